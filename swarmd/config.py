@@ -1,0 +1,134 @@
+"""What a run is and what a node is, as plain frozen data.
+
+A *run* is what all its peers must agree on: it is fingerprinted, and sent to whoever joins. A *node* is one daemon's
+own affair. Reading and validating TOML is in `settings.py`; this file imports nothing, so that every room may use it.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+CodecName = Literal["fp32", "fp16", "bf16", "int8", "int8-bnb"]
+"""How tensors travel. `int8`: absmax over blocks; `int8-bnb`: bitsandbytes' blockwise dynamic code (needs the extra
+`bnb`).
+"""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A Llama-style decoder, cut into `stages` slices of `layers // stages` block applications each."""
+
+    vocabulary: int
+    hidden: int
+    ffn: int
+    heads: int
+    layers: int  # block applications in the whole model
+    stages: int
+    sequence_length: int  # tokens the model sees; a sample holds one more, for the last target
+    shared: bool = False  # one block per stage, applied layers // stages times (ALBERT-style sharing inside a stage)
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    init_std: float = 0.02
+    compute_dtype: Literal["fp32", "bf16"] = "fp32"  # of the matrix products; parameters, sums and moments stay fp32
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the heads train on. Part of the run: index -> sequences must be the same function everywhere."""
+
+    source: str = "stdlib"  # stdlib | path to text file(s), directory, *.jsonl, *.parquet | hf:NAME
+    tokenizer: str = "byte"  # byte | path to a Hugging Face tokenizer.json
+    text_field: str = "text"  # the field of JSONL, Parquet and hf: rows that holds the text
+    held_out: float = 0.01  # fraction of the sequences kept for validation
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How a version becomes the next."""
+
+    name: Literal["adamw", "lamb", "adamw8bit", "lamb8bit"] = "adamw"
+    learning_rate: float = 3e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0  # of the whole model's averaged gradient; 0 turns clipping off
+    warmup_steps: int = 0
+    decay: Literal["constant", "linear", "cosine"] = "linear"
+    final_fraction: float = 0.0  # of the learning rate, at the last step
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """What each kind of tensor travels as, when both ends can (else fp16)."""
+
+    activations: CodecName = "int8"
+    gradients: CodecName = "int8"
+    averaging: CodecName = "fp16"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything the peers of a run agree on."""
+
+    name: str
+    model: ModelConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    codecs: CodecConfig = field(default_factory=CodecConfig)
+    steps: int = 1_000
+    sequences_per_step: int = 64  # the global batch
+    sequences_per_microbatch: int = 4
+    seed: int = 0
+    validate_every: int = 20  # steps; 0 turns validation off
+    validation_microbatches: int = 4
+    checkpoint_every: int = 100  # steps; the last version is always kept
+    recompute: bool | Literal["auto"] = "auto"  # run the forward again in backward instead of keeping graphs
+
+    @property
+    def microbatches(self) -> int:
+        """M: a step's indices are 0 .. M-1."""
+        return self.sequences_per_step // self.sequences_per_microbatch
+
+    @property
+    def tokens_per_microbatch(self) -> int:
+        return self.sequences_per_microbatch * self.model.sequence_length
+
+
+@dataclass(frozen=True)
+class LimitsConfig:
+    """Bounds of one node, each named. The defaults suit 16 GB of memory."""
+
+    in_flight_bytes: int = 2 << 30  # activations of admitted hops, graphs not counted
+    in_flight_hops: int = 64
+    retained_bytes: int = 4 << 30  # activations and gradients kept until the commit
+    frame_bytes: int = 256 << 20  # largest message accepted from a peer
+    held_gradients: int = 4  # committed averaged gradients kept for those who come late
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """One daemon's own settings."""
+
+    home: str
+    device: str = "cpu"
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
+    bootstrap: tuple[str, ...] = ()
+    stage: int | None = None  # None: the stage that needs it most
+    data: str | None = None  # this node's copy of the run's data, when it is elsewhere
+    mdns: bool = False
+    threads: int = 0  # of torch on the CPU; 0: torch's own choice
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """The settings as JSON-ready data, tuples as lists."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def fingerprint(run: RunConfig) -> str:
+    """16 hex digits that differ whenever two runs' settings do. Peers with different ones refuse each other."""
+    canonical = json.dumps(to_plain(run), sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()

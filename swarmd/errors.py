@@ -1,0 +1,36 @@
+"""The kinds of trouble and what each costs. A bug of ours is an `assert`; everything else is one of these.
+
+Relies on nothing. Every message is one sentence that says what to do or what happened; no traceback is shown to a user.
+"""
+
+
+class SwarmError(Exception):
+    """Base of everything swarmd raises on purpose."""
+
+
+class ConfigError(SwarmError):
+    """The user must change something (a setting, a file, an address). Exit code 2."""
+
+
+class ControlError(SwarmError):
+    """A command to the daemon can't be carried out: no daemon, wrong state, unknown stage. Exit code 2."""
+
+
+class PeerFault(SwarmError):
+    """A peer sent what no honest peer sends (malformed, oversized, unknown kind). Costs that peer its connection."""
+
+
+class PeerUnreachable(SwarmError):
+    """The peer is gone, can't be dialled, or the connection broke before an answer came."""
+
+
+class Refused(SwarmError):
+    """The peer understood the request and said no, with a sentence: other run, other history, nothing to give."""
+
+
+class NonFinite(SwarmError):
+    """A gradient or a loss holds an infinity or NaN; nothing of it was accumulated."""
+
+
+class HopForgotten(SwarmError):
+    """The hop was cancelled before its gradient was accumulated; nothing of it was added to the step's sum."""

@@ -1,0 +1,91 @@
+"""What a daemon says of itself: filled by the daemon, printed by swarmctl, which computes nothing.
+
+Plain data; the field names are the JSON contract (DESIGN section 8) and are kept stable.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+PeerState = Literal["idle", "joining", "waiting", "serving", "paused", "draining", "finished", "left"]
+
+
+@dataclass(frozen=True)
+class Queues:
+    """Hops at this peer, by what they wait for."""
+
+    forward: int = 0
+    backward: int = 0
+    in_flight: int = 0  # admitted and not yet answered, the two above included
+    downstream: int = 0  # passed on, gradient not back yet
+    retained_bytes: int = 0
+    idle_because: str = ""  # empty while computing
+
+
+@dataclass(frozen=True)
+class PeerRow:
+    """One peer as this daemon sees it."""
+
+    peer_id: str
+    stage: int | None
+    state: str
+    version: int
+    forward: int
+    backward: int
+    in_flight: int
+    microbatches_per_second: float
+    device: str
+    addresses: tuple[str, ...]
+    last_heard_seconds: float  # 0 for itself
+    is_self: bool = False
+    suspect: bool = False
+
+
+@dataclass(frozen=True)
+class Bytes:
+    sent: int = 0
+    received: int = 0
+
+
+@dataclass(frozen=True)
+class HopRow:
+    """One microbatch at this peer (`swarmctl queues`)."""
+
+    step: int
+    index: int
+    state: str  # waiting | forward | passed | backward
+    custodian: str  # peer id of the sender, "" at the head
+    holder: str  # peer id it was passed to, "" if it is here
+    seconds: float  # in this state
+
+
+@dataclass(frozen=True)
+class Status:
+    """The whole daemon at a glance."""
+
+    peer_id: str
+    run: str  # name of the run, "" while idle
+    fingerprint: str
+    model: str  # one line: layers, width, parameters
+    stage: int | None
+    stages: int
+    state: PeerState
+    waiting_for: str  # what the swarm lacks, one sentence; "" when it lacks nothing
+    version: int
+    step: int  # the step being computed: version + 1
+    steps: int
+    loss: float | None  # the swarm's, of the last committed step, nats per token
+    validation_loss: float | None
+    tokens_per_second: float  # the swarm's
+    microbatches_per_second: float  # this peer's
+    progress: float  # fraction of the step's microbatches that are done, as far as this peer knows
+    seconds_left: float | None
+    queues: Queues
+    peers: dict[str, int]  # stage number (as text, for JSON) -> live replicas
+    addresses: tuple[str, ...]
+    device: str
+    bytes: Bytes
+    uptime_seconds: float
+    conductor: str = ""
+    record: str = ""  # hash of the newest commit record
+    ledger: dict[str, int] = field(default_factory=dict)  # resent, subtracted, lost, duplicated since the run began
+    memory_bytes: int = 0
