@@ -1,0 +1,199 @@
+"""The commit record: what it holds, how it is built from the stages' reports, how it is named.
+
+Pure: plain data in, plain data out. A record's hash covers what decides the next version and nothing that two
+conductors could see differently (who led, how long it took), so that two of them who saw the same rounds decide the
+same record.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from swarmd.config import RunConfig
+from swarmd.errors import PeerFault
+from swarmd.schedule import learning_rate_at
+from swarmd.swarm.messages import StageReport
+from swarmd.values import PeerId
+
+UNHASHED = ("conductor", "seconds", "validation_loss")
+
+
+@dataclass(frozen=True)
+class StageEntry:
+    """One stage's part of a record."""
+
+    stage: int
+    digest: str  # of the averaged gradient: only the gradient named here is applied
+    squared_norm: float  # 0 when not finite
+    tokens: int
+    microbatches: int  # distinct indices in the sum
+    resent: int
+    subtracted: int
+    lost: int
+    duplicated: int
+    members: tuple[PeerId, ...]
+    holders: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """The content of a commit: version step-1 becomes version step."""
+
+    step: int
+    parent: str  # hash of the record before
+    stages: tuple[StageEntry, ...]
+    loss: float  # nats per target token; 0 when not finite
+    tokens: int
+    grad_norm: float  # of the whole model's averaged gradient, before clipping
+    clip_factor: float
+    learning_rate: float
+    skipped: bool  # a norm or loss wasn't finite: data consumed, parameters unchanged
+    conductor: PeerId = ""
+    seconds: float = 0.0  # from the first lease to the decision, on the conductor's clock
+    validation_loss: float | None = None  # of version step-1
+
+    @property
+    def hash(self) -> str:
+        content = {key: value for key, value in record_to_plain(self).items() if key not in UNHASHED}
+        return _digest(content)
+
+    def members(self) -> tuple[PeerId, ...]:
+        """Everyone who took part, stage by stage."""
+        return tuple(peer for entry in self.stages for peer in entry.members)
+
+
+def genesis_hash(fingerprint: str) -> str:
+    """The parent of the first record."""
+    return _digest({"run": fingerprint})
+
+
+def _digest(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def clip_factor(squared_norms: Sequence[float], clip_norm: float) -> tuple[float, float]:
+    """Norm of the whole gradient (squares added in stage order), and what brings it down to `clip_norm`."""
+    norm = math.sqrt(math.fsum(squared_norms))
+    return norm, min(1.0, clip_norm / (norm + 1e-6)) if clip_norm > 0 else 1.0
+
+
+def build_record(
+    run: RunConfig,
+    parent: str,
+    step: int,
+    reports: Sequence[StageReport],
+    *,
+    conductor: PeerId,
+    seconds: float,
+    validation_loss: float | None,
+) -> Record:
+    """The record of a step from its stages' reports, in stage order."""
+    assert [report.stage for report in reports] == list(range(run.model.stages)), "one report a stage, in order"
+    tail = reports[-1]
+    loss = tail.loss_sum / max(1, tail.tokens)
+    finite = all(report.finite and math.isfinite(report.squared_norm) for report in reports) and math.isfinite(loss)
+    norm, factor = (
+        clip_factor([report.squared_norm for report in reports], run.optimizer.clip_norm) if finite else (0.0, 0.0)
+    )
+    return Record(
+        step=step,
+        parent=parent,
+        stages=tuple(_entry(report, finite) for report in reports),
+        loss=loss if finite else 0.0,
+        tokens=tail.tokens,
+        grad_norm=norm,
+        clip_factor=factor,
+        learning_rate=learning_rate_at(run.optimizer, step, run.steps),
+        skipped=not finite,
+        conductor=conductor,
+        seconds=seconds,
+        validation_loss=validation_loss,
+    )
+
+
+def _entry(report: StageReport, finite: bool) -> StageEntry:
+    return StageEntry(
+        stage=report.stage,
+        digest=report.digest,
+        squared_norm=report.squared_norm if finite else 0.0,
+        tokens=report.tokens,
+        microbatches=report.microbatches,
+        resent=report.resent,
+        subtracted=0,
+        lost=report.lost,
+        duplicated=report.duplicated,
+        members=report.members,
+        holders=report.holders,
+    )
+
+
+def record_to_plain(record: Record) -> dict[str, Any]:
+    """JSON-ready; tuples as lists."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(record), allow_nan=False))
+    return plain
+
+
+def record_from_plain(run: RunConfig, plain: dict[str, Any]) -> Record:
+    """A record as a peer or a disk gave it. Raises PeerFault if it isn't one of this run."""
+    try:
+        stages = tuple(
+            StageEntry(**{**entry, "members": tuple(entry["members"]), "holders": tuple(entry["holders"])})
+            for entry in plain["stages"]
+        )
+        record = Record(**{**plain, "stages": stages})
+        _check_record(run, record)
+    except (TypeError, KeyError, AttributeError, ValueError) as trouble:
+        raise PeerFault(f"not a commit record: {trouble}") from None
+    return record
+
+
+def _check_record(run: RunConfig, record: Record) -> None:
+    """What every record of the run satisfies. Raises ValueError or TypeError."""
+    if [entry.stage for entry in record.stages] != list(range(run.model.stages)):
+        raise ValueError("its stages are not the run's")
+    if not 1 <= record.step <= run.steps:
+        raise ValueError(f"there is no step {record.step}")
+    if record.learning_rate != learning_rate_at(run.optimizer, record.step, run.steps):
+        raise ValueError("its learning rate is not the schedule's")
+    numbers = [record.loss, record.grad_norm, record.clip_factor, record.seconds]
+    numbers += [entry.squared_norm for entry in record.stages]
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
+        raise ValueError("a number in it is not finite")
+    if not record.skipped:
+        norm, factor = clip_factor([entry.squared_norm for entry in record.stages], run.optimizer.clip_norm)
+        if (norm, factor) != (record.grad_norm, record.clip_factor):
+            raise ValueError("its clipping factor doesn't follow from its norms")
+    names = [record.parent, *(entry.digest for entry in record.stages), *record.members()]
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("a name in it is not text")
+
+
+def ledger_line(record: Record, stage: int, digest: str) -> dict[str, Any]:
+    """A stage's line in ledger.jsonl (DESIGN section 8). The loss and tokens are the swarm's."""
+    entry = record.stages[stage]
+    return {
+        "step": record.step,
+        "record": record.hash,
+        "parent": record.parent,
+        "stage": stage,
+        "microbatches": entry.microbatches,
+        "tokens": record.tokens,
+        "loss": None if record.skipped else record.loss,
+        "validation_loss": record.validation_loss,
+        "grad_norm": record.grad_norm,
+        "lr": record.learning_rate,
+        "skipped": record.skipped,
+        "members": list(entry.members),
+        "resent": entry.resent,
+        "subtracted": entry.subtracted,
+        "lost": entry.lost,
+        "duplicated": entry.duplicated,
+        "grad_digest": entry.digest,
+        "digest": digest,
+        "seconds": record.seconds,
+    }

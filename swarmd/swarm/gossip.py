@@ -1,0 +1,137 @@
+"""Telling the swarm about oneself, and keeping in touch with those one works with.
+
+A heartbeat on the own stage's topic at an interval that grows with the swarm; a summary of the stage for everyone, by
+the first of its peers in rendezvous order; an announcement, as a request, of changes that neighbours must know at once.
+Connections are kept to those near enough to matter.
+"""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable
+
+from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.links import Links
+from swarmd.swarm.membership import Membership, heartbeat_interval, rendezvous
+from swarmd.swarm.messages import Ack, Announce, Card, Summary, from_frame, to_frame
+from swarmd.values import Frame, PeerId
+
+log = logging.getLogger(__name__)
+
+SMALL_SWARM = 48  # peers up to which everyone keeps in touch with everyone
+ANNOUNCE_SECONDS = 5.0
+SUMMARY_CARDS = 16  # of a stage's peers in its summary
+SECOND_DIAL_SECONDS = 4.0  # the peer with the lower id dials; the other one steps in after this
+
+
+class Gossip:
+    """This peer's voice in the swarm."""
+
+    def __init__(self, run: str, links: Links, membership: Membership, heard: Callable[[Card], None]) -> None:
+        self._run, self._links, self._membership, self._heard = run, links, membership, heard
+        self._topics: set[str] = set()
+        self._seen: dict[PeerId, float] = {}  # loop time since when we know of an unconnected peer
+        self._dialling: dict[PeerId, asyncio.Task[None]] = {}
+        links.answers(Announce, self._answer_announce)
+
+    async def run(self) -> None:
+        """Speaks and keeps in touch until cancelled."""
+        try:
+            while True:
+                self._follow()
+                self._keep_in_touch()
+                await self._publish()
+                await asyncio.sleep(heartbeat_interval(self._followed_peers()))
+        finally:
+            for task in self._dialling.values():
+                task.cancel()
+            for topic in self._topics:
+                self._links.transport.unsubscribe(topic)
+
+    def _stage_topic(self, stage: int) -> str:
+        return f"swarmd/{self._run}/stage/{stage}"
+
+    def _swarm_topic(self) -> str:
+        return f"swarmd/{self._run}/swarm"
+
+    def _follow(self) -> None:
+        """Subscribes to the own stage, its neighbours and the swarm."""
+        stage = self._membership.own.stage
+        wanted = {self._swarm_topic()}
+        if stage >= 0:
+            wanted |= {self._stage_topic(near) for near in (stage - 1, stage, stage + 1) if near >= 0}
+        for topic in sorted(wanted - self._topics):
+            self._links.transport.subscribe(topic, self._hear)
+        for topic in sorted(self._topics - wanted):
+            self._links.transport.unsubscribe(topic)
+        self._topics = wanted
+
+    def _followed_peers(self) -> int:
+        stage = self._membership.own.stage
+        return sum(1 for card in self._membership.cards() if abs(card.stage - stage) <= 1)
+
+    def _hear(self, author: PeerId, frame: Frame) -> None:
+        """A gossip message. What is malformed is somebody else's trouble: it is dropped."""
+        try:
+            message = from_frame(frame)
+        except PeerFault as fault:
+            log.debug("gossip of %s dropped: %s", author[-8:], fault)
+            return
+        if isinstance(message, Card) and message.peer == author:
+            self._heard(message)
+        elif isinstance(message, Summary):
+            for card in message.cards[:SUMMARY_CARDS]:
+                self._heard(card)
+
+    async def _publish(self) -> None:
+        own = self._next_card()
+        if own.stage < 0:
+            return
+        await self._links.transport.publish(self._stage_topic(own.stage), to_frame(own))
+        peers = self._membership.stage(own.stage)
+        if rendezvous(f"summary/{own.stage}", [card.peer for card in peers])[:1] == [own.peer]:
+            summary = Summary(own.stage, tuple(peers[:SUMMARY_CARDS]))
+            await self._links.transport.publish(self._swarm_topic(), to_frame(summary))
+
+    def _next_card(self) -> Card:
+        own = self._membership.own
+        self._membership.own = dataclasses.replace(own, sequence=own.sequence + 1)
+        return self._membership.own
+
+    async def announce(self) -> None:
+        """Tells those near, as a request, that this peer's card changed."""
+        card = self._next_card()
+        await self._links.tell_all(self._near(), Announce(card), Ack, deadline_s=ANNOUNCE_SECONDS)
+
+    async def _answer_announce(self, peer: PeerId, announce: Announce) -> Ack:
+        if announce.card.peer != peer:
+            raise PeerFault("it announced somebody else")
+        self._heard(announce.card)
+        return Ack()
+
+    def _near(self) -> list[PeerId]:
+        """Whom to keep in touch with: everyone in a small swarm, else the own stage and its neighbours."""
+        own = self._membership.own
+        cards = [card for card in self._membership.cards() if card.peer != own.peer and card.state != "left"]
+        if len(cards) > SMALL_SWARM:
+            cards = [card for card in cards if abs(card.stage - own.stage) <= 1]
+        return [card.peer for card in cards[: 4 * SMALL_SWARM]]
+
+    def _keep_in_touch(self) -> None:
+        """Dials those near that aren't connected; of two peers the lower id goes first."""
+        now = asyncio.get_running_loop().time()
+        connected = set(self._links.transport.connected())
+        near = [peer for peer in self._near() if peer not in connected]
+        self._seen = {peer: self._seen.get(peer, now) for peer in near}
+        for peer in near:
+            ours = self._membership.own.peer < peer or now - self._seen[peer] >= SECOND_DIAL_SECONDS
+            if ours and peer not in self._dialling:
+                task = asyncio.create_task(self._dial(peer), name=f"dial {peer[-8:]}")
+                self._dialling[peer] = task
+                task.add_done_callback(lambda _, peer=peer: self._dialling.pop(peer, None))  # type: ignore[misc]
+
+    async def _dial(self, peer: PeerId) -> None:
+        try:
+            await self._links.greet(peer)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.debug("not in touch with %s: %s", peer[-8:], trouble)

@@ -1,0 +1,151 @@
+"""A head: takes leases from the conductor and sends their microbatches on their journeys.
+
+Keeps just enough under way to feed the swarm, reports what is finished, and begins the next step when this one has
+committed.
+"""
+
+import asyncio
+import logging
+from collections import deque
+
+from swarmd.config import LimitsConfig, RunConfig
+from swarmd.errors import PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.swarm.conductor import Conductor
+from swarmd.swarm.history import History
+from swarmd.swarm.journey import Journeys
+from swarmd.swarm.links import Links
+from swarmd.swarm.membership import AT_WORK, Membership
+from swarmd.swarm.messages import AskLease, Lease, from_ranges, to_ranges
+from swarmd.swarm.ports import Data
+from swarmd.swarm.signals import Signal
+from swarmd.values import HopId
+
+log = logging.getLogger(__name__)
+
+HOPS_PER_PEER = 2  # microbatches under way per peer of the swarm: one being computed, one on its way
+SLOTS_FLOOR = 2
+LEASE_SECONDS = 60.0  # the conductor answers after a few seconds at most; this covers a wait for its version
+RETRY_SECONDS = 0.3
+
+
+def plan_slots(peers: int, heads: int, limit: int) -> int:
+    """How many microbatches a head keeps under way: its share of what keeps every peer busy, within its own limit."""
+    return min(limit, max(SLOTS_FLOOR, -(-HOPS_PER_PEER * peers // max(1, heads))))
+
+
+class Head:
+    """This peer as a source of microbatches."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        limits: LimitsConfig,
+        links: Links,
+        membership: Membership,
+        history: History,
+        journeys: Journeys,
+        conductor: Conductor,
+        data: Data,
+    ) -> None:
+        self._run, self._limits, self._links, self._membership = run, limits, links, membership
+        self._history, self._journeys, self._conductor, self._data = history, journeys, conductor, data
+        self._pool: deque[tuple[int, bool]] = deque()
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._completed: set[int] = set()
+        self._changed = Signal()
+        self.paused = False
+
+    async def run(self) -> None:
+        """Trains step after step until the run is over."""
+        while not self._history.finished:
+            await self._train(self._history.version + 1)
+
+    async def _train(self, step: int) -> None:
+        self._pool.clear()
+        self._completed.clear()
+        work = asyncio.create_task(self._step(step), name=f"head {step}")
+        over = asyncio.create_task(self._history.reached(step))
+        try:
+            await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            work.cancel()
+            over.cancel()
+            await asyncio.gather(work, over, return_exceptions=True)
+
+    async def _step(self, step: int) -> None:
+        """Runs until cancelled, which happens when the step has committed."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._fetch_leases(step))
+                group.create_task(self._report(step))
+                while True:
+                    while self._pool and len(self._running) < self._slots():
+                        index, again = self._pool.popleft()
+                        if index not in self._running and index not in self._completed:
+                            self._running[index] = group.create_task(self._journey(HopId(step, index), again))
+                    await self._changed.wait()
+        finally:
+            self._running.clear()
+
+    def _slots(self) -> int:
+        cards = [card for card in self._membership.cards() if card.state in AT_WORK]
+        heads = sum(1 for card in cards if card.stage == 0)
+        return plan_slots(len(cards), heads, self._limits.in_flight_hops)
+
+    async def _journey(self, key: HopId, again: bool) -> None:
+        """One microbatch, from its tokens to its place in this head's sum. A failed one is begun again.
+
+        One that comes back after the sum was frozen is done with, too: the round has settled without it.
+        """
+        book = self._journeys.book(key.step)
+        done = key.index in book.accumulated | book.spoiled
+        while not done:
+            tokens = await self._data.microbatch(*key)
+            try:
+                await asyncio.shield(self._journeys.train(key, tokens, again=again))
+                done = True
+            except SwarmError as trouble:
+                log.warning("microbatch %s starts anew: %s", tuple(key), trouble)
+                again = True
+                await asyncio.sleep(RETRY_SECONDS)
+        self._completed.add(key.index)
+        self._running.pop(key.index, None)
+        self._changed.notify()
+
+    # ---------------------------------------------------------------------------------------------- conductor
+
+    async def _fetch_leases(self, step: int) -> None:
+        while True:
+            want = self._slots() - len(self._running) - len(self._pool)
+            if want <= 0 or self.paused:
+                await self._changed.wait()
+                continue
+            lease = await self._ask(step, want)
+            if lease is not None and lease.indices:
+                self._pool.extend((index, lease.again) for index in from_ranges(lease.indices, self._run.microbatches))
+                self._changed.notify()
+
+    async def _report(self, step: int) -> None:
+        """Says what is finished, again to whoever leads the step by then."""
+        told = (0, "")
+        while True:
+            leader = self._conductor.leader(step)
+            if (len(self._completed), leader) != told and self._completed:
+                now = len(self._completed)
+                if await self._ask(step, 0) is not None:
+                    told = (now, leader)
+                continue
+            await self._changed.wait(LEASE_SECONDS / 20)
+
+    async def _ask(self, step: int, want: int) -> Lease | None:
+        leader = self._conductor.leader(step)
+        held = {*self._running, *(index for index, _ in self._pool)} - self._completed
+        question = AskLease(step, self._history.record_hash, want, to_ranges(self._completed), to_ranges(held))
+        try:
+            return await self._links.ask(leader, question, Lease, deadline_s=LEASE_SECONDS)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.debug("no lease of step %d from %s: %s", step, leader[-8:], trouble)
+            await asyncio.sleep(RETRY_SECONDS)
+            return None

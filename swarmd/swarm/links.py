@@ -1,0 +1,196 @@
+"""Questions and answers between peers as typed messages, after a handshake that proves they are of one run.
+
+Relies on the Transport port. Knows who has been greeted, not what messages mean: `Links` turns frames into messages,
+checks the fingerprint on a connection's first request, and hands the rest to whoever registered for the kind.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
+
+from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.membership import Membership
+from swarmd.swarm.messages import (
+    PROTOCOL,
+    AskSettings,
+    Card,
+    Hello,
+    Message,
+    SayHello,
+    Settings,
+    expect,
+    from_frame,
+    to_frame,
+)
+from swarmd.swarm.ports import Transport
+from swarmd.values import Frame, PeerId, Urgency
+
+log = logging.getLogger(__name__)
+
+GREETING_SECONDS = 15.0  # a hello is a few hundred bytes; this allows for a dial and a busy machine
+A = TypeVar("A")
+
+Answerer = Callable[[PeerId, Any], Awaitable[Message]]
+
+
+class Links:
+    """One peer's conversations with the others."""
+
+    def __init__(self, transport: Transport, membership: Membership, settings: Callable[[], Settings | None]) -> None:
+        self.transport = transport
+        self._membership = membership
+        self._settings = settings
+        self._answerers: dict[type[Any], Answerer] = {}
+        self._greeted: set[PeerId] = set()  # they know us and we know them, on the present connection
+        self._greetings: dict[PeerId, asyncio.Task[None]] = {}
+        self._heard: list[Callable[[Card], None]] = []
+        self._lost: list[Callable[[PeerId], None]] = []
+        transport.on_disconnected(self._disconnected)
+        transport.serve(self._answer)
+
+    def answers(self, kind: type[Any], answerer: Answerer) -> None:
+        """Registers who answers a kind of message."""
+        self._answerers[kind] = answerer
+
+    def on_card(self, callback: Callable[[Card], None]) -> None:
+        """Calls back with every card that comes in a handshake."""
+        self._heard.append(callback)
+
+    def on_lost(self, callback: Callable[[PeerId], None]) -> None:
+        """Calls back when a peer's connection is gone."""
+        self._lost.append(callback)
+
+    def _disconnected(self, peer: PeerId) -> None:
+        self._greeted.discard(peer)
+        for callback in self._lost:
+            callback(peer)
+
+    # ---------------------------------------------------------------------------------------------- asking
+
+    async def ask(
+        self, peer: PeerId, message: Message, *kinds: type[A], deadline_s: float | None, urgency: Urgency = "control"
+    ) -> A:
+        """Asks a peer, greeting it first if need be; oneself is asked without the network. Raises like
+        `Transport.request`.
+        """
+        if peer == self.transport.peer_id:
+            async with asyncio.timeout(deadline_s):
+                return cast(A, expect(await self._answerers[type(message)](peer, message), *kinds))
+        await self.greet(peer)
+        answer: Any = await self._ask(peer, message, SayHello, *kinds, deadline_s=deadline_s, urgency=urgency)
+        if isinstance(answer, SayHello):  # it lost sight of us between two connections
+            self._greeted.discard(peer)
+            await self.greet(peer)
+            answer = await self._ask(peer, message, *kinds, deadline_s=deadline_s, urgency=urgency)
+        return cast(A, answer)
+
+    async def _ask(
+        self, peer: PeerId, message: Message, *kinds: type[A], deadline_s: float | None, urgency: Urgency = "control"
+    ) -> A:
+        frame = await self.transport.request(peer, to_frame(message), deadline_s=deadline_s, urgency=urgency)
+        try:
+            return cast(A, expect(from_frame(frame), *kinds))
+        except PeerFault as fault:
+            log.warning("%s answered badly: %s", peer[-8:], fault)
+            await self.transport.drop(peer)
+            raise
+
+    async def greet(self, peer: PeerId) -> None:
+        """Shakes hands with a peer, once a connection. Raises Refused with its sentence, or ours."""
+        if peer in self._greeted:
+            return
+        if (greeting := self._greetings.get(peer)) is None:
+            greeting = asyncio.create_task(self._greet(peer), name=f"greet {peer[-8:]}")
+            self._greetings[peer] = greeting
+            greeting.add_done_callback(lambda done: self._greeting_done(peer, done))
+        await asyncio.shield(greeting)
+
+    def _greeting_done(self, peer: PeerId, done: asyncio.Task[None]) -> None:
+        del self._greetings[peer]
+        if not done.cancelled():
+            done.exception()  # whoever waited has it; nobody may have
+
+    async def _greet(self, peer: PeerId) -> None:
+        ours = self._hello()
+        theirs = await self._ask(peer, ours, Hello, deadline_s=GREETING_SECONDS)
+        self._check_hello(peer, theirs)
+        if ours.fingerprint:
+            self._greeted.add(peer)
+        self._hear(theirs.card)
+
+    async def ask_settings(self, peer: PeerId) -> Settings:
+        """The run's settings from a peer that has one. Raises like `ask`."""
+        return await self._ask(peer, AskSettings(), Settings, deadline_s=GREETING_SECONDS)
+
+    def _hello(self) -> Hello:
+        settings = self._settings()
+        return Hello(PROTOCOL, settings.fingerprint if settings else "", self._membership.own)
+
+    def _check_hello(self, peer: PeerId, hello: Hello) -> None:
+        ours = self._hello().fingerprint
+        if hello.card.peer != peer:
+            raise PeerFault("its card names another peer")
+        if hello.protocol != PROTOCOL:
+            raise Refused(
+                f"peer {peer[-8:]} speaks protocol {hello.protocol} and this daemon {PROTOCOL}; update the older one"
+            )
+        if ours and hello.fingerprint and hello.fingerprint != ours:
+            raise Refused(
+                f"peer {peer[-8:]} is of run {hello.fingerprint} and this daemon of run {ours}; their settings differ"
+            )
+
+    def _hear(self, card: Card) -> None:
+        for callback in self._heard:
+            callback(card)
+
+    # ---------------------------------------------------------------------------------------------- answering
+
+    async def _answer(self, peer: PeerId, frame: Frame) -> Frame:
+        message = from_frame(frame)
+        if isinstance(message, Hello):
+            return to_frame(self._answer_hello(peer, message))
+        if isinstance(message, AskSettings):
+            return to_frame(self._answer_settings())
+        if peer not in self._greeted:
+            return to_frame(SayHello())
+        answerer = self._answerers.get(type(message))
+        if answerer is None:
+            raise Refused(f"nobody here answers {frame.kind} now")
+        self._membership.touch(peer, asyncio.get_running_loop().time())
+        return to_frame(await answerer(peer, message))
+
+    def _answer_hello(self, peer: PeerId, hello: Hello) -> Hello:
+        try:
+            self._check_hello(peer, hello)
+        except Refused as refusal:
+            log.warning("refused %s: %s", peer[-8:], refusal)
+            raise
+        ours = self._hello()
+        if ours.fingerprint and hello.fingerprint:
+            self._greeted.add(peer)
+            self._hear(hello.card)
+        return ours
+
+    def _answer_settings(self) -> Settings:
+        settings = self._settings()
+        if settings is None:
+            raise Refused("this daemon is idle and has no run")
+        return settings
+
+    # ---------------------------------------------------------------------------------------------- many at once
+
+    async def tell_all(
+        self, peers: list[PeerId], message: Message, kind: type[A], *, deadline_s: float
+    ) -> dict[PeerId, A]:
+        """Asks several peers at once. Returns the answers of those that gave one in time."""
+        results = await asyncio.gather(*(self._try(peer, message, kind, deadline_s) for peer in peers))
+        return {peer: answer for peer, answer in zip(peers, results, strict=True) if answer is not None}
+
+    async def _try(self, peer: PeerId, message: Message, kind: type[A], deadline_s: float) -> A | None:
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await self.ask(peer, message, kind, deadline_s=deadline_s)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.debug("%s to %s: %s", type(message).__name__, peer[-8:], trouble)
+            return None

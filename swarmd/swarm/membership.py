@@ -1,0 +1,174 @@
+"""Who is in the swarm, what each says of itself, and whether to believe it is alive.
+
+Relies on cards that others bring (heartbeats, hellos, summaries) and on the transport's word of broken connections;
+decides by the clock it is given. The rules are free functions of plain data; `Membership` only remembers.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from swarmd.swarm.messages import Card
+from swarmd.values import PeerId
+
+HEARTBEAT_SECONDS = 2.0  # between heartbeats in a small swarm: a copy costs about 1 ms of CPU everywhere
+HEARD_PER_SECOND = 5.0  # heartbeats a peer should receive at most, so the interval grows with the number of peers
+SILENCE_FLOOR_SECONDS = 12.0  # a peer silent for less is never dropped: a busy laptop stalls for seconds
+SILENCE_CEILING_SECONDS = 120.0
+SILENCE_DEVIATIONS = 8.0
+RHYTHM_SMOOTHING = 0.2  # weight of the newest interval
+MEMBERS_LIMIT = 4096  # cards remembered; the longest unheard go first
+
+AT_WORK = ("waiting", "serving")
+"""States in which a peer takes hops and takes part in rounds."""
+
+
+@dataclass
+class Rhythm:
+    """Moving mean and deviation of the time between signs of life."""
+
+    mean: float = 0.0
+    deviation: float = 0.0
+
+    def observe(self, seconds: float) -> None:
+        if self.mean == 0.0:
+            self.mean, self.deviation = seconds, seconds / 2
+            return
+        self.deviation += RHYTHM_SMOOTHING * (abs(seconds - self.mean) - self.deviation)
+        self.mean += RHYTHM_SMOOTHING * (seconds - self.mean)
+
+    def limit(self, deviations: float, floor: float, ceiling: float) -> float:
+        """Silence longer than this is not rhythm any more."""
+        return min(ceiling, max(floor, 2 * self.mean + deviations * self.deviation))
+
+
+@dataclass
+class Member:
+    card: Card
+    heard: float  # loop time
+    rhythm: Rhythm = field(default_factory=Rhythm)
+    suspect: bool = False
+
+
+def heartbeat_interval(peers_heard: int) -> float:
+    """Seconds between heartbeats, so that nobody receives more than HEARD_PER_SECOND of them."""
+    return max(HEARTBEAT_SECONDS, peers_heard / HEARD_PER_SECOND)
+
+
+def rendezvous(key: str, peers: Iterable[PeerId]) -> list[PeerId]:
+    """The peers in an order that everyone computes alike and that differs from key to key."""
+    return sorted(peers, key=lambda peer: (hashlib.blake2b(f"{key}/{peer}".encode(), digest_size=8).digest(), peer))
+
+
+def conductor_order(step: int, cards: Iterable[Card], members: Sequence[PeerId]) -> list[PeerId]:
+    """Who leads a step: members of the last record, heads first, by rendezvous; then newcomers, the oldest first.
+
+    So nobody who comes during a step changes who leads it.
+    """
+    known = {card.peer: card for card in cards if card.state in AT_WORK}
+    in_record = frozenset(members)
+    old = [peer for peer in rendezvous(f"conductor/{step}", known) if peer in in_record]
+    new = sorted(known.keys() - in_record, key=lambda peer: (known[peer].incarnation, peer))
+    return [
+        *sorted(old, key=lambda peer: known[peer].stage != 0),
+        *sorted(new, key=lambda peer: known[peer].stage != 0),
+    ]
+
+
+def plan_stage(stages: int, cards: Iterable[Card], can_serve: Callable[[int], bool] = lambda stage: True) -> int | None:
+    """The stage that needs a newcomer most: the one with the fewest peers, joining ones included; the lower on a
+    tie.
+    """
+    counts = Counter(card.stage for card in cards if card.state in (*AT_WORK, "joining"))
+    choices = [stage for stage in range(stages) if can_serve(stage)]
+    return min(choices, key=lambda stage: (counts[stage], stage)) if choices else None
+
+
+class Membership:
+    """The cards of everyone else, and one's own."""
+
+    def __init__(self, own: Card) -> None:
+        self.own = own
+        self._members: dict[PeerId, Member] = {}
+
+    def hear(self, card: Card, now: float) -> bool:
+        """Takes in a card. False if we knew a newer one. A newer one lifts suspicion."""
+        if card.peer == self.own.peer:
+            return False
+        member = self._members.get(card.peer)
+        if member is None:
+            self._make_room()
+            self._members[card.peer] = Member(card, now)
+            return True
+        known = (member.card.incarnation, member.card.sequence)
+        if (card.incarnation, card.sequence) <= known:
+            return False
+        if card.incarnation == member.card.incarnation and not member.suspect:
+            member.rhythm.observe(now - member.heard)
+        member.card, member.heard, member.suspect = card, now, False
+        return True
+
+    def _make_room(self) -> None:
+        if len(self._members) >= MEMBERS_LIMIT:
+            del self._members[min(self._members, key=lambda peer: (self._members[peer].heard, peer))]
+
+    def touch(self, peer: PeerId, now: float) -> None:
+        """Any word from a peer is a sign of life."""
+        if (member := self._members.get(peer)) is not None:
+            member.heard, member.suspect = now, False
+
+    def suspect(self, peer: PeerId) -> None:
+        """Its connection broke or it fell silent: use it no more until it is heard again."""
+        if (member := self._members.get(peer)) is not None:
+            member.suspect = True
+
+    def sweep(self, now: float) -> list[PeerId]:
+        """Drops peers silent beyond their own rhythm, or who said goodbye. Returns who was dropped."""
+        dropped = [
+            peer
+            for peer, member in self._members.items()
+            if member.card.state == "left" or now - member.heard > self._patience(member)
+        ]
+        for peer in dropped:
+            del self._members[peer]
+        return dropped
+
+    def _patience(self, member: Member) -> float:
+        return member.rhythm.limit(SILENCE_DEVIATIONS, SILENCE_FLOOR_SECONDS, SILENCE_CEILING_SECONDS)
+
+    def get(self, peer: PeerId) -> Card | None:
+        if peer == self.own.peer:
+            return self.own
+        member = self._members.get(peer)
+        return member.card if member else None
+
+    def members(self) -> dict[PeerId, Member]:
+        """Everyone else, dropped ones excepted."""
+        return dict(self._members)
+
+    def cards(self) -> list[Card]:
+        """One's own card and those of everyone not suspect, by peer id."""
+        cards = [self.own, *(member.card for member in self._members.values() if not member.suspect)]
+        return sorted(cards, key=lambda card: card.peer)
+
+    def stage(self, stage: int) -> list[Card]:
+        """The cards of a stage's peers at work, oneself included."""
+        return [card for card in self.cards() if card.stage == stage and card.state in AT_WORK]
+
+    def is_live(self, peer: PeerId) -> bool:
+        if peer == self.own.peer:
+            return True
+        member = self._members.get(peer)
+        return member is not None and not member.suspect and member.card.state in AT_WORK
+
+    def missing_stages(self, stages: int) -> list[int]:
+        """Stages without a single peer at work."""
+        present = {card.stage for card in self.cards() if card.state in AT_WORK}
+        return [stage for stage in range(stages) if stage not in present]
+
+
+def nan_to_zero(value: float) -> float:
+    """Rates that strangers report are only used if they are numbers."""
+    return value if math.isfinite(value) and value > 0 else 0.0

@@ -1,0 +1,543 @@
+"""Every message that peers exchange, and how each becomes a `Frame` and back.
+
+A message is a frozen dataclass of plain fields; buffers in it travel beside the body. `from_frame` checks every field's
+type, so that what comes out of it can be used without further ado; anything else is a `PeerFault`. Which answer belongs
+to which question is said in the docstrings; what peers do with them, in docs/protocol.md.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from swarmd.errors import PeerFault
+from swarmd.values import Buffer, Encoded, Frame, HopId, PeerId
+
+PROTOCOL = 1
+"""Raised when two versions can't talk to each other."""
+
+Ranges = tuple[tuple[int, int], ...]
+"""A set of indices as sorted half-open ranges."""
+
+
+# ------------------------------------------------------------------------------------------------- who is there
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a peer says of itself: the heartbeat, gossiped on its stage's topic and exchanged in `Hello`."""
+
+    peer: PeerId
+    incarnation: int  # grows with every start of the same identity
+    sequence: int  # grows with every heartbeat of an incarnation
+    addresses: tuple[str, ...]
+    stage: int  # -1: none yet
+    state: str  # joining | waiting | serving | draining | finished | left
+    version: int
+    record: str  # hash of the newest commit record it applied
+    data: str  # digest of its copy of the run's data; "" when it has none
+    device: str
+    codecs: tuple[str, ...]
+    forward: int  # queue lengths, in hops
+    backward: int
+    in_flight: int
+    room: int  # hops it would still admit
+    service_seconds: float  # its own time per microbatch, forward and backward; 0 until measured
+    microbatches_per_second: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A stage's peers, gossiped to the whole swarm by one of them."""
+
+    stage: int
+    cards: tuple[Card, ...]
+
+
+@dataclass(frozen=True)
+class Hello:
+    """First request on a connection; the answer is the other side's `Hello`, or a refusal. A peer without a run sends
+    an empty fingerprint and may then only ask for the settings.
+    """
+
+    protocol: int
+    fingerprint: str
+    card: Card
+
+
+@dataclass(frozen=True)
+class SayHello:
+    """The answer to a question from a peer that hasn't proved the run's fingerprint on this connection."""
+
+
+@dataclass(frozen=True)
+class AskSettings:
+    """Answered with `Settings`."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The run's settings as plain data; its fingerprint proves them."""
+
+    run: dict[str, Any]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class AskPlace:
+    """A newcomer asks which stage needs it most. Answered with `Place`."""
+
+    stage: int  # the stage it insists on, or -1
+    has_data: bool  # it could be a head
+
+
+@dataclass(frozen=True)
+class Place:
+    """The stage to serve, and everyone the answerer knows."""
+
+    stage: int
+    cards: tuple[Card, ...]
+
+
+@dataclass(frozen=True)
+class Announce:
+    """My card changed in a way that you should know at once. Answered with `Ack`."""
+
+    card: Card
+
+
+@dataclass(frozen=True)
+class Ack:
+    """Heard."""
+
+
+# ------------------------------------------------------------------------------------------------- a microbatch
+
+
+@dataclass(frozen=True)
+class Hop:
+    """A microbatch for the next stage. Answered with `Gradient`, `Loss` (evaluate) or `Busy`."""
+
+    step: int
+    index: int
+    record: str  # newest record the sender applied: different histories refuse each other
+    again: bool  # sent before to another replica: whoever passes it on asks first who has it
+    evaluate: bool
+    codec: str  # the gradient is wanted in
+    tokens: Buffer
+    activation: Encoded
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of a hop's activation, and what this holder itself took for it."""
+
+    gradient: Encoded
+    queue_seconds: float
+    compute_seconds: float
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The answer to an `evaluate` hop, handed back unchanged from the tail."""
+
+    loss_sum: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """The answer to a hop whose loss or gradient isn't finite: it counts as done, and spoils the step for everyone."""
+
+
+@dataclass(frozen=True)
+class Busy:
+    """No room. A `Room` follows when there is."""
+
+    in_flight: int
+
+
+@dataclass(frozen=True)
+class Room:
+    """To those who were told `Busy`: try again. Answered with `Ack`."""
+
+    hops: int
+
+
+@dataclass(frozen=True)
+class HopBeat:
+    """Where one hop is: waiting | computing | passed."""
+
+    step: int
+    index: int
+    state: str
+    seconds: float  # in that state
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A holder's regular word to a custodian about every hop it holds for it. Answered with `Ack`."""
+
+    hops: tuple[HopBeat, ...]
+    counter: int  # of the compute thread
+    busy_seconds: float  # of its present task
+    service_seconds: float
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """The custodian rerouted these hops: don't accumulate them. Answered with `Ack`."""
+
+    hops: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Locate:
+    """Who has this hop? Answered with `Located`."""
+
+    step: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Located:
+    here: bool
+
+
+# ------------------------------------------------------------------------------------------------- a step
+
+
+@dataclass(frozen=True)
+class AskLease:
+    """A head reports finished indices and asks for more. Answered with `Lease`, possibly after a while."""
+
+    step: int
+    record: str
+    want: int
+    completed: Ranges  # everything it has finished in this step
+    held: Ranges  # everything it is working on
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Indices to train. Empty: nothing to give at present."""
+
+    step: int
+    indices: Ranges
+    again: bool  # they were given to another head before
+
+
+@dataclass(frozen=True)
+class Close:
+    """Conductor to a round leader: all indices are done, average. Answered with `StageReport`."""
+
+    step: int
+    record: str
+
+
+@dataclass(frozen=True)
+class AskHoldings:
+    """Leader to a member: which indices are in your sum so far? Answered with `Frozen`, though nothing is frozen
+    yet.
+    """
+
+    step: int
+    record: str
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Leader to a member: accumulate no more. Answered with `Frozen`."""
+
+    step: int
+    record: str
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What a member has in its sum."""
+
+    indices: Ranges
+    under_way: int  # hops of the step that it is still working on
+    loss_sum: float  # tail only, else 0
+    resent: int
+    finite: bool  # no hop of the step was answered with NotFinite
+
+
+@dataclass(frozen=True)
+class Part:
+    """A slice [start, stop) of the flattened gradient and the member that reduces it."""
+
+    start: int
+    stop: int
+    owner: PeerId
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Leader to a member: this is the round. Answered with `Result` when the member holds the whole averaged
+    gradient.
+    """
+
+    step: int
+    attempt: str  # names the leader and counts its tries
+    members: tuple[PeerId, ...]  # contributors, in the order of the sum
+    parts: tuple[Part, ...]
+    tokens: int  # the sum is divided by
+    codec: str  # of contributions and averaged parts
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """A member's sum over one part, to its owner. Answered with `Averaged` when all members' are in. A peer that is
+    none of the plan's members sends an empty tensor, just for the answer.
+    """
+
+    step: int
+    attempt: str
+    part: int  # number in the plan
+    data: Encoded
+
+
+@dataclass(frozen=True)
+class Averaged:
+    data: Encoded
+
+
+@dataclass(frozen=True)
+class Result:
+    """A member's view of the averaged gradient."""
+
+    digest: str
+    squared_norm: float
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """Leader to conductor: the stage's part of the record to be."""
+
+    stage: int
+    digest: str
+    squared_norm: float
+    tokens: int
+    loss_sum: float
+    microbatches: int  # distinct indices in the sum
+    resent: int
+    lost: int
+    duplicated: int
+    finite: bool
+    members: tuple[PeerId, ...]
+    holders: tuple[PeerId, ...]  # members that have the whole result
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The decided record, as plain data. Answered with `Ack`; also the answer to `AskRecord`."""
+
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AskRecord:
+    """Answered with the `Commit` of that step, or a refusal."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class AskGradient:
+    """Part number `part` of a committed averaged gradient. Answered with `GradientPart`, or a refusal."""
+
+    step: int
+    digest: str
+    part: int
+
+
+@dataclass(frozen=True)
+class GradientPart:
+    parts: int  # of the gradient
+    data: Encoded
+
+
+@dataclass(frozen=True)
+class AskSnapshot:
+    """A newcomer wants the stage's state at a commit. Answered with `Snapshot`."""
+
+    stage: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a donor pinned: hashed chunks, to be fetched with `AskChunk`."""
+
+    version: int
+    record: dict[str, Any]  # the commit record of that version
+    nbytes: int
+    chunk_bytes: int
+    hashes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AskChunk:
+    """Answered with `Chunk`."""
+
+    version: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    data: Buffer
+
+
+# ------------------------------------------------------------------------------------------------- to and from frames
+
+Message = Any
+
+KINDS: dict[str, type[Any]] = {
+    cls.__name__: cls
+    for cls in list(globals().values())
+    if isinstance(cls, type) and cls.__module__ == __name__ and dataclasses.is_dataclass(cls)
+}
+
+
+_HINTS: dict[type[Any], dict[str, Any]] = {}
+
+
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """The fields of a message class and their types, worked out once."""
+    if cls not in _HINTS:
+        _HINTS[cls] = typing.get_type_hints(cls)
+    return _HINTS[cls]
+
+
+def to_frame(message: Message) -> Frame:
+    """The message as a frame; its buffers are referred to, not copied."""
+    buffers: list[Buffer] = []
+    body = {name: _lower(getattr(message, name), buffers) for name in _hints(type(message))}
+    return Frame(type(message).__name__, body, tuple(buffers))
+
+
+def _lower(value: Any, buffers: list[Buffer]) -> Any:
+    if isinstance(value, bytes | bytearray | memoryview):
+        buffers.append(value)
+        return None
+    if isinstance(value, Encoded):
+        buffers.extend(value.data)
+        return [value.codec, list(value.shape), len(value.data)]
+    if isinstance(value, tuple):
+        return [_lower(item, buffers) for item in value]
+    if dataclasses.is_dataclass(value):
+        return {name: _lower(getattr(value, name), buffers) for name in _hints(type(value))}
+    return value
+
+
+def from_frame(frame: Frame) -> Message:
+    """The message in a frame. Raises PeerFault if it isn't exactly one we know."""
+    cls = KINDS.get(frame.kind)
+    if cls is None:
+        raise PeerFault(f"unknown kind of message {frame.kind[:40]!r}")
+    buffers = iter(frame.buffers)
+    message = _raise_fields(cls, frame.body, buffers)
+    if next(buffers, None) is not None:
+        raise PeerFault(f"{frame.kind} came with more buffers than it has")
+    return message
+
+
+def expect(answer: Message, *kinds: type[Any]) -> Message:
+    """The answer, if it is of one of these kinds; else the peer is at fault."""
+    if not isinstance(answer, kinds):
+        raise PeerFault(f"answered with {type(answer).__name__}")
+    return answer
+
+
+def _raise_fields(cls: type[Any], body: Any, buffers: Iterator[Buffer]) -> Any:
+    hints = _hints(cls)
+    if not isinstance(body, dict) or body.keys() != hints.keys():
+        raise PeerFault(f"{cls.__name__} with wrong fields")
+    return cls(**{name: _lift(hint, body[name], buffers, cls.__name__, name) for name, hint in hints.items()})
+
+
+def _lift(hint: Any, value: Any, buffers: Iterator[Buffer], kind: str, name: str) -> Any:
+    """The value as the hint wants it. Raises PeerFault otherwise."""
+    if hint in (int, str, bool, float):
+        return _plain(hint, value, kind, name)
+    if hint == Buffer:
+        return _buffer(buffers, kind, name)
+    if hint is Encoded:
+        return _encoded(value, buffers, kind, name)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _raise_fields(hint, value, buffers)
+    origin = typing.get_origin(hint)
+    if origin is tuple and isinstance(value, list):
+        items = typing.get_args(hint)
+        if items[-1] is Ellipsis:
+            return tuple(_lift(items[0], item, buffers, kind, name) for item in value)
+        if len(items) == len(value):
+            return tuple(_lift(item, one, buffers, kind, name) for item, one in zip(items, value, strict=True))
+    elif origin is dict and isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return value
+    assert not isinstance(origin, types.UnionType), "messages have no optional fields"
+    raise PeerFault(f"{kind}.{name} has the wrong type")
+
+
+def _plain(hint: type[Any], value: Any, kind: str, name: str) -> Any:
+    if hint is float and type(value) is int:
+        value = float(value)
+    if type(value) is not hint:
+        raise PeerFault(f"{kind}.{name} must be {hint.__name__}")
+    return value
+
+
+def _buffer(buffers: Iterator[Buffer], kind: str, name: str) -> Buffer:
+    buffer = next(buffers, None)
+    if buffer is None:
+        raise PeerFault(f"{kind}.{name} came without its buffer")
+    return buffer
+
+
+def _encoded(value: Any, buffers: Iterator[Buffer], kind: str, name: str) -> Encoded:
+    match value:
+        case [str(codec), list(shape), int(count)] if 0 <= count <= 8 and all(type(n) is int and n >= 0 for n in shape):
+            return Encoded(codec, tuple(shape), tuple(_buffer(buffers, kind, name) for _ in range(count)))
+    raise PeerFault(f"{kind}.{name} isn't an encoded tensor")
+
+
+# ------------------------------------------------------------------------------------------------- sets of indices
+
+
+def to_ranges(indices: typing.Iterable[int]) -> Ranges:
+    """A set of indices as sorted half-open ranges."""
+    ranges: list[tuple[int, int]] = []
+    for index in sorted(indices):
+        if ranges and ranges[-1][1] == index:
+            ranges[-1] = (ranges[-1][0], index + 1)
+        elif not ranges or index > ranges[-1][1]:
+            ranges.append((index, index + 1))
+    return tuple(ranges)
+
+
+def from_ranges(ranges: Ranges, limit: int) -> list[int]:
+    """The indices of sorted half-open ranges within 0 .. limit-1. Raises PeerFault for anything else."""
+    indices: list[int] = []
+    floor = 0
+    for start, stop in ranges:
+        if not floor <= start < stop <= limit:
+            raise PeerFault(f"indices {start}..{stop} are out of order or outside 0..{limit}")
+        indices.extend(range(start, stop))
+        floor = stop
+    return indices
+
+
+def check_finite(value: float, what: str) -> float:
+    """The value, if it is a number."""
+    if not math.isfinite(value):
+        raise PeerFault(f"{what} is not finite")
+    return value
+
+
+def hop_id(message: Hop | HopBeat | Locate) -> HopId:
+    return HopId(message.step, message.index)

@@ -1,0 +1,522 @@
+"""One peer of a run, from finding its place to the last step. Assembles the parts of `swarm/`; decides nothing itself.
+
+The daemon (or the simulator) gives it the ports: links over a transport, a way to open a stage, a disk, chance. It owns
+every task that runs for the peer.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from swarmd.config import LimitsConfig, RunConfig, fingerprint
+from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.status import HopRow, PeerRow, PeerState, Queues
+from swarmd.swarm.averaging import Rounds
+from swarmd.swarm.commit import Record
+from swarmd.swarm.conductor import Conductor
+from swarmd.swarm.custody import BEAT_SECONDS
+from swarmd.swarm.gossip import Gossip
+from swarmd.swarm.head import Head
+from swarmd.swarm.history import History
+from swarmd.swarm.journey import Journeys
+from swarmd.swarm.links import Links
+from swarmd.swarm.membership import AT_WORK, Membership, nan_to_zero, plan_stage
+from swarmd.swarm.messages import Ack, AskPlace, Beat, Card, HopBeat, Place
+from swarmd.swarm.ports import Compute, Data, Store
+from swarmd.swarm.signals import Signal
+from swarmd.swarm.statesync import Donor, Joiner
+from swarmd.values import HopId, PeerId
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 0.5  # how often lateness is looked at
+PLACE_SECONDS = 10.0
+PROMISE_SECONDS = 60.0  # a place given to a newcomer counts as taken for so long
+LINGER_SECONDS = 20.0  # at the end of the run, for peers that haven't heard of the last commit
+LOOK_AGAIN_SECONDS = 3.0  # to reach a peer whose connection broke; a dead one refuses in milliseconds
+RETRY_SECONDS = 1.0
+
+OpenStage = Callable[[int], Awaitable[tuple[Compute, Data | None]]]
+"""Builds a stage on this peer's device, untrained; with the run's data if it is the first. Raises ConfigError if it
+can't.
+"""
+
+
+class Peer:
+    """One peer of one run."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        limits: LimitsConfig,
+        links: Links,
+        membership: Membership,
+        store: Store,
+        open_stage: OpenStage,
+        rng: random.Random,
+        *,
+        stage: int | None,
+    ) -> None:
+        self.run_config, self._limits, self.links, self.membership = run, limits, links, membership
+        self._store, self._open_stage, self._rng, self._wanted = store, open_stage, rng, stage
+        self.changed = Signal()
+        self.history = History(run, links, store)
+        self.gossip = Gossip(fingerprint(run), links, membership, self.heard)
+        self.stage: int | None = None
+        self.state: PeerState = "joining"
+        self.began: float | None = None  # loop time when this peer began to serve
+        self.journeys: Journeys | None = None
+        self.conductor: Conductor | None = None
+        self.head: Head | None = None
+        self._rounds: Rounds | None = None
+        self._donor: Donor | None = None
+        self._joiner: Joiner | None = None
+        self._compute: Compute | None = None
+        self._data: Data | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._has_data = True  # until loading it fails
+        self.validation_loss: float | None = None  # the newest
+        self._promises: dict[PeerId, tuple[int, float]] = {}
+        self._beside: set[asyncio.Task[None]] = set()  # what `spawn` started
+        self._beating: set[PeerId] = set()
+        self._done = 0  # microbatches accumulated here
+        links.answers(AskPlace, self._answer_place)
+        links.answers(Beat, self._answer_beat)
+        links.on_card(self._met)
+        links.on_lost(self._lost)
+        self.history.on_commit(self._committed)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs something beside; it ends with the peer at the latest."""
+        if self._group is None:
+            work.close()
+            return
+        task = self._group.create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+    # ---------------------------------------------------------------------------------------------- life
+
+    async def run(self) -> None:
+        """From joining to the end of the run. Raises ConfigError if this peer can't take part. Cancel it to leave at
+        once.
+        """
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            for work in (self.gossip.run(), self._sweep(), self._beat()):
+                self.spawn(work)
+            try:
+                await self._join()
+                await self._serve()
+            finally:
+                self._group = None
+                self._close()
+                for task in list(self._beside):
+                    task.cancel()
+
+    async def _join(self) -> None:
+        """Finds a stage and brings it to the swarm's version."""
+        stage = await self._find_place()
+        self._set(stage=stage)
+        try:
+            self._compute, self._data = await self._open_stage(stage)
+            self._check_data()
+        except ConfigError as trouble:
+            if (
+                stage > 0
+                or self._wanted is not None
+                or self.run_config.model.stages == 1
+                or not self.membership.members()
+            ):
+                raise
+            log.warning("not a head: %s", trouble)
+            self._has_data = False
+            stage = await self._find_place()
+            self._set(stage=stage)
+            self._compute, self._data = await self._open_stage(stage)
+        self._assemble(stage)
+        self._set(data=self._data.digest if self._data else "", codecs=self._compute.codecs)
+        await self.gossip.announce()
+        await self._reach_version()
+
+    async def _find_place(self) -> int:
+        stages = self.run_config.model.stages
+        if self._wanted is not None and not 0 <= self._wanted < stages:
+            raise ConfigError(f"--stage {self._wanted}: this run has stages 0 to {stages - 1}")
+        wanted = -1 if self._wanted is None else self._wanted
+        for peer in self.links.transport.connected():
+            try:
+                place = await self.links.ask(peer, AskPlace(wanted, self._has_data), Place, deadline_s=PLACE_SECONDS)
+            except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+                log.info("no place from %s: %s", peer[-8:], trouble)
+                continue
+            for card in place.cards:
+                self.heard(card)
+            if 0 <= place.stage < stages:
+                return place.stage
+        if self._wanted is not None:
+            return self._wanted
+        return plan_stage(stages, self.membership.cards(), lambda stage: stage > 0 or self._has_data) or 0
+
+    async def _answer_place(self, peer: PeerId, ask: AskPlace) -> Place:
+        """Newcomers that come together through this peer get different places."""
+        now = asyncio.get_running_loop().time()
+        self._promises = {who: it for who, it in self._promises.items() if it[1] > now and who != peer}
+        cards = {card.peer: card for card in self.membership.cards()}
+        for who, (stage, _) in self._promises.items():
+            if who not in cards or cards[who].stage < 0:
+                cards[who] = dataclasses.replace(self.membership.own, peer=who, stage=stage, state="joining")
+        cards.pop(peer, None)
+        stage = ask.stage
+        if stage < 0:
+            planned = plan_stage(self.run_config.model.stages, cards.values(), lambda stage: stage > 0 or ask.has_data)
+            stage = 0 if planned is None else planned
+        self._promises[peer] = (stage, now + PROMISE_SECONDS)
+        return Place(stage, tuple(self.membership.cards()))
+
+    def _check_data(self) -> None:
+        """Heads must have the same data. Raises ConfigError."""
+        if self._data is None:
+            return
+        others = {card.data for card in self.membership.stage(0) if card.peer != self.membership.own.peer} - {""}
+        if others and self._data.digest not in others:
+            raise ConfigError(
+                f"this machine's copy of the data ({self._data.digest}) is not the run's ({others.pop()}): "
+                "use the same source with --data, or another stage with --stage"
+            )
+
+    def _assemble(self, stage: int) -> None:
+        assert self._compute is not None
+        run, limits, links, members, history = self.run_config, self._limits, self.links, self.membership, self.history
+        journeys = Journeys(run, limits, links, members, history, self._compute, stage, self._rng, self.spawn)
+        self._rounds = Rounds(run, limits, links, members, history, journeys, self._compute, stage)
+        self._donor = Donor(links, history, self._compute, stage)
+        self._joiner = Joiner(run, links, history, self._compute, stage)
+        self.conductor = Conductor(run, links, members, history, self._validate, self.changed, self.spawn)
+        if stage == 0:
+            assert self._data is not None, "a first stage is opened with its data"
+            self.head = Head(run, limits, links, members, history, journeys, self.conductor, self._data)
+        history.attach(stage, self._compute, self._rounds.gather)
+        self.journeys = journeys
+
+    async def _reach_version(self) -> None:
+        """Brings the untrained stage to the swarm's version: the whole state from a donor, then gradient by
+        gradient.
+        """
+        assert self._joiner is not None
+        goal = self._newest().version
+        if goal == 0:
+            self.history.restore(None, "")
+        while (goal := max(goal, self._newest().version)) > self.history.version:
+            before = self.history.version
+            if not self.history.ready or self.history.behind:
+                await self._joiner.pull(self._donors)
+            else:
+                newest = self._newest()
+                await self.history.catch_up(newest.peer, newest.version)
+            if self.history.version == before:
+                await self.changed.wait(RETRY_SECONDS)
+
+    def _newest(self) -> Card:
+        return max(self.membership.cards(), key=lambda card: (card.version, card.peer))
+
+    def _donors(self) -> list[PeerId]:
+        """Replicas of this stage, newest version first; a finished one gives its state, too."""
+        own = self.membership.own
+        able = (*AT_WORK, "finished")
+        cards = [card for card in self.membership.cards() if card.stage == own.stage and card.state in able]
+        cards = [card for card in cards if card.peer != own.peer and card.version > 0]
+        return [card.peer for card in sorted(cards, key=lambda card: (-card.version, card.peer))]
+
+    async def _serve(self) -> None:
+        assert self.conductor is not None
+        self.began = asyncio.get_running_loop().time()
+        self._set(state="serving")
+        await self.gossip.announce()
+        self.spawn(self.conductor.run())
+        self.spawn(self._keep_up())
+        if self.head is not None:
+            self.spawn(self.head.run())
+        await self.history.reached(self.run_config.steps)
+        self._set(state="finished")
+        await self._save()
+        await self.gossip.announce()
+        await self._linger()
+
+    async def _linger(self) -> None:
+        """Stays for those who haven't the last commit yet."""
+
+        def everyone_has_it() -> bool:
+            others = [member.card for member in self.membership.members().values() if not member.suspect]
+            return all(card.version >= self.run_config.steps for card in others if card.state in (*AT_WORK, "joining"))
+
+        await self.changed.until(everyone_has_it, LINGER_SECONDS)
+
+    async def _keep_up(self) -> None:
+        """Asks for records when others are ahead, and for the whole state when gradients are gone."""
+        assert self._joiner is not None
+        while not self.history.finished:
+            if self.history.behind:
+                await self._joiner.pull(self._donors)
+            newest = self._newest()
+            if newest.version > self.history.version:
+                await self.history.catch_up(newest.peer, newest.version)
+            await self.changed.wait(RETRY_SECONDS)
+
+    async def leave(self) -> None:
+        """Says goodbye."""
+        if self.journeys is not None:
+            self.journeys.closed = True
+        self._set(state="left")
+        await self.gossip.announce()
+
+    def _close(self) -> None:
+        if self.journeys is not None:
+            self.journeys.close()
+        if self._rounds is not None:
+            self._rounds.close()
+
+    def _set(self, **changes: Any) -> None:
+        """Changes this peer's card."""
+        if "stage" in changes:
+            self.stage = changes["stage"]
+        if "state" in changes:
+            self.state = changes["state"]
+        self.membership.own = dataclasses.replace(self.membership.own, **changes)
+        self.changed.notify()
+
+    # ---------------------------------------------------------------------------------------------- others
+
+    def heard(self, card: Card) -> None:
+        """Someone's card came, by handshake, announcement or gossip."""
+        if not self.membership.hear(card, asyncio.get_running_loop().time()):
+            return
+        self.links.transport.learn(card.peer, card.addresses)
+        if self.journeys is not None and card.room > 0 and self.membership.is_live(card.peer):
+            self.journeys.peer_has_room(card.peer)
+        if card.state in ("left", "draining"):
+            self._gone(card.peer)
+        self.changed.notify()
+
+    def _met(self, card: Card) -> None:
+        """Someone's card came with a handshake: it is alive."""
+        self.heard(card)
+        self.membership.touch(card.peer, asyncio.get_running_loop().time())
+
+    def _lost(self, peer: PeerId) -> None:
+        """Its connection broke: it is used no more, and gone unless it can be reached again at once."""
+        self.membership.suspect(peer)
+        if self.journeys is not None:
+            self.journeys.custody.disconnected(peer)
+        self.changed.notify()
+        self.spawn(self._look_again(peer))
+
+    async def _look_again(self, peer: PeerId) -> None:
+        known = self.membership.get(peer)
+        try:
+            async with asyncio.timeout(LOOK_AGAIN_SECONDS):
+                await self.links.greet(peer)
+            again = self.membership.get(peer)
+            if known is not None and again is not None and known.incarnation == again.incarnation:
+                return
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.info("peer %s is lost: %s", peer[-8:], trouble)
+        self._gone(peer)
+
+    def _gone(self, peer: PeerId) -> None:
+        if self.journeys is not None:
+            self.journeys.peer_lost(peer)
+        if self.conductor is not None:
+            self.conductor.peer_lost(peer)
+        self.changed.notify()
+
+    async def _sweep(self) -> None:
+        """Looks for the late and the silent."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            for peer in self.membership.sweep(loop.time()):
+                log.info("peer %s is dropped: silent or gone", peer[-8:])
+                await self.links.transport.drop(peer)
+                self._gone(peer)
+            if self.journeys is not None:
+                self.journeys.custody.sweep(loop.time())
+            if self._donor is not None:
+                self._donor.sweep(loop.time())
+            self._refresh()
+
+    def _refresh(self) -> None:
+        """Keeps the figures on this peer's card current, for handshakes and heartbeats."""
+        if self._compute is None or self.journeys is None:
+            return
+        progress, queues = self._compute.progress(), self.queues()
+        self.membership.own = dataclasses.replace(
+            self.membership.own,
+            addresses=self.links.transport.addresses(),
+            version=self.history.version,
+            record=self.history.record_hash,
+            forward=queues.forward,
+            backward=queues.backward,
+            in_flight=queues.in_flight,
+            room=self.journeys.room(),
+            service_seconds=progress.forward_seconds + progress.backward_seconds,
+            microbatches_per_second=self.microbatches_per_second(),
+        )
+
+    async def _beat(self) -> None:
+        """Says to every custodian, at a steady rhythm, where its hops are."""
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            for custodian, beat in self._beats().items():
+                if custodian not in self._beating:
+                    self._beating.add(custodian)
+                    self.spawn(self._send_beat(custodian, beat))
+
+    def _beats(self) -> dict[PeerId, Beat]:
+        if self.journeys is None or self._compute is None:
+            return {}
+        now, progress = asyncio.get_running_loop().time(), self._compute.progress()
+        service = progress.forward_seconds + progress.backward_seconds
+        return {
+            custodian: Beat(
+                tuple(HopBeat(work.hop.step, work.hop.index, work.state, now - work.since) for work in works),
+                progress.counter,
+                progress.busy_seconds,
+                service,
+            )
+            for custodian, works in self.journeys.held_for().items()
+        }
+
+    async def _send_beat(self, custodian: PeerId, beat: Beat) -> None:
+        try:
+            await self.links.tell_all([custodian], beat, Ack, deadline_s=2 * BEAT_SECONDS)
+        finally:
+            self._beating.discard(custodian)
+
+    async def _answer_beat(self, peer: PeerId, beat: Beat) -> Ack:
+        if self.journeys is not None:
+            self.journeys.custody.hear(peer, beat, asyncio.get_running_loop().time())
+        return Ack()
+
+    # ---------------------------------------------------------------------------------------------- commits
+
+    def _committed(self, record: Record) -> None:
+        assert self.journeys is not None and self._rounds is not None
+        self.validation_loss = record.validation_loss if record.validation_loss is not None else self.validation_loss
+        self._done += len(self.journeys.book(record.step).accumulated)
+        self.journeys.end_step(record.step)
+        self._rounds.end_step(record.step)
+        self._refresh()
+        every = self.run_config.checkpoint_every
+        if every and record.step % every == 0 and not self.history.finished:
+            self.spawn(self._save())
+        self.changed.notify()
+
+    async def _save(self) -> None:
+        """Writes a checkpoint of this peer's stage at its present version."""
+        assert self._compute is not None and self.stage is not None
+        async with self.history.lock:
+            state = await self._compute.export_state()
+            version, record = self.history.version, self.history.plain_record()
+        await self._store.save_checkpoint(version, self.stage, state, record)
+
+    async def _validate(self, version: int) -> float | None:
+        """Mean loss of the held-out microbatches, None if it can't be had."""
+        if self._data is None or self.journeys is None:
+            return None
+        total, tokens = 0.0, 0
+        try:
+            for index in range(self.run_config.validation_microbatches):
+                key = HopId(version + 1, self.run_config.microbatches + index)
+                loss = await self.journeys.evaluate(key, await self._data.held_out(index))
+                total, tokens = total + loss.loss_sum, tokens + loss.tokens
+        except (SwarmError, TimeoutError) as trouble:
+            log.warning("no validation loss of version %d: %s", version, trouble)
+            return None
+        return total / tokens
+
+    # ---------------------------------------------------------------------------------------------- to be shown
+
+    def microbatches_per_second(self) -> float:
+        """This peer's own, since it began to serve."""
+        if self.began is None or self.journeys is None:
+            return 0.0
+        done = self._done + len(self.journeys.book(self.history.version + 1).accumulated)
+        return done / max(1e-9, asyncio.get_running_loop().time() - self.began)
+
+    def progress(self) -> float:
+        """Fraction of the present step that is done: as its conductor knows, or as one's own sum suggests."""
+        if self.journeys is None or self.stage is None:
+            return 0.0
+        done = self.conductor.completed() if self.conductor is not None else None
+        if done is None:
+            replicas = max(1, len(self.membership.stage(self.stage)))
+            done = replicas * len(self.journeys.book(self.history.version + 1).accumulated)
+        return min(1.0, done / self.run_config.microbatches)
+
+    def queues(self) -> Queues:
+        rows = self.rows()
+        waiting = sum(1 for row in rows if row.state == "waiting")
+        backward = sum(1 for row in rows if row.state == "backward")
+        passed = sum(1 for row in rows if row.state == "passed")
+        retained = self.journeys.retention.nbytes if self.journeys else 0
+        busy = self._compute is not None and self._compute.progress().running is not None
+        return Queues(
+            waiting, backward, len(rows), passed, retained, "" if busy else self._idle_reason(len(rows), passed)
+        )
+
+    def _idle_reason(self, held: int, passed: int) -> str:
+        if self.state != "serving":
+            return f"this peer is {self.state}"
+        if self.waiting_for():
+            return self.waiting_for()
+        if passed:
+            return f"{passed} microbatches are with the next stage"
+        return "" if held else "no microbatch has come"
+
+    def rows(self) -> list[HopRow]:
+        return self.journeys.rows() if self.journeys is not None else []
+
+    def waiting_for(self) -> str:
+        """What the swarm lacks, as far as this peer knows."""
+        missing = self.membership.missing_stages(self.run_config.model.stages)
+        if self.state == "joining" and self._joiner is not None and not self.history.ready and not self._donors():
+            return f"a live replica of stage {self.stage}, to take its state from"
+        if missing and not self.history.finished and self.state != "joining":
+            names = ", ".join(map(str, missing))
+            return (
+                f"a peer for stage{'s' if len(missing) > 1 else ''} {names}: start one with `swarmd start --bootstrap`"
+            )
+        return ""
+
+    def peer_rows(self) -> list[PeerRow]:
+        """Everyone this peer knows, itself first."""
+        now = asyncio.get_running_loop().time()
+        self._refresh()
+        rows = [_peer_row(self.membership.own, 0.0, is_self=True, suspect=False)]
+        members = self.membership.members()
+        for peer in sorted(members, key=lambda peer: (members[peer].card.stage, peer)):
+            member = members[peer]
+            rows.append(_peer_row(member.card, now - member.heard, is_self=False, suspect=member.suspect))
+        return rows
+
+
+def _peer_row(card: Card, heard: float, *, is_self: bool, suspect: bool) -> PeerRow:
+    return PeerRow(
+        peer_id=card.peer,
+        stage=card.stage if card.stage >= 0 else None,
+        state=card.state,
+        version=card.version,
+        forward=card.forward,
+        backward=card.backward,
+        in_flight=card.in_flight,
+        microbatches_per_second=nan_to_zero(card.microbatches_per_second),
+        device=card.device,
+        addresses=card.addresses,
+        last_heard_seconds=heard,
+        is_self=is_self,
+        suspect=suspect,
+    )

@@ -1,0 +1,116 @@
+"""Which neighbour gets the next microbatch: SWARM's stochastic wiring.
+
+Interleaved weighted round robin (arXiv 2301.11913, section 3.2 and appendix): every peer has a virtual time that grows
+by its measured seconds per microbatch each time it is chosen; the smallest is next. `weighted` draws at random in
+inverse proportion to the same seconds. Knows nothing of messages; time and chance are given to it.
+"""
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from swarmd.values import PeerId
+
+SMOOTHING = 0.1  # weight of the newest measurement, as in the published code
+NEWCOMER_SECONDS = 1e-3  # estimate before the first measurement: small, so that newcomers are tried at once
+BAN_FIRST_SECONDS = 2.0
+BAN_LIMIT_SECONDS = 60.0  # a ban doubles up to this: every healthy peer is tried again
+TIE = 1e-9  # virtual times closer than this are drawn for
+
+Policy = Literal["iwrr", "weighted"]
+
+
+@dataclass
+class Neighbour:
+    """What is known of one peer of the next stage."""
+
+    seconds: float = NEWCOMER_SECONDS  # per microbatch, moving average
+    measured: bool = False
+    virtual_time: float = 0.0
+    outstanding: int = 0  # hops sent and not answered
+    banned_until: float = 0.0
+    ban_seconds: float = BAN_FIRST_SECONDS
+
+
+class Router:
+    """Chooses among the peers of the next stage."""
+
+    def __init__(self, rng: random.Random, policy: Policy = "iwrr") -> None:
+        self._rng = rng
+        self._policy = policy
+        self._neighbours: dict[PeerId, Neighbour] = {}
+
+    def choose(self, candidates: Iterable[PeerId], now: float) -> PeerId | None:
+        """The peer for the next microbatch, or None if there is none that isn't banned.
+
+        The queue in front of a peer counts as so many microbatches of its own speed.
+        """
+        peers = sorted(candidates)
+        self._welcome(peers)
+        fit = {peer: self._neighbours[peer] for peer in peers if self._neighbours[peer].banned_until <= now}
+        if not fit:
+            return None
+        seconds = self._estimates(fit)
+        choice = self._draw(fit, seconds) if self._policy == "weighted" else self._smallest(fit, seconds)
+        fit[choice].virtual_time += seconds[choice]
+        return choice
+
+    def _welcome(self, peers: Iterable[PeerId]) -> None:
+        """A newcomer starts level with the least used peer: it neither floods nor starves."""
+        start = min((self._neighbours[peer].virtual_time for peer in peers if peer in self._neighbours), default=0.0)
+        for peer in peers:
+            self._neighbours.setdefault(peer, Neighbour(virtual_time=start))
+
+    def _estimates(self, fit: Mapping[PeerId, Neighbour]) -> dict[PeerId, float]:
+        """Seconds per microbatch; a peer not measured yet is taken to be as fast as the fastest."""
+        fastest = min((it.seconds for it in fit.values() if it.measured), default=NEWCOMER_SECONDS)
+        return {peer: it.seconds if it.measured else fastest for peer, it in fit.items()}
+
+    def _smallest(self, fit: Mapping[PeerId, Neighbour], seconds: Mapping[PeerId, float]) -> PeerId:
+        keys = {peer: it.virtual_time + it.outstanding * seconds[peer] for peer, it in fit.items()}
+        least = min(keys.values())
+        return self._rng.choice([peer for peer in fit if keys[peer] <= least + TIE])
+
+    def _draw(self, fit: Mapping[PeerId, Neighbour], seconds: Mapping[PeerId, float]) -> PeerId:
+        weights = [1.0 / (seconds[peer] * (1 + it.outstanding)) for peer, it in fit.items()]
+        return self._rng.choices(list(fit), weights)[0]
+
+    def sent(self, peer: PeerId) -> None:
+        self._neighbours.setdefault(peer, Neighbour()).outstanding += 1
+
+    def returned(self, peer: PeerId) -> None:
+        """The hop is no longer with the peer, for better or worse."""
+        if (it := self._neighbours.get(peer)) is not None:
+            it.outstanding = max(0, it.outstanding - 1)
+
+    def measured(self, peer: PeerId, seconds: float) -> None:
+        """An answer came that took the peer so many seconds of its own; lifts its bans."""
+        it = self._neighbours.setdefault(peer, Neighbour())
+        it.seconds = seconds if not it.measured else it.seconds + SMOOTHING * (seconds - it.seconds)
+        it.seconds = max(it.seconds, 1e-6)
+        it.measured, it.ban_seconds, it.banned_until = True, BAN_FIRST_SECONDS, 0.0
+
+    def failed(self, peer: PeerId, now: float) -> None:
+        """It broke off, refused or fell silent: not for a while."""
+        it = self._neighbours.setdefault(peer, Neighbour())
+        it.banned_until = now + it.ban_seconds
+        it.ban_seconds = min(BAN_LIMIT_SECONDS, 2 * it.ban_seconds)
+
+    def drop(self, peer: PeerId) -> None:
+        """The peer left the stage."""
+        self._neighbours.pop(peer, None)
+
+    def lift(self, peer: PeerId) -> None:
+        """A fresh heartbeat: the ban ends, but its length stays until a hop succeeds."""
+        if (it := self._neighbours.get(peer)) is not None:
+            it.banned_until = 0.0
+
+    def next_unban(self, candidates: Iterable[PeerId]) -> float:
+        """Loop time at which the first banned candidate may be tried again."""
+        return min((self._neighbours[p].banned_until for p in candidates if p in self._neighbours), default=0.0)
+
+    def seconds(self, peer: PeerId) -> float:
+        """Estimated seconds per microbatch of a peer."""
+        it = self._neighbours.get(peer)
+        return it.seconds if it else NEWCOMER_SECONDS
