@@ -47,6 +47,7 @@ class SimCompute:
         self._counter = 0
         self._running: HopId | None = None
         self._since = 0.0
+        self.hung = False  # the device never ends the task it is at
 
     @property
     def gradient_size(self) -> int:
@@ -78,6 +79,8 @@ class SimCompute:
                 continue
             self._running, self._since = hop, asyncio.get_running_loop().time()
             await asyncio.sleep(seconds)
+            if self.hung:
+                await asyncio.get_running_loop().create_future()
             try:
                 result = task()
             except Exception as trouble:  # it belongs to whoever asked

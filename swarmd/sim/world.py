@@ -56,7 +56,14 @@ class World:
         self._data = data
         self._incarnation = 0
 
-    async def start(self, name: PeerId, *, stage: int | None = None, speed: Speed | None = None) -> SimPeer:
+    async def start(
+        self,
+        name: PeerId,
+        *,
+        stage: int | None = None,
+        speed: Speed | None = None,
+        limits: LimitsConfig | None = None,
+    ) -> SimPeer:
         """Adds a peer, bootstrapped from the first one alive."""
         transport = self.network.transport(name)
         self._incarnation += 1
@@ -72,7 +79,7 @@ class World:
             return compute, self._data if stage == 0 else None
 
         rng = random.Random(f"{self.seed}/{name}")
-        peer = Peer(self.run, LimitsConfig(), links, membership, store, open_stage, rng, stage=stage)
+        peer = Peer(self.run, limits or LimitsConfig(), links, membership, store, open_stage, rng, stage=stage)
         bootstrap = next(iter(self.peers), None)
         if bootstrap is not None:
             await links.greet(await transport.connect(f"/sim/{bootstrap}"))

@@ -7,9 +7,11 @@ another attempt with those who are left; sums are kept until the commit.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from swarmd.config import LimitsConfig, RunConfig
@@ -56,7 +58,13 @@ class Bucket:
 
     contributions: dict[PeerId, Encoded] = field(default_factory=dict)
     result: asyncio.Future[Encoded] | None = None
-    reducing: bool = False
+    reducing: asyncio.Task[None] | None = None
+
+    def fail(self, why: str) -> None:
+        """Whoever waits for the result is told why there is none."""
+        if self.result is not None and not self.result.done():
+            self.result.set_exception(Refused(why))
+            self.result.exception()  # nobody may be waiting for it
 
 
 @dataclass
@@ -108,12 +116,14 @@ class Rounds:
 
     async def _lead(self, step: int) -> StageReport:
         for _ in range(ATTEMPTS):
-            await self._await_coverage(step)
+            accepted = await self._await_coverage(step)
             frozen = await self._ask_members(step, freeze=True)
             holdings = {peer: from_ranges(it.indices, self._run.microbatches) for peer, it in frozen.items()}
             coverage = measure_coverage(holdings, self._run.microbatches)
+            if coverage.lost > accepted:  # a member was lost between the two questions
+                continue
             plan = self._plan(step, holdings, coverage)
-            results = await self._links.tell_all(sorted(frozen), plan, Result, deadline_s=EXCHANGE_SECONDS)
+            results = await self._attempt(sorted(frozen), plan)
             report = self._report(frozen, coverage, plan, results)
             if report is not None:
                 return report
@@ -126,8 +136,28 @@ class Rounds:
             )
         raise Refused(f"the round of step {step} failed {ATTEMPTS} times")
 
-    async def _await_coverage(self, step: int) -> None:
-        """Waits until the members' sums cover all indices, or repairs make no more progress."""
+    async def _attempt(self, peers: list[PeerId], plan: Plan) -> dict[PeerId, Result]:
+        """Has the peers carry out a plan. Ends early when a contributor fails: the others would wait in vain."""
+        tasks = {
+            peer: asyncio.create_task(self._links.tell_all([peer], plan, Result, deadline_s=EXCHANGE_SECONDS))
+            for peer in peers
+        }
+
+        def failed() -> bool:
+            return any(tasks[peer].done() and not tasks[peer].result() for peer in plan.members)
+
+        try:
+            while not failed() and (waiting := [task for task in tasks.values() if not task.done()]):
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            return {peer: task.result()[peer] for peer, task in tasks.items() if task.done() and task.result()}
+        finally:
+            for task in tasks.values():
+                task.cancel()
+
+    async def _await_coverage(self, step: int) -> int:
+        """Waits until the members' sums cover all indices, or repairs make no more progress. Returns how many are
+        missing.
+        """
         loop = asyncio.get_running_loop()
         best, since = -1, loop.time()
         while True:
@@ -135,12 +165,12 @@ class Rounds:
             holdings = {peer: from_ranges(it.indices, self._run.microbatches) for peer, it in frozen.items()}
             coverage = measure_coverage(holdings, self._run.microbatches)
             if coverage.lost == 0:
-                return
+                return 0
             if coverage.covered > best:
                 best, since = coverage.covered, loop.time()
             if loop.time() - since > REPAIR_SECONDS:
                 log.warning("step %d: %d microbatches of stage %d are lost", step, coverage.lost, self._stage)
-                return
+                return coverage.lost
             await self._journeys.changed.wait(REPAIR_POLL_SECONDS)
 
     async def _ask_members(self, step: int, *, freeze: bool) -> dict[PeerId, Frozen]:
@@ -196,14 +226,16 @@ class Rounds:
         if self._journeys.frozen_step == ask.step:  # an attempt failed: repairs may add what is missing
             self._thaws += 1
             self._end_exchange("the round begins again")
-            await self._compute.thaw(ask.step)
+            with _unless_over(ask.step):
+                await self._compute.thaw(ask.step)
             self._journeys.thaw()
         return self._frozen(ask.step)
 
     async def _answer_freeze(self, leader: PeerId, freeze: Freeze) -> Frozen:
         await self._history.await_version(freeze.step - 1, freeze.record, leader, VERSION_WAIT_SECONDS)
         self._journeys.freeze(freeze.step)
-        await self._compute.freeze(freeze.step)
+        with _unless_over(freeze.step):
+            await self._compute.freeze(freeze.step)
         return self._frozen(freeze.step)
 
     def _frozen(self, step: int) -> Frozen:
@@ -227,12 +259,15 @@ class Rounds:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._exchange_part(plan, number, thaws, pace)) for number in range(len(plan.parts))
+                    group.create_task(self._exchange_part(plan, number, thaws, pace))
+                    for number in range(len(plan.parts))
                 ]
         except* (PeerUnreachable, TimeoutError, Refused, PeerFault) as troubles:
             raise Refused(f"an owner failed: {troubles.exceptions[0]}") from None
         averaged = tuple(task.result() for task in tasks)
-        summary = await self._compute.assemble(plan.step, averaged)
+        self._held.pop(plan.step, None)  # from here on the device may hold the new one
+        with _unless_over(plan.step):
+            summary = await self._compute.assemble(plan.step, averaged)
         self._hold(plan.step, summary.digest, averaged)
         if self._thaws == thaws:
             self._journeys.freeze(plan.step, settled=True)
@@ -245,7 +280,8 @@ class Rounds:
                 raise Refused("the round begins again")
             data = Encoded("fp32", (0,), (b"",))
             if self._membership.own.peer in plan.members:
-                data = await self._compute.contribution(plan.step, part.start, part.stop, codec=plan.codec)
+                with _unless_over(plan.step):
+                    data = await self._compute.contribution(plan.step, part.start, part.stop, codec=plan.codec)
             message = Contribution(plan.step, plan.attempt, number, data)
             answer = await self._links.ask(part.owner, message, Averaged, deadline_s=EXCHANGE_SECONDS, urgency="bulk")
             return answer.data
@@ -268,9 +304,9 @@ class Rounds:
     def _end_exchange(self, why: str) -> None:
         if self._exchange is not None:
             for bucket in self._exchange.buckets.values():
-                if bucket.result is not None and not bucket.result.done():
-                    bucket.result.set_exception(Refused(why))
-                    bucket.result.exception()  # nobody may be waiting for it
+                bucket.fail(why)
+                if bucket.reducing is not None:
+                    bucket.reducing.cancel()
         self._exchange = None
 
     async def _answer_contribution(self, member: PeerId, contribution: Contribution) -> Averaged:
@@ -294,24 +330,23 @@ class Rounds:
             bucket.result = asyncio.get_running_loop().create_future()
         if member in plan.members:
             bucket.contributions[member] = contribution.data
-        if len(bucket.contributions) == len(plan.members) and not bucket.reducing:
-            bucket.reducing = True
-            await self._reduce(plan, contribution.part, bucket)
+        if len(bucket.contributions) == len(plan.members) and bucket.reducing is None:
+            # A task of its own: everyone waits for it, also when the last to contribute is lost meanwhile.
+            bucket.reducing = asyncio.create_task(self._reduce(plan, contribution.part, bucket), name="reduce")
         return Averaged(await asyncio.shield(bucket.result))
 
     async def _reduce(self, plan: Plan, number: int, bucket: Bucket) -> None:
         """Adds a part's contributions in member order and divides by the tokens."""
         assert bucket.result is not None
         ordered = [bucket.contributions[peer] for peer in plan.members]
-        if not ordered:  # nobody has anything: the gradient is zero
-            part = plan.parts[number]
-            ordered = [await self._compute.contribution(plan.step, part.start, part.stop, codec=plan.codec)]
         try:
+            if not ordered:  # nobody has anything: the gradient is zero
+                part = plan.parts[number]
+                with _unless_over(plan.step):
+                    ordered = [await self._compute.contribution(plan.step, part.start, part.stop, codec=plan.codec)]
             reduced = await self._compute.reduce(ordered, plan.tokens, codec=plan.codec)
-        except PeerFault as fault:
-            reduced_error = Refused(f"a contribution can't be decoded: {fault}")
-            if not bucket.result.done():
-                bucket.result.set_exception(reduced_error)
+        except (PeerFault, Refused, MemoryError) as trouble:
+            bucket.fail(f"a part can't be reduced: {trouble}")
             return
         bucket.contributions = dict.fromkeys(
             bucket.contributions, Encoded("fp32", (0,), (b"",))
@@ -353,6 +388,7 @@ class Rounds:
                 )
                 parts = answer.parts
                 averaged.append(answer.data)
+            self._held.pop(step, None)
             summary = await self._compute.assemble(step, averaged)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.info("no gradient of step %d from %s: %s", step, source[-8:], trouble)
@@ -374,6 +410,15 @@ class Rounds:
         self._end_exchange("this peer leaves")
         for task in self._reports.values():
             task.cancel()
+
+
+@contextlib.contextmanager
+def _unless_over(step: int) -> Iterator[None]:
+    """The step may commit while a task of its round waits for the device, which then refuses it."""
+    try:
+        yield
+    except KeyError:
+        raise Refused(f"step {step} is over") from None
 
 
 def _check_plan(plan: Plan, size: int) -> None:

@@ -70,7 +70,7 @@ class Conductor:
         self._heard: set[PeerId] = set()
         self._hearing_until = 0.0
         self._progress = Signal()
-        self.began = 0.0  # loop time of the step's first lease
+        self._began: float | None = None  # loop time of the step's first lease
         links.answers(AskLease, self._answer_lease)
 
     def leader(self, step: int) -> PeerId:
@@ -122,7 +122,7 @@ class Conductor:
             await self._links.tell_all(everyone, question, Frozen, deadline_s=HEARING_SECONDS)
             self._hearing_until = loop.time() + HEARING_SECONDS
         self._heard, self._step, self._leases = set(), step, Leases(self._run.microbatches, again=again)
-        self.began = loop.time()
+        self._began = None
         self._progress.notify()
         validation = asyncio.create_task(self._validation(step - 1))
         try:
@@ -133,7 +133,7 @@ class Conductor:
                 step,
                 reports,
                 conductor=self._membership.own.peer,
-                seconds=loop.time() - self.began,
+                seconds=loop.time() - (self._began or loop.time()),
                 validation_loss=await validation,
             )
         finally:
@@ -213,6 +213,7 @@ class Conductor:
         deadline = loop.time() + LEASE_POLL_SECONDS
         while self._leases is leases and loop.time() < deadline:
             if leases.free and self._may_give():
+                self._began = self._began or loop.time()
                 indices, again = leases.give(head, ask.want, len(self._membership.stage(0)))
                 return Lease(ask.step, to_ranges(indices), again)
             await self._progress.wait(min(RETRY_SECONDS, deadline - loop.time()))

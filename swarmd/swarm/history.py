@@ -50,6 +50,7 @@ class History:
         self.changed = Signal()
         self._records: OrderedDict[int, Record] = OrderedDict()
         self.lock = asyncio.Lock()  # held while the version changes
+        self._applying: set[asyncio.Task[None]] = set()
         self._compute: Compute | None = None
         self._stage = -1
         self._gather: Gather | None = None
@@ -115,9 +116,7 @@ class History:
         """Applies a record that someone decided, and those before it that are missing here."""
         if record.step > self.version + 1:
             await self.catch_up(source, record.step - 1)
-        async with self.lock:
-            if record.step == self.version + 1 and self.ready:
-                await self._apply(record, source)
+        await self._advance(record, source)
 
     async def catch_up(self, source: PeerId, version: int) -> None:
         """Fetches and applies records up to a version, as far as the source gives them."""
@@ -129,11 +128,29 @@ class History:
             except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
                 log.info("no record of step %d from %s: %s", before + 1, source[-8:], trouble)
                 return
-            async with self.lock:
-                if record.step == self.version + 1:
-                    await self._apply(record, source)
+            await self._advance(record, source)
             if self.version == before:
                 return
+
+    async def _advance(self, record: Record, source: PeerId) -> None:
+        """Applies a record if it is the next one, to the end even if whoever brought it is lost meanwhile: the device
+        can't be called back halfway.
+        """
+
+        async def work() -> None:
+            async with self.lock:
+                if record.step == self.version + 1 and self.ready:
+                    await self._apply(record, source)
+
+        task = asyncio.create_task(work(), name=f"apply {record.step}")
+        self._applying.add(task)
+        task.add_done_callback(self._applying.discard)
+        await asyncio.shield(task)
+
+    def close(self) -> None:
+        """Ends what is under way: this peer leaves."""
+        for task in self._applying:
+            task.cancel()
 
     async def _apply(self, record: Record, source: PeerId) -> None:
         """Goes one version further. The lock is held."""

@@ -70,6 +70,7 @@ class Work:
     state: str = "waiting"
     since: float = 0.0
     holder: PeerId = ""  # whom it was passed to
+    given_up: bool = False  # its custodian cancelled it: it will not be accumulated
     task: asyncio.Task[Answer] | None = None
 
     def move(self, state: str) -> None:
@@ -211,7 +212,8 @@ class Journeys:
     async def _while_frozen(self, key: HopId) -> None:
         """Waits while a hop that should be in the step's sum can't be added to it.
 
-        Either the round fails and the sum takes in hops again, or it succeeds, with the share of whoever had this hop before.
+        Either the round fails and the sum takes in hops again, or it succeeds, with the share of whoever had this hop
+        before.
         """
 
         def may_go_on() -> bool:
@@ -236,8 +238,9 @@ class Journeys:
 
     async def _answer_locate(self, peer: PeerId, locate: Locate) -> Located:
         key = hop_id(locate)
-        book = self._books.get(key.step)
-        return Located(key in self._work or (book is not None and key.index in book.accumulated | book.spoiled))
+        book, work = self._books.get(key.step), self._work.get(key)
+        under_way = work is not None and not work.given_up
+        return Located(under_way or (book is not None and key.index in book.accumulated | book.spoiled))
 
     async def _answer_cancel(self, custodian: PeerId, cancel: Cancel) -> Ack:
         """The custodian gave us up. What is accumulated already stays, and the round will see it."""
@@ -246,6 +249,7 @@ class Journeys:
             work = self._work.get(key)
             if work is not None and work.custodian == custodian and work.task is not None:
                 self._compute.forget(key)
+                work.given_up = True
                 if work.state == "passed":  # a task on the device ends by itself: it knows whether it counted
                     work.task.cancel()
         return Ack()
@@ -280,7 +284,7 @@ class Journeys:
             self.router.failed(holder, now)
             self.book(key.step).resent += 1
             kept.hop = _sent_again(hop)
-            self._spawn(self._cancel(holder, key))
+            await self._cancel(holder, key)  # before asking who has the hop: this one has not, then
             return None
         finally:
             self.router.returned(holder)

@@ -15,16 +15,17 @@ from swarmd.config import LimitsConfig, RunConfig, fingerprint
 from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.status import HopRow, PeerRow, PeerState, Queues
 from swarmd.swarm.averaging import Rounds
+from swarmd.swarm.beats import Beats
 from swarmd.swarm.commit import Record
 from swarmd.swarm.conductor import Conductor
-from swarmd.swarm.custody import BEAT_SECONDS
 from swarmd.swarm.gossip import Gossip
 from swarmd.swarm.head import Head
 from swarmd.swarm.history import History
 from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
+from swarmd.swarm.liveness import Liveness
 from swarmd.swarm.membership import AT_WORK, Membership, nan_to_zero, plan_stage
-from swarmd.swarm.messages import Ack, AskPlace, Beat, Card, HopBeat, Place
+from swarmd.swarm.messages import AskPlace, Card, Place
 from swarmd.swarm.ports import Compute, Data, Store
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.statesync import Donor, Joiner
@@ -32,11 +33,9 @@ from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)
 
-SWEEP_SECONDS = 0.5  # how often lateness is looked at
 PLACE_SECONDS = 10.0
 PROMISE_SECONDS = 60.0  # a place given to a newcomer counts as taken for so long
 LINGER_SECONDS = 20.0  # at the end of the run, for peers that haven't heard of the last commit
-LOOK_AGAIN_SECONDS = 3.0  # to reach a peer whose connection broke; a dead one refuses in milliseconds
 RETRY_SECONDS = 1.0
 
 OpenStage = Callable[[int], Awaitable[tuple[Compute, Data | None]]]
@@ -64,7 +63,16 @@ class Peer:
         self._store, self._open_stage, self._rng, self._wanted = store, open_stage, rng, stage
         self.changed = Signal()
         self.history = History(run, links, store)
-        self.gossip = Gossip(fingerprint(run), links, membership, self.heard)
+        self.liveness = Liveness(
+            links,
+            membership,
+            self.changed,
+            suspected=self._suspected,
+            gone=self._gone,
+            heard=self._heard,
+            spawn=self.spawn,
+        )
+        self.gossip = Gossip(fingerprint(run), links, membership, self.liveness.hear)
         self.stage: int | None = None
         self.state: PeerState = "joining"
         self.began: float | None = None  # loop time when this peer began to serve
@@ -77,16 +85,13 @@ class Peer:
         self._compute: Compute | None = None
         self._data: Data | None = None
         self._group: asyncio.TaskGroup | None = None
+        self._pulling = False  # needs the state of a version that others are at
         self._has_data = True  # until loading it fails
         self.validation_loss: float | None = None  # the newest
         self._promises: dict[PeerId, tuple[int, float]] = {}
         self._beside: set[asyncio.Task[None]] = set()  # what `spawn` started
-        self._beating: set[PeerId] = set()
         self._done = 0  # microbatches accumulated here
         links.answers(AskPlace, self._answer_place)
-        links.answers(Beat, self._answer_beat)
-        links.on_card(self._met)
-        links.on_lost(self._lost)
         self.history.on_commit(self._committed)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -106,7 +111,7 @@ class Peer:
         """
         async with asyncio.TaskGroup() as group:
             self._group = group
-            for work in (self.gossip.run(), self._sweep(), self._beat()):
+            for work in (self.gossip.run(), self.liveness.run(self._sweep)):
                 self.spawn(work)
             try:
                 await self._join()
@@ -154,7 +159,7 @@ class Peer:
                 log.info("no place from %s: %s", peer[-8:], trouble)
                 continue
             for card in place.cards:
-                self.heard(card)
+                self.liveness.hear(card)
             if 0 <= place.stage < stages:
                 return place.stage
         if self._wanted is not None:
@@ -210,6 +215,7 @@ class Peer:
         goal = self._newest().version
         if goal == 0:
             self.history.restore(None, "")
+        self._pulling = goal > 0
         while (goal := max(goal, self._newest().version)) > self.history.version:
             before = self.history.version
             if not self.history.ready or self.history.behind:
@@ -219,6 +225,7 @@ class Peer:
                 await self.history.catch_up(newest.peer, newest.version)
             if self.history.version == before:
                 await self.changed.wait(RETRY_SECONDS)
+        self._pulling = False
 
     def _newest(self) -> Card:
         return max(self.membership.cards(), key=lambda card: (card.version, card.peer))
@@ -236,6 +243,8 @@ class Peer:
         self.began = asyncio.get_running_loop().time()
         self._set(state="serving")
         await self.gossip.announce()
+        assert self.journeys is not None and self._compute is not None
+        self.spawn(Beats(self.links, self.journeys, self._compute, self.spawn).run())
         self.spawn(self.conductor.run())
         self.spawn(self._keep_up())
         if self.head is not None:
@@ -278,6 +287,7 @@ class Peer:
             self.journeys.close()
         if self._rounds is not None:
             self._rounds.close()
+        self.history.close()
 
     def _set(self, **changes: Any) -> None:
         """Changes this peer's card."""
@@ -290,41 +300,13 @@ class Peer:
 
     # ---------------------------------------------------------------------------------------------- others
 
-    def heard(self, card: Card) -> None:
-        """Someone's card came, by handshake, announcement or gossip."""
-        if not self.membership.hear(card, asyncio.get_running_loop().time()):
-            return
-        self.links.transport.learn(card.peer, card.addresses)
+    def _heard(self, card: Card) -> None:
         if self.journeys is not None and card.room > 0 and self.membership.is_live(card.peer):
             self.journeys.peer_has_room(card.peer)
-        if card.state in ("left", "draining"):
-            self._gone(card.peer)
-        self.changed.notify()
 
-    def _met(self, card: Card) -> None:
-        """Someone's card came with a handshake: it is alive."""
-        self.heard(card)
-        self.membership.touch(card.peer, asyncio.get_running_loop().time())
-
-    def _lost(self, peer: PeerId) -> None:
-        """Its connection broke: it is used no more, and gone unless it can be reached again at once."""
-        self.membership.suspect(peer)
+    def _suspected(self, peer: PeerId) -> None:
         if self.journeys is not None:
             self.journeys.custody.disconnected(peer)
-        self.changed.notify()
-        self.spawn(self._look_again(peer))
-
-    async def _look_again(self, peer: PeerId) -> None:
-        known = self.membership.get(peer)
-        try:
-            async with asyncio.timeout(LOOK_AGAIN_SECONDS):
-                await self.links.greet(peer)
-            again = self.membership.get(peer)
-            if known is not None and again is not None and known.incarnation == again.incarnation:
-                return
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
-            log.info("peer %s is lost: %s", peer[-8:], trouble)
-        self._gone(peer)
 
     def _gone(self, peer: PeerId) -> None:
         if self.journeys is not None:
@@ -333,20 +315,13 @@ class Peer:
             self.conductor.peer_lost(peer)
         self.changed.notify()
 
-    async def _sweep(self) -> None:
-        """Looks for the late and the silent."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            for peer in self.membership.sweep(loop.time()):
-                log.info("peer %s is dropped: silent or gone", peer[-8:])
-                await self.links.transport.drop(peer)
-                self._gone(peer)
-            if self.journeys is not None:
-                self.journeys.custody.sweep(loop.time())
-            if self._donor is not None:
-                self._donor.sweep(loop.time())
-            self._refresh()
+    def _sweep(self, now: float) -> None:
+        """What is looked at twice a second."""
+        if self.journeys is not None:
+            self.journeys.custody.sweep(now)
+        if self._donor is not None:
+            self._donor.sweep(now)
+        self._refresh()
 
     def _refresh(self) -> None:
         """Keeps the figures on this peer's card current, for handshakes and heartbeats."""
@@ -365,41 +340,6 @@ class Peer:
             service_seconds=progress.forward_seconds + progress.backward_seconds,
             microbatches_per_second=self.microbatches_per_second(),
         )
-
-    async def _beat(self) -> None:
-        """Says to every custodian, at a steady rhythm, where its hops are."""
-        while True:
-            await asyncio.sleep(BEAT_SECONDS)
-            for custodian, beat in self._beats().items():
-                if custodian not in self._beating:
-                    self._beating.add(custodian)
-                    self.spawn(self._send_beat(custodian, beat))
-
-    def _beats(self) -> dict[PeerId, Beat]:
-        if self.journeys is None or self._compute is None:
-            return {}
-        now, progress = asyncio.get_running_loop().time(), self._compute.progress()
-        service = progress.forward_seconds + progress.backward_seconds
-        return {
-            custodian: Beat(
-                tuple(HopBeat(work.hop.step, work.hop.index, work.state, now - work.since) for work in works),
-                progress.counter,
-                progress.busy_seconds,
-                service,
-            )
-            for custodian, works in self.journeys.held_for().items()
-        }
-
-    async def _send_beat(self, custodian: PeerId, beat: Beat) -> None:
-        try:
-            await self.links.tell_all([custodian], beat, Ack, deadline_s=2 * BEAT_SECONDS)
-        finally:
-            self._beating.discard(custodian)
-
-    async def _answer_beat(self, peer: PeerId, beat: Beat) -> Ack:
-        if self.journeys is not None:
-            self.journeys.custody.hear(peer, beat, asyncio.get_running_loop().time())
-        return Ack()
 
     # ---------------------------------------------------------------------------------------------- commits
 
@@ -483,7 +423,7 @@ class Peer:
     def waiting_for(self) -> str:
         """What the swarm lacks, as far as this peer knows."""
         missing = self.membership.missing_stages(self.run_config.model.stages)
-        if self.state == "joining" and self._joiner is not None and not self.history.ready and not self._donors():
+        if self._pulling and not self._donors():
             return f"a live replica of stage {self.stage}, to take its state from"
         if missing and not self.history.finished and self.state != "joining":
             names = ", ".join(map(str, missing))

@@ -1,0 +1,54 @@
+# The few things a person does with this repository. `make help` lists them.
+
+PYTHON ?= python3
+# Where pip looks for torch first. On a machine without a GPU, TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu saves
+# about 3 GB of CUDA libraries.
+TORCH_INDEX_URL ?=
+
+BIN := .venv/bin
+TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+# uv can override libp2p's pin of fastecdsa, which needs a compiler; pip can't. See [tool.uv] in pyproject.toml.
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench-pipeline bench-codecs clean
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
+		printf '  make %-16s %s\n' "$$name" "$$text"; done
+
+demo: .venv/.installed ## Train a small model with a swarm of six daemons on this machine, about 3 minutes
+	@$(BIN)/swarmd demo
+
+test: lint ## Check style and types, then run the tests
+	$(BIN)/python -m pytest -q
+
+lint: .venv/.installed-dev ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench-pipeline: .venv/.installed-dev ## Tokens per second of a 2-stage swarm, beside plain PyTorch and others
+	$(BIN)/python -m benchmarks.pipeline
+
+bench-codecs: .venv/.installed-dev ## Error and speed of the codecs
+	$(BIN)/python -m benchmarks.codecs
+
+clean: ## Remove the virtual environment and caches
+	rm -rf .venv .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch comes through pip, so that its environment (PIP_FIND_LINKS, PIP_INDEX_URL, ...) decides where from.
+.venv/.torch: pyproject.toml
+	@echo "preparing .venv: the first time this takes a few minutes"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet uv $(TORCH) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL) --extra-index-url https://pypi.org/simple)
+	@touch $@
+
+.venv/.installed: .venv/.torch
+	@$(INSTALL) -e .
+	@touch $@
+
+.venv/.installed-dev: .venv/.torch
+	@$(INSTALL) -e '.[dev]'
+	@touch .venv/.installed $@

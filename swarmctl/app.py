@@ -1,0 +1,199 @@
+"""The command line of `swarmctl`: look at a daemon and tell it what to do, through its control socket.
+
+Relies on `client` for the talking and on `render` for tables; it computes nothing itself. It must start fast, so rich
+and the client are imported when a command runs, and torch, libp2p and trio never.
+"""
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from swarmd.errors import SwarmError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from swarmctl.client import Client
+
+EXIT_FAILED = 1
+EXIT_USER = 2
+WATCH_INTERVAL_S = 1.0  # slower than a person reads, faster than figures change
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Look at a swarmd daemon and tell it what to do.",
+    epilog="""
+\b
+Examples:
+  swarmctl status                                  the daemon in ~/.swarmd (or $SWARMD_HOME)
+  swarmctl --home DIR peers                        who is in the swarm, as another daemon sees it
+  swarmctl queues --json                           the microbatches it holds, for a program
+  swarmctl join --bootstrap MULTIADDR              make an idle daemon join a swarm, now and after restarts
+""",
+)
+
+_Home = Annotated[Path | None, typer.Option("--home", metavar="DIR", help="The daemon's home directory.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    home: Annotated[
+        Path | None,
+        typer.Option("--home", metavar="DIR", help="The daemon's home directory. Default: $SWARMD_HOME or ~/.swarmd."),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    context.obj = {"home": home, "debug": debug}
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    home: _Home = None,
+    as_json: _Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every second, until Ctrl-C.")] = False,
+) -> int:
+    """The daemon at a glance: state, stage, step, loss, speed, queues."""
+    if watch and not as_json:
+        return _reported(context, lambda: _watch(context, home))
+
+    def table(content: Any) -> "RenderableType":
+        from swarmctl.client import parse_status
+        from swarmctl.render import render_status
+
+        return render_status(parse_status(content))
+
+    return _show(context, home, as_json, lambda client: client.status(), table)
+
+
+@app.command()
+def peers(context: typer.Context, home: _Home = None, as_json: _Json = False) -> int:
+    """Every peer that the daemon knows: stage, state, version, queues, speed."""
+
+    def table(content: Any) -> "RenderableType":
+        from swarmctl.client import parse_peers
+        from swarmctl.render import render_peers
+
+        return render_peers(parse_peers(content))
+
+    return _show(context, home, as_json, lambda client: client.peers(), table)
+
+
+@app.command()
+def queues(context: typer.Context, home: _Home = None, as_json: _Json = False) -> int:
+    """The microbatches that the daemon holds: where each came from and what it waits for."""
+
+    def table(content: Any) -> "RenderableType":
+        from swarmctl.client import parse_queues
+        from swarmctl.render import render_queues
+
+        return render_queues(parse_queues(content))
+
+    return _show(context, home, as_json, lambda client: client.queues(), table)
+
+
+@app.command()
+def join(
+    context: typer.Context,
+    bootstrap: Annotated[str, typer.Option(metavar="MULTIADDR", help="Address of a peer of the swarm.")],
+    home: _Home = None,
+    as_json: _Json = False,
+) -> int:
+    """Make an idle daemon join a swarm and remember it across restarts."""
+
+    def sentence(_content: Any) -> "RenderableType":
+        return "joined; `swarmctl status` shows how it goes."
+
+    return _show(context, home, as_json, lambda client: client.join(bootstrap), sentence)
+
+
+def _show(
+    context: typer.Context,
+    home: Path | None,
+    as_json: bool,
+    ask: Callable[["Client"], Any],
+    table: Callable[[Any], "RenderableType"],
+) -> int:
+    """Asks the daemon and prints the answer, as it came or as a table."""
+
+    def action() -> int:
+        content = ask(_client(context, home))
+        if as_json:
+            print(json.dumps(content))
+        else:
+            from swarmctl.render import console
+
+            console().print(table(content), soft_wrap=False)
+        return 0
+
+    return _reported(context, action)
+
+
+def _watch(context: typer.Context, home: Path | None) -> int:
+    from rich.live import Live
+
+    from swarmctl.client import parse_status
+    from swarmctl.render import console, render_status
+
+    client = _client(context, home)
+    with Live(console=console(), auto_refresh=False) as live:
+        while True:
+            live.update(render_status(parse_status(client.status())), refresh=True)
+            time.sleep(WATCH_INTERVAL_S)
+
+
+def _client(context: typer.Context, home: Path | None) -> "Client":
+    from swarmctl.client import Client, default_home
+
+    return Client(home or context.obj["home"] or default_home())
+
+
+def _reported(context: typer.Context, action: Callable[[], int]) -> int:
+    """Runs a command; whatever goes wrong becomes one sentence on stderr and an exit code."""
+    try:
+        return action()
+    except KeyboardInterrupt:
+        return 0  # the only way to end --watch
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, as with `| head`; there is nobody to tell
+        return EXIT_FAILED
+    except SwarmError as error:
+        if context.obj["debug"]:
+            traceback.print_exc()
+        return _say(str(error), EXIT_USER)
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"swarmctl: {sentence}", file=sys.stderr)
+    return code
+
+
+def run_command_line(arguments: list[str]) -> int:
+    """Parses and runs; returns the exit code. A mistake in the arguments is one sentence, too."""
+    try:
+        result: Any = app(arguments, prog_name="swarmctl", standalone_mode=False)
+    except typer.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())
+            return EXIT_USER
+        sentence = " ".join(error.format_message().split())
+        return _say(f"{sentence.rstrip('.')}; see `swarmctl --help`.", EXIT_USER)
+    except typer.Abort:
+        return _say("interrupted.", EXIT_FAILED)
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """Entry point of the `swarmctl` command."""
+    sys.exit(run_command_line(sys.argv[1:]))

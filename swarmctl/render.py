@@ -1,0 +1,144 @@
+"""Status, peers and queues as tables a person can read.
+
+Relies on rich; computes nothing beyond units and shortening. It knows only the plain data of `swarmd.status`.
+"""
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from swarmd.status import HopRow, PeerRow, Status
+
+PEER_ID_TAIL = 8  # characters; the beginnings of peer ids are all alike
+PIPED_WIDTH = 160  # columns when the output is no terminal, so that nothing is cut off there
+
+_STATE_COLOURS = {
+    "serving": "green",
+    "finished": "green",
+    "idle": "cyan",
+    "joining": "yellow",
+    "waiting": "yellow",
+    "paused": "yellow",
+    "draining": "yellow",
+    "left": "red",
+}
+
+
+def console() -> Console:
+    """The terminal, or a wide page when the output goes elsewhere."""
+    plain = Console(highlight=False)
+    return plain if plain.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+
+
+def render_status(status: Status) -> RenderableType:
+    """The whole daemon at a glance."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _status_lines(status):
+        table.add_row(name, value)
+    if not status.waiting_for:
+        return table
+    return Group(table, Text(f"waiting: {status.waiting_for}", style="yellow"))
+
+
+def _status_lines(status: Status) -> list[tuple[str, RenderableType]]:
+    lines: list[tuple[str, RenderableType]] = [
+        ("peer", status.peer_id),
+        ("state", _state(status.state)),
+        ("device", status.device),
+        ("up", f"{duration(status.uptime_seconds)}, {size(status.memory_bytes)} of memory"),
+    ]
+    lines += [("address", address) for address in status.addresses]
+    if not status.run:
+        return lines
+    queues = status.queues
+    moved = f"{size(status.bytes.sent)} sent, {size(status.bytes.received)} received"
+    return [
+        ("run", f"{status.run} ({status.model}), fingerprint {status.fingerprint}"),
+        *lines,
+        ("stage", f"{'none yet' if status.stage is None else status.stage} of {status.stages}"),
+        ("step", f"{status.step} of {status.steps}, {status.progress:.0%} of its microbatches done"),
+        ("loss", _losses(status)),
+        ("speed", f"{status.tokens_per_second:,.0f} tokens/s in the swarm, {_rate(status)} microbatches/s here"),
+        ("left", "unknown" if status.seconds_left is None else duration(status.seconds_left)),
+        ("queues", f"{queues.forward} forward, {queues.backward} backward, {queues.in_flight} in flight"),
+        *([("idle because", queues.idle_because)] if queues.idle_because else []),
+        ("traffic", moved),
+        ("replicas", ", ".join(f"stage {stage}: {count}" for stage, count in status.peers.items()) or "none"),
+        ("ledger", ", ".join(f"{count} {name}" for name, count in status.ledger.items()) or "nothing unusual"),
+    ]
+
+
+def _losses(status: Status) -> str:
+    training = "not measured yet" if status.loss is None else f"{status.loss:.4f}"
+    validation = "" if status.validation_loss is None else f", validation {status.validation_loss:.4f}"
+    return f"{training}{validation}"
+
+
+def _rate(status: Status) -> str:
+    return f"{status.microbatches_per_second:.2f}"
+
+
+def render_peers(peers: list[PeerRow]) -> RenderableType:
+    """The swarm as this daemon sees it, stage by stage."""
+    if not peers:
+        return Text("no peers known")
+    table = Table(header_style="bold")
+    for name in ("peer", "stage", "state", "version", "forward", "backward", "in flight", "mb/s", "device", "heard"):
+        table.add_column(name, justify="left" if name in ("peer", "state", "device") else "right")
+    for peer in sorted(peers, key=lambda peer: (peer.stage is None, peer.stage or 0, peer.peer_id)):
+        heard = "itself" if peer.is_self else f"{peer.last_heard_seconds:.1f} s ago"
+        table.add_row(
+            short(peer.peer_id), "-" if peer.stage is None else str(peer.stage), _state(peer.state, peer.suspect),
+            str(peer.version), str(peer.forward), str(peer.backward), str(peer.in_flight),
+            f"{peer.microbatches_per_second:.2f}", peer.device, heard,
+        )  # fmt: skip
+    return table
+
+
+def render_queues(hops: list[HopRow]) -> RenderableType:
+    """The microbatches at this peer, oldest first."""
+    if not hops:
+        return Text("no microbatch is here")
+    table = Table(header_style="bold")
+    for name in ("step", "index", "state", "since", "from", "passed to"):
+        table.add_column(name, justify="right" if name in ("step", "index", "since") else "left")
+    for hop in sorted(hops, key=lambda hop: (hop.step, hop.index)):
+        sender = short(hop.custodian) if hop.custodian else "own data"
+        table.add_row(
+            str(hop.step), str(hop.index), hop.state, f"{hop.seconds:.1f} s", sender, short(hop.holder) or "-"
+        )  # fmt: skip
+    return table
+
+
+def _state(state: str, suspect: bool = False) -> Text:
+    text = Text(state, style=_STATE_COLOURS.get(state, ""))
+    return text.append(" (silent)", style="red") if suspect else text
+
+
+def short(peer_id: str) -> str:
+    """The end of a peer id, which is enough to tell peers apart."""
+    return peer_id if len(peer_id) <= PEER_ID_TAIL else f"…{peer_id[-PEER_ID_TAIL:]}"
+
+
+def size(count: int) -> str:
+    """Bytes as a person reads them."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

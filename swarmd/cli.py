@@ -1,0 +1,301 @@
+"""The command line of `swarmd`: what a person types, checked and turned into a NodeConfig and a RunConfig.
+
+Relies on typer; everything heavy (uvloop, torch, libp2p, pydantic) is imported in the function that needs it, because
+`--help` and every mistake should be answered at once. What the daemon does with its settings is `daemon/process.py`.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from swarmd import __version__
+from swarmd.config import NodeConfig, RunConfig
+from swarmd.daemon.local import Home, Remembered, default_home
+from swarmd.errors import ConfigError, ControlError, SwarmError
+
+EXIT_FAILED = 1  # failed while running
+EXIT_USER = 2  # the user must change something
+PEER_ID_EXAMPLE = "/ip4/203.0.113.5/tcp/4001/p2p/<peer id>"
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Train one large model on many weak, scattered machines. `swarmd demo` shows a whole swarm on this one.",
+)
+
+_START_EXAMPLES = """
+\b
+Examples:
+  swarmd start --model tiny --device cpu           found a run of a preset; prints its multiaddr
+  swarmd start --bootstrap MULTIADDR --gpu 0       join it: its settings come from that peer
+  swarmd start --model my-run.toml --stage 0       found a run from a file, and hold stage 0
+  swarmd start --idle                              wait for `swarmctl join --bootstrap MULTIADDR`
+  swarmd start                                     do again what was last joined
+"""
+
+_DEMO_EXAMPLES = """
+\b
+Examples:
+  swarmd demo                                      6 daemons, 3 stages: about three minutes on two cores
+  swarmd demo --peers 4 --stages 2 --steps 50      a smaller, shorter one
+  swarmd demo --json > result.json                 figures on stdout, progress on stderr
+"""
+
+_HOME_HELP = "Directory of this daemon: identity, log, ledger, checkpoints. Default: $SWARMD_HOME or ~/.swarmd."
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """What was given to `swarmd start`. None and empty mean: not given."""
+
+    model: str | None = None
+    gpu: int | None = None
+    device: str | None = None
+    stage: str | None = None
+    bootstrap: tuple[str, ...] = ()
+    listen: tuple[str, ...] = ()
+    data: str | None = None
+    steps: int | None = None
+    stages: int | None = None
+    idle: bool = False
+    mdns: bool = False
+    threads: int = 0
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"swarmd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog=_START_EXAMPLES)
+def start(
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="Found a run: a preset (tiny, 125m, ...) or a TOML file.")
+    ] = None,
+    bootstrap: Annotated[
+        list[str] | None, typer.Option(metavar="MULTIADDR", help="Join the swarm of the peer there. Repeatable.")
+    ] = None,
+    mdns: Annotated[
+        bool, typer.Option("--mdns", help="Find peers on the local network, or be found there with --model.")
+    ] = False,
+    idle: Annotated[bool, typer.Option("--idle", help="Wait for `swarmctl join`.")] = False,
+    gpu: Annotated[int | None, typer.Option(metavar="N", min=0, help="Compute on CUDA device N.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="cpu|cuda:N", help="Compute there. Default: cpu.")] = None,
+    stage: Annotated[
+        str | None, typer.Option(metavar="K|auto", help="Hold stage K. Default: the one that needs it most.")
+    ] = None,
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MULTIADDR", help="Listen there. Repeatable. Default: /ip4/0.0.0.0/tcp/0."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Train on this: stdlib, a path, hf:NAME. See the README.")
+    ] = None,
+    home: Annotated[Path | None, typer.Option(metavar="DIR", help=_HOME_HELP)] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps of the run (with --model).")] = None,
+    stages: Annotated[int | None, typer.Option(metavar="S", min=1, help="Stages of the run (with --model).")] = None,
+    threads: Annotated[int, typer.Option(metavar="N", min=0, help="CPU threads of torch. 0: its own choice.")] = 0,
+    debug: Annotated[bool, typer.Option("--debug", help="Log everything; show tracebacks.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON objects, one a line.")] = False,
+) -> int:
+    """Start a daemon that holds one stage of a run and trains it with its peers."""
+    options = StartOptions(
+        model, gpu, device, stage, tuple(bootstrap or ()), tuple(listen or ()), data, steps, stages, idle, mdns, threads
+    )
+    return _reported(lambda: _start(options, Home(home or default_home()), debug=debug, log_json=log_json), debug)
+
+
+@app.command(epilog=_DEMO_EXAMPLES)
+def demo(
+    peers: Annotated[int, typer.Option(metavar="N", min=1, help="Daemons to start.")] = 6,
+    stages: Annotated[int | None, typer.Option(metavar="S", min=1, help="Stages. Default: the model's.")] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps. Default: the model's.")] = None,
+    model: Annotated[str, typer.Option(metavar="NAME|FILE", help="What to train.")] = "tiny",
+    home: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the daemons live. Default: a fresh temporary directory.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; progress on stderr.")] = False,
+    timeout: Annotated[float, typer.Option(metavar="S", min=1, help="Give up after this many seconds.")] = 3600,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> int:
+    """Start a whole swarm on this machine, watch it train, and see what it learned."""
+
+    def run() -> int:
+        from swarmd.daemon.demo import DemoOptions, run_demo
+
+        return run_demo(DemoOptions(peers, model, stages, steps, home, as_json, timeout))
+
+    return _reported(run, debug)
+
+
+def _start(options: StartOptions, home: Home, *, debug: bool, log_json: bool) -> int:
+    """Checks everything that can be checked at once, takes the home, and runs the daemon until it is done."""
+    check_options(options)
+    run = load_run(options)
+    remembered = None if run or options.bootstrap or options.mdns else home.remembered()
+    if not (run or options.bootstrap or options.mdns or options.idle or remembered):
+        raise ConfigError(
+            "say what to do: --model NAME founds a run, --bootstrap MULTIADDR joins one, "
+            "--mdns looks for one on the local network, --idle waits for `swarmctl join`."
+        )
+    node = plan_node(options, home, remembered, stages=run.model.stages if run else None)
+    with home.locked():
+        from swarmd.daemon.logs import configure_logging
+
+        try:
+            configure_logging(home.log, as_json=log_json, debug=debug)
+        except OSError as error:
+            raise ConfigError(f"can't write {home.log} ({error.strerror}); choose another --home.") from error
+        import uvloop
+
+        from swarmd.daemon.process import run_daemon
+
+        return uvloop.run(run_daemon(node, run, idle=options.idle and remembered is None))
+
+
+def check_options(options: StartOptions) -> None:
+    """Refuses options that contradict each other or can't be right. Raises ConfigError."""
+    given = [name for name, value in (("--model", options.model), ("--bootstrap", options.bootstrap)) if value]
+    if len(given) > 1:
+        raise ConfigError("give --model to found a run or --bootstrap to join one, not both.")
+    if options.idle and (given or options.mdns):
+        raise ConfigError(f"--idle waits for `swarmctl join`; leave it out to use {(*given, '--mdns')[0]}.")
+    if options.gpu is not None and options.device is not None:
+        raise ConfigError("give --gpu or --device, not both.")
+    for name, value in (("--steps", options.steps), ("--stages", options.stages)):
+        if value is not None and options.model is None:
+            raise ConfigError(f"{name} belongs to the run, so give it with --model where the run is founded.")
+    for address in options.bootstrap:
+        if not address.startswith("/") or "/p2p/" not in address:
+            raise ConfigError(f"--bootstrap {address} is not the address of a peer; it looks like {PEER_ID_EXAMPLE}.")
+    for address in options.listen:
+        if not address.startswith("/"):
+            raise ConfigError(f"--listen {address} is not a multiaddr; one looks like /ip4/0.0.0.0/tcp/4001.")
+
+
+def load_run(options: StartOptions) -> RunConfig | None:
+    """The run to found, None without --model. Raises ConfigError."""
+    if options.model is None:
+        return None
+    from swarmd import settings
+
+    run = settings.load_run(options.model)
+    return settings.with_overrides(run, steps=options.steps, stages=options.stages, data=options.data)
+
+
+def plan_node(options: StartOptions, home: Home, remembered: Remembered | None, *, stages: int | None) -> NodeConfig:
+    """This daemon's own settings. Raises ConfigError.
+
+    A remembered join gives only the stage here: the daemon reads its address itself, and tries it more patiently than
+    one that a person waits for.
+    """
+    defaults = NodeConfig(home=str(home.path))
+    return NodeConfig(
+        home=str(home.path),
+        device=_device(options),
+        listen=options.listen or defaults.listen,
+        bootstrap=options.bootstrap,
+        stage=_stage(options.stage, stages) if options.stage else (remembered.stage if remembered else None),
+        data=None if options.model else options.data,  # with --model it is part of the run
+        mdns=options.mdns,
+        threads=options.threads,
+    )
+
+
+def _device(options: StartOptions) -> str:
+    if options.gpu is not None:
+        return f"cuda:{options.gpu}"
+    device = options.device or "cpu"
+    kind, _, number = device.partition(":")
+    if device != "cpu" and device != "cuda" and not (kind == "cuda" and number.isdecimal()):
+        raise ConfigError(f"--device {device} is not known; use cpu or cuda:N.")
+    return "cuda:0" if device == "cuda" else device
+
+
+def _stage(text: str, stages: int | None) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise ConfigError(f"--stage {text} is not a stage; use a number from 0, or auto.")
+    if stages is not None and int(text) >= stages:
+        raise ConfigError(f"--stage {text} does not exist; this run has stages 0 to {stages - 1}.")
+    return int(text)
+
+
+def _reported(action: Callable[[], int], debug: bool) -> int:
+    """Runs a command; whatever goes wrong becomes one sentence on stderr and an exit code."""
+    try:
+        return action()
+    except KeyboardInterrupt:
+        return _say("interrupted.", EXIT_FAILED)
+    except Exception as error:  # noqa: BLE001 - the one place where a failure becomes a clean end
+        if debug:
+            traceback.print_exc()
+        known = _known_trouble(error)
+        sentence = str(known) if known else f"failed: {type(error).__name__}: {error} (--debug shows where)."
+        _note_in_log(sentence, None if known else error)
+        return _say(sentence, EXIT_USER if isinstance(known, ConfigError | ControlError) else EXIT_FAILED)
+
+
+def _note_in_log(sentence: str, error: Exception | None) -> None:
+    """Puts the end of the daemon into its log too, once there is one; the terminal gets its sentence from `_say`."""
+    import logging
+
+    if logging.getLogger().handlers:
+        from swarmd.daemon.logs import FILE_ONLY
+
+        logging.getLogger(__name__).critical(sentence, exc_info=error, extra=FILE_ONLY)
+
+
+def _known_trouble(error: BaseException) -> SwarmError | None:
+    """The trouble of ours in an exception or in a task group's bundle of them; what the user can mend comes first."""
+    if isinstance(error, SwarmError):
+        return error
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    found = [known for known in map(_known_trouble, error.exceptions) if known is not None]
+    if len(found) < len(error.exceptions):
+        return None  # something else failed too; that is what must be shown
+    return min(found, key=lambda known: not isinstance(known, ConfigError | ControlError))
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"swarmd: {sentence}", file=sys.stderr)
+    return code
+
+
+def run_command_line(arguments: list[str]) -> int:
+    """Parses and runs; returns the exit code. A mistake in the arguments is one sentence, too."""
+    try:
+        result: Any = app(arguments, prog_name="swarmd", standalone_mode=False)
+    except typer.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())
+            return EXIT_USER
+        sentence = " ".join(error.format_message().split())
+        return _say(f"{sentence.rstrip('.')}; see `swarmd --help`.", EXIT_USER)
+    except typer.Abort:
+        return _say("interrupted.", EXIT_FAILED)
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """Entry point of the `swarmd` command."""
+    sys.exit(run_command_line(sys.argv[1:]))

@@ -1,0 +1,254 @@
+"""`swarmd demo`: a whole swarm on this machine. Starts daemons as a person would, watches them, and judges the result.
+
+Relies on the `swarmd start` command and the daemons' control sockets, nothing else: whatever the demo shows, a person
+can do by hand. Time is counted from the first daemon's start.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from swarmd.config import RunConfig
+from swarmd.daemon.demo_process import DaemonProcess
+from swarmd.daemon.demo_report import DemoResult, judge, print_report, with_sample
+from swarmd.daemon.demo_view import View, make_view
+from swarmd.errors import ConfigError, SwarmError
+
+POLL_INTERVAL_S = 1.0  # each poll costs every daemon a few milliseconds of the cores it trains on
+FIRST_POLL_INTERVAL_S = 0.1  # while only the first daemon's address is awaited
+LISTEN_BOUND_S = 120.0  # for the first daemon to listen; 3 s is the goal, but a cold disk reads torch slowly
+FINISH_BOUND_S = 60.0  # after the first daemon is done, the others are, too, or something is wrong
+STOP_BOUND_S = 20.0  # for a daemon to leave in good order after SIGTERM
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What was given to `swarmd demo`."""
+
+    peers: int
+    model: str
+    stages: int | None
+    steps: int | None
+    home: Path | None
+    as_json: bool
+    timeout_s: float
+
+
+class DemoFailed(SwarmError):
+    """The swarm can't go on."""
+
+
+def run_demo(options: DemoOptions) -> int:
+    """Runs the whole demo; returns the exit code. Raises ConfigError, DemoFailed."""
+    from swarmd import settings
+
+    run = settings.with_overrides(settings.load_run(options.model), steps=options.steps, stages=options.stages)
+    if options.peers < run.model.stages:
+        raise ConfigError(f"{run.model.stages} stages need at least as many peers; give --peers {run.model.stages}.")
+    home = prepare_home(options.home)
+    print(f"the daemons live in {home}", file=sys.stderr)
+    stages = run.model.stages
+    peers = [DaemonProcess(number, number % stages, home / f"peer-{number}") for number in range(options.peers)]
+    view = make_view(run)
+    try:
+        result = asyncio.run(Demo(options, run, home, peers, view).run())
+    finally:
+        view.close()
+    if result is None:
+        return EXIT_FAILED
+    result = with_sample(result, run)
+    if options.as_json:
+        print(json.dumps(dataclasses.asdict(result)))
+    else:
+        print_report(result)
+    return verdict(run, result)
+
+
+def prepare_home(given: Path | None) -> Path:
+    """A directory without a swarm in it. Raises ConfigError."""
+    if given is None:
+        return Path(tempfile.mkdtemp(prefix="swarmd-demo-"))
+    home = given.expanduser().absolute()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        held = any(home.glob("peer-*"))
+    except OSError as error:
+        raise ConfigError(f"can't use {home} as home ({error.strerror}); choose another --home.") from error
+    if held:
+        raise ConfigError(f"{home} already holds another run; name another --home or remove it.")
+    return home
+
+
+def verdict(run: RunConfig, result: DemoResult) -> int:
+    """0 only if all steps were committed, the loss fell, and the checkpoints make a model that writes."""
+    trouble = None
+    if result.steps < run.steps:
+        trouble = f"only {result.steps} of {run.steps} steps were committed"
+    elif not result.fell:
+        trouble = "the loss did not fall"
+    elif result.sample is None:
+        trouble = f"the final checkpoints gave no sample ({result.sample_error})"
+    if trouble is None:
+        return EXIT_OK
+    print(f"swarmd: {trouble}.", file=sys.stderr)
+    return EXIT_FAILED
+
+
+class Demo:
+    """The swarm from the first daemon's start to the last one's end."""
+
+    def __init__(
+        self, options: DemoOptions, run: RunConfig, home: Path, peers: list[DaemonProcess], view: View
+    ) -> None:
+        self._options = options
+        self._run = run
+        self._home = home
+        self.peers = peers
+        self._view = view
+        self._started_s = 0.0
+        self._first_end_s: float | None = None  # when the first daemon ended in good order
+        self._ended: set[int] = set()  # numbers of the daemons whose end was noticed
+        self._interrupted = False
+
+    async def run(self) -> DemoResult | None:
+        """The result, or None when a signal stopped the demo; no daemon is left behind. Raises DemoFailed."""
+        self._started_s = asyncio.get_running_loop().time()
+        async with self._interruptible():
+            try:
+                async with asyncio.timeout(self._options.timeout_s):
+                    listening_s = await self._start()
+                    await self._watch()
+                return judge(self._run, self._home, self.peers, self._elapsed_s(), listening_s)
+            except TimeoutError as error:
+                raise DemoFailed(f"the run was not done after {self._options.timeout_s:.0f} s (--timeout).") from error
+            finally:
+                await self._stop_all()
+        return None
+
+    def _elapsed_s(self) -> float:
+        return asyncio.get_running_loop().time() - self._started_s
+
+    @contextlib.asynccontextmanager
+    async def _interruptible(self) -> AsyncIterator[None]:
+        """Inside it the first signal ends the work, and a second one kills the daemons that are still stopping."""
+        loop, work = asyncio.get_running_loop(), asyncio.current_task()
+        assert work is not None
+
+        def on_signal() -> None:
+            if self._interrupted:
+                self._signal_all(signal.SIGKILL)
+            else:
+                self._interrupted = True
+                work.cancel()
+
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in numbers:
+            loop.add_signal_handler(number, on_signal)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._interrupted:
+                raise
+            work.uncancel()
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    async def _start(self) -> float:
+        """Starts the first daemon, and once it listens all others at once. Returns how long it took to listen."""
+        first, *others = self.peers
+        listen = ("--device", "cpu", "--listen", "/ip4/127.0.0.1/tcp/0")
+        founding = ["--model", self._options.model, "--stage", str(first.stage), *listen]
+        for name, value in (("--steps", self._options.steps), ("--stages", self._options.stages)):
+            founding += [name, str(value)] if value is not None else []
+        await first.start(founding)
+        address = await self._address_of(first)
+        listening_s = self._elapsed_s()
+        await _all_of(
+            functools.partial(peer.start, ["--bootstrap", address, "--stage", str(peer.stage), *listen])
+            for peer in others
+        )  # fmt: skip
+        return listening_s
+
+    async def _address_of(self, first: DaemonProcess) -> str:
+        deadline_s = self._elapsed_s() + LISTEN_BOUND_S
+        while self._elapsed_s() < deadline_s:
+            await first.poll()
+            self._view.show(self.peers, self._elapsed_s())
+            if first.status is not None and first.status.addresses:
+                return first.status.addresses[0]
+            if not first.runs:
+                raise DemoFailed(f"the first daemon {first.how_it_ended()}; its last words:\n{first.last_words()}")
+            await asyncio.sleep(FIRST_POLL_INTERVAL_S)
+        raise DemoFailed(f"the first daemon did not listen within {LISTEN_BOUND_S:.0f} s; see {first.home.log}.")
+
+    async def _watch(self) -> None:
+        """Shows the swarm until every daemon has ended."""
+        while any(peer.runs for peer in self.peers):
+            await _all_of(peer.poll for peer in self.peers if peer.runs)
+            self._notice_ends()
+            self._view.show(self.peers, self._elapsed_s())
+            await self._wait_for_ends(POLL_INTERVAL_S)
+        self._notice_ends()
+        self._view.show(self.peers, self._elapsed_s())
+
+    async def _wait_for_ends(self, seconds: float) -> None:
+        """Waits that long, or until the last daemon has ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await _all_of(peer.ended for peer in self.peers)
+
+    def _notice_ends(self) -> None:
+        """Says what ended unexpectedly, and gives up when a stage is gone. Raises DemoFailed."""
+        for peer in self.peers:
+            if peer.exit_code is None or peer.number in self._ended:
+                continue
+            self._ended.add(peer.number)
+            if peer.exit_code == 0:
+                self._first_end_s = self._first_end_s or self._elapsed_s()
+            else:
+                self._view.say(f"peer {peer.number} (stage {peer.stage}) {peer.how_it_ended()}; its last words:")
+                self._view.say(peer.last_words())
+        for stage in range(self._run.model.stages):
+            if all(peer.exit_code not in (None, 0) for peer in self.peers if peer.stage == stage):
+                raise DemoFailed(f"stage {stage} has no daemon left, so the run can't go on.")
+        if self._first_end_s is not None and self._elapsed_s() > self._first_end_s + FINISH_BOUND_S:
+            late = ", ".join(str(peer.number) for peer in self.peers if peer.runs)
+            raise DemoFailed(f"peer {late} did not end within {FINISH_BOUND_S:.0f} s after the first one was done.")
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        for peer in self.peers:
+            peer.signal(number)
+
+    async def _stop_all(self) -> None:
+        """SIGTERM to every daemon that still runs, SIGKILL to those that don't heed it."""
+        running = [peer for peer in self.peers if peer.runs]
+        if not running:
+            return
+        self._view.say(f"stopping {len(running)} daemons")
+        self._signal_all(signal.SIGTERM)
+        await self._wait_for_ends(STOP_BOUND_S)
+        stubborn = [peer for peer in self.peers if peer.runs]
+        self._signal_all(signal.SIGKILL)
+        await _all_of(peer.ended for peer in self.peers)
+        killed = ", ".join(str(peer.number) for peer in stubborn)
+        self._view.say(f"killed peer {killed}, which did not stop in time" if killed else "all daemons are stopped")
+
+
+async def _all_of(actions: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+    """Runs them at once and waits for all."""
+    async with asyncio.TaskGroup() as group:
+        for action in actions:
+            group.create_task(action())

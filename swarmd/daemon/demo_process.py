@@ -1,0 +1,125 @@
+"""One daemon of the demo: a real process, seen from outside as any user sees it.
+
+Relies on `swarmd start` and on swarmctl's client for the control socket. Knows nothing of the swarm it belongs to.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from swarmctl.client import Client, parse_status
+from swarmd.daemon.local import Home
+from swarmd.errors import ControlError
+from swarmd.status import Status
+
+POLL_TIMEOUT_S = 2.0  # on a busy machine the daemon's event loop may wait that long for a core
+LAST_WORDS = 15  # lines of the log that are shown when a daemon dies
+SWARMD = (sys.executable, "-m", "swarmd")  # the very one that this demo belongs to
+TAIL_BYTES = 16 << 10  # enough of a file's end for that many lines
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class DaemonProcess:
+    """A daemon that was or will be started. Its status is the newest that it answered with."""
+
+    def __init__(self, number: int, stage: int, home: Path, program: Sequence[str] = SWARMD) -> None:
+        self.number = number
+        self._program = program
+        self.stage = stage
+        self.home = Home(home)
+        self.status: Status | None = None
+        self.answers = False  # whether it answered when last asked
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def output(self) -> Path:
+        """What it wrote to the terminal, had it had one."""
+        return self.home.path / "output.txt"
+
+    @property
+    def exit_code(self) -> int | None:
+        """None before the start and while it runs; negative when a signal ended it."""
+        return self._process.returncode if self._process else None
+
+    @property
+    def pid(self) -> int | None:
+        """Of its process, once it was started."""
+        return self._process.pid if self._process else None
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self, options: Sequence[str]) -> None:
+        """Starts it with one CPU thread, in a session of its own so that Ctrl-C reaches the demo alone."""
+        assert self._process is None
+        self.home.prepare()
+        command = [*self._program, "start", "--home", str(self.home.path), "--threads", "1", *options]
+        with self.output.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                start_new_session=True,
+                preexec_fn=_ender_with_parent(),
+            )
+
+    async def poll(self) -> None:
+        """Asks for its status; without an answer the last one stays."""
+        client = Client(self.home.path, timeout_s=POLL_TIMEOUT_S)
+        try:
+            self.status = parse_status(await asyncio.to_thread(client.status))
+            self.answers = True
+        except ControlError:
+            self.answers = False
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal, if it still runs."""
+        if self._process is not None and self.runs:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    async def ended(self) -> None:
+        """Returns once the process has ended."""
+        if self._process is not None:
+            await self._process.wait()
+
+    def how_it_ended(self) -> str:
+        """In words, for a daemon that has ended."""
+        code = self.exit_code
+        assert code is not None
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+    def last_words(self) -> str:
+        """The end of its log, and what it said on stderr if that is not in the log."""
+        log = _tail(self.home.log)
+        output = [line for line in _tail(self.output) if line not in log]
+        return "\n".join(f"    {line}" for line in [*log, *output][-LAST_WORDS:]) or "    (it wrote nothing)"
+
+
+def _tail(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            return file.read().decode(errors="replace").splitlines()[-LAST_WORDS:]
+    except OSError:
+        return []
+
+
+def _ender_with_parent() -> Callable[[], None] | None:
+    """For the child between fork and exec: the kernel shall end it when the demo dies, so that no daemon is left."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+
+    def ask_kernel() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+    return ask_kernel

@@ -1,0 +1,209 @@
+"""A daemon's home directory: what lies where, the lock that keeps a second daemon out, what is remembered across
+restarts, and the Store port (ledger and checkpoints).
+
+Relies on POSIX file locks and renames, and on `stage.checkpoint` for the format of checkpoints. It knows nothing of the
+network or the run's progress; a full disk is logged here and never stops training.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from swarmd.errors import ConfigError
+from swarmd.values import Buffer
+
+LEDGER_LIMIT_BYTES = 64 << 20  # about 100,000 steps a file; the older half of the history is in ledger.jsonl.1
+CHECKPOINTS_KEPT = 2  # versions; the newest may be torn when the machine dies while it is written
+SOCKET_PATH_LIMIT_BYTES = 107  # sun_path of Linux is 108 bytes with the closing zero
+DIAL_TIMEOUT_S = 1.0  # a daemon that lives accepts on its own socket at once
+NODE_FILE_LIMIT_BYTES = 1 << 20  # it holds a few addresses
+
+log = logging.getLogger(__name__)
+
+
+def default_home() -> Path:
+    """Where a daemon lives when neither --home nor SWARMD_HOME says otherwise."""
+    return Path(os.environ.get("SWARMD_HOME") or Path.home() / ".swarmd")
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A join that outlives the daemon: `swarmd start` without further words does it again."""
+
+    bootstrap: tuple[str, ...]
+    stage: int | None = None
+
+
+class Home:
+    """The directory of one daemon. Creating the object touches nothing; `prepare` and `locked` do."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path).expanduser().absolute()
+        self.identity = self.path / "identity.key"
+        self.control_socket = self.path / "control.sock"
+        self.node_file = self.path / "node.json"
+        self.ledger = self.path / "ledger.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.log = self.path / "swarmd.log"
+        self.lock = self.path / "lock"
+
+    def prepare(self) -> None:
+        """Creates the directory, readable by its owner only. Raises ConfigError."""
+        if len(os.fsencode(self.control_socket)) > SOCKET_PATH_LIMIT_BYTES:
+            raise ConfigError(
+                f"the path {self.control_socket} is longer than a socket's may be ({SOCKET_PATH_LIMIT_BYTES} bytes); "
+                "choose a shorter --home."
+            )
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"can't use {self.path} as home ({error.strerror}); choose another --home.") from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the home for this process; the kernel lets go when it ends, however it ends. Raises ConfigError."""
+        self.prepare()
+        try:
+            # Not inherited by children, so that a helper process that outlives the daemon doesn't keep the lock.
+            descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(f"can't write to {self.path} ({error.strerror}); choose another --home.") from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConfigError(self._taken(descriptor)) from error
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _taken(self, descriptor: int) -> str:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        who = f" (process {holder})" if holder.isdigit() else ""
+        return f"another daemon{who} already uses {self.path}; stop it, or give this one its own --home."
+
+    def remember(self, remembered: Remembered) -> None:
+        """Keeps a join for the next start. A full disk is logged, not raised: the join itself goes on."""
+        text = json.dumps(dataclasses.asdict(remembered), indent=2) + "\n"
+        try:
+            write_atomically(self.node_file, text.encode())
+        except OSError as error:
+            log.error("can't remember the join in %s: %s", self.node_file, error.strerror)
+
+    def remembered(self) -> Remembered | None:
+        """The join of an earlier life, if there was one. Raises ConfigError when the file is damaged."""
+        try:
+            raw = self.node_file.read_bytes()[: NODE_FILE_LIMIT_BYTES + 1]
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ConfigError(f"can't read {self.node_file} ({error.strerror}); repair or remove it.") from error
+        remembered = _parse_remembered(raw)
+        if remembered is None:
+            raise ConfigError(f"{self.node_file} is damaged; remove it and give --bootstrap again.")
+        return remembered
+
+    def clear_stale_socket(self) -> None:
+        """Removes the control socket of a daemon that died. Raises ConfigError when somebody answers on it."""
+        if not self.control_socket.exists():
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(DIAL_TIMEOUT_S)
+            try:
+                probe.connect(os.fspath(self.control_socket))
+            except TimeoutError:
+                pass  # its queue of connections is full, so somebody listens
+            except OSError:
+                self.control_socket.unlink(missing_ok=True)
+                return
+        raise ConfigError(f"another daemon already answers at {self.control_socket}; stop it or choose another --home.")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces a file so that a crash leaves the old or the new content, never a part. Raises OSError."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _parse_remembered(raw: bytes) -> Remembered | None:
+    if len(raw) > NODE_FILE_LIMIT_BYTES:
+        return None
+    try:
+        plain = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(plain, dict):
+        return None
+    bootstrap, stage = plain.get("bootstrap"), plain.get("stage")
+    if not isinstance(bootstrap, list) or not bootstrap or not all(isinstance(item, str) for item in bootstrap):
+        return None
+    if stage is not None and (type(stage) is not int or stage < 0):
+        return None
+    return Remembered(tuple(bootstrap), stage)
+
+
+class LocalStore:
+    """The Store port on a home directory: a ledger line per step, checkpoints of this peer's stage."""
+
+    def __init__(
+        self, home: Home, *, keep: int = CHECKPOINTS_KEPT, ledger_limit_bytes: int = LEDGER_LIMIT_BYTES
+    ) -> None:
+        assert keep >= CHECKPOINTS_KEPT
+        self._home = home
+        self._keep = keep
+        self._ledger_limit_bytes = ledger_limit_bytes
+
+    def append_ledger(self, line: dict[str, Any]) -> None:
+        """Appends one line in one write, so that a crash can tear at most the last one."""
+        text = json.dumps(line, separators=(",", ":")) + "\n"
+        try:
+            self._rotate_ledger()
+            with self._home.ledger.open("ab", buffering=0) as ledger:
+                ledger.write(self._mend(ledger.tell()) + text.encode())
+        except OSError as error:
+            log.error("can't write step %s to the ledger %s: %s", line.get("step"), self._home.ledger, error.strerror)
+
+    def _rotate_ledger(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if self._home.ledger.stat().st_size > self._ledger_limit_bytes:
+                os.replace(self._home.ledger, self._home.ledger.with_name("ledger.jsonl.1"))
+
+    def _mend(self, size: int) -> bytes:
+        """A line end, if a crash or a full disk tore the last line: the torn one must not swallow the next."""
+        if size == 0:
+            return b""
+        with self._home.ledger.open("rb") as ledger:
+            ledger.seek(size - 1)
+            return b"" if ledger.read(1) == b"\n" else b"\n"
+
+    async def save_checkpoint(self, version: int, stage: int, state: Buffer, record: dict[str, Any]) -> None:
+        """Writes a stage's state at a version beside the event loop."""
+        await asyncio.get_running_loop().run_in_executor(None, self._save_stage, version, stage, state, record)
+
+    def _save_stage(self, version: int, stage: int, state: Buffer, record: dict[str, Any]) -> None:
+        from swarmd.stage.checkpoint import save_stage  # here: it costs the import of torch, which the CLI must not pay
+
+        try:
+            save_stage(self._home.checkpoints, version, stage, state, record, self._keep)
+        except OSError as error:
+            log.error("can't save version %d in %s: %s", version, self._home.checkpoints, error.strerror)

@@ -1,0 +1,95 @@
+"""Where a daemon's words go: all of them to `swarmd.log` in its home, which rotates, and the important ones to stderr.
+
+Important are warnings and what is logged at NOTICE (listening, joined, done). Must run before libp2p is imported, which
+otherwise installs a handler of its own on the root logger; what libp2p says is capped and routed by `net/`.
+"""
+
+import json
+import logging
+import logging.handlers
+import sys
+import time
+from pathlib import Path
+
+NOTICE = 25  # between INFO and WARNING: what the person at the terminal wants to see
+LOG_LIMIT_BYTES = 10 << 20  # of one file; a day of a busy daemon at INFO
+LOG_FILES_KEPT = 3  # older files beside the present one, so at most 40 MB a home
+
+FILE_ONLY = {"file_only": True}
+"""`extra` of a record that the terminal is told in another way."""
+
+_FROM_LIBRARIES = ("swarmd.net.library", "py.warnings")
+"""Where net/ routes libp2p's records, and where captured warnings go."""
+
+
+def configure_logging(path: Path, *, as_json: bool = False, debug: bool = False) -> None:
+    """Sets up the root logger. Called once, early, by whoever owns the process. Raises OSError."""
+    logging.addLevelName(NOTICE, "NOTICE")
+    to_file = _LogFile(path, maxBytes=LOG_LIMIT_BYTES, backupCount=LOG_FILES_KEPT, encoding="utf-8", delay=False)
+    to_file.setFormatter(_JsonLines() if as_json else _Readable())
+    to_stderr = logging.StreamHandler(sys.stderr)
+    to_stderr.setFormatter(_JsonLines() if as_json else _Readable() if debug else _Terse())
+    to_stderr.addFilter(lambda record: not getattr(record, "file_only", False))
+    to_stderr.setLevel(logging.DEBUG if debug else NOTICE)
+    if not debug:
+        to_stderr.addFilter(_ours)
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(to_file)
+    root.addHandler(to_stderr)
+    root.setLevel(logging.INFO)
+    if debug:  # of our own code only: the libraries' details, several lines for each address, would drown them
+        logging.getLogger("swarmd").setLevel(logging.DEBUG)
+    logging.captureWarnings(True)  # libraries' warnings belong in the log, not raw on the terminal
+
+
+def _ours(record: logging.LogRecord) -> bool:
+    """What libraries say among themselves is for the file."""
+    return record.name not in _FROM_LIBRARIES
+
+
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """A rotating file that a full disk silences instead of filling stderr with tracebacks, after one word about it."""
+
+    _complained = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name for it
+        if isinstance(sys.exc_info()[1], OSError):
+            if not self._complained:
+                self._complained = True
+                sys.stderr.write(f"swarmd: can't write {self.baseFilename}: {sys.exc_info()[1]}\n")
+            return
+        super().handleError(record)
+
+
+class _Readable(logging.Formatter):
+    """One line a record, in UTC, so that the logs of machines in several places can be laid side by side."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+        self.converter = time.gmtime
+
+
+class _Terse(logging.Formatter):
+    """For the terminal: the time and the sentence; tracebacks are in the file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        warning = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return f"{self.formatTime(record, '%H:%M:%S')} {warning}{record.getMessage()}"
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line, for log collectors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)

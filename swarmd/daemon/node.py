@@ -1,0 +1,309 @@
+"""The daemon as a whole: idle, or a peer of a run on this machine's device. What the control socket shows and commands.
+
+Brings a `Peer` together with a transport, a worker, data and a home. Decides nothing about the swarm; the run's
+settings come from a preset or from whoever is joined.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import psutil
+
+from swarmd.config import NodeConfig, RunConfig, fingerprint, to_plain
+from swarmd.daemon.local import Home, LocalStore, Remembered
+from swarmd.daemon.logs import NOTICE
+from swarmd.errors import ConfigError, ControlError, PeerFault, PeerUnreachable, Refused
+from swarmd.status import Bytes, HopRow, PeerRow, PeerState, Queues, Status
+from swarmd.swarm.commit import Record
+from swarmd.swarm.links import Links
+from swarmd.swarm.membership import AT_WORK, Membership
+from swarmd.swarm.messages import Card, Settings
+from swarmd.swarm.peer import Peer
+from swarmd.swarm.ports import Compute, Data
+from swarmd.swarm.signals import Signal
+from swarmd.values import PeerId
+
+if TYPE_CHECKING:
+    from swarmd.net.libp2p import Libp2pTransport
+    from swarmd.stage.worker import Worker
+
+log = logging.getLogger(__name__)
+
+JOIN_RETRY_SECONDS = 1.0
+JOIN_PATIENCE_SECONDS = 30.0  # for a bootstrap peer given on the command line; a remembered one is tried for ever
+RATE_RECORDS = 10  # committed steps that the shown tokens per second are averaged over
+PLAIN_CODECS = ("fp32", "fp16", "bf16", "int8")  # what every device can, before the worker says what this one can
+
+
+class Node:
+    """One daemon."""
+
+    def __init__(self, config: NodeConfig, home: Home, transport: "Libp2pTransport") -> None:
+        self.config, self.transport, self._home = config, transport, home
+        self._started = time.monotonic()
+        self._process = psutil.Process()
+        self._run: RunConfig | None = None
+        self._peer: Peer | None = None
+        self._worker: Worker | None = None
+        self._found: deque[str] = deque(maxlen=64)  # addresses heard of on the local network
+        self._changed = Signal()
+        self._on_run: Callable[[str], Awaitable[None]] | None = None
+        self._records: deque[Record] = deque(maxlen=RATE_RECORDS)
+        self._membership = Membership(self._first_card())
+        self._links = Links(transport, self._membership, self._settings)
+
+    def _first_card(self) -> Card:
+        return Card(
+            peer=self.transport.peer_id,
+            incarnation=time.time_ns(),
+            sequence=0,
+            addresses=self.transport.addresses(),
+            stage=-1,
+            state="joining",
+            version=0,
+            record="",
+            data="",
+            device=self.config.device,
+            codecs=PLAIN_CODECS,
+            forward=0,
+            backward=0,
+            in_flight=0,
+            room=0,
+            service_seconds=0.0,
+            microbatches_per_second=0.0,
+        )
+
+    def _settings(self) -> Settings | None:
+        return Settings(to_plain(self._run), fingerprint(self._run)) if self._run else None
+
+    # ---------------------------------------------------------------------------------------------- life
+
+    async def live(self, run: RunConfig | None, *, idle: bool) -> None:
+        """Founds a run, joins one, or waits to be told; then trains to its end. Raises ConfigError, SwarmError."""
+        if run is not None:
+            log.log(NOTICE, "run %s (%s): %d steps, %d stages", run.name, fingerprint(run), run.steps, run.model.stages)
+            self._run = run
+        else:
+            await self._find_run(idle=idle)
+        assert self._run is not None
+        if self._on_run is not None:
+            await self._on_run(fingerprint(self._run))
+        store = LocalStore(self._home)
+        rng = random.Random(f"{self._run.seed}/{self.transport.peer_id}")
+        self._peer = Peer(
+            self._run,
+            self.config.limits,
+            self._links,
+            self._membership,
+            store,
+            self._open_stage,
+            rng,
+            stage=self.config.stage,
+        )
+        self._peer.history.on_commit(self._committed)
+        watcher = asyncio.create_task(self._watch(self._peer))
+        try:
+            await self._peer.run()
+        finally:
+            watcher.cancel()
+        log.log(NOTICE, "the run is over at version %d", self._peer.history.version)
+
+    async def _find_run(self, *, idle: bool) -> None:
+        """Takes the run's settings from the first peer that gives them."""
+        if idle:
+            log.log(NOTICE, "idle: `swarmctl join --bootstrap MULTIADDR` makes this daemon join a swarm")
+            await self._changed.until(lambda: self._run is not None)
+            return
+        remembered = self._home.remembered()
+        addresses = self.config.bootstrap or (remembered.bootstrap if remembered and not self.config.mdns else ())
+        patient = not self.config.bootstrap
+        deadline = time.monotonic() + JOIN_PATIENCE_SECONDS
+        while self._run is None:
+            troubles = [await self._try_to_adopt(address) for address in (*addresses, *self._found)]
+            if self._run is not None:
+                return
+            if not patient and time.monotonic() > deadline:
+                raise PeerUnreachable(f"no bootstrap peer gave the run's settings: {'; '.join(troubles)}")
+            await self._changed.wait(JOIN_RETRY_SECONDS)
+
+    async def _try_to_adopt(self, address: str) -> str:
+        """ "" or why the run's settings couldn't be had there. Raises ConfigError for a bad address."""
+        try:
+            await self._adopt(address)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.info("%s: %s", address, trouble)
+            return f"{address}: {trouble}"
+        return ""
+
+    async def _adopt(self, address: str) -> None:
+        """Asks the peer at an address for the run's settings and makes them this daemon's."""
+        from swarmd.settings import run_from_plain
+
+        if self._run is not None:
+            return
+        peer = await self.transport.connect(address)
+        settings = await self._links.ask_settings(peer)
+        try:
+            run = run_from_plain(settings.run, "the run's settings")
+        except ConfigError as trouble:
+            raise Refused(f"it gave settings that this version can't use: {trouble}") from None
+        if fingerprint(run) != settings.fingerprint:
+            raise Refused("its settings don't have the fingerprint it claims; one of the two is of another version")
+        self._run = run
+        await self._links.greet(peer)
+        log.log(NOTICE, "joined run %s (%s) at %s", run.name, settings.fingerprint, address)
+        self._changed.notify()
+
+    async def _open_stage(self, stage: int) -> tuple[Compute, Data | None]:
+        """Builds a stage on the device; the first one with the run's data. Raises ConfigError."""
+        from swarmd.stage.worker import Worker
+
+        assert self._run is not None
+        if self._worker is not None:
+            await self._worker.close()
+        began = time.monotonic()
+        data = await asyncio.to_thread(self._load_data) if stage == 0 else None
+        self._worker = await Worker.start(self._run, stage, self.config.device, self.config.threads)
+        log.log(NOTICE, "stage %d is on %s after %.1f s", stage, self.config.device, time.monotonic() - began)
+        return self._worker, data
+
+    def _load_data(self) -> Data:
+        from swarmd.stage.data import load_data
+
+        assert self._run is not None
+        return load_data(self._run, self.config.data, cache_directory=self._home.path / "data")
+
+    async def _watch(self, peer: Peer) -> None:
+        """Says in the log what the swarm waits for, whenever that changes."""
+        told = ""
+        while True:
+            waiting = peer.waiting_for()
+            if waiting != told:
+                log.warning("waiting for %s", waiting) if waiting else log.log(NOTICE, "the swarm is complete")
+                told = waiting
+            await peer.changed.wait()
+
+    def _committed(self, record: Record) -> None:
+        self._records.append(record)
+        said = "skipped: not finite" if record.skipped else f"loss {record.loss:.4f}"
+        log.info("step %d: %s, %.0f tokens/s", record.step, said, record.tokens / max(1e-9, record.seconds))
+
+    async def leave(self) -> None:
+        """Tells the others that this daemon goes."""
+        if self._peer is not None:
+            await self._peer.leave()
+
+    async def close(self) -> None:
+        """Lets go of the device."""
+        if self._worker is not None:
+            await self._worker.close()
+
+    # ---------------------------------------------------------------------------------------------- discovery
+
+    def addresses(self) -> tuple[str, ...]:
+        return self.transport.addresses()
+
+    def found(self, address: str) -> None:
+        """An address of another daemon on the local network."""
+        if address not in self._found:
+            self._found.append(address)
+            self._changed.notify()
+
+    def on_run(self, callback: Callable[[str], Awaitable[None]]) -> None:
+        """Calls back with the run's fingerprint once there is one."""
+        self._on_run = callback
+
+    # ---------------------------------------------------------------------------------------------- control
+
+    async def join(self, bootstrap: str) -> None:
+        """Makes an idle daemon join, and remember it. Raises ConfigError, ControlError, SwarmError."""
+        if self._run is not None:
+            raise ControlError(
+                f"this daemon already trains run {self._run.name}; stop it first, or give another --home."
+            )
+        await self._adopt(bootstrap)
+        self._home.remember(Remembered((bootstrap,), self.config.stage))
+
+    def peers(self) -> list[PeerRow]:
+        return self._peer.peer_rows() if self._peer is not None else []
+
+    def queues(self) -> list[HopRow]:
+        return self._peer.rows() if self._peer is not None else []
+
+    def status(self) -> Status:
+        run, peer = self._run, self._peer
+        version = peer.history.version if peer else 0
+        last = self._records[-1] if self._records else None
+        sent, received = self.transport.traffic()
+        return Status(
+            peer_id=self.transport.peer_id,
+            run=run.name if run else "",
+            fingerprint=fingerprint(run) if run else "",
+            model=_describe(run) if run else "",
+            stage=peer.stage if peer else None,
+            stages=run.model.stages if run else 0,
+            state=self._state(),
+            waiting_for=peer.waiting_for() if peer else "",
+            version=version,
+            step=min(version + 1, run.steps) if run else 0,
+            steps=run.steps if run else 0,
+            loss=None if last is None or last.skipped else last.loss,
+            validation_loss=self._validation_loss(),
+            tokens_per_second=self._rate(),
+            microbatches_per_second=peer.microbatches_per_second() if peer else 0.0,
+            progress=peer.progress() if peer else 0.0,
+            seconds_left=self._seconds_left(),
+            queues=peer.queues() if peer else Queues(idle_because="this daemon is idle"),
+            peers=self._replicas(),
+            addresses=self.addresses(),
+            device=self.config.device,
+            bytes=Bytes(sent, received),
+            uptime_seconds=time.monotonic() - self._started,
+            conductor=self._conductor(),
+            record=peer.history.record_hash if peer else "",
+            ledger=dict(peer.history.totals) if peer else {},
+            memory_bytes=self._process.memory_info().rss,
+        )
+
+    def _state(self) -> PeerState:
+        if self._run is None:
+            return "idle"
+        if self._peer is None:
+            return "joining"
+        return "waiting" if self._peer.state == "serving" and self._peer.waiting_for() else self._peer.state
+
+    def _replicas(self) -> dict[str, int]:
+        if self._run is None:
+            return {}
+        live = [card.stage for card in self._membership.cards() if card.state in (*AT_WORK, "finished")]
+        return {str(stage): live.count(stage) for stage in range(self._run.model.stages)}
+
+    def _conductor(self) -> PeerId:
+        peer = self._peer
+        if peer is None or peer.conductor is None or peer.history.finished:
+            return ""
+        return peer.conductor.leader(peer.history.version + 1)
+
+    def _validation_loss(self) -> float | None:
+        return self._peer.validation_loss if self._peer else None
+
+    def _rate(self) -> float:
+        seconds = sum(record.seconds for record in self._records)
+        return sum(record.tokens for record in self._records) / seconds if seconds > 0 else 0.0
+
+    def _seconds_left(self) -> float | None:
+        if self._run is None or not self._records or self._peer is None:
+            return None
+        mean = sum(record.seconds for record in self._records) / len(self._records)
+        return mean * (self._run.steps - self._peer.history.version)
+
+
+def _describe(run: RunConfig) -> str:
+    model = run.model
+    sharing = ", one block shared in each stage" if model.shared else ""
+    return f"{model.layers} layers of width {model.hidden} in {model.stages} stages{sharing}, {run.sequences_per_step} sequences a step"

@@ -1,0 +1,127 @@
+"""Starts a daemon, keeps it running, stops it: listening first, then the run, then the stage on its device.
+
+Only assembles: transport, control socket, node. Signals: the first SIGTERM or SIGINT says goodbye and ends with 0, a
+second one ends at once.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+
+from swarmd.config import NodeConfig, RunConfig
+from swarmd.daemon.control import ControlServer
+from swarmd.daemon.local import Home
+from swarmd.daemon.logs import NOTICE
+from swarmd.daemon.node import Node
+from swarmd.errors import SwarmError
+
+log = logging.getLogger(__name__)
+
+GOODBYE_SECONDS = 5.0  # to tell the neighbours; those who don't hear it notice the broken connection
+SECOND_SIGNAL_EXIT = 1
+
+
+async def run_daemon(node: NodeConfig, run: RunConfig | None, *, idle: bool) -> int:
+    """Runs until the run is over (0), a signal (0) or a failure (1). Raises ConfigError for what the user must
+    change.
+    """
+    started = time.monotonic()
+    home = Home(node.home)
+    async with _listening(node, home) as daemon, _served(daemon, home), _discovered(daemon):
+        log.log(NOTICE, "listening at %s after %.1f s", " ".join(daemon.addresses()) or "nothing", time.monotonic() - started)
+        return await _until_over(daemon, daemon.live(run, idle=idle))
+
+
+@asynccontextmanager
+async def _listening(node: NodeConfig, home: Home) -> AsyncIterator[Node]:
+    from swarmd.net.libp2p import Libp2pTransport, TransportLimits
+
+    limits = TransportLimits(message_bytes=node.limits.frame_bytes)
+    transport = await Libp2pTransport.start(home.identity, node.listen, limits=limits)
+    try:
+        yield Node(node, home, transport)
+    finally:
+        await transport.close()
+
+
+@asynccontextmanager
+async def _served(daemon: Node, home: Home) -> AsyncIterator[None]:
+    control = ControlServer(daemon, home)
+    await control.start()
+    try:
+        yield
+    finally:
+        await control.stop()
+
+
+@asynccontextmanager
+async def _discovered(daemon: Node) -> AsyncIterator[None]:
+    """Announces the daemon on the local network and hears of others there, if it was asked to."""
+    if not daemon.config.mdns:
+        yield
+        return
+    from swarmd.net.mdns import Discovery
+
+    discovery = Discovery(daemon.transport.peer_id, daemon.found)
+    await discovery.start(daemon.addresses())
+    daemon.on_run(discovery.announce)
+    try:
+        yield
+    finally:
+        await discovery.stop()
+
+
+async def _until_over(daemon: Node, life: Coroutine[None, None, None]) -> int:
+    """Waits for the end of the daemon's life, a signal, or the end of the transport."""
+    stopped = _on_signals()
+    living = asyncio.create_task(life, name="life")
+    try:
+        await asyncio.wait({living, stopped, daemon.transport.failed}, return_when=asyncio.FIRST_COMPLETED)
+        if stopped.done():
+            log.info("stopping on %s", stopped.result())
+            await _say_goodbye(daemon)
+            return 0
+        if daemon.transport.failed.done() and not living.done():
+            raise SwarmError(f"the network failed: {daemon.transport.failed.exception() or 'it ended'}")
+        _raise_first(living)
+        return 0
+    finally:
+        living.cancel()
+        await asyncio.gather(living, return_exceptions=True)
+        await daemon.close()
+
+
+async def _say_goodbye(daemon: Node) -> None:
+    try:
+        async with asyncio.timeout(GOODBYE_SECONDS):
+            await daemon.leave()
+    except TimeoutError:
+        log.warning("not everyone heard the goodbye")
+
+
+def _raise_first(living: "asyncio.Task[None]") -> None:
+    """What a task group raised, as the one thing that went wrong."""
+    trouble = living.exception()
+    while isinstance(trouble, BaseExceptionGroup):
+        trouble = trouble.exceptions[0]
+    if trouble is not None:
+        raise trouble
+
+
+def _on_signals() -> "asyncio.Future[str]":
+    """The first SIGTERM or SIGINT; the second ends the process."""
+    loop = asyncio.get_running_loop()
+    stopped: asyncio.Future[str] = loop.create_future()
+
+    def caught(name: str) -> None:
+        if stopped.done():
+            os._exit(SECOND_SIGNAL_EXIT)
+        stopped.set_result(name)
+
+    for one in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(one, caught, one.name)
+    return stopped

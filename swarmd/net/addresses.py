@@ -1,0 +1,149 @@
+"""Multiaddrs as users and peers write them: which we can use, where we listen, and where peers can be dialled.
+
+Only TCP: /ip4, /ip6, /dns, /dns4 or /dns6, then /tcp/<port>, then /p2p/<peer id>. Knows no libp2p. What a user wrote
+wrongly is a ConfigError with a sentence; what a peer wrote wrongly is left out.
+"""
+
+import errno
+import ipaddress
+import re
+import socket
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import psutil
+
+from swarmd.errors import ConfigError
+from swarmd.net.limits import TransportLimits
+from swarmd.values import PeerId
+
+_MULTIADDR = re.compile(
+    r"/(?P<family>ip4|ip6|dns|dns4|dns6)/(?P<host>[0-9A-Za-z.:_%-]{1,253})/tcp/(?P<port>[0-9]{1,5})"
+    r"(?:/p2p/(?P<peer>[1-9A-HJ-NP-Za-km-z]{20,120}))?"
+)
+
+
+class Address(NamedTuple):
+    """A TCP multiaddr, taken apart."""
+
+    family: str  # ip4 | ip6 | dns | dns4 | dns6
+    host: str
+    port: int
+    peer: PeerId  # "" where none was given
+
+    def __str__(self) -> str:
+        return self.transport + (f"/p2p/{self.peer}" if self.peer else "")
+
+    @property
+    def transport(self) -> str:
+        """Without the peer id."""
+        return f"/{self.family}/{self.host}/tcp/{self.port}"
+
+
+def parse(text: str) -> Address | None:
+    """None where it is not a TCP multiaddr that we can use."""
+    match = _MULTIADDR.fullmatch(text)
+    if match is None or int(match["port"]) > 65535:
+        return None
+    family, host = match["family"], match["host"]
+    if family in ("ip4", "ip6"):
+        try:
+            ip = ipaddress.ip_address(host)
+        except ValueError:
+            return None
+        if ip.version != int(family[2]) or "%" in host:
+            return None
+    elif ":" in host or "%" in host:
+        return None
+    return Address(family, host, int(match["port"]), match["peer"] or "")
+
+
+def parse_dialled(text: str) -> Address:
+    """An address a user wants to dial. Raises ConfigError."""
+    address = parse(text)
+    if address is None or not address.port:
+        raise ConfigError(f"{text!r} can't be dialled; write an address as /ip4/<host>/tcp/<port>/p2p/<peer id>")
+    if not address.peer:
+        raise ConfigError(f"{text!r} does not say who is there; add /p2p/<peer id>, as the other daemon prints it")
+    return address
+
+
+def parse_listened(text: str) -> Address:
+    """An address a user wants to listen at. Raises ConfigError."""
+    address = parse(text)
+    if address is None or address.peer or address.family not in ("ip4", "ip6"):
+        raise ConfigError(f"can't listen at {text!r}; write an address as /ip4/0.0.0.0/tcp/<port>, with port 0 for any")
+    return address
+
+
+def check_free(address: Address) -> None:
+    """Raises ConfigError where someone listens there already, or the address is not this machine's.
+
+    The library's listeners share a port without a word (SO_REUSEPORT), so a plain socket asks first. SO_REUSEADDR
+    lets it pass over the remains of connections of a daemon that just ended, not over a listener.
+    """
+    kind = socket.AF_INET if address.family == "ip4" else socket.AF_INET6
+    with socket.socket(kind, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if kind == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigError(
+                    f"port {address.port} of {address.host} is in use by another program; choose another with --listen"
+                ) from error
+            raise ConfigError(f"can't listen at {address}: {error.strerror}; choose another with --listen") from error
+
+
+def dialable(host: str, port: int) -> list[Address]:
+    """What others can dial when we listen at `host`: itself, or each interface's address where it means all."""
+    family = "ip6" if ":" in host else "ip4"
+    if not ipaddress.ip_address(host).is_unspecified:
+        return [Address(family, host, port, "")]
+    wanted = socket.AF_INET6 if family == "ip6" else socket.AF_INET
+    found = [
+        ipaddress.ip_address(entry.address)
+        for entries in psutil.net_if_addrs().values()
+        for entry in entries
+        if entry.family == wanted and "%" not in entry.address
+    ]
+    outside = [ip for ip in found if not ip.is_loopback and not ip.is_link_local]
+    return [Address(family, str(ip), port, "") for ip in dict.fromkeys(outside or found)]
+
+
+def announced(listened: Iterable[str]) -> list[str]:
+    """What to tell others of where we listen, as the network gives it: with the real port, but perhaps 0.0.0.0."""
+    found = [address for text in listened if (address := parse(text))]
+    return [str(each) for address in found for each in dialable(address.host, address.port)]
+
+
+class AddressBook:
+    """Where peers said they can be dialled. Bounded both ways; the newest addresses win."""
+
+    def __init__(self, limits: TransportLimits) -> None:
+        self._limits = limits
+        self._known: OrderedDict[PeerId, tuple[Address, ...]] = OrderedDict()
+
+    def learn(self, peer: PeerId, addresses: Sequence[str]) -> None:
+        parsed = map(parse, addresses[: self._limits.addresses_per_peer])
+        fresh = [each._replace(peer=peer) for each in parsed if each is not None and _worth_dialling(each, peer)]
+        merged = dict.fromkeys([*fresh, *self._known.pop(peer, ())])
+        if merged:
+            self._known[peer] = tuple(merged)[: self._limits.addresses_per_peer]
+        while len(self._known) > self._limits.known_peers:
+            self._known.popitem(last=False)
+
+    def addresses(self, peer: PeerId) -> tuple[Address, ...]:
+        return self._known.get(peer, ())
+
+
+def _worth_dialling(address: Address, peer: PeerId) -> bool:
+    if not address.port or address.peer not in ("", peer):
+        return False
+    if address.family not in ("ip4", "ip6"):
+        return True
+    ip = ipaddress.ip_address(address.host)
+    return not ip.is_unspecified and not ip.is_multicast

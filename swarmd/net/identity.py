@@ -1,0 +1,64 @@
+"""A peer's lasting identity: the seed of its Ed25519 key, in a file that only its owner can read.
+
+The file is one line: a format word, the 32-byte seed in hexadecimal, and a checksum, so that a damaged file is told
+from another identity. Knows no libp2p; whoever needs the key makes it from the seed.
+"""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from swarmd.errors import ConfigError
+
+_FORMAT = "swarmd-ed25519"
+_SEED_BYTES = 32
+_FILE_BYTES = 4096  # more than this is no key file
+
+
+def load_or_create_seed(path: Path) -> bytes:
+    """The seed in `path`; a new one is written there first if there is none. Raises ConfigError."""
+    try:
+        return _load(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ConfigError(f"identity {path} can't be read ({error.strerror}); mend that or choose another --home") from error
+    try:
+        _write(path, os.urandom(_SEED_BYTES))
+        return _load(path)
+    except OSError as error:
+        raise ConfigError(f"the identity {path} can't be written ({error.strerror}); choose another --home") from error
+
+
+def _load(path: Path) -> bytes:
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_mode & 0o077:
+            os.fchmod(file.fileno(), 0o600)  # who could read it until now has read it; from now on nobody else does
+        words = file.read(_FILE_BYTES).decode("ascii", errors="replace").split()
+    if len(words) == 3 and words[0] == _FORMAT:
+        with contextlib.suppress(ValueError):
+            seed = bytes.fromhex(words[1])
+            if len(seed) == _SEED_BYTES and words[2] == _checksum(seed):
+                return seed
+    raise ConfigError(f"the identity {path} is damaged; restore it, or remove it to start as a new peer")
+
+
+def _write(path: Path, seed: bytes) -> None:
+    """Atomically: whoever looks sees no file or a complete one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".identity-", dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(f"{_FORMAT} {seed.hex()} {_checksum(seed)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except OSError:
+        os.unlink(name)
+        raise
+
+
+def _checksum(seed: bytes) -> str:
+    return hashlib.blake2b(seed, digest_size=4).hexdigest()

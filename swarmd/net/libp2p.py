@@ -1,0 +1,500 @@
+"""The Transport port on py-libp2p: TCP + Noise + Yamux and GossipSub, as a Trio guest on the running asyncio loop.
+
+The only file that imports libp2p or trio. Both loops share one thread, so there are no locks: asyncio code starts
+Trio tasks and sets their events directly, Trio code sets asyncio futures; neither ever awaits the other's objects. A
+connection carries two streams of ours, each with one reader and one writer task that live as long as it does and are
+never cancelled before: a cancelled read or write would break its encryption. Deadlines live on the asyncio side
+(link.py, outbox.py). What libp2p trusts too much is guarded here; each guard says what happens without it.
+"""
+
+# What the library raises ends one stream, connection or message; some guards reach into its insides.
+# ruff: noqa: BLE001, SLF001
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket as stdlib_socket
+import struct
+import time
+from collections.abc import Awaitable, Callable, Container, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import libp2p.network.connection.swarm_connection as swarm_connection
+import libp2p.stream_muxer.muxer_multistream as muxer_multistream
+import trio
+from libp2p import new_host
+from libp2p.abc import INetConn, INetStream
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.exceptions import SwarmException
+from libp2p.peer.id import ID
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.rcmgr.connection_limits import ConnectionLimits
+from libp2p.rcmgr.manager import ResourceLimits, ResourceManager
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.tools.anyio_service import background_trio_service
+from multiaddr import Multiaddr
+
+from swarmd.errors import ConfigError, PeerFault
+from swarmd.net import addresses as multiaddrs
+from swarmd.net import logs
+from swarmd.net.identity import load_or_create_seed
+from swarmd.net.limits import TransportLimits
+from swarmd.net.link import StreamName
+from swarmd.net.transport import Connection, WireTransport
+from swarmd.values import PeerId
+
+log = logging.getLogger(__name__)
+
+PROTOCOLS: dict[StreamName, TProtocol] = {
+    "control": TProtocol("/swarmd/1/control"),
+    "bulk": TProtocol("/swarmd/1/bulk"),
+}
+TOPIC_PREFIX = "/swarmd/1/"
+READ_BYTES = 1 << 20  # each read of a stream sends a window frame, so reads are large
+NOTSENT_BYTES = 128 << 10  # unsent in the kernel: two chunks, so that a word waits behind no more
+NEXT_ADDRESS_S = 0.3  # until the next address of a peer is tried beside one that doesn't answer
+STREAM_S = 10  # for the other side to agree to a stream of ours
+CLOSE_S = 2.0  # for connections to be taken down; then the Trio side is cancelled
+GOSSIP_RPC_BYTES = 1 << 20  # where honest senders split; lower would cut those who replay recent messages to a newcomer
+
+os.environ.setdefault("PY_YAMUX_RELEASE_ON_READ", "0")  # fewer window frames: more throughput, less gossip CPU
+logs.route("libp2p", "swarmd.net.library")
+# This module logs through the root logger, which installs a handler there; it gets a logger of its own under that name.
+setattr(swarm_connection, "logging", logging.getLogger("libp2p.network.connection"))  # noqa: B010
+
+
+class SafeYamux(Yamux):
+    """Yamux that a peer can't freeze, crash or bloat."""
+
+    limits = TransportLimits()
+    _reader: trio.lowlevel.Task | None = None
+    _replies = 0
+
+    async def start(self) -> None:
+        """An exception of any of its tasks would end the host; it ends the connection."""
+        try:
+            await super().start()
+        except Exception as error:
+            log.debug("connection to %s ended with %r", self.peer_id, error)
+            cut(self, abort=True)
+
+    async def handle_incoming(self) -> None:
+        self._reader = trio.lowlevel.current_task()
+        await super().handle_incoming()
+
+    async def _read_data_body(self, length: int) -> bytes:
+        """Enforces the receive window, which Yamux doesn't: a cheating sender would fill the memory."""
+        if length + sum(map(len, self.stream_buffers.values())) > self.limits.buffered_per_connection:
+            log.warning("%s sends more than its window allows", self.peer_id)
+            cut(self, abort=True)
+            return b""
+        return await super()._read_data_body(length)
+
+    async def _write_frame(self, data: bytes) -> None:
+        """The reading task must not wait for a writer: both directions full, nobody would read any more, for good."""
+        if trio.lowlevel.current_task() is not self._reader or self._nursery is None:
+            await self._write_whole(data)
+        elif self._replies < self.limits.pending_replies:
+            self._replies += 1
+            self._nursery.start_soon(self._write_later, data)
+        else:
+            cut(self, abort=True)  # a flood of pings whose answers nobody reads
+
+    async def _write_later(self, data: bytes) -> None:
+        try:
+            await self._write_whole(data)
+        except Exception as error:  # the reader notices a broken connection by itself
+            log.debug("a reply to %s was not sent: %r", self.peer_id, error)
+        finally:
+            self._replies -= 1
+
+    async def _write_whole(self, data: bytes) -> None:
+        """Waiting for the turn may be cancelled, sending may not: half a frame breaks the encryption."""
+        async with self._write_lock:
+            with trio.CancelScope(shield=True):
+                await self.secured_conn.write(data)
+
+
+setattr(muxer_multistream, "Yamux", SafeYamux)  # noqa: B010  # hard-coded there; the muxer option is ignored
+
+
+def _socket_of(muxed: Any) -> Any:
+    """Its trio.SocketStream, or None where the library's layers are not as we know them."""
+    with contextlib.suppress(AttributeError):
+        stream = muxed.secured_conn.conn.read_writer.read_write_closer.stream.stream
+        if isinstance(stream, trio.SocketStream):
+            return stream
+    return None
+
+
+def cut(muxed: Any, *, abort: bool) -> None:
+    """Closes the raw socket. A polite close writes first, and hangs forever when the peer has stopped."""
+    stream = _socket_of(muxed)
+    if stream is None:
+        trio.lowlevel.spawn_system_task(muxed.secured_conn.close)
+        return
+    if abort:
+        with contextlib.suppress(OSError):
+            stream.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
+
+
+class _OurTopics(Container[str]):
+    """Topics that peers may subscribe to with us: any other would only cost memory."""
+
+    def __contains__(self, topic: object) -> bool:
+        return isinstance(topic, str) and topic.startswith(TOPIC_PREFIX) and len(topic) <= 128
+
+
+class _Connection(Connection):
+    """What belongs to one libp2p connection."""
+
+    def __init__(self, muxed: Any, owner: WireTransport) -> None:
+        self.muxed = muxed
+        self.streams: dict[StreamName, INetStream] = {}
+        self.wakes: dict[StreamName, trio.Event] = {name: trio.Event() for name in PROTOCOLS}
+        super().__init__(muxed.peer_id.to_base58(), owner)
+
+    def wake(self, stream: StreamName) -> None:
+        self.wakes[stream].set()
+
+    def cut(self, *, abort: bool) -> None:
+        cut(self.muxed, abort=abort)
+
+
+class Libp2pTransport(WireTransport):
+    """The swarm's `Transport`. From `start` to `close`; one at a time per thread, being a Trio guest run."""
+
+    def __init__(self, seed: bytes, listen: Sequence[multiaddrs.Address], limits: TransportLimits) -> None:
+        self._keys = create_new_key_pair(seed)
+        super().__init__(ID.from_pubkey(self._keys.public_key).to_base58(), limits)
+        self._listen = [Multiaddr(address.transport) for address in listen]
+        self._by_muxed: dict[Any, _Connection] = {}
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._done: asyncio.Future[None] = self._loop.create_future()
+        self._stopping = trio.Event()
+        self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery
+        self._host: Any = None
+        self._pubsub: Any = None
+
+    # Life, on asyncio's side
+
+    @classmethod
+    async def start(
+        cls, identity_file: Path, listen: Sequence[str], *, limits: TransportLimits | None = None
+    ) -> "Libp2pTransport":
+        """Listens and is ready to dial. Raises ConfigError (identity, address, busy port)."""
+        wanted = [multiaddrs.parse_listened(text) for text in listen]
+        seed = load_or_create_seed(identity_file)
+        for address in wanted:
+            multiaddrs.check_free(address)
+        transport = cls(seed, wanted, limits or TransportLimits())
+        trio.lowlevel.start_guest_run(
+            transport._main,
+            run_sync_soon_threadsafe=cast("Any", transport._loop.call_soon_threadsafe),
+            run_sync_soon_not_threadsafe=cast("Any", transport._loop.call_soon),
+            done_callback=transport._on_done,
+            host_uses_signal_set_wakeup_fd=True,
+        )
+        try:
+            await asyncio.wait((transport._ready, transport._done), return_when=asyncio.FIRST_COMPLETED)
+            if not transport._ready.done():
+                raise transport.failed.result()
+            for address in wanted:
+                if address.transport not in transport._host.get_network().listeners:
+                    raise ConfigError(f"can't listen at {address}; choose another address or port with --listen")
+        except BaseException:
+            await transport.close()
+            raise
+        return transport
+
+    async def close(self) -> None:
+        """Ends everything within about a second, stalled peers or not. May be called again."""
+        if not self._closing:
+            self._closing = True
+            await self._flush()
+            for connection in list(self._connections):
+                self._end(connection, "this daemon is stopping", abort=False)
+            self._stopping.set()
+        await asyncio.wait((self._done,), timeout=CLOSE_S)
+        if not self._done.done():
+            self._scope.cancel()
+            await asyncio.wait((self._done,), timeout=CLOSE_S)
+
+    def _on_done(self, outcome: Any) -> None:
+        error: BaseException | None = getattr(outcome, "error", None)
+        if error is not None or not self._closing:
+            log.critical("the network ended by itself: %r", error)
+            self.failed.set_result(error or RuntimeError("the network ended by itself"))
+        self._closing = True
+        self._forget_all("the network of this daemon ended")
+        self._done.set_result(None)
+
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(str(address) for address in self._host.get_addrs()))
+
+    # Trio's main, and what it is made of
+
+    async def _main(self) -> None:
+        with self._scope:
+            gossip = self._build()
+            async with trio.open_nursery() as self._nursery:
+                # A Pubsub that doesn't run blocks every dial and accept: it runs before the first and after the last.
+                async with (
+                    self._host.run(listen_addrs=self._listen),
+                    background_trio_service(self._pubsub),
+                    background_trio_service(gossip),
+                ):
+                    await self._pubsub.wait_until_ready()
+                    self._ready.set_result(None)
+                    await self._stopping.wait()
+                    await self._take_down()
+                self._nursery.cancel_scope.cancel()
+
+    async def _take_down(self) -> None:
+        swarm = self._host.get_network()
+        with trio.move_on_after(CLOSE_S / 2):
+            connections = swarm.get_connections()
+            for connection in connections:
+                cut(connection.muxed_conn, abort=False)
+            for connection in connections:
+                await connection.event_closed.wait()
+        with trio.move_on_after(CLOSE_S / 2):
+            await self._host.close()
+
+    def _build(self) -> GossipSub:
+        """Only Noise and Yamux: the defaults also offer plaintext."""
+        noise = NoiseTransport(self._keys, noise_privkey=create_noise_key_pair().private_key)
+        many, per_peer = self.limits.connections, self.limits.connections_per_peer
+        self._host = new_host(
+            key_pair=self._keys,
+            listen_addrs=self._listen,
+            muxer_opt={TProtocol(YAMUX_ID): SafeYamux},
+            sec_opt={NOISE_ID: noise},
+            disable_identify_address_discovery=True,
+            addrs_factory=lambda found: [Multiaddr(text) for text in multiaddrs.announced(map(str, found))],
+            connection_config=ConnectionConfig(many, 0, 0, many, max_connections_per_peer=per_peer),
+            # A daemon whose memory is full of tensors must still be reachable, so memory is no reason to refuse.
+            resource_manager=ResourceManager(
+                limits=ResourceLimits(max_connections=2 * many),
+                connection_limits=ConnectionLimits(max_established_total=many, max_established_per_peer=per_peer),
+                enable_memory_limits=False,
+                enable_circuit_breaker=False,
+                enable_graceful_degradation=False,
+                enable_metrics=False,
+            ),
+        )
+        self._guard_swarm(self._host.get_network())
+        gossip = GossipSub(
+            protocols=[PROTOCOL_ID_V11],
+            degree=6,
+            degree_low=4,
+            degree_high=12,
+            heartbeat_interval=1,  # seconds; the default of 120 leaves newcomers outside the mesh
+            prune_back_off=3,  # seconds; with 60, peers that join at once stay deaf and mute for a minute
+            unsubscribe_back_off=1,
+            max_messages_per_topic_per_second=1000,  # counted per forwarder, not per author
+            min_mesh_diversity_ips=0,  # a swarm behind one address is legitimate
+            eclipse_protection_enabled=False,
+            adaptive_gossip_enabled=False,
+        )
+        self._pubsub = Pubsub(self._host, gossip, max_inbound_rpc_size=GOSSIP_RPC_BYTES)
+        self._pubsub.allowed_topics = _OurTopics()
+        self._pubsub.counter = time.time_ns()  # counting seconds, a restarted peer repeats numbers: mute for 2 minutes
+        self._pubsub.push_msg = partial(self._push_guarded, self._pubsub.push_msg)
+        return gossip
+
+    def _guard_swarm(self, swarm: Any) -> None:
+        upgrade, handle = swarm.upgrade_inbound_raw_conn, self._host._swarm_stream_handler
+
+        async def leave_alone(*_: Any) -> None:
+            """The library would redial every peer it ever knew, also those we dropped."""
+
+        async def never_dial(peer: ID) -> Any:
+            """Opening a stream would dial by itself."""
+            raise SwarmException(f"no connection to {peer}")
+
+        async def upgrade_and_stay(raw: Any, address: Any) -> Any:
+            """The library keeps a task and a slot for every past connection: the 251st would be refused, for good."""
+            muxed = await upgrade(raw, address)
+            self._connection(muxed)
+            await muxed.event_closed.wait()
+            raise SwarmException("the connection is over")
+
+        async def handle_guarded(stream: INetStream) -> None:
+            """An exception here, from any bytes on any stream, would end the host."""
+            try:
+                if len(getattr(stream.muxed_conn, "streams", ())) > self.limits.streams_per_connection:
+                    cut(stream.muxed_conn, abort=True)
+                    return
+                await handle(stream)
+            except Exception as error:
+                log.debug("a stream of %s ended with %r", stream.muxed_conn.peer_id, error)
+                with trio.CancelScope(shield=True), contextlib.suppress(Exception):
+                    await stream.reset()
+
+        swarm.upgrade_inbound_raw_conn = upgrade_and_stay
+        swarm.set_stream_handler(handle_guarded)
+        swarm.auto_connector.maybe_connect = leave_alone
+        swarm.dial_peer = never_dial
+        swarm.retry_config = RetryConfig(max_retries=0)
+        swarm._inbound_limiter = trio.CapacityLimiter(2 * self.limits.connections)  # half of them in their handshake
+        for name, protocol in PROTOCOLS.items():
+            self._host.set_stream_handler(protocol, partial(self._accept, name))
+
+    async def _push_guarded(self, push: Callable[[ID, Any], Awaitable[None]], forwarder: ID, message: Any) -> None:
+        """An undecodable key in a gossip message would end the host."""
+        try:
+            await push(forwarder, message)
+        except Exception as error:
+            self.gossip_dropped += 1
+            log.debug("gossip from %s dropped: %r", forwarder, error)
+
+    def _begin(self, work: Callable[..., Awaitable[None]], *args: Any) -> None:
+        self._nursery.start_soon(work, *args)
+
+    # Dialling
+
+    async def _dial(self, peer: PeerId, addresses: Sequence[multiaddrs.Address], done: asyncio.Future[None]) -> None:
+        problem = "it does not answer"
+        try:
+            with trio.move_on_after(self.limits.dial_s):
+                await self._open_streams(await self._first_to_answer(ID.from_base58(peer), addresses))
+                problem = ""
+        except Exception as error:
+            problem = str(error.__cause__ or error) or type(error).__name__
+        self._dialled(peer, addresses, done, problem)
+
+    async def _first_to_answer(self, peer: ID, addresses: Sequence[multiaddrs.Address]) -> Any:
+        """Each address once, the next beside it when one is slow; cancelling a handshake harms nobody."""
+        swarm, found, problems = self._host.get_network(), list[INetConn](), list[Exception]()
+
+        async def attempt(address: multiaddrs.Address, over: trio.Event, scope: trio.CancelScope) -> None:
+            try:
+                found.append(await swarm.dial_addr(Multiaddr(address.transport), peer))
+                scope.cancel()
+            except Exception as error:
+                problems.append(error)
+                over.set()
+
+        async with trio.open_nursery() as nursery:
+            for address in addresses:
+                over = trio.Event()
+                nursery.start_soon(attempt, address, over, nursery.cancel_scope)
+                with trio.move_on_after(NEXT_ADDRESS_S):
+                    await over.wait()
+        if not found:
+            raise problems[-1]
+        return found[0]
+
+    async def _open_streams(self, conn: Any) -> None:
+        connection = self._connection(conn.muxed_conn)
+        try:
+            for name, protocol in PROTOCOLS.items():
+                stream = await conn.new_stream()
+                await self._host.multiselect_client.select_one_of([protocol], MultiselectCommunicator(stream), STREAM_S)
+                self._adopt(connection, name, stream)
+                self._nursery.start_soon(self._read, connection, name, stream)
+        finally:
+            if not connection.ready:
+                self._end(connection, f"{connection.peer} did not open our streams", abort=True)
+
+    # Connections and streams
+
+    def _connection(self, muxed: Any) -> _Connection:
+        connection = self._by_muxed.get(muxed)
+        if connection is None:
+            connection = self._by_muxed[muxed] = _Connection(muxed, self)
+            self._connections.append(connection)
+            muxed.limits = self.limits
+            with contextlib.suppress(OSError, AttributeError):  # gone already, or a system without the option
+                _socket_of(muxed).setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
+            self._nursery.start_soon(self._watch, connection)
+        return connection
+
+    async def _watch(self, connection: _Connection) -> None:
+        """Follows a connection to its end; cuts one that does not become ready."""
+        with trio.move_on_after(self.limits.connection_setup_s):
+            await connection.muxed.event_closed.wait()
+        if not connection.ready:
+            self._end(connection, f"{connection.peer} is connected but does not speak our protocol", abort=True)
+        await connection.muxed.event_closed.wait()
+        self._end(connection, f"{connection.peer} closed the connection", abort=True)
+        del self._by_muxed[connection.muxed]
+
+    async def _accept(self, name: StreamName, stream: INetStream) -> None:
+        connection = self._connection(stream.muxed_conn)
+        if name in connection.streams:
+            self.fault(connection, PeerFault(f"a second {name} stream"))
+            return
+        self._adopt(connection, name, stream)
+        await self._read(connection, name, stream)
+
+    def _adopt(self, connection: _Connection, name: StreamName, stream: INetStream) -> None:
+        connection.streams[name] = stream
+        self._nursery.start_soon(self._write, connection, name, stream)
+        if len(connection.streams) == len(PROTOCOLS) and not connection.link.failed and not self._closing:
+            self._set_ready(connection)
+
+    async def _read(self, connection: _Connection, name: StreamName, stream: INetStream) -> None:
+        try:
+            while not connection.link.failed:
+                self._take(connection, name, await stream.read(READ_BYTES))
+        except PeerFault as fault:
+            self.fault(connection, fault)
+        except Exception as error:
+            self._broke(connection, error)
+
+    async def _write(self, connection: _Connection, name: StreamName, stream: INetStream) -> None:
+        outbox = connection.link.outboxes[name]
+        try:
+            while not connection.link.failed:
+                connection.wakes[name] = trio.Event()
+                chunk = outbox.next_chunk()
+                if chunk is None:
+                    await connection.wakes[name].wait()
+                else:
+                    await stream.write(chunk)
+                    self._sent += len(chunk)
+        except Exception as error:
+            self._broke(connection, error)
+
+    def _broke(self, connection: _Connection, error: Exception) -> None:
+        """Whatever it was, it ends this connection and nothing else. A reader that stopped for 5 s ends here too."""
+        self._end(connection, f"the connection to {connection.peer} broke ({type(error).__name__})", abort=True)
+
+    # Gossip
+
+    async def _hear(self, topic: str) -> None:
+        """Until a message comes that nobody wants: a topic is left with the first word after `unsubscribe`."""
+        try:
+            subscription = await self._pubsub.subscribe(TOPIC_PREFIX + topic)
+            message = await subscription.get()
+            # The author is signed: libp2p has checked the signature against the key of this id.
+            while self._deliver(topic, ID(message.from_id).to_base58(), message.data):
+                message = await subscription.get()
+            await self._pubsub.unsubscribe(TOPIC_PREFIX + topic)
+        except Exception as error:  # the topic falls silent, as gossip may
+            log.warning("gossip on %s ended: %r", topic, error)
+        finally:
+            self._heard_no_more(topic)
+
+    async def _publish(self, topic: str, data: bytes) -> None:
+        try:
+            await self._pubsub.publish(TOPIC_PREFIX + topic, data)
+        except Exception as error:
+            log.debug("gossip on %s not sent: %r", topic, error)
+        finally:
+            self._publishing -= 1

@@ -1,0 +1,29 @@
+"""How much one daemon takes from its peers and keeps for them, each bound named.
+
+Plain numbers; `frames`, `outbox`, `link` and `libp2p` enforce them. The defaults suit 16 GB of memory.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TransportLimits:
+    """Bounds of the wire. What lies above them costs the peer its connection, or makes the own caller wait."""
+
+    message_bytes: int = 256 << 20  # largest message, header and payload; the largest state chunk plus room
+    partial_bytes_per_peer: int = 1 << 30  # of messages that have begun and not ended, over all connections of a peer
+    partial_bytes: int = 4 << 30  # the same over all peers; above it the peer that holds most is cut
+    serving_per_peer: int = 256  # requests being answered at once for one connection; the next is answered `busy`
+    unsent_bytes: int = 256 << 20  # queued per connection and urgency; a sender waits for room
+    unsent_control_bytes: int = 4 << 20  # the same for small words; a peer that takes none of 4 MiB is not alive
+    unsent_messages: int = 4096  # queued per connection and urgency, so that tiny messages are bounded too
+    connections: int = 1024  # open at once, accepted and dialled; 2 file descriptors each at most
+    connections_per_peer: int = 8  # both sides dialling makes 2; more is a fault or an attack
+    streams_per_connection: int = 64  # we use 2, identify and gossip about 6
+    buffered_per_connection: int = 48 << 20  # bytes in the muxer nobody has read; two honest windows are 32 MiB
+    pending_replies: int = 256  # muxer answers (ping, window) waiting for a full socket; more is a flood
+    connection_setup_s: float = 15.0  # a connection without both our streams after this is closed
+    dial_s: float = 10.0  # until an address counts as unreachable, streams included
+    known_peers: int = 4096  # address book
+    addresses_per_peer: int = 8
+    publishing: int = 64  # gossip messages on their way out; more are dropped

@@ -1,0 +1,265 @@
+"""The Transport port as far as it needs no libp2p: connections, requests, faults, what is held for whom, gossip.
+
+asyncio only. `net.libp2p` derives from it and brings the bytes: it dials, makes a `Connection` for each connection,
+hands over what it reads (`take`), writes what the outboxes give, and says when a connection is ready or over.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.net import addresses as multiaddrs
+from swarmd.net import frames
+from swarmd.net.limits import TransportLimits
+from swarmd.net.link import Link, StreamName
+from swarmd.values import Frame, PeerId, Urgency
+
+Handler = Callable[[PeerId, Frame], Awaitable[Frame]]
+Listener = Callable[[PeerId, Frame], None]
+
+FLUSH_S = 0.3  # for answers still queued when the daemon stops
+
+log = logging.getLogger(__name__)
+
+
+class Connection(ABC):
+    """One connection to one peer, in setup or ready or over."""
+
+    def __init__(self, peer: PeerId, owner: "WireTransport") -> None:
+        self.peer = peer
+        self.ready = False
+        self.partial_bytes = 0  # as last accounted for
+        self.link = Link(
+            peer,
+            owner.limits,
+            serve=owner.answer,
+            on_fault=lambda fault: owner.fault(self, fault),
+            wake=self.wake,
+        )
+
+    @abstractmethod
+    def wake(self, stream: StreamName) -> None:
+        """There is something to write."""
+
+    @abstractmethod
+    def cut(self, *, abort: bool) -> None:
+        """Closes the socket at once; with `abort` without sending what is left."""
+
+
+class WireTransport(ABC):
+    """Everything about peers except how their bytes come and go."""
+
+    def __init__(self, peer_id: PeerId, limits: TransportLimits) -> None:
+        self.limits = limits
+        self._peer_id = peer_id
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()  # callbacks must not inherit the context of Trio's tasks
+        self.failed: asyncio.Future[BaseException] = self._loop.create_future()
+        """Gets the exception when the network ends by itself; the transport is of no use then."""
+        self.gossip_dropped = 0  # malformed, undecodable, or more than can be sent
+        self._handler: Handler | None = None
+        self._callbacks: list[Callable[[PeerId], None]] = []
+        self._book = multiaddrs.AddressBook(limits)
+        self._connections: list[Connection] = []  # from their first word on
+        self._peers: dict[PeerId, list[Connection]] = {}  # the ready ones
+        self._dials: dict[PeerId, asyncio.Future[None]] = {}
+        self._sent = self._received = 0
+        self._partial_bytes = 0
+        self._publishing = 0
+        self._listeners: dict[str, Listener] = {}
+        self._hearing: set[str] = set()
+        self._closing = False
+
+    @abstractmethod
+    def _begin(self, work: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Starts one of the next three where the network lives. None of them raises."""
+
+    @abstractmethod
+    async def _dial(self, peer: PeerId, addresses: Sequence[multiaddrs.Address], done: asyncio.Future[None]) -> None:
+        """Dials, and tells `_dialled` when the connection is ready or why there is none."""
+
+    @abstractmethod
+    async def _publish(self, topic: str, data: bytes) -> None:
+        """Sends gossip; lowers `_publishing` by one when it is done."""
+
+    @abstractmethod
+    async def _hear(self, topic: str) -> None:
+        """Hands a topic's gossip to `_deliver` until that says no; then `_heard_no_more`."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._peer_id
+
+    def traffic(self) -> tuple[int, int]:
+        return self._sent, self._received
+
+    def learn(self, peer: PeerId, addresses: Sequence[str]) -> None:
+        if peer != self._peer_id:
+            self._book.learn(peer, addresses)
+
+    def serve(self, handler: Handler) -> None:
+        self._handler = handler
+
+    def connected(self) -> tuple[PeerId, ...]:
+        return tuple(self._peers)
+
+    def on_disconnected(self, callback: Callable[[PeerId], None]) -> None:
+        self._callbacks.append(callback)
+
+    async def request(
+        self, peer: PeerId, frame: Frame, *, deadline_s: float | None = None, urgency: Urgency = "control"
+    ) -> Frame:
+        async with asyncio.timeout(deadline_s):
+            if peer not in self._peers:
+                await self._dial_once(peer, self._book.addresses(peer))
+            ready = self._peers.get(peer)
+            if not ready:
+                raise PeerUnreachable(f"the connection to {peer} broke at once")
+            return await ready[0].link.request(frame, urgency)
+
+    async def connect(self, address: str) -> PeerId:
+        target = multiaddrs.parse_dialled(address)
+        if target.peer not in self._peers:
+            await self._dial_once(target.peer, (target,))
+        self.learn(target.peer, (address,))
+        return target.peer
+
+    async def drop(self, peer: PeerId) -> None:
+        for connection in [each for each in self._connections if each.peer == peer]:
+            self._end(connection, f"the connection to {peer} was dropped", abort=True)
+
+    async def _dial_once(self, peer: PeerId, addresses: Sequence[multiaddrs.Address]) -> None:
+        """Returns when there is a connection; those who want the same peer share one dial. Raises PeerUnreachable."""
+        if peer == self._peer_id:
+            raise PeerUnreachable("a peer does not dial itself")
+        if self._closing:
+            raise PeerUnreachable("this daemon is stopping")
+        if not addresses:
+            raise PeerUnreachable(f"no address of {peer} is known")
+        dial = self._dials.get(peer)
+        if dial is None:
+            dial = self._dials[peer] = self._loop.create_future()
+            self._begin(self._dial, peer, addresses, dial)
+        await asyncio.shield(dial)
+
+    def _dialled(
+        self, peer: PeerId, addresses: Sequence[multiaddrs.Address], done: asyncio.Future[None], problem: str
+    ) -> None:
+        self._dials.pop(peer, None)
+        if done.done():
+            return
+        if problem:
+            tried = ", ".join(address.transport for address in addresses)
+            done.set_exception(PeerUnreachable(f"{peer} can't be reached at {tried}: {problem}"))
+            done.exception()  # seen, also when everybody who waited for it was cancelled
+        else:
+            done.set_result(None)
+
+    async def answer(self, peer: PeerId, frame: Frame) -> Frame:
+        """What connections serve with. Raises Refused, and whatever the handler raises."""
+        if self._handler is None:
+            raise Refused("this peer is starting and answers nothing yet")
+        return await self._handler(peer, frame)
+
+    # Connections
+
+    def _set_ready(self, connection: Connection) -> None:
+        connection.ready = True
+        self._peers.setdefault(connection.peer, []).append(connection)
+
+    def _take(self, connection: Connection, stream: StreamName, data: bytes) -> None:
+        """Bytes that a peer sent. Raises PeerFault, also where unfinished messages hold too much."""
+        self._received += len(data)
+        connection.link.received(stream, data)
+        grown = connection.link.partial_bytes - connection.partial_bytes
+        connection.partial_bytes += grown
+        self._partial_bytes += grown
+        held = sum(each.partial_bytes for each in self._peers.get(connection.peer, (connection,)))
+        if held > self.limits.partial_bytes_per_peer:
+            raise PeerFault(f"unfinished messages of {held} bytes")
+        if self._partial_bytes > self.limits.partial_bytes:
+            worst = max(self._connections, key=lambda each: each.partial_bytes)
+            self.fault(worst, PeerFault(f"unfinished messages of {worst.partial_bytes} bytes while memory is short"))
+
+    def fault(self, connection: Connection, fault: PeerFault) -> None:
+        """What no honest peer does costs a peer all its connections."""
+        log.warning("cutting %s: %s", connection.peer, fault)
+        for each in [each for each in self._connections if each.peer == connection.peer]:
+            self._end(each, f"the connection to {connection.peer} was cut: {fault}", abort=True)
+
+    def _end(self, connection: Connection, reason: str, *, abort: bool) -> None:
+        """Ends a connection at once, whatever the peer does. May be called again."""
+        if connection.link.failed:
+            return
+        connection.link.fail(reason)
+        connection.ready = False
+        self._partial_bytes -= connection.partial_bytes
+        if connection in self._connections:
+            self._connections.remove(connection)
+        connection.cut(abort=abort)
+        ready = self._peers.get(connection.peer, [])
+        if connection in ready:
+            ready.remove(connection)
+            if not ready:
+                del self._peers[connection.peer]
+                for callback in self._callbacks:
+                    self._loop.call_soon(callback, connection.peer, context=self._context)
+
+    async def _flush(self) -> None:
+        """Gives queued answers a moment to leave."""
+        outboxes = [outbox for each in self._connections for outbox in each.link.outboxes.values()]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_S):
+                await asyncio.gather(*(outbox.empty.wait() for outbox in outboxes))
+
+    def _forget_all(self, reason: str) -> None:
+        """The network is over: nobody waits any longer."""
+        self._closing = True
+        for connection in list(self._connections):
+            connection.link.fail(reason)
+        for dial in list(self._dials.values()):
+            if not dial.done():
+                dial.set_exception(PeerUnreachable(reason))
+
+    # Gossip
+
+    def subscribe(self, topic: str, listener: Listener) -> None:
+        self._listeners[topic] = listener
+        if topic not in self._hearing and not self._closing:
+            self._hearing.add(topic)
+            self._begin(self._hear, topic)
+
+    def unsubscribe(self, topic: str) -> None:
+        self._listeners.pop(topic, None)
+
+    async def publish(self, topic: str, frame: Frame) -> None:
+        data = frames.encode_gossip(frame)
+        if self._closing or self._publishing >= self.limits.publishing:
+            self.gossip_dropped += 1
+            return
+        self._publishing += 1
+        self._begin(self._publish, topic, data)
+
+    def _deliver(self, topic: str, author: PeerId, data: bytes) -> bool:
+        """Gossip that came, with its signed author; says whether more is wanted. Our own comes back and stays here."""
+        listener = self._listeners.get(topic)
+        if listener is None or author == self._peer_id:
+            return listener is not None
+        try:
+            frame = frames.decode_gossip(data)
+        except PeerFault as fault:
+            self.gossip_dropped += 1
+            log.debug("gossip of %s dropped: %s", author, fault)
+        else:
+            self._loop.call_soon(listener, author, frame, context=self._context)
+        return True
+
+    def _heard_no_more(self, topic: str) -> None:
+        self._hearing.discard(topic)
+        if topic in self._listeners and not self._closing:
+            self.subscribe(topic, self._listeners[topic])  # wanted again while it was being left

@@ -1,0 +1,151 @@
+"""A stage's state on disk: `<directory>/step-000123/stage-1.safetensors` and, written last, its manifest
+`stage-1.json`.
+
+A manifest names the length and hash of its state, and its own hash, so a torn or damaged checkpoint is never taken
+for a good one: loading falls back to the version before. Only tensors and JSON. Relies on POSIX renames; knows no
+engine and no peers.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from swarmd.values import Buffer
+
+FORMAT = 1  # raised when older code could not read it
+KEEP_AT_LEAST = 2  # versions: the newest may be the one that a power cut tore
+MANIFEST_BYTES_LIMIT = 16 << 20  # bytes; a record lists members, not tensors
+STEP_NAME = re.compile(r"step-(\d{6,})")
+MANIFEST_NAME = re.compile(r"stage-(\d+)\.json")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A stage's verified state at a version, and the commit record that made it."""
+
+    version: int
+    stage: int
+    state: bytes
+    record: dict[str, Any]
+
+
+def save_stage(directory: Path, version: int, stage: int, state: Buffer, record: dict[str, Any], keep: int) -> Path:
+    """Writes a checkpoint, then removes this stage's versions older than the newest `keep`. Returns the manifest's
+    path.
+
+    Raises OSError and leaves the older ones alone if the disk is full.
+    """
+    folder = directory / f"step-{version:06d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = {
+        "format": FORMAT,
+        "version": version,
+        "stage": stage,
+        "bytes": memoryview(state).nbytes,
+        "blake2b": hashlib.blake2b(state, digest_size=32).hexdigest(),
+        "record": record,
+    }
+    manifest["check"] = _check(manifest)
+    _write(folder / f"stage-{stage}.safetensors", state)
+    path = folder / f"stage-{stage}.json"
+    _write(path, json.dumps(manifest, indent=1).encode())
+    _prune(directory, stage, max(keep, KEEP_AT_LEAST))
+    return path
+
+
+def load_stage(directory: Path, stage: int, version: int | None = None) -> Checkpoint | None:
+    """The newest whole checkpoint of a stage, or that of `version`; None if there is none. Damaged ones are reported
+    and passed over.
+    """
+    versions = [version] if version is not None else saved_versions(directory, stage)
+    for candidate in versions:
+        folder = directory / f"step-{candidate:06d}"
+        try:
+            return _load(folder, candidate, stage)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            log.warning("checkpoint %s of stage %d is passed over: %s", folder, stage, error)
+    return None
+
+
+def saved_versions(directory: Path, stage: int) -> list[int]:
+    """Versions with a manifest of the stage, newest first. They may still prove damaged."""
+    return [version for version, found in saved(directory) if found == stage]
+
+
+def saved(directory: Path) -> list[tuple[int, int]]:
+    """Every (version, stage) with a manifest, newest first."""
+    return sorted(((version, stage) for version, stage, _ in _manifests(directory)), reverse=True)
+
+
+def _manifests(directory: Path) -> Iterator[tuple[int, int, Path]]:
+    for folder in directory.iterdir() if directory.is_dir() else ():
+        step = STEP_NAME.fullmatch(folder.name)
+        for path in folder.iterdir() if step and folder.is_dir() else ():
+            if step and (match := MANIFEST_NAME.fullmatch(path.name)):
+                yield int(step[1]), int(match[1]), path
+
+
+def _load(folder: Path, version: int, stage: int) -> Checkpoint:
+    """Reads and verifies. Raises FileNotFoundError, OSError, ValueError (torn, damaged or of another version)."""
+    path = folder / f"stage-{stage}.json"
+    with path.open("rb") as file:
+        manifest = json.loads(file.read(MANIFEST_BYTES_LIMIT))
+    if not isinstance(manifest, dict) or manifest.pop("check", None) != _check(manifest):
+        raise ValueError("its manifest is damaged")
+    if (manifest["format"], manifest["version"], manifest["stage"]) != (FORMAT, version, stage):
+        raise ValueError("its manifest is of another format, version or stage")
+    state_path = path.with_suffix(".safetensors")
+    if state_path.stat().st_size != manifest["bytes"]:
+        raise ValueError("its state has another length than the manifest says")
+    state = state_path.read_bytes()
+    if hashlib.blake2b(state, digest_size=32).hexdigest() != manifest["blake2b"]:
+        raise ValueError("its state is damaged")
+    return Checkpoint(version, stage, state, manifest["record"])
+
+
+def _check(manifest: dict[str, Any]) -> str:
+    canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def _write(path: Path, content: Buffer) -> None:
+    """Replaces a file so that after a crash it is the old or the new one, and on the disk when this returns."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself
+    finally:
+        os.close(folder)
+
+
+def _prune(directory: Path, stage: int, keep: int) -> None:
+    """Removes the stage's older versions, manifest first, so that no manifest is left without its state."""
+    for version in saved_versions(directory, stage)[keep:]:
+        folder = directory / f"step-{version:06d}"
+        (folder / f"stage-{stage}.json").unlink(missing_ok=True)
+        (folder / f"stage-{stage}.safetensors").unlink(missing_ok=True)
+        for torn in folder.glob(".new-*"):
+            torn.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # unless it holds another stage

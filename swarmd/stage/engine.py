@@ -1,0 +1,386 @@
+"""One stage of a run on one device: the whole Compute port, without threads or event loop of its own.
+
+Forward keeps its autograd graph until the gradient comes back; backward adds the parameters' gradients to the step's
+sum, at most once per hop; a round's result becomes the next version. All methods must be called from one thread,
+except `attempt` and `forget`. Sequences and gradients come from strangers, so their shapes and ranges are checked
+(`PeerFault`).
+
+Knows nothing of peers, leases or rounds. Shapes: B sequences of a microbatch, T tokens, D hidden width.
+"""
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+import psutil
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from swarmd.config import ModelConfig, RunConfig
+from swarmd.errors import ConfigError, HopForgotten, NonFinite, PeerFault
+from swarmd.stage.codec import available_codecs, decode, encode
+from swarmd.stage.gradients import StepSum, all_finite, parameter_digest
+from swarmd.stage.model import build_stage, loss_sum
+from swarmd.stage.optimizer import Optimizer
+from swarmd.values import BackwardResult, Buffer, Encoded, GradientSummary, HopId, TailResult
+
+PARAMETER_PREFIX = "parameter."  # of the tensors of an exported state that are the model; the rest is the optimizer's
+OPTIMIZER_PREFIX = "optimizer."
+GRAPH_SHARE_CPU = 0.25  # of the memory available at the start: several daemons may share a machine
+GRAPH_SHARE_CUDA = (
+    0.5  # of the memory free at the start: the rest is for temporaries, one recomputed graph and fragmentation
+)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a forward leaves for its backward."""
+
+    input: Tensor  # a leaf, [B, T] tokens or [B, T, D] activation
+    output: Tensor | None  # [B, T, D] with its graph; None: the forward runs again
+    parameters: tuple[nn.Parameter, ...]  # those the graph was built on
+    shape: torch.Size  # of the output
+
+
+class StageEngine:
+    """Computes stage `stage` of `run` on `device`, from version 0 or from an imported state."""
+
+    def __init__(self, run: RunConfig, stage: int, device: str = "cpu") -> None:
+        self.run, self.stage, self.device = run, stage, check_device(device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # of this thread
+        self.module = build_stage(run.model, stage, run.seed, self.device)
+        self.parameters: tuple[nn.Parameter, ...] = tuple(self.module.named().values())
+        self.optimizer = Optimizer(run.optimizer, dict(self.module.named()))
+        self.sum = StepSum(self.parameters)
+        self.version = 0
+        self._lock = threading.Lock()  # over the three below, for `attempt` and `forget`
+        self._kept: dict[HopId, Kept] = {}
+        self._forgets: dict[HopId, int] = {}
+        self._graphs = 0
+        self._graphs_limit = self._plan_graphs()
+
+    @property
+    def gradient_size(self) -> int:
+        """Elements of the flattened gradient."""
+        return self.sum.size
+
+    @property
+    def codecs(self) -> tuple[str, ...]:
+        return available_codecs()
+
+    # --------------------------------------------------------------------------------------------- hops
+
+    def attempt(self, hop: HopId) -> int:
+        """How often the hop was forgotten so far. Work queued with this number is void once it has changed."""
+        with self._lock:
+            return self._forgets.get(hop, 0)
+
+    def forget(self, hop: HopId) -> None:
+        """Drops what is kept for a hop; a task of it that runs or waits will not be accumulated. Callable from any
+        thread.
+        """
+        with self._lock:
+            if hop.step > self.version:
+                self._forgets[hop] = self._forgets.get(hop, 0) + 1
+            self._drop(hop)
+
+    def forward(
+        self,
+        hop: HopId,
+        tokens: Buffer,
+        activation: Encoded | None,
+        *,
+        codec: str,
+        evaluate: bool = False,
+        attempt: int | None = None,
+    ) -> Encoded:
+        """Runs the stage, which is not the last, and keeps what backward needs unless `evaluate`."""
+        assert not self.module.is_tail, "the last stage has `tail`"
+        attempt = self._begin(hop, attempt, evaluate)
+        inputs, _ = self._inputs(tokens, activation)
+        if evaluate:
+            with torch.no_grad():
+                return encode(self.module(inputs), codec)
+        keep_graph = self._keeps_graph()
+        with torch.set_grad_enabled(keep_graph):
+            output = self.module(inputs)
+        encoded = encode(output, codec)
+        kept = Kept(inputs, output if keep_graph else None, self.parameters, output.shape)
+        with self._lock:
+            self._check_attempt(hop, attempt)
+            self._drop(hop)
+            self._kept[hop] = kept
+            self._graphs += keep_graph
+        return encoded
+
+    def backward(self, hop: HopId, gradient: Encoded, *, codec: str, attempt: int | None = None) -> BackwardResult:
+        """Backward of a kept forward; adds its share to the step's sum unless that is frozen."""
+        attempt = self._begin(hop, attempt, evaluate=False)
+        incoming = decode(gradient, self.device)
+        with self._lock:
+            if hop not in self._kept:
+                if hop in self._forgets:
+                    raise HopForgotten(f"hop {tuple(hop)} was forgotten before its gradient came")
+                raise KeyError(f"no forward of hop {tuple(hop)} ran here")
+            shape = self._kept[hop].shape
+            if incoming.shape != shape:
+                raise PeerFault(f"a gradient of shape {tuple(incoming.shape)} came for {tuple(shape)}")
+        if not all_finite((incoming,)):
+            raise NonFinite(f"the gradient of hop {tuple(hop)} came with an infinity or NaN")
+        with self._lock:
+            self._check_attempt(hop, attempt)
+            kept = self._kept[hop]
+            self._drop(hop)
+        output = kept.output
+        if output is None:
+            assert kept.parameters is self.parameters, "a step changes no version midway"
+            output = self.module(kept.input)
+        return self._finish(hop, attempt, kept.input, kept.parameters, output, incoming, codec)
+
+    def tail(
+        self,
+        hop: HopId,
+        tokens: Buffer,
+        activation: Encoded | None,
+        *,
+        codec: str,
+        evaluate: bool = False,
+        attempt: int | None = None,
+    ) -> TailResult:
+        """Forward, loss and backward of the last stage."""
+        assert self.module.is_tail, "only the last stage computes the loss"
+        attempt = self._begin(hop, attempt, evaluate)
+        inputs, targets = self._inputs(tokens, activation)
+        with torch.set_grad_enabled(not evaluate):
+            loss = loss_sum(self.module(inputs), targets)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise NonFinite(f"the loss of hop {tuple(hop)} is {value}")
+        if evaluate:
+            return TailResult(value, targets.numel(), None, accumulated=False)
+        result = self._finish(hop, attempt, inputs, self.parameters, loss, None, codec)
+        return TailResult(value, targets.numel(), result.gradient, result.accumulated)
+
+    def _finish(
+        self,
+        hop: HopId,
+        attempt: int,
+        inputs: Tensor,
+        parameters: tuple[nn.Parameter, ...],
+        output: Tensor,
+        incoming: Tensor | None,
+        codec: str,
+    ) -> BackwardResult:
+        """Runs autograd, refuses bad numbers, encodes, and only then counts the hop."""
+        wanted = parameters if self.module.is_head else (*parameters, inputs)
+        gradients = torch.autograd.grad(output, wanted, incoming)
+        if not all_finite(gradients):
+            raise NonFinite(f"the gradients of hop {tuple(hop)} have an infinity or NaN")
+        outgoing = None if self.module.is_head else encode(gradients[-1], codec)
+        with self._lock:
+            self._check_attempt(hop, attempt)
+            first_time = not self.sum.frozen and hop not in self.sum.counted
+            if first_time:
+                self.sum.counted.add(hop)
+            counted = hop in self.sum.counted
+        if first_time:
+            self.sum.add(gradients[: len(parameters)])
+        return BackwardResult(outgoing, counted)
+
+    def _begin(self, hop: HopId, attempt: int | None, evaluate: bool) -> int:
+        """Refuses hops of other steps than the one being summed; the attempt to hold the work to."""
+        if evaluate:
+            return 0
+        with self._lock:
+            if hop.step <= self.version:
+                raise HopForgotten(f"step {hop.step} has ended; this stage is at version {self.version}")
+            if hop.step != self.version + 1:
+                raise KeyError(f"hop {tuple(hop)} is for a later step than {self.version + 1}")
+            if attempt is None:
+                return self._forgets.get(hop, 0)
+            self._check_attempt(hop, attempt)
+            return attempt
+
+    def _check_attempt(self, hop: HopId, attempt: int) -> None:
+        """With the lock held."""
+        if self._forgets.get(hop, 0) != attempt:
+            raise HopForgotten(f"hop {tuple(hop)} was forgotten while it was worked on")
+
+    def _drop(self, hop: HopId) -> None:
+        """With the lock held."""
+        kept = self._kept.pop(hop, None)
+        self._graphs -= kept is not None and kept.output is not None
+
+    def _inputs(self, tokens: Buffer, activation: Encoded | None) -> tuple[Tensor, Tensor]:
+        """The stage's input and the target tokens [B, T], both on the device. Raises PeerFault."""
+        model, batch = self.run.model, self.run.sequences_per_microbatch
+        view = memoryview(tokens)
+        if view.nbytes != 4 * batch * (model.sequence_length + 1):
+            raise PeerFault(f"{view.nbytes} bytes of tokens came for {batch} sequences of {model.sequence_length} + 1")
+        ids = numpy.frombuffer(view, dtype="<i4").reshape(batch, -1)
+        if ids.min() < 0 or ids.max() >= model.vocabulary:
+            raise PeerFault(f"tokens came that are not in the vocabulary of {model.vocabulary}")
+        both = torch.from_numpy(ids.astype(numpy.int64)).to(self.device)
+        if self.module.is_head:
+            return both[:, :-1], both[:, 1:]
+        expected = (batch, model.sequence_length, model.hidden)
+        if activation is None or activation.shape != expected:
+            raise PeerFault(f"an activation of shape {activation and activation.shape} came for {expected}")
+        return decode(activation, self.device).requires_grad_(), both[:, 1:]
+
+    def _keeps_graph(self) -> bool:
+        if self.run.recompute == "auto":
+            return self._graphs < self._graphs_limit
+        return not self.run.recompute
+
+    def _plan_graphs(self) -> int:
+        """How many graphs may be kept at once."""
+        if self.device.type == "cuda":
+            budget = GRAPH_SHARE_CUDA * torch.cuda.mem_get_info(self.device)[0]
+        else:
+            budget = GRAPH_SHARE_CPU * psutil.virtual_memory().available
+        return int(budget // graph_bytes(self.run.model, self.run.tokens_per_microbatch))
+
+    # --------------------------------------------------------------------------------------------- rounds
+
+    def freeze(self, step: int) -> None:
+        """From now on nothing is accumulated into the step's sum."""
+        self._require(step)
+        with self._lock:
+            self.sum.frozen = True
+
+    def thaw(self, step: int) -> None:
+        """Undoes `freeze`."""
+        self._require(step)
+        with self._lock:
+            self.sum.frozen = False
+
+    def contribution(self, step: int, start: int, stop: int, *, codec: str) -> Encoded:
+        """Elements [start, stop) of the step's sum, in memory of their own."""
+        self._require(step)
+        assert 0 <= start <= stop <= self.sum.size, f"part {start} to {stop} of {self.sum.size}"
+        part = self.sum.flat[start:stop]
+        return encode(part.clone() if codec == "fp32" else part, codec)
+
+    def reduce(self, contributions: Sequence[Encoded], tokens: int, *, codec: str) -> Encoded:
+        """Adds contributions to a part in the given order, divides by the tokens."""
+        assert contributions and tokens > 0, "a part needs contributions and tokens"
+        total = decode(contributions[0], self.device)
+        for contribution in contributions[1:]:
+            if contribution.shape != contributions[0].shape:
+                raise PeerFault(
+                    f"contributions of shapes {contribution.shape} and {contributions[0].shape} came for one part"
+                )
+            total.add_(decode(contribution, self.device))
+        return encode(total.div_(tokens), codec)
+
+    def assemble(self, step: int, parts: Sequence[Encoded]) -> GradientSummary:
+        """Puts the averaged parts together as the gradient that `apply` uses."""
+        self._require(step)
+        return self.sum.assemble(parts)
+
+    def apply(self, step: int, *, learning_rate: float, clip_factor: float) -> str:
+        """Optimizer step with the assembled gradient; ends the step. Returns the parameters' digest."""
+        self._require(step)
+        averaged = self.sum.averaged
+        assert averaged is not None, f"step {step} is applied before its gradient was assembled"
+        values = self.optimizer.step(
+            self.parameters, self.sum.cut(averaged), learning_rate=learning_rate, scale=clip_factor
+        )
+        self._replace(values)
+        self._end(step)
+        return self.digest()
+
+    def skip(self, step: int) -> str:
+        """Ends the step without changing anything else. Returns the parameters' digest."""
+        self._require(step)
+        self._end(step)
+        return self.digest()
+
+    def digest(self) -> str:
+        return parameter_digest(self.parameters)
+
+    def _require(self, step: int) -> None:
+        if step != self.version + 1:
+            raise KeyError(f"step {step} is not being summed: this stage is at version {self.version}")
+
+    def _replace(self, values: Sequence[Tensor]) -> None:
+        """Puts new parameters in the place of the old, which graphs in flight go on using."""
+        for name, value in zip(self.optimizer.names, values, strict=True):
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.module.get_submodule(owner), leaf, nn.Parameter(value))
+        self.parameters = tuple(self.module.named().values())
+
+    def _end(self, version: int) -> None:
+        """The stage is at `version` now: a new sum, and nothing left of the steps up to it."""
+        with self._lock:
+            self.version = version
+            for hop in [hop for hop in self._kept if hop.step <= version]:
+                self._drop(hop)
+            self._forgets = {hop: count for hop, count in self._forgets.items() if hop.step > version}
+        self.sum.restart()
+
+    # --------------------------------------------------------------------------------------------- state
+
+    def export_state(self) -> Buffer:
+        """Version, parameters and optimizer as safetensors."""
+        return safetensors.torch.save({name: value.contiguous() for name, value in self._state().items()})
+
+    def import_state(self, state: Buffer) -> str:
+        """Goes on from an exported state; leaves everything as it was if that doesn't fit (ValueError)."""
+        try:
+            tensors = safetensors.torch.load(bytes(state))
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"the state is not a safetensors buffer: {error}") from error
+        expected = self._state()
+        if tensors.keys() != expected.keys():
+            strange = sorted(tensors.keys() ^ expected.keys())
+            raise ValueError(f"the state has other tensors than this stage: {', '.join(strange[:3])}")
+        for name, value in expected.items():
+            if tensors[name].shape != value.shape or tensors[name].dtype != value.dtype:
+                raise ValueError(
+                    f"{name} has shape {tuple(tensors[name].shape)} and {tensors[name].dtype} in the state"
+                )
+        version = int(tensors["version"])
+        if version < 0:
+            raise ValueError(f"the state is of version {version}")
+        names = self.optimizer.names
+        self._replace([tensors[PARAMETER_PREFIX + name].to(self.device) for name in names])
+        self.optimizer.load({name: tensors[OPTIMIZER_PREFIX + name] for name in self.optimizer.tensors()})
+        self._end(version)
+        return self.digest()
+
+    def _state(self) -> dict[str, Tensor]:
+        state = {"version": torch.tensor(self.version, dtype=torch.int64)}
+        state.update({PARAMETER_PREFIX + name: value.detach() for name, value in self.module.named().items()})
+        state.update({OPTIMIZER_PREFIX + name: value for name, value in self.optimizer.tensors().items()})
+        return state
+
+
+def check_device(device: str) -> torch.device:
+    """The device of that name. Raises ConfigError if there is none."""
+    if device == "cpu":
+        return torch.device("cpu")
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not (number or "0").isdecimal():
+        raise ConfigError(f"device {device} is not one of cpu, cuda or cuda:N; choose one.")
+    count = torch.cuda.device_count()
+    if int(number or "0") >= count:
+        there = f"there are {count}" if count else "PyTorch sees no CUDA device here"
+        raise ConfigError(
+            f"device {device} does not exist: {there}; use --device cpu or install a driver and CUDA PyTorch."
+        )
+    return torch.device("cuda", int(number or "0"))
+
+
+def graph_bytes(model: ModelConfig, tokens: int) -> int:
+    """What a kept graph takes, roughly: per block application about 14 tensors of the hidden width and 4 of the inner
+    one.
+    """
+    width = 2 if model.compute_dtype == "bf16" else 4
+    return model.layers // model.stages * tokens * (14 * model.hidden + 4 * model.ffn) * width

@@ -1,0 +1,91 @@
+"""The whole model from its stages' checkpoints, and text that it writes.
+
+Relies on `checkpoint` for verified states and on `model` for the names that all cuttings share. Knows no peers: it is
+given the directories in which they keep their checkpoints.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from swarmd.config import RunConfig
+from swarmd.errors import ConfigError
+from swarmd.stage.checkpoint import Checkpoint, load_stage, saved
+from swarmd.stage.engine import PARAMETER_PREFIX
+from swarmd.stage.model import StageModule, whole_model
+from swarmd.stage.tokens import load_tokenizer
+
+TEMPERATURE = 0.7  # below 1 the model keeps to what it is surer of, which reads better from a small one
+
+
+def assemble(directories: Sequence[Path], run: RunConfig) -> tuple[int, StageModule]:
+    """The newest version of which every stage has a whole checkpoint in some directory, as one module on the CPU.
+
+    Raises ConfigError if there is none, or if the checkpoints are of another model.
+    """
+    every = range(run.model.stages)
+    versions = {version for directory in directories for version, _ in saved(directory)}
+    for version in sorted(versions, reverse=True):
+        found = [_find(directories, stage, version) for stage in every]
+        whole = [checkpoint for checkpoint in found if checkpoint is not None]
+        if len(whole) == len(found):
+            return version, _module(whole, run)
+    places = ", ".join(map(str, directories)) or "no directory"
+    raise ConfigError(f"no version has whole checkpoints of all {len(every)} stages in {places}; let the run save one.")
+
+
+@torch.inference_mode()
+def generate(
+    directories: Sequence[Path],
+    run: RunConfig,
+    prompt: str,
+    count: int,
+    *,
+    temperature: float = TEMPERATURE,
+    seed: int = 0,
+) -> str:
+    """The prompt and `count` tokens after it, drawn from the model of the newest checkpoints. Raises ConfigError."""
+    _, module = assemble(directories, run)
+    tokenizer = load_tokenizer(run.data.tokenizer)
+    ids = [int(number) for number in tokenizer.encode(prompt.encode())] or [tokenizer.separator or 0]
+    draw = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        seen = torch.tensor([ids[-run.model.sequence_length :]])
+        logits = module(seen)[0, -1]
+        ids.append(int(torch.multinomial(torch.softmax(logits / temperature, dim=-1), 1, generator=draw)))
+    return tokenizer.decode(ids)
+
+
+def _find(directories: Sequence[Path], stage: int, version: int) -> Checkpoint | None:
+    candidates = (load_stage(directory, stage, version) for directory in directories)
+    return next((checkpoint for checkpoint in candidates if checkpoint is not None), None)
+
+
+def _module(checkpoints: Sequence[Checkpoint], run: RunConfig) -> StageModule:
+    values: dict[str, Tensor] = {}
+    for checkpoint in checkpoints:
+        try:
+            tensors = safetensors.torch.load(checkpoint.state)
+        except safetensors.SafetensorError as error:
+            raise ConfigError(
+                f"the checkpoint of stage {checkpoint.stage} holds no tensors ({error}); use another."
+            ) from error
+        values.update(
+            {
+                name.removeprefix(PARAMETER_PREFIX): value
+                for name, value in tensors.items()
+                if name.startswith(PARAMETER_PREFIX)
+            }
+        )
+    module = whole_model(run.model)
+    try:
+        module.load_state_dict(values)
+    except RuntimeError as error:
+        raise ConfigError(
+            "the checkpoints are of another model than these settings; give the settings of that run."
+        ) from error
+    return module.eval()

@@ -1,0 +1,112 @@
+"""A step's sum of gradients, the averaged gradient that replaces it, and how both are measured.
+
+All parameters' gradients lie in one flat fp32 buffer, in the order of the stage's named parameters, so that a round
+can cut it into parts anywhere. Knows which hops were added; not where they came from. Relies on `codec` for the
+bytes.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from swarmd.errors import PeerFault
+from swarmd.stage.codec import check, decode
+from swarmd.stage.optimizer import one_thread
+from swarmd.values import Encoded, GradientSummary, HopId
+
+PIECE = 1 << 20  # elements handled at once where fp64 or int64 copies are needed; bounds them to 8 MiB
+MASK = (1 << 64) - 1
+MIXER = 0x9E3779B97F4A7C15  # 2 ** 64 over the golden ratio: spreads a small sum over all 64 bits
+
+
+class StepSum:
+    """The sum of one step's gradients over target tokens, and what became of it."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.size = sum(parameter.numel() for parameter in parameters)
+        self.shapes = [parameter.shape for parameter in parameters]
+        self.flat = torch.zeros(self.size, device=parameters[0].device)
+        self.views = self.cut(self.flat)
+        self.averaged: Tensor | None = None  # set once the round is done
+        self.counted: set[HopId] = set()
+        self.frozen = False
+
+    def cut(self, flat: Tensor) -> list[Tensor]:
+        """Views of a flat gradient in the parameters' shapes."""
+        pieces = torch.split(flat, [shape.numel() for shape in self.shapes])
+        return [piece.view(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+
+    def add(self, gradients: Sequence[Tensor]) -> None:
+        """Adds one hop's gradients."""
+        torch._foreach_add_(self.views, list(gradients))
+
+    def assemble(self, parts: Sequence[Encoded]) -> GradientSummary:
+        """Decodes a round's results into the averaged gradient. Raises PeerFault if they aren't exactly one whole
+        gradient.
+        """
+        counts = [check(part) for part in parts]
+        if sum(counts) != self.size:
+            raise PeerFault(f"parts of {sum(counts)} elements came for a gradient of {self.size}")
+        averaged = torch.empty_like(self.flat)
+        start = 0
+        for part, count in zip(parts, counts, strict=True):
+            averaged[start : start + count] = decode(part, averaged.device).view(-1)
+            start += count
+        self.averaged = averaged
+        return GradientSummary(digest=bytes_digest(parts), squared_norm=squared_norm(averaged))
+
+    def restart(self) -> None:
+        """Empties it for the next step."""
+        self.flat.zero_()
+        self.averaged = None
+        self.counted.clear()
+        self.frozen = False
+
+
+def bytes_digest(parts: Sequence[Encoded]) -> str:
+    """32 hex digits of the bytes as they came from their owners, and of how to read them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(f"{part.codec}{part.shape}".encode())
+        for data in part.data:
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def squared_norm(flat: Tensor) -> float:
+    """Sum of squares in fp64, the same whatever the number of threads."""
+    with one_thread():
+        return sum((float(piece.double().square_().sum()) for piece in torch.split(flat, PIECE)), 0.0)
+
+
+def parameter_digest(parameters: Sequence[Tensor]) -> str:
+    """16 hex digits over the raw bits of fp32 tensors: sum of bits_i * (2 i + 1) modulo 2^64, computed where they are.
+
+    Integer addition has no order, so it is the same on every device and number of threads. Weights differ from
+    element to element, so that exchanged values show; it guards against accidents, not against forgery.
+    """
+    total, start = 0, 0
+    device = parameters[0].device
+    weights = torch.arange(1, 2 * PIECE, 2, dtype=torch.int64, device=device)
+    sums: list[Tensor] = []
+    offsets: list[int] = []
+    for parameter in parameters:
+        for piece in torch.split(parameter.detach().reshape(-1).view(torch.int32), PIECE):
+            bits = piece.long()
+            sums.append(torch.stack((bits.sum(), bits.mul_(weights[: bits.numel()]).sum())))
+            offsets.append(start)
+            start += bits.numel()
+    for offset, (plain, weighted) in zip(offsets, torch.stack(sums).tolist(), strict=True):
+        total += weighted + 2 * offset * plain
+    return f"{(total * MIXER) & MASK:016x}"
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether no element is infinite or NaN. One pass and one number back from the device.
+
+    A norm over 1.8e19 overflows fp32 and counts as infinite, which it might as well be.
+    """
+    norms = torch._foreach_norm(list(tensors))  # noqa: SLF001 - documented, in spite of its name
+    return bool(torch.isfinite(torch.stack(list(norms))).all())

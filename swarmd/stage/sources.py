@@ -1,0 +1,157 @@
+"""Where text comes from: Python's standard library, files, directories, JSONL, Parquet and Hugging Face datasets.
+
+Gives documents as pieces of bounded size in an order that depends on names and contents only. Libraries for Parquet
+and Hugging Face are extras, imported when they are chosen. Knows no tokens and no run.
+"""
+
+import glob
+import importlib
+import json
+import os
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from swarmd.errors import ConfigError
+
+Piece = tuple[bytes, bool]
+"""Some of a document's UTF-8 text, and whether the document ends here."""
+
+PIECE_BYTES = 1 << 20  # bytes read at once: bounds memory whatever the file
+LINE_BYTES_LIMIT = 64 << 20  # bytes; a longer line of JSONL is not a document
+TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl", ".parquet")  # what is taken from a directory
+HF_PREFIX = "hf:"
+
+NOT_LIBRARY = (
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "ensurepip",
+    "turtledemo",
+    "pydoc_data",
+)
+"""Folders of the standard library that distributions leave out or fill differently, or that are tables rather than
+prose.
+"""
+
+
+def list_files(source: str) -> list[tuple[str, Path]]:
+    """The files of a local source with the names they are ordered by. Raises ConfigError if there are none."""
+    if source == "stdlib":
+        return _library_files()
+    if glob.has_magic(source):
+        found = [Path(name) for name in glob.glob(source, recursive=True)]
+        files = [(path.as_posix(), path) for path in found if path.is_file()]
+    elif Path(source).is_dir():
+        root = Path(source)
+        found = [path for path in root.rglob("*") if path.suffix in TEXT_SUFFIXES and path.is_file()]
+        files = [(path.relative_to(root).as_posix(), path) for path in found]
+    else:
+        path = Path(source)
+        files = [(path.name, path)] if path.is_file() else []
+    if not files:
+        raise ConfigError(f"data source {source} has no files; give stdlib, a file, directory or glob, or hf:NAME.")
+    return sorted(files)
+
+
+def read_files(files: list[tuple[str, Path]], text_field: str) -> Iterator[Piece]:
+    """The documents of local files, by what their names end in."""
+    for _, path in files:
+        try:
+            if path.suffix == ".jsonl":
+                yield from _read_jsonl(path, text_field)
+            elif path.suffix == ".parquet":
+                yield from _read_parquet(path, text_field)
+            else:
+                yield from _read_text(path)
+        except OSError as error:
+            raise ConfigError(f"{path} can't be read ({error.strerror or error}); check --data.") from error
+
+
+def read_hugging_face(name: str, text_field: str) -> Iterator[Piece]:
+    """The training split of `hf:NAME` or `hf:NAME:SUBSET`, streamed."""
+    datasets = _extra("datasets")
+    dataset, _, subset = name.partition(":")
+    try:
+        rows = datasets.load_dataset(dataset, subset or None, split="train", streaming=True)
+        for row in rows:
+            yield _field(row, text_field, f"hf:{name}"), True
+    except (OSError, ValueError, RuntimeError) as error:
+        # The library wraps everything in these three: no such dataset, no network, no permission.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"dataset hf:{name} can't be read ({reason:.200}); check its name and the network."
+        ) from error
+
+
+def _library_files() -> list[tuple[str, Path]]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in NOT_LIBRARY]
+        for name in names:
+            if name.endswith(".py") and not name.startswith("_sysconfigdata"):  # differs from build to build
+                path = Path(folder, name)
+                files.append((path.relative_to(root).as_posix(), path))
+    if not files:
+        raise ConfigError("this Python has no standard library in source form; give --data a text file instead.")
+    return sorted(files)
+
+
+def _read_text(path: Path) -> Iterator[Piece]:
+    """A text file in pieces that end at a line's end where one is near, so that words and characters stay whole."""
+    with path.open("rb") as file:
+        rest = b""
+        while block := file.read(PIECE_BYTES):
+            piece = rest + block
+            cut = piece.rfind(b"\n") + 1 or len(piece)
+            yield piece[:cut], False
+            rest = piece[cut:]
+        yield rest, True
+
+
+def _read_jsonl(path: Path, text_field: str) -> Iterator[Piece]:
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(LINE_BYTES_LIMIT):
+            number += 1
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ConfigError(f"{path} line {number} is not JSON; every line must be one object.") from error
+            yield _field(row, text_field, f"{path} line {number}"), True
+
+
+def _read_parquet(path: Path, text_field: str) -> Iterator[Piece]:
+    parquet = _extra("pyarrow.parquet")
+    try:
+        with parquet.ParquetFile(path) as file:
+            if text_field not in file.schema_arrow.names:
+                raise ConfigError(f"{path} has no column {text_field}; set data.text_field to one it has.")
+            for batch in file.iter_batches(batch_size=256, columns=[text_field]):
+                for row in batch.to_pylist():
+                    yield _field(row, text_field, str(path)), True
+    except ValueError as error:  # pyarrow's ArrowInvalid is one
+        raise ConfigError(f"{path} is not a Parquet file ({str(error).splitlines()[0]:.200}); check --data.") from error
+
+
+def _field(row: Any, text_field: str, where: str) -> bytes:
+    text = row.get(text_field) if isinstance(row, dict) else None
+    if not isinstance(text, str):
+        raise ConfigError(f"{where} has no text in the field {text_field}; set data.text_field to one that has.")
+    return text.encode("utf-8", errors="replace")
+
+
+def _extra(module: str) -> Any:
+    """A library that comes with the extra `data`."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        library = module.partition(".")[0]
+        raise ConfigError(f"this data source needs {library}; run pip install 'swarmd[data]'.") from error

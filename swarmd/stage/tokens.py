@@ -1,0 +1,238 @@
+"""Text to token ids and back, and the file of ids that training reads.
+
+A source is tokenised once into a flat file named by what it was made from, written beside and renamed, and then
+memory-mapped. Knows nothing of steps or microbatches. The Hugging Face tokenizer's library is an extra, imported when
+one is chosen.
+"""
+
+import hashlib
+import importlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy
+import numpy.typing
+
+from swarmd.config import DataConfig
+from swarmd.errors import ConfigError
+from swarmd.stage.sources import HF_PREFIX, Piece, list_files, read_files, read_hugging_face
+
+CACHE_FORMAT = 1  # raised when the same source would give another file
+REPORT_TOKENS = 50_000_000  # tokens between two words of progress: some seconds of work
+HASH_BYTES = 1 << 20  # bytes of a tokenizer file hashed at once
+END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")  # the usual names, most specific first
+BYTE_SEPARATOR = 0  # between documents; text has no such byte
+
+Ids = numpy.typing.NDArray[numpy.integer[Any]]
+
+log = logging.getLogger(__name__)
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back."""
+
+    @property
+    def separator(self) -> int | None:
+        """The id between documents, if there is one."""
+
+    def encode(self, text: bytes) -> Ids: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+class ByteTokenizer:
+    """Every byte is a token: vocabulary 256, no file."""
+
+    separator: int | None = BYTE_SEPARATOR
+
+    def encode(self, text: bytes) -> Ids:
+        return numpy.frombuffer(text, dtype=numpy.uint8)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(ids).decode("utf-8", errors="replace")
+
+
+class FileTokenizer:
+    """A Hugging Face `tokenizer.json`."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            library = importlib.import_module("tokenizers")
+        except ImportError as error:
+            raise ConfigError("a tokenizer file needs tokenizers; run pip install 'swarmd[data]'.") from error
+        try:
+            self._tokenizer = library.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception for anything wrong with the file
+            raise ConfigError(
+                f"{path} is not a tokenizer.json ({error}); set data.tokenizer to one, or to byte."
+            ) from error
+        known = (self._tokenizer.token_to_id(token) for token in END_TOKENS)
+        self.separator: int | None = next((number for number in known if number is not None), None)
+
+    def encode(self, text: bytes) -> Ids:
+        encoded = self._tokenizer.encode(text.decode("utf-8", errors="replace"), add_special_tokens=False)
+        return numpy.asarray(encoded.ids, dtype=numpy.uint32)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(ids))
+        return text
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """`byte`, or the path of a tokenizer.json. Raises ConfigError."""
+    if name == "byte":
+        return ByteTokenizer()
+    if not Path(name).is_file():
+        raise ConfigError(f"data.tokenizer {name} is not a file; give the path of a tokenizer.json, or byte.")
+    return FileTokenizer(Path(name))
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """Ids on disk, memory-mapped."""
+
+    ids: Ids
+    digest: str
+
+
+def load_tokens(
+    data: DataConfig,
+    vocabulary: int,
+    cache: Path,
+    *,
+    needed: int,
+    progress: Callable[[int], None] | None = None,
+) -> TokenFile:
+    """The source's tokens, from the cache or by making it. A stream ends after `needed` tokens; files are taken whole.
+
+    Raises ConfigError: nothing there, not readable, or tokens beyond the vocabulary.
+    """
+    streamed = data.source.startswith(HF_PREFIX)
+    files = [] if streamed else list_files(data.source)
+    path = cache / f"{_cache_name(data, vocabulary, files, needed if streamed else 0)}.tokens"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        found = _open(path, vocabulary)
+        if found is not None:
+            return found
+        if streamed:
+            pieces = read_hugging_face(data.source.removeprefix(HF_PREFIX), data.text_field)
+        else:
+            pieces = read_files(files, data.text_field)
+        _write(
+            path, pieces, load_tokenizer(data.tokenizer), vocabulary, needed if streamed else None, progress or _report
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"tokens can't be kept in {cache} ({error.strerror or error}); free or change --home."
+        ) from error
+    made = _open(path, vocabulary)
+    assert made is not None, "a token file that was just written can be read"
+    return made
+
+
+def id_type(vocabulary: int) -> "numpy.dtype[Any]":
+    """The smallest unsigned type, little-endian, that holds every id."""
+    return numpy.dtype("<u1" if vocabulary <= 1 << 8 else "<u2" if vocabulary <= 1 << 16 else "<u4")
+
+
+def _cache_name(data: DataConfig, vocabulary: int, files: list[tuple[str, Path]], needed: int) -> str:
+    """A name for exactly this content: files by name, size and time of change; streams by name and length."""
+    stats = [(name, str(path), path.stat().st_size, path.stat().st_mtime_ns) for name, path in files]
+    tokenizer = "byte" if data.tokenizer == "byte" else _file_digest(Path(data.tokenizer))
+    what = [CACHE_FORMAT, data.source, tokenizer, data.text_field, id_type(vocabulary).str, needed, stats]
+    return hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(HASH_BYTES):
+                digest.update(block)
+    except OSError as error:
+        raise ConfigError(f"data.tokenizer {path} can't be read ({error.strerror}); give a tokenizer.json.") from error
+    return digest.hexdigest()
+
+
+def _open(path: Path, vocabulary: int) -> TokenFile | None:
+    """The file if it is there and whole: the manifest is written after it, and names its length."""
+    manifest = path.with_suffix(".json")
+    try:
+        said = json.loads(manifest.read_bytes())
+        count, largest, digest = int(said["count"]), int(said["largest"]), str(said["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # never made, or torn: made again
+    if largest >= vocabulary:
+        raise ConfigError(f"the tokenizer gives ids up to {largest}; set model.vocabulary to at least {largest + 1}.")
+    if not path.is_file() or path.stat().st_size != count * id_type(vocabulary).itemsize:
+        return None
+    if count == 0:
+        raise ConfigError("the data source holds no text; give one that does with --data.")
+    return TokenFile(numpy.memmap(path, dtype=id_type(vocabulary), mode="r"), digest)
+
+
+def _write(
+    path: Path,
+    pieces: Iterator[Piece],
+    tokenizer: Tokenizer,
+    vocabulary: int,
+    limit: int | None,
+    progress: Callable[[int], None],
+) -> None:
+    """Writes the ids and then their manifest, each beside its place and renamed, so that no half is ever taken for
+    whole.
+    """
+    kind = id_type(vocabulary)
+    count, largest, reported = 0, 0, 0
+    digest = hashlib.blake2b(kind.str.encode(), digest_size=16)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tokens-", delete=False) as file:
+        beside = Path(file.name)
+        try:
+            for ids in _encode_all(pieces, tokenizer):
+                taken = ids if limit is None else ids[: limit - count]
+                largest = max(largest, int(taken.max(initial=0)))
+                block = taken.astype(kind).tobytes()
+                digest.update(block)
+                file.write(block)
+                count += len(taken)
+                if count - reported >= REPORT_TOKENS:
+                    reported = count
+                    progress(count)
+                if limit is not None and count >= limit:
+                    break
+            file.flush()
+            os.fsync(file.fileno())
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    said = json.dumps({"count": count, "largest": largest, "digest": digest.hexdigest()})
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tokens-", delete=False) as file:
+        file.write(said.encode())
+    Path(file.name).replace(path.with_suffix(".json"))
+    progress(count)
+
+
+def _encode_all(pieces: Iterator[Piece], tokenizer: Tokenizer) -> Iterator[Ids]:
+    """The ids of all documents, with the separator after each that isn't empty."""
+    separator = tokenizer.separator
+    written = False
+    for text, ends in pieces:
+        if text:
+            yield tokenizer.encode(text)
+            written = True
+        if ends and written:
+            if separator is not None:
+                yield numpy.asarray([separator], dtype=numpy.uint32)
+            written = False
+
+
+def _report(count: int) -> None:
+    log.info("%d tokens prepared", count)

@@ -1,0 +1,265 @@
+"""The thread that owns torch: the Compute port for an event loop, over a `StageEngine`.
+
+Decides in which order work is done: rounds first, because the whole stage waits for them; then backward before
+forward, because it frees memory and others wait for it; older hops before younger; evaluation last. The event loop
+never waits for the device, and a task whose awaiting coroutine was cancelled is dropped while it is queued. torch is
+imported in the thread, so that a daemon listens before it is loaded.
+"""
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from swarmd.config import RunConfig
+from swarmd.errors import SwarmError
+from swarmd.values import BackwardResult, Buffer, ComputeProgress, Encoded, GradientSummary, HopId, TailResult
+
+if TYPE_CHECKING:
+    from swarmd.stage.engine import StageEngine
+
+ROUND, BACKWARD, FORWARD, EVALUATE = range(4)
+"""The order of kinds of work. The tail's task counts as forward: it admits new work, though it includes a backward."""
+
+CLOSE_LIMIT_S = 10.0  # seconds to wait at close for the task that runs; a hung device must not stop the daemon's end
+AVERAGE_WEIGHT = 0.1  # of the newest measurement in the moving averages: follows a change within some twenty hops
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+)  # in messages of CUDA's and the CPU's allocator
+
+Result = TypeVar("Result")
+
+
+@dataclass(eq=False)
+class Task:
+    """One call for the thread and who waits for it."""
+
+    kind: int
+    hop: HopId | None
+    call: Callable[[], Any]
+    future: "asyncio.Future[Any]"
+    loop: asyncio.AbstractEventLoop
+
+
+class Worker:
+    """Implements `ports.Compute`. Made by `Worker.start`; methods are called from one event loop."""
+
+    def __init__(self, run: RunConfig, stage: int, device: str, threads: int) -> None:
+        self._engine: StageEngine  # set by the thread before anything else runs
+        self._build = (run, stage, device, threads)
+        self._queue: list[tuple[int, int, int, int, Task]] = []
+        self._order = itertools.count()
+        self._ready = threading.Condition()  # over the queue and `_closing`
+        self._closing = False
+        self._counter = 0
+        self._running: tuple[HopId | None, float] | None = None  # what runs, and since when
+        self._seconds = {FORWARD: 0.0, BACKWARD: 0.0}
+        self._ended: asyncio.Future[None]  # done when the thread is
+
+    @classmethod
+    async def start(cls, run: RunConfig, stage: int, device: str = "cpu", threads: int = 0) -> "Worker":
+        """Builds the stage in its thread, with so many threads of torch (0: its own choice). Raises ConfigError."""
+        worker = cls(run, stage, device, threads)
+        loop = asyncio.get_running_loop()
+        built: asyncio.Future[None] = loop.create_future()
+        worker._ended = loop.create_future()
+        thread = threading.Thread(target=worker._main, args=(loop, built), name=f"stage-{stage}", daemon=True)
+        thread.start()
+        try:
+            await built
+        except BaseException:
+            worker._stop()
+            raise
+        return worker
+
+    async def close(self) -> None:
+        """Drops what is queued, and waits a bounded time for what runs. What it leaves is a daemon thread."""
+        self._stop()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._ended), CLOSE_LIMIT_S)
+
+    # --------------------------------------------------------------------------------------------- the port
+
+    @property
+    def gradient_size(self) -> int:
+        return self._engine.gradient_size
+
+    @property
+    def codecs(self) -> tuple[str, ...]:
+        return self._engine.codecs
+
+    def progress(self) -> ComputeProgress:
+        """The thread's pulse. The last stage has its whole time in `forward_seconds`, since it does both at once."""
+        running, since = self._running or (None, time.monotonic())
+        return ComputeProgress(
+            counter=self._counter,
+            running=running,
+            busy_seconds=time.monotonic() - since,
+            forward_seconds=self._seconds[FORWARD],
+            backward_seconds=self._seconds[BACKWARD],
+        )
+
+    async def forward(
+        self, hop: HopId, tokens: Buffer, activation: Encoded | None, *, codec: str, evaluate: bool = False
+    ) -> Encoded:
+        engine, attempt = self._engine, self._engine.attempt(hop)
+        return await self._do(
+            EVALUATE if evaluate else FORWARD,
+            hop,
+            lambda: engine.forward(hop, tokens, activation, codec=codec, evaluate=evaluate, attempt=attempt),
+        )
+
+    async def backward(self, hop: HopId, gradient: Encoded, *, codec: str) -> BackwardResult:
+        engine, attempt = self._engine, self._engine.attempt(hop)
+        return await self._do(BACKWARD, hop, lambda: engine.backward(hop, gradient, codec=codec, attempt=attempt))
+
+    async def tail(
+        self, hop: HopId, tokens: Buffer, activation: Encoded | None, *, codec: str, evaluate: bool = False
+    ) -> TailResult:
+        engine, attempt = self._engine, self._engine.attempt(hop)
+        return await self._do(
+            EVALUATE if evaluate else FORWARD,
+            hop,
+            lambda: engine.tail(hop, tokens, activation, codec=codec, evaluate=evaluate, attempt=attempt),
+        )
+
+    def forget(self, hop: HopId) -> None:
+        self._engine.forget(hop)
+
+    async def freeze(self, step: int) -> None:
+        await self._do(ROUND, None, lambda: self._engine.freeze(step))
+
+    async def thaw(self, step: int) -> None:
+        await self._do(ROUND, None, lambda: self._engine.thaw(step))
+
+    async def contribution(self, step: int, start: int, stop: int, *, codec: str) -> Encoded:
+        return await self._do(ROUND, None, lambda: self._engine.contribution(step, start, stop, codec=codec))
+
+    async def reduce(self, contributions: Sequence[Encoded], tokens: int, *, codec: str) -> Encoded:
+        return await self._do(ROUND, None, lambda: self._engine.reduce(contributions, tokens, codec=codec))
+
+    async def assemble(self, step: int, parts: Sequence[Encoded]) -> GradientSummary:
+        return await self._do(ROUND, None, lambda: self._engine.assemble(step, parts))
+
+    async def apply(self, step: int, *, learning_rate: float, clip_factor: float) -> str:
+        return await self._do(
+            ROUND, None, lambda: self._engine.apply(step, learning_rate=learning_rate, clip_factor=clip_factor)
+        )
+
+    async def skip(self, step: int) -> str:
+        return await self._do(ROUND, None, lambda: self._engine.skip(step))
+
+    async def export_state(self) -> Buffer:
+        return await self._do(ROUND, None, self._engine.export_state)
+
+    async def import_state(self, state: Buffer) -> str:
+        return await self._do(ROUND, None, lambda: self._engine.import_state(state))
+
+    # --------------------------------------------------------------------------------------------- the queue
+
+    async def _do(self, kind: int, hop: HopId | None, call: Callable[[], Result]) -> Result:
+        """Queues a call and waits for its result. Cancelling this drops the call unless it has begun."""
+        loop = asyncio.get_running_loop()
+        task = Task(kind, hop, call, loop.create_future(), loop)
+        step, index = hop if hop is not None else (0, 0)
+        with self._ready:
+            if self._closing:
+                raise asyncio.CancelledError
+            heapq.heappush(self._queue, (kind, step, index, next(self._order), task))
+            self._ready.notify()
+        result: Result = await task.future
+        return result
+
+    def _stop(self) -> None:
+        """Lets the thread end after the task that runs; cancels those that wait."""
+        with self._ready:
+            self._closing = True
+            waiting = [entry[-1] for entry in self._queue]
+            self._queue.clear()
+            self._ready.notify()
+        for task in waiting:
+            task.future.cancel()
+
+    def _next(self) -> Task | None:
+        """The next call, once there is one; None at the end."""
+        with self._ready:
+            while True:
+                self._ready.wait_for(lambda: self._queue or self._closing)
+                if self._closing:
+                    return None
+                task = heapq.heappop(self._queue)[-1]
+                if not task.future.cancelled():
+                    return task
+
+    # --------------------------------------------------------------------------------------------- the thread
+
+    def _main(self, loop: asyncio.AbstractEventLoop, built: "asyncio.Future[None]") -> None:
+        failure: Exception | None = None
+        try:
+            self._engine = self._make_engine()
+        except Exception as error:  # noqa: BLE001 - becomes the exception of `start`
+            failure = _as_ours(error)
+        _post(loop, _deliver, built, None, failure)
+        while failure is None and (task := self._next()) is not None:
+            self._run(task)
+        _post(loop, _deliver, self._ended, None, None)
+
+    def _make_engine(self) -> "StageEngine":
+        run, stage, device, threads = self._build
+        import torch
+
+        from swarmd.stage.engine import StageEngine
+
+        if threads:
+            torch.set_num_threads(threads)
+        return StageEngine(run, stage, device)
+
+    def _run(self, task: Task) -> None:
+        """Runs one call and hands its result, or what it raised, to the event loop."""
+        started = time.monotonic()
+        self._running = (task.hop, started)
+        result, failure = None, None
+        try:
+            result = task.call()
+        except Exception as error:  # noqa: BLE001 - becomes the exception of whoever awaits it
+            failure = _as_ours(error)
+        self._running = None
+        self._counter += 1
+        if failure is None and task.kind in self._seconds:
+            self._measure(task.kind, time.monotonic() - started)
+        _post(task.loop, _deliver, task.future, result, failure)
+
+    def _measure(self, kind: int, seconds: float) -> None:
+        average = self._seconds[kind]
+        self._seconds[kind] = average + AVERAGE_WEIGHT * (seconds - average) if average else seconds
+
+
+def _post(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *arguments: object) -> None:
+    """Calls back in the event loop, if that still runs."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback, *arguments)
+
+
+def _deliver(future: "asyncio.Future[Any]", result: Any, failure: Exception | None) -> None:
+    if future.done():
+        return  # cancelled while it ran
+    if failure is not None:
+        future.set_exception(failure)
+    else:
+        future.set_result(result)
+
+
+def _as_ours(error: Exception) -> Exception:
+    """torch reports a lack of memory as RuntimeError; the port promises MemoryError."""
+    if isinstance(error, SwarmError) or not isinstance(error, RuntimeError):
+        return error
+    if any(words in str(error) for words in OUT_OF_MEMORY):
+        return MemoryError(str(error).splitlines()[0])
+    return error

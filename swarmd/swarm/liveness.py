@@ -1,0 +1,86 @@
+"""Who is alive: takes in cards, suspects peers whose connection broke, looks again, drops the silent.
+
+Relies on `Membership` for the rules and on `Links` to look again. Says `gone` once for a peer whose work is lost.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.links import Links
+from swarmd.swarm.membership import Membership
+from swarmd.swarm.messages import Card
+from swarmd.swarm.signals import Signal
+from swarmd.values import PeerId
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 0.5  # how often lateness is looked at
+LOOK_AGAIN_SECONDS = 3.0  # to reach a peer whose connection broke; a dead one refuses in milliseconds
+
+
+class Liveness:
+    """What this peer believes of the others' lives."""
+
+    def __init__(
+        self,
+        links: Links,
+        membership: Membership,
+        changed: Signal,
+        *,
+        suspected: Callable[[PeerId], None],
+        gone: Callable[[PeerId], None],
+        heard: Callable[[Card], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._links, self._membership, self._changed = links, membership, changed
+        self._suspected, self._gone, self._heard, self._spawn = suspected, gone, heard, spawn
+        links.on_card(self._met)
+        links.on_lost(self._lost)
+
+    def hear(self, card: Card) -> None:
+        """Someone's card came, by handshake, announcement or gossip."""
+        if not self._membership.hear(card, asyncio.get_running_loop().time()):
+            return
+        self._links.transport.learn(card.peer, card.addresses)
+        self._heard(card)
+        if card.state in ("left", "draining"):
+            self._gone(card.peer)
+        self._changed.notify()
+
+    def _met(self, card: Card) -> None:
+        """Someone's card came with a handshake: it is alive."""
+        self.hear(card)
+        self._membership.touch(card.peer, asyncio.get_running_loop().time())
+
+    def _lost(self, peer: PeerId) -> None:
+        """Its connection broke: it is used no more, and gone unless it can be reached again at once."""
+        self._membership.suspect(peer)
+        self._suspected(peer)
+        self._changed.notify()
+        self._spawn(self._look_again(peer))
+
+    async def _look_again(self, peer: PeerId) -> None:
+        known = self._membership.get(peer)
+        try:
+            async with asyncio.timeout(LOOK_AGAIN_SECONDS):
+                await self._links.greet(peer)
+            again = self._membership.get(peer)
+            if known is not None and again is not None and known.incarnation == again.incarnation:
+                return
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.info("peer %s is lost: %s", peer[-8:], trouble)
+        self._gone(peer)
+
+    async def run(self, sweep: Callable[[float], None]) -> None:
+        """Drops the silent, and calls `sweep` with the time, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            for peer in self._membership.sweep(loop.time()):
+                log.info("peer %s is dropped: silent or gone", peer[-8:])
+                await self._links.transport.drop(peer)
+                self._gone(peer)
+            sweep(loop.time())

@@ -1,0 +1,16 @@
+"""For every test: one CPU thread per process, since the daemons share few cores, and no home outside the test."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch: its thread pools are sized once. Subprocesses inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon or a swarmctl that is told no home must not find the developer's."""
+    monkeypatch.setenv("SWARMD_HOME", str(Path(tmp_path_factory.getbasetemp()) / "nobody-home"))

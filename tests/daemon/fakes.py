@@ -1,0 +1,86 @@
+"""A daemon without a swarm: says what it is told to say, and remembers who asked it to join."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from swarmd.daemon.control import ControlServer
+from swarmd.daemon.local import Home
+from swarmd.status import Bytes, HopRow, PeerRow, Queues, Status
+
+ADDRESS = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWAnExampleOfAPeerIdThatIsLongEnough"
+
+STATUS = Status(
+    peer_id="12D3KooWAnExampleOfAPeerIdThatIsLongEnough",
+    run="toy",
+    fingerprint="0123456789abcdef",
+    model="3 layers, 64 wide",
+    stage=1,
+    stages=3,
+    state="serving",
+    waiting_for="",
+    version=7,
+    step=8,
+    steps=20,
+    loss=3.25,
+    validation_loss=3.5,
+    tokens_per_second=1234.0,
+    microbatches_per_second=2.5,
+    progress=0.5,
+    seconds_left=90.0,
+    queues=Queues(forward=2, backward=1, in_flight=5, downstream=2, retained_bytes=4096),
+    peers={"0": 2, "1": 2, "2": 1},
+    addresses=(ADDRESS,),
+    device="cpu",
+    bytes=Bytes(sent=1_500_000, received=2_000),
+    uptime_seconds=61.0,
+    ledger={"resent": 3, "subtracted": 0, "lost": 0, "duplicated": 0},
+    memory_bytes=278_000_000,
+)
+
+PEER = PeerRow("12D3KooWFirst", 0, "serving", 7, 1, 0, 1, 2.5, "cpu", (ADDRESS,), 0.0, is_self=True)
+SILENT_PEER = PeerRow("12D3KooWSecond", 1, "serving", 7, 0, 0, 0, 0.0, "cuda:0", (), 12.5, suspect=True)
+HOP = HopRow(step=8, index=3, state="passed", custodian="12D3KooWFirst", holder="12D3KooWSecond", seconds=0.25)
+
+
+class FakeDaemon:
+    """The control socket's Daemon, with settable answers."""
+
+    def __init__(self) -> None:
+        self.current = STATUS
+        self.joined: list[str] = []
+        self.trouble: Exception | None = None
+        self.hold: asyncio.Event | None = None
+
+    def status(self) -> Status:
+        if self.trouble is not None:
+            raise self.trouble
+        return self.current
+
+    def say(self, **changes: object) -> None:
+        self.current = replace(self.current, **changes)  # type: ignore[arg-type]
+
+    def peers(self) -> list[PeerRow]:
+        return [PEER, SILENT_PEER]
+
+    def queues(self) -> list[HopRow]:
+        return [HOP]
+
+    async def join(self, bootstrap: str) -> None:
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.trouble is not None:
+            raise self.trouble
+        self.joined.append(bootstrap)
+
+
+@contextlib.asynccontextmanager
+async def served(daemon: FakeDaemon, home: Home) -> AsyncIterator[None]:
+    """The daemon behind a real control socket."""
+    server = ControlServer(daemon, home)
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop()

@@ -1,0 +1,140 @@
+"""A daemon's home: its lock, what it remembers, and a store that survives crashes and full disks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from swarmd.daemon.local import Home, LocalStore, Remembered, write_atomically
+from swarmd.errors import ConfigError
+
+JOIN = Remembered(("/ip4/10.0.0.1/tcp/4001/p2p/12D3KooWx",), stage=2)
+
+
+def test_a_second_daemon_is_told_who_has_the_home(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    with (
+        home.locked(),
+        pytest.raises(ConfigError, match=f"process {os.getpid()}.*its own --home"),
+        Home(home.path).locked(),
+    ):
+        pytest.fail("the home was taken twice")
+    with home.locked():
+        pass
+
+
+def test_a_killed_daemon_leaves_no_lock(tmp_path: Path) -> None:
+    program = (
+        "import sys, swarmd.daemon.local as local\n"
+        f"with local.Home({str(tmp_path)!r}).locked():\n"
+        "    print('locked', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "locked\n"
+        with pytest.raises(ConfigError, match=f"process {child.pid}"), Home(tmp_path).locked():
+            pytest.fail("the home was taken twice")
+        child.kill()
+    with Home(tmp_path).locked():
+        pass
+
+
+def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="shorter --home"):
+        Home(tmp_path / ("x" * 100)).prepare()
+
+
+def test_a_home_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="choose another --home"):
+        Home(tmp_path / "file" / "home").prepare()
+
+
+def test_a_join_is_remembered(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    assert home.remembered() is None
+    home.remember(JOIN)
+    assert Home(tmp_path).remembered() == JOIN
+    assert [path.name for path in tmp_path.iterdir()] == ["node.json"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b"{}",
+        b'{"bootstrap": []}',
+        b'{"bootstrap": [1]}',
+        b'{"bootstrap": ["/x"], "stage": "0"}',
+    ],
+)
+def test_a_damaged_memory_is_named(tmp_path: Path, damage: bytes) -> None:
+    home = Home(tmp_path)
+    home.node_file.write_bytes(damage)
+    with pytest.raises(ConfigError, match=r"node\.json is damaged"):
+        home.remembered()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_ledger_has_a_line_per_step(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    store = LocalStore(home)
+    store.append_ledger({"step": 1, "loss": 5.5})
+    store.append_ledger({"step": 2, "loss": 5.4})
+    assert [json.loads(line)["step"] for line in home.ledger.read_text().splitlines()] == [1, 2]
+
+
+def test_a_torn_line_does_not_swallow_the_next(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.ledger.write_bytes(b'{"step": 1}\n{"st')
+    LocalStore(home).append_ledger({"step": 2})
+    assert home.ledger.read_text().splitlines() == ['{"step": 1}', '{"st', '{"step":2}']
+
+
+def test_the_ledger_is_bounded(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    store = LocalStore(home, ledger_limit_bytes=200)
+    for step in range(100):
+        store.append_ledger({"step": step})
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert set(sizes) == {"ledger.jsonl", "ledger.jsonl.1"}
+    assert all(0 < size < 250 for size in sizes.values())
+    assert json.loads(home.ledger.read_text().splitlines()[-1])["step"] == 99
+
+
+def test_a_full_disk_is_said_and_not_raised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home = Home(tmp_path)
+    home.ledger.symlink_to("/dev/full")
+    LocalStore(home).append_ledger({"step": 3})
+    assert "step 3" in caplog.text
+    assert "No space left" in caplog.text
+
+
+async def test_a_checkpoint_that_cannot_be_written_is_said_and_not_raised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = Home(tmp_path)
+    home.checkpoints.write_text("a file where the directory should be")
+    await LocalStore(home).save_checkpoint(5, 0, b"state", {"step": 5})
+    assert "can't save version 5" in caplog.text

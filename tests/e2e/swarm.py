@@ -1,0 +1,150 @@
+"""Real daemons as processes on loopback: start, look, wait for something to hold, stop. Shared by the end-to-end tests."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+START_SECONDS = 60.0  # a daemon imports torch on a core it shares with others
+END_SECONDS = 150.0  # a toy run of tens of steps
+POLL_SECONDS = 0.1
+
+
+class Daemon:
+    """One `swarmd start` process."""
+
+    def __init__(self, home: Path, process: asyncio.subprocess.Process) -> None:
+        self.home, self.process = home, process
+
+    async def status(self) -> dict[str, Any]:
+        """What `swarmctl status --json` prints."""
+        connector = aiohttp.UnixConnector(path=str(self.home / "control.sock"))
+        async with aiohttp.ClientSession(connector=connector) as session, session.get("http://swarmd/v1/status") as answer:
+            status: dict[str, Any] = await answer.json()
+            return status
+
+    async def until(self, holds: Callable[[dict[str, Any]], bool], seconds: float = START_SECONDS) -> dict[str, Any]:
+        """The status, once something holds of it. Fails with the log when it doesn't in time."""
+        status: dict[str, Any] = {}
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    assert self.process.returncode is None, f"ended with {self.process.returncode}\n{self.log()}"
+                    with contextlib.suppress(aiohttp.ClientError):
+                        status = await self.status()
+                        if holds(status):
+                            return status
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            raise AssertionError(f"not in {seconds} s; status {status}\n{self.log()}") from None
+
+    async def end(self, seconds: float = END_SECONDS) -> int:
+        """Its exit code, once it ends by itself."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.process.wait()
+        except TimeoutError:
+            raise AssertionError(f"still running after {seconds} s\n{self.log()}") from None
+
+    async def address(self) -> str:
+        """Where others can dial it."""
+        addresses: list[str] = (await self.until(lambda status: bool(status["addresses"])))["addresses"]
+        return addresses[0]
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+
+    def log(self) -> str:
+        path = self.home / "swarmd.log"
+        return path.read_text()[-4000:] if path.exists() else "(no log)"
+
+    def ledger(self) -> list[dict[str, Any]]:
+        path = self.home / "ledger.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+class Swarm:
+    """Some daemons; whoever leaves the block stops them all."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.daemons: list[Daemon] = []
+
+    async def start(self, *arguments: str, home: Path | None = None) -> Daemon:
+        """Starts a daemon on the CPU with one thread, listening on a free port of loopback."""
+        home = home or self.directory / str(len(self.daemons))
+        common = ("--home", str(home), "--device", "cpu", "--threads", "1", "--listen", "/ip4/127.0.0.1/tcp/0")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "swarmd", "start", *common, *arguments, stdin=asyncio.subprocess.DEVNULL
+        )
+        daemon = Daemon(home, process)
+        self.daemons.append(daemon)
+        return daemon
+
+    async def found(self, model: Path, stages: Sequence[int]) -> list[Daemon]:
+        """A whole swarm: the first founds the run, the others join it, one for each stage named."""
+        first = await self.start("--model", str(model), "--stage", str(stages[0]))
+        address = await first.address()
+        others = [await self.start("--bootstrap", address, "--stage", str(stage)) for stage in stages[1:]]
+        return [first, *others]
+
+    async def stop(self) -> None:
+        for daemon in self.daemons:
+            if daemon.process.returncode is None:
+                daemon.process.kill()
+            await daemon.process.wait()
+
+
+@contextlib.asynccontextmanager
+async def swarm() -> AsyncIterator[Swarm]:
+    """Homes are directly under the temporary directory: a socket's path is short."""
+    with tempfile.TemporaryDirectory(prefix="swarmd-") as directory:
+        it = Swarm(Path(directory))
+        try:
+            yield it
+        finally:
+            await it.stop()
+
+
+async def run_command(*command: str, seconds: float = START_SECONDS) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `python -m ...`."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"},
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            out, err = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise AssertionError(f"{command} still runs after {seconds} s") from None
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+def check_replicas(daemons: Sequence[Daemon]) -> int:
+    """Replicas agree at every step (promise 2), along one chain of records. Returns the number of steps."""
+    seen: dict[tuple[int, int], tuple[str, str, str]] = {}
+    records: dict[int, str] = {}
+    for daemon in daemons:
+        lines = daemon.ledger()
+        for line in lines:
+            assert records.setdefault(line["step"], line["record"]) == line["record"]
+            names = (line["record"], line["grad_digest"], line["digest"])
+            assert seen.setdefault((line["step"], line["stage"]), names) == names, f"{daemon.home} differs: {line}"
+        for before, after in zip(lines, lines[1:], strict=False):
+            assert (after["step"], after["parent"]) == (before["step"] + 1, before["record"])
+    return len(records)

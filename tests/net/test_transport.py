@@ -1,0 +1,424 @@
+"""Whole peers over TCP on loopback: requests, connections that come and go, gossip, starting and stopping."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import libp2p.stream_muxer.yamux.yamux as yamux
+import pytest
+from tests.net.peers import PATIENCE_S, Peer, until
+
+from swarmd.errors import ConfigError, PeerUnreachable, Refused
+from swarmd.net.limits import TransportLimits
+from swarmd.values import Frame
+
+Make = Callable[..., Awaitable[Peer]]
+
+
+@pytest.fixture
+async def make(tmp_path: Path) -> AsyncIterator[Make]:
+    """Starts peers by name (a name is a key); stops them at the end."""
+    running: list[Peer] = []
+
+    async def start(name: str, **options: object) -> Peer:
+        running.append(await Peer.start(tmp_path / f"{name}.key", **options))  # type: ignore[arg-type]
+        return running[-1]
+
+    yield start
+    await asyncio.gather(*(peer.stop() for peer in running if not peer.transport.failed.done()), return_exceptions=True)
+
+
+@pytest.mark.parametrize("on_uvloop", [False, True])
+async def test_a_request_finds_its_way_and_back(make: Make, on_uvloop: bool) -> None:
+    one, two = await make("one", on_uvloop=on_uvloop), await make("two", on_uvloop=on_uvloop)
+    one.transport.learn(two.id, [two.address])
+    payload = os.urandom(3 << 20)
+    answer = await one.request(two, Frame("hop", {"step": 1}, (payload, b"", b"scales")), urgency="hop")
+    assert (answer.kind, answer.body) == ("echo", {"step": 1})
+    assert [bytes(part) for part in answer.buffers] == [payload, b"", b"scales"]
+    assert (await two.request(one, Frame("beat", {}))).kind == "echo"  # over the same connection
+    assert one.transport.connected() == (two.id,)
+    assert two.transport.connected() == (one.id,)
+    sent, received = one.transport.traffic()
+    assert sent > len(payload)
+    assert received > len(payload)
+
+
+async def test_who_cannot_be_reached_is_said_in_a_sentence(make: Make) -> None:
+    one, two = await make("one"), await make("two")
+    with pytest.raises(PeerUnreachable, match="no address"):
+        await one.request(two, Frame("x", {}))
+    one.transport.learn(two.id, ["/ip4/127.0.0.1/tcp/1"])
+    with pytest.raises(PeerUnreachable, match="can't be reached at /ip4/127.0.0.1/tcp/1"):
+        await one.request(two, Frame("x", {}))
+    with pytest.raises(PeerUnreachable):  # somebody else answers there
+        await one.do(one.transport.connect(two.address.replace(two.id, "12D3KooWLRPJoDwC5h3QfNnQ2ZyhMVzTQb2mMhkRLz2dHUPLhGXn")))
+    with pytest.raises(PeerUnreachable, match="itself"):
+        await one.do(one.transport.connect(one.address))
+    with pytest.raises(ConfigError):
+        await one.do(one.transport.connect("/ip4/127.0.0.1/tcp/1"))
+    one.transport.learn(two.id, [two.address])
+    assert (await one.request(two, Frame("x", {}))).kind == "echo"  # nothing of that is held against it
+
+
+async def test_a_deadline_passes_and_the_connection_lives(make: Make) -> None:
+    one, two = await make("one"), await make("two")
+    started = asyncio.Event()
+
+    async def never(peer: str, frame: Frame) -> Frame:
+        if frame.kind == "never":
+            started.set()
+            await asyncio.Event().wait()
+        return frame
+
+    two.transport.serve(never)
+    await one.connect(two)
+    with pytest.raises(TimeoutError):
+        await one.request(two, Frame("never", {}), deadline_s=0.1)
+    assert (await one.request(two, Frame("x", {}))).kind == "x"
+    assert one.gone == []
+
+
+async def test_both_sides_dial_at_once_and_lose_nothing(make: Make) -> None:
+    one, two = await make("one"), await make("two")
+    one.transport.learn(two.id, [two.address])
+    two.transport.learn(one.id, [one.address])
+    questions = [asker.request(other, Frame("x", {"n": n})) for n in range(20) for asker, other in ((one, two), (two, one))]
+    assert [answer.body["n"] for answer in await asyncio.gather(*questions)] == [n for n in range(20) for _ in range(2)]
+    assert one.transport.connected() == (two.id,)
+    await two.stop()
+    await until(lambda: one.gone == [two.id])
+    with pytest.raises(PeerUnreachable):
+        await one.request(two, Frame("x", {}))
+
+
+async def test_a_peer_that_leaves_is_noticed_by_all_who_wait(make: Make) -> None:
+    one, two = await make("one"), await make("two")
+    serving, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def hang(peer: str, frame: Frame) -> Frame:
+        serving.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        raise AssertionError
+
+    one.transport.serve(hang)
+    two.transport.serve(hang)
+    await one.connect(two)
+    questions = [asyncio.ensure_future(one.request(two, Frame("x", {}))) for _ in range(3)]
+    back = asyncio.ensure_future(two.request(one, Frame("x", {})))
+    await until(serving.is_set)
+    await one.do(one.transport.drop(two.id))
+    for question in (*questions, back):
+        with pytest.raises(PeerUnreachable):
+            await question
+    await until(cancelled.is_set)
+    await until(lambda: one.gone == [two.id] and two.gone == [one.id])
+    assert one.transport.connected() == ()
+
+
+async def test_a_dropped_peer_may_come_back_but_is_not_fetched(make: Make) -> None:
+    one, two = await make("one"), await make("two")
+    await one.connect(two)
+    await one.do(one.transport.drop(two.id))
+    await until(lambda: two.gone == [one.id])
+    swarm = one.transport._host.get_network()
+
+    async def tempt() -> None:
+        """What the library does every ten seconds while it has few connections, and when a stream is wanted."""
+        await swarm.auto_connector.maybe_connect()
+        with pytest.raises(Exception, match="no connection"):
+            await swarm.dial_peer(None)
+
+    done = asyncio.Event()
+    await one.now(one.transport._nursery.start_soon, _then(tempt, done))
+    await until(done.is_set)
+    assert one.transport.connected() == ()
+    assert (await two.request(one, Frame("x", {}))).kind == "echo"  # two dialled nobody before, but knows no address
+    assert one.transport.connected() == (two.id,)
+
+
+def _then(work: Callable[[], Awaitable[None]], done: asyncio.Event) -> Callable[[], Awaitable[None]]:
+    async def both() -> None:
+        await work()
+        done.set()
+
+    return both
+
+
+async def test_a_word_does_not_wait_behind_a_transfer(make: Make) -> None:
+    one, two = await make("one"), await make("two")
+
+    async def sink(peer: str, frame: Frame) -> Frame:
+        return Frame("ok", {"bytes": frame.nbytes})
+
+    two.transport.serve(sink)
+    await one.connect(two)
+    begun = time.monotonic()
+    transfer = asyncio.ensure_future(one.request(two, Frame("state", {}, (bytes(32 << 20),)), urgency="bulk"))
+    word_s, hop_s = [], []
+    await until(lambda: one.transport.traffic()[0] > 1 << 20)
+    while not transfer.done():
+        word_s.append(await _seconds(one.request(two, Frame("beat", {}))))
+        hop_s.append(await _seconds(one.request(two, Frame("hop", {}, (bytes(100_000),)), urgency="hop")))
+    assert (await transfer).body == {"bytes": 32 << 20}
+    whole_s = time.monotonic() - begun
+    assert len(word_s) >= 3
+    assert sorted(word_s)[len(word_s) // 2] < whole_s / 5
+    assert sorted(hop_s)[len(hop_s) // 2] < whole_s / 3
+
+
+async def _seconds(work: Awaitable[object]) -> float:
+    begun = time.monotonic()
+    await work
+    return time.monotonic() - begun
+
+
+async def test_both_ways_full_with_cancelled_requests_neither_freezes_nor_breaks(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without SafeYamux this freezes for good within a second (pings while both sockets are full), or the encryption breaks."""
+    monkeypatch.setattr(yamux, "RTT_MEASURE_INTERVAL", 0.02)
+    one, two = await make("one"), await make("two")
+    await one.connect(two)
+    blob = bytes(2 << 20)
+    until_s = time.monotonic() + 2.0
+    echoed = 0
+
+    async def keep_busy(asker: Peer, other: Peer, deadline_s: float | None) -> None:
+        nonlocal echoed
+        while time.monotonic() < until_s:
+            try:
+                await asker.request(other, Frame("hop", {}, (blob,)), deadline_s=deadline_s, urgency="hop")
+                echoed += 1
+            except TimeoutError:
+                pass
+
+    pairs = ((one, two), (two, one))
+    await asyncio.gather(
+        *(keep_busy(asker, other, deadline_s) for asker, other in pairs for deadline_s in (20, 20, 0.01, 0.03))
+    )
+    assert echoed > 4
+    assert [(await asker.request(other, Frame("x", {}))).kind for asker, other in pairs] == ["echo", "echo"]
+    assert one.gone == two.gone == []
+
+
+async def test_senders_wait_for_room(make: Make) -> None:
+    one = await make("one", limits=TransportLimits(unsent_bytes=1 << 20))
+    two = await make("two")
+    await one.connect(two)
+    blob = bytes(1 << 20)
+    answers = await asyncio.gather(*(one.request(two, Frame("x", {"n": n}, (blob,)), urgency="bulk") for n in range(12)))
+    assert [answer.body["n"] for answer in answers] == list(range(12))
+
+
+async def test_a_peer_that_answers_nothing_yet_says_so(make: Make) -> None:
+    one, two = await make("one"), await make("two")
+    two.transport._handler = None
+    await one.connect(two)
+    with pytest.raises(Refused, match="starting"):
+        await one.request(two, Frame("x", {}))
+
+
+# Starting and stopping
+
+
+async def test_a_busy_port_and_bad_addresses_are_the_users_to_mend(make: Make, tmp_path: Path) -> None:
+    one = await make("one")
+    taken = one.address.partition("/p2p/")[0]
+    with pytest.raises(ConfigError, match=r"is in use .*--listen"):
+        await make("two", listen=taken)
+    for bad in ("nonsense", "/ip4/127.0.0.1/udp/0/quic-v1", "/dns4/localhost/tcp/0", "/ip4/203.0.113.7/tcp/0"):
+        with pytest.raises(ConfigError, match="can't listen"):
+            await make("two", listen=bad)
+    (tmp_path / "broken.key").write_text("nonsense")
+    with pytest.raises(ConfigError, match="damaged"):
+        await make("broken")
+
+
+async def test_a_port_can_be_used_again_at_once(make: Make, tmp_path: Path) -> None:
+    one = await make("one")
+    first = await Peer.start(tmp_path / "two.key")
+    address = first.address
+    await one.connect(first)
+    await first.stop()
+    again = await make("two", listen=address.partition("/p2p/")[0])
+    assert again.address == address
+    await until(lambda: one.gone == [again.id])
+    assert (await one.request(again, Frame("x", {}))).kind == "echo"
+
+
+async def test_addresses_can_be_dialled_when_listening_everywhere(make: Make) -> None:
+    one, two = await make("one", listen="/ip4/0.0.0.0/tcp/0"), await make("two")
+    assert one.transport.addresses()
+    assert all("0.0.0.0" not in address and address.endswith(one.id) for address in one.transport.addresses())
+    await two.connect(one)
+
+
+async def test_a_crash_of_the_network_is_known(make: Make) -> None:
+    one, two = await make("one"), await make("two")
+    await one.connect(two)
+
+    async def hang(peer: str, frame: Frame) -> Frame:
+        await asyncio.Event().wait()
+        return frame
+
+    async def crash() -> None:
+        raise RuntimeError("made to fail")
+
+    two.transport.serve(hang)
+    asked = asyncio.ensure_future(one.request(two, Frame("x", {})))
+    await until(lambda: two.transport.traffic()[1] > 0)
+    await one.now(one.transport._nursery.start_soon, crash)
+    await until(one.transport.failed.done)
+    assert "made to fail" in repr(one.transport.failed.result().__dict__ or one.transport.failed.result())
+    with pytest.raises(PeerUnreachable):
+        await asked
+    with pytest.raises(PeerUnreachable):
+        await one.request(two, Frame("x", {}))
+    await one.stop()
+
+
+STALLING = """
+import asyncio, logging, sys
+from pathlib import Path
+from swarmd.net.libp2p import Libp2pTransport
+from swarmd.values import Frame
+
+async def main():
+    transport = await Libp2pTransport.start(Path(sys.argv[1]), ["/ip4/127.0.0.1/tcp/0"])
+    async def answer(peer, frame):
+        return Frame("ok", {})
+    transport.serve(answer)
+    print(transport.addresses()[0], flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    await transport.close()
+    print(logging.getLogger().handlers, flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def other_process(tmp_path: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", STALLING, str(tmp_path / "stalling.key")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+async def test_a_stopped_peer_can_be_dropped_and_left(make: Make, other_process: "subprocess.Popen[str]") -> None:
+    assert other_process.stdout is not None
+    with other_process as process:
+        address = (await asyncio.to_thread(other_process.stdout.readline)).strip()
+        one, two = await make("one"), await make("two")
+        for peer in (one, two):
+            await peer.do(peer.transport.connect(address))
+        process.send_signal(signal.SIGSTOP)
+        stalled = address.rpartition("/")[2]
+        stuck = [
+            asyncio.ensure_future(peer.request(stalled, Frame("x", {}, (bytes(40 << 20),)), deadline_s=None, urgency="bulk"))
+            for peer in (one, two)
+        ]
+        await until(lambda: min(peer.transport.traffic()[0] for peer in (one, two)) > 1 << 20)
+        sizes: list[int] = []
+        await until(lambda: sizes.append(one.transport.traffic()[0]) or len(sizes) > 20 and sizes[-20] == sizes[-1])
+        assert await _seconds(one.do(one.transport.drop(stalled))) < 1.0
+        assert await _seconds(two.stop()) < 4.0
+        for request in stuck:
+            with pytest.raises(PeerUnreachable):
+                await request
+        assert one.gone == [stalled]
+        process.kill()
+
+
+async def test_another_process_and_its_root_logger(make: Make, other_process: "subprocess.Popen[str]") -> None:
+    one = await make("one")
+    with other_process as process:
+        assert process.stdout is not None
+        address = (await asyncio.to_thread(process.stdout.readline)).strip()
+        peer = await one.do(one.transport.connect(address))
+        assert (await one.request(peer, Frame("x", {}))).kind == "ok"
+        rest, _ = await asyncio.to_thread(process.communicate, "\n", PATIENCE_S)
+        assert rest.strip() == "[]"  # the library installed no handler there
+        assert process.returncode == 0
+    await until(lambda: one.gone == [peer])
+
+
+# Gossip
+
+
+async def test_gossip_reaches_others_with_its_author_and_not_oneself(make: Make) -> None:
+    one, two, three = [await make(name) for name in ("one", "two", "three")]
+    await one.connect(two)
+    await two.connect(three)  # one and three are not connected: two passes it on
+    for peer in (one, two, three):
+        await peer.subscribe("stage/1")
+    await _publish_until(one, "stage/1", lambda: two.heard and three.heard)
+    assert {author for author, _ in two.heard + three.heard} == {one.id}
+    assert one.heard == []
+    assert three.heard[0][1].kind == "beat"
+
+
+async def _publish_until(peer: Peer, topic: str, happened: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        number = 0
+        while not happened():
+            number += 1
+            await peer.do(peer.transport.publish(topic, Frame("beat", {"number": number})))
+            await asyncio.sleep(0.1)
+
+
+async def test_leaving_a_topic_and_coming_back(make: Make) -> None:
+    one, two = await make("one"), await make("two")
+    await one.connect(two)
+    await one.subscribe("t")
+    await two.subscribe("t")
+    await _publish_until(one, "t", lambda: two.heard)
+    await two.now(two.transport.unsubscribe, "t")
+    seen = len(two.heard)
+    await _publish_until(one, "t", lambda: "t" not in two.transport._hearing)
+    assert len(two.heard) == seen
+    await two.subscribe("t")
+    await _publish_until(one, "t", lambda: len(two.heard) > seen)
+
+
+async def test_a_restarted_peer_is_not_mute(make: Make, tmp_path: Path) -> None:
+    one = await make("one")
+    for expected in (1, 2):
+        two = await Peer.start(tmp_path / "two.key")
+        await two.connect(one)
+        await one.subscribe("t")
+        await two.subscribe("t")
+        heard = len(one.heard)
+        for _ in range(expected * 3):  # the first life must not use more numbers than seconds pass
+            await two.do(two.transport.publish("t", Frame("beat", {"life": expected})))
+        await _publish_until(two, "t", lambda heard=heard: len(one.heard) > heard)  # type: ignore[misc]
+        await two.stop()
+        await until(lambda expected=expected: len(one.gone) == expected)  # type: ignore[misc]
+
+
+async def test_malformed_gossip_is_dropped_and_counted(make: Make) -> None:
+    one, two = await make("one"), await make("two")
+    await one.connect(two)
+    await one.subscribe("t")
+    await two.subscribe("t")
+    await _publish_until(one, "t", lambda: two.heard)
+    seen, dropped = len(two.heard), two.transport.gossip_dropped
+
+    async def publish_junk() -> None:
+        await one.transport._pubsub.publish("/swarmd/1/t", b"\xc1 no msgpack")
+
+    await one.now(one.transport._nursery.start_soon, publish_junk)
+    await until(lambda: two.transport.gossip_dropped > dropped)
+    await _publish_until(one, "t", lambda: len(two.heard) > seen)

@@ -1,0 +1,145 @@
+"""Checkpoints: whole or passed over, and assembled into a model again."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from swarmd.config import RunConfig
+from swarmd.errors import ConfigError
+from swarmd.stage.checkpoint import load_stage, save_stage, saved, saved_versions
+from swarmd.stage.export import assemble, generate
+from swarmd.stage.model import loss_sum
+from tests.stage.toy import as_ids, plain_training, toy_run, toy_tokens, train_pipeline
+
+RECORD = {"step": 3, "hash": "00ff"}
+
+
+def save(directory: Path, version: int, *, stage: int = 1, keep: int = 2, state: bytes | None = None) -> Path:
+    return save_stage(directory, version, stage, state or b"state %d" % version, {**RECORD, "step": version}, keep)
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    manifest = save(tmp_path, 3)
+    assert manifest == tmp_path / "step-000003" / "stage-1.json"
+    assert sorted(path.name for path in manifest.parent.iterdir()) == ["stage-1.json", "stage-1.safetensors"]
+    loaded = load_stage(tmp_path, 1)
+    assert loaded is not None
+    assert (loaded.version, loaded.stage, loaded.state, loaded.record) == (3, 1, b"state 3", RECORD)
+    assert load_stage(tmp_path, 0) is None
+    assert load_stage(tmp_path / "nowhere", 0) is None
+
+
+def test_the_newest_are_kept_and_never_fewer_than_two(tmp_path: Path) -> None:
+    for version in (1, 2, 3, 4):
+        save(tmp_path, version, keep=3)
+        save(tmp_path, version, stage=0, keep=0)
+    assert saved_versions(tmp_path, 1) == [4, 3, 2]
+    assert saved_versions(tmp_path, 0) == [4, 3]
+    assert saved(tmp_path) == [(4, 1), (4, 0), (3, 1), (3, 0), (2, 1)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000003", "step-000004"]
+    assert load_stage(tmp_path, 1, version=2) is not None
+
+
+def tear_state(folder: Path) -> None:
+    state = folder / "stage-1.safetensors"
+    state.write_bytes(state.read_bytes()[:-1])
+
+
+def flip_state(folder: Path) -> None:
+    state = folder / "stage-1.safetensors"
+    raw = bytearray(state.read_bytes())
+    raw[2] ^= 1
+    state.write_bytes(raw)
+
+
+def lose_state(folder: Path) -> None:
+    (folder / "stage-1.safetensors").unlink()
+
+
+def tear_manifest(folder: Path) -> None:
+    manifest = folder / "stage-1.json"
+    manifest.write_bytes(manifest.read_bytes()[:-5])
+
+
+def flip_manifest(folder: Path) -> None:
+    manifest = folder / "stage-1.json"
+    manifest.write_text(manifest.read_text().replace("00ff", "00fe"))
+
+
+def replace_manifest(folder: Path) -> None:
+    (folder / "stage-1.json").write_text("[]")
+
+
+@pytest.mark.parametrize("damage", [tear_state, flip_state, lose_state, tear_manifest, flip_manifest, replace_manifest])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    damage(tmp_path / "step-000002")
+    loaded = load_stage(tmp_path, 1)
+    assert loaded is not None
+    assert loaded.version == 1
+    assert load_stage(tmp_path, 1, version=2) is None
+
+
+def test_a_full_disk_leaves_the_older_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            save(tmp_path, 3)
+    assert saved_versions(tmp_path, 1) == [2, 1]
+    assert not list(tmp_path.rglob(".new-*"))
+    assert json.loads((tmp_path / "step-000002" / "stage-1.json").read_text())["version"] == 2
+
+
+def trained_homes(run: RunConfig, root: Path) -> list[Path]:
+    """Each stage's checkpoint in a home of its own."""
+    _, engines = train_pipeline(run)
+    homes = [root / f"peer-{engine.stage}" for engine in engines]
+    for home, engine in zip(homes, engines, strict=True):
+        save_stage(home, run.steps, engine.stage, engine.export_state(), {}, 2)
+    return homes
+
+
+def test_the_stages_checkpoints_make_the_whole_model(tmp_path: Path) -> None:
+    run = toy_run(steps=4)
+    homes = trained_homes(run, tmp_path)
+    version, module = assemble(homes, run)
+    _, expected = plain_training(run)
+    ids = as_ids(run, toy_tokens(run, 9, 0))
+    actual_loss = loss_sum(module(ids[:, :-1]), ids[:, 1:]).item()
+    assert version == 4
+    assert actual_loss == pytest.approx(loss_sum(expected(ids[:, :-1]), ids[:, 1:]).item(), rel=1e-5)
+
+
+def test_a_model_writes_text_and_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    run = toy_run(steps=20)
+    homes = trained_homes(run, tmp_path)
+    text = generate(homes, run, "the swarm", 40)
+    assert text.startswith("the swarm")
+    assert len(text.encode()) >= len("the swarm") + 40
+    assert generate(homes, run, "the swarm", 40) == text
+    assert generate(homes, run, "the swarm", 40, seed=1) != text
+    assert generate(homes, run, "", 5)
+
+
+def test_what_cannot_be_assembled_is_said(tmp_path: Path) -> None:
+    run = toy_run(steps=1)
+    homes = trained_homes(run, tmp_path)
+    with pytest.raises(ConfigError, match="no version has whole checkpoints of all 2 stages"):
+        assemble(homes[:1], run)
+    with pytest.raises(ConfigError, match="another model"):
+        assemble(homes, toy_run(shared=True))
+    save_stage(homes[0], 2, 0, b"garbage", {}, 2)
+    save_stage(homes[1], 2, 1, b"garbage", {}, 2)
+    with pytest.raises(ConfigError, match="holds no tensors"):
+        assemble(homes, run)
+    assert torch.is_grad_enabled()

@@ -1,0 +1,236 @@
+"""Data: every sequence once per epoch, the same everywhere, from every kind of source."""
+
+import dataclasses
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarmd.config import DataConfig, RunConfig
+from swarmd.errors import ConfigError
+from swarmd.stage import sources, tokens
+from swarmd.stage.data import Permutation, RunData, load_data
+from swarmd.stage.tokens import ByteTokenizer, load_tokens
+from tests.stage.toy import toy_run
+
+TEXT = "".join(f"line {number} of a small text\n" for number in range(400))
+
+
+def small_run(source: str, **changes: object) -> RunConfig:
+    data = dataclasses.replace(DataConfig(source=source, held_out=0.1), **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(toy_run(), data=data)
+
+
+def data_of(run: RunConfig, count: int) -> RunData:
+    return RunData(run, numpy.arange(count) % 251, "digest")
+
+
+@given(st.integers(1, 700), st.text(max_size=8))
+def test_a_permutation_reaches_every_place_once(count: int, key: str) -> None:
+    permutation = Permutation(count, key)
+    assert sorted(permutation(place) for place in range(count)) == list(range(count))
+
+
+def test_a_permutation_depends_on_its_key_and_mixes() -> None:
+    one, other = Permutation(1000, "a"), Permutation(1000, "b")
+    order = [one(place) for place in range(1000)]
+    assert order != [other(place) for place in range(1000)]
+    assert sum(abs(a - b) == 1 for a, b in itertools.pairwise(order)) < 20
+    assert Permutation(10**12, "big")(10**12 - 1) < 10**12
+
+
+async def test_every_training_sequence_once_per_epoch_and_held_out_ones_never() -> None:
+    run = small_run("unused")
+    data = data_of(run, run.model.sequence_length * 60 + 1)  # 60 sequences: 6 held out, 54 trained, so 9 steps an epoch
+    assert (data.slots, data.held, data.trained) == (60, 6, 54)
+    epochs = []
+    for first_step in (1, 10):
+        steps = range(first_step, first_step + 9)
+        epochs.append([slot for step in steps for index in range(3) for slot in data.training_slots(step, index)])
+    assert sorted(epochs[0]) == sorted(epochs[1])
+    assert len(set(epochs[0])) == 54
+    assert epochs[0] != epochs[1], "another order in every epoch"
+    held = {bytes(await data.held_out(index)) for index in range(3)}
+    trained = {bytes(await data.microbatch(step, index)) for step in range(1, 19) for index in range(3)}
+    assert not held & trained
+    assert await data.held_out(0) == await data.held_out(3), "validation begins again"
+    assert len(held) == 3
+
+
+async def test_a_microbatch_is_int32_rows_of_consecutive_tokens_and_depends_on_the_seed() -> None:
+    run = small_run("unused")
+    ids = numpy.arange(24 * 40 + 1)
+    rows = numpy.frombuffer(await RunData(run, ids, "").microbatch(2, 1), dtype="<i4").reshape(2, 25)
+    assert (numpy.diff(rows) == 1).all()
+    assert (rows[:, 0] % 24 == 0).all()
+    other = RunData(dataclasses.replace(run, seed=6), ids, "")
+    assert await other.microbatch(2, 1) != await RunData(run, ids, "").microbatch(2, 1)
+
+
+def test_too_few_tokens_for_a_step_is_said_with_the_number_needed() -> None:
+    with pytest.raises(ConfigError, match="too few for one step of 6 sequences; give at least"):
+        data_of(small_run("unused"), 100)
+
+
+def test_a_text_file_becomes_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    run = small_run(str(path))
+    data = load_data(run, cache_directory=tmp_path / "cache")
+    assert ByteTokenizer().decode(data._ids.tolist()) == TEXT + "\0"
+    again = load_data(run, cache_directory=tmp_path / "cache")
+    assert again.digest == data.digest
+    path.write_text(TEXT.replace("small", "large"))
+    assert load_data(run, cache_directory=tmp_path / "cache").digest != data.digest, "a changed file is read again"
+    assert not list((tmp_path / "cache").glob(".tokens-*"))
+
+
+def test_the_same_text_has_one_digest_whatever_it_comes_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "PIECE_BYTES", 100)
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    documents = [TEXT[:5000], TEXT[5000:]]
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number, document in enumerate(documents):
+        (folder / f"{number}.txt").write_text(document)
+    (folder / "picture.png").write_bytes(b"not text")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    parquet.write_table(arrow.table({"text": documents, "other": [1, 2]}), tmp_path / "rows.parquet")
+    found = {
+        source: load_data(small_run(str(tmp_path / source)), cache_directory=tmp_path / "cache").digest
+        for source in ("texts", "texts/*.txt", "rows.jsonl", "rows.parquet")
+    }
+    assert len(set(found.values())) == 1, found
+    elsewhere = load_data(small_run("nowhere.txt"), str(tmp_path / "texts"), cache_directory=tmp_path / "cache")
+    assert {elsewhere.digest} == set(found.values()), "a node's own copy may lie elsewhere"
+
+
+def test_a_hugging_face_dataset_is_streamed_only_as_far_as_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Datasets:
+        @staticmethod
+        def load_dataset(name: str, subset: str | None, **named: object) -> object:
+            assert (name, subset, named) == ("owner/name", "part", {"split": "train", "streaming": True})
+            return iter(lambda: {"text": TEXT}, None)  # it never ends
+
+    monkeypatch.setitem(sys.modules, "datasets", Datasets)
+    run = small_run("hf:owner/name:part")
+    needed = int((20 * 6 / 0.9 + 2) * 24) + 1
+    data = load_data(run, cache_directory=tmp_path)
+    assert len(data._ids) == needed
+    assert data.trained >= 20 * 6, "no sequence twice in a run that fits its stream"
+
+
+def test_the_real_datasets_library_streams_a_local_dataset(tmp_path: Path) -> None:
+    """In a process of its own: the library changes global state and warns at import."""
+    pytest.importorskip("datasets")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": f"row {n}"}) + "\n" for n in range(5)))
+    program = (
+        "import sys; from swarmd.stage.sources import read_hugging_face;"
+        "print(b'|'.join(text for text, _ in read_hugging_face(sys.argv[1], 'text')).decode())"
+    )
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "PATH": "", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+        env=environment,
+    )
+    assert done.stdout.strip() == "row 0|row 1|row 2|row 3|row 4", done.stderr
+
+
+def test_a_tokenizer_file_is_used_and_its_vocabulary_checked(tmp_path: Path) -> None:
+    library = pytest.importorskip("tokenizers")
+    vocabulary = {word: number for number, word in enumerate(["<|endoftext|>", "[UNK]", "line", "of", "a", "small"])}
+    tokenizer = library.Tokenizer(library.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = library.pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "text.txt").write_text(TEXT)
+    data = DataConfig(source=str(tmp_path / "text.txt"), tokenizer=str(tmp_path / "tokenizer.json"))
+    made = load_tokens(data, 6, tmp_path / "cache", needed=0)
+    assert made.ids[:7].tolist() == [2, 1, 3, 4, 5, 1, 2]
+    assert made.ids[-1] == 0, "documents end with the separator"
+    with pytest.raises(ConfigError, match=r"ids up to 5; set model\.vocabulary to at least 6"):
+        load_tokens(data, 5, tmp_path / "cache", needed=0)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is not a tokenizer"):
+        load_tokens(data, 6, tmp_path / "cache", needed=0)
+
+
+def test_the_standard_library_is_a_corpus() -> None:
+    files = sources.list_files("stdlib")
+    names = [name for name, _ in files]
+    assert "asyncio/base_events.py" in names
+    assert names == sorted(names)
+    assert not [name for name in names if name.split("/")[0] in sources.NOT_LIBRARY or "/test/" in name]
+    assert sum(path.stat().st_size for _, path in files) > 5e6
+
+
+def test_a_torn_cache_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    data = DataConfig(source=str(tmp_path / "text.txt"))
+    cache = tmp_path / "cache"
+    made = load_tokens(data, 256, cache, needed=0)
+    ids = made.ids.tolist()
+    (file,) = cache.glob("*.tokens")
+    file.write_bytes(file.read_bytes()[:-7])
+    assert load_tokens(data, 256, cache, needed=0).ids.tolist() == ids
+    (manifest,) = cache.glob("*.json")
+    manifest.write_text('{"count"')
+    assert load_tokens(data, 256, cache, needed=0).digest == made.digest
+
+
+def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "REPORT_TOKENS", 3000)
+    monkeypatch.setattr(sources, "PIECE_BYTES", 1000)
+    (tmp_path / "text.txt").write_text(TEXT)
+    told: list[int] = []
+    data = DataConfig(source=str(tmp_path / "text.txt"))
+    load_tokens(data, 256, tmp_path / "cache", needed=0, progress=told.append)
+    assert len(told) >= 3
+    assert told[-1] == len(TEXT) + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("missing.txt", None, "has no files"),
+        ("bad.jsonl", b'{"text": "a"}\nnot json\n', "line 2 is not JSON"),
+        ("list.jsonl", b'["a"]\n', "no text in the field text"),
+        ("number.jsonl", b'{"text": 3}\n', "no text in the field text"),
+        ("bad.parquet", b"PAR0", "is not a Parquet file"),
+        ("empty.txt", b"", "holds no text"),
+    ],
+)
+def test_what_is_wrong_with_a_source_is_said(tmp_path: Path, name: str, content: bytes | None, complaint: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=complaint):
+        load_data(small_run(str(tmp_path / name)), cache_directory=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("library", ["datasets", "pyarrow.parquet", "tokenizers"])
+def test_a_missing_library_is_named_with_its_extra(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    (tmp_path / "rows.parquet").write_bytes(b"")
+    (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    run = {
+        "datasets": small_run("hf:any"),
+        "pyarrow.parquet": small_run(str(tmp_path / "rows.parquet")),
+        "tokenizers": small_run(str(tmp_path / "text.txt"), tokenizer=str(tmp_path / "tokenizer.json")),
+    }[library]
+    with pytest.raises(ConfigError, match=r"pip install 'swarmd\[data\]'"):
+        load_data(run, cache_directory=tmp_path / "cache")

@@ -1,0 +1,231 @@
+"""The thread that owns torch: order of work, cancellation, failures, its end."""
+
+import asyncio
+import itertools
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import torch
+
+from swarmd.errors import ConfigError, HopForgotten, NonFinite, PeerFault
+from swarmd.schedule import learning_rate_at
+from swarmd.stage import worker as worker_module
+from swarmd.stage.codec import encode
+from swarmd.stage.worker import Worker
+from swarmd.values import Encoded, HopId
+from tests.stage.toy import toy_run, toy_tokens, train_pipeline
+
+RUN = toy_run()
+DEADLINE_S = 10.0
+
+
+def gradient() -> Encoded:
+    return encode(torch.full((2, RUN.model.sequence_length, RUN.model.hidden), 0.01), "fp32")
+
+
+@pytest.fixture
+async def head() -> AsyncIterator[Worker]:
+    worker = await Worker.start(RUN, 0, threads=1)
+    yield worker
+    await worker.close()
+
+
+class Gate:
+    """Holds the compute thread inside a task until it is opened."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._opened, self._reached = threading.Event(), threading.Event()
+        self._task = asyncio.ensure_future(worker._do(0, None, self._wait))
+
+    def _wait(self) -> None:
+        self._reached.set()
+        assert self._opened.wait(DEADLINE_S)
+
+    async def reached(self) -> None:
+        assert await asyncio.to_thread(self._reached.wait, DEADLINE_S)
+
+    async def open(self) -> None:
+        self._opened.set()
+        await self._task
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Gives the event loop turns until something holds."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not holds():  # noqa: ASYNC110 - a thread changes it, which can't set an asyncio.Event
+            await asyncio.sleep(0)
+
+
+async def queued(calls: list[Any]) -> list["asyncio.Task[Any]"]:
+    """The calls as tasks that have run up to the queue."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_rounds_then_backward_then_older_forward_then_evaluation(
+    head: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in (0, 1):
+        await head.forward(HopId(1, index), toy_tokens(RUN, 1, index), None, codec="fp32")
+    done: list[str] = []
+    engine: Any = head._engine
+
+    def noting(name: str) -> Callable[..., Any]:
+        call = getattr(engine, name)
+
+        def wrapped(first: Any, *arguments: Any, **named: Any) -> Any:
+            label = f"{name} {first[1]}" if isinstance(first, HopId) else name
+            done.append(f"evaluate {first[1]}" if named.get("evaluate") else label)
+            return call(first, *arguments, **named)
+
+        return wrapped
+
+    for name in ("forward", "backward", "freeze"):
+        monkeypatch.setattr(engine, name, noting(name))
+    gate = Gate(head)
+    await gate.reached()
+    tasks = await queued(
+        [
+            head.forward(HopId(1, 0), toy_tokens(RUN, 1, 0), None, codec="fp32", evaluate=True),
+            head.forward(HopId(1, 7), toy_tokens(RUN, 1, 7), None, codec="fp32"),
+            head.forward(HopId(1, 2), toy_tokens(RUN, 1, 2), None, codec="fp32"),
+            head.backward(HopId(1, 1), gradient(), codec="fp32"),
+            head.backward(HopId(1, 0), gradient(), codec="fp32"),
+            head.freeze(1),
+        ]
+    )
+    await gate.open()
+    results = await asyncio.gather(*tasks)
+    assert done == ["freeze", "backward 0", "backward 1", "forward 2", "forward 7", "evaluate 0"]
+    assert [result.accumulated for result in results[3:5]] == [False, False], "the round came first"
+
+
+async def test_a_cancelled_call_is_dropped_while_it_is_queued(head: Worker) -> None:
+    gate = Gate(head)
+    await gate.reached()
+    before = head.progress().counter
+    (task,) = await queued([head.forward(HopId(1, 0), toy_tokens(RUN, 1, 0), None, codec="fp32")])
+    task.cancel()
+    await gate.open()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(KeyError):
+        await head.backward(HopId(1, 0), gradient(), codec="fp32")
+    assert head.progress().counter == before + 2, "the gate and the backward, no forward"
+
+
+async def test_a_hop_forgotten_while_queued_is_not_accumulated_and_may_come_again(head: Worker) -> None:
+    hop = HopId(1, 0)
+    await head.forward(hop, toy_tokens(RUN, 1, 0), None, codec="fp32")
+    gate = Gate(head)
+    await gate.reached()
+    (late,) = await queued([head.backward(hop, gradient(), codec="fp32")])
+    head.forget(hop)
+    again = await queued([head.forward(hop, toy_tokens(RUN, 1, 0), None, codec="fp32")])
+    await gate.open()
+    with pytest.raises(HopForgotten):
+        await late
+    await again[0]
+    assert (await head.backward(hop, gradient(), codec="fp32")).accumulated
+
+
+async def test_the_event_loop_stays_free_and_sees_the_pulse(head: Worker) -> None:
+    assert head.progress().forward_seconds == 0.0
+    gate = Gate(head)
+    await gate.reached()
+    first = head.progress()
+    assert first.running is None
+    await until(lambda: head.progress().busy_seconds > first.busy_seconds)
+    await gate.open()
+    hop = HopId(1, 0)
+    await head.forward(hop, toy_tokens(RUN, 1, 0), None, codec="fp32")
+    await head.backward(hop, gradient(), codec="fp32")
+    last = head.progress()
+    assert last.counter == first.counter + 3
+    assert last.forward_seconds > 0
+    assert last.backward_seconds > 0
+
+
+async def test_failures_come_to_whoever_asked_and_the_thread_goes_on(
+    head: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(PeerFault):
+        await head.forward(HopId(1, 0), b"", None, codec="fp32")
+    await head.forward(HopId(1, 0), toy_tokens(RUN, 1, 0), None, codec="fp32")
+    bad = encode(torch.full((2, RUN.model.sequence_length, RUN.model.hidden), float("nan")), "fp32")
+    with pytest.raises(NonFinite):
+        await head.backward(HopId(1, 0), bad, codec="fp32")
+
+    def no_memory(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(head._engine, "forward", no_memory)
+        with pytest.raises(MemoryError):
+            await head.forward(HopId(1, 1), toy_tokens(RUN, 1, 1), None, codec="fp32")
+    assert (await head.backward(HopId(1, 0), gradient(), codec="fp32")).accumulated
+
+
+async def test_what_cannot_be_built_is_said_and_leaves_no_thread() -> None:
+    with pytest.raises(ConfigError, match="cuda:99"):
+        await Worker.start(RUN, 0, "cuda:99")
+    await until(lambda: all(thread.name != "stage-0" for thread in threading.enumerate()))
+
+
+async def test_close_cancels_what_waits_and_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = await Worker.start(RUN, 0, threads=1)
+    gate = Gate(worker)
+    await gate.reached()
+    (waiting,) = await queued([worker.freeze(1)])
+    monkeypatch.setattr(worker_module, "CLOSE_LIMIT_S", 0.05)
+    started = time.monotonic()
+    await worker.close()
+    assert time.monotonic() - started < DEADLINE_S / 2
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await gate.open()
+    await worker.close()
+    with pytest.raises(asyncio.CancelledError):
+        await worker.freeze(1)
+
+
+async def test_training_through_workers_gives_the_engines_bits() -> None:
+    run = toy_run(steps=2)
+    _, engines = train_pipeline(run)
+    workers = [await Worker.start(run, stage, threads=1) for stage in range(2)]
+    tokens = run.microbatches * run.tokens_per_microbatch
+    digests: list[str] = []
+    for step in (1, 2):
+        for index in range(run.microbatches):
+            hop, sequences = HopId(step, index), toy_tokens(run, step, index)
+            activation = await workers[0].forward(hop, sequences, None, codec="fp32")
+            result = await workers[1].tail(hop, sequences, activation, codec="fp32")
+            assert result.gradient is not None
+            await workers[0].backward(hop, result.gradient, codec="fp32")
+        summaries = []
+        for worker in workers:
+            await worker.freeze(step)
+            size = worker.gradient_size
+            cuts = [0, size // 2, size]
+            shares = [await worker.contribution(step, a, b, codec="fp32") for a, b in itertools.pairwise(cuts)]
+            parts = [await worker.reduce([share], tokens, codec="fp32") for share in shares]
+            summaries.append(await worker.assemble(step, parts))
+        clip = min(1.0, run.optimizer.clip_norm / sum(summary.squared_norm for summary in summaries) ** 0.5)
+        rate = learning_rate_at(run.optimizer, step, run.steps)
+        digests = [await worker.apply(step, learning_rate=rate, clip_factor=clip) for worker in workers]
+    assert digests == [engine.digest() for engine in engines]
+    state = await workers[1].export_state()
+    assert await workers[1].import_state(state) == digests[1]
+    for worker in workers:
+        await worker.close()
+
+
+def test_torch_is_not_imported_by_the_event_loops_thread() -> None:
+    program = "import sys, swarmd.stage.worker; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=50)

@@ -1,0 +1,207 @@
+"""swarmctl against a real control socket with a fake daemon behind it."""
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from swarmctl.app import run_command_line
+from swarmctl.client import Client, parse_status
+from swarmctl.render import duration, render_status, size
+from swarmd.daemon.local import Home
+from swarmd.errors import ControlError
+from swarmd.status import Status
+from tests.daemon.fakes import ADDRESS, HOP, PEER, SILENT_PEER, STATUS, FakeDaemon, served
+
+
+async def swarmctl(*arguments: str) -> tuple[int, str, str]:
+    """Runs it in a thread, as the socket is served by this one. Exit code, stdout, stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = await asyncio.to_thread(run_command_line, list(arguments))
+    return code, out.getvalue(), err.getvalue()
+
+
+@contextlib.asynccontextmanager
+async def daemon_at(path: Path) -> AsyncIterator[FakeDaemon]:
+    daemon = FakeDaemon()
+    async with served(daemon, Home(path)):
+        yield daemon
+
+
+async def test_status_json_is_the_daemons_own_object(tmp_path: Path) -> None:
+    async with daemon_at(tmp_path):
+        code, out, err = await swarmctl("--home", str(tmp_path), "status", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads(json.dumps(asdict(STATUS)))
+
+
+async def test_status_is_readable(tmp_path: Path) -> None:
+    async with daemon_at(tmp_path):
+        code, out, _ = await swarmctl("status", "--home", str(tmp_path))
+    assert code == 0
+    for text in (
+        "toy",
+        "1 of 3",
+        "8 of 20",
+        "3.2500, validation 3.5000",
+        "1,234 tokens/s",
+        "1 min 30 s",
+        "1.5 MB sent",
+    ):
+        assert text in out
+    assert ADDRESS in out
+
+
+async def test_what_the_swarm_waits_for_is_said(tmp_path: Path) -> None:
+    async with daemon_at(tmp_path) as daemon:
+        daemon.say(state="waiting", waiting_for="stage 2 has no peer", loss=None)
+        _, out, _ = await swarmctl("status", "--home", str(tmp_path))
+    assert "waiting: stage 2 has no peer" in out
+    assert "not measured yet" in out
+
+
+async def test_peers_and_queues(tmp_path: Path) -> None:
+    async with daemon_at(tmp_path):
+        _, peers, _ = await swarmctl("peers", "--home", str(tmp_path))
+        _, peers_json, _ = await swarmctl("peers", "--json", "--home", str(tmp_path))
+        _, queues, _ = await swarmctl("queues", "--home", str(tmp_path))
+        _, queues_json, _ = await swarmctl("queues", "--json", "--home", str(tmp_path))
+    assert "itself" in peers
+    assert "(silent)" in peers
+    assert [row["peer_id"] for row in json.loads(peers_json)] == [PEER.peer_id, SILENT_PEER.peer_id]
+    assert "passed" in queues
+    assert json.loads(queues_json) == [asdict(HOP)]
+
+
+async def test_the_home_of_the_environment_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWARMD_HOME", str(tmp_path))
+    async with daemon_at(tmp_path):
+        code, out, _ = await swarmctl("status", "--json")
+    assert code == 0
+    assert json.loads(out)["peer_id"] == STATUS.peer_id
+
+
+async def test_join_reaches_the_daemon(tmp_path: Path) -> None:
+    async with daemon_at(tmp_path) as daemon:
+        code, out, _ = await swarmctl("join", "--bootstrap", ADDRESS, "--home", str(tmp_path), "--json")
+        assert (code, json.loads(out)) == (0, {"joined": True})
+        daemon.trouble = ControlError("already in the run toy.")
+        code, out, err = await swarmctl("join", "--bootstrap", ADDRESS, "--home", str(tmp_path))
+    assert daemon.joined == [ADDRESS]
+    assert (code, out, err) == (2, "", "swarmctl: already in the run toy.\n")
+
+
+@pytest.mark.parametrize("command", [["status"], ["peers"], ["queues"], ["status", "--json"], ["status", "--watch"]])
+async def test_without_a_daemon_it_says_what_to_run(tmp_path: Path, command: list[str]) -> None:
+    code, out, err = await swarmctl(*command, "--home", str(tmp_path))
+    assert (code, out.strip()) == (2, "")
+    assert err.count("\n") == 1
+    assert f"swarmd start --model NAME --home {tmp_path}" in err
+
+
+async def test_joining_without_a_daemon_says_what_to_run(tmp_path: Path) -> None:
+    home = tmp_path / "with space"
+    code, _, err = await swarmctl("--home", str(home), "join", "--bootstrap", ADDRESS)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert f"swarmd start --bootstrap {ADDRESS} --home '{home}'" in err
+
+
+async def test_the_socket_of_a_dead_daemon_is_no_daemon(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(os.fspath(tmp_path / "control.sock"))
+    code, _, err = await swarmctl("status", "--home", str(tmp_path))
+    assert code == 2
+    assert "no daemon runs" in err
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b"", "broke off"),
+        (b"not http at all\r\n\r\n", "broke off"),
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"peer_id": ', "broke off"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "another version"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "another version"),
+        (b"HTTP/1.1 500 Oops\r\nContent-Length: 2\r\n\r\n[]", "status 500"),
+    ],
+)
+async def test_a_strange_answer_is_one_sentence(tmp_path: Path, answer: bytes, expected: str) -> None:
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_unix_server(respond, tmp_path / "control.sock")
+    async with server:
+        code, _, err = await swarmctl("status", "--home", str(tmp_path))
+    assert code == 2
+    assert expected in err
+    assert err.count("\n") == 1
+
+
+async def test_a_hung_daemon_is_given_up(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(tmp_path / "control.sock"))
+        listener.listen(1)
+        with pytest.raises(ControlError, match="did not answer"):
+            await asyncio.to_thread(Client(tmp_path, timeout_s=0.05).status)
+
+
+@pytest.mark.parametrize("arguments", [["stats"], ["status", "--nope"], ["join"], ["status", "extra"]])
+async def test_a_mistake_is_one_sentence(arguments: list[str]) -> None:
+    code, out, err = await swarmctl(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("swarmctl: ")
+    assert err.count("\n") == 1
+
+
+def test_a_newer_daemons_extra_fields_are_skipped() -> None:
+    content = {**json.loads(json.dumps(asdict(STATUS))), "mood": "good"}
+    assert parse_status(content) == STATUS
+
+
+def test_an_idle_daemon_can_be_shown() -> None:
+    idle = replace(STATUS, run="", state="idle", stage=None, loss=None, seconds_left=None)
+    assert "idle" in _drawn(idle)
+    assert "loss" not in _drawn(idle)
+
+
+def _drawn(status: Status) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    with console.capture() as captured:
+        console.print(render_status(status))
+    return captured.get()
+
+
+def test_units_are_those_a_person_reads() -> None:
+    assert [size(count) for count in (0, 999, 1000, 278_000_000, 5_000_000_000_000)] == [
+        "0 B", "999 B", "1.0 kB", "278.0 MB", "5.0 TB"
+    ]  # fmt: skip
+    assert [duration(seconds) for seconds in (0.4, 59.4, 59.6, 3600, 200_000)] == [
+        "0 s", "59 s", "1 min 00 s", "1 h 00 min", "2 d 7 h"
+    ]  # fmt: skip
+
+
+def test_the_command_itself_runs(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from swarmctl.app import main; main()", "--home", str(tmp_path), "status"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "no daemon runs" in done.stderr

@@ -1,0 +1,256 @@
+"""The rules of the house (DESIGN section 3): who may import whom, and why; what no file may do; how long files get.
+
+Imports are read from the source with ast, wherever in a file they stand. Two checks run the commands and look at what
+was really loaded. The checks themselves are tried on made-up sources at the end.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILE_LINES_LIMIT = 500
+FUNCTION_LINES_LIMIT = 70
+
+LEAVES = ("swarmd.config", "swarmd.errors", "swarmd.status", "swarmd.values", "swarmd.schedule")
+
+
+class Rule(NamedTuple):
+    """Which of our own modules the files of a place may import."""
+
+    place: str
+    allowed: tuple[str, ...]
+    reason: str
+
+
+OWN_IMPORTS = (
+    Rule("swarmd/config.py", (), "everyone imports it, so whatever it imported everyone would carry"),
+    Rule("swarmd/errors.py", (), "everyone imports it, so whatever it imported everyone would carry"),
+    Rule("swarmd/status.py", (), "swarmctl imports it and must stay light"),
+    Rule("swarmd/values.py", (), "everyone imports it, so whatever it imported everyone would carry"),
+    Rule("swarmd/schedule.py", ("swarmd.config",), "swarm/ decides the learning rate with it, without torch"),
+    Rule("swarmd/settings.py", ("swarmd.config", "swarmd.errors"), "settings are checked before anything is started"),
+    Rule("swarmd/swarm", (*LEAVES, "swarmd.swarm"), "the same code runs in virtual time, where no network or torch is"),
+    Rule("swarmd/stage", (*LEAVES, "swarmd.stage"), "a stage computes the same whether or not there is a swarm"),
+    Rule("swarmd/net", (*LEAVES, "swarmd.net"), "bytes travel without anyone there knowing what they mean"),
+    Rule(
+        "swarmd/sim",
+        (*LEAVES, "swarmd.settings", "swarmd.swarm", "swarmd.stage", "swarmd.sim"),
+        "it runs production peers over simulated ports; with a real port it would not be a simulation",
+    ),
+    Rule(
+        "swarmd/daemon",
+        (*LEAVES, "swarmd", "swarmd.settings", "swarmd.swarm", "swarmd.stage", "swarmd.net", "swarmd.daemon"),
+        "it assembles what is real; simulated parts must not get into a daemon",
+    ),
+    Rule("swarmctl", ("swarmd.status", "swarmd.errors", "swarmctl"), "it starts at once and works without torch"),
+)
+
+WORLD = (
+    "asyncio.subprocess", "concurrent", "datetime", "glob", "io", "multiprocessing", "os", "pathlib", "secrets",
+    "select", "selectors", "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "time", "uuid",
+)  # fmt: skip
+"""What swarm/ must not import: it reaches the world through its ports, and reads time from the running loop."""
+
+SERIALISERS = ("_pickle", "cloudpickle", "cPickle", "dill", "joblib", "marshal", "pickle", "shelve")
+"""What runs code when it reads data, or ties a file to one version of Python."""
+
+
+def sources(*places: str) -> list[Path]:
+    """Our Python files in these places, sorted."""
+    found = [
+        path for place in places for path in ([ROOT / place] if place.endswith(".py") else (ROOT / place).rglob("*.py"))
+    ]
+    return sorted(path for path in found if "__pycache__" not in path.parts)
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every module that is imported, anywhere in the source, as a dotted name, with its line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative imports hide which room is meant"
+            assert node.module is not None
+            # `from swarmd import settings` means swarmd.settings; `from swarmd.config import X` means swarmd.config.
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from ((name if _is_module(name) else node.module, node.lineno) for name in names)
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or path.is_dir()
+
+
+def within(name: str, modules: tuple[str, ...]) -> bool:
+    """Whether a dotted name is one of the modules or inside one. Plain `swarmd` is only itself: its version."""
+    return any(name == module or (module != "swarmd" and name.startswith(f"{module}.")) for module in modules)
+
+
+def foreign_to(rule: Rule, tree: ast.AST) -> list[str]:
+    """Imports of ours that the rule does not allow."""
+    ours = (
+        (name, line)
+        for name, line in imported(tree)
+        if name.split(".")[0] in ("swarmd", "swarmctl", "tests", "benchmarks")
+    )
+    return [f"line {line} imports {name}" for name, line in ours if not within(name, rule.allowed)]
+
+
+@pytest.mark.parametrize("rule", OWN_IMPORTS, ids=lambda rule: rule.place)
+def test_a_room_imports_only_what_it_may(rule: Rule) -> None:
+    for path in sources(rule.place):
+        if path.name.startswith("demo") and rule.place == "swarmd/daemon":
+            continue  # the demo stands outside the daemon: it is a client of control sockets, with swarmctl's client
+        assert not foreign_to(rule, parse(path)), f"{path.relative_to(ROOT)}: not allowed, because {rule.reason}"
+
+
+def test_swarm_needs_nothing_but_the_standard_library() -> None:
+    """So that it runs in virtual time, deterministically, without waiting for a real clock, thread or socket."""
+    for path in sources("swarmd/swarm"):
+        assert not beyond_ports(parse(path)), path.relative_to(ROOT)
+
+
+def beyond_ports(tree: ast.AST) -> list[str]:
+    """Imports and calls through which code would reach the world beside its ports."""
+    found = []
+    for name, line in imported(tree):
+        top = name.split(".")[0]
+        if (top not in sys.stdlib_module_names and top != "swarmd") or within(name, WORLD):
+            found.append(f"line {line} imports {name}")
+        if name == "random" and any(
+            isinstance(node, ast.ImportFrom) and node.lineno == line for node in ast.walk(tree)
+        ):
+            found.append(f"line {line} imports from random; use random.Random, injected")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "random" and node.attr != "Random":
+            found.append(f"line {node.lineno}: random.{node.attr} draws from the global generator")
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("hash", "id", "open"):
+            found.append(f"line {node.lineno}: {node.func.id}() differs from run to run or reaches the disk")
+    return found
+
+
+def test_only_one_file_knows_libp2p() -> None:
+    """py-libp2p needs guards and a foreign event loop; one file holds both, and everything else can do without."""
+    for path in sources("swarmd", "swarmctl", "configs"):
+        if path != ROOT / "swarmd/net/libp2p.py":
+            names = [name for name, _ in imported(parse(path)) if name.split(".")[0] in ("libp2p", "trio", "multiaddr")]
+            assert not names, path.relative_to(ROOT)
+
+
+def test_nothing_is_unpickled() -> None:
+    """A pickle from a peer or a file is a program; tensors and JSON are not."""
+    for path in sources("swarmd", "swarmctl", "configs"):
+        assert not unsafe_loads(parse(path)), path.relative_to(ROOT)
+
+
+def unsafe_loads(tree: ast.AST) -> list[str]:
+    """Imports of serialisers, and torch or numpy loading that would unpickle."""
+    found = [f"line {line} imports {name}" for name, line in imported(tree) if name.split(".")[0] in SERIALISERS]
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        call = ast.unparse(node.func)
+        keywords = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        if call == "torch.save" or (call == "torch.load" and keywords.get("weights_only") != "True"):
+            found.append(f"line {node.lineno}: {call} pickles")
+        if keywords.get("allow_pickle", "False") != "False":
+            found.append(f"line {node.lineno}: {call} may unpickle")
+    return found
+
+
+def test_bitsandbytes_is_imported_only_when_chosen() -> None:
+    """It costs 1.6 s and 118 MB at import, which most daemons never need."""
+    for path in sources("swarmd", "swarmctl", "configs"):
+        top_level = [name for node in parse(path).body for name, _ in imported(node)]
+        assert not [name for name in top_level if name.startswith("bitsandbytes")], path.relative_to(ROOT)
+
+
+def test_files_and_functions_can_be_read_in_one_sitting() -> None:
+    for path in sources("swarmd", "swarmctl", "benchmarks"):
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= FILE_LINES_LIMIT, f"{path.relative_to(ROOT)} has {lines} lines; split it by question"
+        assert not long_functions(parse(path)), path.relative_to(ROOT)
+
+
+def long_functions(tree: ast.AST) -> list[str]:
+    return [
+        f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno + 1 > FUNCTION_LINES_LIMIT
+    ]
+
+
+def test_every_file_says_what_it_is() -> None:
+    for path in sources("swarmd", "swarmctl", "benchmarks", "tests"):
+        tree = parse(path)
+        assert not tree.body or ast.get_docstring(tree), f"{path.relative_to(ROOT)} opens without a docstring"
+
+
+def loaded_by(program: str) -> set[str]:
+    """Top-level modules that a program has loaded when it ends."""
+    program += "\nimport sys; print('loaded', *sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_swarmctl_loads_no_torch_libp2p_or_trio(tmp_path: Path) -> None:
+    """It is used on machines that are busy, and in loops; it must answer at once."""
+    modules = loaded_by(
+        "import swarmctl.client, swarmctl.render\nfrom swarmctl.app import run_command_line\n"
+        f"run_command_line(['--home', {str(tmp_path)!r}, 'status']); run_command_line(['--help'])"
+    )
+    assert {"swarmctl", "rich", "typer"} <= modules  # the check sees something
+    assert not modules & {"torch", "libp2p", "trio", "numpy", "uvloop", "aiohttp", "bitsandbytes"}
+
+
+def test_swarmd_answers_mistakes_without_loading_anything_heavy() -> None:
+    modules = loaded_by(
+        "from swarmd.cli import run_command_line\n"
+        "run_command_line(['--help']); run_command_line(['start', '--gpu', '0', '--device', 'cpu'])"
+    )
+    assert {"swarmd", "typer"} <= modules
+    assert not modules & {"torch", "libp2p", "trio", "numpy", "uvloop", "aiohttp", "rich", "plotext"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import time", "from random import random", "import random\nrandom.random()", "import numpy", "x = hash('a')",
+     "def f():\n    from pathlib import Path", "import os.path"],
+)  # fmt: skip
+def test_the_check_of_ports_can_fail(source: str) -> None:
+    assert beyond_ports(ast.parse(source))
+    assert not beyond_ports(ast.parse("import asyncio, random\nfrom swarmd.values import Frame\nrandom.Random(0)"))
+
+
+@pytest.mark.parametrize(
+    "source", ["import pickle", "torch.load(p)", "torch.load(p, weights_only=False)", "np.load(p, allow_pickle=True)"]
+)
+def test_the_check_of_pickles_can_fail(source: str) -> None:
+    assert unsafe_loads(ast.parse(source))
+    assert not unsafe_loads(ast.parse("torch.load(p, weights_only=True)\nnp.load(p)"))
+
+
+@pytest.mark.parametrize(
+    "source", ["import swarmd.net", "from swarmd import daemon", "def f():\n    import swarmctl.app"]
+)
+def test_the_check_of_rooms_can_fail(source: str) -> None:
+    rule = next(rule for rule in OWN_IMPORTS if rule.place == "swarmd/swarm")
+    assert foreign_to(rule, ast.parse(source))
+    assert not foreign_to(rule, ast.parse("from swarmd import config\nimport swarmd.swarm.ports\nimport json"))
+
+
+def test_the_check_of_lengths_can_fail() -> None:
+    assert long_functions(ast.parse("def f():\n" + "    x = 1\n" * FUNCTION_LINES_LIMIT))
+    assert not long_functions(ast.parse("def f():\n" + "    x = 1\n" * (FUNCTION_LINES_LIMIT - 1)))
