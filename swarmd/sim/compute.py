@@ -1,6 +1,7 @@
 """The Compute port in virtual time: the real torch stage, run inline, charged with durations of a pretended device.
 
-One task at a time, in the same order of precedence as the production worker: rounds, then backward, then forward; older first.
+One task at a time, in the same order of precedence as the production worker: rounds, then backward, then forward;
+older first.
 """
 
 import asyncio
@@ -83,7 +84,7 @@ class SimCompute:
                 await asyncio.get_running_loop().create_future()
             try:
                 result = task()
-            except Exception as trouble:  # it belongs to whoever asked
+            except Exception as trouble:  # noqa: BLE001 - it belongs to whoever asked
                 if not future.cancelled():
                     future.set_exception(trouble)
             else:

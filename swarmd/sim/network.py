@@ -1,7 +1,7 @@
 """An in-memory network behind the Transport port: delays, bandwidth, machines that die.
 
-Deterministic in virtual time. A frame takes the link's delay plus its bytes over the bandwidth; a dead peer breaks its connections, and
-whatever was asked of it fails at once, as with a killed process on a real network.
+Deterministic in virtual time. A frame takes the link's delay plus its bytes over the bandwidth; a dead peer breaks
+its connections, and whatever was asked of it fails at once, as with a killed process on a real network.
 """
 
 import asyncio
@@ -73,11 +73,11 @@ class SimTransport:
         self.alive = True
         self._handler: Handler | None = None
         self._known: set[PeerId] = set()
-        self._listeners: dict[str, Listener] = {}
+        self.listeners: dict[str, Listener] = {}
         self._callbacks: list[Callable[[PeerId], None]] = []
         self._asked: dict[PeerId, set[asyncio.Task[Frame]]] = {}  # questions out to a peer
         self._tasks: set[asyncio.Task[None]] = set()
-        self._sent = self._received = 0
+        self.sent = self.received = 0  # bytes
 
     @property
     def peer_id(self) -> PeerId:
@@ -87,7 +87,7 @@ class SimTransport:
         return (f"/sim/{self._peer}",)
 
     def traffic(self) -> tuple[int, int]:
-        return self._sent, self._received
+        return self.sent, self.received
 
     def serve(self, handler: Handler) -> None:
         self._handler = handler
@@ -100,11 +100,10 @@ class SimTransport:
         self._asked.setdefault(peer, set()).add(question)
         try:
             async with asyncio.timeout(deadline_s):
-                return await question
-        except asyncio.CancelledError:
-            if question.cancelled() and not self._network.are_connected(self._peer, peer):
-                raise PeerUnreachable(f"{peer} is gone") from None
-            raise
+                await asyncio.wait({question})
+            if question.cancelled():  # by `broken`; our own cancellation ends the wait
+                raise PeerUnreachable(f"{peer} is gone")
+            return question.result()
         finally:
             question.cancel()
             self._asked[peer].discard(question)
@@ -118,14 +117,14 @@ class SimTransport:
         self._network.join(self._peer, peer)
 
     async def _question(self, peer: PeerId, frame: Frame) -> Frame:
-        self._sent += frame.nbytes
+        self.sent += frame.nbytes
         await self._network.carry(frame)
         other = self._network.transports[peer]
-        other._received += frame.nbytes
+        other.received += frame.nbytes
         answer = await other.answer(self._peer, frame)
-        other._sent += answer.nbytes
+        other.sent += answer.nbytes
         await self._network.carry(answer)
-        self._received += answer.nbytes
+        self.received += answer.nbytes
         return answer
 
     async def answer(self, peer: PeerId, frame: Frame) -> Frame:
@@ -175,10 +174,10 @@ class SimTransport:
         self._network.cut(self._peer, peer)
 
     def subscribe(self, topic: str, listener: Listener) -> None:
-        self._listeners[topic] = listener
+        self.listeners[topic] = listener
 
     def unsubscribe(self, topic: str) -> None:
-        self._listeners.pop(topic, None)
+        self.listeners.pop(topic, None)
 
     async def publish(self, topic: str, frame: Frame) -> None:
         for peer in self.connected():
@@ -189,5 +188,5 @@ class SimTransport:
     async def _gossip(self, peer: PeerId, topic: str, frame: Frame) -> None:
         await self._network.carry(frame)
         other = self._network.transports.get(peer)
-        if other is not None and topic in other._listeners:
-            other._listeners[topic](self._peer, frame)
+        if other is not None and topic in other.listeners:
+            other.listeners[topic](self._peer, frame)

@@ -112,7 +112,12 @@ class Rounds:
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             task = asyncio.create_task(self._lead(close.step), name=f"round {close.step}")
             self._reports[close.step] = task
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():  # by the commit of the step, not because whoever asked is gone
+                raise Refused(f"the round of step {close.step} is over") from None
+            raise
 
     async def _lead(self, step: int) -> StageReport:
         for _ in range(ATTEMPTS):

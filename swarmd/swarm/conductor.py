@@ -105,7 +105,7 @@ class Conductor:
         over = asyncio.create_task(self._until(lambda: self._history.version >= step or not self.is_first(step)))
         try:
             await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
+            if work.done() and not work.cancelled():
                 work.result()
         finally:
             work.cancel()

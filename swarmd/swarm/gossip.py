@@ -11,9 +11,10 @@ import logging
 from collections.abc import Callable
 
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.framing import from_frame, to_frame
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership, heartbeat_interval, rendezvous
-from swarmd.swarm.messages import Ack, Announce, Card, Summary, from_frame, to_frame
+from swarmd.swarm.messages import Ack, Announce, Card, Summary
 from swarmd.values import Frame, PeerId
 
 log = logging.getLogger(__name__)

@@ -311,7 +311,7 @@ class Journeys:
 
     async def _ask_hop(self, holder: PeerId, hop: Hop) -> Gradient | NotFinite | Busy:
         answer = await self._links.ask(holder, hop, Gradient, NotFinite, Busy, deadline_s=None, urgency="hop")
-        return cast(Gradient | NotFinite | Busy, answer)
+        return cast("Gradient | NotFinite | Busy", answer)
 
     async def _cancel(self, holder: PeerId, key: HopId) -> None:
         if holder in self._links.transport.connected():

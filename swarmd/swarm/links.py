@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.framing import expect, from_frame, to_frame
 from swarmd.swarm.membership import Membership
 from swarmd.swarm.messages import (
     PROTOCOL,
@@ -19,9 +20,6 @@ from swarmd.swarm.messages import (
     Message,
     SayHello,
     Settings,
-    expect,
-    from_frame,
-    to_frame,
 )
 from swarmd.swarm.ports import Transport
 from swarmd.values import Frame, PeerId, Urgency
@@ -76,21 +74,21 @@ class Links:
         """
         if peer == self.transport.peer_id:
             async with asyncio.timeout(deadline_s):
-                return cast(A, expect(await self._answerers[type(message)](peer, message), *kinds))
+                return cast("A", expect(await self._answerers[type(message)](peer, message), *kinds))
         await self.greet(peer)
         answer: Any = await self._ask(peer, message, SayHello, *kinds, deadline_s=deadline_s, urgency=urgency)
         if isinstance(answer, SayHello):  # it lost sight of us between two connections
             self._greeted.discard(peer)
             await self.greet(peer)
             answer = await self._ask(peer, message, *kinds, deadline_s=deadline_s, urgency=urgency)
-        return cast(A, answer)
+        return cast("A", answer)
 
     async def _ask(
         self, peer: PeerId, message: Message, *kinds: type[A], deadline_s: float | None, urgency: Urgency = "control"
     ) -> A:
         frame = await self.transport.request(peer, to_frame(message), deadline_s=deadline_s, urgency=urgency)
         try:
-            return cast(A, expect(from_frame(frame), *kinds))
+            return cast("A", expect(from_frame(frame), *kinds))
         except PeerFault as fault:
             log.warning("%s answered badly: %s", peer[-8:], fault)
             await self.transport.drop(peer)

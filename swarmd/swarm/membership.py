@@ -46,6 +46,8 @@ class Rhythm:
 
 @dataclass
 class Member:
+    """What is known of one other peer."""
+
     card: Card
     heard: float  # loop time
     rhythm: Rhythm = field(default_factory=Rhythm)

@@ -89,6 +89,7 @@ class Donor:
 
 
 def chunk_hash(chunk: Buffer) -> str:
+    """Names a chunk by its content."""
     return hashlib.blake2b(chunk, digest_size=16).hexdigest()
 
 

@@ -27,7 +27,10 @@ class Daemon:
     async def status(self) -> dict[str, Any]:
         """What `swarmctl status --json` prints."""
         connector = aiohttp.UnixConnector(path=str(self.home / "control.sock"))
-        async with aiohttp.ClientSession(connector=connector) as session, session.get("http://swarmd/v1/status") as answer:
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get("http://swarmd/v1/status") as answer,
+        ):
             status: dict[str, Any] = await answer.json()
             return status
 

@@ -34,7 +34,9 @@ async def test_an_idle_daemon_joins_and_remembers_it() -> None:
 
 
 async def test_join_without_a_daemon_says_what_to_do(tmp_path: Path) -> None:
-    code, out, error = await run_command("swarmctl", "--home", str(tmp_path), "join", "--bootstrap", "/ip4/127.0.0.1/tcp/1")
+    code, out, error = await run_command(
+        "swarmctl", "--home", str(tmp_path), "join", "--bootstrap", "/ip4/127.0.0.1/tcp/1"
+    )
     assert (code, out) == (2, "")
     assert "swarmd start" in error
     assert len(error.strip().splitlines()) == 1

@@ -77,7 +77,10 @@ async def test_fp32_on_the_wire_gives_the_parameters_of_one_process(tmp_path: Pa
         version, module = assemble([daemon.home / "checkpoints" for daemon in daemons], RUN)
         ledger = daemons[0].ledger()
     assert version == STEPS
-    far = {name: float((value.detach() - expected[name]).norm() / expected[name].norm()) for name, value in module.named().items()}
+    far = {
+        name: float((value.detach() - expected[name]).norm() / expected[name].norm())
+        for name, value in module.named().items()
+    }
     assert max(far.values()) <= TOLERANCE, far
     assert [line["loss"] for line in ledger] == pytest.approx(losses, rel=1e-5)
     assert all((line["lost"], line["duplicated"]) == (0, 0) for line in ledger)
