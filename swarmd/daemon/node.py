@@ -132,7 +132,7 @@ class Node:
             await self._changed.wait(JOIN_RETRY_SECONDS)
 
     async def _try_to_adopt(self, address: str) -> str:
-        """ "" or why the run's settings couldn't be had there. Raises ConfigError for a bad address."""
+        """Why the run's settings couldn't be had there, or nothing. Raises ConfigError for a bad address."""
         try:
             await self._adopt(address)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
@@ -208,10 +208,11 @@ class Node:
     def addresses(self) -> tuple[str, ...]:
         return self.transport.addresses()
 
-    def found(self, address: str) -> None:
-        """An address of another daemon on the local network."""
-        if address not in self._found:
-            self._found.append(address)
+    def found(self, peer: PeerId, addresses: tuple[str, ...], run: str) -> None:
+        """Another daemon on the local network; only one that has a run is of use."""
+        new = [address for address in addresses if address not in self._found]
+        if run and new and peer != self.transport.peer_id:
+            self._found.extend(new)
             self._changed.notify()
 
     def on_run(self, callback: Callable[[str], Awaitable[None]]) -> None:
@@ -305,5 +306,6 @@ class Node:
 
 def _describe(run: RunConfig) -> str:
     model = run.model
+    layers = f"{model.layers} layers of width {model.hidden} in {model.stages} stages"
     sharing = ", one block shared in each stage" if model.shared else ""
-    return f"{model.layers} layers of width {model.hidden} in {model.stages} stages{sharing}, {run.sequences_per_step} sequences a step"
+    return f"{layers}{sharing}, {run.sequences_per_step} sequences a step"

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 from swarmd.config import NodeConfig, RunConfig
 from swarmd.daemon.control import ControlServer
@@ -43,7 +44,8 @@ async def run_daemon(node: NodeConfig, run: RunConfig | None, *, idle: bool) -> 
 
 @asynccontextmanager
 async def _listening(node: NodeConfig, home: Home) -> AsyncIterator[Node]:
-    from swarmd.net.libp2p import Libp2pTransport, TransportLimits
+    from swarmd.net.libp2p import Libp2pTransport
+    from swarmd.net.limits import TransportLimits
 
     limits = TransportLimits(message_bytes=node.limits.frame_bytes)
     transport = await Libp2pTransport.start(home.identity, node.listen, limits=limits)
@@ -71,13 +73,16 @@ async def _discovered(daemon: Node) -> AsyncIterator[None]:
         return
     from swarmd.net.mdns import Discovery
 
-    discovery = Discovery(daemon.transport.peer_id, daemon.found)
-    await discovery.start(daemon.addresses())
-    daemon.on_run(discovery.announce)
+    discovery = await Discovery.start(daemon.transport.peer_id, daemon.addresses(), "", daemon.found)
+
+    async def announce(fingerprint: str) -> None:
+        await discovery.announce(daemon.addresses(), fingerprint)
+
+    daemon.on_run(announce)
     try:
         yield
     finally:
-        await discovery.stop()
+        await discovery.close()
 
 
 async def _until_over(daemon: Node, life: Coroutine[None, None, None]) -> int:
@@ -85,7 +90,8 @@ async def _until_over(daemon: Node, life: Coroutine[None, None, None]) -> int:
     stopped = _on_signals()
     living = asyncio.create_task(life, name="life")
     try:
-        await asyncio.wait({living, stopped, daemon.transport.failed}, return_when=asyncio.FIRST_COMPLETED)
+        ends: set[asyncio.Future[Any]] = {living, stopped, daemon.transport.failed}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if stopped.done():
             log.info("stopping on %s", stopped.result())
             await _say_goodbye(daemon)

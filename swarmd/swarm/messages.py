@@ -5,7 +5,6 @@ A message is a frozen dataclass of plain fields: numbers, text, tuples, other su
 them, in docs/protocol.md.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -425,13 +424,6 @@ def from_ranges(ranges: Ranges, limit: int) -> list[int]:
         indices.extend(range(start, stop))
         floor = stop
     return indices
-
-
-def check_finite(value: float, what: str) -> float:
-    """The value, if it is a number."""
-    if not math.isfinite(value):
-        raise PeerFault(f"{what} is not finite")
-    return value
 
 
 def hop_id(message: Hop | HopBeat | Locate) -> HopId:

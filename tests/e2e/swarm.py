@@ -1,7 +1,8 @@
-"""Real daemons as processes on loopback: start, look, wait for something to hold, stop. Shared by the end-to-end tests."""
+"""Real daemons as processes on loopback: start, look, wait for something to hold, stop."""
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -148,6 +149,6 @@ def check_replicas(daemons: Sequence[Daemon]) -> int:
             assert records.setdefault(line["step"], line["record"]) == line["record"]
             names = (line["record"], line["grad_digest"], line["digest"])
             assert seen.setdefault((line["step"], line["stage"]), names) == names, f"{daemon.home} differs: {line}"
-        for before, after in zip(lines, lines[1:], strict=False):
+        for before, after in itertools.pairwise(lines):
             assert (after["step"], after["parent"]) == (before["step"] + 1, before["record"])
     return len(records)

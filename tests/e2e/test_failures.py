@@ -27,7 +27,7 @@ async def test_killed_replicas_and_a_newcomer() -> None:
             victim.kill()
         survivors = [*daemons[:3], newcomer]
         assert [await daemon.end() for daemon in survivors] == [0] * 4
-        assert check_replicas(daemons + [newcomer]) == LONG.steps
+        assert check_replicas([*daemons, newcomer]) == LONG.steps
         ledger, late = daemons[0].ledger(), newcomer.ledger()
     assert late[0]["step"] > 3, "the newcomer began at a later version"
     assert late[-1]["step"] == LONG.steps

@@ -1,5 +1,6 @@
 """Idle daemons, remembered joins, refusals, and the user's mistakes: each a clear sentence, nothing lost."""
 
+import dataclasses
 import json
 import socket
 from pathlib import Path
@@ -93,8 +94,6 @@ async def test_an_unknown_key_is_named(tmp_path: Path) -> None:
 @pytest.mark.timeout(150)
 async def test_peers_of_another_run_refuse_each_other() -> None:
     """Two founders of different runs: neither ever counts the other, both go on."""
-    import dataclasses
-
     other_run = dataclasses.replace(RUN, seed=8)
     async with swarm() as it:
         one = await it.start("--model", str(write_settings(RUN, it.directory / "one.toml")))
