@@ -1,0 +1,1 @@
+"""Every performance figure we state, each a command."""

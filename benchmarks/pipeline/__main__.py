@@ -1,0 +1,144 @@
+"""`python -m benchmarks.pipeline`: measures the 2-stage swarm and its rivals beside plain PyTorch, in interleaved
+rounds.
+
+Every system trains the same layers on the same microbatches with one optimizer step per global batch. Plain PyTorch
+has two threads; each stage of a pipeline has one. In a round each system runs once, and its ratio is to plain PyTorch
+of the same round, because a machine's speed drifts. Prints a table, or with --json one object.
+"""
+
+import argparse
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.pipeline.environment import HIVEMIND, ensure_hivemind
+from benchmarks.pipeline.processes import MeasurementError, Program, run_program
+from benchmarks.pipeline.report import Measurement, facts, summarise, table
+from swarmd.config import RunConfig, to_plain
+from swarmd.errors import ConfigError
+from swarmd.settings import load_run
+
+ROOT = Path(__file__).resolve().parents[2]
+PRESETS = ("hidden512", "hidden256")
+BASELINE = "plain"
+SYSTEMS = ("plain", "swarm", "gpipe", "1f1b", "hivemind")
+QUICK_FRACTION = 4  # --quick takes global batches this much smaller: a smoke test, whose figures are only roughly right
+QUIET_LOAD = 0.5  # processes that already run; two threads of OpenMP lose a factor of ten on a busy core
+LIMIT_S = 600.0  # of one system in one round; a full one takes about a minute
+
+
+def parse_arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="how often each system runs (default 3)")
+    parser.add_argument("--warmup", type=int, default=1, help="steps of a run that are not measured (default 1)")
+    parser.add_argument("--steps", type=int, default=3, help="steps of a run that are measured (default 3)")
+    parser.add_argument("--quick", action="store_true", help="one round of two short steps each: does it all work?")
+    parser.add_argument("--only", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="these, and plain beside them")
+    parser.add_argument("--preset", nargs="+", choices=PRESETS, default=PRESETS, help="sizes (default both)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    arguments = parser.parse_args()
+    if min(arguments.rounds, arguments.warmup, arguments.steps) < 1:
+        raise ConfigError("--rounds, --warmup and --steps must be at least 1.")
+    if arguments.quick:
+        arguments.rounds, arguments.warmup, arguments.steps = 1, 1, 2
+    return arguments
+
+
+def write_run(preset: str, quick: bool, folder: Path) -> Path:
+    """The preset as the file that all systems read, with a smaller global batch when quick."""
+    run = load_run(str(Path(__file__).with_name(f"{preset}.toml")))
+    if quick:
+        run = dataclasses.replace(run, sequences_per_step=run.sequences_per_step // QUICK_FRACTION)
+    path = folder / f"{preset}.toml"
+    path.write_text(_as_toml(run))
+    return path
+
+
+def plan_program(system: str, run_file: Path, arguments: argparse.Namespace) -> Program:
+    """How a system is run. Installs hivemind when it is its turn for the first time. Raises MeasurementError."""
+    modules = {"gpipe": "torch_pipelining", "1f1b": "torch_pipelining", "hivemind": "hivemind_pipeline"}
+    python, options = sys.executable, ("--schedule", system) if system in ("gpipe", "1f1b") else ()
+    if system == "hivemind":
+        try:
+            python = str(ensure_hivemind(ROOT))
+        except (OSError, subprocess.SubprocessError) as error:
+            raise MeasurementError(f"{HIVEMIND} could not be installed ({error})") from error
+    module = f"benchmarks.pipeline.{modules.get(system, system)}"
+    settings = ("--model", str(run_file), "--warmup", str(arguments.warmup), "--steps", str(arguments.steps))
+    threads = 2 if system == BASELINE else 1
+    return Program((python, "-m", module, *settings, *options), threads, ROOT)
+
+
+def run_rounds(arguments: argparse.Namespace, systems: list[str], folder: Path) -> list[Measurement]:
+    """Every system once per preset and round. A failure is a result too, and tried again in the next round."""
+    measurements = []
+    run_files = {preset: write_run(preset, arguments.quick, folder) for preset in arguments.preset}
+    logs = ROOT / ".bench" / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    for number in range(arguments.rounds):
+        for preset, run_file in run_files.items():
+            for system in systems:
+                try:
+                    program = plan_program(system, run_file, arguments)
+                    result = run_program(program, logs / f"{preset}-{system}-{number}.log", LIMIT_S)
+                    measured = Measurement(preset, system, number, result)
+                    said = f"{measured.rate:,.0f} tokens/s"
+                except MeasurementError as failure:
+                    measured = Measurement(preset, system, number, None, str(failure))
+                    said = f"failed: {failure}"
+                print(f"round {number + 1}, {preset}, {system}: {said}", file=sys.stderr, flush=True)
+                measurements.append(measured)
+    return measurements
+
+
+def main() -> int:
+    """Measures and prints; 1 when a system gave no result at all."""
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        arguments = parse_arguments()
+        systems = [system for system in SYSTEMS if system == BASELINE or system in arguments.only]
+        environment = facts()
+        if environment["load_before"] > QUIET_LOAD:
+            print(f"load is {environment['load_before']}: figures of a busy machine mean little", file=sys.stderr)
+        with tempfile.TemporaryDirectory() as folder:
+            measurements = run_rounds(arguments, systems, Path(folder))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    rows = [summarise(measurements, preset, system, BASELINE) for preset in arguments.preset for system in systems]
+    if arguments.json:
+        print(json.dumps({"environment": environment, "rows": rows}, indent=2))
+    else:
+        print(table(rows))
+        print(
+            "\nratio: tokens/s over plain PyTorch with 2 threads in the same round, median; pipelines have 2 x 1 thread"
+        )
+        print(", ".join(f"{key} {value}" for key, value in environment.items()))
+    return 0 if all(row["rounds"] for row in rows if row["system"] != "hivemind") else 1
+
+
+def _leave(*_: object) -> None:
+    """Ends by an exception, so that what is being measured is killed on the way out."""
+    raise SystemExit(1)
+
+
+def _as_toml(run: RunConfig) -> str:
+    """Settings as TOML; JSON's notation of numbers, texts and lists is TOML's as well."""
+    tables: list[tuple[str, dict[str, Any]]] = [("", {})]
+    for key, value in to_plain(run).items():
+        if isinstance(value, dict):
+            tables.append((f"[{key}]\n", value))
+        else:
+            tables[0][1][key] = value
+    lines = [head + "".join(f"{key} = {json.dumps(value)}\n" for key, value in body.items()) for head, body in tables]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

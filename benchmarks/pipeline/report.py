@@ -1,0 +1,102 @@
+"""What the measurements say: ratios to plain PyTorch within each round, their medians, and the table.
+
+Pure: takes the results, gives text and plain data.
+"""
+
+import importlib.metadata
+import os
+import platform
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HEADING = f"  {'system':<18}{'tokens/s':>10}{'ratio':>9}{'min':>7}{'max':>7}{'rounds':>8}{'loss':>7}"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run of one system. `result` is what it printed; None when it failed, and `failure` says why."""
+
+    preset: str
+    system: str
+    round: int
+    result: dict[str, Any] | None
+    failure: str = ""
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second."""
+        assert self.result is not None
+        return float(self.result["tokens"] / self.result["seconds"])
+
+
+def summarise(measurements: list[Measurement], preset: str, system: str, baseline: str) -> dict[str, Any]:
+    """Median, least and greatest of a system's tokens per second and of its ratios to its round's baseline."""
+    mine = [each for each in measurements if (each.preset, each.system) == (preset, system)]
+    good = [each for each in mine if each.result is not None]
+    failures = [each.failure for each in mine if each.result is None]
+    base = {
+        each.round: each.rate
+        for each in measurements
+        if (each.preset, each.system) == (preset, baseline) and each.result is not None
+    }
+    ratios = [each.rate / base[each.round] for each in good if each.round in base]
+    extra = good[-1].result if good else None
+    return {
+        "preset": preset,
+        "system": system,
+        "rounds": len(good),
+        "tokens_per_second": _spread([each.rate for each in good]),
+        "ratio": _spread(ratios),
+        "last": extra,
+        "failures": failures,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The summaries as lines to read."""
+    lines = []
+    for preset in dict.fromkeys(row["preset"] for row in rows):
+        lines += ["", preset, HEADING]
+        for row in rows:
+            if row["preset"] == preset:
+                lines += _row(row)
+    return "\n".join(lines[1:])
+
+
+def _row(row: dict[str, Any]) -> list[str]:
+    lines = []
+    rate, ratio, last = row["tokens_per_second"], row["ratio"], row["last"]
+    if rate is not None:
+        ratios = f"{ratio['median']:>9.2f}{ratio['min']:>7.2f}{ratio['max']:>7.2f}" if ratio else " " * 23
+        line = f"  {row['system']:<18}{rate['median']:>10,.0f}{ratios}{row['rounds']:>8}{last['loss']:>7.2f}"
+        lines.append(line + (f"   {last['busy_cores']:.2f} cores busy" if "busy_cores" in last else ""))
+    return lines + [f"  {row['system']:<18}failed: {failure}" for failure in dict.fromkeys(row["failures"])]
+
+
+def facts() -> dict[str, Any]:
+    """The machine and the versions that the figures belong to."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+        "libp2p": importlib.metadata.version("libp2p"),
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
