@@ -24,7 +24,9 @@ def load_or_create_seed(path: Path) -> bytes:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise ConfigError(f"identity {path} can't be read ({error.strerror}); mend that or choose another --home") from error
+        raise ConfigError(
+            f"identity {path} can't be read ({error.strerror}); mend that or choose another --home"
+        ) from error
     try:
         _write(path, os.urandom(_SEED_BYTES))
         return _load(path)

@@ -7,8 +7,7 @@ never cancelled before: a cancelled read or write would break its encryption. De
 (link.py, outbox.py). What libp2p trusts too much is guarded here; each guard says what happens without it.
 """
 
-# What the library raises ends one stream, connection or message; some guards reach into its insides.
-# ruff: noqa: BLE001, SLF001
+# ruff: noqa: BLE001, SLF001  # what the library raises ends one stream or connection; guards reach into its insides
 
 import asyncio
 import contextlib
@@ -132,9 +131,7 @@ setattr(muxer_multistream, "Yamux", SafeYamux)  # noqa: B010  # hard-coded there
 def _socket_of(muxed: Any) -> Any:
     """Its trio.SocketStream, or None where the library's layers are not as we know them."""
     with contextlib.suppress(AttributeError):
-        stream = muxed.secured_conn.conn.read_writer.read_write_closer.stream.stream
-        if isinstance(stream, trio.SocketStream):
-            return stream
+        return muxed.secured_conn.conn.read_writer.read_write_closer.stream.stream
     return None
 
 
@@ -259,8 +256,11 @@ class Libp2pTransport(WireTransport):
                 ):
                     await self._pubsub.wait_until_ready()
                     self._ready.set_result(None)
-                    await self._stopping.wait()
-                    await self._take_down()
+                    try:
+                        await self._stopping.wait()
+                    finally:
+                        with trio.CancelScope(shield=True):
+                            await self._take_down()
                 self._nursery.cancel_scope.cancel()
 
     async def _take_down(self) -> None:
@@ -273,6 +273,7 @@ class Libp2pTransport(WireTransport):
                 await connection.event_closed.wait()
         with trio.move_on_after(CLOSE_S / 2):
             await self._host.close()
+        self._pubsub.seen_messages.stop()  # a thread
 
     def _build(self) -> GossipSub:
         """Only Noise and Yamux: the defaults also offer plaintext."""
@@ -397,6 +398,8 @@ class Libp2pTransport(WireTransport):
                     await over.wait()
         if not found:
             raise problems[-1]
+        for spare in found[1:]:
+            cut(spare.muxed_conn, abort=True)
         return found[0]
 
     async def _open_streams(self, conn: Any) -> None:
@@ -425,7 +428,7 @@ class Libp2pTransport(WireTransport):
         return connection
 
     async def _watch(self, connection: _Connection) -> None:
-        """Follows a connection to its end; cuts one that does not become ready."""
+        """To its end; cuts one that does not become ready."""
         with trio.move_on_after(self.limits.connection_setup_s):
             await connection.muxed.event_closed.wait()
         if not connection.ready:
@@ -472,7 +475,6 @@ class Libp2pTransport(WireTransport):
             self._broke(connection, error)
 
     def _broke(self, connection: _Connection, error: Exception) -> None:
-        """Whatever it was, it ends this connection and nothing else. A reader that stopped for 5 s ends here too."""
         self._end(connection, f"the connection to {connection.peer} broke ({type(error).__name__})", abort=True)
 
     # Gossip

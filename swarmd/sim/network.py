@@ -97,6 +97,7 @@ class SimTransport:
     ) -> Frame:
         self._dial(peer)
         question = asyncio.create_task(self._question(peer, frame))
+        question.add_done_callback(lambda done: done.cancelled() or done.exception())  # who asked may be gone
         self._asked.setdefault(peer, set()).add(question)
         try:
             async with asyncio.timeout(deadline_s):

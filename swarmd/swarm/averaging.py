@@ -1,6 +1,6 @@
 """The averaging of one stage's gradients for one step: leader, members and part owners. DESIGN section 6.
 
-The leader waits until the members' sums cover the step's indices, freezes them, plans parts and owners, and reports
+The leader freezes the members' sums once they cover the step's indices, plans parts and owners, and reports
 once the members hold the same whole result. A member sends each part of its sum to the part's owner, and the answer is
 the averaged part. Everyone decodes the owner's bytes, so the gradient is bit-identical everywhere. A lost member means
 another attempt with those who are left; sums are kept until the commit.
@@ -120,12 +120,13 @@ class Rounds:
             raise
 
     async def _lead(self, step: int) -> StageReport:
-        for _ in range(ATTEMPTS):
-            accepted = await self._await_coverage(step)
+        for attempt in range(ATTEMPTS):
+            # Mostly everything is there, and the first question may be the last.
+            accepted = await self._await_coverage(step) if attempt else 0
             frozen = await self._ask_members(step, freeze=True)
             holdings = {peer: from_ranges(it.indices, self._run.microbatches) for peer, it in frozen.items()}
             coverage = measure_coverage(holdings, self._run.microbatches)
-            if coverage.lost > accepted:  # a member was lost between the two questions
+            if coverage.lost > accepted:
                 continue
             plan = self._plan(step, holdings, coverage)
             results = await self._attempt(sorted(frozen), plan)

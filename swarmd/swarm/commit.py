@@ -20,6 +20,8 @@ from swarmd.swarm.messages import StageReport
 from swarmd.values import PeerId
 
 UNHASHED = ("conductor", "seconds", "validation_loss")
+COUNTS = ("stage", "tokens", "microbatches", "resent", "subtracted", "lost", "duplicated")
+"""Fields of a stage's entry that are counts."""
 
 
 @dataclass(frozen=True)
@@ -147,29 +149,39 @@ def record_from_plain(run: RunConfig, plain: dict[str, Any]) -> Record:
         )
         record = Record(**{**plain, "stages": stages})
         _check_record(run, record)
-    except (TypeError, KeyError, AttributeError, ValueError) as trouble:
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as trouble:
         raise PeerFault(f"not a commit record: {trouble}") from None
     return record
 
 
 def _check_record(run: RunConfig, record: Record) -> None:
     """What every record of the run satisfies. Raises ValueError or TypeError."""
+    _check_types(record)
     if [entry.stage for entry in record.stages] != list(range(run.model.stages)):
         raise ValueError("its stages are not the run's")
     if not 1 <= record.step <= run.steps:
         raise ValueError(f"there is no step {record.step}")
     if record.learning_rate != learning_rate_at(run.optimizer, record.step, run.steps):
         raise ValueError("its learning rate is not the schedule's")
-    numbers = [record.loss, record.grad_norm, record.clip_factor, record.seconds]
-    numbers += [entry.squared_norm for entry in record.stages]
-    if not all(math.isfinite(number) and number >= 0 for number in numbers):
-        raise ValueError("a number in it is not finite")
     if not record.skipped:
         norm, factor = clip_factor([entry.squared_norm for entry in record.stages], run.optimizer.clip_norm)
         if (norm, factor) != (record.grad_norm, record.clip_factor):
             raise ValueError("its clipping factor doesn't follow from its norms")
-    names = [record.parent, *(entry.digest for entry in record.stages), *record.members()]
-    if not all(isinstance(name, str) for name in names):
+
+
+def _check_types(record: Record) -> None:
+    """Its fields came from a stranger: each must be what it is declared as. Raises TypeError."""
+    numbers = [record.loss, record.grad_norm, record.clip_factor, record.seconds, record.learning_rate]
+    numbers += [entry.squared_norm for entry in record.stages]
+    numbers += [] if record.validation_loss is None else [record.validation_loss]
+    if not all(type(number) in (int, float) and math.isfinite(number) and number >= 0 for number in numbers):
+        raise TypeError("a number in it is none, or not finite")
+    counts = [record.step, record.tokens, *(getattr(entry, name) for entry in record.stages for name in COUNTS)]
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise TypeError("a count in it is none")
+    names = [record.parent, record.conductor, *(entry.digest for entry in record.stages)]
+    names += [name for entry in record.stages for name in (*entry.members, *entry.holders)]
+    if type(record.skipped) is not bool or not all(isinstance(name, str) for name in names):
         raise TypeError("a name in it is not text")
 
 

@@ -199,7 +199,11 @@ class Journeys:
             self._compute.forget(key)
             book.spoiled.add(key.index)
             return self._record(key, NotFinite())
-        if accumulated and key.index not in book.accumulated:
+        if not accumulated:
+            await self._while_frozen(key)
+            if self.settled_step != key.step:  # not counted anywhere: it must come again
+                raise HopForgotten("the sum was frozen before this hop could be added to it")
+        elif key.index not in book.accumulated:
             book.accumulated.add(key.index)
             book.loss_sum += loss_sum
         if gradient is None:

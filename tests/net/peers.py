@@ -97,8 +97,10 @@ class Peer:
         return self.now(self.transport.subscribe, topic, lambda peer, frame: self.heard.append((peer, frame)))
 
     async def stop(self) -> None:
-        await self.do(self.transport.close())
-        await self.end_loop()
+        """May be called again."""
+        if not self._loop.is_closed():
+            await self.do(self.transport.close())
+            await self.end_loop()
 
     async def end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -102,6 +102,12 @@ def test_the_book_leaves_out_what_is_not_worth_dialling() -> None:
     book = AddressBook(TransportLimits())
     book.learn(
         PEER,
-        ["junk", "/ip4/0.0.0.0/tcp/1", "/ip4/224.0.0.1/tcp/1", "/ip4/192.0.2.1/tcp/0", f"/ip4/192.0.2.1/tcp/1/p2p/{OTHER}"],
+        [
+            "junk",
+            "/ip4/0.0.0.0/tcp/1",
+            "/ip4/224.0.0.1/tcp/1",
+            "/ip4/192.0.2.1/tcp/0",
+            f"/ip4/192.0.2.1/tcp/1/p2p/{OTHER}",
+        ],
     )
     assert known(book, PEER) == []

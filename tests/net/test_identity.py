@@ -32,7 +32,9 @@ def test_a_damaged_one_is_named(tmp_path: Path, damage: str) -> None:
     load_or_create_seed(path)
     text = path.read_bytes()
     flipped = text[:20] + (b"0" if text[20:21] != b"0" else b"1") + text[21:]
-    path.write_bytes({"": b"", "cut": text[:40], "flipped": flipped, "binary": bytes(range(256)), "long": text * 999}[damage])
+    path.write_bytes(
+        {"": b"", "cut": text[:40], "flipped": flipped, "binary": bytes(range(256)), "long": text * 999}[damage]
+    )
     with pytest.raises(ConfigError, match="is damaged; restore it, or remove it"):
         load_or_create_seed(path)
     assert path.exists()

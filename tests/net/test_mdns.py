@@ -13,7 +13,10 @@ TWO = "12D3KooWLRPJoDwC5h3QfNnQ2ZyhMVzTQb2mMhkRLz2dHUPLhGXn"
 
 def loopback_has_multicast() -> bool:
     group, port = "224.0.0.251", 5353
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ear, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth:
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ear,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth,
+    ):
         try:
             ear.bind(("", 0))
             membership = socket.inet_aton(group) + socket.inet_aton("127.0.0.1")

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import libp2p.stream_muxer.yamux.yamux as yamux
@@ -30,7 +30,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
         return running[-1]
 
     yield start
-    await asyncio.gather(*(peer.stop() for peer in running if not peer.transport.failed.done()), return_exceptions=True)
+    await asyncio.gather(*(peer.stop() for peer in running))
 
 
 @pytest.mark.parametrize("on_uvloop", [False, True])
@@ -57,7 +57,9 @@ async def test_who_cannot_be_reached_is_said_in_a_sentence(make: Make) -> None:
     with pytest.raises(PeerUnreachable, match="can't be reached at /ip4/127.0.0.1/tcp/1"):
         await one.request(two, Frame("x", {}))
     with pytest.raises(PeerUnreachable):  # somebody else answers there
-        await one.do(one.transport.connect(two.address.replace(two.id, "12D3KooWLRPJoDwC5h3QfNnQ2ZyhMVzTQb2mMhkRLz2dHUPLhGXn")))
+        await one.do(
+            one.transport.connect(two.address.replace(two.id, "12D3KooWLRPJoDwC5h3QfNnQ2ZyhMVzTQb2mMhkRLz2dHUPLhGXn"))
+        )
     with pytest.raises(PeerUnreachable, match="itself"):
         await one.do(one.transport.connect(one.address))
     with pytest.raises(ConfigError):
@@ -88,7 +90,9 @@ async def test_both_sides_dial_at_once_and_lose_nothing(make: Make) -> None:
     one, two = await make("one"), await make("two")
     one.transport.learn(two.id, [two.address])
     two.transport.learn(one.id, [one.address])
-    questions = [asker.request(other, Frame("x", {"n": n})) for n in range(20) for asker, other in ((one, two), (two, one))]
+    questions = [
+        asker.request(other, Frame("x", {"n": n})) for n in range(20) for asker, other in ((one, two), (two, one))
+    ]
     assert [answer.body["n"] for answer in await asyncio.gather(*questions)] == [n for n in range(20) for _ in range(2)]
     assert one.transport.connected() == (two.id,)
     await two.stop()
@@ -142,7 +146,8 @@ async def test_a_dropped_peer_may_come_back_but_is_not_fetched(make: Make) -> No
     await one.now(one.transport._nursery.start_soon, _then(tempt, done))
     await until(done.is_set)
     assert one.transport.connected() == ()
-    assert (await two.request(one, Frame("x", {}))).kind == "echo"  # two dialled nobody before, but knows no address
+    two.transport.learn(one.id, [one.address])
+    assert (await two.request(one, Frame("x", {}))).kind == "echo"
     assert one.transport.connected() == (two.id,)
 
 
@@ -216,7 +221,9 @@ async def test_senders_wait_for_room(make: Make) -> None:
     two = await make("two")
     await one.connect(two)
     blob = bytes(1 << 20)
-    answers = await asyncio.gather(*(one.request(two, Frame("x", {"n": n}, (blob,)), urgency="bulk") for n in range(12)))
+    answers = await asyncio.gather(
+        *(one.request(two, Frame("x", {"n": n}, (blob,)), urgency="bulk") for n in range(12))
+    )
     assert [answer.body["n"] for answer in answers] == list(range(12))
 
 
@@ -308,50 +315,61 @@ asyncio.run(main())
 
 
 @pytest.fixture
-def other_process(tmp_path: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+def other_process(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    process = subprocess.Popen(
         [sys.executable, "-W", "error", "-c", STALLING, str(tmp_path / "stalling.key")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+async def _address_of(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return (await asyncio.to_thread(process.stdout.readline)).strip()
 
 
 async def test_a_stopped_peer_can_be_dropped_and_left(make: Make, other_process: "subprocess.Popen[str]") -> None:
-    assert other_process.stdout is not None
-    with other_process as process:
-        address = (await asyncio.to_thread(other_process.stdout.readline)).strip()
-        one, two = await make("one"), await make("two")
-        for peer in (one, two):
-            await peer.do(peer.transport.connect(address))
-        process.send_signal(signal.SIGSTOP)
-        stalled = address.rpartition("/")[2]
-        stuck = [
-            asyncio.ensure_future(peer.request(stalled, Frame("x", {}, (bytes(40 << 20),)), deadline_s=None, urgency="bulk"))
-            for peer in (one, two)
-        ]
-        await until(lambda: min(peer.transport.traffic()[0] for peer in (one, two)) > 1 << 20)
-        sizes: list[int] = []
-        await until(lambda: sizes.append(one.transport.traffic()[0]) or len(sizes) > 20 and sizes[-20] == sizes[-1])
-        assert await _seconds(one.do(one.transport.drop(stalled))) < 1.0
-        assert await _seconds(two.stop()) < 4.0
-        for request in stuck:
-            with pytest.raises(PeerUnreachable):
-                await request
-        assert one.gone == [stalled]
-        process.kill()
+    """A polite goodbye would wait for its full socket, forever."""
+    address = await _address_of(other_process)
+    stalled = address.rpartition("/")[2]
+    one, two = await make("one"), await make("two")
+    peers = (one, two)
+    for peer in peers:
+        await peer.do(peer.transport.connect(address))
+    other_process.send_signal(signal.SIGSTOP)
+    big = Frame("x", {}, (bytes(80 << 20),))
+    stuck = [asyncio.ensure_future(peer.request(stalled, big, deadline_s=None, urgency="bulk")) for peer in peers]
+    for peer in peers:
+        await _no_more_fits(peer)
+    assert await _seconds(one.do(one.transport.drop(stalled))) < 1.0
+    assert await _seconds(two.stop()) < 4.0
+    for request in stuck:
+        with pytest.raises(PeerUnreachable):
+            await request
+    assert one.gone == [stalled]
+
+
+async def _no_more_fits(peer: Peer) -> None:
+    """Until its socket is full: some bytes left, and for a while none more."""
+    sent, since = 0, time.monotonic()
+    async with asyncio.timeout(PATIENCE_S):
+        while sent < 1 << 17 or time.monotonic() - since < 0.3:
+            if peer.transport.traffic()[0] != sent:
+                sent, since = peer.transport.traffic()[0], time.monotonic()
+            await asyncio.sleep(0.01)
 
 
 async def test_another_process_and_its_root_logger(make: Make, other_process: "subprocess.Popen[str]") -> None:
     one = await make("one")
-    with other_process as process:
-        assert process.stdout is not None
-        address = (await asyncio.to_thread(process.stdout.readline)).strip()
-        peer = await one.do(one.transport.connect(address))
-        assert (await one.request(peer, Frame("x", {}))).kind == "ok"
-        rest, _ = await asyncio.to_thread(process.communicate, "\n", PATIENCE_S)
-        assert rest.strip() == "[]"  # the library installed no handler there
-        assert process.returncode == 0
+    peer = await one.do(one.transport.connect(await _address_of(other_process)))
+    assert (await one.request(peer, Frame("x", {}))).kind == "ok"
+    rest, _ = await asyncio.to_thread(other_process.communicate, "\n", PATIENCE_S)
+    assert rest.strip() == "[]"  # the library installed no handler there
+    assert other_process.returncode == 0
     await until(lambda: one.gone == [peer])
 
 
