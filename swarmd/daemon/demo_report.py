@@ -149,8 +149,11 @@ def with_sample(result: DemoResult, run: RunConfig, generate: Generator | None =
 
 
 def _default_generator() -> Generator:
-    from swarmd.stage.export import generate  # here: it imports torch, which is better paid after training than before
+    import torch  # here: it is better paid for after training than before
 
+    from swarmd.stage.export import generate
+
+    torch.set_num_threads(1)  # a token is too little work to share, and threads that wait for each other take the cores
     return generate
 
 

@@ -16,7 +16,7 @@ import os
 import socket as stdlib_socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -48,18 +48,14 @@ from swarmd.errors import ConfigError, PeerFault
 from swarmd.net import addresses as multiaddrs
 from swarmd.net import logs
 from swarmd.net.identity import load_or_create_seed
-from swarmd.net.limits import TransportLimits
-from swarmd.net.link import StreamName
-from swarmd.net.transport import Connection, WireTransport
+from swarmd.net.limits import GOSSIP, RESOURCES, TransportLimits
+from swarmd.net.link import STREAMS, StreamName
+from swarmd.net.transport import TOPIC_PREFIX, Connection, OurTopics, WireTransport
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS: dict[StreamName, TProtocol] = {
-    "control": TProtocol("/swarmd/1/control"),
-    "bulk": TProtocol("/swarmd/1/bulk"),
-}
-TOPIC_PREFIX = "/swarmd/1/"
+PROTOCOLS: dict[StreamName, TProtocol] = {name: TProtocol(f"/swarmd/1/{name}") for name in STREAMS}
 READ_BYTES = 1 << 20  # each read of a stream sends a window frame, so reads are large
 NOTSENT_BYTES = 128 << 10  # unsent in the kernel: two chunks, so that a word waits behind no more
 NEXT_ADDRESS_S = 0.3  # until the next address of a peer is tried beside one that doesn't answer
@@ -137,6 +133,10 @@ def _socket_of(muxed: Any) -> Any:
 
 def cut(muxed: Any, *, abort: bool) -> None:
     """Closes the raw socket. A polite close writes first, and hangs forever when the peer has stopped."""
+    for conn in muxed.swarm.get_connections(muxed.peer_id):
+        if conn.muxed_conn is muxed:
+            muxed.swarm.remove_conn(conn)  # now, not when the library notices: it must open no more streams there
+    muxed.event_closed.set()
     stream = _socket_of(muxed)
     if stream is None:
         trio.lowlevel.spawn_system_task(muxed.secured_conn.close)
@@ -147,18 +147,12 @@ def cut(muxed: Any, *, abort: bool) -> None:
     stream.socket.close()
 
 
-class _OurTopics(Container[str]):
-    """Topics that peers may subscribe to with us: any other would only cost memory."""
-
-    def __contains__(self, topic: object) -> bool:
-        return isinstance(topic, str) and topic.startswith(TOPIC_PREFIX) and len(topic) <= 128
-
-
 class _Connection(Connection):
     """What belongs to one libp2p connection."""
 
-    def __init__(self, muxed: Any, owner: WireTransport) -> None:
+    def __init__(self, muxed: Any, owner: "Libp2pTransport") -> None:
         self.muxed = muxed
+        self._owner = owner
         self.streams: dict[StreamName, INetStream] = {}
         self.wakes: dict[StreamName, trio.Event] = {name: trio.Event() for name in PROTOCOLS}
         super().__init__(muxed.peer_id.to_base58(), owner)
@@ -168,6 +162,7 @@ class _Connection(Connection):
 
     def cut(self, *, abort: bool) -> None:
         cut(self.muxed, abort=abort)
+        self._owner._begin(self._owner._renew_gossip, self)
 
 
 class Libp2pTransport(WireTransport):
@@ -180,6 +175,7 @@ class Libp2pTransport(WireTransport):
         self._by_muxed: dict[Any, _Connection] = {}
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._done: asyncio.Future[None] = self._loop.create_future()
+        self._registering: set[ID] = set()
         self._stopping = trio.Event()
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
@@ -195,8 +191,7 @@ class Libp2pTransport(WireTransport):
         """Listens and is ready to dial. Raises ConfigError (identity, address, busy port)."""
         wanted = [multiaddrs.parse_listened(text) for text in listen]
         seed = load_or_create_seed(identity_file)
-        for address in wanted:
-            multiaddrs.check_free(address)
+        multiaddrs.check_free(wanted)
         transport = cls(seed, wanted, limits or TransportLimits())
         trio.lowlevel.start_guest_run(
             transport._main,
@@ -231,12 +226,7 @@ class Libp2pTransport(WireTransport):
             await asyncio.wait((self._done,), timeout=CLOSE_S)
 
     def _on_done(self, outcome: Any) -> None:
-        error: BaseException | None = getattr(outcome, "error", None)
-        if error is not None or not self._closing:
-            log.critical("the network ended by itself: %r", error)
-            self.failed.set_result(error or RuntimeError("the network ended by itself"))
-        self._closing = True
-        self._forget_all("the network of this daemon ended")
+        self._network_ended(getattr(outcome, "error", None))
         self._done.set_result(None)
 
     def addresses(self) -> tuple[str, ...]:
@@ -287,33 +277,19 @@ class Libp2pTransport(WireTransport):
             disable_identify_address_discovery=True,
             addrs_factory=lambda found: [Multiaddr(text) for text in multiaddrs.announced(map(str, found))],
             connection_config=ConnectionConfig(many, 0, 0, many, max_connections_per_peer=per_peer),
-            # A daemon whose memory is full of tensors must still be reachable, so memory is no reason to refuse.
             resource_manager=ResourceManager(
                 limits=ResourceLimits(max_connections=2 * many),
                 connection_limits=ConnectionLimits(max_established_total=many, max_established_per_peer=per_peer),
-                enable_memory_limits=False,
-                enable_circuit_breaker=False,
-                enable_graceful_degradation=False,
-                enable_metrics=False,
+                **RESOURCES,
             ),
         )
         self._guard_swarm(self._host.get_network())
-        gossip = GossipSub(
-            protocols=[PROTOCOL_ID_V11],
-            degree=6,
-            degree_low=4,
-            degree_high=12,
-            heartbeat_interval=1,  # seconds; the default of 120 leaves newcomers outside the mesh
-            prune_back_off=3,  # seconds; with 60, peers that join at once stay deaf and mute for a minute
-            unsubscribe_back_off=1,
-            max_messages_per_topic_per_second=1000,  # counted per forwarder, not per author
-            min_mesh_diversity_ips=0,  # a swarm behind one address is legitimate
-            eclipse_protection_enabled=False,
-            adaptive_gossip_enabled=False,
-        )
+        gossip = GossipSub([PROTOCOL_ID_V11], **GOSSIP)
         self._pubsub = Pubsub(self._host, gossip, max_inbound_rpc_size=GOSSIP_RPC_BYTES)
-        self._pubsub.allowed_topics = _OurTopics()
+        self._pubsub.allowed_topics = OurTopics()
         self._pubsub.counter = time.time_ns()  # counting seconds, a restarted peer repeats numbers: mute for 2 minutes
+        self._pubsub._handle_new_peer = partial(self._register_gossip, self._pubsub._handle_new_peer)
+        self._pubsub._forget_all_subscriptions = partial(self._forget_gossip, self._pubsub._forget_all_subscriptions)
         self._pubsub.push_msg = partial(self._push_guarded, self._pubsub.push_msg)
         return gossip
 
@@ -478,6 +454,31 @@ class Libp2pTransport(WireTransport):
         self._end(connection, f"the connection to {connection.peer} broke ({type(error).__name__})", abort=True)
 
     # Gossip
+
+    async def _renew_gossip(self, connection: _Connection) -> None:
+        """Pubsub keeps a dead stream for good when the peer is back before the library noticed that it was gone."""
+        peer = connection.muxed.peer_id
+        stream = self._pubsub.peers.get(peer)
+        if stream is not None and stream.muxed_conn is connection.muxed:
+            with contextlib.suppress(Exception):  # it is logged there; gossip with this peer starts anew later
+                self._pubsub._handle_dead_peer(peer)
+
+    async def _register_gossip(self, register: Callable[[ID], Awaitable[None]], peer: ID) -> None:
+        """Pubsub gives a peer up for good when opening its stream fails otherwise than so, or does it twice at once."""
+        if peer in self._registering:
+            raise SwarmException("at it already")
+        self._registering.add(peer)
+        try:
+            await register(peer)
+        except Exception as error:
+            raise SwarmException(str(error)) from error
+        finally:
+            self._registering.discard(peer)
+
+    def _forget_gossip(self, forget: Callable[[ID], None], peer: ID) -> None:
+        """Pubsub forgets with one dead stream what the peer told it over another connection, once and for all."""
+        if peer.to_base58() not in self._peers:
+            forget(peer)
 
     async def _hear(self, topic: str) -> None:
         """Until a message comes that nobody wants: a topic is left with the first word after `unsubscribe`."""

@@ -4,6 +4,7 @@ Plain numbers; `frames`, `outbox`, `link` and `libp2p` enforce them. The default
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,26 @@ class TransportLimits:
     known_peers: int = 4096  # address book
     addresses_per_peer: int = 8
     publishing: int = 64  # gossip messages on their way out; more are dropped
+
+
+GOSSIP: dict[str, Any] = {
+    "degree": 6,  # peers in a topic's mesh
+    "degree_low": 4,
+    "degree_high": 12,
+    "heartbeat_interval": 1,  # seconds; with the library's 120, newcomers stay outside the mesh
+    "prune_back_off": 3,  # seconds; with 60, some of those who join at once stay deaf and mute for a minute
+    "unsubscribe_back_off": 1,
+    "max_messages_per_topic_per_second": 1000,  # counted per forwarder, not per author
+    "min_mesh_diversity_ips": 0,  # a swarm behind one address is legitimate
+    "eclipse_protection_enabled": False,
+    "adaptive_gossip_enabled": False,
+}
+"""GossipSub's own settings, tried with up to 28 peers."""
+
+RESOURCES: dict[str, Any] = {
+    "enable_memory_limits": False,  # a daemon whose memory is full of tensors must still be reachable
+    "enable_circuit_breaker": False,  # a peer that fails often must not keep out the others
+    "enable_graceful_degradation": False,
+    "enable_metrics": False,
+}
+"""Settings of libp2p's resource manager that are not bounds."""

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 StreamName = Literal["control", "bulk"]
 """The two streams of a connection: whole small words, and everything else in chunks."""
 
+STREAMS: tuple[StreamName, ...] = ("control", "bulk")
+
 Serve = Callable[[PeerId, Frame], Awaitable[Frame]]
 
 

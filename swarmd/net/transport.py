@@ -9,7 +9,7 @@ import contextlib
 import contextvars
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import Any
 
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
@@ -23,6 +23,9 @@ Handler = Callable[[PeerId, Frame], Awaitable[Frame]]
 Listener = Callable[[PeerId, Frame], None]
 
 FLUSH_S = 0.3  # for answers still queued when the daemon stops
+
+TOPIC_PREFIX = "/swarmd/1/"
+TOPIC_CHARACTERS = 128
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,13 @@ class Connection(ABC):
     @abstractmethod
     def cut(self, *, abort: bool) -> None:
         """Closes the socket at once; with `abort` without sending what is left."""
+
+
+class OurTopics(Container[str]):
+    """Topics, as they are on the wire, that peers may subscribe to with us: any other would only cost memory."""
+
+    def __contains__(self, topic: object) -> bool:
+        return isinstance(topic, str) and topic.startswith(TOPIC_PREFIX) and len(topic) <= TOPIC_CHARACTERS
 
 
 class WireTransport(ABC):
@@ -217,14 +227,17 @@ class WireTransport(ABC):
             async with asyncio.timeout(FLUSH_S):
                 await asyncio.gather(*(outbox.empty.wait() for outbox in outboxes))
 
-    def _forget_all(self, reason: str) -> None:
-        """The network is over: nobody waits any longer."""
+    def _network_ended(self, error: BaseException | None) -> None:
+        """By itself or because we closed it: nobody waits any longer."""
+        if error is not None or not self._closing:
+            log.critical("the network ended by itself: %r", error)
+            self.failed.set_result(error or RuntimeError("the network ended by itself"))
         self._closing = True
         for connection in list(self._connections):
-            connection.link.fail(reason)
+            connection.link.fail("the network of this daemon ended")
         for dial in list(self._dials.values()):
             if not dial.done():
-                dial.set_exception(PeerUnreachable(reason))
+                dial.set_exception(PeerUnreachable("the network of this daemon ended"))
 
     # Gossip
 

@@ -426,6 +426,39 @@ async def test_a_restarted_peer_is_not_mute(make: Make, tmp_path: Path) -> None:
         await until(lambda expected=expected: len(one.gone) == expected)  # type: ignore[misc]
 
 
+async def test_gossip_goes_on_over_a_new_connection_at_once(make: Make) -> None:
+    """Without _renew_gossip the library keeps its dead stream, when the new connection comes before it noticed."""
+    one, two = await make("one"), await make("two")
+    await one.connect(two)
+    for peer in (one, two):
+        await peer.subscribe("t")
+    await _publish_until(one, "t", lambda: two.heard)
+    for _ in range(3):
+        await one.do(one.transport.drop(two.id))
+        await one.connect(two)
+        seen = len(one.heard), len(two.heard)
+        await _publish_until(two, "t", lambda seen=seen: len(one.heard) > seen[0])  # type: ignore[misc]
+        await _publish_until(one, "t", lambda seen=seen: len(two.heard) > seen[1])  # type: ignore[misc]
+
+
+async def test_gossip_survives_the_end_of_one_of_two_connections(make: Make) -> None:
+    one, two = await make("one"), await make("two")
+    one.transport.learn(two.id, [two.address])
+    two.transport.learn(one.id, [one.address])
+    for peer in (one, two):
+        await peer.subscribe("t")
+    await asyncio.gather(one.connect(two), two.connect(one))
+    await until(lambda: len(one.transport._connections) == 2 and len(two.transport._connections) == 2)
+    await _publish_until(one, "t", lambda: two.heard)
+    await _publish_until(two, "t", lambda: one.heard)
+    first = one.transport._connections[0]
+    await one.now(lambda: one.transport._end(first, "the test ends it", abort=True))
+    seen = len(one.heard), len(two.heard)
+    await _publish_until(two, "t", lambda: len(one.heard) > seen[0])
+    await _publish_until(one, "t", lambda: len(two.heard) > seen[1])
+    assert one.gone == two.gone == []
+
+
 async def test_malformed_gossip_is_dropped_and_counted(make: Make) -> None:
     one, two = await make("one"), await make("two")
     await one.connect(two)
