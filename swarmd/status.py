@@ -42,6 +42,8 @@ class PeerRow:
 
 @dataclass(frozen=True)
 class Bytes:
+    """Of frames, since the daemon started."""
+
     sent: int = 0
     received: int = 0
 

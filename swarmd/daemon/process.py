@@ -32,14 +32,11 @@ async def run_daemon(node: NodeConfig, run: RunConfig | None, *, idle: bool) -> 
     """
     started = time.monotonic()
     home = Home(node.home)
-    async with _listening(node, home) as daemon, _served(daemon, home), _discovered(daemon):
-        log.log(
-            NOTICE,
-            "listening at %s after %.1f s",
-            " ".join(daemon.addresses()) or "nothing",
-            time.monotonic() - started,
-        )
-        return await _until_over(daemon, daemon.live(run, idle=idle))
+    async with _listening(node, home) as daemon, _served(daemon, home):
+        seconds = time.monotonic() - started
+        log.log(NOTICE, "listening at %s after %.1f s", " ".join(daemon.addresses()) or "nothing", seconds)
+        async with _discovered(daemon):
+            return await _until_over(daemon, daemon.live(run, idle=idle))
 
 
 @asynccontextmanager

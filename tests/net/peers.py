@@ -1,7 +1,7 @@
-"""What the network tests share: whole peers, each on a thread with its own event loop, and bare libp2p hosts that attack.
+"""What the network tests share: whole peers, each on a thread with its own loop, and bare libp2p hosts that attack.
 
-A Trio guest run takes a thread for itself, so peers of one test process are threads; their methods are awaited from the
-test's loop.
+A Trio guest run takes a thread for itself, so peers of one test process are threads; their methods are awaited from
+the test's loop.
 """
 
 import asyncio
@@ -111,7 +111,7 @@ class Peer:
 async def until(happened: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
     """Waits for a condition that another thread brings about."""
     async with asyncio.timeout(patience_s):
-        while not happened():
+        while not happened():  # another thread brings it about, and has no event to set
             await asyncio.sleep(0.005)
 
 

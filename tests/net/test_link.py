@@ -9,11 +9,10 @@ from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.net import frames
 from swarmd.net.frames import ANSWER, REQUEST
 from swarmd.net.limits import TransportLimits
-from swarmd.net.link import Link, StreamName
+from swarmd.net.link import STREAMS, Link
 from swarmd.values import Frame
 
 Serve = Callable[[str, Frame], Awaitable[Frame]]
-STREAMS: tuple[StreamName, ...] = ("control", "bulk")
 
 
 async def echo(peer: str, frame: Frame) -> Frame:
@@ -84,7 +83,7 @@ async def test_refusals_carry_their_sentence_and_failures_do_not() -> None:
     one, two = link(), link(serve)
     with pytest.raises(Refused, match="other run"):
         await answered(one, two, one.request(Frame("no", {}), "control"))
-    with pytest.raises(Refused, match="^internal error$"):
+    with pytest.raises(Refused, match=r"^internal error$"):
         await answered(one, two, one.request(Frame("bug", {}), "control"))
 
 
@@ -166,9 +165,9 @@ async def test_a_flood_of_requests_whose_answers_are_not_read_is_a_fault() -> No
         raise AssertionError
 
     two = link(serve, serving_per_peer=2, unsent_messages=10)
+    flood = [chunk for n in range(1, 100) for chunk in frames.encode(REQUEST, n, Frame("x", {})).chunks("control")]
     with pytest.raises(PeerFault, match="without end"):
-        for number in range(1, 100):
-            two.received("control", b"".join(frames.encode(REQUEST, number, Frame("x", {})).chunks("control")))
+        two.received("control", b"".join(flood))
     two.fail("cut")
 
 

@@ -57,7 +57,7 @@ class Gate:
 async def until(holds: Callable[[], bool]) -> None:
     """Gives the event loop turns until something holds."""
     async with asyncio.timeout(DEADLINE_S):
-        while not holds():  # noqa: ASYNC110 - a thread changes it, which can't set an asyncio.Event
+        while not holds():
             await asyncio.sleep(0)
 
 
