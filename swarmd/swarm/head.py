@@ -97,15 +97,15 @@ class Head:
     async def _journey(self, key: HopId, again: bool) -> None:
         """One microbatch, from its tokens to its place in this head's sum. A failed one is begun again.
 
-        One that comes back after the sum was frozen is done with, too: the round has settled without it.
+        One that comes back after the sum was frozen is done with, too: the round has settled without it, and should
+        it begin anew, `Journeys` sees to it.
         """
         book = self._journeys.book(key.step)
-        done = key.index in book.accumulated | book.spoiled
-        while not done:
+        while key.index not in book.accumulated | book.spoiled:
             tokens = await self._data.microbatch(*key)
             try:
                 await asyncio.shield(self._journeys.train(key, tokens, again=again))
-                done = True
+                break
             except SwarmError as trouble:
                 log.warning("microbatch %s starts anew: %s", tuple(key), trouble)
                 again = True

@@ -45,6 +45,7 @@ VERSION_WAIT_SECONDS = 30.0  # a hop of the next step may come before the commit
 LOCATE_SECONDS = 3.0  # asking replicas who has a hop: one round trip and a busy loop
 RECHECK_SECONDS = 5.0  # bound on waiting for a word (room, a new peer) that may have been lost
 CANCEL_SECONDS = 5.0
+AGAIN_SECONDS = 0.3  # between this peer's own tries to get a hop into its sum
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -57,6 +58,8 @@ class Book:
     spoiled: set[int] = field(default_factory=set)  # answered with NotFinite
     loss_sum: float = 0.0
     resent: int = 0
+    uncounted: dict[int, tuple[Buffer, Encoded | None, str]] = field(default_factory=dict)
+    """Hops that came while the sum was frozen: tokens, activation, and the codec their gradient was wanted in."""
 
 
 @dataclass
@@ -143,7 +146,7 @@ class Journeys:
 
     def train(self, key: HopId, tokens: Buffer, *, again: bool) -> asyncio.Task[Answer]:
         """Starts a microbatch's journey at the head. Its task ends when the index is in this peer's sum."""
-        work = self._begin(key, "", tokens, None, again, "fp32")
+        work = self._work.get(key) or self._begin(key, "", tokens, None, again, "fp32")
         assert work.task is not None
         return work.task
 
@@ -200,6 +203,7 @@ class Journeys:
             book.spoiled.add(key.index)
             return self._record(key, NotFinite())
         if not accumulated:
+            book.uncounted[key.index] = (tokens, activation, codec)
             await self._while_frozen(key)
             if self.settled_step != key.step:  # not counted anywhere: it must come again
                 raise HopForgotten("the sum was frozen before this hop could be added to it")
@@ -232,9 +236,26 @@ class Journeys:
         self.changed.notify()
 
     def thaw(self) -> None:
-        """The sum takes in hops again."""
+        """The sum takes in hops again, first of all those that came in vain."""
+        book, step = self.book(self.frozen_step), self.frozen_step
         self.frozen_step = self.settled_step = 0
+        for index, came in book.uncounted.items():
+            self._spawn(self._count(HopId(step, index), *came))
+        book.uncounted = {}
         self.changed.notify()
+
+    async def _count(self, key: HopId, tokens: Buffer, activation: Encoded | None, codec: str) -> None:
+        """Gets a hop into the sum after all. It was answered, as the round was settled with another replica's share of
+        it; then the round began anew without that replica. If it is still there, it still has the hop.
+        """
+        book = self.book(key.step)
+        while key.step > self._history.version and key.index not in book.accumulated | book.spoiled:
+            if key not in self._work and await self._locate(key, self._stage):
+                return
+            work = self._work.get(key) or self._begin(key, "", tokens, activation, again=True, codec=codec)
+            assert work.task is not None
+            await asyncio.wait([work.task])
+            await asyncio.sleep(AGAIN_SECONDS)
 
     def _record(self, key: HopId, answer: Answer) -> Answer:
         self.retention.keep_answer(key, answer)
@@ -263,6 +284,7 @@ class Journeys:
     async def _pass_on(self, work: Work, tokens: Buffer, out: Encoded, again: bool) -> Answer:
         """Sends an activation to the next stage until one replica answers with its gradient."""
         key = work.hop
+        self.retention.drop(key)  # of an earlier journey, whose answer was evicted or didn't count
         kept = self.retention.keep(key, self._hop(key, tokens, out, again=again, evaluate=False))
         while True:
             holder = await self._choose(kept.hop)
@@ -324,7 +346,7 @@ class Journeys:
     async def _choose(self, hop: Hop) -> PeerId:
         """The replica of the next stage for this hop; waits until there is one."""
         loop = asyncio.get_running_loop()
-        if hop.again and (holder := await self._locate(hop_id(hop))):
+        if hop.again and (holder := await self._locate(hop_id(hop), self._stage + 1)):
             return holder
         while True:
             live = [card.peer for card in self._membership.stage(self._stage + 1)]
@@ -339,9 +361,9 @@ class Journeys:
             if not await self.changed.wait(wait) and not candidates:
                 self._full.clear()
 
-    async def _locate(self, key: HopId) -> PeerId | None:
-        """The replica of the next stage that has this hop already, if any says so."""
-        replicas = [card.peer for card in self._membership.stage(self._stage + 1)]
+    async def _locate(self, key: HopId, stage: int) -> PeerId | None:
+        """The replica of a stage that has this hop already, if any says so."""
+        replicas = [card.peer for card in self._membership.stage(stage)]
         answers = await self._links.tell_all(replicas, Locate(*key), Located, deadline_s=LOCATE_SECONDS)
         return next((peer for peer, located in answers.items() if located.here), None)
 

@@ -1,0 +1,195 @@
+"""When a holder is given up: silence, hops its beats don't name, a task that never ends. And what a sender retains."""
+
+import asyncio
+
+import pytest
+
+from swarmd.sim.clock import run_virtual
+from swarmd.swarm.custody import (
+    HUNG_FLOOR_SECONDS,
+    SILENCE_FLOOR_SECONDS,
+    UNCLAIMED_SECONDS,
+    Custody,
+    Holder,
+    Passed,
+    lateness,
+)
+from swarmd.swarm.membership import Rhythm
+from swarmd.swarm.messages import Beat, Gradient, Hop, HopBeat, NotFinite
+from swarmd.swarm.retention import Retention
+from swarmd.values import Encoded, HopId
+
+NOW = 100.0
+FAST, SLOW = Rhythm(1.0, 0.1), Rhythm(10.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("sent", "claimed", "holder", "reason"),
+    [
+        (NOW - 1, None, Holder(), ""),
+        (NOW - SILENCE_FLOOR_SECONDS, None, Holder(), ""),
+        (NOW - SILENCE_FLOOR_SECONDS - 0.1, None, Holder(), "no beat for 6.1 s"),
+        (NOW - 50, NOW - 1, Holder(FAST, last_beat=NOW - 1), ""),
+        (NOW - 50, NOW - 7, Holder(FAST, last_beat=NOW - 7), "no beat for 7.0 s"),
+        (NOW - 50, NOW - 9, Holder(SLOW, last_beat=NOW - 9), ""),
+        (NOW - 90, NOW - 29, Holder(SLOW, last_beat=NOW - 29), "no beat for 29.0 s"),
+        (NOW - UNCLAIMED_SECONDS, None, Holder(FAST, last_beat=NOW - 1), ""),
+        (NOW - UNCLAIMED_SECONDS - 1, None, Holder(FAST, last_beat=NOW - 1), "its beats don't name the hop"),
+        (NOW - 90, NOW - 21, Holder(FAST, last_beat=NOW - 1), "its beats don't name the hop"),
+        (NOW - 50, NOW, Holder(FAST, last_beat=NOW, busy_seconds=HUNG_FLOOR_SECONDS), ""),
+        (NOW - 50, NOW, Holder(FAST, last_beat=NOW, busy_seconds=31), "one task computes since 31 s"),
+        (NOW - 50, NOW, Holder(FAST, last_beat=NOW, busy_seconds=31, service_seconds=4), ""),
+        (NOW - 5, NOW, Holder(FAST, last_beat=NOW, busy_seconds=41, service_seconds=4), "one task computes since 41 s"),
+    ],
+)
+def test_when_a_holder_is_late(sent: float, claimed: float | None, holder: Holder, reason: str) -> None:
+    with_loop: list[str] = []
+
+    async def main() -> None:
+        hop = Passed("a", sent, asyncio.get_running_loop().create_future(), claimed)
+        with_loop.append(lateness(NOW, hop, holder))
+
+    run_virtual(main())
+    assert with_loop == [reason]
+
+
+def beat(*indices: int, busy: float = 0.0) -> Beat:
+    return Beat(tuple(HopBeat(1, index, "waiting", 0.0) for index in indices), 0, busy, 0.1)
+
+
+def test_a_holder_that_beats_is_waited_for_and_one_that_stops_is_not() -> None:
+    async def main() -> None:
+        loop, custody = asyncio.get_running_loop(), Custody()
+        lost = custody.track(HopId(1, 0), "a")
+        for _ in range(100):
+            await asyncio.sleep(1)
+            custody.hear("a", beat(0), loop.time())
+            custody.sweep(loop.time())
+        assert not lost.done()
+        await asyncio.sleep(SILENCE_FLOOR_SECONDS + 0.1)
+        custody.sweep(loop.time())
+        assert lost.result().startswith("no beat")
+
+    run_virtual(main())
+
+
+def test_a_hop_that_beats_stop_naming_is_taken_back_alone() -> None:
+    async def main() -> None:
+        loop, custody = asyncio.get_running_loop(), Custody()
+        kept, dropped = custody.track(HopId(1, 0), "a"), custody.track(HopId(1, 1), "a")
+        for second in range(25):
+            await asyncio.sleep(1)
+            custody.hear("a", beat(0, 1) if second < 2 else beat(0), loop.time())
+            custody.hear("b", beat(1), loop.time())  # somebody else's word counts for nothing
+            custody.sweep(loop.time())
+        assert not kept.done()
+        assert dropped.result() == "its beats don't name the hop"
+
+    run_virtual(main())
+
+
+def test_a_broken_connection_ends_the_wait_for_all_hops_of_that_peer() -> None:
+    async def main() -> None:
+        custody = Custody()
+        first, second, other = (custody.track(HopId(1, index), peer) for index, peer in enumerate("aab"))
+        custody.disconnected("a")
+        assert (first.result(), second.result(), other.done()) == ("disconnected", "disconnected", False)
+        custody.done(HopId(1, 0))
+        custody.done(HopId(1, 1))
+        assert list(custody.waiting()) == [HopId(1, 2)]
+        custody.done(HopId(9, 9))
+
+    run_virtual(main())
+
+
+def test_a_peer_that_held_nothing_for_a_while_is_not_late_at_once() -> None:
+    async def main() -> None:
+        loop, custody = asyncio.get_running_loop(), Custody()
+        custody.track(HopId(1, 0), "a")
+        custody.hear("a", beat(0, busy=29.0), loop.time())
+        custody.done(HopId(1, 0))
+        await asyncio.sleep(500)
+        lost = custody.track(HopId(1, 1), "a")
+        custody.sweep(loop.time())
+        assert not lost.done()
+
+    run_virtual(main())
+
+
+# ------------------------------------------------------------------------------------------------- what is retained
+
+
+def hop(index: int, nbytes: int = 100, step: int = 1) -> Hop:
+    return Hop(step, index, "", False, False, "fp32", b"", Encoded("fp32", (nbytes,), (b"x" * nbytes,)))
+
+
+def gradient(nbytes: int = 100) -> Gradient:
+    return Gradient(Encoded("fp32", (nbytes,), (b"g" * nbytes,)), 0.0, 0.0)
+
+
+def answered(retention: Retention, index: int, holder: str, step: int = 1) -> None:
+    kept = retention.keep(HopId(step, index), hop(index, step=step))
+    kept.holder, kept.answered = holder, True
+
+
+def test_answers_are_evicted_before_messages_and_the_oldest_first() -> None:
+    retention = Retention(450)
+    answered(retention, 0, "a")
+    answered(retention, 1, "b")
+    for index in (0, 1):
+        retention.keep_answer(HopId(1, index), gradient())
+    assert (retention.nbytes, retention.evicted) == (400, 0)
+    answered(retention, 2, "c")
+    assert (retention.nbytes, retention.evicted) == (400, 1)
+    assert retention.answer(HopId(1, 0)) is None
+    assert retention.answer(HopId(1, 1)) is not None
+    answered(retention, 3, "d")
+    answered(retention, 4, "e")
+    assert (retention.nbytes, retention.evicted) == (400, 3)
+    assert [key.index for peer in "abcde" for key, _ in retention.answered_by(peer)] == [1, 2, 3, 4]
+
+
+def test_a_message_that_waits_for_its_answer_is_never_evicted() -> None:
+    retention = Retention(150)
+    for index in range(3):
+        retention.keep(HopId(1, index), hop(index))
+    assert (retention.nbytes, retention.evicted) == (300, 0)
+
+
+def test_bytes_are_counted_whatever_happens() -> None:
+    retention = Retention(1 << 20)
+    answered(retention, 0, "a")
+    retention.keep_answer(HopId(1, 0), gradient(30))
+    retention.keep_answer(HopId(1, 0), gradient(99))  # the first answer stays
+    assert retention.nbytes == 130
+    retention.keep_answer(HopId(1, 5), NotFinite())
+    assert retention.answer(HopId(1, 5)) == NotFinite()
+    assert retention.nbytes == 130
+    retention.drop(HopId(1, 0))
+    retention.drop(HopId(1, 0))
+    assert retention.nbytes == 0
+
+
+def test_only_hops_that_a_peer_answered_are_lost_with_it() -> None:
+    retention = Retention(1 << 20)
+    answered(retention, 0, "a")
+    answered(retention, 1, "b")
+    retention.keep(HopId(1, 2), hop(2)).holder = "a"
+    assert [key for key, _ in retention.answered_by("a")] == [HopId(1, 0)]
+
+
+def test_a_step_that_has_ended_leaves_nothing() -> None:
+    retention = Retention(1 << 20)
+    for step in (1, 2):
+        answered(retention, 0, "a", step)
+        retention.keep_answer(HopId(step, 0), gradient())
+    retention.end_step(1)
+    assert retention.nbytes == 200
+    assert [key for key, _ in retention.answered_by("a")] == [HopId(2, 0)]
+
+
+def test_a_hop_is_passed_on_once() -> None:
+    retention = Retention(1000)
+    retention.keep(HopId(1, 0), hop(0))
+    with pytest.raises(AssertionError):
+        retention.keep(HopId(1, 0), hop(0))

@@ -1,0 +1,153 @@
+"""Routing: shares in proportion to speed, bans with bounds, newcomers tried but not flooded."""
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarmd.swarm import routing
+from swarmd.swarm.routing import BAN_FIRST_SECONDS, BAN_LIMIT_SECONDS, Policy, Router
+
+SPEEDS = {"slow": 1.0, "middling": 2.0, "fast": 4.0}  # microbatches per second
+
+
+def work(router: Router, speeds: dict[str, float], hops: int) -> Counter[str]:
+    """Chooses so often; every choice is answered at once."""
+    counts: Counter[str] = Counter()
+    for _ in range(hops):
+        peer = router.choose(speeds, now=0.0)
+        assert peer is not None
+        counts[peer] += 1
+        router.sent(peer)
+        router.measured(peer, 1.0 / speeds[peer])
+        router.returned(peer)
+    return counts
+
+
+@pytest.mark.parametrize(("policy", "tolerance"), [("iwrr", 0.05), ("weighted", 0.10)])
+def test_shares_are_in_proportion_to_speed(policy: Policy, tolerance: float) -> None:
+    router = Router(random.Random(1), policy)
+    work(router, SPEEDS, 50)  # to be measured
+    counts = work(router, SPEEDS, 7000)
+    for peer, speed in SPEEDS.items():
+        assert counts[peer] == pytest.approx(1000 * speed, rel=tolerance)
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.sampled_from("abcdef"), st.floats(0.5, 20.0), min_size=1))
+def test_any_speeds_are_shared_in_proportion_from_any_moment_on(speeds: dict[str, float]) -> None:
+    """A peer is never further from its due share than by what it does while the slowest does one."""
+    router = Router(random.Random(2))
+    work(router, speeds, 20 * len(speeds))
+    counts = work(router, speeds, 300)
+    whole = sum(speeds.values())
+    for peer, speed in speeds.items():
+        assert abs(counts[peer] - 300 * speed / whole) <= 2 + speed / min(speeds.values())
+
+
+def test_a_queue_in_front_of_a_peer_counts() -> None:
+    """Without answers an equal peer is not chosen twice before the others."""
+    router = Router(random.Random(0))
+    peers = ["a", "b", "c", "d"]
+    chosen = []
+    for _ in range(4):
+        peer = router.choose(peers, 0.0)
+        assert peer is not None
+        router.sent(peer)
+        chosen.append(peer)
+    assert sorted(chosen) == peers
+
+
+def test_a_change_of_speed_is_followed() -> None:
+    router = Router(random.Random(3))
+    work(router, {"a": 1.0, "b": 1.0}, 100)
+    work(router, {"a": 1.0, "b": 8.0}, 100)
+    counts = work(router, {"a": 1.0, "b": 8.0}, 900)
+    assert counts["b"] == pytest.approx(800, rel=0.05)
+
+
+def test_a_newcomer_neither_floods_nor_starves() -> None:
+    router = Router(random.Random(4))
+    work(router, {"a": 2.0, "b": 2.0}, 1000)
+    counts = work(router, {"a": 2.0, "b": 2.0, "new": 2.0}, 30)
+    assert 8 <= counts["new"] <= 12
+
+
+def test_many_unmeasured_peers_are_all_tried_at_once() -> None:
+    router = Router(random.Random(5))
+    work(router, {"a": 2.0}, 10)
+    chosen = Counter(router.choose(["a", "n1", "n2", "n3"], 0.0) for _ in range(8))
+    assert set(chosen) == {"a", "n1", "n2", "n3"}
+    assert max(chosen.values()) <= 3
+
+
+def test_ties_are_drawn_from_the_seed() -> None:
+    def draws(seed: int) -> list[str | None]:
+        router = Router(random.Random(seed))
+        return [router.choose(["a", "b", "c"], 0.0) for _ in range(30)]
+
+    assert draws(1) == draws(1)
+    assert draws(1) != draws(2)
+
+
+def test_the_order_in_which_candidates_come_does_not_matter() -> None:
+    one, other = Router(random.Random(6)), Router(random.Random(6))
+    for _ in range(30):
+        assert one.choose(["a", "b", "c"], 0.0) == other.choose(["c", "a", "b"], 0.0)
+
+
+def test_bans_double_up_to_a_limit_and_end_with_an_answer() -> None:
+    router, now, lengths = Router(random.Random(0)), 100.0, []
+    for _ in range(8):
+        router.failed("a", now)
+        assert router.choose(["a"], now) is None
+        until = router.next_unban(["a"])
+        lengths.append(until - now)
+        assert router.choose(["a"], until - 0.001) is None
+        assert router.choose(["a"], until) == "a", "every healthy peer is tried again"
+        now = until
+    assert lengths == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
+    assert (lengths[0], lengths[-1]) == (BAN_FIRST_SECONDS, BAN_LIMIT_SECONDS)
+    router.measured("a", 0.1)
+    router.failed("a", now)
+    assert router.next_unban(["a"]) - now == BAN_FIRST_SECONDS
+
+
+def test_a_heartbeat_lifts_a_ban_but_not_its_length() -> None:
+    router = Router(random.Random(0))
+    router.failed("a", 0.0)
+    router.lift("a")
+    assert router.choose(["a"], 0.0) == "a"
+    router.failed("a", 0.0)
+    assert router.next_unban(["a"]) == 2 * BAN_FIRST_SECONDS
+
+
+def test_banned_peers_leave_the_work_to_the_others() -> None:
+    router = Router(random.Random(0))
+    router.failed("a", 0.0)
+    assert {router.choose(["a", "b"], 1.0) for _ in range(5)} == {"b"}
+
+
+def test_of_nobody_nobody_is_chosen() -> None:
+    assert Router(random.Random(0)).choose([], 0.0) is None
+
+
+def test_who_left_is_forgotten() -> None:
+    router = Router(random.Random(0))
+    router.measured("a", 9.0)
+    router.failed("a", 0.0)
+    router.drop("a")
+    assert router.seconds("a") == routing.NEWCOMER_SECONDS
+    assert router.choose(["a"], 0.0) == "a"
+
+
+def test_answers_of_no_time_at_all_do_no_harm() -> None:
+    router = Router(random.Random(0))
+    router.measured("a", 0.0)
+    router.measured("b", 1.0)
+    counts = Counter(router.choose(["a", "b"], 0.0) for _ in range(100))
+    assert counts["a"] >= 98
+    router.returned("stranger")
+    router.lift("stranger")
