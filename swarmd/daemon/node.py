@@ -52,6 +52,7 @@ class Node:
         self._worker: Worker | None = None
         self._found: deque[str] = deque(maxlen=64)  # addresses heard of on the local network
         self._changed = Signal()
+        self._entries: tuple[PeerId, ...] = ()  # the peers that gave the run's settings
         self._on_run: Callable[[str], Awaitable[None]] | None = None
         self._records: deque[Record] = deque(maxlen=RATE_RECORDS)
         self._membership = Membership(self._first_card())
@@ -104,6 +105,7 @@ class Node:
             self._open_stage,
             rng,
             stage=self.config.stage,
+            entries=self._entries,
         )
         self._peer.history.on_commit(self._committed)
         watcher = asyncio.create_task(self._watch(self._peer))
@@ -154,8 +156,13 @@ class Node:
             raise Refused(f"it gave settings that this version can't use: {trouble}") from None
         if fingerprint(run) != settings.fingerprint:
             raise Refused("its settings don't have the fingerprint it claims; one of the two is of another version")
-        self._run = run
-        await self._links.greet(peer)
+        self._run = run  # the greeting proves its fingerprint
+        try:
+            await self._links.greet(peer)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault):
+            self._run = None
+            raise
+        self._entries = (peer,)
         log.log(NOTICE, "joined run %s (%s) at %s", run.name, settings.fingerprint, address)
         self._changed.notify()
 

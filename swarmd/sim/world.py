@@ -79,8 +79,11 @@ class World:
             return compute, self._data if stage == 0 else None
 
         rng = random.Random(f"{self.seed}/{name}")
-        peer = Peer(self.run, limits or LimitsConfig(), links, membership, store, open_stage, rng, stage=stage)
         bootstrap = next(iter(self.peers), None)
+        entries = [bootstrap] if bootstrap else []
+        peer = Peer(
+            self.run, limits or LimitsConfig(), links, membership, store, open_stage, rng, stage=stage, entries=entries
+        )
         if bootstrap is not None:
             await links.greet(await transport.connect(f"/sim/{bootstrap}"))
         self.peers[name] = SimPeer(name, peer, store, asyncio.create_task(peer.run(), name=name))

@@ -272,8 +272,11 @@ class Rounds:
             raise Refused(f"an owner failed: {troubles.exceptions[0]}") from None
         averaged = tuple(task.result() for task in tasks)
         self._held.pop(plan.step, None)  # from here on the device may hold the new one
-        with _unless_over(plan.step):
-            summary = await self._compute.assemble(plan.step, averaged)
+        try:
+            with _unless_over(plan.step):
+                summary = await self._compute.assemble(plan.step, averaged)
+        except PeerFault as fault:  # an owner's, not the leader's
+            raise Refused(f"an averaged part is malformed: {fault}") from None
         self._hold(plan.step, summary.digest, averaged)
         if self._thaws == thaws:
             self._journeys.freeze(plan.step, settled=True)

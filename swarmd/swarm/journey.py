@@ -37,7 +37,7 @@ from swarmd.swarm.ports import Compute
 from swarmd.swarm.retention import Answer, Retained, Retention
 from swarmd.swarm.routing import Router
 from swarmd.swarm.signals import Signal
-from swarmd.values import Buffer, Encoded, HopId, PeerId
+from swarmd.values import BackwardResult, Buffer, Encoded, HopId, PeerId
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ class Journeys:
                     raise NonFinite("a later stage's loss or gradient is not finite")
                 work.move("backward")
                 await self._while_frozen(key)
-                back = await self._compute.backward(key, answer.gradient, codec=codec)
+                back = await self._backward(work, answer.gradient, codec)
                 gradient, accumulated, loss_sum = back.gradient, back.accumulated, 0.0
         except NonFinite as trouble:
             log.warning("hop %s: %s", tuple(key), trouble)
@@ -216,6 +216,15 @@ class Journeys:
         service = seconds.forward_seconds + seconds.backward_seconds
         waited = asyncio.get_running_loop().time() - work.admitted
         return self._record(key, Gradient(gradient, max(0.0, waited - service), service))
+
+    async def _backward(self, work: Work, gradient: Encoded, codec: str) -> BackwardResult:
+        """Backward with what the holder answered; a malformed gradient is the holder's fault, not our custodian's."""
+        try:
+            return await self._compute.backward(work.hop, gradient, codec=codec)
+        except PeerFault as fault:
+            log.warning("the gradient of hop %s from %s: %s", tuple(work.hop), work.holder[-8:], fault)
+            await self._links.transport.drop(work.holder)
+            raise HopForgotten("the next stage's gradient was malformed") from None
 
     async def _while_frozen(self, key: HopId) -> None:
         """Waits while a hop that should be in the step's sum can't be added to it.

@@ -8,7 +8,7 @@ import asyncio
 import dataclasses
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig, fingerprint
@@ -58,9 +58,11 @@ class Peer:
         rng: random.Random,
         *,
         stage: int | None,
+        entries: Sequence[PeerId] = (),
     ) -> None:
         self.run_config, self._limits, self.links, self.membership = run, limits, links, membership
         self._store, self._open_stage, self._rng, self._wanted = store, open_stage, rng, stage
+        self._entries = tuple(entries)  # peers through which this one came; none: it founds the run
         self.changed = Signal()
         self.history = History(run, links, store)
         self.liveness = Liveness(
@@ -148,23 +150,33 @@ class Peer:
         await self._reach_version()
 
     async def _find_place(self) -> int:
+        """The stage to serve. A founder decides by itself; a joiner asks until somebody answers: alone it would begin a
+        second history of the run.
+        """
         stages = self.run_config.model.stages
         if self._wanted is not None and not 0 <= self._wanted < stages:
             raise ConfigError(f"--stage {self._wanted}: this run has stages 0 to {stages - 1}")
+        while True:
+            known = [card.peer for card in self.membership.cards() if card.peer != self.membership.own.peer]
+            for peer in dict.fromkeys((*self.links.transport.connected(), *known, *self._entries)):
+                stage = await self._ask_place(peer)
+                if stage is not None:
+                    return stage
+            if not self._entries:
+                mine = plan_stage(stages, self.membership.cards(), lambda stage: stage > 0 or self._has_data)
+                return self._wanted if self._wanted is not None else mine or 0
+            await self.changed.wait(RETRY_SECONDS)
+
+    async def _ask_place(self, peer: PeerId) -> int | None:
         wanted = -1 if self._wanted is None else self._wanted
-        for peer in self.links.transport.connected():
-            try:
-                place = await self.links.ask(peer, AskPlace(wanted, self._has_data), Place, deadline_s=PLACE_SECONDS)
-            except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
-                log.info("no place from %s: %s", peer[-8:], trouble)
-                continue
-            for card in place.cards:
-                self.liveness.hear(card)
-            if 0 <= place.stage < stages:
-                return place.stage
-        if self._wanted is not None:
-            return self._wanted
-        return plan_stage(stages, self.membership.cards(), lambda stage: stage > 0 or self._has_data) or 0
+        try:
+            place = await self.links.ask(peer, AskPlace(wanted, self._has_data), Place, deadline_s=PLACE_SECONDS)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.info("no place from %s: %s", peer[-8:], trouble)
+            return None
+        for card in place.cards:
+            self.liveness.hear(card)
+        return place.stage if 0 <= place.stage < self.run_config.model.stages else None
 
     async def _answer_place(self, peer: PeerId, ask: AskPlace) -> Place:
         """Newcomers that come together through this peer get different places."""
@@ -423,6 +435,8 @@ class Peer:
     def waiting_for(self) -> str:
         """What the swarm lacks, as far as this peer knows."""
         missing = self.membership.missing_stages(self.run_config.model.stages)
+        if self.state == "joining" and self.stage is None and self._entries:
+            return "a peer of the run that answers: those it came by don't"
         if self._pulling and not self._donors():
             return f"a live replica of stage {self.stage}, to take its state from"
         if missing and not self.history.finished and self.state != "joining":

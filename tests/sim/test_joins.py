@@ -204,3 +204,17 @@ def test_a_newcomer_at_the_very_end_gets_the_last_version() -> None:
     world = train(SHORT, events)
     check_exact(world)
     assert world.peers["new"].peer.history.digest == world.peers["tail1"].peer.history.digest
+
+
+def test_a_joiner_whose_only_acquaintance_dies_waits_and_founds_nothing() -> None:
+    async def main() -> World:
+        world = World(SHORT, Text(SHORT))
+        await world.start("founder", stage=2)
+        await world.start("newcomer")
+        world.kill("founder")
+        await asyncio.sleep(60)
+        return world
+
+    newcomer = run_virtual(main()).peers["newcomer"].peer
+    assert (newcomer.stage, newcomer.state, newcomer.history.version) == (None, "joining", 0)
+    assert "answers" in newcomer.waiting_for()
