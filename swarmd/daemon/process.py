@@ -94,7 +94,7 @@ async def _until_over(daemon: Node, life: Coroutine[None, None, None]) -> int:
             await _say_goodbye(daemon)
             return 0
         if daemon.transport.failed.done() and not living.done():
-            raise SwarmError(f"the network failed: {daemon.transport.failed.exception() or 'it ended'}")
+            raise SwarmError(f"the network failed: {daemon.transport.failed.result()}")
         _raise_first(living)
         return 0
     finally:

@@ -434,7 +434,7 @@ class Libp2pTransport(WireTransport):
         except PeerFault as fault:
             self.fault(connection, fault)
         except Exception as error:
-            self._broke(connection, error)
+            self._end(connection, f"the connection to {connection.peer} broke ({error!r})", abort=True)
 
     async def _write(self, connection: _Connection, name: StreamName, stream: INetStream) -> None:
         outbox = connection.link.outboxes[name]
@@ -448,10 +448,7 @@ class Libp2pTransport(WireTransport):
                     await stream.write(chunk)
                     self._sent += len(chunk)
         except Exception as error:
-            self._broke(connection, error)
-
-    def _broke(self, connection: _Connection, error: Exception) -> None:
-        self._end(connection, f"the connection to {connection.peer} broke ({type(error).__name__})", abort=True)
+            self._end(connection, f"the connection to {connection.peer} broke ({error!r})", abort=True)
 
     # Gossip
 

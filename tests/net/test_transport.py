@@ -1,16 +1,18 @@
 """Whole peers over TCP on loopback: requests, connections that come and go, gossip, starting and stopping."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import libp2p.stream_muxer.yamux.yamux as yamux
 import pytest
+from libp2p.host.exceptions import StreamFailure
 
 from swarmd.errors import ConfigError, PeerUnreachable, Refused
 from swarmd.net.limits import TransportLimits
@@ -190,29 +192,26 @@ async def _seconds(work: Awaitable[object]) -> float:
 async def test_both_ways_full_with_cancelled_requests_neither_freezes_nor_breaks(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without SafeYamux it freezes for good within a second (pings, both sockets full), or the encryption breaks."""
-    monkeypatch.setattr(yamux, "RTT_MEASURE_INTERVAL", 0.02)
+    """Without SafeYamux it freezes for good within a second: pings come while both sockets are full."""
+    monkeypatch.setattr(yamux, "RTT_MEASURE_INTERVAL", 0.005)
     one, two = await make("one"), await make("two")
     await one.connect(two)
-    blob = bytes(2 << 20)
+    blob = bytes(1 << 20)
     until_s = time.monotonic() + 2.0
-    echoed = 0
+    answers: dict[str, int] = {one.id: 0, two.id: 0}
 
-    async def keep_busy(asker: Peer, other: Peer, deadline_s: float | None) -> None:
-        nonlocal echoed
+    async def keep_busy(asker: Peer, other: Peer, deadline_s: float) -> None:
         while time.monotonic() < until_s:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asker.request(other, Frame("hop", {}, (blob,)), deadline_s=deadline_s, urgency="hop")
-                echoed += 1
-            except TimeoutError:
-                pass
+                answers[asker.id] += 1
 
     pairs = ((one, two), (two, one))
     await asyncio.gather(
-        *(keep_busy(asker, other, deadline_s) for asker, other in pairs for deadline_s in (20, 20, 0.01, 0.03))
+        *(keep_busy(asker, other, deadline_s) for asker, other in pairs for deadline_s in (5, 5, 5, 0.02, 0.1))
     )
-    assert echoed > 4
-    assert [(await asker.request(other, Frame("x", {}))).kind for asker, other in pairs] == ["echo", "echo"]
+    assert min(answers.values()) > 1
+    assert [(await asker.request(other, Frame("x", {}), deadline_s=5)).kind for asker, other in pairs] == ["echo"] * 2
     assert one.gone == two.gone == []
 
 
@@ -444,22 +443,39 @@ async def test_gossip_goes_on_over_a_new_connection_at_once(make: Make) -> None:
         await _publish_until(one, "t", lambda seen=seen: len(two.heard) > seen[1])  # type: ignore[misc]
 
 
-async def test_gossip_survives_the_end_of_one_of_two_connections(make: Make) -> None:
+async def test_a_dead_gossip_stream_takes_nothing_else_along(make: Make) -> None:
+    """Pubsub would forget what the peer told it once, over a stream of its own that goes on."""
     one, two = await make("one"), await make("two")
-    one.transport.learn(two.id, [two.address])
-    two.transport.learn(one.id, [one.address])
+    await one.connect(two)
     for peer in (one, two):
         await peer.subscribe("t")
-    await asyncio.gather(one.connect(two), two.connect(one))
-    await until(lambda: len(one.transport._connections) == 2 and len(two.transport._connections) == 2)
     await _publish_until(one, "t", lambda: two.heard)
-    await _publish_until(two, "t", lambda: one.heard)
-    first = one.transport._connections[0]
-    await one.now(lambda: one.transport._end(first, "the test ends it", abort=True))
+    ((other, stream),) = one.transport._pubsub.peers.items()
+    await one.now(one.transport._begin, one.transport._renew_gossip, one.transport._connections[0])
+    await until(lambda: one.transport._pubsub.peers.get(other) is not stream)
     seen = len(one.heard), len(two.heard)
-    await _publish_until(two, "t", lambda: len(one.heard) > seen[0])
     await _publish_until(one, "t", lambda: len(two.heard) > seen[1])
-    assert one.gone == two.gone == []
+    await _publish_until(two, "t", lambda: len(one.heard) > seen[0])
+
+
+async def test_gossip_tries_again_when_its_stream_could_not_be_opened(make: Make) -> None:
+    one, two = await make("one"), await make("two")
+    host = one.transport._host
+    opened, tries = host.new_stream, []
+
+    async def fails_at_first(peer: object, protocols: Sequence[str]) -> object:
+        if "/meshsub/1.1.0" in protocols:
+            tries.append(peer)
+            if len(tries) == 1:
+                raise StreamFailure("made to fail")
+        return await opened(peer, protocols)
+
+    host.new_stream = fails_at_first
+    for peer in (one, two):
+        await peer.subscribe("t")
+    await one.connect(two)
+    await _publish_until(one, "t", lambda: two.heard, most=60)
+    assert len(tries) > 1
 
 
 async def test_malformed_gossip_is_dropped_and_counted(make: Make) -> None:
