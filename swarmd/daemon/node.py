@@ -21,8 +21,8 @@ from swarmd.errors import ConfigError, ControlError, PeerFault, PeerUnreachable,
 from swarmd.status import Bytes, HopRow, PeerRow, PeerState, Queues, Status
 from swarmd.swarm.commit import Record
 from swarmd.swarm.links import Links
-from swarmd.swarm.membership import AT_WORK, Membership
-from swarmd.swarm.messages import Card, Settings
+from swarmd.swarm.membership import AT_WORK, Membership, first_card
+from swarmd.swarm.messages import Settings
 from swarmd.swarm.peer import Peer
 from swarmd.swarm.ports import Compute, Data
 from swarmd.swarm.signals import Signal
@@ -55,29 +55,9 @@ class Node:
         self._entries: tuple[PeerId, ...] = ()  # the peers that gave the run's settings
         self._on_run: Callable[[str], Awaitable[None]] | None = None
         self._records: deque[Record] = deque(maxlen=RATE_RECORDS)
-        self._membership = Membership(self._first_card())
+        card = first_card(transport.peer_id, time.time_ns(), transport.addresses(), config.device, PLAIN_CODECS)
+        self._membership = Membership(card)
         self._links = Links(transport, self._membership, self._settings)
-
-    def _first_card(self) -> Card:
-        return Card(
-            peer=self.transport.peer_id,
-            incarnation=time.time_ns(),
-            sequence=0,
-            addresses=self.transport.addresses(),
-            stage=-1,
-            state="joining",
-            version=0,
-            record="",
-            data="",
-            device=self.config.device,
-            codecs=PLAIN_CODECS,
-            forward=0,
-            backward=0,
-            in_flight=0,
-            room=0,
-            service_seconds=0.0,
-            microbatches_per_second=0.0,
-        )
 
     def _settings(self) -> Settings | None:
         return Settings(to_plain(self._run), fingerprint(self._run)) if self._run else None

@@ -13,11 +13,13 @@ from swarmd.config import LimitsConfig, RunConfig, fingerprint, to_plain
 from swarmd.sim.compute import SimCompute, Speed
 from swarmd.sim.network import Link, SimNetwork
 from swarmd.swarm.links import Links
-from swarmd.swarm.membership import Membership
-from swarmd.swarm.messages import Card, Settings
+from swarmd.swarm.membership import Membership, first_card
+from swarmd.swarm.messages import Settings
 from swarmd.swarm.peer import Peer
 from swarmd.swarm.ports import Data
 from swarmd.values import Buffer, PeerId
+
+CODECS = ("fp32", "fp16", "bf16", "int8")
 
 
 @dataclass
@@ -67,7 +69,7 @@ class World:
         """Adds a peer, bootstrapped from the first one alive."""
         transport = self.network.transport(name)
         self._incarnation += 1
-        card = _first_card(name, self._incarnation, transport.addresses())
+        card = first_card(name, self._incarnation, transport.addresses(), "sim", CODECS)
         membership = Membership(card)
         settings = Settings(to_plain(self.run), fingerprint(self.run))
         links = Links(transport, membership, lambda: settings)
@@ -114,25 +116,3 @@ class World:
         for it in self.peers.values():
             it.task.cancel()
         await asyncio.gather(*(it.task for it in self.peers.values()), return_exceptions=True)
-
-
-def _first_card(name: PeerId, incarnation: int, addresses: tuple[str, ...]) -> Card:
-    return Card(
-        peer=name,
-        incarnation=incarnation,
-        sequence=0,
-        addresses=addresses,
-        stage=-1,
-        state="joining",
-        version=0,
-        record="",
-        data="",
-        device="sim",
-        codecs=("fp32", "fp16", "bf16", "int8"),
-        forward=0,
-        backward=0,
-        in_flight=0,
-        room=0,
-        service_seconds=0.0,
-        microbatches_per_second=0.0,
-    )

@@ -88,6 +88,31 @@ def plan_stage(stages: int, cards: Iterable[Card], can_serve: Callable[[int], bo
     return min(choices, key=lambda stage: (counts[stage], stage)) if choices else None
 
 
+def first_card(
+    peer: PeerId, incarnation: int, addresses: tuple[str, ...], device: str, codecs: tuple[str, ...]
+) -> Card:
+    """What a peer says of itself before it has a stage."""
+    return Card(
+        peer=peer,
+        incarnation=incarnation,
+        sequence=0,
+        addresses=addresses,
+        stage=-1,
+        state="joining",
+        version=0,
+        record="",
+        data="",
+        device=device,
+        codecs=codecs,
+        forward=0,
+        backward=0,
+        in_flight=0,
+        room=0,
+        service_seconds=0.0,
+        microbatches_per_second=0.0,
+    )
+
+
 class Membership:
     """The cards of everyone else, and one's own."""
 
