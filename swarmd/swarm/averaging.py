@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 HOLDINGS_SECONDS = 15.0  # a member answers at once unless its loop is busy
 REPAIR_SECONDS = 20.0  # without progress, after which missing indices count as lost
+SLOW_REPAIR_SECONDS = 120.0  # the same while a member still works on a hop of the step: a large stage takes its time
 REPAIR_POLL_SECONDS = 0.5
 EXCHANGE_SECONDS = 600.0  # bound on one attempt; lost members end it much sooner
 PLAN_WAIT_SECONDS = 30.0  # a contribution may come before the plan that it is part of
@@ -174,7 +175,8 @@ class Rounds:
                 return 0
             if coverage.covered > best:
                 best, since = coverage.covered, loop.time()
-            if loop.time() - since > REPAIR_SECONDS:
+            under_way = any(it.under_way for it in frozen.values())
+            if loop.time() - since > (SLOW_REPAIR_SECONDS if under_way else REPAIR_SECONDS):
                 log.warning("step %d: %d microbatches of stage %d are lost", step, coverage.lost, self._stage)
                 return coverage.lost
             await self._journeys.changed.wait(REPAIR_POLL_SECONDS)

@@ -27,7 +27,6 @@ class Holder:
 
     rhythm: Rhythm = field(default_factory=Rhythm)
     last_beat: float | None = None  # loop time
-    counter: int = -1
     busy_seconds: float = 0.0
     service_seconds: float = 0.0
 
@@ -85,7 +84,6 @@ class Custody:
             holder.rhythm.observe(now - holder.last_beat)
         holder.last_beat = now
         holder.service_seconds, holder.busy_seconds = beat.service_seconds, beat.busy_seconds
-        holder.counter = beat.counter
         for row in beat.hops:
             passed = self._passed.get(HopId(row.step, row.index))
             if passed is not None and passed.holder == peer:

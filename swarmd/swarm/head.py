@@ -53,7 +53,6 @@ class Head:
         self._running: dict[int, asyncio.Task[None]] = {}
         self._completed: set[int] = set()
         self._changed = Signal()
-        self.paused = False
 
     async def run(self) -> None:
         """Trains step after step until the run is over."""
@@ -119,7 +118,7 @@ class Head:
     async def _fetch_leases(self, step: int) -> None:
         while True:
             want = self._slots() - len(self._running) - len(self._pool)
-            if want <= 0 or self.paused:
+            if want <= 0:
                 await self._changed.wait()
                 continue
             lease = await self._ask(step, want)

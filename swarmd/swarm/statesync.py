@@ -98,7 +98,6 @@ class Joiner:
 
     def __init__(self, run: RunConfig, links: Links, history: History, compute: Compute, stage: int) -> None:
         self._run, self._links, self._history, self._compute, self._stage = run, links, history, compute, stage
-        self.fraction = 0.0  # of the present download
 
     async def pull(self, donors: Callable[[], list[PeerId]]) -> bool:
         """Loads the state from the first donor that gives it whole. False if none does."""
@@ -125,10 +124,8 @@ class Joiner:
         _check_manifest(snapshot)
         state = bytearray(snapshot.nbytes)
         pace = asyncio.Semaphore(CHUNKS_AT_ONCE)
-        done = 0
 
         async def fetch(number: int) -> None:
-            nonlocal done
             async with pace:
                 ask = AskChunk(snapshot.version, number)
                 chunk = await self._links.ask(donor, ask, Chunk, deadline_s=CHUNK_SECONDS, urgency="bulk")
@@ -137,8 +134,6 @@ class Joiner:
                 if memoryview(chunk.data).nbytes != expected or chunk_hash(chunk.data) != snapshot.hashes[number]:
                     raise PeerFault(f"chunk {number} is not what its hash says")
                 state[start : start + expected] = chunk.data
-                done += 1
-                self.fraction = done / len(snapshot.hashes)
 
         try:
             async with asyncio.TaskGroup() as group:
