@@ -162,6 +162,15 @@ def _parse_remembered(raw: bytes) -> Remembered | None:
     return Remembered(tuple(bootstrap), stage)
 
 
+def _step_of(line: bytes) -> int | None:
+    """The step of a ledger line; None if it is damaged."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, RecursionError, TypeError, KeyError):
+        return None
+    return step if type(step) is int else None
+
+
 class LocalStore:
     """The Store port on a home directory: a ledger line per step, checkpoints of this peer's stage."""
 
@@ -182,6 +191,20 @@ class LocalStore:
                 ledger.write(self._mend(ledger.tell()) + text.encode())
         except OSError as error:
             log.error("can't write step %s to the ledger %s: %s", line.get("step"), self._home.ledger, error.strerror)
+
+    def void_ledger(self, version: int) -> None:
+        """Moves the lines of steps after `version` to ledger-void.jsonl; what can't be read stays where it is."""
+        try:
+            lines = self._home.ledger.read_bytes().splitlines(keepends=True)
+            void = [line for line in lines if (step := _step_of(line)) is not None and step > version]
+            if void:
+                with self._home.ledger.with_name("ledger-void.jsonl").open("ab") as voided:
+                    voided.writelines(void)
+                write_atomically(self._home.ledger, b"".join(line for line in lines if line not in void))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log.error("can't void steps after %d in %s: %s", version, self._home.ledger, error.strerror)
 
     def _rotate_ledger(self) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -32,6 +32,9 @@ class MemoryStore:
     def append_ledger(self, line: dict[str, Any]) -> None:
         self.ledger.append(line)
 
+    def void_ledger(self, version: int) -> None:
+        self.ledger = [line for line in self.ledger if line["step"] <= version]
+
     async def save_checkpoint(self, version: int, stage: int, state: Buffer, record: dict[str, Any]) -> None:
         self.checkpoints[version] = bytes(state)
 

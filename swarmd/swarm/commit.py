@@ -19,7 +19,7 @@ from swarmd.schedule import learning_rate_at
 from swarmd.swarm.messages import StageReport
 from swarmd.values import PeerId
 
-UNHASHED = ("conductor", "seconds", "validation_loss")
+UNHASHED = ("conductor", "seconds", "validation_loss", "ballot", "forked")
 COUNTS = ("stage", "tokens", "microbatches", "resent", "subtracted", "lost", "duplicated")
 """Fields of a stage's entry that are counts."""
 
@@ -42,6 +42,15 @@ class StageEntry:
 
 
 @dataclass(frozen=True)
+class Move:
+    """A peer goes from one stage to another once the record that grants it has been applied."""
+
+    peer: PeerId
+    source: int
+    target: int
+
+
+@dataclass(frozen=True)
 class Record:
     """The content of a commit: version step-1 becomes version step."""
 
@@ -54,9 +63,13 @@ class Record:
     clip_factor: float
     learning_rate: float
     skipped: bool  # a norm or loss wasn't finite: data consumed, parameters unchanged
+    total_tokens: int = 0  # of the whole history up to here
+    moves: tuple[Move, ...] = ()
     conductor: PeerId = ""
     seconds: float = 0.0  # from the first lease to the decision, on the conductor's clock
     validation_loss: float | None = None  # of version step-1
+    ballot: tuple[int, PeerId] = (0, "")  # under which it was decided
+    forked: bool = False  # decided without a majority of the acceptors
 
     @property
     def hash(self) -> str:
@@ -93,8 +106,10 @@ def build_record(
     conductor: PeerId,
     seconds: float,
     validation_loss: float | None,
+    total_tokens: int = 0,
+    moves: tuple[Move, ...] = (),
 ) -> Record:
-    """The record of a step from its stages' reports, in stage order."""
+    """The record of a step from its stages' reports, in stage order. `total_tokens` are those of the history so far."""
     assert [report.stage for report in reports] == list(range(run.model.stages)), "one report a stage, in order"
     tail = reports[-1]
     loss = tail.loss_sum / max(1, tail.tokens)
@@ -112,6 +127,8 @@ def build_record(
         clip_factor=factor,
         learning_rate=learning_rate_at(run.optimizer, step, run.steps),
         skipped=not finite,
+        total_tokens=total_tokens + tail.tokens,
+        moves=moves,
         conductor=conductor,
         seconds=seconds,
         validation_loss=validation_loss,
@@ -126,7 +143,7 @@ def _entry(report: StageReport, finite: bool) -> StageEntry:
         tokens=report.tokens,
         microbatches=report.microbatches,
         resent=report.resent,
-        subtracted=0,
+        subtracted=report.subtracted,
         lost=report.lost,
         duplicated=report.duplicated,
         members=report.members,
@@ -147,7 +164,9 @@ def record_from_plain(run: RunConfig, plain: dict[str, Any]) -> Record:
             StageEntry(**{**entry, "members": tuple(entry["members"]), "holders": tuple(entry["holders"])})
             for entry in plain["stages"]
         )
-        record = Record(**{**plain, "stages": stages})
+        moves = tuple(Move(**move) for move in plain["moves"])
+        number, peer = plain["ballot"]
+        record = Record(**{**plain, "stages": stages, "moves": moves, "ballot": (number, peer)})
         _check_record(run, record)
     except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as trouble:
         raise PeerFault(f"not a commit record: {trouble}") from None
@@ -157,6 +176,8 @@ def record_from_plain(run: RunConfig, plain: dict[str, Any]) -> Record:
 def _check_record(run: RunConfig, record: Record) -> None:
     """What every record of the run satisfies. Raises ValueError or TypeError."""
     _check_types(record)
+    if not all(0 <= move.target < run.model.stages and 0 <= move.source < run.model.stages for move in record.moves):
+        raise ValueError("a move to a stage that the run doesn't have")
     if [entry.stage for entry in record.stages] != list(range(run.model.stages)):
         raise ValueError("its stages are not the run's")
     if not 1 <= record.step <= run.steps:
@@ -176,12 +197,19 @@ def _check_types(record: Record) -> None:
     numbers += [] if record.validation_loss is None else [record.validation_loss]
     if not all(type(number) in (int, float) and math.isfinite(number) and number >= 0 for number in numbers):
         raise TypeError("a number in it is none, or not finite")
-    counts = [record.step, record.tokens, *(getattr(entry, name) for entry in record.stages for name in COUNTS)]
+    counts = [record.step, record.tokens, record.total_tokens, record.ballot[0]]
+    counts += [getattr(entry, name) for entry in record.stages for name in COUNTS]
+    counts += [stage for move in record.moves for stage in (move.source, move.target)]
     if not all(type(count) is int and count >= 0 for count in counts):
         raise TypeError("a count in it is none")
-    names = [record.parent, record.conductor, *(entry.digest for entry in record.stages)]
+    names = [record.parent, record.conductor, record.ballot[1], *(entry.digest for entry in record.stages)]
+    names += [move.peer for move in record.moves]
     names += [name for entry in record.stages for name in (*entry.members, *entry.holders)]
-    if type(record.skipped) is not bool or not all(isinstance(name, str) for name in names):
+    if (
+        type(record.skipped) is not bool
+        or type(record.forked) is not bool
+        or not all(isinstance(name, str) for name in names)
+    ):
         raise TypeError("a name in it is not text")
 
 
@@ -200,6 +228,7 @@ def ledger_line(record: Record, stage: int, digest: str) -> dict[str, Any]:
         "grad_norm": record.grad_norm,
         "lr": record.learning_rate,
         "skipped": record.skipped,
+        "forked": record.forked,
         "members": list(entry.members),
         "resent": entry.resent,
         "subtracted": entry.subtracted,

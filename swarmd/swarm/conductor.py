@@ -135,6 +135,7 @@ class Conductor:
                 conductor=self._membership.own.peer,
                 seconds=loop.time() - (self._began or loop.time()),
                 validation_loss=await validation,
+                total_tokens=self._history.total_tokens,
             )
         finally:
             validation.cancel()

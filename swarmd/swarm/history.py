@@ -82,6 +82,11 @@ class History:
         """Who took part in the newest step."""
         return self.record.members() if self.record else ()
 
+    @property
+    def total_tokens(self) -> int:
+        """Target tokens trained up to this version."""
+        return self.record.total_tokens if self.record else 0
+
     async def reached(self, version: int) -> None:
         """Returns when this peer is at the version, or beyond."""
         await self.changed.until(lambda: self.version >= version)

@@ -101,6 +101,7 @@ def first_card(
         state="joining",
         version=0,
         record="",
+        tokens=0,
         data="",
         device=device,
         codecs=codecs,

@@ -22,6 +22,19 @@ Ranges = tuple[tuple[int, int], ...]
 """A set of indices as sorted half-open ranges."""
 
 
+@dataclass(frozen=True, order=True)
+class Ballot:
+    """Who may speak for a step: the higher one wins. Every conductor of a step has one of its own, and the leaders it
+    asks act under it, so that a conductor or leader that slept is refused when it wakes.
+    """
+
+    number: int = 0  # 0: none
+    peer: PeerId = ""
+
+
+NO_BALLOT = Ballot()
+
+
 # ------------------------------------------------------------------------------------------------- who is there
 
 
@@ -37,6 +50,7 @@ class Card:
     state: str  # joining | waiting | serving | draining | finished | left
     version: int
     record: str  # hash of the newest commit record it applied
+    tokens: int  # target tokens trained in the history that led there: of two histories as long, the greater wins
     data: str  # digest of its copy of the run's data; "" when it has none
     device: str
     codecs: tuple[str, ...]
@@ -99,6 +113,7 @@ class Place:
 
     stage: int
     cards: tuple[Card, ...]
+    founder: PeerId = ""  # who began the run: the one acceptor of its first record
 
 
 @dataclass(frozen=True)
@@ -128,6 +143,8 @@ class Hop:
     codec: str  # the gradient is wanted in
     tokens: Buffer
     activation: Encoded
+    renew: int = 0  # stages before this one send it through again, though they have it in their sums
+    members: tuple[PeerId, ...] = ()  # of stage `renew`: only they count as having it; empty: any replica
 
 
 @dataclass(frozen=True)
@@ -208,6 +225,14 @@ class Located:
     here: bool
 
 
+@dataclass(frozen=True)
+class AskHop:
+    """A holder wants once more the hop it got from a custodian. Answered with the `Hop`, or a refusal."""
+
+    step: int
+    index: int
+
+
 # ------------------------------------------------------------------------------------------------- a step
 
 
@@ -229,6 +254,7 @@ class Lease:
     step: int
     indices: Ranges
     again: bool  # they were given to another head before
+    revoked: Ranges = ()  # others have completed these: whoever still works on one stops
 
 
 @dataclass(frozen=True)
@@ -237,6 +263,7 @@ class Close:
 
     step: int
     record: str
+    ballot: Ballot = NO_BALLOT
 
 
 @dataclass(frozen=True)
@@ -247,6 +274,7 @@ class AskHoldings:
 
     step: int
     record: str
+    ballot: Ballot = NO_BALLOT
 
 
 @dataclass(frozen=True)
@@ -255,6 +283,49 @@ class Freeze:
 
     step: int
     record: str
+    ballot: Ballot = NO_BALLOT
+
+
+@dataclass(frozen=True)
+class Subtract:
+    """Leader to a member: others count for these indices; take your share of them out of your sum. Answered with
+    `Frozen` when it is done, or a refusal: then the member is left out of the round.
+    """
+
+    step: int
+    record: str
+    indices: Ranges
+    ballot: Ballot = NO_BALLOT
+
+
+@dataclass(frozen=True)
+class Resend:
+    """Leader of a stage's round to a peer of an earlier stage: these indices are in no member's sum. Whoever has one of
+    them, sends it again to one of the members. Answered with `Resent`.
+    """
+
+    step: int
+    record: str
+    indices: Ranges
+    stage: int  # that lacks them
+    members: tuple[PeerId, ...]  # of that stage whose sums count
+    ballot: Ballot = NO_BALLOT
+
+
+@dataclass(frozen=True)
+class Resent:
+    """Which of the indices are on their way again."""
+
+    indices: Ranges
+
+
+@dataclass(frozen=True)
+class HeldPart:
+    """An averaged part that a member has from an attempt before: it needn't be exchanged again."""
+
+    start: int
+    stop: int
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -266,6 +337,8 @@ class Frozen:
     loss_sum: float  # tail only, else 0
     resent: int
     finite: bool  # no hop of the step was answered with NotFinite
+    subtracted: int = 0
+    parts: tuple[HeldPart, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -275,6 +348,7 @@ class Part:
     start: int
     stop: int
     owner: PeerId
+    digest: str = ""  # of its averaged bytes, if the owner has them from an attempt before; else it reduces it
 
 
 @dataclass(frozen=True)
@@ -289,6 +363,7 @@ class Plan:
     parts: tuple[Part, ...]
     tokens: int  # the sum is divided by
     codec: str  # of contributions and averaged parts
+    ballot: Ballot = NO_BALLOT
 
 
 @dataclass(frozen=True)
@@ -334,6 +409,44 @@ class StageReport:
     finite: bool
     members: tuple[PeerId, ...]
     holders: tuple[PeerId, ...]  # members that have the whole result
+    subtracted: int = 0
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """A conductor asks an acceptor to take nothing under a lower ballot any more. Answered with `Promise`."""
+
+    step: int
+    parent: str  # hash of the record before
+    ballot: Ballot
+
+
+@dataclass(frozen=True)
+class Promise:
+    """An acceptor's answer: whether it promised, and what it has accepted for the step so far."""
+
+    granted: bool
+    promised: Ballot  # the highest it promised
+    accepted: Ballot  # under which it accepted `record`; none: nothing yet
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Accept:
+    """A conductor asks an acceptor to accept a record. Answered with `Accepted`."""
+
+    step: int
+    parent: str
+    ballot: Ballot
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Whether it did; else under which higher ballot someone else leads."""
+
+    granted: bool
+    promised: Ballot
 
 
 @dataclass(frozen=True)
@@ -341,6 +454,7 @@ class Commit:
     """The decided record, as plain data. Answered with `Ack`; also the answer to `AskRecord`."""
 
     record: dict[str, Any]
+    relay: bool = False  # tell the replicas of your stage, too
 
 
 @dataclass(frozen=True)
@@ -369,9 +483,10 @@ class GradientPart:
 
 @dataclass(frozen=True)
 class AskSnapshot:
-    """A newcomer wants the stage's state at a commit. Answered with `Snapshot`."""
+    """A newcomer wants the stage's state at a commit. Answered with `Snapshot`, or a refusal."""
 
     stage: int
+    version: int = 0  # 0: the donor's own
 
 
 @dataclass(frozen=True)

@@ -345,6 +345,7 @@ class Peer:
             addresses=self.links.transport.addresses(),
             version=self.history.version,
             record=self.history.record_hash,
+            tokens=self.history.total_tokens,
             forward=queues.forward,
             backward=queues.backward,
             in_flight=queues.in_flight,

@@ -112,6 +112,14 @@ def test_a_torn_line_does_not_swallow_the_next(tmp_path: Path) -> None:
     assert home.ledger.read_text().splitlines() == ['{"step": 1}', '{"st', '{"step":2}']
 
 
+def test_lines_of_a_history_that_lost_are_moved_away(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.ledger.write_bytes(b'{"step": 1}\n{"st\n{"step": 2}\n{"step": 3}\n')
+    LocalStore(home).void_ledger(1)
+    assert home.ledger.read_text().splitlines() == ['{"step": 1}', '{"st']
+    assert (tmp_path / "ledger-void.jsonl").read_text().splitlines() == ['{"step": 2}', '{"step": 3}']
+
+
 def test_the_ledger_is_bounded(tmp_path: Path) -> None:
     home = Home(tmp_path)
     store = LocalStore(home, ledger_limit_bytes=200)

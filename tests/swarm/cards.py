@@ -13,6 +13,7 @@ PLAIN = Card(
     stage=0,
     state="serving",
     version=0,
+    tokens=0,
     record="",
     data="",
     device="cpu",
