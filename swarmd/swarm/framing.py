@@ -1,57 +1,82 @@
 """Messages to frames and back.
 
 The fields' types are the schema: `from_frame` checks every one, so that what comes out of it can be used without
-further ado; anything else is a `PeerFault`. Buffers are referred to, never copied.
+further ado; anything else is a `PeerFault`. Buffers are referred to, never copied. What a field needs is worked out
+once per class, as a swarm converts thousands of messages a second.
 """
 
 import dataclasses
-import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from swarmd.errors import PeerFault
-from swarmd.swarm import messages
+from swarmd.swarm import messages, round_messages
 from swarmd.swarm.messages import Message
 from swarmd.values import Buffer, Encoded, Frame
 
 KINDS: dict[str, type[Any]] = {
     name: cls
-    for name, cls in vars(messages).items()
-    if isinstance(cls, type) and cls.__module__ == messages.__name__ and dataclasses.is_dataclass(cls)
+    for module in (messages, round_messages)
+    for name, cls in vars(module).items()
+    if isinstance(cls, type) and cls.__module__ == module.__name__ and dataclasses.is_dataclass(cls)
 }
 """Every message class by its name, which is its kind on the wire."""
 
 
-_HINTS: dict[type[Any], dict[str, Any]] = {}
+Lower = Callable[[Any, list[Buffer]], Any]
+"""Makes msgpack's own types of a field's value, and sets its buffers aside."""
 
-
-def _hints(cls: type[Any]) -> dict[str, Any]:
-    """The fields of a message class and their types, worked out once."""
-    if cls not in _HINTS:
-        _HINTS[cls] = typing.get_type_hints(cls)
-    return _HINTS[cls]
+Lift = Callable[[Any, Iterator[Buffer]], Any]
+"""Makes a field's value of msgpack's own types and the buffers that come next. Raises PeerFault."""
 
 
 def to_frame(message: Message) -> Frame:
     """The message as a frame; its buffers are referred to, not copied."""
     buffers: list[Buffer] = []
-    body = {name: _lower(getattr(message, name), buffers) for name in _hints(type(message))}
-    return Frame(type(message).__name__, body, tuple(buffers))
+    return Frame(type(message).__name__, _lower_fields(message, buffers), tuple(buffers))
 
 
-def _lower(value: Any, buffers: list[Buffer]) -> Any:
-    if isinstance(value, bytes | bytearray | memoryview):
-        buffers.append(value)
-        return None
-    if isinstance(value, Encoded):
-        buffers.extend(value.data)
-        return [value.codec, list(value.shape), len(value.data)]
-    if isinstance(value, tuple):
-        return [_lower(item, buffers) for item in value]
-    if dataclasses.is_dataclass(value):
-        return {name: _lower(getattr(value, name), buffers) for name in _hints(type(value))}
-    return value
+_LOWERS: dict[type[Any], dict[str, Lower | None]] = {}
+_LIFTS: dict[type[Any], dict[str, Lift]] = {}
+
+
+def _lowers(cls: type[Any]) -> dict[str, Lower | None]:
+    """How each field of a message class is lowered; None: as it is."""
+    if cls not in _LOWERS:
+        _LOWERS[cls] = {name: _lower(hint) for name, hint in typing.get_type_hints(cls).items()}
+    return _LOWERS[cls]
+
+
+def _lower_fields(message: Message, buffers: list[Buffer]) -> dict[str, Any]:
+    return {
+        name: getattr(message, name) if lower is None else lower(getattr(message, name), buffers)
+        for name, lower in _lowers(type(message)).items()
+    }
+
+
+def _lower(hint: Any) -> Lower | None:
+    if hint == Buffer:
+        return lambda value, buffers: buffers.append(value)
+    if hint is Encoded:
+        return _lower_encoded
+    if dataclasses.is_dataclass(hint):
+        return _lower_fields
+    if typing.get_origin(hint) is tuple:
+        one = _lower(typing.get_args(hint)[0])
+        if one is None:
+            return lambda value, buffers: _as_lists(value)
+        return lambda value, buffers: [one(item, buffers) for item in value]
+    return None
+
+
+def _lower_encoded(value: Encoded, buffers: list[Buffer]) -> Any:
+    buffers.extend(value.data)
+    return [value.codec, list(value.shape), len(value.data)]
+
+
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
 def from_frame(frame: Frame) -> Message:
@@ -73,53 +98,84 @@ def expect(answer: Message, *kinds: type[Any]) -> Message:
     return answer
 
 
+def _lifts(cls: type[Any]) -> dict[str, Lift]:
+    """How each field of a message class is lifted."""
+    if cls not in _LIFTS:
+        hints = typing.get_type_hints(cls)
+        _LIFTS[cls] = {name: _lift(hint, f"{cls.__name__}.{name}") for name, hint in hints.items()}
+    return _LIFTS[cls]
+
+
 def _raise_fields(cls: type[Any], body: Any, buffers: Iterator[Buffer]) -> Any:
-    hints = _hints(cls)
-    if not isinstance(body, dict) or body.keys() != hints.keys():
+    lifts = _lifts(cls)
+    if not isinstance(body, dict) or body.keys() != lifts.keys():
         raise PeerFault(f"{cls.__name__} with wrong fields")
-    return cls(**{name: _lift(hint, body[name], buffers, cls.__name__, name) for name, hint in hints.items()})
+    return cls(**{name: lift(body[name], buffers) for name, lift in lifts.items()})
 
 
-def _lift(hint: Any, value: Any, buffers: Iterator[Buffer], kind: str, name: str) -> Any:
-    """The value as the hint wants it. Raises PeerFault otherwise."""
+def _lift(hint: Any, where: str) -> Lift:
+    """What makes a value of the hint's type; `where` is for its complaints."""
     if hint in (int, str, bool, float):
-        return _plain(hint, value, kind, name)
+        return _plain(hint, where)
     if hint == Buffer:
-        return _buffer(buffers, kind, name)
+        return lambda value, buffers: _buffer(buffers, where)
     if hint is Encoded:
-        return _encoded(value, buffers, kind, name)
+        return lambda value, buffers: _encoded(value, buffers, where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _raise_fields(hint, value, buffers)
-    origin = typing.get_origin(hint)
-    if origin is tuple and isinstance(value, list):
-        items = typing.get_args(hint)
-        if items[-1] is Ellipsis:
-            return tuple(_lift(items[0], item, buffers, kind, name) for item in value)
-        if len(items) == len(value):
-            return tuple(_lift(item, one, buffers, kind, name) for item, one in zip(items, value, strict=True))
-    elif origin is dict and isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return lambda value, buffers: _raise_fields(hint, value, buffers)
+    origin, items = typing.get_origin(hint), typing.get_args(hint)
+    if origin is dict:
+        return lambda value, buffers: _dict(value, where)
+    assert origin is tuple, "messages have no optional fields"
+    if items[-1] is Ellipsis:
+        return _items(_lift(items[0], where), where)
+    return _fixed([_lift(item, where) for item in items], where)
+
+
+def _plain(hint: type[Any], where: str) -> Lift:
+    def lift(value: Any, buffers: Iterator[Buffer]) -> Any:
+        if type(value) is hint:
+            return value
+        if hint is float and type(value) is int:
+            return float(value)
+        raise PeerFault(f"{where} must be {hint.__name__}")
+
+    return lift
+
+
+def _items(one: Lift, where: str) -> Lift:
+    def lift(value: Any, buffers: Iterator[Buffer]) -> Any:
+        if not isinstance(value, list):
+            raise PeerFault(f"{where} has the wrong type")
+        return tuple([one(item, buffers) for item in value])
+
+    return lift
+
+
+def _fixed(lifts: list[Lift], where: str) -> Lift:
+    def lift(value: Any, buffers: Iterator[Buffer]) -> Any:
+        if not isinstance(value, list) or len(value) != len(lifts):
+            raise PeerFault(f"{where} has the wrong type")
+        return tuple([one(item, buffers) for one, item in zip(lifts, value, strict=True)])
+
+    return lift
+
+
+def _dict(value: Any, where: str) -> dict[str, Any]:
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return value
-    assert not isinstance(origin, types.UnionType), "messages have no optional fields"
-    raise PeerFault(f"{kind}.{name} has the wrong type")
+    raise PeerFault(f"{where} has the wrong type")
 
 
-def _plain(hint: type[Any], value: Any, kind: str, name: str) -> Any:
-    if hint is float and type(value) is int:
-        value = float(value)
-    if type(value) is not hint:
-        raise PeerFault(f"{kind}.{name} must be {hint.__name__}")
-    return value
-
-
-def _buffer(buffers: Iterator[Buffer], kind: str, name: str) -> Buffer:
+def _buffer(buffers: Iterator[Buffer], where: str) -> Buffer:
     buffer = next(buffers, None)
     if buffer is None:
-        raise PeerFault(f"{kind}.{name} came without its buffer")
+        raise PeerFault(f"{where} came without its buffer")
     return buffer
 
 
-def _encoded(value: Any, buffers: Iterator[Buffer], kind: str, name: str) -> Encoded:
+def _encoded(value: Any, buffers: Iterator[Buffer], where: str) -> Encoded:
     match value:
         case [str(codec), list(shape), int(count)] if 0 <= count <= 8 and all(type(n) is int and n >= 0 for n in shape):
-            return Encoded(codec, tuple(shape), tuple(_buffer(buffers, kind, name) for _ in range(count)))
-    raise PeerFault(f"{kind}.{name} isn't an encoded tensor")
+            return Encoded(codec, tuple(shape), tuple([_buffer(buffers, where) for _ in range(count)]))
+    raise PeerFault(f"{where} isn't an encoded tensor")

@@ -143,8 +143,7 @@ class Hop:
     codec: str  # the gradient is wanted in
     tokens: Buffer
     activation: Encoded
-    renew: int = 0  # stages before this one send it through again, though they have it in their sums
-    members: tuple[PeerId, ...] = ()  # of stage `renew`: only they count as having it; empty: any replica
+    horizon_s: float = 0.0  # as in the lease: who takes longer than that shouldn't get it
 
 
 @dataclass(frozen=True)
@@ -245,6 +244,7 @@ class AskLease:
     want: int
     completed: Ranges  # everything it has finished in this step
     held: Ranges  # everything it is working on
+    away: Ranges = ()  # of these, what is with the next stage: another head could not hasten it
 
 
 @dataclass(frozen=True)
@@ -254,162 +254,15 @@ class Lease:
     step: int
     indices: Ranges
     again: bool  # they were given to another head before
-    revoked: Ranges = ()  # others have completed these: whoever still works on one stops
+    horizon_s: float = 0.0  # about so long until the step's last index is given; 0: unknown
 
 
 @dataclass(frozen=True)
-class Close:
-    """Conductor to a round leader: all indices are done, average. Answered with `StageReport`."""
+class Revoke:
+    """Conductor to a head: another has completed these indices first; stop working on them. Answered with `Ack`."""
 
     step: int
-    record: str
-    ballot: Ballot = NO_BALLOT
-
-
-@dataclass(frozen=True)
-class AskHoldings:
-    """Leader to a member: which indices are in your sum so far? Answered with `Frozen`, though nothing is frozen
-    yet.
-    """
-
-    step: int
-    record: str
-    ballot: Ballot = NO_BALLOT
-
-
-@dataclass(frozen=True)
-class Freeze:
-    """Leader to a member: accumulate no more. Answered with `Frozen`."""
-
-    step: int
-    record: str
-    ballot: Ballot = NO_BALLOT
-
-
-@dataclass(frozen=True)
-class Subtract:
-    """Leader to a member: others count for these indices; take your share of them out of your sum. Answered with
-    `Frozen` when it is done, or a refusal: then the member is left out of the round.
-    """
-
-    step: int
-    record: str
     indices: Ranges
-    ballot: Ballot = NO_BALLOT
-
-
-@dataclass(frozen=True)
-class Resend:
-    """Leader of a stage's round to a peer of an earlier stage: these indices are in no member's sum. Whoever has one of
-    them, sends it again to one of the members. Answered with `Resent`.
-    """
-
-    step: int
-    record: str
-    indices: Ranges
-    stage: int  # that lacks them
-    members: tuple[PeerId, ...]  # of that stage whose sums count
-    ballot: Ballot = NO_BALLOT
-
-
-@dataclass(frozen=True)
-class Resent:
-    """Which of the indices are on their way again."""
-
-    indices: Ranges
-
-
-@dataclass(frozen=True)
-class HeldPart:
-    """An averaged part that a member has from an attempt before: it needn't be exchanged again."""
-
-    start: int
-    stop: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """What a member has in its sum."""
-
-    indices: Ranges
-    under_way: int  # hops of the step that it is still working on
-    loss_sum: float  # tail only, else 0
-    resent: int
-    finite: bool  # no hop of the step was answered with NotFinite
-    subtracted: int = 0
-    parts: tuple[HeldPart, ...] = ()
-
-
-@dataclass(frozen=True)
-class Part:
-    """A slice [start, stop) of the flattened gradient and the member that reduces it."""
-
-    start: int
-    stop: int
-    owner: PeerId
-    digest: str = ""  # of its averaged bytes, if the owner has them from an attempt before; else it reduces it
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Leader to a member: this is the round. Answered with `Result` when the member holds the whole averaged
-    gradient.
-    """
-
-    step: int
-    attempt: str  # names the leader and counts its tries
-    members: tuple[PeerId, ...]  # contributors, in the order of the sum
-    parts: tuple[Part, ...]
-    tokens: int  # the sum is divided by
-    codec: str  # of contributions and averaged parts
-    ballot: Ballot = NO_BALLOT
-
-
-@dataclass(frozen=True)
-class Contribution:
-    """A member's sum over one part, to its owner. Answered with `Averaged` when all members' are in. A peer that is
-    none of the plan's members sends an empty tensor, just for the answer.
-    """
-
-    step: int
-    attempt: str
-    part: int  # number in the plan
-    data: Encoded
-
-
-@dataclass(frozen=True)
-class Averaged:
-    """The owner's bytes: everyone decodes the same."""
-
-    data: Encoded
-
-
-@dataclass(frozen=True)
-class Result:
-    """A member's view of the averaged gradient."""
-
-    digest: str
-    squared_norm: float
-
-
-@dataclass(frozen=True)
-class StageReport:
-    """Leader to conductor: the stage's part of the record to be."""
-
-    stage: int
-    digest: str
-    squared_norm: float
-    tokens: int
-    loss_sum: float
-    microbatches: int  # distinct indices in the sum
-    resent: int
-    lost: int
-    duplicated: int
-    finite: bool
-    members: tuple[PeerId, ...]
-    holders: tuple[PeerId, ...]  # members that have the whole result
-    subtracted: int = 0
 
 
 @dataclass(frozen=True)
@@ -462,23 +315,6 @@ class AskRecord:
     """Answered with the `Commit` of that step, or a refusal."""
 
     step: int
-
-
-@dataclass(frozen=True)
-class AskGradient:
-    """Part number `part` of a committed averaged gradient. Answered with `GradientPart`, or a refusal."""
-
-    step: int
-    digest: str
-    part: int
-
-
-@dataclass(frozen=True)
-class GradientPart:
-    """One averaged part, as its owner encoded it."""
-
-    parts: int  # of the gradient
-    data: Encoded
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,8 @@ from hypothesis import strategies as st
 
 from swarmd.errors import PeerFault
 from swarmd.swarm.framing import KINDS, expect, from_frame, to_frame
-from swarmd.swarm.messages import (
-    Ack,
-    AskLease,
-    Averaged,
-    Busy,
-    Card,
-    Chunk,
-    Hop,
-    Place,
-    Plan,
-    from_ranges,
-    to_ranges,
-)
+from swarmd.swarm.messages import Ack, AskLease, Busy, Card, Chunk, Hop, Place, from_ranges, to_ranges
+from swarmd.swarm.round_messages import Averaged, Plan
 from swarmd.values import Buffer, Encoded, Frame
 from tests.swarm.cards import card
 
