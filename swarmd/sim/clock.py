@@ -2,12 +2,18 @@
 
 A standard selector event loop whose selector, asked to wait, advances the clock by the timeout instead. With nothing
 due and nothing ready the world is stuck, which is an error and not a hang.
+
+What runs for a simulated machine passes through its gate (`machine.py`): a paused machine's callbacks and timers wait
+there, a dead one's are dropped. What belongs to no machine costs one look at its context.
 """
 
 import asyncio
+import contextvars
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+
+from swarmd.sim.machine import MACHINE, Gate
 
 T = TypeVar("T")
 
@@ -54,6 +60,36 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._jumping.now
+
+    def call_soon(  # type: ignore[override]  # the stubs tie the arguments to the callback
+        self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        machine = MACHINE.get() if context is None else context.get(MACHINE)
+        if machine is None:
+            return super().call_soon(callback, *args, context=context)
+        context = context or contextvars.copy_context()
+        gate = Gate(machine, callback, args, context)
+        gate.handle = super().call_soon(gate, context=context)
+        return gate.handle
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        machine = MACHINE.get() if context is None else context.get(MACHINE)
+        if machine is None:
+            return super().call_at(when, callback, *args, context=context)
+        context = context or contextvars.copy_context()
+        gate = Gate(machine, callback, args, context)
+        timer = gate.handle = super().call_at(when, gate, context=context)
+        return timer
+
+    def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        context = options.get("context")
+        task: asyncio.Task[Any] = super().create_task(coro, **options)
+        machine = MACHINE.get() if context is None else context.get(MACHINE)
+        if machine is not None:
+            machine.own(task)
+        return task
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:

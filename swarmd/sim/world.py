@@ -1,17 +1,26 @@
-"""A whole swarm in virtual time: production peers over an in-memory network, training a toy model with real torch.
+"""A whole swarm in virtual time: production peers over an in-memory network, training a toy model with real torch, or
+any other engine.
 
-Everything random comes from one seed. Peers are named so that their order is theirs, not the hash function's.
+Everything random comes from one seed. Peers are named so that their order is theirs, not the hash function's. What can
+befall a peer in the real world is a method here; what can befall it at one exact place is in `points.py`.
 """
 
 import asyncio
+import contextvars
+import inspect
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig, fingerprint, to_plain
-from swarmd.sim.compute import SimCompute, Speed
+from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.sim.compute import OpenEngine, SimCompute, Speed, torch_engine
+from swarmd.sim.machine import Machine
 from swarmd.sim.network import Link, SimNetwork
+from swarmd.sim.points import Action, Points
+from swarmd.sim.trace import Trace
+from swarmd.sim.transport import SimTransport
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership, first_card
 from swarmd.swarm.messages import Settings
@@ -20,46 +29,100 @@ from swarmd.swarm.ports import Data
 from swarmd.values import Buffer, PeerId
 
 CODECS = ("fp32", "fp16", "bf16", "int8")
+ENTRIES = 3  # living peers that a newcomer knows, so that one death doesn't strand it
+START_SECONDS = 15.0  # `start` waits so long for the first greeting; the peer goes on trying by itself
+POLL_SECONDS = 0.05  # how often `until` looks
 
 
 @dataclass
 class MemoryStore:
-    """The Store port on a list."""
+    """A disk: what it holds is there after a restart."""
 
     ledger: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: dict[int, bytes] = field(default_factory=dict)
+    voided: list[dict[str, Any]] = field(default_factory=list)
+
+
+class SimStore:
+    """The Store port of one machine on its disk. What a dying machine writes is not written."""
+
+    def __init__(self, disk: MemoryStore, machine: Machine) -> None:
+        self._disk, self._machine = disk, machine
+
+    def _reach(self, point: str, step: int) -> bool:
+        """Faults planned here happen; True if the machine is still there to write."""
+        if self._machine.points.armed:
+            self._machine.points.reached(self._machine, point, step)
+        return self._machine.alive
 
     def append_ledger(self, line: dict[str, Any]) -> None:
-        self.ledger.append(line)
+        if self._reach("ledger", line["step"]):
+            self._disk.ledger.append(line)
 
     def void_ledger(self, version: int) -> None:
-        self.ledger = [line for line in self.ledger if line["step"] <= version]
+        if self._reach("void", version):
+            self._disk.voided += [line for line in self._disk.ledger if line["step"] > version]
+            self._disk.ledger = [line for line in self._disk.ledger if line["step"] <= version]
 
     async def save_checkpoint(self, version: int, stage: int, state: Buffer, record: dict[str, Any]) -> None:
-        self.checkpoints[version] = bytes(state)
+        if self._machine.points.armed:
+            await self._machine.at("save", version)
+        if self._machine.alive:
+            self._disk.checkpoints[version] = bytes(state)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """How a peer was started, for its restart."""
+
+    stage: int | None
+    speed: Speed
+    limits: LimitsConfig
+    uplink: float | None
+    downlink: float | None
 
 
 @dataclass
 class SimPeer:
-    """One machine of the world."""
+    """One machine of the world, and the peer on it."""
 
     name: PeerId
     peer: Peer
     store: MemoryStore
     task: asyncio.Task[None]
+    machine: Machine
+    transport: SimTransport
+    settled: Settled
     compute: SimCompute | None = None
 
 
 class World:
     """N peers of one run."""
 
-    def __init__(self, run: RunConfig, data: Data, *, seed: int = 0, link: Link | None = None) -> None:
+    def __init__(
+        self,
+        run: RunConfig,
+        data: Data,
+        *,
+        seed: int = 0,
+        link: Link | None = None,
+        engine: OpenEngine | None = None,
+        trace: bool = False,
+    ) -> None:
         self.run, self.seed = run, seed
-        self.network = SimNetwork(link)
+        self.trace = Trace(trace)
+        self.network = SimNetwork(link, rng=random.Random(f"{seed}/network"), trace=self.trace, failed=self._failed)
+        self.points = Points(self)
         self.peers: dict[PeerId, SimPeer] = {}
-        self.dead: dict[PeerId, SimPeer] = {}
+        self.dead: dict[PeerId, SimPeer] = {}  # by their last death; those that live again are in `past`
+        self.past: list[SimPeer] = []  # former lives of peers that live again
+        self.failures: list[tuple[PeerId, BaseException]] = []  # what must not happen, in the order it did
         self._data = data
+        self._engine = engine or torch_engine
         self._incarnation = 0
+        self._beside: dict[asyncio.Task[Any], None] = {}
+
+    # ------------------------------------------------------------------------------------------------- coming
 
     async def start(
         self,
@@ -68,54 +131,231 @@ class World:
         stage: int | None = None,
         speed: Speed | None = None,
         limits: LimitsConfig | None = None,
+        uplink: float | None = None,
+        downlink: float | None = None,
     ) -> SimPeer:
-        """Adds a peer, bootstrapped from the first one alive."""
-        transport = self.network.transport(name)
+        """Adds a peer that knows the first few of the living, and waits until it has greeted one of them. The first
+        of a world founds the run. Rates in bytes/s.
+        """
+        settled = Settled(stage, speed or Speed(), limits or LimitsConfig(), uplink, downlink)
+        return await self._start(name, settled, MemoryStore())
+
+    async def restart(self, name: PeerId, *, disk: bool = True) -> SimPeer:
+        """The same peer again, crashed first if it lives; without its disk if need be. It joins through any of the
+        living.
+        """
+        if name in self.peers:
+            self.crash(name)
+        before = self.dead.pop(name)
+        self.past.append(before)
+        return await self._start(name, before.settled, before.store if disk else MemoryStore())
+
+    async def _start(self, name: PeerId, settled: Settled, store: MemoryStore) -> SimPeer:
+        assert name not in self.peers, f"{name} lives"
+        asyncio.get_running_loop().set_exception_handler(self._heard)
+        machine = Machine(name, self.points)
+        transport = self.network.transport(name, machine, uplink=settled.uplink, downlink=settled.downlink)
         self._incarnation += 1
         card = first_card(name, self._incarnation, transport.addresses(), "sim", CODECS)
         membership = Membership(card)
         settings = Settings(to_plain(self.run), fingerprint(self.run))
         links = Links(transport, membership, lambda: settings)
-        store = MemoryStore()
 
         async def open_stage(stage: int) -> tuple[SimCompute, Data | None]:
-            compute = SimCompute(self.run, stage, speed or Speed())
-            self.peers[name].compute = compute
-            return compute, self._data if stage == 0 else None
+            rng = random.Random(f"{self.seed}/{name}/device")
+            it.compute = SimCompute(self._engine(self.run, stage), settled.speed, machine, rng=rng, trace=self.trace)
+            return it.compute, self._data if stage == 0 else None
 
         rng = random.Random(f"{self.seed}/{name}")
-        bootstrap = next(iter(self.peers), None)
-        entries = [bootstrap] if bootstrap else []
+        entries = [other for other, it in self.peers.items() if it.machine.state == "running"][:ENTRIES]
+        entries = entries or list(self.peers)[:ENTRIES]
         peer = Peer(
-            self.run, limits or LimitsConfig(), links, membership, store, open_stage, rng, stage=stage, entries=entries
+            self.run,
+            settled.limits,
+            links,
+            membership,
+            SimStore(store, machine),
+            open_stage,
+            rng,
+            stage=settled.stage,
+            entries=entries,
         )
-        if bootstrap is not None:
-            await links.greet(await transport.connect(f"/sim/{bootstrap}"))
-        self.peers[name] = SimPeer(name, peer, store, asyncio.create_task(peer.run(), name=name))
-        return self.peers[name]
+        machine.step = lambda: peer.history.version + 1
+        machine.failed = lambda trouble: self._failed(name, trouble)
+        met = asyncio.get_running_loop().create_future()
+        task = machine.spawn(_live(peer, transport, entries, met), name=name)
+        it = self.peers[name] = SimPeer(name, peer, store, task, machine, transport, settled)
+        task.add_done_callback(lambda done: self._ended(name, done), context=contextvars.Context())
+        self._note(name, "starts", f"incarnation {self._incarnation}")
+        await asyncio.wait({met, task}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        return it
+
+    def _ended(self, name: PeerId, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (trouble := task.exception()) is not None:
+            self._failed(name, trouble)
+
+    def _failed(self, name: PeerId, trouble: BaseException) -> None:
+        self.failures.append((name, trouble))
+        self._note(name, "fails", repr(trouble))
+
+    def _heard(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception that nobody was there to catch: of a callback, or of a task that nobody asks."""
+        loop.default_exception_handler(context)
+        if (trouble := context.get("exception")) is not None:
+            self._failed("", trouble)
+
+    # ------------------------------------------------------------------------------------------------- faults
 
     def kill(self, name: PeerId) -> None:
-        """The machine is gone, mid-sentence."""
+        """The process is gone, mid-sentence."""
+        self.crash(name)
+
+    def crash(self, name: PeerId, *, power: bool = False) -> None:
+        """The process is gone and its connections are reset; with `power` the whole machine is, and it is only
+        silent.
+        """
         it = self.dead[name] = self.peers.pop(name)
-        self.network.kill(name)
-        it.task.cancel()
+        self._note(name, "loses power" if power else "crashes")
+        self.network.kill(name, power=power)
+        it.machine.crash()
+
+    def preempt(self, names: Iterable[PeerId]) -> None:
+        """Many processes go at once."""
+        for name in list(names):
+            self.crash(name)
+
+    def pause(self, name: PeerId) -> None:
+        """It does nothing any more, and nobody is told."""
+        self._note(name, "pauses")
+        self.peers[name].machine.pause()
+
+    def resume(self, name: PeerId) -> None:
+        self._note(name, "goes on")
+        self.peers[name].machine.resume()
+
+    def slow(self, name: PeerId, factor: float) -> None:
+        """Its device takes so many times longer than at its start."""
+        self._note(name, "slows", f"{factor:g}")
+        self.peers[name].machine.slowdown = factor
+
+    def hang(self, name: PeerId) -> None:
+        """Its device never ends the task it is at, while the rest goes on."""
+        if (compute := self.peers[name].compute) is not None:
+            self._note(name, "hangs")
+            compute.hung = True
+
+    def unhang(self, name: PeerId) -> None:
+        if (compute := self.peers[name].compute) is not None and compute.hung:
+            self._note(name, "unhangs")
+            compute.hung = False
+
+    def heal(self) -> None:
+        """The end of all faults: every way is open, everyone goes on at full speed. The dead stay dead, and faults
+        planned for points that nobody has reached are called off.
+        """
+        self.points.armed.clear()
+        self.network.heal()
+        for name, it in self.peers.items():
+            it.machine.slowdown = 1.0
+            if it.machine.paused:
+                self.resume(name)
+            self.unhang(name)
+
+    def fail_at(self, peer: PeerId, step: int | None, point: str, action: Action, *, skip: int = 0) -> None:
+        """Plans a fault for the moment at which a peer ("*": any) is at a point of `points.GROUPS` in a step (None: in
+        any), for the `skip + 1`st time. It happens once.
+        """
+        self.points.fail_at(peer, step, point, action, skip=skip)
+
+    def befall(self, action: Action, name: PeerId) -> Any:
+        """Carries a planned fault out."""
+        self._note(name, "fault at a point")
+        result = action(self, name)
+        if inspect.iscoroutine(result):
+            self.spawn(result)
+        return result
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs something beside the peers, until it or the world ends. What it raises is a failure of the world."""
+        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        self._beside[task] = None
+
+        def ended(done: asyncio.Task[None]) -> None:
+            del self._beside[done]
+            self._ended("", done)
+
+        task.add_done_callback(ended)
+
+    async def sleep(self, seconds: float) -> None:
+        """Virtual time passes."""
+        await asyncio.sleep(seconds)
+
+    def _note(self, name: PeerId, what: str, detail: str = "") -> None:
+        if self.trace.on:
+            self.trace.add(asyncio.get_running_loop().time(), name, what, detail=detail)
+
+    # ------------------------------------------------------------------------------------------------- watching
+
+    def check(self) -> None:
+        """Raises the first thing that must not have happened."""
+        if self.failures:
+            raise self.failures[0][1]
 
     async def until(self, predicate: Callable[[], bool], seconds: float) -> None:
         """Lets virtual time pass until something holds. Raises TimeoutError, and whatever a peer failed with."""
         async with asyncio.timeout(seconds):
+            self.check()
             while not predicate():
-                for it in self.peers.values():
-                    if it.task.done() and not it.task.cancelled():
-                        it.task.result()
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(POLL_SECONDS)
+                self.check()
 
     async def finish(self, seconds: float = 3600.0) -> None:
-        """Lets the run come to its end."""
+        """Lets the run come to its end at every living peer. Raises what `until` does."""
         async with asyncio.timeout(seconds):
-            await asyncio.gather(*(it.task for it in self.peers.values()))
+            while working := [it.task for it in self.peers.values() if not it.task.done()]:
+                await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+                self.check()
+        await self._end()
 
     async def stop(self) -> None:
         """Ends every peer that is still alive."""
         for it in self.peers.values():
+            it.machine.resume()
             it.task.cancel()
         await asyncio.gather(*(it.task for it in self.peers.values()), return_exceptions=True)
+        await self._end()
+
+    async def _end(self) -> None:
+        """Nothing is left of anyone. The peers themselves stay to be looked at."""
+        beside = list(self._beside)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        for it in self.peers.values():
+            it.transport.die()
+            it.machine.crash()
+        machines = [it.machine for it in (*self.peers.values(), *self.dead.values(), *self.past)]
+        while any(machine.state == "dying" for machine in machines):  # noqa: ASYNC110 - virtual time stands still
+            await asyncio.sleep(0)
+        self.check()
+
+
+async def _live(peer: Peer, transport: SimTransport, entries: list[PeerId], met: asyncio.Future[None]) -> None:
+    """What runs on a peer's machine."""
+    for entry in entries:
+        transport.learn(entry, (f"/sim/{entry}",))
+
+    async def meet(entry: PeerId) -> None:
+        try:
+            await peer.links.greet(entry)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault):
+            return  # the peer asks it again, and others
+        if not met.done():
+            met.set_result(None)
+
+    async with asyncio.TaskGroup() as group:
+        for entry in entries:
+            group.create_task(meet(entry))
+    if not met.done():
+        met.set_result(None)
+    await peer.run()

@@ -1,0 +1,64 @@
+"""Frames damaged on purpose, in ways that no honest peer's frame has.
+
+Each way must be a `PeerFault` at whoever reads it: by its form (`framing.py`), or, where bytes are missing from a
+buffer, by whoever uses the buffer.
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable
+
+from swarmd.values import Frame
+
+
+def _unknown_kind(frame: Frame, rng: random.Random) -> Frame:
+    return dataclasses.replace(frame, kind=f"{frame.kind}?")
+
+
+def _missing_field(frame: Frame, rng: random.Random) -> Frame:
+    if not frame.body:
+        return _unknown_kind(frame, rng)
+    gone = rng.choice(list(frame.body))
+    return dataclasses.replace(frame, body={name: value for name, value in frame.body.items() if name != gone})
+
+
+def _strange_field(frame: Frame, rng: random.Random) -> Frame:
+    return dataclasses.replace(frame, body={**frame.body, "strange": 1})
+
+
+def _wrong_type(frame: Frame, rng: random.Random) -> Frame:
+    names = [name for name, value in frame.body.items() if value is not None]  # a buffer's place is None, unread
+    if not names:
+        return _strange_field(frame, rng)
+    name = rng.choice(names)
+    wrong: object = [["wrong"]] if isinstance(frame.body[name], dict) else {"wrong": 1}
+    return dataclasses.replace(frame, body={**frame.body, name: wrong})
+
+
+def _missing_buffer(frame: Frame, rng: random.Random) -> Frame:
+    if not frame.buffers:
+        return dataclasses.replace(frame, buffers=(b"surplus",))
+    return dataclasses.replace(frame, buffers=frame.buffers[:-1])
+
+
+def _cut_buffer(frame: Frame, rng: random.Random) -> Frame:
+    """The last buffer ends early."""
+    if not frame.buffers or not (nbytes := memoryview(frame.buffers[-1]).nbytes):
+        return _missing_buffer(frame, rng)
+    short = memoryview(frame.buffers[-1]).cast("B")[: rng.randrange(nbytes)]
+    return dataclasses.replace(frame, buffers=(*frame.buffers[:-1], bytes(short)))
+
+
+WAYS: tuple[Callable[[Frame, random.Random], Frame], ...] = (
+    _unknown_kind,
+    _missing_field,
+    _strange_field,
+    _wrong_type,
+    _missing_buffer,
+    _cut_buffer,
+)
+
+
+def damaged(frame: Frame, rng: random.Random) -> Frame:
+    """The frame, spoiled in one of the ways."""
+    return rng.choice(WAYS)(frame, rng)
