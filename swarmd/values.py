@@ -35,10 +35,10 @@ class Encoded:
 
 @dataclass(frozen=True)
 class BackwardResult:
-    """What a backward gave: the gradient of the stage's input (None at the head), and whether it counted."""
+    """What a backward gave: the gradient of the stage's input (None at the head), and whether its hop counts."""
 
     gradient: Encoded | None
-    accumulated: bool  # False when the step's sum was frozen already; the gradient is right all the same
+    accumulated: bool  # the hop is in the step's sum now; a frozen sum stays as it was, but the gradient is right
 
 
 @dataclass(frozen=True)

@@ -118,8 +118,10 @@ class StageEngine:
             self._graphs += keep_graph
         return encoded
 
-    def backward(self, hop: HopId, gradient: Encoded, *, codec: str, attempt: int | None = None) -> BackwardResult:
-        """Backward of a kept forward; adds its share to the step's sum unless that is frozen."""
+    def backward(
+        self, hop: HopId, gradient: Encoded, *, codec: str, attempt: int | None = None, subtract: bool = False
+    ) -> BackwardResult:
+        """Backward of a kept forward; adds its share to the step's sum, or takes it out, unless that is frozen."""
         attempt = self._begin(hop, attempt, evaluate=False)
         incoming = decode(gradient, self.device)
         with self._lock:
@@ -140,7 +142,7 @@ class StageEngine:
         if output is None:
             assert kept.parameters is self.parameters, "a step changes no version midway"
             output = self.module(kept.input)
-        return self._finish(hop, attempt, kept.input, kept.parameters, output, incoming, codec)
+        return self._finish(hop, attempt, kept.input, kept.parameters, output, incoming, codec, subtract)
 
     def tail(
         self,
@@ -151,6 +153,7 @@ class StageEngine:
         codec: str,
         evaluate: bool = False,
         attempt: int | None = None,
+        subtract: bool = False,
     ) -> TailResult:
         """Forward, loss and backward of the last stage."""
         assert self.module.is_tail, "only the last stage computes the loss"
@@ -163,7 +166,7 @@ class StageEngine:
             raise NonFinite(f"the loss of hop {tuple(hop)} is {value}")
         if evaluate:
             return TailResult(value, targets.numel(), None, accumulated=False)
-        result = self._finish(hop, attempt, inputs, self.parameters, loss, None, codec)
+        result = self._finish(hop, attempt, inputs, self.parameters, loss, None, codec, subtract)
         return TailResult(value, targets.numel(), result.gradient, result.accumulated)
 
     def _finish(
@@ -175,8 +178,9 @@ class StageEngine:
         output: Tensor,
         incoming: Tensor | None,
         codec: str,
+        subtract: bool,
     ) -> BackwardResult:
-        """Runs autograd, refuses bad numbers, encodes, and only then counts the hop."""
+        """Runs autograd, refuses bad numbers, encodes, and only then counts the hop, or counts it no more."""
         wanted = parameters if self.module.is_head else (*parameters, inputs)
         gradients = torch.autograd.grad(output, wanted, incoming)
         if not all_finite(gradients):
@@ -184,12 +188,12 @@ class StageEngine:
         outgoing = None if self.module.is_head else encode(gradients[-1], codec)
         with self._lock:
             self._check_attempt(hop, attempt)
-            first_time = not self.sum.frozen and hop not in self.sum.counted
-            if first_time:
-                self.sum.counted.add(hop)
+            changes = not self.sum.frozen and (hop in self.sum.counted) == subtract
+            if changes:
+                self.sum.counted ^= {hop}
             counted = hop in self.sum.counted
-        if first_time:
-            self.sum.add(gradients[: len(parameters)])
+        if changes:
+            self.sum.add(gradients[: len(parameters)], sign=-1 if subtract else 1)
         return BackwardResult(outgoing, counted)
 
     def _begin(self, hop: HopId, attempt: int | None, evaluate: bool) -> int:

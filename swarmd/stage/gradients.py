@@ -38,9 +38,9 @@ class StepSum:
         pieces = torch.split(flat, [shape.numel() for shape in self.shapes])
         return [piece.view(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
 
-    def add(self, gradients: Sequence[Tensor]) -> None:
-        """Adds one hop's gradients."""
-        torch._foreach_add_(self.views, list(gradients))
+    def add(self, gradients: Sequence[Tensor], *, sign: int = 1) -> None:
+        """Adds one hop's gradients, or takes them out again with sign -1."""
+        torch._foreach_add_(self.views, list(gradients), alpha=sign)
 
     def assemble(self, parts: Sequence[Encoded]) -> GradientSummary:
         """Decodes a round's results into the averaged gradient. Raises PeerFault if they aren't exactly one whole

@@ -116,18 +116,31 @@ class Worker:
             lambda: engine.forward(hop, tokens, activation, codec=codec, evaluate=evaluate, attempt=attempt),
         )
 
-    async def backward(self, hop: HopId, gradient: Encoded, *, codec: str) -> BackwardResult:
+    async def backward(self, hop: HopId, gradient: Encoded, *, codec: str, subtract: bool = False) -> BackwardResult:
         engine, attempt = self._engine, self._engine.attempt(hop)
-        return await self._do(BACKWARD, hop, lambda: engine.backward(hop, gradient, codec=codec, attempt=attempt))
+        return await self._do(
+            BACKWARD,
+            hop,
+            lambda: engine.backward(hop, gradient, codec=codec, attempt=attempt, subtract=subtract),
+        )
 
     async def tail(
-        self, hop: HopId, tokens: Buffer, activation: Encoded | None, *, codec: str, evaluate: bool = False
+        self,
+        hop: HopId,
+        tokens: Buffer,
+        activation: Encoded | None,
+        *,
+        codec: str,
+        evaluate: bool = False,
+        subtract: bool = False,
     ) -> TailResult:
         engine, attempt = self._engine, self._engine.attempt(hop)
         return await self._do(
             EVALUATE if evaluate else FORWARD,
             hop,
-            lambda: engine.tail(hop, tokens, activation, codec=codec, evaluate=evaluate, attempt=attempt),
+            lambda: engine.tail(
+                hop, tokens, activation, codec=codec, evaluate=evaluate, attempt=attempt, subtract=subtract
+            ),
         )
 
     def forget(self, hop: HopId) -> None:

@@ -106,16 +106,26 @@ class Compute(Protocol):
         tokens: int32 little-endian [sequences, T + 1]; activation: [sequences, T, hidden], None at the head.
         """
 
-    async def backward(self, hop: HopId, gradient: Encoded, *, codec: str) -> BackwardResult:
-        """Backward of a hop whose forward ran here; adds its share to the step's sum unless that is frozen.
+    async def backward(self, hop: HopId, gradient: Encoded, *, codec: str, subtract: bool = False) -> BackwardResult:
+        """Backward of a hop whose forward ran here; adds its share to the step's sum unless that is frozen, or the
+        hop is in it already. `subtract`: takes its share out instead, unless that is frozen or has none.
 
         Raises HopForgotten if `forget` came first, KeyError if no forward of it ran here.
         """
 
     async def tail(
-        self, hop: HopId, tokens: Buffer, activation: Encoded | None, *, codec: str, evaluate: bool = False
+        self,
+        hop: HopId,
+        tokens: Buffer,
+        activation: Encoded | None,
+        *,
+        codec: str,
+        evaluate: bool = False,
+        subtract: bool = False,
     ) -> TailResult:
-        """Forward, loss and backward of the last stage; accumulates like `backward`. Raises HopForgotten."""
+        """Forward, loss and backward of the last stage; accumulates or subtracts like `backward`. Raises
+        HopForgotten.
+        """
 
     def forget(self, hop: HopId) -> None:
         """Drops what is kept for a hop; one that is under way will not be accumulated."""

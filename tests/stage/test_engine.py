@@ -309,3 +309,61 @@ def test_one_stage_is_head_and_tail_at_once() -> None:
     losses, _ = train_pipeline(run)
     assert losses == pytest.approx(expected, rel=1e-6)
     assert run.codecs == FP32
+
+
+# ------------------------------------------------------------------------------------------------- taking out again
+
+
+def flat(engine: StageEngine) -> torch.Tensor:
+    """The step's sum so far."""
+    return decode(engine.contribution(1, 0, engine.gradient_size, codec="fp32"))
+
+
+def pass_through(run: RunConfig, pair: tuple[StageEngine, StageEngine], hop: HopId, *, subtract: bool) -> bool:
+    """One microbatch through both stages, added to both sums or taken out of them. Whether both count it now."""
+    first, last = pair
+    tokens = toy_tokens(run, *hop)
+    activation = first.forward(hop, tokens, None, codec="fp32")
+    tail = last.tail(hop, tokens, activation, codec="fp32", subtract=subtract)
+    assert tail.gradient is not None
+    back = first.backward(hop, tail.gradient, codec="fp32", subtract=subtract)
+    assert tail.accumulated == back.accumulated
+    return back.accumulated
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_hop_taken_out_leaves_the_sum_as_if_it_had_never_come(recompute: bool) -> None:
+    run = toy_run(recompute=recompute)
+    pair, twins = engines(run), engines(run)
+    for index in (0, 1, 2):
+        assert pass_through(run, pair, HopId(1, index), subtract=False)
+        if index != 1:
+            pass_through(run, twins, HopId(1, index), subtract=False)
+    assert not pass_through(run, pair, HopId(1, 1), subtract=True)
+    for one, other in zip(pair, twins, strict=True):
+        assert (flat(one) - flat(other)).norm() <= 1e-6 * flat(other).norm()
+
+
+def test_what_is_not_in_the_sum_is_not_taken_out_and_may_come_in_again() -> None:
+    run = toy_run()
+    pair = engines(run)
+    assert not pass_through(run, pair, HOP, subtract=True)
+    assert not any(bool(flat(engine).any()) for engine in pair)
+    assert pass_through(run, pair, HOP, subtract=False)
+    before = [flat(engine) for engine in pair]
+    assert not pass_through(run, pair, HOP, subtract=True)
+    assert not pass_through(run, pair, HOP, subtract=True), "twice is once"
+    assert pass_through(run, pair, HOP, subtract=False)
+    for one, other in zip(before, pair, strict=True):
+        assert (one - flat(other)).norm() <= 1e-6 * one.norm()
+
+
+def test_nothing_is_taken_out_of_a_frozen_sum() -> None:
+    run = toy_run()
+    pair = engines(run)
+    pass_through(run, pair, HOP, subtract=False)
+    before = [flat(engine) for engine in pair]
+    for engine in pair:
+        engine.freeze(1)
+    assert pass_through(run, pair, HOP, subtract=True), "it still counts"
+    assert all(torch.equal(one, flat(other)) for one, other in zip(before, pair, strict=True))

@@ -15,7 +15,7 @@ import torch
 from swarmd.errors import ConfigError, HopForgotten, NonFinite, PeerFault
 from swarmd.schedule import learning_rate_at
 from swarmd.stage import worker as worker_module
-from swarmd.stage.codec import encode
+from swarmd.stage.codec import decode, encode
 from swarmd.stage.worker import Worker
 from swarmd.values import Encoded, HopId
 from tests.stage.toy import toy_run, toy_tokens, train_pipeline
@@ -133,6 +133,24 @@ async def test_a_hop_forgotten_while_queued_is_not_accumulated_and_may_come_agai
         await late
     await again[0]
     assert (await head.backward(hop, gradient(), codec="fp32")).accumulated
+
+
+async def test_a_hop_is_taken_out_of_the_sum_again(head: Worker) -> None:
+    hop, size = HopId(1, 0), head.gradient_size
+    for subtract in (False, True):
+        await head.forward(hop, toy_tokens(RUN, 1, 0), None, codec="fp32")
+        assert (await head.backward(hop, gradient(), codec="fp32", subtract=subtract)).accumulated != subtract
+    share = await head.contribution(1, 0, size, codec="fp32")
+    assert float(decode(share).abs().max()) < 1e-6
+    tail = await Worker.start(RUN, 1, threads=1)
+    activation = encode(torch.full((2, RUN.model.sequence_length, RUN.model.hidden), 0.1), "fp32")
+    losses = []
+    for subtract in (False, True):
+        result = await tail.tail(hop, toy_tokens(RUN, 1, 0), activation, codec="fp32", subtract=subtract)
+        assert result.accumulated != subtract
+        losses.append(result.loss_sum)
+    assert losses[0] == losses[1]
+    await tail.close()
 
 
 async def test_the_event_loop_stays_free_and_sees_the_pulse(head: Worker) -> None:
