@@ -1,27 +1,29 @@
-"""The averaging of one stage's gradients for one step: leader, members and part owners. DESIGN section 6.
+"""The averaging of one stage's gradients for one step, as a member sees it. DESIGN section 6.
 
-The leader freezes the members' sums once they cover the step's indices, plans parts and owners, and reports
-once the members hold the same whole result. A member sends each part of its sum to the part's owner, and the answer is
-the averaged part. Everyone decodes the owner's bytes, so the gradient is bit-identical everywhere. A lost member means
-another attempt with those who are left; sums are kept until the commit.
+`Rounds` answers what leaders ask: how far the sum is, to freeze it, to carry out a plan. `leading.py` is the leader's
+side, `exchange.py` the owners'. Everyone decodes the owner's bytes, so the gradient is bit-identical everywhere. Sums
+and everything that was averaged are kept until the commit.
 """
 
 import asyncio
-import contextlib
 import itertools
 import logging
-from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.claims import Claims
 from swarmd.swarm.commit import Record
+from swarmd.swarm.exchange import Exchange, unless_over
+from swarmd.swarm.held import Held, Whole
 from swarmd.swarm.history import History
 from swarmd.swarm.journey import Journeys
+from swarmd.swarm.leading import Leader
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership
-from swarmd.swarm.messages import (
+from swarmd.swarm.messages import from_ranges, to_ranges
+from swarmd.swarm.ports import Compute
+from swarmd.swarm.repair import Repairs
+from swarmd.swarm.round_messages import (
     AskGradient,
     AskHoldings,
     Averaged,
@@ -31,49 +33,19 @@ from swarmd.swarm.messages import (
     Frozen,
     GradientPart,
     Plan,
+    Resend,
+    Resent,
     Result,
     StageReport,
-    from_ranges,
-    to_ranges,
+    Subtract,
 )
-from swarmd.swarm.parts import Coverage, measure_coverage, plan_parts
-from swarmd.swarm.ports import Compute
 from swarmd.values import Encoded, PeerId
 
 log = logging.getLogger(__name__)
 
-HOLDINGS_SECONDS = 15.0  # a member answers at once unless its loop is busy
-REPAIR_SECONDS = 20.0  # without progress, after which missing indices count as lost
-SLOW_REPAIR_SECONDS = 120.0  # the same while a member still works on a hop of the step: a large stage takes its time
-REPAIR_POLL_SECONDS = 0.5
-EXCHANGE_SECONDS = 600.0  # bound on one attempt; lost members end it much sooner
 PLAN_WAIT_SECONDS = 30.0  # a contribution may come before the plan that it is part of
-PARTS_AT_ONCE = 4  # bounds the memory and the bytes in flight of one member's exchange
-ATTEMPTS = 8
+GRADIENT_SECONDS = 120.0  # for one part of a committed gradient
 VERSION_WAIT_SECONDS = 30.0
-
-
-@dataclass
-class Bucket:
-    """An owner's collection of one part."""
-
-    contributions: dict[PeerId, Encoded] = field(default_factory=dict)
-    result: asyncio.Future[Encoded] | None = None
-    reducing: asyncio.Task[None] | None = None
-
-    def fail(self, why: str) -> None:
-        """Whoever waits for the result is told why there is none."""
-        if self.result is not None and not self.result.done():
-            self.result.set_exception(Refused(why))
-            self.result.exception()  # nobody may be waiting for it
-
-
-@dataclass
-class Exchange:
-    """The present attempt of a step's round, as an owner sees it."""
-
-    plan: Plan
-    buckets: dict[int, Bucket]
 
 
 class Rounds:
@@ -90,15 +62,22 @@ class Rounds:
         compute: Compute,
         stage: int,
     ) -> None:
-        self._run, self._limits, self._links, self._membership = run, limits, links, membership
+        self._run, self._links, self._membership = run, links, membership
         self._history, self._journeys, self._compute, self._stage = history, journeys, compute, stage
+        self.repairs = Repairs(run, links, membership, history, journeys, stage)
+        self._claims = Claims(stage, membership.is_live)
+        self._held = Held(limits.held_gradients)
+        self._offered: dict[int, tuple[str, Whole]] = {}  # step -> digest and parts, brought by `hold` and not checked
+        self._assembled = (0, "")  # step and digest of what the device would apply
         self._exchange: Exchange | None = None
+        self._leading: dict[int, Leader] = {}
         self._reports: dict[int, asyncio.Task[StageReport]] = {}
         self._thaws = 0  # how often a frozen sum took in hops again
         self._attempts = itertools.count(1)
-        self._held: OrderedDict[int, tuple[str, tuple[Encoded, ...]]] = OrderedDict()  # step -> digest, averaged parts
         links.answers(AskHoldings, self._answer_holdings)
         links.answers(Freeze, self._answer_freeze)
+        links.answers(Subtract, self._answer_subtract)
+        links.answers(Resend, self._answer_resend)
         links.answers(Plan, self._answer_plan)
         links.answers(Contribution, self._answer_contribution)
         links.answers(AskGradient, self._answer_gradient)
@@ -107,12 +86,19 @@ class Rounds:
     # ---------------------------------------------------------------------------------------------- leader
 
     async def _answer_close(self, conductor: PeerId, close: Close) -> StageReport:
-        """Leads the round; a second conductor gets the same report as the first."""
+        """Leads the round. A conductor with a higher ballot takes over the round that goes on, one with a lower ballot
+        is refused.
+        """
         await self._history.await_version(close.step - 1, close.record, conductor, VERSION_WAIT_SECONDS)
+        self._claims.admit(close.step, close.ballot)
         task = self._reports.get(close.step)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = asyncio.create_task(self._lead(close.step), name=f"round {close.step}")
-            self._reports[close.step] = task
+            if (last := self._leading.get(close.step)) is not None:
+                last.close()
+            leader = self._leading[close.step] = self._leader(close)
+            task = self._reports[close.step] = asyncio.create_task(leader.lead(), name=f"round {close.step}")
+        leader = self._leading[close.step]
+        leader.ballot = max(leader.ballot, close.ballot)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -120,269 +106,159 @@ class Rounds:
                 raise Refused(f"the round of step {close.step} is over") from None
             raise
 
-    async def _lead(self, step: int) -> StageReport:
-        for attempt in range(ATTEMPTS):
-            # Mostly everything is there, and the first question may be the last.
-            accepted = await self._await_coverage(step) if attempt else 0
-            frozen = await self._ask_members(step, freeze=True)
-            holdings = {peer: from_ranges(it.indices, self._run.microbatches) for peer, it in frozen.items()}
-            coverage = measure_coverage(holdings, self._run.microbatches)
-            if coverage.lost > accepted:
-                continue
-            plan = self._plan(step, holdings, coverage)
-            results = await self._attempt(sorted(frozen), plan)
-            report = self._report(frozen, coverage, plan, results)
-            if report is not None:
-                return report
-            log.info(
-                "round of step %d: attempt %s failed, %d of %d members answered",
-                step,
-                plan.attempt,
-                len(results),
-                len(frozen),
-            )
-        raise Refused(f"the round of step {step} failed {ATTEMPTS} times")
-
-    async def _attempt(self, peers: list[PeerId], plan: Plan) -> dict[PeerId, Result]:
-        """Has the peers carry out a plan. Ends early when a contributor fails: the others would wait in vain."""
-        tasks = {
-            peer: asyncio.create_task(self._links.tell_all([peer], plan, Result, deadline_s=EXCHANGE_SECONDS))
-            for peer in peers
-        }
-
-        def failed() -> bool:
-            return any(tasks[peer].done() and not tasks[peer].result() for peer in plan.members)
-
-        try:
-            while not failed() and (waiting := [task for task in tasks.values() if not task.done()]):
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            return {peer: task.result()[peer] for peer, task in tasks.items() if task.done() and task.result()}
-        finally:
-            for task in tasks.values():
-                task.cancel()
-
-    async def _await_coverage(self, step: int) -> int:
-        """Waits until the members' sums cover all indices, or repairs make no more progress. Returns how many are
-        missing.
-        """
-        loop = asyncio.get_running_loop()
-        best, since = -1, loop.time()
-        while True:
-            frozen = await self._ask_members(step, freeze=False)
-            holdings = {peer: from_ranges(it.indices, self._run.microbatches) for peer, it in frozen.items()}
-            coverage = measure_coverage(holdings, self._run.microbatches)
-            if coverage.lost == 0:
-                return 0
-            if coverage.covered > best:
-                best, since = coverage.covered, loop.time()
-            under_way = any(it.under_way for it in frozen.values())
-            if loop.time() - since > (SLOW_REPAIR_SECONDS if under_way else REPAIR_SECONDS):
-                log.warning("step %d: %d microbatches of stage %d are lost", step, coverage.lost, self._stage)
-                return coverage.lost
-            await self._journeys.changed.wait(REPAIR_POLL_SECONDS)
-
-    async def _ask_members(self, step: int, *, freeze: bool) -> dict[PeerId, Frozen]:
-        members = [card.peer for card in self._membership.stage(self._stage)]
-        kind = Freeze if freeze else AskHoldings
-        question = kind(step, self._history.record_hash)
-        return await self._links.tell_all(members, question, Frozen, deadline_s=HOLDINGS_SECONDS)
-
-    def _plan(self, step: int, holdings: dict[PeerId, list[int]], coverage: Coverage) -> Plan:
-        contributors = tuple(sorted(peer for peer, indices in holdings.items() if indices))
-        owners = dict.fromkeys(contributors or sorted(holdings), 1.0)
-        return Plan(
-            step=step,
-            attempt=f"{self._membership.own.peer}/{next(self._attempts)}",
-            members=contributors,
-            parts=plan_parts(self._compute.gradient_size, owners),
-            tokens=max(1, coverage.counted * self._run.tokens_per_microbatch),
-            codec=self._codec(),
-        )
-
-    def _codec(self) -> str:
-        wanted = self._run.codecs.averaging
-        members = self._membership.stage(self._stage)
-        return wanted if all(wanted in card.codecs for card in members) else "fp16"
-
-    def _report(
-        self, frozen: dict[PeerId, Frozen], coverage: Coverage, plan: Plan, results: dict[PeerId, Result]
-    ) -> StageReport | None:
-        """The stage's part of the record, if all who contributed hold the same result."""
-        digests = {result.digest for result in results.values()}
-        if not results or len(digests) != 1 or any(peer not in results for peer in plan.members):
-            return None
-        result = results[min(results)]
-        return StageReport(
-            stage=self._stage,
-            digest=result.digest,
-            squared_norm=result.squared_norm,
-            tokens=plan.tokens,
-            loss_sum=sum(frozen[peer].loss_sum for peer in sorted(frozen)),
-            microbatches=coverage.covered,
-            resent=sum(it.resent for it in frozen.values()),
-            lost=coverage.lost,
-            duplicated=coverage.duplicated,
-            finite=all(it.finite for it in frozen.values()),
-            members=plan.members,
-            holders=tuple(sorted(results)),
+    def _leader(self, close: Close) -> Leader:
+        own = self._membership.own.peer
+        return Leader(
+            self._run,
+            self._links,
+            self._membership,
+            self._journeys.changed,
+            self._stage,
+            close.step,
+            close.record,
+            close.ballot,
+            self._compute.gradient_size,
+            lambda: f"{own}/{next(self._attempts)}",
         )
 
     # ---------------------------------------------------------------------------------------------- member
 
-    async def _answer_holdings(self, leader: PeerId, ask: AskHoldings) -> Frozen:
-        await self._history.await_version(ask.step - 1, ask.record, leader, VERSION_WAIT_SECONDS)
-        if self._journeys.frozen_step == ask.step:  # an attempt failed: repairs may add what is missing
+    async def _answer_holdings(self, asker: PeerId, ask: AskHoldings) -> Frozen:
+        """How far the sum is. If it was frozen, the round begins again: repairs may add what is missing."""
+        await self._history.await_version(ask.step - 1, ask.record, asker, VERSION_WAIT_SECONDS)
+        self._claims.give_way(ask.step, ask.ballot, asker, asyncio.get_running_loop().time())
+        await self._thaw(ask.step)
+        return await self._frozen(ask.step)
+
+    async def _thaw(self, step: int) -> None:
+        if self._journeys.frozen_step == step:
             self._thaws += 1
             self._end_exchange("the round begins again")
-            with _unless_over(ask.step):
-                await self._compute.thaw(ask.step)
+            with unless_over(step):
+                await self._compute.thaw(step)
             self._journeys.thaw()
-        return self._frozen(ask.step)
 
     async def _answer_freeze(self, leader: PeerId, freeze: Freeze) -> Frozen:
         await self._history.await_version(freeze.step - 1, freeze.record, leader, VERSION_WAIT_SECONDS)
+        self._claims.take(freeze.step, freeze.ballot, leader, asyncio.get_running_loop().time())
         self._journeys.freeze(freeze.step)
-        with _unless_over(freeze.step):
+        with unless_over(freeze.step):
             await self._compute.freeze(freeze.step)
-        return self._frozen(freeze.step)
+        return await self._frozen(freeze.step)
 
-    def _frozen(self, step: int) -> Frozen:
+    async def _frozen(self, step: int) -> Frozen:
+        parts = await self._held.parts(step)
         book = self._journeys.book(step)
         return Frozen(
             indices=to_ranges(book.accumulated | book.spoiled),
-            under_way=self._journeys.under_way(step),
+            under_way=to_ranges(self._journeys.under_way(step)),
             loss_sum=book.loss_sum,
             resent=book.resent,
             finite=not book.spoiled,
+            subtracted=book.subtracted,
+            parts=parts,
+            thaws=self._thaws,
         )
+
+    async def _answer_subtract(self, leader: PeerId, ask: Subtract) -> Frozen:
+        await self._history.await_version(ask.step - 1, ask.record, leader, VERSION_WAIT_SECONDS)
+        self._claims.take(ask.step, ask.ballot, leader, asyncio.get_running_loop().time())
+        await self._thaw(ask.step)
+        await self.repairs.subtract(ask.step, from_ranges(ask.indices, self._run.microbatches))
+        return await self._frozen(ask.step)
+
+    async def _answer_resend(self, leader: PeerId, ask: Resend) -> Resent:
+        await self._history.await_version(ask.step - 1, ask.record, leader, VERSION_WAIT_SECONDS)
+        self._claims.admit(ask.step, ask.ballot)
+        return await self.repairs.bring(ask)
 
     async def _answer_plan(self, leader: PeerId, plan: Plan) -> Result:
         """Takes part in an attempt: sends every part to its owner, puts the answers together."""
         if plan.step != self._history.version + 1:
             raise Refused(f"step {plan.step} is not being averaged here")
-        _check_plan(plan, self._compute.gradient_size)
-        self._begin_exchange(plan)
+        check_plan(plan, self._compute.gradient_size)
+        self._claims.take(plan.step, plan.ballot, leader, asyncio.get_running_loop().time())
         thaws = self._thaws
-        pace = asyncio.Semaphore(PARTS_AT_ONCE)
+
+        def check() -> None:
+            """All parts of an attempt are of one and the same sum."""
+            if self._thaws != thaws or self._journeys.frozen_step != plan.step:
+                raise Refused("the round begins again")
+
+        own = self._membership.own.peer
+        if own in plan.members:
+            check()
+            if plan.thaws[plan.members.index(own)] != thaws:
+                raise Refused("the plan is for a sum that has changed since")
+        exchange = self._begin_exchange(plan)
+        averaged = await exchange.take_part(check)
+        digest, squared_norm = await self._assemble(plan.step, averaged)
+        self._held.add(plan.step, digest, averaged)
+        if self._thaws == thaws and self._journeys.frozen_step == plan.step:
+            self._journeys.freeze(plan.step, settled=True)
+        if own in plan.members:
+            self._history.took_part(plan.step)
+        return Result(digest, squared_norm)
+
+    async def _assemble(self, step: int, averaged: Whole) -> tuple[str, float]:
+        """Has the device put averaged parts together. Raises Refused."""
+        self._assembled = (0, "")
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._exchange_part(plan, number, thaws, pace))
-                    for number in range(len(plan.parts))
-                ]
-        except* (PeerUnreachable, TimeoutError, Refused, PeerFault) as troubles:
-            raise Refused(f"an owner failed: {troubles.exceptions[0]}") from None
-        averaged = tuple(task.result() for task in tasks)
-        self._held.pop(plan.step, None)  # from here on the device may hold the new one
-        try:
-            with _unless_over(plan.step):
-                summary = await self._compute.assemble(plan.step, averaged)
+            with unless_over(step):
+                summary = await self._compute.assemble(step, averaged)
         except PeerFault as fault:  # an owner's, not the leader's
             raise Refused(f"an averaged part is malformed: {fault}") from None
-        self._hold(plan.step, summary.digest, averaged)
-        if self._thaws == thaws:
-            self._journeys.freeze(plan.step, settled=True)
-        return Result(summary.digest, summary.squared_norm)
-
-    async def _exchange_part(self, plan: Plan, number: int, thaws: int, pace: asyncio.Semaphore) -> Encoded:
-        part = plan.parts[number]
-        async with pace:
-            if self._thaws != thaws:  # all parts of an attempt are of one and the same sum
-                raise Refused("the round begins again")
-            data = Encoded("fp32", (0,), (b"",))
-            if self._membership.own.peer in plan.members:
-                with _unless_over(plan.step):
-                    data = await self._compute.contribution(plan.step, part.start, part.stop, codec=plan.codec)
-            message = Contribution(plan.step, plan.attempt, number, data)
-            answer = await self._links.ask(part.owner, message, Averaged, deadline_s=EXCHANGE_SECONDS, urgency="bulk")
-            return answer.data
-
-    def _hold(self, step: int, digest: str, averaged: tuple[Encoded, ...]) -> None:
-        self._held[step] = (digest, averaged)
-        self._held.move_to_end(step)
-        while len(self._held) > self._limits.held_gradients:
-            self._held.popitem(last=False)
+        self._assembled = (step, summary.digest)
+        return summary.digest, summary.squared_norm
 
     # ---------------------------------------------------------------------------------------------- owner
 
     def _begin_exchange(self, plan: Plan) -> Exchange:
         if self._exchange is None or self._exchange.plan.attempt != plan.attempt:
             self._end_exchange("another attempt began")
-            self._exchange = Exchange(plan, {})
+            whole = plan.tokens == self._run.microbatches * self._run.tokens_per_microbatch
+            own = self._membership.own.peer
+            self._exchange = Exchange(plan, own, self._links, self._compute, self._held, whole=whole)
             self._journeys.changed.notify()
         return self._exchange
 
-    def _end_exchange(self, why: str) -> None:
+    def _end_exchange(self, why: str, *, over: bool = False) -> None:
         if self._exchange is not None:
-            for bucket in self._exchange.buckets.values():
-                bucket.fail(why)
-                if bucket.reducing is not None:
-                    bucket.reducing.cancel()
+            self._exchange.end(why, over=over)
         self._exchange = None
 
     async def _answer_contribution(self, member: PeerId, contribution: Contribution) -> Averaged:
-        """Collects a part; the last contribution sets off the reduction, and everyone gets its result."""
-
         def planned() -> bool:
             return self._exchange is not None and self._exchange.plan.attempt == contribution.attempt
 
         if not await self._journeys.changed.until(planned, PLAN_WAIT_SECONDS):
             raise Refused("no such attempt here")
-        exchange = self._exchange
-        assert exchange is not None
-        plan = exchange.plan
-        if (
-            not 0 <= contribution.part < len(plan.parts)
-            or plan.parts[contribution.part].owner != self._membership.own.peer
-        ):
-            raise PeerFault("that part has another owner")
-        bucket = exchange.buckets.setdefault(contribution.part, Bucket())
-        if bucket.result is None:
-            bucket.result = asyncio.get_running_loop().create_future()
-        if member in plan.members:
-            bucket.contributions[member] = contribution.data
-        if len(bucket.contributions) == len(plan.members) and bucket.reducing is None:
-            # A task of its own: everyone waits for it, also when the last to contribute is lost meanwhile.
-            bucket.reducing = asyncio.create_task(self._reduce(plan, contribution.part, bucket), name="reduce")
-        return Averaged(await asyncio.shield(bucket.result))
-
-    async def _reduce(self, plan: Plan, number: int, bucket: Bucket) -> None:
-        """Adds a part's contributions in member order and divides by the tokens."""
-        assert bucket.result is not None
-        ordered = [bucket.contributions[peer] for peer in plan.members]
-        try:
-            if not ordered:  # nobody has anything: the gradient is zero
-                part = plan.parts[number]
-                with _unless_over(plan.step):
-                    ordered = [await self._compute.contribution(plan.step, part.start, part.stop, codec=plan.codec)]
-            reduced = await self._compute.reduce(ordered, plan.tokens, codec=plan.codec)
-        except (PeerFault, Refused, MemoryError) as trouble:
-            bucket.fail(f"a part can't be reduced: {trouble}")
-            return
-        bucket.contributions = dict.fromkeys(
-            bucket.contributions, Encoded("fp32", (0,), (b"",))
-        )  # their bytes are done with
-        if not bucket.result.done():
-            bucket.result.set_result(reduced)
+        assert self._exchange is not None
+        return await self._exchange.contribute(member, contribution)
 
     # ---------------------------------------------------------------------------------------------- after the commit
 
     async def _answer_gradient(self, peer: PeerId, ask: AskGradient) -> GradientPart:
-        digest, averaged = self._held.get(ask.step, ("", ()))
-        if digest != ask.digest or not 0 <= ask.part < len(averaged):
+        averaged = self._held.whole(ask.step, ask.digest)
+        if averaged is None or not 0 <= ask.part < len(averaged):
             raise Refused(f"the gradient of step {ask.step} is not here any more")
         return GradientPart(len(averaged), averaged[ask.part])
 
     async def gather(self, record: Record) -> bool:
         """Makes sure that the gradient a record names is assembled, fetching it from a holder if need be."""
         entry = record.stages[self._stage]
-        digest, _ = self._held.get(record.step, ("", ()))
-        if digest == entry.digest:
+        if self._assembled == (record.step, entry.digest) and self._held.whole(*self._assembled) is not None:
+            return True
+        here = self._held.whole(record.step, entry.digest)
+        if here is not None and await self._take(record.step, entry.digest, here):
+            return True
+        offered, brought = self._offered.pop(record.step, ("", ()))
+        if offered == entry.digest and await self._take(record.step, offered, brought):
             return True
         own = self._membership.own.peer
         live = [card.peer for card in self._membership.stage(self._stage)]
         sources = [*entry.holders, *(peer for peer in live if peer not in entry.holders)]
-        for source in sources:
+        for source in sorted(sources, key=lambda peer: peer not in live):
             if source != own and await self._fetch(record.step, entry.digest, source):
                 return True
         return False
@@ -395,49 +271,66 @@ class Rounds:
             while len(averaged) < parts:
                 question = AskGradient(step, digest, len(averaged))
                 answer = await self._links.ask(
-                    source, question, GradientPart, deadline_s=EXCHANGE_SECONDS, urgency="bulk"
+                    source, question, GradientPart, deadline_s=GRADIENT_SECONDS, urgency="bulk"
                 )
                 parts = answer.parts
                 averaged.append(answer.data)
-            self._held.pop(step, None)
-            summary = await self._compute.assemble(step, averaged)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.info("no gradient of step %d from %s: %s", step, source[-8:], trouble)
             return False
-        if summary.digest != digest:
-            log.warning("%s gave another gradient than the record of step %d names", source[-8:], step)
+        return await self._take(step, digest, tuple(averaged))
+
+    async def _take(self, step: int, digest: str, averaged: Whole) -> bool:
+        """Assembles a committed gradient. False if it isn't what it should be."""
+        try:
+            found, _ = await self._assemble(step, averaged)
+        except Refused as trouble:
+            log.warning("no gradient of step %d: %s", step, trouble)
             return False
-        self._hold(step, digest, tuple(averaged))
+        if found != digest:
+            log.warning("a gradient came that isn't the one that the record of step %d names", step)
+            return False
+        self._held.add(step, digest, averaged)
         return True
+
+    def hold(self, step: int, digest: str, parts: Whole) -> None:
+        """Keeps the averaged parts of a committed step that is still to be applied here, for `gather` to assemble."""
+        self._offered[step] = (digest, parts)
 
     def end_step(self, step: int) -> None:
         """The step has committed: nobody needs its buckets or report any more."""
-        self._end_exchange("the step has committed")
+        record = self._history.record
+        self._held.end_step(step, record.stages[self._stage].digest if record is not None else "")
+        self._end(step)
+
+    def abandon(self) -> None:
+        """The state was replaced: rounds under way, and results that were not committed, are of no use any more."""
+        self._held.abandon(self._history.version)
+        self._end(self._run.steps)
+
+    def _end(self, step: int) -> None:
+        self._end_exchange("the step is over", over=True)
+        self.repairs.end_step(step)
+        self._offered = {known: it for known, it in self._offered.items() if known > step}
         for old in [known for known in self._reports if known <= step]:
             self._reports.pop(old).cancel()
+            self._leading.pop(old).close()
 
     def close(self) -> None:
         """Ends what is under way."""
-        self._end_exchange("this peer leaves")
-        for task in self._reports.values():
+        self._end_exchange("this peer leaves", over=True)
+        self.repairs.close()
+        for step, task in self._reports.items():
             task.cancel()
+            self._leading[step].close()
 
 
-@contextlib.contextmanager
-def _unless_over(step: int) -> Iterator[None]:
-    """The step may commit while a task of its round waits for the device, which then refuses it."""
-    try:
-        yield
-    except KeyError:
-        raise Refused(f"step {step} is over") from None
-
-
-def _check_plan(plan: Plan, size: int) -> None:
+def check_plan(plan: Plan, size: int) -> None:
     """Raises PeerFault unless the parts cover the gradient once, in order."""
     borders = [0, *(part.stop for part in plan.parts)]
     if borders[-1] != size or any(
         part.start != start or part.stop <= start for part, start in zip(plan.parts, borders, strict=False)
     ):
         raise PeerFault("a plan whose parts don't cover the gradient once")
-    if plan.tokens < 1:
-        raise PeerFault("a plan without tokens")
+    if plan.tokens < 1 or len(plan.thaws) != len(plan.members):
+        raise PeerFault("a plan without tokens, or for other sums than its members'")

@@ -1,13 +1,13 @@
-"""How a stage's flattened gradient is cut into parts, and what a set of members' indices adds up to.
+"""How a stage's flattened gradient is cut into parts, and what is wrong with a set of members' indices.
 
 Pure functions of plain data, tested against dumb twins.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from swarmd.swarm.messages import Part
+from swarmd.swarm.round_messages import HeldPart, Part
 from swarmd.values import PeerId
 
 PART_ELEMENTS = 4 << 20  # 16 MB in fp32: small enough to fly beside activations, large enough to amortise a message
@@ -15,19 +15,73 @@ PART_ELEMENTS = 4 << 20  # 16 MB in fp32: small enough to fly beside activations
 
 @dataclass(frozen=True)
 class Coverage:
-    """What the members' sums hold together, against the step's indices."""
+    """What must be done before the members' sums together have every index of the step once."""
 
-    covered: int  # distinct indices
-    lost: int  # indices in no sum
-    duplicated: int  # surplus occurrences
-    counted: int  # occurrences: what the sum must be divided by, in microbatches
+    missing: tuple[int, ...]  # in no sum
+    surplus: Mapping[PeerId, tuple[int, ...]]  # to be taken out of a member's sum, as another one counts
+
+    @property
+    def exact(self) -> bool:
+        return not self.missing and not self.surplus
 
 
 def measure_coverage(holdings: Mapping[PeerId, Sequence[int]], microbatches: int) -> Coverage:
-    """Adds up who has which index of a step."""
-    counts = Counter(index for indices in holdings.values() for index in indices)
-    counted = sum(counts.values())
-    return Coverage(len(counts), microbatches - len(counts), counted - len(counts), counted)
+    """Adds up who has which index of a step, and names the one that counts where several have it.
+
+    That is the member with the fewest such indices, of equals the lower id: so few members have to subtract, which any
+    of them may fail at.
+    """
+    having: dict[int, list[PeerId]] = defaultdict(list)
+    for peer in sorted(holdings):
+        for index in holdings[peer]:
+            having[index].append(peer)
+    several = {index: peers for index, peers in having.items() if len(peers) > 1}
+    shared = {peer: sum(peer in peers for peers in several.values()) for peer in holdings}
+    surplus: dict[PeerId, list[int]] = defaultdict(list)
+    for index in sorted(several):
+        counts = min(several[index], key=lambda peer: (shared[peer], peer))
+        for peer in several[index]:
+            if peer != counts:
+                surplus[peer].append(index)
+    missing = tuple(index for index in range(microbatches) if index not in having)
+    return Coverage(missing, {peer: tuple(surplus[peer]) for peer in sorted(surplus)})
+
+
+def choose_held(held: Mapping[PeerId, Iterable[HeldPart]]) -> tuple[Part, ...]:
+    """The averaged parts that needn't be averaged again, each with a peer that has it, in order and without overlap.
+
+    Where attempts of several leaders left different ones, what more peers have goes first.
+    """
+    having: dict[HeldPart, list[PeerId]] = defaultdict(list)
+    for peer in sorted(held):
+        for part in held[peer]:
+            having[part].append(peer)
+    chosen: list[Part] = []
+    for part in sorted(having, key=lambda part: (-len(having[part]), part.start, part.stop, part.digest)):
+        if all(part.stop <= other.start or other.stop <= part.start for other in chosen):
+            chosen.append(Part(part.start, part.stop, having[part][0], part.digest))
+    return tuple(sorted(chosen, key=lambda part: part.start))
+
+
+def complete_parts(size: int, held: Sequence[Part], owners: Mapping[PeerId, float], limit: int = 0) -> tuple[Part, ...]:
+    """The held parts, and what is between them cut anew for the owners."""
+    gaps: list[tuple[int, int]] = []
+    start = 0
+    for part in held:
+        gaps.append((start, part.start))
+        start = part.stop
+    gaps.append((start, size))
+    gaps = [(start, stop) for start, stop in gaps if start < stop]
+    parts = list(held)
+    cut = plan_parts(sum(stop - start for start, stop in gaps), owners, limit or PART_ELEMENTS)
+    offset = 0
+    for start, stop in gaps:  # `cut` is of the gaps put side by side
+        for share in cut:
+            first, last = max(offset, share.start), min(offset + stop - start, share.stop)
+            if first < last:
+                parts.append(Part(start + first - offset, start + last - offset, share.owner))
+        offset += stop - start
+    return tuple(sorted(parts, key=lambda part: part.start))
 
 
 def plan_parts(size: int, owners: Mapping[PeerId, float], limit: int = PART_ELEMENTS) -> tuple[Part, ...]:

@@ -19,6 +19,7 @@ class Retained:
     hop: Hop  # the same bytes go to another replica when the holder is lost
     holder: PeerId = ""  # who has it, or answered it
     answered: bool = False
+    sending: bool = False  # someone waits for its answer
 
 
 class Retention:
@@ -40,12 +41,19 @@ class Retention:
         self._evict()
         return retained
 
+    def retained(self, key: HopId) -> Retained | None:
+        return self._passed.get(key)
+
+    def drop_answer(self, key: HopId) -> None:
+        """The hop doesn't count here any more: when it comes again it isn't answered from the record."""
+        if (answer := self._answers.pop(key, None)) is not None:
+            self.nbytes -= _size(answer)
+
     def drop(self, key: HopId) -> None:
         """The hop was cancelled here: its custodian sends it elsewhere."""
         if (retained := self._passed.pop(key, None)) is not None:
             self.nbytes -= retained.hop.activation.nbytes
-        if (answer := self._answers.pop(key, None)) is not None:
-            self.nbytes -= _size(answer)
+        self.drop_answer(key)
 
     def keep_answer(self, key: HopId, answer: Answer) -> None:
         if key not in self._answers:

@@ -1,10 +1,13 @@
 """Parts and coverage against dumb twins."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmd.swarm.parts import Coverage, measure_coverage, plan_parts
+from swarmd.swarm.parts import Coverage, choose_held, complete_parts, measure_coverage, plan_parts
+from swarmd.swarm.round_messages import HeldPart, Part
 
 OWNERS = st.dictionaries(st.text("abcd", min_size=1, max_size=3), st.floats(0.01, 100.0), min_size=1, max_size=7)
 
@@ -38,19 +41,69 @@ def test_a_round_without_owners_is_our_bug() -> None:
         plan_parts(10, {})
 
 
-@given(st.dictionaries(st.sampled_from("abcd"), st.lists(st.integers(0, 7), unique=True), max_size=4))
-def test_coverage_against_a_dumb_twin(holdings: dict[str, list[int]]) -> None:
-    times = [sum(indices.count(index) for indices in holdings.values()) for index in range(8)]
-    covered = sum(1 for count in times if count)
-    assert measure_coverage(holdings, 8) == Coverage(
-        covered=covered,
-        lost=sum(1 for count in times if not count),
-        duplicated=sum(count - 1 for count in times if count),
-        counted=sum(times),
-    )
+HOLDINGS = st.dictionaries(st.sampled_from("abcd"), st.lists(st.integers(0, 7), unique=True), max_size=4)
 
 
-def test_what_covers_a_step_exactly_once() -> None:
-    assert measure_coverage({"a": [0, 2], "b": [1]}, 3) == Coverage(3, 0, 0, 3)
-    assert measure_coverage({"a": [0, 2], "b": [0]}, 3) == Coverage(2, 1, 1, 3)
-    assert measure_coverage({}, 3) == Coverage(0, 3, 0, 0)
+@given(HOLDINGS)
+def test_what_coverage_demands_makes_every_index_count_once(holdings: dict[str, list[int]]) -> None:
+    coverage = measure_coverage(holdings, 8)
+    left = {peer: set(indices) for peer, indices in holdings.items()}
+    for peer, indices in coverage.surplus.items():
+        assert set(indices) <= left[peer], "nobody subtracts what it hasn't"
+        left[peer] -= set(indices)
+    assert [sum(index in it for it in left.values()) for index in range(8)] == [
+        0 if index in coverage.missing else 1 for index in range(8)
+    ]
+    assert coverage == measure_coverage(dict(sorted(holdings.items(), reverse=True)), 8), "whatever the order"
+    assert coverage.exact == (not coverage.missing and not coverage.surplus)
+
+
+@pytest.mark.parametrize(
+    ("holdings", "missing", "surplus"),
+    [
+        ({"a": [0, 2], "b": [1]}, (), {}),
+        ({"a": [0, 2], "b": [0]}, (1,), {"b": (0,)}),  # equals: the lower id counts
+        ({"a": [0, 1], "b": [0], "c": [1, 2]}, (), {"a": (0, 1)}),  # one subtracts rather than two
+        ({"a": [0], "b": [0], "c": [0, 1, 2]}, (), {"b": (0,), "c": (0,)}),
+        ({}, (0, 1, 2), {}),
+    ],
+)
+def test_whose_share_counts(
+    holdings: dict[str, list[int]], missing: tuple[int, ...], surplus: dict[str, tuple[int, ...]]
+) -> None:
+    assert measure_coverage(holdings, 3) == Coverage(missing, surplus)
+
+
+@st.composite
+def held_parts(draw: st.DrawFn) -> tuple[int, dict[str, list[HeldPart]]]:
+    """A gradient's size, and what some peers have of it from attempts with different borders."""
+    size = draw(st.integers(0, 200))
+    held: dict[str, list[HeldPart]] = {}
+    for peer in draw(st.lists(st.sampled_from("abc"), unique=True)):
+        borders = sorted({0, size, *draw(st.lists(st.integers(0, size), max_size=6))})
+        pieces = [HeldPart(start, stop, draw(st.sampled_from("xy"))) for start, stop in itertools.pairwise(borders)]
+        held[peer] = [piece for piece in pieces if draw(st.booleans())]
+    return size, held
+
+
+@given(held_parts(), OWNERS, st.integers(1, 50))
+def test_held_parts_stay_and_the_rest_is_cut_anew(
+    given: tuple[int, dict[str, list[HeldPart]]], owners: dict[str, float], limit: int
+) -> None:
+    size, held = given
+    chosen = choose_held(held)
+    for part in chosen:
+        assert HeldPart(part.start, part.stop, part.digest) in held[part.owner]
+    parts = complete_parts(size, chosen, owners, limit)
+    assert [element for part in parts for element in range(part.start, part.stop)] == list(range(size))
+    assert set(chosen) <= set(parts)
+    for part in set(parts) - set(chosen):
+        assert part.digest == ""
+        assert part.owner in owners
+        assert part.stop - part.start <= limit
+
+
+def test_what_more_peers_have_goes_first() -> None:
+    common, rare = HeldPart(0, 10, "x"), HeldPart(5, 15, "y")
+    assert choose_held({"a": [rare], "b": [common], "c": [common]}) == (Part(0, 10, "b", "x"),)
+    assert choose_held({"b": [HeldPart(0, 10, "z")], "a": [common]}) == (Part(0, 10, "a", "x"),)

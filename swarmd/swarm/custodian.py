@@ -1,0 +1,223 @@
+"""Passing microbatches on: chooses a holder, waits while it lives, sends the same bytes elsewhere when it is lost.
+
+Custody lasts until the step commits: what a lost holder had answered is sent again, too. Where a round's leader named
+the members whose sums count, a hop goes to one of them.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import math
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+from swarmd.errors import HopForgotten, PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.book import Books
+from swarmd.swarm.custody import Custody
+from swarmd.swarm.history import History
+from swarmd.swarm.links import Links
+from swarmd.swarm.membership import Membership
+from swarmd.swarm.messages import Ack, Busy, Cancel, Gradient, Hop, Locate, Located, NotFinite, hop_id
+from swarmd.swarm.retention import Answer, Retained, Retention
+from swarmd.swarm.routing import Router
+from swarmd.swarm.signals import Signal
+from swarmd.values import HopId, PeerId
+
+log = logging.getLogger(__name__)
+
+LOCATE_SECONDS = 3.0  # asking replicas who has a hop: one round trip and a busy loop
+RECHECK_SECONDS = 5.0  # bound on waiting for a word (room, a new peer) that may have been lost
+CANCEL_SECONDS = 5.0
+
+Spawn = Callable[[Coroutine[Any, Any, None]], None]
+
+
+class Custodian:
+    """What this peer passed on."""
+
+    def __init__(
+        self,
+        links: Links,
+        membership: Membership,
+        history: History,
+        books: Books,
+        changed: Signal,
+        stage: int,
+        rng: random.Random,
+        spawn: Spawn,
+        *,
+        retained_bytes: int,
+    ) -> None:
+        self._links, self._membership, self._history = links, membership, history
+        self._books, self._changed, self._next, self._spawn = books, changed, stage + 1, spawn
+        self.router = Router(rng)
+        self.custody = Custody()
+        self.retention = Retention(retained_bytes)
+        self._full: set[PeerId] = set()  # peers that answered Busy and haven't said Room since
+        self._members: dict[HopId, tuple[PeerId, ...]] = {}  # to whom a hop must go: a round's leader said so
+
+    # ---------------------------------------------------------------------------------------------- sending
+
+    async def pass_on(self, kept: Retained) -> Answer:
+        """Sends a kept hop to the next stage until one replica answers with its gradient. Raises HopForgotten when
+        it was kept anew meanwhile.
+        """
+        kept.sending = True
+        try:
+            while True:
+                kept.holder = ""
+                kept.holder = await self.choose(kept.hop)
+                self._check_kept(kept)
+                answer = await self._send(kept)
+                if answer is not None:
+                    kept.answered = True
+                    return answer
+        finally:
+            kept.sending = False
+
+    def _check_kept(self, kept: Retained) -> None:
+        if self.retention.retained(hop_id(kept.hop)) is not kept:
+            raise HopForgotten("the hop is on its way by another journey")
+
+    async def _send(self, kept: Retained) -> Answer | None:
+        """One attempt with one holder. None: it must go to another."""
+        hop, holder, now = kept.hop, kept.holder, asyncio.get_running_loop().time()
+        key = hop_id(hop)
+        self.router.sent(holder)
+        try:
+            answer = await self._watched(key, holder, hop)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            self._check_kept(kept)
+            log.info("hop %s comes back from %s: %s", tuple(key), holder[-8:], trouble)
+            self.router.failed(holder, now)
+            self._books.of(key.step).resent += 1
+            kept.hop = sent_again(hop)
+            await self._cancel(holder, key)  # before asking who has the hop: this one has not, then
+            return None
+        finally:
+            self.router.returned(holder)
+        if isinstance(answer, Busy):
+            self._full.add(holder)
+            return None
+        if isinstance(answer, Gradient):
+            self.router.measured(holder, max(answer.compute_seconds, 1e-6))
+        return answer
+
+    async def _watched(self, key: HopId, holder: PeerId, hop: Hop) -> Gradient | NotFinite | Busy:
+        """Asks a holder, and stops waiting when its beats do. Raises like `Links.ask`."""
+        lost = self.custody.track(key, holder)
+        question: asyncio.Future[Gradient | NotFinite | Busy] = asyncio.ensure_future(self._ask_hop(holder, hop))
+        both: set[asyncio.Future[Any]] = {question, lost}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if question.done():
+                return question.result()
+            raise PeerUnreachable(lost.result())
+        finally:
+            question.cancel()
+            self.custody.done(key, lost)
+
+    async def _ask_hop(self, holder: PeerId, hop: Hop) -> Gradient | NotFinite | Busy:
+        answer = await self._links.ask(holder, hop, Gradient, NotFinite, Busy, deadline_s=None, urgency="hop")
+        return cast("Gradient | NotFinite | Busy", answer)
+
+    async def _cancel(self, holder: PeerId, key: HopId) -> None:
+        if holder in self._links.transport.connected():
+            await self._links.tell_all([holder], Cancel(((key.step, key.index),)), Ack, deadline_s=CANCEL_SECONDS)
+
+    # ---------------------------------------------------------------------------------------------- choosing
+
+    async def choose(self, hop: Hop) -> PeerId:
+        """The replica of the next stage for this hop; waits until there is one. Raises HopForgotten when its step is
+        over.
+        """
+        loop, key = asyncio.get_running_loop(), hop_id(hop)
+        if hop.again and (holder := await self.locate(key, self._next, self._members.get(key))):
+            return holder
+        while hop.evaluate or hop.record == self._history.record_hash:
+            live = [card.peer for card in self._membership.stage(self._next)]
+            self._full.intersection_update(live)
+            members = self._members.get(key, ())
+            counting = [peer for peer in live if peer in members] or live
+            candidates = [peer for peer in counting if peer not in self._full]
+            for card in self._membership.stage(self._next):
+                self.router.hint(card.peer, card.service_seconds)
+            choice = self.router.choose(candidates, loop.time(), hop.horizon_s or math.inf)
+            if choice is not None:
+                return choice
+            wait = RECHECK_SECONDS
+            if candidates:
+                wait = min(wait, max(0.01, self.router.next_unban(candidates) - loop.time()))
+            if not await self._changed.wait(wait) and not candidates:
+                self._full.clear()
+        raise HopForgotten(f"step {hop.step} is over")
+
+    def rival_seconds(self, holder: PeerId) -> float | None:
+        """Seconds per microbatch of the fastest idle replica of the next stage besides a holder, if there is one."""
+        idle = [
+            card.peer
+            for card in self._membership.stage(self._next)
+            if card.peer != holder and card.in_flight == 0 and self.router.outstanding(card.peer) == 0
+        ]
+        return min((self.router.seconds(peer) for peer in idle), default=None)
+
+    async def locate(self, key: HopId, stage: int, among: tuple[PeerId, ...] | None = None) -> PeerId | None:
+        """The replica of a stage (one `among` these, if given) that has this hop already, if any says so."""
+        replicas = [card.peer for card in self._membership.stage(stage)]
+        asked = [peer for peer in replicas if among is None or peer in among]
+        answers = await self._links.tell_all(asked, Locate(*key), Located, deadline_s=LOCATE_SECONDS)
+        return next((peer for peer, located in answers.items() if located.here), None)
+
+    # ---------------------------------------------------------------------------------------------- sending again
+
+    def peer_lost(self, peer: PeerId) -> None:
+        """A peer is gone: hops it holds go elsewhere, and so do those it had answered, whose sums are lost with it."""
+        self.custody.disconnected(peer)
+        self.router.drop(peer)
+        self._full.discard(peer)
+        for _, kept in self.retention.answered_by(peer):
+            self.send_again(kept)
+        self._changed.notify()
+
+    def send_again(self, kept: Retained) -> None:
+        """Sends an answered hop once more, so that its index is in the next stage's sum after all."""
+        if not kept.sending:
+            kept.sending, kept.answered = True, False
+            kept.hop = sent_again(kept.hop)
+            self._books.of(kept.hop.step).resent += 1
+            self._spawn(self._repair(kept))
+
+    async def _repair(self, kept: Retained) -> None:
+        try:
+            await self.pass_on(kept)
+        except HopForgotten as trouble:
+            log.info("hop (%d, %d) is not sent again: %s", kept.hop.step, kept.hop.index, trouble)
+
+    def bring_to(self, key: HopId, members: tuple[PeerId, ...]) -> bool:
+        """A round lacks this index: it goes to one of the members whose sums count. False if nothing of it is
+        retained here.
+        """
+        self._members[key] = members
+        kept = self.retention.retained(key)
+        if kept is None:
+            return False
+        if not kept.sending:
+            self.send_again(kept)
+        elif kept.holder and kept.holder not in members:
+            self.custody.give_up(key, "its sum doesn't count in this round")
+        return True
+
+    def peer_has_room(self, peer: PeerId) -> None:
+        self._full.discard(peer)
+        self.router.lift(peer)
+        self._changed.notify()
+
+    def end_step(self, step: int) -> None:
+        self.retention.end_step(step)
+        self._members = {key: members for key, members in self._members.items() if key.step > step}
+
+
+def sent_again(hop: Hop) -> Hop:
+    """The same hop, marked so that whoever passes it on looks first for whoever has it."""
+    return dataclasses.replace(hop, again=True)

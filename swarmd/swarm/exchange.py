@@ -1,0 +1,140 @@
+"""One attempt at averaging, as a peer takes part in it: its parts go to their owners, the averaged ones come back.
+
+An owner collects a part's contributions, adds them in the plan's order, divides by the tokens, encodes, and answers
+everyone with the same bytes. What is averaged stays, also when the attempt fails.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.held import Held, part_digest
+from swarmd.swarm.links import Links
+from swarmd.swarm.ports import Compute
+from swarmd.swarm.round_messages import Averaged, Contribution, Plan
+from swarmd.values import Encoded, PeerId
+
+EXCHANGE_SECONDS = 600.0  # for a part on a slow link; lost and silent peers end an attempt much sooner
+PARTS_AT_ONCE = 4  # bounds the memory and the bytes in flight of one member's exchange
+NOTHING = Encoded("fp32", (0,), (b"",))
+
+
+@dataclass
+class Bucket:
+    """An owner's collection of one part."""
+
+    contributions: dict[PeerId, Encoded] = field(default_factory=dict)
+    result: asyncio.Future[Encoded] | None = None
+    reducing: asyncio.Task[None] | None = None
+
+    def fail(self, why: str) -> None:
+        """Whoever waits for the result is told why there is none."""
+        if self.result is not None and not self.result.done():
+            self.result.set_exception(Refused(why))
+            self.result.exception()  # nobody may be waiting for it
+
+
+class Exchange:
+    """The present attempt of a step's round."""
+
+    def __init__(self, plan: Plan, own: PeerId, links: Links, compute: Compute, held: Held, *, whole: bool) -> None:
+        self.plan, self._own, self._links, self._compute, self._held = plan, own, links, compute, held
+        self.buckets: dict[int, Bucket] = {}
+        self._whole = whole  # its sums have every index once: what is averaged needn't be averaged again
+
+    # ---------------------------------------------------------------------------------------------- member
+
+    async def take_part(self, check: Callable[[], None]) -> tuple[Encoded, ...]:
+        """Sends every part to its owner and brings the averaged ones. `check` raises when the sum is another than the
+        plan is for. Raises Refused when an owner fails.
+        """
+        pace = asyncio.Semaphore(PARTS_AT_ONCE)
+
+        async def one(number: int) -> Encoded:
+            async with pace:
+                return await self._average(number, check)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(number)) for number in range(len(self.plan.parts))]
+        except* (PeerUnreachable, TimeoutError, Refused, PeerFault) as troubles:
+            raise Refused(f"an owner failed: {troubles.exceptions[0]}") from None
+        return tuple(task.result() for task in tasks)
+
+    async def _average(self, number: int, check: Callable[[], None]) -> Encoded:
+        plan, part, data = self.plan, self.plan.parts[number], NOTHING
+        if part.digest:
+            if (here := await self._held.find(plan.step, part)) is not None:
+                return here
+        elif self._own in plan.members:
+            check()
+            with unless_over(plan.step):
+                data = await self._compute.contribution(plan.step, part.start, part.stop, codec=plan.codec)
+        message = Contribution(plan.step, plan.attempt, number, data)
+        answer = await self._links.ask(part.owner, message, Averaged, deadline_s=EXCHANGE_SECONDS, urgency="bulk")
+        if part.digest and part_digest(answer.data) != part.digest:
+            raise Refused(f"part {number} is not what its owner said it had")
+        if self._whole:
+            self._held.keep(plan.step, part, answer.data)
+        return answer.data
+
+    # ---------------------------------------------------------------------------------------------- owner
+
+    async def contribute(self, member: PeerId, contribution: Contribution) -> Averaged:
+        """Collects a part; the last contribution sets off the reduction, and everyone gets its result."""
+        plan, number = self.plan, contribution.part
+        if not 0 <= number < len(plan.parts) or plan.parts[number].owner != self._own:
+            raise PeerFault("that part has another owner")
+        part = plan.parts[number]
+        if part.digest:
+            if (here := await self._held.find(plan.step, part)) is None:
+                raise Refused("that part isn't here any more")
+            return Averaged(here)
+        bucket = self.buckets.setdefault(number, Bucket())
+        if bucket.result is None:
+            bucket.result = asyncio.get_running_loop().create_future()
+        if member in plan.members and bucket.reducing is None:
+            bucket.contributions[member] = contribution.data
+        if len(bucket.contributions) == len(plan.members) and bucket.reducing is None:
+            # A task of its own: everyone waits for it, also when the last to contribute is lost meanwhile.
+            bucket.reducing = asyncio.create_task(self._reduce(number, bucket), name="reduce")
+        return Averaged(await asyncio.shield(bucket.result))
+
+    async def _reduce(self, number: int, bucket: Bucket) -> None:
+        """Adds a part's contributions in member order and divides by the tokens."""
+        plan, part = self.plan, self.plan.parts[number]
+        assert bucket.result is not None
+        ordered = [bucket.contributions[peer] for peer in plan.members]
+        try:
+            if not ordered:  # nobody has anything: the gradient is zero
+                with unless_over(plan.step):
+                    ordered = [await self._compute.contribution(plan.step, part.start, part.stop, codec=plan.codec)]
+            reduced = await self._compute.reduce(ordered, plan.tokens, codec=plan.codec)
+        except (PeerFault, Refused, MemoryError) as trouble:
+            bucket.fail(f"a part can't be reduced: {trouble}")
+            return
+        bucket.contributions = dict.fromkeys(bucket.contributions, NOTHING)  # their bytes are done with
+        if self._whole:
+            self._held.keep(plan.step, part, reduced)
+        if not bucket.result.done():
+            bucket.result.set_result(reduced)
+
+    def end(self, why: str, *, over: bool = False) -> None:
+        """Nobody waits here any more. What is being reduced may come to its end, unless the step is `over`: all its
+        contributions were in, so it counts.
+        """
+        for bucket in self.buckets.values():
+            bucket.fail(why)
+            if over and bucket.reducing is not None:
+                bucket.reducing.cancel()
+
+
+@contextlib.contextmanager
+def unless_over(step: int) -> Iterator[None]:
+    """The step may commit while a task of its round waits for the device, which then refuses it."""
+    try:
+        yield
+    except KeyError:
+        raise Refused(f"step {step} is over") from None
