@@ -2,13 +2,15 @@
 
 import asyncio
 
+from swarmd.swarm.custodian import Spawn
 from swarmd.swarm.custody import BEAT_SECONDS
-from swarmd.swarm.journey import Journeys, Spawn
+from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
 from swarmd.swarm.messages import Ack, Beat, HopBeat
 from swarmd.swarm.ports import Compute
 from swarmd.values import PeerId
 
+BEATS_PER_SECOND = 5.0  # to all custodians together: in a large stage the rhythm slows down, and custodians measure it
 BEAT_PATIENCE_SECONDS = 2 * BEAT_SECONDS  # a beat that isn't heard by then is overtaken by the next
 
 
@@ -23,7 +25,7 @@ class Beats:
     async def run(self) -> None:
         """Beats until cancelled."""
         while True:
-            await asyncio.sleep(BEAT_SECONDS)
+            await asyncio.sleep(max(BEAT_SECONDS, len(self._journeys.held_for()) / BEATS_PER_SECOND))
             for custodian, beat in self._beats().items():
                 if custodian not in self._under_way:
                     self._under_way.add(custodian)

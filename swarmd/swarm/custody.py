@@ -1,11 +1,13 @@
 """Who holds which hop, and whether to go on waiting for it.
 
 A hop is kept alive by its holder: at a steady rhythm a holder sends each custodian one beat for all its hops.
-`lateness` decides from a hop's and its holder's history; `Custody` keeps that history for the hops passed on, and tells
-the journey when to give up on a holder. Nothing here guesses how long the rest of the pipeline takes.
+`lateness` and `straggling` decide from a hop's and its holder's history; `Custody` keeps that history for the hops
+passed on, and tells the journey when to give up on a holder. Nothing here guesses how long the rest of the pipeline
+takes.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from swarmd.swarm.membership import Rhythm
@@ -19,14 +21,38 @@ SILENCE_CEILING_SECONDS = 30.0
 UNCLAIMED_SECONDS = 20.0  # from sending a hop to its first mention in a beat: covers the transfer on a slow link
 HUNG_FACTOR = 10.0  # one compute task may take so many times the holder's own service time ...
 HUNG_FLOOR_SECONDS = 30.0  # ... but no less than this: first tasks compile kernels and page memory in
+RESCUE_FACTOR = 2.0  # a hop that waits for so many times what an idle replica would take, goes there
+RESCUE_FLOOR_SECONDS = 1.0  # a shorter wait isn't worth a second transfer
+AWAY_SMOOTHING = 0.1  # weight of the newest hop in the time that hops are away
+
+Rivals = Callable[[PeerId], float | None]
+"""Seconds per microbatch of the fastest idle replica besides a holder; None: there is none."""
 
 
 @dataclass
-class Holder:
-    """The signs of life of one peer that holds hops for us."""
+class Pulse:
+    """Signs of life at a steady rhythm."""
 
     rhythm: Rhythm = field(default_factory=Rhythm)
     last_beat: float | None = None  # loop time
+
+    def beat(self, now: float) -> None:
+        if self.last_beat is not None:
+            self.rhythm.observe(now - self.last_beat)
+        self.last_beat = now
+
+    def patience(self) -> float:
+        """Seconds of silence that still belong to the rhythm."""
+        return self.rhythm.limit(SILENCE_DEVIATIONS, SILENCE_FLOOR_SECONDS, SILENCE_CEILING_SECONDS)
+
+    def silent(self, now: float) -> bool:
+        return self.last_beat is not None and now - self.last_beat > self.patience()
+
+
+@dataclass
+class Holder(Pulse):
+    """What the beats of one peer that holds hops for us say."""
+
     busy_seconds: float = 0.0
     service_seconds: float = 0.0
 
@@ -39,13 +65,14 @@ class Passed:
     sent: float  # loop time
     lost: asyncio.Future[str]  # gets the reason when the holder is given up
     claimed: float | None = None  # loop time of the last beat that named it
+    state: str = ""  # there, by that beat
+    since: float = 0.0  # loop time at which it came into that state
 
 
 def lateness(now: float, hop: Passed, holder: Holder) -> str:
     """Why this hop should be taken away from its holder; "" if it shouldn't."""
     silence = now - max(hop.sent, holder.last_beat or 0.0)
-    patience = holder.rhythm.limit(SILENCE_DEVIATIONS, SILENCE_FLOOR_SECONDS, SILENCE_CEILING_SECONDS)
-    if silence > patience:
+    if silence > holder.patience():
         return f"no beat for {silence:.1f} s"
     if holder.last_beat is not None and now - max(hop.sent, hop.claimed or 0.0) > UNCLAIMED_SECONDS:
         return "its beats don't name the hop"
@@ -54,40 +81,68 @@ def lateness(now: float, hop: Passed, holder: Holder) -> str:
     return ""
 
 
+def straggling(now: float, hop: Passed, holder: Holder, rival_seconds: float | None) -> str:
+    """Why an idle replica should have this hop instead; "" if it shouldn't.
+
+    A hop that was passed on waits for others than its holder, and one that its holder is about to finish stays.
+    """
+    if rival_seconds is None or hop.state not in ("waiting", "backward"):
+        return ""
+    waited, left = now - hop.since, holder.service_seconds - (now - hop.since)
+    if waited < max(RESCUE_FLOOR_SECONDS, RESCUE_FACTOR * rival_seconds) or 0 < left < rival_seconds:
+        return ""
+    if holder.service_seconds < RESCUE_FACTOR * rival_seconds:
+        return ""
+    return f"it waits there for {waited:.1f} s, and others are idle"
+
+
 class Custody:
     """The hops this peer passed on and waits for."""
 
     def __init__(self) -> None:
+        self.away_seconds = 0.0  # from passing a hop on to its gradient, moving average; 0 until measured
         self._passed: dict[HopId, Passed] = {}
         self._holders: dict[PeerId, Holder] = {}
 
     def track(self, key: HopId, holder: PeerId) -> asyncio.Future[str]:
         """From now on the hop is with the holder. The future gets a reason when the holder is given up."""
         loop = asyncio.get_running_loop()
+        self.give_up(key, "it is sent anew")
+        self.done(key)
         passed = Passed(holder, loop.time(), loop.create_future())
         self._passed[key] = passed
         self._holders.setdefault(holder, Holder())
         return passed.lost
 
-    def done(self, key: HopId) -> None:
-        """Answered, or given up."""
-        passed = self._passed.pop(key, None)
-        if passed is not None and all(other.holder != passed.holder for other in self._passed.values()):
+    def done(self, key: HopId, lost: asyncio.Future[str] | None = None) -> None:
+        """Answered, or given up. `lost`: only if that is still the future of the hop."""
+        passed = self._passed.get(key)
+        if passed is None or (lost is not None and passed.lost is not lost):
+            return
+        del self._passed[key]
+        if not passed.lost.done():
+            away = asyncio.get_running_loop().time() - passed.sent
+            self.away_seconds += (AWAY_SMOOTHING if self.away_seconds else 1.0) * (away - self.away_seconds)
+        if all(other.holder != passed.holder for other in self._passed.values()):
             holder = self._holders[passed.holder]
             holder.last_beat, holder.busy_seconds = None, 0.0  # a peer that holds nothing sends no beats
+
+    def give_up(self, key: HopId, reason: str) -> None:
+        """Whoever waits for this hop's answer waits no more."""
+        passed = self._passed.get(key)
+        if passed is not None and not passed.lost.done():
+            passed.lost.set_result(reason)
 
     def hear(self, peer: PeerId, beat: Beat, now: float) -> None:
         holder = self._holders.get(peer)
         if holder is None:
             return
-        if holder.last_beat is not None:
-            holder.rhythm.observe(now - holder.last_beat)
-        holder.last_beat = now
+        holder.beat(now)
         holder.service_seconds, holder.busy_seconds = beat.service_seconds, beat.busy_seconds
         for row in beat.hops:
             passed = self._passed.get(HopId(row.step, row.index))
             if passed is not None and passed.holder == peer:
-                passed.claimed = now
+                passed.claimed, passed.state, passed.since = now, row.state, now - row.seconds
 
     def disconnected(self, peer: PeerId) -> None:
         """Its connection broke: requests fail by themselves, but it must not be waited for either."""
@@ -97,10 +152,11 @@ class Custody:
         if all(passed.holder != peer for passed in self._passed.values()):
             self._holders.pop(peer, None)
 
-    def sweep(self, now: float) -> None:
-        """Gives up on holders that are late."""
+    def sweep(self, now: float, rivals: Rivals = lambda holder: None) -> None:
+        """Gives up on holders that are late, and on slow ones while others are idle."""
         for passed in list(self._passed.values()):
-            reason = lateness(now, passed, self._holders[passed.holder])
+            holder = self._holders[passed.holder]
+            reason = lateness(now, passed, holder) or straggling(now, passed, holder, rivals(passed.holder))
             if reason and not passed.lost.done():
                 passed.lost.set_result(reason)
 

@@ -6,6 +6,7 @@ committed.
 
 import asyncio
 import logging
+import math
 from collections import deque
 
 from swarmd.config import LimitsConfig, RunConfig
@@ -15,22 +16,30 @@ from swarmd.swarm.history import History
 from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import AT_WORK, Membership
-from swarmd.swarm.messages import AskLease, Lease, from_ranges, to_ranges
+from swarmd.swarm.messages import Ack, AskLease, Lease, Revoke, from_ranges, to_ranges
 from swarmd.swarm.ports import Data
 from swarmd.swarm.signals import Signal
-from swarmd.values import HopId
+from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)
 
 HOPS_PER_PEER = 2  # microbatches under way per peer of the swarm: one being computed, one on its way
 SLOTS_FLOOR = 2
+PULSE_SECONDS = 1.0  # a head with leases says so this often, as holders do: it is found silent as fast
 LEASE_SECONDS = 60.0  # the conductor answers after a few seconds at most; this covers a wait for its version
 RETRY_SECONDS = 0.3
 
 
-def plan_slots(peers: int, heads: int, limit: int) -> int:
-    """How many microbatches a head keeps under way: its share of what keeps every peer busy, within its own limit."""
-    return min(limit, max(SLOTS_FLOOR, -(-HOPS_PER_PEER * peers // max(1, heads))))
+def plan_slots(peers: int, heads: int, limit: int, away_seconds: float, service_seconds: float) -> int:
+    """How many microbatches a head keeps under way: its share of what keeps every peer busy, within its own limit.
+
+    And no more than its own device can keep up with (Little's law): while one is away for `away_seconds`, the device
+    does away_seconds / service_seconds others. So a slow head doesn't hoard what the others would finish sooner.
+    """
+    share = -(-HOPS_PER_PEER * peers // max(1, heads))
+    if away_seconds > 0 and service_seconds > 0:
+        share = min(share, SLOTS_FLOOR + math.ceil(away_seconds / service_seconds))
+    return min(limit, max(SLOTS_FLOOR, share))
 
 
 class Head:
@@ -49,10 +58,12 @@ class Head:
     ) -> None:
         self._run, self._limits, self._links, self._membership = run, limits, links, membership
         self._history, self._journeys, self._conductor, self._data = history, journeys, conductor, data
-        self._pool: deque[tuple[int, bool]] = deque()
+        self._pool: deque[tuple[int, Lease]] = deque()
         self._running: dict[int, asyncio.Task[None]] = {}
         self._completed: set[int] = set()
         self._changed = Signal()
+        links.answers(Revoke, self._answer_revoke)
+        journeys.tokens = lambda key: data.microbatch(*key)
 
     async def run(self) -> None:
         """Trains step after step until the run is over."""
@@ -63,7 +74,7 @@ class Head:
         self._pool.clear()
         self._completed.clear()
         work = asyncio.create_task(self._step(step), name=f"head {step}")
-        over = asyncio.create_task(self._history.reached(step))
+        over = asyncio.create_task(self._history.left(step))
         try:
             await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
@@ -81,9 +92,9 @@ class Head:
                 group.create_task(self._report(step))
                 while True:
                     while self._pool and len(self._running) < self._slots():
-                        index, again = self._pool.popleft()
+                        index, lease = self._pool.popleft()
                         if index not in self._running and index not in self._completed:
-                            self._running[index] = group.create_task(self._journey(HopId(step, index), again))
+                            self._running[index] = group.create_task(self._journey(HopId(step, index), lease))
                     await self._changed.wait()
         finally:
             self._running.clear()
@@ -91,19 +102,21 @@ class Head:
     def _slots(self) -> int:
         cards = [card for card in self._membership.cards() if card.state in AT_WORK]
         heads = sum(1 for card in cards if card.stage == 0)
-        return plan_slots(len(cards), heads, self._limits.in_flight_hops)
+        away, service = self._journeys.custody.away_seconds, self._membership.own.service_seconds
+        return plan_slots(len(cards), heads, self._limits.in_flight_hops, away, service)
 
-    async def _journey(self, key: HopId, again: bool) -> None:
+    async def _journey(self, key: HopId, lease: Lease) -> None:
         """One microbatch, from its tokens to its place in this head's sum. A failed one is begun again.
 
         One that comes back after the sum was frozen is done with, too: the round has settled without it, and should
-        it begin anew, `Journeys` sees to it.
+        it begin anew, its leader asks for whatever is missing.
         """
-        book = self._journeys.book(key.step)
+        book, again = self._journeys.book(key.step), lease.again
         while key.index not in book.accumulated | book.spoiled:
             tokens = await self._data.microbatch(*key)
+            await self._journeys.undisturbed(key)
             try:
-                await asyncio.shield(self._journeys.train(key, tokens, again=again))
+                await asyncio.shield(self._journeys.train(key, tokens, again=again, horizon_s=lease.horizon_s))
                 break
             except SwarmError as trouble:
                 log.warning("microbatch %s starts anew: %s", tuple(key), trouble)
@@ -123,28 +136,43 @@ class Head:
                 continue
             lease = await self._ask(step, want)
             if lease is not None and lease.indices:
-                self._pool.extend((index, lease.again) for index in from_ranges(lease.indices, self._run.microbatches))
+                self._pool.extend((index, lease) for index in from_ranges(lease.indices, self._run.microbatches))
                 self._changed.notify()
 
     async def _report(self, step: int) -> None:
-        """Says what is finished, again to whoever leads the step by then."""
-        told = (0, "")
+        """Says what is finished, again to whoever leads the step by then; and, as a pulse, what is still under way."""
+        told, pulse, loop = (0, ""), 0.0, asyncio.get_running_loop()
         while True:
-            leader = self._conductor.leader(step)
-            if (len(self._completed), leader) != told and self._completed:
-                now = len(self._completed)
+            news = (len(self._completed), self._conductor.leader(step))
+            if (news != told and self._completed) or (self._running and loop.time() - pulse >= PULSE_SECONDS):
+                pulse = loop.time()
                 if await self._ask(step, 0) is not None:
-                    told = (now, leader)
+                    told = news
                 continue
-            await self._changed.wait(LEASE_SECONDS / 20)
+            await self._changed.wait(PULSE_SECONDS)
 
     async def _ask(self, step: int, want: int) -> Lease | None:
         leader = self._conductor.leader(step)
         held = {*self._running, *(index for index, _ in self._pool)} - self._completed
-        question = AskLease(step, self._history.record_hash, want, to_ranges(self._completed), to_ranges(held))
+        away = held & {key.index for key in self._journeys.custody.waiting() if key.step == step}
+        question = AskLease(
+            step, self._history.record_hash, want, to_ranges(self._completed), to_ranges(held), to_ranges(away)
+        )
         try:
             return await self._links.ask(leader, question, Lease, deadline_s=LEASE_SECONDS)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.debug("no lease of step %d from %s: %s", step, leader[-8:], trouble)
             await asyncio.sleep(RETRY_SECONDS)
             return None
+
+    async def _answer_revoke(self, conductor: PeerId, revoke: Revoke) -> Ack:
+        """Others were faster with these: what isn't in the sum yet needn't come there."""
+        if revoke.step == self._history.version + 1:
+            indices = from_ranges(revoke.indices, self._run.microbatches)
+            for index in indices:
+                if (journey := self._running.pop(index, None)) is not None:
+                    journey.cancel()
+                    self._journeys.give_up(HopId(revoke.step, index))
+            self._pool = deque(it for it in self._pool if it[0] not in indices)
+            self._changed.notify()
+        return Ack()

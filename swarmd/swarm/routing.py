@@ -5,6 +5,7 @@ by its measured seconds per microbatch each time it is chosen; the smallest is n
 inverse proportion to the same seconds. Knows nothing of messages; time and chance are given to it.
 """
 
+import math
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ SMOOTHING = 0.1  # weight of the newest measurement, as in the published code
 NEWCOMER_SECONDS = 1e-3  # estimate before the first measurement: small, so that newcomers are tried at once
 BAN_FIRST_SECONDS = 2.0
 BAN_LIMIT_SECONDS = 60.0  # a ban doubles up to this: every healthy peer is tried again
+HORIZON_FACTOR = 2.0  # near the end of a step only peers that take at most so many times what the best one takes
 TIE = 1e-9  # virtual times closer than this are drawn for
 
 Policy = Literal["iwrr", "weighted"]
@@ -27,6 +29,7 @@ class Neighbour:
 
     seconds: float = NEWCOMER_SECONDS  # per microbatch, moving average
     measured: bool = False
+    hinted: bool = False  # not measured, but it says itself how long it takes
     virtual_time: float = 0.0
     outstanding: int = 0  # hops sent and not answered
     banned_until: float = 0.0
@@ -41,10 +44,12 @@ class Router:
         self._policy = policy
         self._neighbours: dict[PeerId, Neighbour] = {}
 
-    def choose(self, candidates: Iterable[PeerId], now: float) -> PeerId | None:
+    def choose(self, candidates: Iterable[PeerId], now: float, horizon_s: float = math.inf) -> PeerId | None:
         """The peer for the next microbatch, or None if there is none that isn't banned.
 
-        The queue in front of a peer counts as so many microbatches of its own speed.
+        The queue in front of a peer counts as so many microbatches of its own speed. Who would not be done before
+        the step's last microbatch sets out, in `horizon_s`, isn't given this one unless all are as slow: the whole
+        swarm would wait for it.
         """
         peers = sorted(candidates)
         self._welcome(peers)
@@ -52,6 +57,9 @@ class Router:
         if not fit:
             return None
         seconds = self._estimates(fit)
+        done = {peer: (1 + it.outstanding) * seconds[peer] for peer, it in fit.items()}
+        limit = max(horizon_s, HORIZON_FACTOR * min(done.values()))
+        fit = {peer: it for peer, it in fit.items() if done[peer] <= limit}
         choice = self._draw(fit, seconds) if self._policy == "weighted" else self._smallest(fit, seconds)
         fit[choice].virtual_time += seconds[choice]
         return choice
@@ -63,9 +71,9 @@ class Router:
             self._neighbours.setdefault(peer, Neighbour(virtual_time=start))
 
     def _estimates(self, fit: Mapping[PeerId, Neighbour]) -> dict[PeerId, float]:
-        """Seconds per microbatch; a peer not measured yet is taken to be as fast as the fastest."""
+        """Seconds per microbatch; a peer of which nothing is known is taken to be as fast as the fastest."""
         fastest = min((it.seconds for it in fit.values() if it.measured), default=NEWCOMER_SECONDS)
-        return {peer: it.seconds if it.measured else fastest for peer, it in fit.items()}
+        return {peer: it.seconds if it.measured or it.hinted else fastest for peer, it in fit.items()}
 
     def _smallest(self, fit: Mapping[PeerId, Neighbour], seconds: Mapping[PeerId, float]) -> PeerId:
         keys = {peer: it.virtual_time + it.outstanding * seconds[peer] for peer, it in fit.items()}
@@ -91,6 +99,12 @@ class Router:
         it.seconds = max(it.seconds, 1e-6)
         it.measured, it.ban_seconds, it.banned_until = True, BAN_FIRST_SECONDS, 0.0
 
+    def hint(self, peer: PeerId, seconds: float) -> None:
+        """What a peer says of itself; counts until it is measured."""
+        it = self._neighbours.get(peer)
+        if it is not None and not it.measured and seconds > 0:
+            it.seconds, it.hinted = seconds, True
+
     def failed(self, peer: PeerId, now: float) -> None:
         """It broke off, refused or fell silent: not for a while."""
         it = self._neighbours.setdefault(peer, Neighbour())
@@ -109,6 +123,10 @@ class Router:
     def next_unban(self, candidates: Iterable[PeerId]) -> float:
         """Loop time at which the first banned candidate may be tried again."""
         return min((self._neighbours[p].banned_until for p in candidates if p in self._neighbours), default=0.0)
+
+    def outstanding(self, peer: PeerId) -> int:
+        """Hops sent to a peer and not answered."""
+        return it.outstanding if (it := self._neighbours.get(peer)) else 0
 
     def seconds(self, peer: PeerId) -> float:
         """Estimated seconds per microbatch of a peer."""

@@ -13,6 +13,7 @@ from swarmd.swarm.custody import (
     Holder,
     Passed,
     lateness,
+    straggling,
 )
 from swarmd.swarm.membership import Rhythm
 from swarmd.swarm.messages import Beat, Gradient, Hop, HopBeat, NotFinite
@@ -51,6 +52,36 @@ def test_when_a_holder_is_late(sent: float, claimed: float | None, holder: Holde
 
     run_virtual(main())
     assert with_loop == [reason]
+
+
+SLOW_HOLDER = Holder(FAST, last_beat=NOW, service_seconds=10.0)
+
+
+@pytest.mark.parametrize(
+    ("state", "seconds", "holder", "rival", "moves"),
+    [
+        ("waiting", 3.0, SLOW_HOLDER, 1.0, True),
+        ("backward", 3.0, SLOW_HOLDER, 1.0, True),
+        ("waiting", 1.9, SLOW_HOLDER, 1.0, False),  # not long yet
+        ("waiting", 0.5, SLOW_HOLDER, 0.1, False),  # too short to be worth a transfer
+        ("passed", 60.0, SLOW_HOLDER, 1.0, False),  # the wait is for another
+        ("", 60.0, SLOW_HOLDER, 1.0, False),  # no beat has named it yet
+        ("waiting", 60.0, SLOW_HOLDER, None, False),  # nobody is idle
+        ("waiting", 60.0, SLOW_HOLDER, 6.0, False),  # who is idle is hardly faster
+        ("waiting", 9.5, SLOW_HOLDER, 1.0, False),  # it is nearly done
+        ("waiting", 30.0, SLOW_HOLDER, 1.0, True),  # in a long queue
+        ("waiting", 30.0, Holder(FAST, last_beat=NOW, service_seconds=1.0), 1.0, False),
+    ],
+)
+def test_when_an_idle_replica_should_have_a_hop(
+    state: str, seconds: float, holder: Holder, rival: float | None, moves: bool
+) -> None:
+    async def main() -> None:
+        lost = asyncio.get_running_loop().create_future()
+        hop = Passed("a", NOW - 90, lost, claimed=NOW, state=state, since=NOW - seconds)
+        assert bool(straggling(NOW, hop, holder, rival)) == moves
+
+    run_virtual(main())
 
 
 def beat(*indices: int, busy: float = 0.0) -> Beat:

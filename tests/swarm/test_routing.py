@@ -151,3 +151,26 @@ def test_answers_of_no_time_at_all_do_no_harm() -> None:
     assert counts["a"] >= 98
     router.returned("stranger")
     router.lift("stranger")
+
+
+def test_near_the_end_of_a_step_a_slow_peer_gets_nothing_that_all_would_wait_for() -> None:
+    router = Router(random.Random(0))
+    router.measured("fast", 1.0)
+    router.measured("slow", 10.0)
+    early = [router.choose(["fast", "slow"], 0.0, 60.0) for _ in range(22)]
+    assert early.count("slow") == 2
+    late = [router.choose(["fast", "slow"], 0.0, 5.0) for _ in range(22)]
+    assert late.count("slow") == 0
+    assert router.choose(["slow"], 0.0, 0.0) == "slow", "when there is no other"
+
+
+def test_a_peer_is_believed_until_it_is_measured() -> None:
+    router = Router(random.Random(0))
+    router.choose(["fast", "slow"], 0.0)
+    router.measured("fast", 1.0)
+    router.hint("slow", 10.0)
+    chosen = [router.choose(["fast", "slow"], 0.0) for _ in range(22)]
+    assert 1 <= chosen.count("slow") <= 3
+    router.measured("slow", 1.0)
+    router.hint("slow", 10.0)
+    assert router.seconds("slow") == 1.0
