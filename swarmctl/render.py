@@ -58,6 +58,7 @@ def _status_lines(status: Status) -> list[tuple[str, RenderableType]]:
         ("run", f"{status.run} ({status.model}), fingerprint {status.fingerprint}"),
         *lines,
         ("stage", f"{'none yet' if status.stage is None else status.stage} of {status.stages}"),
+        *([("pulling", _transfer(status))] if status.state_bytes_total else []),
         ("step", f"{status.step} of {status.steps}, {status.progress:.0%} of its microbatches done"),
         ("loss", _losses(status)),
         ("speed", f"{status.tokens_per_second:,.0f} tokens/s in the swarm, {_rate(status)} microbatches/s here"),
@@ -68,6 +69,12 @@ def _status_lines(status: Status) -> list[tuple[str, RenderableType]]:
         ("replicas", ", ".join(f"stage {stage}: {count}" for stage, count in status.peers.items()) or "none"),
         ("ledger", ", ".join(f"{count} {name}" for name, count in status.ledger.items()) or "nothing unusual"),
     ]
+
+
+def _transfer(status: Status) -> str:
+    share = status.state_bytes / status.state_bytes_total
+    donors = f"{status.state_donors} donor{'' if status.state_donors == 1 else 's'}"
+    return f"{share:.0%} of the stage's state: {size(status.state_bytes)} of {size(status.state_bytes_total)}, {donors}"
 
 
 def _losses(status: Status) -> str:

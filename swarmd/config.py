@@ -105,6 +105,9 @@ class LimitsConfig:
     retained_bytes: int = 4 << 30  # activations and gradients kept until the commit
     frame_bytes: int = 256 << 20  # largest message accepted from a peer
     held_gradients: int = 4  # committed averaged gradients kept for those who come late
+    backlog_bytes: int = 4 << 30  # gradients committed while this peer pulls its stage's state
+    fork_timeout_s: float = 30.0  # without a majority of a step's acceptors, though every stage is there, until a
+    # conductor goes on alone
 
 
 @dataclass(frozen=True)

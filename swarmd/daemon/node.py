@@ -228,6 +228,7 @@ class Node:
         version = peer.history.version if peer else 0
         last = self._records[-1] if self._records else None
         sent, received = self.transport.traffic()
+        transfer = peer.transfer() if peer else None
         return Status(
             peer_id=self.transport.peer_id,
             run=run.name if run else "",
@@ -256,6 +257,9 @@ class Node:
             record=peer.history.record_hash if peer else "",
             ledger=dict(peer.history.totals) if peer else {},
             memory_bytes=self._process.memory_info().rss,
+            state_bytes=transfer.done if transfer else 0,
+            state_bytes_total=transfer.total if transfer else 0,
+            state_donors=transfer.donors if transfer else 0,
         )
 
     def _state(self) -> PeerState:

@@ -1,91 +1,63 @@
-"""How a stage's state goes from a donor to a peer that comes late.
+"""What donors and joiners of a stage's state agree on: the manifest, its chunks, and their names.
 
-The donor pins the state of one version in host memory and serves it in hashed chunks; the joiner verifies each, loads
-the whole, and then catches up record by record with the gradients that were committed meanwhile (`history.py`).
-Training never waits for it.
+A donor (`donor.py`) pins the state of one version in host memory and serves it in hashed chunks. A joiner (`joiner.py`)
+pulls chunks from every replica that pinned the same version (`download.py`), collects the gradients that are committed
+meanwhile (`backlog.py`), loads the whole and applies them. Training never waits for it.
 """
 
 import asyncio
 import hashlib
-import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from swarmd.config import RunConfig
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import PeerFault
 from swarmd.swarm.commit import Record, record_from_plain
-from swarmd.swarm.history import History
-from swarmd.swarm.links import Links
-from swarmd.swarm.messages import AskChunk, AskSnapshot, Chunk, Snapshot
-from swarmd.swarm.ports import Compute
-from swarmd.values import Buffer, PeerId
-
-log = logging.getLogger(__name__)
+from swarmd.swarm.messages import Snapshot
+from swarmd.values import Buffer
 
 CHUNK_BYTES = 4 << 20  # hashed in about 4 ms, so that the event loop never stalls
-CHUNKS_AT_ONCE = 4  # in flight; keeps a 100 ms link busy at 1 Gb/s
+CHUNKS_AT_ONCE = 4  # in flight from one donor to one joiner; keeps a 100 ms link busy at 1 Gb/s
 SNAPSHOT_SECONDS = 300.0  # to export a stage's state
-CHUNK_SECONDS = 120.0
-PINNED_SECONDS = 600.0  # a snapshot nobody asks for is let go after this
-STATE_LIMIT_BYTES = 1 << 40  # a manifest that promises more is a lie
+CHUNK_LIMIT_BYTES = 64 << 20  # a manifest with larger chunks is a lie
+STATE_LIMIT_BYTES = 1 << 40  # and so is one of a larger state,
+ELEMENT_LIMIT_BYTES = 64  # or with more bytes for an element of the gradient: parameter and moments take 16
+SLACK_BYTES = 64 << 20  # what a state may hold besides
 
 
-@dataclass
-class Pinned:
-    """A donor's snapshot."""
+@dataclass(frozen=True)
+class Manifest:
+    """A snapshot that makes sense, and its record."""
 
     snapshot: Snapshot
-    state: Buffer
-    used: float  # loop time
+    record: Record | None  # None: of version 0
+
+    @property
+    def version(self) -> int:
+        return self.snapshot.version
+
+    @property
+    def name(self) -> tuple[object, ...]:
+        """Donors whose manifests have the same name serve the same chunks."""
+        history = self.record.hash if self.record else ""
+        return (self.version, history, self.snapshot.nbytes, self.snapshot.chunk_bytes, self.snapshot.hashes)
+
+    def span(self, number: int) -> slice:
+        """Where a chunk lies in the state."""
+        start = number * self.snapshot.chunk_bytes
+        return slice(start, min(start + self.snapshot.chunk_bytes, self.snapshot.nbytes))
 
 
-class Donor:
-    """Serves this peer's stage to joiners."""
-
-    def __init__(self, links: Links, history: History, compute: Compute, stage: int) -> None:
-        self._history, self._compute, self._stage = history, compute, stage
-        self._pinned: Pinned | None = None
-        self._pinning = asyncio.Lock()
-        links.answers(AskSnapshot, self._answer_snapshot)
-        links.answers(AskChunk, self._answer_chunk)
-
-    async def _answer_snapshot(self, peer: PeerId, ask: AskSnapshot) -> Snapshot:
-        if ask.stage != self._stage:
-            raise Refused(f"this peer holds stage {self._stage}")
-        if self._history.behind:
-            raise Refused("this peer is behind itself")
-        async with self._pinning:
-            if self._pinned is None or self._pinned.snapshot.version != self._history.version:
-                self._pinned = await self._pin()
-        log.info("%s pulls stage %d at version %d from here", peer[-8:], self._stage, self._pinned.snapshot.version)
-        return self._pinned.snapshot
-
-    async def _pin(self) -> Pinned:
-        async with self._history.lock:  # no commit in between
-            state = await self._compute.export_state()
-            version, record = self._history.version, self._history.plain_record()
-        hashes = []
-        view = memoryview(state)
-        for start in range(0, view.nbytes, CHUNK_BYTES):
-            hashes.append(chunk_hash(view[start : start + CHUNK_BYTES]))
-            await asyncio.sleep(0)
-        snapshot = Snapshot(version, record, view.nbytes, CHUNK_BYTES, tuple(hashes))
-        return Pinned(snapshot, state, asyncio.get_running_loop().time())
-
-    async def _answer_chunk(self, peer: PeerId, ask: AskChunk) -> Chunk:
-        pinned = self._pinned
-        if pinned is None or pinned.snapshot.version != ask.version:
-            raise Refused(f"version {ask.version} is not pinned here any more")
-        if not 0 <= ask.number < len(pinned.snapshot.hashes):
-            raise PeerFault("no such chunk")
-        pinned.used = asyncio.get_running_loop().time()
-        start = ask.number * CHUNK_BYTES
-        return Chunk(memoryview(pinned.state)[start : start + CHUNK_BYTES])
-
-    def sweep(self, now: float) -> None:
-        """Lets go of a snapshot that nobody has asked for in a while."""
-        if self._pinned is not None and now - self._pinned.used > PINNED_SECONDS:
-            self._pinned = None
+def read_manifest(run: RunConfig, snapshot: Snapshot, gradient_size: int) -> Manifest:
+    """Raises PeerFault for a snapshot that no honest donor gives."""
+    record = record_from_plain(run, snapshot.record) if snapshot.version else None
+    if snapshot.version != (record.step if record else 0):
+        raise PeerFault("a snapshot whose record is of another version")
+    limit = min(STATE_LIMIT_BYTES, ELEMENT_LIMIT_BYTES * gradient_size + SLACK_BYTES)
+    if not 0 < snapshot.chunk_bytes <= CHUNK_LIMIT_BYTES or not 0 < snapshot.nbytes <= limit:
+        raise PeerFault("a snapshot of impossible size")
+    if len(snapshot.hashes) != -(-snapshot.nbytes // snapshot.chunk_bytes):
+        raise PeerFault("a snapshot whose hashes don't match its size")
+    return Manifest(snapshot, record)
 
 
 def chunk_hash(chunk: Buffer) -> str:
@@ -93,59 +65,11 @@ def chunk_hash(chunk: Buffer) -> str:
     return hashlib.blake2b(chunk, digest_size=16).hexdigest()
 
 
-class Joiner:
-    """Pulls a stage's state from a donor."""
-
-    def __init__(self, run: RunConfig, links: Links, history: History, compute: Compute, stage: int) -> None:
-        self._run, self._links, self._history, self._compute, self._stage = run, links, history, compute, stage
-
-    async def pull(self, donors: Callable[[], list[PeerId]]) -> bool:
-        """Loads the state from the first donor that gives it whole. False if none does."""
-        for donor in donors():
-            try:
-                record, state = await self._download(donor)
-                async with self._history.lock:
-                    digest = await self._compute.import_state(state)
-                    self._history.restore(record, digest)
-            except (PeerUnreachable, TimeoutError, Refused, PeerFault, ValueError) as trouble:
-                log.warning("no state of stage %d from %s: %s", self._stage, donor[-8:], trouble)
-                continue
-            log.info("stage %d at version %d came from %s", self._stage, self._history.version, donor[-8:])
-            return True
-        return False
-
-    async def _download(self, donor: PeerId) -> tuple[Record | None, Buffer]:
-        """Raises what `Links.ask` does, and PeerFault for chunks that aren't what their hashes say."""
-        question = AskSnapshot(self._stage)
-        snapshot = await self._links.ask(donor, question, Snapshot, deadline_s=SNAPSHOT_SECONDS)
-        record = record_from_plain(self._run, snapshot.record) if snapshot.version else None
-        if snapshot.version != (record.step if record else 0):
-            raise PeerFault("a snapshot whose record is of another version")
-        _check_manifest(snapshot)
-        state = bytearray(snapshot.nbytes)
-        pace = asyncio.Semaphore(CHUNKS_AT_ONCE)
-
-        async def fetch(number: int) -> None:
-            async with pace:
-                ask = AskChunk(snapshot.version, number)
-                chunk = await self._links.ask(donor, ask, Chunk, deadline_s=CHUNK_SECONDS, urgency="bulk")
-                start = number * snapshot.chunk_bytes
-                expected = min(snapshot.chunk_bytes, snapshot.nbytes - start)
-                if memoryview(chunk.data).nbytes != expected or chunk_hash(chunk.data) != snapshot.hashes[number]:
-                    raise PeerFault(f"chunk {number} is not what its hash says")
-                state[start : start + expected] = chunk.data
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for number in range(len(snapshot.hashes)):
-                    group.create_task(fetch(number))
-        except ExceptionGroup as troubles:
-            raise troubles.exceptions[0] from None
-        return record, state
-
-
-def _check_manifest(snapshot: Snapshot) -> None:
-    if not 0 < snapshot.chunk_bytes <= 64 << 20 or not 0 < snapshot.nbytes <= STATE_LIMIT_BYTES:
-        raise PeerFault("a snapshot of impossible size")
-    if len(snapshot.hashes) != -(-snapshot.nbytes // snapshot.chunk_bytes):
-        raise PeerFault("a snapshot whose hashes don't match its size")
+async def chunk_hashes(state: Buffer) -> tuple[str, ...]:
+    """The names of a state's chunks. Others get their turn after each."""
+    hashes = []
+    view = memoryview(state)
+    for start in range(0, view.nbytes, CHUNK_BYTES):
+        hashes.append(chunk_hash(view[start : start + CHUNK_BYTES]))
+        await asyncio.sleep(0)
+    return tuple(hashes)

@@ -1,31 +1,43 @@
-"""Peers that come after version 0: they take their stage's state from one donor and are identical from then on."""
+"""Peers that come after version 0, or fall behind: they take their stage's state from donors, follow what is committed
+meanwhile, and are identical from then on.
+"""
 
 import asyncio
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from swarmd.config import LimitsConfig
+from swarmd.sim import points
 from swarmd.sim.clock import run_virtual
 from swarmd.sim.compute import Speed
+from swarmd.sim.points import Action
 from swarmd.sim.world import SimPeer, World
 from swarmd.swarm import statesync
+from swarmd.swarm.commit import Record
 from swarmd.swarm.messages import AskChunk, AskSnapshot, Chunk, Snapshot
 from swarmd.values import PeerId
 from tests.sim.toy import (
+    PAIRS,
     RUN,
     SHORT,
     Text,
     check_agreement,
     check_exact,
+    compute_of,
     everyone_at,
     moment,
     start_all,
+    step_of,
     train,
 )
 
+LONG = dataclasses.replace(RUN, steps=30, optimizer=dataclasses.replace(RUN.optimizer, learning_rate=2e-3))
 CROWD = {"head1": 0, "head2": 0, "middle1": 1, "middle2": 1, "middle3": 1, "tail1": 2, "tail2": 2}
+SINGLE = {"head1": 0, "head2": 0, "middle1": 1, "middle2": 1, "tail1": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +102,7 @@ def test_a_donor_that_dies_midway_is_replaced() -> None:
     assert world.peers["new"].store.ledger
 
 
-def serve_slowly(world: World) -> dict[PeerId, int]:
+def serve_slowly(world: World, seconds: float = 0.05) -> dict[PeerId, int]:
     """Chunks served so far, by donor; each takes a while."""
     served: dict[PeerId, int] = {}
     for name, it in world.peers.items():
@@ -98,7 +110,7 @@ def serve_slowly(world: World) -> dict[PeerId, int]:
 
         async def slow(peer: PeerId, ask: AskChunk, name: PeerId = name, give: Any = give) -> Chunk:
             served[name] = served.get(name, 0) + 1
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(seconds)
             answer: Chunk = await give(peer, ask)
             return answer
 
@@ -218,3 +230,331 @@ def test_a_joiner_whose_only_acquaintance_dies_waits_and_founds_nothing() -> Non
     newcomer = run_virtual(main()).peers["newcomer"].peer
     assert (newcomer.stage, newcomer.state, newcomer.history.version) == (None, "joining", 0)
     assert "answers" in newcomer.waiting_for()
+
+
+# ------------------------------------------------------------------------------------------------- slow downloads
+
+
+@pytest.mark.parametrize("layout", [PAIRS, SINGLE], ids=["two donors", "one donor"])
+def test_ten_steps_commit_during_the_download_and_the_newcomer_catches_up(layout: dict[str, int]) -> None:
+    """Holders keep four gradients; one that only asked for them afterwards would be behind for good."""
+
+    async def events(world: World) -> None:
+        await moment(world, lambda: everyone_at(world, 2))
+        serve_slowly(world, 0.4)
+        asked: list[PeerId] = []
+        for name, it in world.peers.items():
+            watch(it, name, asked)
+        new = await world.start("new", stage=2)
+        await moment(world, lambda: new.peer.transfer().done > 0)
+        versions = {it.peer.history.version for it in world.peers.values() if it is not new}
+        shown = [new.peer.transfer()]
+        while new.peer.history.version == 0:
+            await asyncio.sleep(0.1)
+            shown.append(new.peer.transfer())
+            assert new.peer.history.version or new.peer.state == "joining"
+        assert step_of(world) - 1 >= max(versions) + 10
+        assert len({it.done for it in shown}) > 5, "progress is shown"
+        assert len(asked) <= 2, "one snapshot was enough"
+
+    world = train(LONG, events, layout=layout)
+    check_agreement(world)
+    check_exact(world)
+    ledger = world.peers["new"].store.ledger
+    pulled = ledger[0]["step"] - 1  # all commits since are there: `check_agreement` finds gaps
+    assert any("new" in line["members"] for line in ledger)
+    first = next(line["step"] for line in ledger if "new" in line["members"])
+    assert first >= pulled + 10, "it was in no plan before it had caught up"
+
+
+def test_step_times_of_the_others_stay_the_same_during_a_download() -> None:
+    def times(joins: bool) -> list[float]:
+        stamps: list[float] = []
+
+        async def main() -> None:
+            world = World(LONG, Text(LONG))
+            await start_all(world)
+            await moment(world, lambda: everyone_at(world, 2))
+            serve_slowly(world, 0.5)
+            if joins:
+                await world.start("new", stage=1)
+            for version in range(3, 13):
+                await moment(world, lambda version=version: step_of(world) > version)  # type: ignore[misc]
+                stamps.append(asyncio.get_running_loop().time())
+                assert not joins or world.peers["new"].peer.state == "joining"
+            await world.stop()
+
+        run_virtual(main())
+        return [after - before for before, after in itertools.pairwise(stamps)]
+
+    alone, joined = times(joins=False), times(joins=True)
+    assert sum(joined) <= 1.1 * sum(alone)
+    assert max(joined) <= 1.1 * max(alone)
+
+
+def test_two_newcomers_at_once_share_one_snapshot() -> None:
+    exports: dict[PeerId, int] = {}
+
+    async def events(world: World) -> None:
+        await moment(world, lambda: everyone_at(world, 2))
+        serve_slowly(world, 0.1)
+        for name in ("middle1", "middle2"):
+            count_exports(world.peers[name], exports)
+        await world.start("new1", stage=1)
+        await world.start("new2", stage=1)
+        await moment(world, lambda: all(world.peers[name].peer.state == "serving" for name in ("new1", "new2")))
+        assert max(exports.values()) == 1
+
+    world = train(LONG, events)
+    check_agreement(world)
+    check_exact(world)
+    assert any({"new1", "new2"} <= set(line["members"]) for line in world.peers["new1"].store.ledger)
+
+
+def count_exports(it: SimPeer, exports: dict[PeerId, int]) -> None:
+    compute = compute_of(it)
+    export = compute.export_state
+
+    async def counted() -> Any:
+        exports[it.name] = exports.get(it.name, 0) + 1
+        return await export()
+
+    compute.export_state = counted  # type: ignore[method-assign]
+
+
+def test_a_newcomer_that_dies_in_its_download_leaves_no_trace() -> None:
+    async def events(world: World) -> None:
+        await moment(world, lambda: everyone_at(world, 2))
+        serve_slowly(world, 0.2)
+        new = await world.start("new", stage=1)
+        await moment(world, lambda: new.peer.transfer().done > 0)
+        world.kill("new")
+
+    world = train(RUN, events)
+    check_agreement(world)
+    check_exact(world)
+    assert not world.dead["new"].store.ledger
+
+
+def test_donors_die_one_after_the_other() -> None:
+    async def events(world: World) -> None:
+        await moment(world, lambda: everyone_at(world, 2))
+        served = serve_slowly(world, 0.3)
+        new = await world.start("new", stage=1)
+        for victim in ("middle1", "middle2"):
+            count = served.get(victim, 0)
+            await moment(world, lambda victim=victim, count=count: served.get(victim, 0) > count + 1)  # type: ignore[misc]
+            assert new.peer.state == "joining"
+            world.kill(victim)
+
+    world = train(LONG, events, layout=CROWD)
+    check_agreement(world)
+    check_exact(world)
+    assert any("new" in line["members"] for line in world.peers["new"].store.ledger)
+
+
+def test_the_last_replica_dies_and_takes_the_stage_with_it() -> None:
+    """Nobody has the state any more: the newcomer says what it waits for and founds nothing."""
+    waits: list[tuple[str, int, str]] = []
+
+    async def main() -> None:
+        world = World(LONG, Text(LONG))
+        await start_all(world, SINGLE)
+        await moment(world, lambda: everyone_at(world, 2))
+        serve_slowly(world, 0.5)
+        new = await world.start("new", stage=2)
+        await moment(world, lambda: new.peer.transfer().done > 0)
+        world.kill("tail1")
+        await asyncio.sleep(120)
+        waits.append((new.peer.state, new.peer.history.version, new.peer.waiting_for()))
+        await world.stop()
+
+    run_virtual(main())
+    (state, version, what) = waits[0]
+    assert (state, version) == ("joining", 0)
+    assert "replica of stage 2" in what
+
+
+def test_a_donor_that_falls_silent_in_the_middle_costs_seconds() -> None:
+    async def main() -> None:
+        world = World(LONG, Text(LONG))
+        await start_all(world, CROWD)
+        await moment(world, lambda: everyone_at(world, 2))
+        served = serve_slowly(world)
+        fall_silent(world.peers["middle1"], served)
+        new = await world.start("new", stage=1)
+        began = asyncio.get_running_loop().time()
+        await moment(world, lambda: new.peer.state == "serving")
+        assert asyncio.get_running_loop().time() - began < 8
+        assert new.peer._joiner is not None
+        assert {"middle2", "middle3"} <= set(new.peer._joiner.downloaded)
+        await world.finish()
+        check_agreement(world)
+        check_exact(world)
+
+    run_virtual(main())
+
+
+def fall_silent(it: SimPeer, served: dict[PeerId, int]) -> None:
+    """After two chunks; its machine trains on."""
+    give = it.peer.links._answerers[AskChunk]
+
+    async def mute(peer: PeerId, ask: AskChunk) -> Chunk:
+        if served.get(it.name, 0) >= 2:
+            await asyncio.get_running_loop().create_future()
+        answer: Chunk = await give(peer, ask)
+        return answer
+
+    it.peer.links.answers(AskChunk, mute)
+
+
+def test_a_backlog_that_does_not_fit_is_begun_anew_with_a_newer_snapshot() -> None:
+    async def events(world: World) -> None:
+        await moment(world, lambda: everyone_at(world, 2))
+        served = serve_slowly(world, 0.3)
+        asked: list[PeerId] = []
+        watch(world.peers["middle1"], "middle1", asked)
+        new = await world.start("new", stage=1, limits=LimitsConfig(backlog_bytes=40_000))
+        await moment(world, lambda: len(asked) >= 2)
+        assert new.peer.state == "joining"
+        serve_slowly(world, 0.0)
+        served.clear()
+
+    world = train(LONG, events)
+    check_agreement(world)
+    check_exact(world)
+
+
+def test_three_donors_with_thin_uplinks_are_faster_than_one() -> None:
+    """The newcomer's own line is wide; a donor's is what limits."""
+
+    async def main(donors: int) -> float:
+        world = World(LONG, Text(LONG))
+        for name, stage in {"head1": 0, "tail1": 2}.items():
+            await world.start(name, stage=stage)
+        for number in range(donors):
+            await world.start(f"middle{number}", stage=1, speed=Speed(0.2, 0.4), uplink=20e3)
+        await moment(world, lambda: everyone_at(world, 1))
+        began = asyncio.get_running_loop().time()
+        new = await world.start("new", stage=1)
+        await moment(world, lambda: new.peer._joiner is not None and bool(new.peer._joiner.downloaded))
+        assert new.peer._joiner is not None
+        assert len(new.peer._joiner.downloaded) == donors
+        took = asyncio.get_running_loop().time() - began
+        await world.stop()
+        return took
+
+    one, three = run_virtual(main(1)), run_virtual(main(3))
+    assert three < 0.6 * one
+
+
+@pytest.mark.parametrize("seconds", [30.0, 5.0])
+def test_a_donor_whose_machine_is_paused_costs_seconds(seconds: float) -> None:
+    async def main() -> None:
+        world = World(LONG, Text(LONG))
+        await start_all(world, CROWD, speed=Speed(0.05, 0.1))
+        await moment(world, lambda: everyone_at(world, 2))
+        served = serve_slowly(world, 0.1)
+        new = await world.start("new", stage=1)
+        await moment(world, lambda: served.get("middle1", 0) >= 2)
+        world.pause("middle1")
+        began = asyncio.get_running_loop().time()
+        await moment(world, lambda: new.peer._joiner is not None and bool(new.peer._joiner.downloaded))
+        assert asyncio.get_running_loop().time() - began < 8
+        await asyncio.sleep(max(0.0, began + seconds - asyncio.get_running_loop().time()))
+        world.resume("middle1")
+        await world.until(lambda: everyone_at(world, LONG.steps), 600)
+        await world.finish()
+        check_same(world)
+        late = world.peers["middle1"].store.ledger
+        assert (len(late) < LONG.steps) == (seconds > 20), "after a long pause it comes back like a newcomer"
+
+    run_virtual(main())
+
+
+def check_same(world: World) -> None:
+    """Like `check_agreement`, for peers whose ledgers have no lines of the steps that were in a state they pulled."""
+    for stage in range(world.run.model.stages):
+        ends = {
+            (it.peer.history.version, it.peer.history.record_hash, it.peer.history.digest)
+            for it in world.peers.values()
+            if it.peer.stage == stage
+        }
+        assert len(ends) == 1, ends
+        assert ends.pop()[0] == world.run.steps
+
+
+JOINERS = ("ask.AskSnapshot", "asked.AskSnapshot", "ask.AskChunk", "asked.AskChunk", "begin.import_state")
+DONORS = ("serve.AskSnapshot", "begin.export_state", "served.AskSnapshot", "serve.AskChunk", "served.AskChunk")
+
+
+@pytest.mark.parametrize("point", [*JOINERS, *DONORS])
+@pytest.mark.parametrize("action", [points.crash, points.pause_for(20.0)], ids=["crash", "pause"])
+def test_whoever_fails_at_any_point_of_a_transfer_all_others_end_alike(point: str, action: Action) -> None:
+    async def main() -> None:
+        world = World(RUN, Text(RUN))
+        await start_all(world, CROWD)
+        await moment(world, lambda: everyone_at(world, 2))
+        world.fail_at("new" if point in JOINERS else "*", None, point, action, skip=point.endswith("AskChunk") * 3)
+        await world.start("new", stage=1)
+        await world.until(lambda: not world.points.armed, 60)
+        await world.until(lambda: everyone_at(world, RUN.steps), 600)
+        await world.finish()
+        check_same(world)
+
+    run_virtual(main())
+
+
+# ------------------------------------------------------------------------------------------------- late peers
+
+
+@pytest.mark.parametrize("disk", [True, False])
+def test_a_peer_that_restarts_comes_back_like_a_newcomer(disk: bool) -> None:
+    async def main() -> None:
+        world = World(RUN, Text(RUN))
+        await start_all(world)
+        await moment(world, lambda: everyone_at(world, 3))
+        await world.restart("middle1", disk=disk)
+        await world.until(lambda: everyone_at(world, RUN.steps), 600)
+        await world.finish()
+        check_same(world)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("name", ["head2", "middle2", "tail1"])
+def test_a_peer_that_lost_a_gradient_for_good_comes_back_like_a_newcomer(name: PeerId) -> None:
+    states: list[str] = []
+
+    async def events(world: World) -> None:
+        await moment(world, lambda: everyone_at(world, 2))
+        it = world.peers[name]
+        serve_slowly(world, 0.2)
+        gather = it.peer.history._gather
+
+        async def lost(record: Record) -> bool:
+            it.peer.history._gather = gather
+            return False
+
+        it.peer.history._gather = lost
+        await moment(world, lambda: it.peer.state == "joining")
+        assert it.peer.history.behind
+        began = step_of(world)
+        await moment(world, lambda: step_of(world) > began + 1)
+        states.append(it.peer.state)
+        others = [other for other in world.peers.values() if other is not it]
+        assert all(
+            name not in [card.peer for card in other.peer.membership.stage(it.peer.stage or 0)] for other in others
+        )
+        assert all(other.peer.membership.get(name) is not None for other in others), "it keeps its place"
+        await moment(world, lambda: it.peer.state == "serving")
+
+    world = train(LONG, events)
+    check_exact(world)
+    assert states == ["joining"]
+    ledger = world.peers[name].store.ledger
+    missing = set(range(1, LONG.steps + 1)) - {line["step"] for line in ledger}
+    assert missing, "the steps in the state have no line"
+    assert any(name in line["members"] for line in ledger if line["step"] > max(missing))
+    digests = {it.peer.history.digest for it in world.peers.values() if it.peer.stage == world.peers[name].peer.stage}
+    assert len(digests) == 1

@@ -71,6 +71,13 @@ async def test_what_the_swarm_waits_for_is_said(tmp_path: Path) -> None:
     assert "not measured yet" in out
 
 
+async def test_a_newcomer_shows_how_much_of_its_state_has_come(tmp_path: Path) -> None:
+    async with daemon_at(tmp_path) as daemon:
+        daemon.say(state="joining", state_bytes=1_500_000, state_bytes_total=4_000_000, state_donors=3)
+        _, out, _ = await swarmctl("status", "--home", str(tmp_path))
+    assert "38% of the stage's state: 1.5 MB of 4.0 MB, 3 donors" in out
+
+
 async def test_peers_and_queues(tmp_path: Path) -> None:
     async with daemon_at(tmp_path):
         _, peers, _ = await swarmctl("peers", "--home", str(tmp_path))
