@@ -6,6 +6,7 @@ same record.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -16,7 +17,7 @@ from typing import Any
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault
 from swarmd.schedule import learning_rate_at
-from swarmd.swarm.messages import StageReport
+from swarmd.swarm.round_messages import StageReport
 from swarmd.values import PeerId
 
 UNHASHED = ("conductor", "seconds", "validation_loss", "ballot", "forked")
@@ -71,7 +72,7 @@ class Record:
     ballot: tuple[int, PeerId] = (0, "")  # under which it was decided
     forked: bool = False  # decided without a majority of the acceptors
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
         content = {key: value for key, value in record_to_plain(self).items() if key not in UNHASHED}
         return _digest(content)

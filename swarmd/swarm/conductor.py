@@ -1,37 +1,32 @@
 """Leading a step: leases, completions, close, commit. DESIGN section 6.
 
-Every peer runs one `Conductor`; it is at work while this peer is first in the order of conductors. Whoever takes over
-from a lost one first asks for a record of the step that others may have, then hears every head out before it gives
-leases. Decides nothing about gradients: the rounds report, and the record follows from the reports.
+Every peer runs one `Conductor`; it is at work while this peer is first in the order of conductors. It begins a step by
+asking the step's acceptors for the right to propose its record (`ballots.py`), and proposes at once what they have
+accepted already. Whoever takes over from a lost one hears every head out before it gives leases. Decides nothing about
+gradients: the rounds report, and the record follows from the reports. Whatever it waits for is bounded, or watched.
 """
 
 import asyncio
 import logging
+import math
+import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
-from swarmd.swarm.commit import Record, build_record, record_from_plain, record_to_plain
+from swarmd.swarm.ballots import Ballots, Mandate, Outranked
+from swarmd.swarm.commit import Record, build_record, record_from_plain
+from swarmd.swarm.custody import Pulse
+from swarmd.swarm.distribution import Distribution
 from swarmd.swarm.history import History
 from swarmd.swarm.leases import Leases
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import AT_WORK, Membership, conductor_order, rendezvous
-from swarmd.swarm.messages import (
-    Ack,
-    AskHoldings,
-    AskLease,
-    AskRecord,
-    Close,
-    Commit,
-    Frozen,
-    Lease,
-    StageReport,
-    from_ranges,
-    to_ranges,
-)
+from swarmd.swarm.messages import Ack, Announce, AskLease, AskRecord, Commit, Lease, Revoke, from_ranges, to_ranges
+from swarmd.swarm.round_messages import AskHoldings, Close, Frozen, StageReport
 from swarmd.swarm.signals import Signal
-from swarmd.values import PeerId
+from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +34,17 @@ LEASE_POLL_SECONDS = 5.0  # a head that asks when nothing is free is answered af
 HEARING_SECONDS = 4.0  # a new conductor waits so long for every head to say what it holds
 VERSION_WAIT_SECONDS = 30.0
 START_SECONDS = 2.0  # a head may ask before the conductor has noticed that it comes first
-CLOSE_SECONDS = 900.0  # bound on a round; a lost leader ends the wait much sooner
-COMMIT_SECONDS = 60.0  # to apply a record
+CLOSE_SECONDS = 900.0  # bound on a round; a lost or silent leader ends the wait much sooner
+PING_SECONDS = 2.0  # between two words to the leader of a round
+SILENCE_SECONDS = 12.0  # of a leader whose connection is up: it is paused, or its loop hangs
+VALIDATION_SECONDS = 30.0  # that a validation may last longer than its step
 RETRY_SECONDS = 0.5
+MANDATE_TRIES = 3  # times that all replicas of a stage were asked in vain to lead its round, before a new mandate
+PATIENCE_SECONDS = 1.0  # after being outranked; doubles each time, so that two conductors don't duel for ever
+PATIENCE_CEILING_SECONDS = 120.0
+REVOKE_SECONDS = 5.0
+PACE_SHARE = 0.25  # of a step that must be done before its own pace counts
+HORIZON_FLOOR_SECONDS = 0.001  # 0 would mean unknown
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -61,22 +64,30 @@ class Conductor:
         validate: Validate,
         changed: Signal,
         spawn: Spawn,
+        ballots: Ballots,
+        rng: random.Random,
     ) -> None:
         self._run, self._links, self._membership, self._history = run, links, membership, history
-        self._validate, self._spawn = validate, spawn
+        self._validate, self._spawn, self._ballots, self._rng = validate, spawn, ballots, rng
+        self._distribution = Distribution(links, membership, history, spawn)
+        self._outranked = 0  # times in a row
         self._changed = changed  # of the membership, or of this peer's version
         self._leases: Leases | None = None
         self._step = 0
-        self._heard: set[PeerId] = set()
         self._hearing_until = 0.0
         self._progress = Signal()
+        self._leader: tuple[tuple[int, int, str], PeerId] = (0, 0, ""), ""  # what it follows from, and who it is
+        self._pulses: dict[PeerId, Pulse] = {}  # of heads, as they ask
         self._began: float | None = None  # loop time of the step's first lease
         links.answers(AskLease, self._answer_lease)
 
     def leader(self, step: int) -> PeerId:
         """Who leads a step, in this peer's eyes; itself when it knows nobody at work."""
-        order = conductor_order(step, self._membership.cards(), self._history.members())
-        return order[0] if order else self._membership.own.peer
+        seen = (step, self._membership.generation, self._history.record_hash)
+        if self._leader[0] != seen:  # it is asked for at every change of anything
+            order = conductor_order(step, self._membership.kin(), self._history.members())
+            self._leader = seen, order[0] if order else self._membership.own.peer
+        return self._leader[1]
 
     def is_first(self, step: int) -> bool:
         return self.leader(step) == self._membership.own.peer
@@ -90,23 +101,34 @@ class Conductor:
     async def run(self) -> None:
         """Leads every step for which this peer comes first, until the run is over."""
         while not self._history.finished:
-            step = self._history.version + 1
-            await self._until(lambda step=step: self._history.version >= step or self.is_first(step))  # type: ignore[misc]
-            if self._history.version < step:
-                await self._lead(step)
+            step, changes = self._history.version + 1, self._history.changes
+
+            def over(step: int = step, changes: int = changes) -> bool:
+                return self._history.version >= step or self._history.changes != changes
+
+            await self._until(lambda step=step, over=over: over() or self.is_first(step))  # type: ignore[misc]
+            if not over():
+                await self._lead(step, over)
 
     async def _until(self, predicate: Callable[[], bool]) -> None:
         while not predicate():
             await self._changed.wait(LEASE_POLL_SECONDS)
 
-    async def _lead(self, step: int) -> None:
+    async def _lead(self, step: int, ended: Callable[[], bool]) -> None:
         """Leads a step until it has committed, or someone else comes first."""
         work = asyncio.create_task(self._conduct(step), name=f"conduct {step}")
-        over = asyncio.create_task(self._until(lambda: self._history.version >= step or not self.is_first(step)))
+        over = asyncio.create_task(self._until(lambda: ended() or not self.is_first(step)))
         try:
             await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)
             if work.done() and not work.cancelled():
                 work.result()
+            self._outranked = 0
+        except Outranked as trouble:
+            log.info("step %d: %s", step, trouble)
+            self._leases = None
+            patience = min(PATIENCE_CEILING_SECONDS, PATIENCE_SECONDS * 2.0**self._outranked)
+            self._outranked += 1
+            await self._history.changed.until(ended, patience * (0.5 + self._rng.random()))
         finally:
             work.cancel()
             over.cancel()
@@ -114,51 +136,74 @@ class Conductor:
             self._leases = None
 
     async def _conduct(self, step: int) -> None:
-        loop = asyncio.get_running_loop()
-        again = await self._takes_over(step)
+        """Brings a step to its record. Raises Outranked."""
+        again = self._takes_over(step)
         if again:
-            everyone = [card.peer for card in self._membership.cards() if card.state in AT_WORK]
-            question = AskHoldings(step, self._history.record_hash)  # ends rounds that the lost conductor had begun
+            await self._ask_around(step)
+        mandate = await self._ballots.seek(step, self._is_complete)
+        record = mandate.decided
+        if record is None and mandate.bound is not None:  # it may be decided: nothing else may be proposed
+            record = await self._ballots.propose(mandate, mandate.bound, self._is_complete)
+        if record is None:
+            record = await self._ballots.propose(mandate, await self._train(mandate, again), self._is_complete)
+        self._spawn(self._distribution.spread(record))
+        await self._history.adopt(record, self._membership.own.peer)
+
+    def _is_complete(self) -> bool:
+        """Whether every stage is there: else it makes no sense to go on without the others."""
+        return not self._membership.missing_stages(self._run.model.stages)
+
+    async def _train(self, mandate: Mandate, again: bool) -> Record:
+        """Leads the step under a mandate, from its leases to its reports."""
+        loop, step = asyncio.get_running_loop(), mandate.step
+        again = again or not mandate.fresh
+        if again:
+            everyone = [card.peer for card in self._membership.kin() if card.state in AT_WORK]
+            question = AskHoldings(
+                step, mandate.parent, mandate.ballot
+            )  # ends rounds that the lost conductor had begun
             await self._links.tell_all(everyone, question, Frozen, deadline_s=HEARING_SECONDS)
             self._hearing_until = loop.time() + HEARING_SECONDS
-        self._heard, self._step, self._leases = set(), step, Leases(self._run.microbatches, again=again)
+        self._pulses, self._step, self._leases = {}, step, Leases(self._run.microbatches, again=again)
         self._began = None
         self._progress.notify()
         validation = asyncio.create_task(self._validation(step - 1))
         try:
-            reports = await self._conclude(step)
-            record = build_record(
+            reports = await self._conclude(mandate)
+            await asyncio.wait({validation}, timeout=VALIDATION_SECONDS)
+            return build_record(
                 self._run,
-                self._history.record_hash,
+                mandate.parent,
                 step,
                 reports,
                 conductor=self._membership.own.peer,
                 seconds=loop.time() - (self._began or loop.time()),
-                validation_loss=await validation,
+                validation_loss=validation.result() if validation.done() else None,
                 total_tokens=self._history.total_tokens,
             )
         finally:
             validation.cancel()
-        self._spawn(self._distribute(record))
-        await self._history.adopt(record, self._membership.own.peer)
 
-    async def _takes_over(self, step: int) -> bool:
-        """Whether someone else led this step before: then a record of it may exist, and leases are out."""
+    def _takes_over(self, step: int) -> bool:
+        """Whether it seems that someone led this step before; the ballot will tell for certain."""
         members = self._history.members()
         if step == self._step:  # this peer led it before, and was thought lost meanwhile
             return True
-        order = rendezvous(f"conductor/{step}", members)
-        if not members or order == [self._membership.own.peer]:
+        if not members or rendezvous(f"conductor/{step}", members) == [self._membership.own.peer]:
             return False
-        live = [card.peer for card in self._membership.cards()]
-        lost = [peer for peer in members if peer not in live]
-        if not lost:
-            return False
-        others = [peer for peer in live if peer != self._membership.own.peer]
+        live = {card.peer for card in self._membership.kin()}
+        return any(peer not in live for peer in members)
+
+    async def _ask_around(self, step: int) -> None:
+        """Someone may have the step's record already: that is cheaper than to decide it once more."""
+        own = self._membership.own.peer
+        others = [card.peer for card in self._membership.kin() if card.peer != own]
         answers = await self._links.tell_all(others, AskRecord(step), Commit, deadline_s=HEARING_SECONDS)
         for peer, commit in answers.items():
-            await self._history.adopt(record_from_plain(self._run, commit.record), peer)
-        return True
+            try:
+                await self._history.adopt(record_from_plain(self._run, commit.record), peer)
+            except PeerFault as fault:
+                log.warning("a bad record of step %d from %s: %s", step, peer[-8:], fault)
 
     async def _validation(self, version: int) -> float | None:
         every = self._run.validate_every
@@ -166,36 +211,64 @@ class Conductor:
             return await self._validate(version)
         return None
 
-    async def _conclude(self, step: int) -> list[StageReport]:
+    async def _conclude(self, mandate: Mandate) -> list[StageReport]:
         """Waits for all indices, then for every stage's round. Indices given again meanwhile delay only the first
         stage.
         """
         assert self._leases is not None
         await self._progress.until(lambda: self._leases is not None and self._leases.done)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._stage_report(step, stage)) for stage in range(self._run.model.stages)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                stages = range(self._run.model.stages)
+                tasks = [group.create_task(self._stage_report(mandate, stage)) for stage in stages]
+        except* Outranked as troubles:
+            raise Outranked(str(troubles.exceptions[0])) from None
         return [task.result() for task in tasks]
 
-    async def _stage_report(self, step: int, stage: int) -> StageReport:
-        """Asks the stage's leader; when it is lost, the next in order."""
-        close = Close(step, self._history.record_hash)
+    async def _stage_report(self, mandate: Mandate, stage: int) -> StageReport:
+        """Asks the stage's leader; when it is lost or silent, the next in order. Raises Outranked when nobody follows
+        this mandate: a higher one may have been given where this peer couldn't hear of it.
+        """
+        close, tries = Close(mandate.step, mandate.parent, mandate.ballot), 0
         while True:
-            for leader in rendezvous(f"leader/{step}/{stage}", [card.peer for card in self._membership.stage(stage)]):
-                try:
-                    report = await self._links.ask(leader, close, StageReport, deadline_s=CLOSE_SECONDS)
-                except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
-                    log.warning("round of stage %d, step %d: %s gives no report: %s", stage, step, leader[-8:], trouble)
-                    continue
-                if report.stage == stage:
+            live = [card.peer for card in self._membership.stage(stage)]
+            for leader in rendezvous(f"leader/{mandate.step}/{stage}", live):
+                report = await self._ask_leader(leader, close)
+                if report is not None and report.stage == stage:
                     return report
+            tries += bool(live)
+            if tries == MANDATE_TRIES:
+                raise Outranked(f"no leader of stage {stage} reports under ballot {mandate.ballot.number}")
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _distribute(self, record: Record) -> None:
-        """Everyone who can be reached hears of the record; the others will ask for it."""
-        commit = Commit(record_to_plain(record))
-        own = self._membership.own.peer
-        everyone = [card.peer for card in self._membership.cards() if card.peer != own]
-        await self._links.tell_all(everyone, commit, Ack, deadline_s=COMMIT_SECONDS)
+    async def _ask_leader(self, leader: PeerId, close: Close) -> StageReport | None:
+        """One leader's report. None when it fails, is lost, or falls silent."""
+        question = asyncio.create_task(self._links.ask(leader, close, StageReport, deadline_s=CLOSE_SECONDS))
+        silence = asyncio.create_task(self._silence(leader))
+        try:
+            await asyncio.wait({question, silence}, return_when=asyncio.FIRST_COMPLETED)
+            if question.done():
+                return question.result()
+            log.warning("step %d: %s, who leads a round, %s", close.step, leader[-8:], silence.result())
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.warning("step %d: %s gives no report of its round: %s", close.step, leader[-8:], trouble)
+        finally:
+            question.cancel()
+            silence.cancel()
+            await asyncio.gather(question, silence, return_exceptions=True)
+        return None
+
+    async def _silence(self, peer: PeerId) -> str:
+        """Returns, with the reason, when a peer is lost or answers no more."""
+        loop, own = asyncio.get_running_loop(), self._membership.own.peer
+        answered = loop.time()
+        while self._membership.is_live(peer) and loop.time() - answered < SILENCE_SECONDS:
+            asked, ping = loop.time(), Announce(self._membership.own)
+            heard = peer == own or await self._links.tell_all([peer], ping, Ack, deadline_s=SILENCE_SECONDS / 2)
+            if heard or loop.time() - asked > SILENCE_SECONDS:  # the latter: this peer itself was stopped
+                answered = loop.time()
+            await self._changed.wait(PING_SECONDS)
+        return "is silent" if self._membership.is_live(peer) else "is lost"
 
     # ---------------------------------------------------------------------------------------------- heads
 
@@ -206,26 +279,63 @@ class Conductor:
         leases = self._leases
         if leases is None or not leading:
             raise Refused(f"this peer doesn't lead step {ask.step}")
-        leases.heard(head, from_ranges(ask.completed, leases.microbatches), from_ranges(ask.held, leases.microbatches))
-        self._heard.add(head)
+        held = from_ranges(ask.held, leases.microbatches)
+        completed = from_ranges(ask.completed, leases.microbatches)
+        away = from_ranges(ask.away, leases.microbatches)
+        for late, indices in leases.heard(head, completed, held, loop.time(), away).items():
+            self._spawn(self._revoke(late, Revoke(ask.step, to_ranges(indices))))
+        self._pulses.setdefault(head, Pulse()).beat(loop.time())
         self._progress.notify()
         if ask.want <= 0:
             return Lease(ask.step, (), False)
         deadline = loop.time() + LEASE_POLL_SECONDS
         while self._leases is leases and loop.time() < deadline:
-            if leases.free and self._may_give():
-                self._began = self._began or loop.time()
-                indices, again = leases.give(head, ask.want, len(self._membership.stage(0)))
-                return Lease(ask.step, to_ranges(indices), again)
+            if self._may_give():
+                horizon = self._horizon_s(leases)
+                heads = len(self._membership.stage(0))
+                indices, again = leases.give(head, ask.want, heads, loop.time(), horizon or math.inf)
+                if indices:
+                    self._began = self._began or loop.time()
+                    return Lease(ask.step, to_ranges(indices), again, horizon)
             await self._progress.wait(min(RETRY_SECONDS, deadline - loop.time()))
         return Lease(ask.step, (), False)
+
+    async def _revoke(self, head: PeerId, revoke: Revoke) -> None:
+        """At once: what the head adds to its sum before it hears must be subtracted again."""
+        await self._links.tell_all([head], revoke, Ack, deadline_s=REVOKE_SECONDS)
+
+    def _horizon_s(self, leases: Leases) -> float:
+        """Seconds until the last index is given, at this step's pace so far or the last step's; 0: unknown."""
+        if self._began is not None and leases.completed >= leases.microbatches * PACE_SHARE:
+            rate = leases.completed / max(1e-6, asyncio.get_running_loop().time() - self._began)
+        elif self._history.record is not None and self._history.record.seconds > 0:
+            rate = leases.microbatches / self._history.record.seconds
+        else:
+            return 0.0
+        return max(HORIZON_FLOOR_SECONDS, leases.free / rate)
 
     def _may_give(self) -> bool:
         """No leases while a stage is empty, nor, after taking over, before every head was heard."""
         if self._membership.missing_stages(self._run.model.stages):
             return False
         heads = {card.peer for card in self._membership.stage(0)}
-        return heads <= self._heard or asyncio.get_running_loop().time() >= self._hearing_until
+        return heads <= self._pulses.keys() or asyncio.get_running_loop().time() >= self._hearing_until
+
+    def leased_to(self, head: PeerId) -> set[HopId]:
+        """What this conductor waits for a head to finish."""
+        return {HopId(self._step, index) for index in self._leases.held_by(head)} if self._leases else set()
+
+    def sweep(self, now: float) -> None:
+        """Gives leases of silent heads to others; a head is as quickly found silent as a holder of hops. It may follow
+        another conductor, or not reach this one. What it has completed stays: it is in its sum.
+        """
+        for head in sorted(self._leases.holders()) if self._leases is not None else ():
+            pulse = self._pulses.get(head)
+            if self._leases is None or pulse is None or not pulse.silent(now):
+                continue
+            if withdrawn := self._leases.withdraw(head):
+                log.info("head %s is silent: %d microbatches are given to others", head[-8:], len(withdrawn))
+                self._progress.notify()
 
     def peer_lost(self, peer: PeerId) -> None:
         """A head is gone: what it had, finished or not, is given again."""

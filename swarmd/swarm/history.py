@@ -2,7 +2,7 @@
 
 A record is applied when it follows the present one; what is missing in between is asked for. Only the gradient that the
 record names is applied: the one at hand, or one fetched from a holder. Relies on `Rounds` for gradients and on
-`Compute` to step.
+`Compute` to step. That another peer's records are not ours is noticed here; `forks.py` decides what follows from it.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
 
+CONTRIBUTIONS_KEPT = 2  # steps: the one before decides who may be an acceptor
 RECORDS_KEPT = 256  # for those who missed some; a record is about a kilobyte per stage
 RECORD_SECONDS = 10.0  # to answer with a record
 
@@ -41,13 +42,24 @@ class History:
     def __init__(self, run: RunConfig, links: Links, store: Store) -> None:
         self._run, self._links, self._store = run, links, store
         self.version = 0
-        self.record_hash = genesis_hash(fingerprint(run))
+        self.record_hash = self._genesis = genesis_hash(fingerprint(run))
         self.record: Record | None = None
         self.digest = ""  # of the parameters at this version
         self.totals = {"resent": 0, "subtracted": 0, "lost": 0, "duplicated": 0}
         self.ready = False  # the parameters are those of `version`: records may be applied
         self.behind = False  # nobody has the gradients any more: the whole state must be fetched
+        self.founder: PeerId = ""  # who began the run: the acceptor of its first record
+        self.founded = False  # it is this incarnation of this peer
+        self.leaving: int | None = None  # version of the record up to which the history this peer goes to is its own
+        self.changes = 0  # how often the state was replaced: what is under way for a step is void then
+        self._missed = 0.0  # loop time when nobody had a gradient
         self.changed = Signal()
+        self.on_ahead: Callable[[Record, PeerId], None] | None = None  # hears records that can't be applied yet
+        self._contributed: list[int] = []
+        self._counts: OrderedDict[int, dict[str, int]] = OrderedDict()  # of `totals`, by step
+        self._on_foreign: list[Callable[[PeerId], None]] = []
+        self._on_relay: list[Callable[[PeerId, Commit], None]] = []
+        self._on_restore: list[Callable[[], None]] = []
         self._records: OrderedDict[int, Record] = OrderedDict()
         self.lock = asyncio.Lock()  # held while the version changes
         self._applying: set[asyncio.Task[None]] = set()
@@ -62,21 +74,94 @@ class History:
         """Names the stage whose parameters this history steps."""
         self._stage, self._compute, self._gather = stage, compute, gather
 
+    def learn_founder(self, founder: PeerId, own: PeerId, *, again: bool) -> None:
+        """Others say who began the run. `again`: before this peer told anyone that it did; so it was another
+        incarnation of it, if it was it at all.
+        """
+        if founder and (founder != own or again):
+            self.founder, self.founded = founder, False
+
     def on_commit(self, callback: Callable[[Record], None]) -> None:
         """Calls back after a record was applied."""
         self._on_commit.append(callback)
+
+    def on_foreign(self, callback: Callable[[PeerId], None]) -> None:
+        """Calls back with a peer that has shown a record of another history."""
+        self._on_foreign.append(callback)
+
+    def on_relay(self, callback: Callable[[PeerId, Commit], None]) -> None:
+        """Calls back with a record that others of this stage should hear of, and who brought it."""
+        self._on_relay.append(callback)
+
+    def on_restore(self, callback: Callable[[], None]) -> None:
+        """Calls back when the state was replaced by another version's or history's."""
+        self._on_restore.append(callback)
+
+    def took_part(self, step: int) -> None:
+        """This incarnation's sum is in the round of a step: if that becomes the record, it may be an acceptor of the
+        next.
+        """
+        self._contributed = sorted({*self._contributed, step})[-CONTRIBUTIONS_KEPT:]  # a round may be tried again
+
+    def contributed(self, step: int) -> bool:
+        """Whether it did; to found the run counts as step 0."""
+        return self.founded if step == 0 else step in self._contributed
+
+    def record_at(self, step: int) -> Record | None:
+        """The record of a step, if it is remembered."""
+        return self._records.get(step)
+
+    def hash_at(self, version: int) -> str:
+        """The hash of a version's record; "" when it is not known (any more)."""
+        if version == 0:
+            return self._genesis
+        if version == self.version:
+            return self.record_hash
+        record = self._records.get(version)
+        return record.hash if record is not None else ""
 
     @property
     def finished(self) -> bool:
         return self.version >= self._run.steps
 
     def restore(self, record: Record | None, digest: str) -> None:
-        """The parameters are now those after this record (None: the untrained ones)."""
+        """The parameters are now those after this record (None: the untrained ones), whatever they were before."""
+        if self.leaving is not None:
+            self._void(self.leaving)
         if record is not None:
             self.version, self.record, self.record_hash = record.step, record, record.hash
+            self._records = OrderedDict((step, it) for step, it in self._records.items() if step < record.step)
             self._records[record.step] = record
-        self.digest, self.behind, self.ready = digest, False, True
+        self.digest, self.behind, self.ready, self.leaving = digest, False, True, None
+        self._contributed = []
+        self.changes += 1
+        for callback in self._on_restore:
+            callback()
         self.changed.notify()
+
+    def _void(self, ancestor: int) -> None:
+        """What this peer did after a version belongs to a history that lost."""
+        for step in [step for step in self._records if step > ancestor]:
+            del self._records[step]
+        for step in [step for step in self._counts if step > ancestor]:
+            for name, count in self._counts.pop(step).items():
+                self.totals[name] -= count
+        self._store.void_ledger(ancestor)
+
+    def learn(self, records: dict[int, Record]) -> None:
+        """Takes in records that led to this peer's version, as far back as they are a chain: so it knows of others
+        whether they are late or of another history.
+        """
+        step = self.version
+        while (record := self._records.get(step)) is not None:
+            step -= 1
+            before = self._records.get(step) or records.get(step)
+            if before is None or before.hash != record.parent:
+                break
+            self._records[step] = before
+        for step in sorted(self._records)[:-RECORDS_KEPT]:
+            del self._records[step]
+        self._records = OrderedDict(sorted(self._records.items()))
 
     def members(self) -> tuple[PeerId, ...]:
         """Who took part in the newest step."""
@@ -91,6 +176,11 @@ class History:
         """Returns when this peer is at the version, or beyond."""
         await self.changed.until(lambda: self.version >= version)
 
+    async def left(self, step: int) -> None:
+        """Returns when a step is over: it has committed, or the state was replaced."""
+        changes = self.changes
+        await self.changed.until(lambda: self.version >= step or self.changes != changes)
+
     async def await_version(self, version: int, record_hash: str, peer: PeerId, seconds: float) -> None:
         """Waits until this peer is at a version that `peer` is at, asking it for what is missing.
 
@@ -98,7 +188,8 @@ class History:
         """
         if self.version < version and not self.lock.locked():
             await self.catch_up(peer, version)
-        if not await self.changed.until(lambda: self.version >= version, seconds):
+        await self.changed.until(lambda: self.version >= version or self.behind, seconds)
+        if self.version < version:
             raise Refused(f"this peer is still at version {self.version}")
         if self.version > version:
             raise Refused(f"step {version + 1} is over")
@@ -111,14 +202,30 @@ class History:
         record = self._records.get(ask.step)
         if record is None:
             raise Refused(f"no record of step {ask.step} here")
+        if self.leaving is not None:  # nobody may count on it to stay
+            raise Refused("this peer goes over to another history")
         return Commit(record_to_plain(record))
 
     async def _answer_commit(self, peer: PeerId, commit: Commit) -> Ack:
-        await self.adopt(record_from_plain(self._run, commit.record), peer)
+        record = record_from_plain(self._run, commit.record)
+        if self.hash_at(record.step) not in ("", record.hash):
+            self._foreign(peer)
+            raise Refused(f"another history: its record of step {record.step} is not ours")
+        if commit.relay and record.step > self.version:
+            for callback in self._on_relay:
+                callback(peer, commit)
+        await self.adopt(record, peer)
         return Ack()
+
+    def _foreign(self, peer: PeerId) -> None:
+        for callback in self._on_foreign:
+            callback(peer)
 
     async def adopt(self, record: Record, source: PeerId) -> None:
         """Applies a record that someone decided, and those before it that are missing here."""
+        if self.on_ahead is not None and (self.behind or not self.ready):
+            self.on_ahead(record, source)  # the state comes first
+            return
         if record.step > self.version + 1:
             await self.catch_up(source, record.step - 1)
         await self._advance(record, source)
@@ -144,7 +251,9 @@ class History:
 
         async def work() -> None:
             async with self.lock:
-                if record.step == self.version + 1 and self.ready:
+                now = asyncio.get_running_loop().time()
+                tried = self.behind and now - self._missed < RECORD_SECONDS  # many ask for the same at once
+                if record.step == self.version + 1 and self.ready and not tried:
                     await self._apply(record, source)
 
         task = asyncio.create_task(work(), name=f"apply {record.step}")
@@ -162,6 +271,7 @@ class History:
         assert self._compute is not None and self._gather is not None
         if record.parent != self.record_hash:
             log.warning("record of step %d from %s belongs to another history", record.step, source[-8:])
+            self._foreign(source)
             return
         if record.skipped:
             digest = await self._compute.skip(record.step)
@@ -171,7 +281,7 @@ class History:
             )
         else:
             log.warning("nobody has the gradient of step %d any more: fetching the whole state", record.step)
-            self.behind = True
+            self.behind, self._missed = True, asyncio.get_running_loop().time()
             self.changed.notify()
             return
         self._enter(record, digest)
@@ -182,6 +292,9 @@ class History:
         while len(self._records) > RECORDS_KEPT:
             self._records.popitem(last=False)
         line = ledger_line(record, self._stage, digest)
+        self._counts[record.step] = {name: line[name] for name in self.totals}
+        while len(self._counts) > RECORDS_KEPT:
+            self._counts.popitem(last=False)
         for name in self.totals:
             self.totals[name] += line[name]
         self._store.append_ledger(line)

@@ -12,15 +12,7 @@ from typing import Any, TypeVar, cast
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.framing import expect, from_frame, to_frame
 from swarmd.swarm.membership import Membership
-from swarmd.swarm.messages import (
-    PROTOCOL,
-    AskSettings,
-    Card,
-    Hello,
-    Message,
-    SayHello,
-    Settings,
-)
+from swarmd.swarm.messages import PROTOCOL, AskSettings, Card, Hello, Message, SayHello, Settings
 from swarmd.swarm.ports import Transport
 from swarmd.values import Frame, PeerId, Urgency
 

@@ -1,6 +1,8 @@
 """Who is alive: takes in cards, suspects peers whose connection broke, looks again, drops the silent.
 
-Relies on `Membership` for the rules and on `Links` to look again. Says `gone` once for a peer whose work is lost.
+Those who were dropped without a goodbye are looked for now and then: the network may have been cut in two, and both
+halves trained on. Relies on `Membership` for the rules and on `Links` to look again. Says `gone` once for a peer whose
+work is lost.
 """
 
 import asyncio
@@ -18,6 +20,9 @@ from swarmd.values import PeerId
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 0.5  # how often lateness is looked at
+SEEK_SECONDS = 5.0  # between two tries to reach one that was dropped
+SOUGHT_AT_ONCE = 16
+SOUGHT_LIMIT = 256  # dropped peers that are looked for; the longest sought are given up first
 LOOK_AGAIN_SECONDS = 3.0  # to reach a peer whose connection broke; a dead one refuses in milliseconds
 
 
@@ -37,18 +42,53 @@ class Liveness:
     ) -> None:
         self._links, self._membership, self._changed = links, membership, changed
         self._suspected, self._gone, self._heard, self._spawn = suspected, gone, heard, spawn
+        self._sought: dict[PeerId, None] = {}  # dropped without a goodbye, in the order of their turns
+        self._seeking: set[PeerId] = set()
+        self._sought_at = 0.0
         links.on_card(self._met)
         links.on_lost(self._lost)
 
     def hear(self, card: Card) -> None:
         """Someone's card came, by handshake, announcement or gossip."""
+        worked = self._membership.is_live(card.peer)
         if not self._membership.hear(card, asyncio.get_running_loop().time()):
             return
         self._links.transport.learn(card.peer, card.addresses)
         self._heard(card)
-        if card.state in ("left", "draining"):
+        foreign = worked and not self._membership.fits(card)  # it goes over to another history
+        if card.state in ("left", "draining") or (worked and card.state == "joining") or foreign:
             self._gone(card.peer)
+        self._found(card)
         self._changed.notify()
+
+    def _found(self, card: Card) -> None:
+        """A card came of someone who was looked for: the network may be whole again, so the others are called, too."""
+        if card.peer not in self._sought:
+            return
+        del self._sought[card.peer]
+        for peer in list(self._sought)[:SOUGHT_AT_ONCE]:
+            self._spawn(self._seek(peer))
+
+    async def _seek(self, peer: PeerId) -> None:
+        if peer in self._seeking:
+            return
+        self._seeking.add(peer)
+        try:
+            async with asyncio.timeout(LOOK_AGAIN_SECONDS):
+                await self._links.greet(peer)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.debug("peer %s is still lost: %s", peer[-8:], trouble)
+        finally:
+            self._seeking.discard(peer)
+
+    def _seek_one(self, now: float) -> None:
+        """Tries to reach the one whose turn it is."""
+        if self._sought and now - self._sought_at >= SEEK_SECONDS:
+            self._sought_at = now
+            peer = next(iter(self._sought))
+            del self._sought[peer]
+            self._sought[peer] = None  # at the end of the line
+            self._spawn(self._seek(peer))
 
     def _met(self, card: Card) -> None:
         """Someone's card came with a handshake: it is alive."""
@@ -79,8 +119,14 @@ class Liveness:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
+            states = {peer: member.card.state for peer, member in self._membership.members().items()}
             for peer in self._membership.sweep(loop.time()):
                 log.info("peer %s is dropped: silent or gone", peer[-8:])
+                if states[peer] not in ("left", "finished"):
+                    self._sought[peer] = None
+                    while len(self._sought) > SOUGHT_LIMIT:
+                        del self._sought[next(iter(self._sought))]
                 await self._links.transport.drop(peer)
                 self._gone(peer)
+            self._seek_one(loop.time())
             sweep(loop.time())

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from swarmd.status import PeerRow
 from swarmd.swarm.messages import Card
 from swarmd.values import PeerId
 
@@ -118,8 +119,40 @@ class Membership:
     """The cards of everyone else, and one's own."""
 
     def __init__(self, own: Card) -> None:
-        self.own = own
+        self._own = own
+        self.fits: Callable[[Card], bool] = lambda card: True  # whether it is of this peer's history; `Forks` sets it
         self._members: dict[PeerId, Member] = {}
+        self.generation = 0  # grows whenever someone comes, goes, or changes stage or state
+        self._live: list[PeerId] | None = None  # everyone not suspect, sorted; None: to be worked out
+        self._at_work: dict[int, list[PeerId]] = {}  # of those, by stage
+
+    @property
+    def own(self) -> Card:
+        return self._own
+
+    @own.setter
+    def own(self, card: Card) -> None:
+        if _role(card) != _role(self._own):
+            self._change()
+        self._own = card
+
+    def _change(self) -> None:
+        self.generation += 1
+        self._live = None
+
+    def _look(self) -> list[PeerId]:
+        """Who is live; works it out again only after a change, as this is asked for with every hop."""
+        if self._live is None:
+            self._live = sorted([self._own.peer, *(peer for peer, it in self._members.items() if not it.suspect)])
+            self._at_work = {}
+            for peer in self._live:
+                card = self._card(peer)
+                if card.state in AT_WORK:
+                    self._at_work.setdefault(card.stage, []).append(peer)
+        return self._live
+
+    def _card(self, peer: PeerId) -> Card:
+        return self._own if peer == self._own.peer else self._members[peer].card
 
     def hear(self, card: Card, now: float) -> bool:
         """Takes in a card. False if we knew a newer one. A newer one lifts suspicion."""
@@ -129,28 +162,35 @@ class Membership:
         if member is None:
             self._make_room()
             self._members[card.peer] = Member(card, now)
+            self._change()
             return True
         known = (member.card.incarnation, member.card.sequence)
         if (card.incarnation, card.sequence) <= known:
             return False
         if card.incarnation == member.card.incarnation and not member.suspect:
             member.rhythm.observe(now - member.heard)
+        if member.suspect or _role(card) != _role(member.card):
+            self._change()
         member.card, member.heard, member.suspect = card, now, False
         return True
 
     def _make_room(self) -> None:
         if len(self._members) >= MEMBERS_LIMIT:
             del self._members[min(self._members, key=lambda peer: (self._members[peer].heard, peer))]
+            self._change()
 
     def touch(self, peer: PeerId, now: float) -> None:
         """Any word from a peer is a sign of life."""
         if (member := self._members.get(peer)) is not None:
+            if member.suspect:
+                self._change()
             member.heard, member.suspect = now, False
 
     def suspect(self, peer: PeerId) -> None:
         """Its connection broke or it fell silent: use it no more until it is heard again."""
-        if (member := self._members.get(peer)) is not None:
+        if (member := self._members.get(peer)) is not None and not member.suspect:
             member.suspect = True
+            self._change()
 
     def sweep(self, now: float) -> list[PeerId]:
         """Drops peers silent beyond their own rhythm, or who said goodbye. Returns who was dropped."""
@@ -161,6 +201,7 @@ class Membership:
         ]
         for peer in dropped:
             del self._members[peer]
+            self._change()
         return dropped
 
     def _patience(self, member: Member) -> float:
@@ -178,25 +219,65 @@ class Membership:
 
     def cards(self) -> list[Card]:
         """One's own card and those of everyone not suspect, by peer id."""
-        cards = [self.own, *(member.card for member in self._members.values() if not member.suspect)]
-        return sorted(cards, key=lambda card: card.peer)
+        return [self._card(peer) for peer in self._look()]
+
+    def kin(self) -> list[Card]:
+        """`cards` without those of another history: they neither lead nor count, and get no hops."""
+        return [card for card in self.cards() if self._is_kin(card)]
+
+    def foreign(self) -> list[Card]:
+        """The cards of those who are of another history."""
+        return [card for card in self.cards() if not self._is_kin(card)]
+
+    def _is_kin(self, card: Card) -> bool:
+        return card.peer == self.own.peer or self.fits(card)
 
     def stage(self, stage: int) -> list[Card]:
         """The cards of a stage's peers at work, oneself included."""
-        return [card for card in self.cards() if card.stage == stage and card.state in AT_WORK]
+        self._look()
+        return [card for peer in self._at_work.get(stage, ()) if self._is_kin(card := self._card(peer))]
 
     def is_live(self, peer: PeerId) -> bool:
         if peer == self.own.peer:
             return True
         member = self._members.get(peer)
-        return member is not None and not member.suspect and member.card.state in AT_WORK
+        return member is not None and not member.suspect and member.card.state in AT_WORK and self.fits(member.card)
 
     def missing_stages(self, stages: int) -> list[int]:
         """Stages without a single peer at work."""
-        present = {card.stage for card in self.cards() if card.state in AT_WORK}
-        return [stage for stage in range(stages) if stage not in present]
+        return [stage for stage in range(stages) if not self.stage(stage)]
+
+
+def _role(card: Card) -> tuple[int, int, str]:
+    """What of a card decides where its peer is counted."""
+    return card.incarnation, card.stage, card.state
 
 
 def nan_to_zero(value: float) -> float:
     """Rates that strangers report are only used if they are numbers."""
     return value if math.isfinite(value) and value > 0 else 0.0
+
+
+def peer_rows(membership: Membership, now: float) -> list[PeerRow]:
+    """Everyone, oneself first, as they are shown."""
+    members = membership.members()
+    order = sorted(members, key=lambda peer: (members[peer].card.stage, peer))
+    others = [(members[peer].card, now - members[peer].heard, members[peer].suspect) for peer in order]
+    return [
+        PeerRow(
+            peer_id=card.peer,
+            stage=card.stage if card.stage >= 0 else None,
+            state=card.state,
+            version=card.version,
+            forward=card.forward,
+            backward=card.backward,
+            in_flight=card.in_flight,
+            microbatches_per_second=nan_to_zero(card.microbatches_per_second),
+            device=card.device,
+            addresses=card.addresses,
+            last_heard_seconds=heard,
+            is_self=card is membership.own,
+            suspect=suspect,
+        )
+        for card, heard, suspect in [(membership.own, 0.0, False), *others]
+    ]

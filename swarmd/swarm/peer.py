@@ -15,20 +15,23 @@ from swarmd.config import LimitsConfig, RunConfig, fingerprint
 from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.status import HopRow, PeerRow, PeerState, Queues
 from swarmd.swarm.averaging import Rounds
+from swarmd.swarm.ballots import Ballots
 from swarmd.swarm.beats import Beats
 from swarmd.swarm.commit import Record
 from swarmd.swarm.conductor import Conductor
+from swarmd.swarm.donor import Donor
+from swarmd.swarm.forks import Forks
 from swarmd.swarm.gossip import Gossip
 from swarmd.swarm.head import Head
 from swarmd.swarm.history import History
+from swarmd.swarm.joiner import Joiner, Progress
 from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
 from swarmd.swarm.liveness import Liveness
-from swarmd.swarm.membership import AT_WORK, Membership, nan_to_zero, plan_stage
+from swarmd.swarm.membership import AT_WORK, Membership, peer_rows, plan_stage
 from swarmd.swarm.messages import AskPlace, Card, Place
 from swarmd.swarm.ports import Compute, Data, Store
 from swarmd.swarm.signals import Signal
-from swarmd.swarm.statesync import Donor, Joiner
 from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)
@@ -65,6 +68,7 @@ class Peer:
         self._entries = tuple(entries)  # peers through which this one came; none: it founds the run
         self.changed = Signal()
         self.history = History(run, links, store)
+        self.forks = Forks(run, links, membership, self.history, rng)
         self.liveness = Liveness(
             links,
             membership,
@@ -79,6 +83,7 @@ class Peer:
         self.state: PeerState = "joining"
         self.began: float | None = None  # loop time when this peer began to serve
         self.journeys: Journeys | None = None
+        self.ballots: Ballots | None = None
         self.conductor: Conductor | None = None
         self.head: Head | None = None
         self._rounds: Rounds | None = None
@@ -87,14 +92,16 @@ class Peer:
         self._compute: Compute | None = None
         self._data: Data | None = None
         self._group: asyncio.TaskGroup | None = None
-        self._pulling = False  # needs the state of a version that others are at
         self._has_data = True  # until loading it fails
         self.validation_loss: float | None = None  # the newest
         self._promises: dict[PeerId, tuple[int, float]] = {}
         self._beside: set[asyncio.Task[None]] = set()  # what `spawn` started
         self._done = 0  # microbatches accumulated here
         links.answers(AskPlace, self._answer_place)
+        if not entries:
+            self.history.founder, self.history.founded = membership.own.peer, True
         self.history.on_commit(self._committed)
+        self.history.on_restore(self._restored)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs something beside; it ends with the peer at the latest."""
@@ -147,7 +154,8 @@ class Peer:
         self._assemble(stage)
         self._set(data=self._data.digest if self._data else "", codecs=self._compute.codecs)
         await self.gossip.announce()
-        await self._reach_version()
+        assert self._joiner is not None
+        await self._joiner.reach_version(self._donors, self.changed)
 
     async def _find_place(self) -> int:
         """The stage to serve. A founder decides by itself; a joiner asks until somebody answers: alone it would begin a
@@ -176,6 +184,7 @@ class Peer:
             return None
         for card in place.cards:
             self.liveness.hear(card)
+        self.history.learn_founder(place.founder, self.membership.own.peer, again=not self._promises)
         return place.stage if 0 <= place.stage < self.run_config.model.stages else None
 
     async def _answer_place(self, peer: PeerId, ask: AskPlace) -> Place:
@@ -192,7 +201,7 @@ class Peer:
             planned = plan_stage(self.run_config.model.stages, cards.values(), lambda stage: stage > 0 or ask.has_data)
             stage = 0 if planned is None else planned
         self._promises[peer] = (stage, now + PROMISE_SECONDS)
-        return Place(stage, tuple(self.membership.cards()))
+        return Place(stage, tuple(self.membership.cards()), self.history.founder)
 
     def _check_data(self) -> None:
         """Heads must have the same data. Raises ConfigError."""
@@ -211,44 +220,40 @@ class Peer:
         journeys = Journeys(run, limits, links, members, history, self._compute, stage, self._rng, self.spawn)
         self._rounds = Rounds(run, limits, links, members, history, journeys, self._compute, stage)
         self._donor = Donor(links, history, self._compute, stage)
-        self._joiner = Joiner(run, links, history, self._compute, stage)
-        self.conductor = Conductor(run, links, members, history, self._validate, self.changed, self.spawn)
+        self._joiner = Joiner(
+            run, limits, links, history, self._compute, stage, newest=self._newest, hold=self._rounds.hold
+        )
+        self.ballots = Ballots(run, links, members, history, self._rng, limits.fork_timeout_s)
+        self.conductor = Conductor(
+            run, links, members, history, self._validate, self.changed, self.spawn, self.ballots, self._rng
+        )
         if stage == 0:
             assert self._data is not None, "a first stage is opened with its data"
             self.head = Head(run, limits, links, members, history, journeys, self.conductor, self._data)
         history.attach(stage, self._compute, self._rounds.gather)
         self.journeys = journeys
 
-    async def _reach_version(self) -> None:
-        """Brings the untrained stage to the swarm's version: the whole state from a donor, then gradient by
-        gradient.
-        """
+    async def _rejoin(self) -> None:
+        """Fetches the whole state anew. Meanwhile this peer is in no plan, like a newcomer."""
         assert self._joiner is not None
-        goal = self._newest().version
-        if goal == 0:
-            self.history.restore(None, "")
-        self._pulling = goal > 0
-        while (goal := max(goal, self._newest().version)) > self.history.version:
-            before = self.history.version
-            if not self.history.ready or self.history.behind:
-                await self._joiner.pull(self._donors)
-            else:
-                newest = self._newest()
-                await self.history.catch_up(newest.peer, newest.version)
-            if self.history.version == before:
-                await self.changed.wait(RETRY_SECONDS)
-        self._pulling = False
+        self._set(state="joining")
+        await self.gossip.announce()
+        await self._joiner.reach_version(self._donors, self.changed)
+        if not self.history.finished:
+            self._set(state="serving")
+            await self.gossip.announce()
 
     def _newest(self) -> Card:
-        return max(self.membership.cards(), key=lambda card: (card.version, card.peer))
+        return max(self.membership.kin(), key=lambda card: (card.version, card.peer))
 
     def _donors(self) -> list[PeerId]:
         """Replicas of this stage, newest version first; a finished one gives its state, too."""
         own = self.membership.own
         able = (*AT_WORK, "finished")
-        cards = [card for card in self.membership.cards() if card.stage == own.stage and card.state in able]
-        cards = [card for card in cards if card.peer != own.peer and card.version > 0]
-        return [card.peer for card in sorted(cards, key=lambda card: (-card.version, card.peer))]
+        cards = [card for card in self.membership.kin() if card.stage == own.stage and card.state in able]
+        return [
+            card.peer for card in sorted(cards, key=lambda card: (-card.version, card.peer)) if card.peer != own.peer
+        ]
 
     async def _serve(self) -> None:
         assert self.conductor is not None
@@ -278,14 +283,29 @@ class Peer:
 
     async def _keep_up(self) -> None:
         """Asks for records when others are ahead, and for the whole state when gradients are gone."""
-        assert self._joiner is not None
         while not self.history.finished:
             if self.history.behind:
-                await self._joiner.pull(self._donors)
+                await self._rejoin()
             newest = self._newest()
             if newest.version > self.history.version:
                 await self.history.catch_up(newest.peer, newest.version)
+            await self._cross_over()
             await self.changed.wait(RETRY_SECONDS)
+
+    async def _cross_over(self) -> None:
+        """If another history wins over this peer's, it goes on in that one."""
+        if (way := await self.forks.look()) is None:
+            return
+        assert self._joiner is not None and self._compute is not None
+        state = self.state
+        self._set(state="joining")
+        await self.gossip.announce()
+        await self.forks.cross(way, self._joiner, self._compute)
+        newest = self._newest()
+        await self.history.catch_up(newest.peer, newest.version)
+        self._set(state=state)
+        self._refresh()
+        await self.gossip.announce()
 
     async def leave(self) -> None:
         """Says goodbye."""
@@ -330,7 +350,9 @@ class Peer:
     def _sweep(self, now: float) -> None:
         """What is looked at twice a second."""
         if self.journeys is not None:
-            self.journeys.custody.sweep(now)
+            self.journeys.custody.sweep(now, self.journeys.custodian.rival_seconds)
+        if self.conductor is not None:
+            self.conductor.sweep(now)
         if self._donor is not None:
             self._donor.sweep(now)
         self._refresh()
@@ -356,6 +378,17 @@ class Peer:
 
     # ---------------------------------------------------------------------------------------------- commits
 
+    def _restored(self) -> None:
+        """Another version, or another history, is this peer's state now."""
+        if self.journeys is not None and self._rounds is not None and self.ballots is not None:
+            self.journeys.abandon()
+            self._rounds.abandon()
+            self.ballots.forget()
+        if self._donor is not None:
+            self._donor.forget()
+        self._refresh()
+        self.changed.notify()
+
     def _committed(self, record: Record) -> None:
         assert self.journeys is not None and self._rounds is not None
         self.validation_loss = record.validation_loss if record.validation_loss is not None else self.validation_loss
@@ -366,6 +399,8 @@ class Peer:
         every = self.run_config.checkpoint_every
         if every and record.step % every == 0 and not self.history.finished:
             self.spawn(self._save())
+        if record.forked:  # so that the others see soon which history this is
+            self.spawn(self.gossip.announce())
         self.changed.notify()
 
     async def _save(self) -> None:
@@ -399,6 +434,10 @@ class Peer:
             return 0.0
         done = self._done + len(self.journeys.book(self.history.version + 1).accumulated)
         return done / max(1e-9, asyncio.get_running_loop().time() - self.began)
+
+    def transfer(self) -> Progress:
+        """How much of the stage's state has come, while it does."""
+        return self._joiner.progress if self._joiner is not None else Progress()
 
     def progress(self) -> float:
         """Fraction of the present step that is done: as its conductor knows, or as one's own sum suggests."""
@@ -438,40 +477,17 @@ class Peer:
         missing = self.membership.missing_stages(self.run_config.model.stages)
         if self.state == "joining" and self.stage is None and self._entries:
             return "a peer of the run that answers: those it came by don't"
-        if self._pulling and not self._donors():
+        if self._joiner is not None and self._joiner.pulling and not self._donors():
             return f"a live replica of stage {self.stage}, to take its state from"
         if missing and not self.history.finished and self.state != "joining":
             names = ", ".join(map(str, missing))
             return (
                 f"a peer for stage{'s' if len(missing) > 1 else ''} {names}: start one with `swarmd start --bootstrap`"
             )
-        return ""
+        return self.ballots.waiting if self.ballots is not None else ""
 
     def peer_rows(self) -> list[PeerRow]:
         """Everyone this peer knows, itself first."""
         now = asyncio.get_running_loop().time()
         self._refresh()
-        rows = [_peer_row(self.membership.own, 0.0, is_self=True, suspect=False)]
-        members = self.membership.members()
-        for peer in sorted(members, key=lambda peer: (members[peer].card.stage, peer)):
-            member = members[peer]
-            rows.append(_peer_row(member.card, now - member.heard, is_self=False, suspect=member.suspect))
-        return rows
-
-
-def _peer_row(card: Card, heard: float, *, is_self: bool, suspect: bool) -> PeerRow:
-    return PeerRow(
-        peer_id=card.peer,
-        stage=card.stage if card.stage >= 0 else None,
-        state=card.state,
-        version=card.version,
-        forward=card.forward,
-        backward=card.backward,
-        in_flight=card.in_flight,
-        microbatches_per_second=nan_to_zero(card.microbatches_per_second),
-        device=card.device,
-        addresses=card.addresses,
-        last_heard_seconds=heard,
-        is_self=is_self,
-        suspect=suspect,
-    )
+        return peer_rows(self.membership, now)

@@ -165,8 +165,10 @@ def spare(world: World) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", SEEDS[: max(3, len(SEEDS) // 4)], ids=lambda seed: f"seed{seed}")
-def test_broken_connections_lose_nothing_and_what_counts_twice_is_in_the_ledger(seed: int) -> None:
-    """Both ends live on. A holder out of reach may finish what was sent elsewhere meanwhile."""
+def test_broken_connections_lose_nothing_and_count_nothing_twice(seed: int) -> None:
+    """Both ends live on. A holder out of reach may finish what was sent elsewhere meanwhile: one of the two takes its
+    share out again.
+    """
     draw = random.Random(seed)
 
     async def events(world: World) -> None:
@@ -177,19 +179,12 @@ def test_broken_connections_lose_nothing_and_what_counts_twice_is_in_the_ledger(
 
     world = train(RUN, events, seed=seed)
     check_agreement(world)
-    check_counts(world)
-    assert total(world, "lost") == 0
-    assert abs(ledger_of(world)[-1]["loss"] / reference(RUN)[0][-1] - 1) < 0.05
+    check_exact(world)
+    assert losses(world) == pytest.approx(reference(RUN)[0], rel=1e-5)
 
 
-def check_counts(world: World) -> None:
-    """Tokens that the gradient was divided by are those of the microbatches in it, counted as often as they are."""
-    for it in world.peers.values():
-        for line in it.store.ledger:
-            assert line["microbatches"] + line["lost"] == world.run.microbatches, line
-            if it.peer.stage == world.run.model.stages - 1:
-                counted = line["microbatches"] + line["duplicated"]
-                assert line["tokens"] == counted * world.run.tokens_per_microbatch, line
+def losses(world: World) -> list[float]:
+    return [line["loss"] for line in ledger_of(world)]
 
 
 async def cut_off_the_last_contributor(world: World) -> None:
@@ -229,7 +224,7 @@ def test_a_peer_that_falls_silent_is_dropped_and_its_work_is_done_again() -> Non
     """Its connections stay up, as those of a stopped process do: only the missing beats tell."""
 
     async def events(world: World) -> None:
-        await moment(world, lambda: accumulated(world.peers["middle1"], STEP) >= 1)
+        await moment(world, lambda: accumulated(world.peers["middle1"], STEP) >= 3)
         mute(world, "middle1")
         others = [it for it in world.peers.values() if it.name != "middle1"]
         await moment(world, lambda: all(it.peer.history.version >= SHORT.steps for it in others))

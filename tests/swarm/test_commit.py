@@ -20,7 +20,7 @@ from swarmd.swarm.commit import (
     record_from_plain,
     record_to_plain,
 )
-from swarmd.swarm.messages import StageReport
+from swarmd.swarm.round_messages import StageReport
 
 RUN = RunConfig(
     name="toy", model=ModelConfig(32, 8, 16, 2, 2, 2, 8), optimizer=OptimizerConfig(warmup_steps=2), steps=10
