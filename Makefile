@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench-pipeline bench-codecs clean
+.PHONY: help demo test lint sim bench-pipeline bench-codecs clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -27,6 +27,9 @@ lint: .venv/.installed-dev ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+sim: .venv/.installed-dev ## Swarms in virtual time, seed after seed, until Ctrl-C: every fault, every promise checked
+	@$(BIN)/python -m swarmd.sim run
 
 bench-pipeline: .venv/.installed-dev ## Tokens per second of a 2-stage swarm, beside plain PyTorch and others
 	$(BIN)/python -m benchmarks.pipeline

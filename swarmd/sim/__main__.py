@@ -1,0 +1,155 @@
+"""`python -m swarmd.sim`: swarms in virtual time, drawn from seeds or written by hand, and what must hold of them.
+
+Prints and parses; what it shows comes from `campaign.py`, `play.py` and `named.py`.
+"""
+
+import json
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from swarmd.sim import campaign
+from swarmd.sim.campaign import Result
+from swarmd.sim.named import NAMED
+from swarmd.sim.play import Outcome, play, report
+from swarmd.sim.scenario import Scenario, draw_scenario
+
+EXIT_FAILED = 1  # a promise was broken
+EXIT_USER = 2  # the user must change something
+EXIT_INTERRUPTED = 130  # Ctrl-C before all the seeds that were asked for
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Whole swarms in virtual time: production code, a simulated network and simulated machines that fail.",
+)
+
+_RUN_EXAMPLES = """
+\b
+Examples:
+  python -m swarmd.sim run                         seeds from 0 on, on two cores, until Ctrl-C
+  python -m swarmd.sim run --seeds 500             so many; exit code 1 if a promise was broken
+  python -m swarmd.sim run --first 90000 --json    other seeds; one JSON object on stdout at the end
+"""
+
+_REPLAY_EXAMPLES = """
+\b
+Examples:
+  python -m swarmd.sim replay 4711                 the same run again: what broke, and the last events
+  python -m swarmd.sim replay 4711 --transcript    everything that happened
+  python -m swarmd.sim replay 4711 --shrink        with as few faults as still break the promise
+"""
+
+_SCENARIO_EXAMPLES = """
+\b
+Examples:
+  python -m swarmd.sim scenarios                   what there is
+  python -m swarmd.sim scenario NAME               play one
+  python -m swarmd.sim scenario NAME --transcript  and read what happened
+"""
+
+
+@app.command(epilog=_RUN_EXAMPLES)
+def run(
+    seeds: Annotated[int | None, typer.Option(metavar="N", min=1, help="So many. Default: until Ctrl-C.")] = None,
+    first: Annotated[int, typer.Option(metavar="S", min=0, help="The first seed.")] = 0,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, help="Processes.")] = 2,
+    shrink: Annotated[bool, typer.Option(help="Look for the faults that matter when a promise breaks.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; the rest on stderr.")] = False,
+) -> int:
+    """Play one scenario after the other, each drawn from a seed, and tell of every promise that breaks."""
+
+    def tell(result: Result) -> None:
+        typer.echo("\n".join(["", *result.lines, ""]), err=as_json)
+
+    summary = campaign.run_campaign(
+        first,
+        seeds,
+        workers,
+        told=tell,
+        progress=lambda line: typer.echo(line, err=True),
+        minimal=shrink,
+    )
+    typer.echo("\n".join(summary.lines()), err=as_json)
+    if as_json:
+        typer.echo(json.dumps(summary.plain()))
+    if summary.failed:
+        return EXIT_FAILED
+    return EXIT_INTERRUPTED if summary.interrupted and seeds is not None else 0
+
+
+@app.command(epilog=_REPLAY_EXAMPLES)
+def replay(
+    seed: Annotated[int, typer.Argument(metavar="SEED", min=0, help="As a campaign named it.")],
+    transcript: Annotated[bool, typer.Option("--transcript", help="Print everything that happened.")] = False,
+    shrink: Annotated[bool, typer.Option("--shrink", help="Look for the faults that matter.")] = False,
+) -> int:
+    """Play the scenario of a seed again."""
+    scenario = draw_scenario(seed)
+    began = time.monotonic()
+    outcome = play(scenario, trace=True)
+    _show(scenario, outcome, transcript=transcript, wall_s=time.monotonic() - began)
+    if shrink and not outcome.passed:
+        typer.echo("\n".join(campaign.explain(scenario, outcome, minimal=True)))
+    return 0 if outcome.passed else EXIT_FAILED
+
+
+@app.command(epilog=_SCENARIO_EXAMPLES)
+def scenarios() -> int:
+    """List the scenarios that have a name: each was a bug once, or nearly."""
+    width = max((len(name) for name in NAMED), default=0)
+    for name, scenario in NAMED.items():
+        typer.echo(f"{name:{width}}  {scenario.story}")
+    return 0
+
+
+@app.command(epilog=_SCENARIO_EXAMPLES)
+def scenario(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="One of `scenarios`.")],
+    transcript: Annotated[bool, typer.Option("--transcript", help="Print everything that happened.")] = False,
+) -> int:
+    """Play a scenario that has a name."""
+    if name not in NAMED:
+        typer.echo(f"there is no scenario {name}; `python -m swarmd.sim scenarios` lists them.", err=True)
+        return EXIT_USER
+    began = time.monotonic()
+    outcome = play(NAMED[name], trace=True)
+    typer.echo(NAMED[name].story)
+    _show(NAMED[name], outcome, transcript=transcript, wall_s=time.monotonic() - began)
+    return 0 if outcome.passed else EXIT_FAILED
+
+
+def _show(played: Scenario, outcome: Outcome, *, transcript: bool, wall_s: float) -> None:
+    if transcript:
+        typer.echo(outcome.transcript)
+    typer.echo("\n".join(report(played, outcome) if outcome.violations else played.text().splitlines()))
+    struck = ", ".join(f"{count} {kind}" for kind, count in outcome.struck.items()) or "none"
+    typer.echo(
+        f"version {outcome.version} of {played.steps} after {outcome.virtual_s:.1f} virtual seconds; {wall_s:.2f} s"
+    )
+    typer.echo(f"faults: {struck}")
+    typer.echo(f"trace {outcome.trace}: {'every promise held' if outcome.passed else 'a promise was broken'}")
+
+
+def run_command_line(arguments: list[str]) -> int:
+    """Parses and runs; returns the exit code. A mistake in the arguments is one sentence."""
+    try:
+        result = app(arguments, prog_name="python -m swarmd.sim", standalone_mode=False)
+    except typer.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(error.format_message())
+            return EXIT_USER
+        sentence = " ".join(error.format_message().split())
+        typer.echo(f"{sentence.rstrip('.')}; see `python -m swarmd.sim --help`.", err=True)
+        return EXIT_USER
+    except (typer.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command_line(sys.argv[1:]))

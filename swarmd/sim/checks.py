@@ -1,0 +1,476 @@
+"""What must hold of a world, whatever happens to it: one function for every promise of DESIGN section 9.
+
+Each yields `Violation`s and decides nothing else. `Watch` runs what can be said of a world on its way (new steps,
+bounds, who left which stage) and, at the end, the rest. Nothing here trusts what the swarm says of itself where it can
+be worked out: gradients and parameters are compared with `Reference`.
+"""
+
+import asyncio
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from swarmd.sim.reference import Reference
+from swarmd.sim.symbolic import Applied, Factory, SymbolicEngine
+from swarmd.sim.world import SimPeer, World
+from swarmd.swarm.history import RECORDS_KEPT
+from swarmd.swarm.membership import AT_WORK, MEMBERS_LIMIT
+from swarmd.values import PeerId
+
+BOOKS_LIMIT = 3  # steps of which a peer keeps a book: the present one, the next, and one that ends
+PINNED_LIMIT = 2  # snapshots that a donor holds at once
+HELD_BESIDES = 2  # steps whose gradients a member may hold besides so many committed ones: the present and the next
+TASKS_PER_HOP = 8  # tasks that may stand for one hop at one peer: its journey, question, beat, wait, cancel, repair ...
+TASKS_PER_NEIGHBOUR = 12  # questions, answers, dials and gossip between a peer and one other
+TASKS_FLOOR = 60  # what a peer runs for itself, round included
+DEVICE_QUEUE_PER_HOP = 2  # tasks that wait for a device, of each hop: one that was given up, and its successor
+HELD_FRAMES_PER_PAIR = 500  # behind a wall, one way: what is sent in the minutes until the silent peer is dropped
+DEVICE_QUEUE_FLOOR = 40  # of rounds, joiners and validation
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A promise that was broken, and where to look."""
+
+    promise: int  # its number in DESIGN section 9
+    text: str
+    step: int | None = None
+    index: int | None = None
+    peer: PeerId | None = None
+
+    def __str__(self) -> str:
+        return f"promise {self.promise}: {self.text}"
+
+
+PROMISES = {
+    1: "every index of a step is in every stage's averaged gradient once",
+    2: "replicas at the same record have the same gradient and the same parameters",
+    3: "training in a swarm equals single-process training",
+    4: "a stage never loses its last replica by its own choice",
+    5: "every queue, buffer and cache has a bound",
+    6: "steps resume within a bounded time when faults stop",
+    7: "nothing that comes from others can crash or stall a peer",
+    8: "each data index is trained once",
+    9: "no peer moves back and forth",
+    10: "a stopped peer leaves nothing behind",
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A step that one engine of the world has ended."""
+
+    stage: int
+    applied: Applied
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of one peer's ledger."""
+
+    peer: PeerId
+    line: dict[str, Any]
+
+
+# ------------------------------------------------------------------------------------------------- promises 1 to 3
+
+
+Blame = Callable[[int, int], tuple[str, int | None]]
+"""What is wrong with the sums of a step and stage: in words, and an index that it concerns."""
+
+
+def check_gradients(reference: Reference, ended: Iterable[Ended], blame: Blame) -> Iterator[Violation]:
+    """Promise 1, worked out anew: what was applied is the sum over 0 .. M-1, each once, over all tokens."""
+    for it in ended:
+        step = it.applied.step
+        skipped = it.applied.grad_digest == ""
+        if skipped != reference.skipped(step):
+            words = "skipped, though all its numbers are finite" if skipped else "applied, though some are not finite"
+            yield Violation(1, f"step {step} was {words} (stage {it.stage})", step)
+        elif not skipped and it.applied.averaged != reference.gradient(step, it.stage):
+            fault, index = blame(step, it.stage)
+            text = f"stage {it.stage} applied another gradient at step {step} than the sum of its hops: {fault}"
+            yield Violation(1, text, step, index)
+
+
+def find_fault(microbatches: int, sums: dict[PeerId, frozenset[int]]) -> tuple[str, int | None]:
+    """Which index is missing or double in the sums of a stage's members."""
+    for index in range(microbatches):
+        having = [peer for peer, indices in sums.items() if index in indices]
+        if not having:
+            return f"index {index} is in no sum of {', '.join(sums)}", index
+        if len(having) > 1:
+            return f"index {index} is in the sums of {' and '.join(having)}", index
+    return f"though {', '.join(sums)} have every index once", None
+
+
+def check_counts(microbatches: int, lines: Iterable[Line]) -> Iterator[Violation]:
+    """Promise 1, as the ledger has it: nothing lost, nothing double."""
+    for it in lines:
+        counts = {name: it.line[name] for name in ("microbatches", "lost", "duplicated")}
+        if counts != {"microbatches": microbatches, "lost": 0, "duplicated": 0}:
+            text = ", ".join(f"{name} {count}" for name, count in counts.items())
+            stage, step = it.line["stage"], it.line["step"]
+            yield Violation(1, f"the ledger of stage {stage} says of step {step}: {text}", step, peer=it.peer)
+
+
+def check_agreement(seen: dict[tuple[str, int], tuple[str, str]], lines: Iterable[Line]) -> Iterator[Violation]:
+    """Promise 2. `seen`: digests by (record, stage), which this adds to."""
+    for it in lines:
+        digests = (it.line["grad_digest"], it.line["digest"])
+        known = seen.setdefault((it.line["record"], it.line["stage"]), digests)
+        if known != digests:
+            step = it.line["step"]
+            what = "gradient" if known[0] != digests[0] else "parameters"
+            yield Violation(2, f"{it.peer} has other {what} than its replicas at step {step}", step, peer=it.peer)
+
+
+def check_parameters(reference: Reference, ended: Iterable[Ended]) -> Iterator[Violation]:
+    """Promise 3: after every step the parameters are those of plain arithmetic."""
+    for it in ended:
+        step = it.applied.step
+        if it.applied.digest != reference.digest(step, it.stage):
+            yield Violation(3, f"stage {it.stage} has other parameters than the reference after step {step}", step)
+
+
+def check_losses(reference: Reference, lines: Iterable[Line]) -> Iterator[Violation]:
+    """Promise 3: the loss that was committed is that of the reference."""
+    for it in lines:
+        step = it.line["step"]
+        if it.line["skipped"] or it.line["lost"] or it.line["duplicated"]:
+            continue
+        if it.line["loss"] != reference.loss(step):
+            yield Violation(3, f"the loss of step {step} is {it.line['loss']}, not {reference.loss(step)}", step)
+
+
+# ------------------------------------------------------------------------------------------------- promises 4 and 9
+
+
+def check_last_replicas(before: dict[PeerId, int], world: World) -> Iterator[Violation]:
+    """Promise 4. `before`: the stage of every peer at work when this was looked at last."""
+    now = at_work(world)
+    for peer, stage in before.items():
+        if peer in world.peers and now.get(peer) != stage and stage not in now.values():
+            it = world.peers[peer]
+            if it.peer.state != "finished":
+                yield Violation(4, f"{peer} left stage {stage}, whose last replica it was ({it.peer.state})", peer=peer)
+
+
+def at_work(world: World) -> dict[PeerId, int]:
+    """The stage of every living peer that serves one."""
+    return {
+        name: it.peer.stage
+        for name, it in world.peers.items()
+        if it.peer.stage is not None and it.peer.state in AT_WORK
+    }
+
+
+def check_moves(stages: dict[PeerId, list[int]]) -> Iterator[Violation]:
+    """Promise 9. `stages`: where each peer was, in order."""
+    for peer, visited in stages.items():
+        if len(set(visited)) < len(visited):
+            way = " -> ".join(map(str, visited))
+            yield Violation(9, f"{peer} moved back and forth between stages: {way}", peer=peer)
+
+
+# ------------------------------------------------------------------------------------------------- promise 5
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Something that must not grow without end."""
+
+    name: str
+    size: Callable[[SimPeer], int]
+    limit: Callable[[SimPeer, World], int]
+
+
+def inside(owner: Any, path: str) -> Any:
+    """What a dotted path leads to, private names included; None where something on the way isn't there yet."""
+    for name in path.split("."):
+        owner = getattr(owner, name)
+        if owner is None:
+            return None
+    return owner
+
+
+def count(path: str) -> Callable[[SimPeer], int]:
+    """How many things are at a path of a SimPeer, or in what keeps them there under the same name."""
+
+    def size(it: SimPeer) -> int:
+        found = inside(it, path)
+        found = getattr(found, path.rpartition(".")[2], found)
+        return 0 if found is None else len(found)
+
+    return size
+
+
+def _admitted(it: SimPeer) -> int:
+    """Hops that others gave this peer."""
+    works = inside(it, "peer.journeys._work")
+    return sum(1 for work in works.values() if work.custodian) if works else 0
+
+
+def _hop_bytes(it: SimPeer) -> int:
+    works = inside(it, "peer.journeys._work")
+    return sum(work.nbytes for work in works.values() if work.custodian) if works else 0
+
+
+def _message_bytes(it: SimPeer) -> int:
+    engine = it.compute.engine if it.compute is not None else None
+    return engine.symbols.activation_bytes if isinstance(engine, SymbolicEngine) else 0
+
+
+def held_gradients(it: SimPeer) -> dict[int, int]:
+    """How many whole gradients a peer holds of each step."""
+    held = inside(it, "peer._rounds._held")
+    if held is None:
+        return {}
+    return {step: len(whole) for step, whole in getattr(held, "_wholes", held).items()}
+
+
+def _limits(it: SimPeer, name: str) -> int:
+    return int(inside(it, f"peer._limits.{name}"))
+
+
+def _pinned(it: SimPeer) -> int:
+    pinned = inside(it, "peer._donor._pinned")
+    return 0 if pinned is None else len(pinned) if isinstance(pinned, dict | list) else 1
+
+
+BOUNDS = (
+    Bound("hops in flight", _admitted, lambda it, world: _limits(it, "in_flight_hops")),
+    Bound("bytes in flight", _hop_bytes, lambda it, world: _limits(it, "in_flight_bytes") + _message_bytes(it)),
+    Bound(
+        "retained bytes",
+        lambda it: inside(it, "peer.journeys.retention.nbytes") or 0,
+        # what is on its way is never evicted: a message per slot, and again what was retained when its holder was lost
+        lambda it, world: 2 * (_limits(it, "retained_bytes") + _limits(it, "in_flight_hops") * _message_bytes(it)),
+    ),
+    Bound(
+        "held gradients",
+        lambda it: len(held_gradients(it)),
+        lambda it, world: _limits(it, "held_gradients") + HELD_BESIDES,
+    ),
+    Bound("pinned snapshots", _pinned, lambda it, world: PINNED_LIMIT),
+    Bound("records", count("peer.history._records"), lambda it, world: RECORDS_KEPT),
+    Bound("members", count("peer.membership._members"), lambda it, world: MEMBERS_LIMIT),
+    Bound("books of steps", count("peer.journeys._books"), lambda it, world: BOOKS_LIMIT),
+    Bound(
+        "tasks in the queue of its device",
+        lambda it: it.compute.waiting if it.compute is not None else 0,
+        lambda it, world: DEVICE_QUEUE_FLOOR + DEVICE_QUEUE_PER_HOP * world.run.microbatches,
+    ),
+    Bound("kept forwards", count("compute.engine.kept"), lambda it, world: world.run.microbatches),
+)
+"""Every named bound of a peer that can be looked at from outside."""
+
+
+def check_bounds(world: World, bounds: Iterable[Bound] = BOUNDS) -> Iterator[Violation]:
+    """Promise 5, for every living peer, and for the tasks of all of them."""
+    for bound in bounds:
+        for name, it in world.peers.items():
+            size, limit = bound.size(it), bound.limit(it, world)
+            if size > limit:
+                yield Violation(5, f"{name} has {size} {bound.name}, of {limit} allowed", peer=name)
+    peers = max(1, len(world.peers))
+    hops = sum(len(inside(it, "peer.journeys._work") or ()) for it in world.peers.values())
+    limit = peers * (TASKS_FLOOR + TASKS_PER_NEIGHBOUR * peers) + TASKS_PER_HOP * hops
+    if (tasks := len(asyncio.all_tasks())) > limit:
+        yield Violation(5, f"{tasks} tasks run for {peers} peers with {hops} hops, of {limit} allowed")
+    if (held := world.network.held()) > (most := HELD_FRAMES_PER_PAIR * peers * peers + TASKS_PER_HOP * hops):
+        yield Violation(5, f"{held} frames wait between {peers} peers, of {most} allowed")
+
+
+# ------------------------------------------------------------------------------------------------- promise 7
+
+
+def check_failures(failures: Iterable[tuple[PeerId, BaseException]]) -> Iterator[Violation]:
+    """Promise 7: no peer's task ended with an exception, and no answer raised what none may."""
+    for name, trouble in failures:
+        yield Violation(7, f"{name or 'the world'} failed with {_told(trouble)}", peer=name or None)
+
+
+def check_bugs(engines: Iterable[SymbolicEngine]) -> Iterator[Violation]:
+    """Promise 1, at its root: an engine was given what belongs to another hop, version or parameters."""
+    for engine in engines:
+        for bug in engine.bugs:
+            yield Violation(1, bug)
+
+
+def check_unheard(unheard: Iterable[dict[str, Any]]) -> Iterator[Violation]:
+    """Promise 7: nothing failed without anybody taking notice. `unheard`: what the event loop was told."""
+    for context in unheard:
+        trouble = context.get("exception")
+        yield Violation(7, f"{context.get('message')}: {_told(trouble)}")
+
+
+def _told(trouble: BaseException | None) -> str:
+    """An exception in one line, the innermost of a group, and where in the swarm it came from."""
+    while isinstance(trouble, BaseExceptionGroup):
+        trouble = trouble.exceptions[0]
+    if trouble is None:
+        return "nothing"
+    frames = [it for it in traceback.extract_tb(trouble.__traceback__) if "/swarm/" in it.filename]
+    way = " > ".join(f"{it.filename.rpartition('/')[2]}:{it.lineno} {it.name}" for it in frames[-4:])
+    return f"{type(trouble).__name__}: {trouble} ({way})"
+
+
+# ------------------------------------------------------------------------------------------------- promises 6, 8, 10
+
+
+def check_finished(world: World) -> Iterator[Violation]:
+    """Promise 6: everyone alive has come to the last step."""
+    for name, it in world.peers.items():
+        version = it.peer.history.version
+        if version < world.run.steps:
+            waits = it.peer.waiting_for() or it.peer.state
+            text = f"{name} stands at version {version} of {world.run.steps} ({waits})"
+            yield Violation(6, text, version + 1, peer=name)
+
+
+def check_chain(
+    steps: int, living: dict[PeerId, list[dict[str, Any]]], dead: Iterable[list[dict[str, Any]]] = ()
+) -> Iterator[Violation]:
+    """Promise 8: the living have one chain of records, every step once. Lines of lost histories are void. A step whose
+    peers are all gone must be in the ledger of one of the dead.
+    """
+    records: dict[int, tuple[str, str]] = {}
+    for peer, ledger in living.items():
+        numbers = [line["step"] for line in ledger]
+        twice = [step for step, times in Counter(numbers).items() if times > 1]
+        if twice:
+            yield Violation(8, f"the ledger of {peer} has step {twice[0]} twice", twice[0], peer=peer)
+        elif numbers != sorted(numbers):
+            yield Violation(8, f"the ledger of {peer} is out of order: {numbers}", peer=peer)
+        for line in ledger:
+            step, link = line["step"], (line["parent"], line["record"])
+            if records.setdefault(step, link) != link:
+                yield Violation(8, f"{peer} has another record of step {step} than others", step, peer=peer)
+    old = {(line["step"], line["record"]): (line["parent"], line["record"]) for ledger in dead for line in ledger}
+    for step in range(steps, 0, -1):
+        after = records.get(step + 1)
+        if step not in records and after is not None and (step, after[0]) in old:
+            records[step] = old[step, after[0]]
+        if step not in records:
+            yield Violation(8, f"nobody has a record of step {step}", step)
+        elif after is not None and after[0] != records[step][1]:
+            yield Violation(8, f"the record of step {step + 1} doesn't follow that of step {step}", step + 1)
+
+
+def check_remains(tasks: Iterable[asyncio.Task[Any]]) -> Iterator[Violation]:
+    """Promise 10: after `stop` nothing runs any more. `tasks`: those that are left."""
+    names = sorted(f"{task.get_name()} ({_coroutine(task)})" for task in tasks if not task.done())
+    if names:
+        yield Violation(10, f"{len(names)} tasks are left after the end: {', '.join(names[:5])}")
+
+
+def _coroutine(task: asyncio.Task[Any]) -> str:
+    return getattr(task.get_coro(), "__qualname__", "?")
+
+
+# ------------------------------------------------------------------------------------------------- all of them
+
+
+@dataclass
+class Watch:
+    """Looks at a world again and again, and keeps what it found."""
+
+    world: World
+    factory: Factory
+    everyone: list[SimPeer] = field(default_factory=list)  # that ever lived, in the order they came
+    unheard: list[dict[str, Any]] = field(default_factory=list)
+    found: list[Violation] = field(default_factory=list)
+    _digests: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
+    _at_work: dict[PeerId, int] = field(default_factory=dict)
+    _stages: dict[PeerId, list[int]] = field(default_factory=dict)
+    _seen_applied: dict[int, int] = field(default_factory=dict)  # of the factory's engines
+    _seen_lines: dict[int, int] = field(default_factory=dict)  # of `everyone`
+
+    def listen(self) -> None:
+        """From now on hears what the running loop's tasks failed with unheard, also where no exception is to blame."""
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: self.unheard.append(context))
+
+    def look(self) -> bool:
+        """Runs the checks that fit on the way. Whether everything held."""
+        self._meet()
+        ended, lines = list(self._ended()), list(self._lines())
+        self._keep(check_gradients(self.factory.reference, ended, self._blame))
+        self._keep(check_parameters(self.factory.reference, ended))
+        self._keep(check_counts(self.world.run.microbatches, lines))
+        self._keep(check_agreement(self._digests, lines))
+        self._keep(check_losses(self.factory.reference, lines))
+        self._keep(check_last_replicas(self._at_work, self.world))
+        self._keep(check_moves(self._stages))
+        self._keep(check_bounds(self.world))
+        self._keep(check_bugs(self.factory.engines))
+        self._hear()
+        self._at_work = at_work(self.world)
+        return not self.found
+
+    def conclude(self) -> None:
+        """The checks of the end of a run, before the world is stopped."""
+        self.look()
+        self._keep(check_finished(self.world))
+        living = {name: it.store.ledger for name, it in self.world.peers.items()}
+        self._keep(check_chain(self.world.run.steps, living, [it.store.ledger for it in self.everyone]))
+
+    def _blame(self, step: int, stage: int) -> tuple[str, int | None]:
+        """Compares the members' sums; who they were stands in the ledger of whoever applied the step."""
+        lines = (line for it in self.everyone for line in it.store.ledger)
+        members = next((line["members"] for line in lines if (line["step"], line["stage"]) == (step, stage)), ())
+        sums: dict[PeerId, frozenset[int]] = {}
+        for it in self.everyone:
+            engine = it.compute.engine if it.compute is not None else None
+            if isinstance(engine, SymbolicEngine) and it.name in members and engine.stage == stage:
+                sums[it.name] = engine.indices(step) or sums.get(it.name, frozenset())
+        return find_fault(self.world.run.microbatches, sums)
+
+    def after_peers(self) -> None:
+        """Once every peer's own task has ended and its network is closed: nothing that it started may go on."""
+        self._keep(check_remains([task for it in self.everyone for task in it.machine.tasks()]))
+
+    def after(self) -> None:
+        """The checks once the world is stopped."""
+        self._hear()
+        current = asyncio.current_task()
+        self._keep(check_remains([task for task in asyncio.all_tasks() if task is not current]))
+
+    def _hear(self) -> None:
+        """Takes in what failed, so that the world needn't raise it."""
+        self._keep(check_failures(self.world.failures))
+        self._keep(check_unheard(self.unheard))
+        self.world.failures.clear()
+        self.unheard.clear()
+
+    def _keep(self, violations: Iterator[Violation]) -> None:
+        for violation in violations:
+            if violation not in self.found:
+                self.found.append(violation)
+
+    def _meet(self) -> None:
+        known = {id(it) for it in self.everyone}
+        for it in (*self.world.past, *self.world.dead.values(), *self.world.peers.values()):
+            if id(it) not in known:
+                self.everyone.append(it)
+        for name, stage in at_work(self.world).items():
+            visited = self._stages.setdefault(name, [])
+            if not visited or visited[-1] != stage:
+                visited.append(stage)
+
+    def _ended(self) -> Iterator[Ended]:
+        """Steps that engines ended since the last look."""
+        for number, engine in enumerate(self.factory.engines):
+            start = self._seen_applied.get(number, 0)
+            yield from (Ended(engine.stage, applied) for applied in engine.applied[start:])
+            self._seen_applied[number] = len(engine.applied)
+
+    def _lines(self) -> Iterator[Line]:
+        """Lines that came into ledgers since the last look."""
+        for number, it in enumerate(self.everyone):
+            ledger = it.store.ledger
+            start = min(self._seen_lines.get(number, 0), len(ledger))
+            yield from (Line(it.name, line) for line in ledger[start:])
+            self._seen_lines[number] = len(ledger)

@@ -1,0 +1,306 @@
+"""What can befall a world: each fault is one plain dataclass that says when, whom and for how long, and how it strikes.
+
+A scenario is a list of them, so it prints as text that can be pasted into Python, and written by hand. Faults strike
+through a `Course`, which knows the world and spares what the scenario must not take: a stage's last replica with state.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from swarmd.sim.points import DROP
+from swarmd.sim.world import World
+from swarmd.values import PeerId
+
+LEAVE_SECONDS = 10.0  # to say goodbye to everyone
+
+
+class Course(Protocol):
+    """A scenario that is being played."""
+
+    world: World
+
+    def may_lose(self, peers: Sequence[PeerId]) -> bool:
+        """Whether the swarm can do without these: every stage keeps a replica that has its state."""
+
+    def may_start(self, peer: PeerId) -> bool:
+        """Whether a peer may come now: not one that is there, and not when the run is about to end."""
+
+    async def start(self, peer: PeerId, stage: int | None) -> None:
+        """A newcomer with the scenario's settings."""
+
+    async def restart(self, peer: PeerId, *, disk: bool) -> None:
+        """A dead peer again, with or without what was on its disk."""
+
+    def beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs something until the faults end."""
+
+    def count(self, kind: str) -> None:
+        """A fault of a kind has struck."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Base of all. `strike` returns whether it did anything; it may take as long as the fault lasts."""
+
+    at_s: float  # virtual seconds since all peers were started
+    kind: ClassVar[str] = ""
+
+    async def strike(self, course: Course) -> bool:
+        raise AssertionError("a fault says how it strikes")
+
+
+@dataclass(frozen=True)
+class Crash(Fault):
+    """A process dies (its connections are reset) or its machine loses power (silence)."""
+
+    peer: PeerId
+    power: bool = False
+    back_s: float | None = None  # it is started again after so long; None: never
+    disk: bool = True  # it finds its disk as it left it
+    kind: ClassVar[str] = "crash"
+
+    async def strike(self, course: Course) -> bool:
+        if not course.may_lose([self.peer]):
+            return False
+        course.world.crash(self.peer, power=self.power)
+        await come_back(course, self.peer, self.back_s, disk=self.disk)
+        return True
+
+
+async def come_back(course: Course, peer: PeerId, back_s: float | None, *, disk: bool) -> None:
+    """Starts a dead peer again."""
+    if back_s is not None:
+        await asyncio.sleep(back_s)
+        if peer in course.world.dead and course.may_start(peer):
+            await course.restart(peer, disk=disk)
+
+
+@dataclass(frozen=True)
+class Preemption(Fault):
+    """Many machines are taken away at once."""
+
+    peers: tuple[PeerId, ...]
+    back_s: float | None = None
+    kind: ClassVar[str] = "preemption wave"
+
+    async def strike(self, course: Course) -> bool:
+        taken: list[PeerId] = []
+        for peer in self.peers:
+            if course.may_lose([*taken, peer]):
+                taken.append(peer)
+        if not taken:
+            return False
+        course.world.preempt(taken)
+        for peer in taken:
+            await come_back(course, peer, self.back_s, disk=False)
+        return True
+
+
+@dataclass(frozen=True)
+class Join(Fault):
+    """A newcomer."""
+
+    peer: PeerId
+    stage: int | None = None
+    kind: ClassVar[str] = "join"
+
+    async def strike(self, course: Course) -> bool:
+        if not course.may_start(self.peer):
+            return False
+        await course.start(self.peer, self.stage)
+        return True
+
+
+@dataclass(frozen=True)
+class Leave(Fault):
+    """A peer says goodbye and goes."""
+
+    peer: PeerId
+    kind: ClassVar[str] = "leave"
+
+    async def strike(self, course: Course) -> bool:
+        if not course.may_lose([self.peer]):
+            return False
+        it = course.world.peers[self.peer]
+        goodbye = it.machine.spawn(it.peer.leave(), name=f"leave {self.peer}")
+        await asyncio.wait([goodbye], timeout=LEAVE_SECONDS)
+        if self.peer in course.world.peers:
+            course.world.crash(self.peer)
+        return True
+
+
+@dataclass(frozen=True)
+class Pause(Fault):
+    """SIGSTOP for a while: nothing runs there, connections stay up, and then all timers are late."""
+
+    peer: PeerId
+    seconds: float
+    kind: ClassVar[str] = "pause"
+
+    async def strike(self, course: Course) -> bool:
+        if self.peer not in course.world.peers:
+            return False
+        course.world.pause(self.peer)
+        await asyncio.sleep(self.seconds)
+        if self.peer in course.world.peers:
+            course.world.resume(self.peer)
+        return True
+
+
+@dataclass(frozen=True)
+class Hang(Fault):
+    """A device that doesn't come back from its task, below a lively event loop."""
+
+    peer: PeerId
+    seconds: float
+    kind: ClassVar[str] = "hang"
+
+    async def strike(self, course: Course) -> bool:
+        if self.peer not in course.world.peers:
+            return False
+        course.world.hang(self.peer)
+        await asyncio.sleep(self.seconds)
+        if self.peer in course.world.peers:
+            course.world.unhang(self.peer)
+        return True
+
+
+@dataclass(frozen=True)
+class Slowdown(Fault):
+    """A device that takes `factor` times as long."""
+
+    peer: PeerId
+    factor: float
+    seconds: float
+    kind: ClassVar[str] = "slowdown"
+
+    async def strike(self, course: Course) -> bool:
+        if self.peer not in course.world.peers:
+            return False
+        course.world.slow(self.peer, self.factor)
+        await asyncio.sleep(self.seconds)
+        if self.peer in course.world.peers:
+            course.world.slow(self.peer, 1.0)
+        return True
+
+
+@dataclass(frozen=True)
+class Partition(Fault):
+    """Groups that can't hear each other; those that are in none are one, too."""
+
+    groups: tuple[tuple[PeerId, ...], ...]
+    seconds: float
+    kind: ClassVar[str] = "partition"
+
+    async def strike(self, course: Course) -> bool:
+        course.world.network.partition([list(group) for group in self.groups])
+        await asyncio.sleep(self.seconds)
+        course.world.network.partition([])
+        return True
+
+
+@dataclass(frozen=True)
+class OneWay(Fault):
+    """What one peer sends another doesn't arrive; the other way is open."""
+
+    source: PeerId
+    target: PeerId
+    seconds: float
+    kind: ClassVar[str] = "one-way block"
+
+    async def strike(self, course: Course) -> bool:
+        course.world.network.block(self.source, self.target)
+        await asyncio.sleep(self.seconds)
+        course.world.network.unblock(self.source, self.target)
+        return True
+
+
+@dataclass(frozen=True)
+class Clog(Fault):
+    """Frames between two peers are held for a while and then all delivered."""
+
+    one: PeerId
+    other: PeerId
+    seconds: float
+    kind: ClassVar[str] = "clog"
+
+    async def strike(self, course: Course) -> bool:
+        course.world.network.clog(self.one, self.other, self.seconds)
+        return True
+
+
+@dataclass(frozen=True)
+class Cut(Fault):
+    """A connection is reset."""
+
+    one: PeerId
+    other: PeerId
+    kind: ClassVar[str] = "cut"
+
+    async def strike(self, course: Course) -> bool:
+        course.world.network.cut(self.one, self.other)
+        return True
+
+
+@dataclass(frozen=True)
+class Corruption(Fault):
+    """A share `rate` of the frames that a peer sends arrives damaged."""
+
+    peer: PeerId
+    rate: float
+    seconds: float
+    kind: ClassVar[str] = "corruption"
+
+    async def strike(self, course: Course) -> bool:
+        course.world.network.corrupt(self.peer, self.rate)
+        await asyncio.sleep(self.seconds)
+        course.world.network.corrupt(self.peer, 0.0)
+        return True
+
+
+@dataclass(frozen=True)
+class PointFault(Fault):
+    """Something happens to a peer at a logical point of a step (`points.py`), not at a time."""
+
+    peer: PeerId
+    step: int
+    point: str
+    action: str  # crash | power loss | pause | cut | drop
+    other: PeerId = ""  # whom it is cut from
+    seconds: float = 0.0  # of a pause
+    back_s: float | None = None  # after a crash
+    kind: ClassVar[str] = "fault at a point"
+
+    async def strike(self, course: Course) -> bool:
+        def act(world: World, name: PeerId) -> Any:
+            if name != self.peer or not self._act(course):
+                return None
+            course.count(f"{self.action} at a point")
+            return DROP if self.action == "drop" else None
+
+        course.world.fail_at(self.peer, self.step, self.point, act)
+        return False  # counted when it happens
+
+    def _act(self, course: Course) -> bool:
+        world = course.world
+        match self.action:
+            case "crash" | "power loss":
+                if not course.may_lose([self.peer]):
+                    return False
+                world.crash(self.peer, power=self.action == "power loss")
+                course.beside(come_back(course, self.peer, self.back_s, disk=True))
+            case "cut":
+                world.network.cut(self.peer, self.other)
+            case "pause":
+                world.pause(self.peer)
+                course.beside(self._resume(world))
+            case _:
+                assert self.action == "drop", f"{self.action} is no action at a point"
+        return True
+
+    async def _resume(self, world: World) -> None:
+        await asyncio.sleep(self.seconds)
+        if self.peer in world.peers:
+            world.resume(self.peer)

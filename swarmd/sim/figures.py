@@ -1,0 +1,206 @@
+"""Figures that only a simulation can give: how fast a paused peer is found in each stage, what a slow peer costs, what
+a large swarm's traffic is. Every one is simulated, and so are called wherever they are quoted.
+
+Stages compute nothing here (`phantom.py`): durations and sizes are those of a pretended device and model.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from swarmd.config import ModelConfig, RunConfig
+from swarmd.sim.clock import run_virtual
+from swarmd.sim.compute import Speed
+from swarmd.sim.network import Link
+from swarmd.sim.phantom import PhantomEngine
+from swarmd.sim.world import World
+from swarmd.values import HopId
+
+SETTLED_SECONDS = 60.0  # by then the first microbatches have gone through the whole swarm
+KINDS_SHOWN = 8
+LIMIT_SECONDS = 3600.0  # virtual; nothing here takes so long unless something is wrong
+HOME_LINK = Link(delay_s=0.025, bytes_per_second=60e6)  # 50 ms round trip, 480 Mb/s
+PARAMETERS = 25_000_000  # of a stage: its round moves 50 MB in and out of each replica, at fp16
+SLOWER = 10.0  # times slower than the rest, the straggler
+SECONDS = 1.5  # of an ordinary device per microbatch, a third of it forward
+
+
+class NoText:
+    """The Data port where nobody looks at the tokens."""
+
+    digest = "none"
+
+    def __init__(self, run: RunConfig) -> None:
+        self._nbytes = 4 * run.sequences_per_microbatch * (run.model.sequence_length + 1)
+
+    async def microbatch(self, step: int, index: int) -> bytes:
+        return bytes(self._nbytes)
+
+    async def held_out(self, index: int) -> bytes:
+        return bytes(self._nbytes)
+
+
+def plan_run(stages: int, microbatches: int, steps: int) -> RunConfig:
+    """A run of microbatches of 2048 tokens, 4096 wide."""
+    model = ModelConfig(
+        vocabulary=50_000, hidden=4096, ffn=11_008, heads=32, layers=stages, stages=stages, sequence_length=2048
+    )
+    return RunConfig(
+        name="figures",
+        model=model,
+        steps=steps,
+        sequences_per_step=microbatches,
+        sequences_per_microbatch=1,
+        validate_every=0,
+        checkpoint_every=0,
+    )
+
+
+def speed_of(seconds: float) -> Speed:
+    """A device that takes so long for a microbatch, a third of it forward."""
+    return Speed(seconds / 3, 2 * seconds / 3, 0.05)
+
+
+def open_world(run: RunConfig, *, seed: int = 0) -> World:
+    """An empty world of phantoms behind home links."""
+    return World(
+        run, NoText(run), seed=seed, link=HOME_LINK, engine=lambda run, stage: PhantomEngine(run, stage, PARAMETERS)
+    )
+
+
+# ------------------------------------------------------------------------------------------------- a paused peer
+
+
+def detection_seconds(stage: int, *, stages: int = 16, replicas: int = 2) -> float:
+    """Virtual seconds from the moment that a replica of a stage is stopped in the middle of its work until nobody
+    waits for its hops any more: its custodians, or for a head the conductor.
+    """
+
+    async def main() -> float:
+        run = plan_run(stages, 256, 2)
+        world = open_world(run)
+        for number in range(stages * replicas):
+            await world.start(f"peer{number:02d}", stage=number % stages, speed=speed_of(SECONDS))
+        victim = f"peer{stage + stages:02d}"
+        loop = asyncio.get_running_loop()
+        await world.until(lambda: loop.time() > SETTLED_SECONDS and len(_waiting_for(world, victim)) > 1, LIMIT_SECONDS)
+        held = _waiting_for(world, victim)
+        world.pause(victim)
+        began = loop.time()
+        await world.until(lambda: not held & _waiting_for(world, victim), LIMIT_SECONDS)
+        seconds = loop.time() - began
+        await world.stop()
+        return seconds
+
+    return run_virtual(main())
+
+
+def _waiting_for(world: World, name: str) -> set[HopId]:
+    """What others wait for a peer to finish."""
+    keys: set[HopId] = set()
+    for it in world.peers.values():
+        if it.name != name and it.peer.journeys is not None and it.peer.conductor is not None:
+            keys |= {key for key, passed in it.peer.journeys.custody.waiting().items() if passed.holder == name}
+            keys |= it.peer.conductor.leased_to(name)
+    return keys
+
+
+# ------------------------------------------------------------------------------------------------- a slow peer
+
+
+@dataclass(frozen=True)
+class Straggler:
+    """What one slow peer costs."""
+
+    stage: int | None  # its stage; None: all are equally fast
+    seconds: float  # virtual, per step
+    kept: float  # throughput, relative to a swarm of equals
+    of_capacity: float  # the same, relative to what is left of the stage's capacity
+
+
+def straggler_costs(
+    *, stages: int = 3, replicas: int = 4, microbatches: int = 240, steps: int = 3
+) -> Iterator[Straggler]:
+    """One peer that is ten times slower, as head, in the middle, as tail."""
+    capacity = (replicas - 1 + 1 / SLOWER) / replicas
+    base = _step_seconds(None, stages, replicas, microbatches, steps)
+    yield Straggler(None, base, 1.0, 1.0)
+    for stage in (0, stages // 2, stages - 1):
+        seconds = _step_seconds(stage, stages, replicas, microbatches, steps)
+        yield Straggler(stage, seconds, base / seconds, base / seconds / capacity)
+
+
+def _step_seconds(slow: int | None, stages: int, replicas: int, microbatches: int, steps: int) -> float:
+    async def main() -> float:
+        world = open_world(plan_run(stages, microbatches, steps + 1))
+        for number in range(stages * replicas):
+            seconds = SECONDS * (SLOWER if number == slow else 1.0)
+            await world.start(f"peer{number:02d}", stage=number % stages, speed=speed_of(seconds))
+        peers = [it.peer for it in world.peers.values()]
+        await world.until(lambda: all(peer.history.version >= 1 for peer in peers), LIMIT_SECONDS)
+        began = asyncio.get_running_loop().time()
+        await world.until(lambda: all(peer.history.version > steps for peer in peers), LIMIT_SECONDS)
+        ended = asyncio.get_running_loop().time()
+        await world.stop()
+        return (ended - began) / steps
+
+    return run_virtual(main())
+
+
+# ------------------------------------------------------------------------------------------------- a large swarm
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a swarm of some size did in some time."""
+
+    peers: int
+    stages: int
+    virtual_seconds: float
+    cpu_seconds: float
+    steps: int
+    microbatches: int
+    messages: float  # requests, answers and gossip copies received, per peer and second
+    gossip: float  # gossip copies received, per peer and second
+    gossip_bytes: float  # of those copies, per peer and second
+    by_kind: dict[str, float]  # messages of the most frequent kinds, per peer and second
+
+
+def measure_scale(
+    peers: int, stages: int, virtual_seconds: float, *, seconds: float = 10.0, microbatches_per_peer: int = 6
+) -> Scale:
+    """Runs a swarm for so many virtual seconds after everyone has joined; `seconds` is a device's time per
+    microbatch.
+    """
+
+    async def main() -> Scale:
+        began = time.process_time()
+        world = open_world(plan_run(stages, max(1, microbatches_per_peer * peers // stages), 1_000_000))
+        for number in range(peers):
+            await world.start(f"peer{number:04d}", stage=number % stages, speed=speed_of(seconds))
+        loop = asyncio.get_running_loop()
+        start, first = loop.time(), world.network.count()
+        await asyncio.sleep(virtual_seconds)
+        for it in world.peers.values():
+            if it.task.done():
+                it.task.result()
+        last, span = world.network.count(), (loop.time() - start) * peers
+        frames, sizes = last.frames - first.frames, last.bytes - first.bytes
+        gossiped = ("Card", "Summary")
+        newest = max(it.peer.history.version for it in world.peers.values())
+        await world.stop()
+        return Scale(
+            peers=peers,
+            stages=stages,
+            virtual_seconds=virtual_seconds,
+            cpu_seconds=time.process_time() - began,
+            steps=newest,
+            microbatches=newest * world.run.microbatches,
+            messages=sum(frames.values()) / span,
+            gossip=sum(frames[kind] for kind in gossiped) / span,
+            gossip_bytes=sum(sizes[kind] for kind in gossiped) / span,
+            by_kind={kind: round(count / span, 4) for kind, count in frames.most_common(KINDS_SHOWN)},
+        )
+
+    return run_virtual(main())

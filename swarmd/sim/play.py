@@ -1,0 +1,326 @@
+"""Plays a scenario: a safety phase with faults throughout, then everything is healed and the run must come to its end.
+
+The checkers look at the world after every committed step and at the end. On a violation the run stops there, and
+`shrink` leaves out faults as long as the same promise breaks.
+"""
+
+import asyncio
+import dataclasses
+import gc
+import importlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from swarmd.sim.checks import PROMISES, Violation, Watch, held_gradients
+from swarmd.sim.clock import Deadlock, run_virtual
+from swarmd.sim.faults import Fault
+from swarmd.sim.scenario import Scenario
+from swarmd.sim.symbolic import Factory, SymbolicData
+from swarmd.sim.world import SimPeer, World
+from swarmd.swarm.membership import AT_WORK
+from swarmd.values import PeerId
+
+LOOKS_PER_STEP = 4.0  # how often versions are looked at, by what a step takes without faults
+LOOK_FLOOR_SECONDS = 0.05
+TURNS_AFTER_STOP = 20  # of the event loop, in which what was cancelled ends
+SHRINK_RUNS = 40  # reruns at most to find the faults that matter
+LAST_EVENTS = 40  # of the step or hop concerned, to be shown
+
+PLAIN: dict[str, Any] = {
+    name: getattr(Scenario(), name)
+    for name in ("uplinks", "limits", "validate_every", "checkpoint_every", "symbols", "link", "speeds")
+}
+"""Settings that `shrink` tries to do without, in this order."""
+
+CHUNK_BYTES_AT = ("swarmd.swarm.statesync", "CHUNK_BYTES")  # tuned down, so that a small state has many chunks
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a scenario went."""
+
+    seed: int
+    violations: tuple[Violation, ...]
+    trace: str  # the same for the same scenario, always
+    virtual_s: float
+    version: int  # the newest that a peer came to
+    struck: dict[str, int]  # faults by kind
+    events: tuple[str, ...] = ()  # the last ones of the step, hop or peer concerned
+    transcript: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return not self.violations
+
+
+class Play:
+    """One scenario under way: the `Course` of its faults."""
+
+    def __init__(self, scenario: Scenario, *, trace: bool) -> None:
+        self.scenario = scenario
+        self.run = scenario.run_config()
+        self.factory = Factory(self.run, scenario.symbols)
+        data = SymbolicData(self.run, scenario.symbols)
+        self.world = World(self.run, data, seed=scenario.seed, link=scenario.link, engine=self.factory, trace=trace)
+        self.watch = Watch(self.world, self.factory)
+        self.struck: Counter[str] = Counter()
+        self._faults: asyncio.TaskGroup | None = None
+
+    # ---------------------------------------------------------------------------------------------- for faults
+
+    def may_lose(self, peers: Sequence[PeerId]) -> bool:
+        """Whether all of these live, and each leaves behind a replica that has all that the stage has."""
+        living = self.world.peers
+        if any(peer not in living for peer in peers):
+            return False
+        newest = max(it.peer.history.version for it in (*self.watch.everyone, *living.values()))
+        others = self._others(peers)
+        return all(any(has_all_of(other, living[peer], newest) for other in others) for peer in peers)
+
+    def _others(self, peers: Sequence[PeerId]) -> list[SimPeer]:
+        return [it for name, it in self.world.peers.items() if name not in peers]
+
+    def may_start(self, peer: PeerId) -> bool:
+        return peer not in self.world.peers and self.version() < self.run.steps - 1
+
+    async def start(self, peer: PeerId, stage: int | None) -> None:
+        it = self.scenario
+        await self.world.start(peer, stage=stage, speed=it.speed(peer), limits=it.limits, uplink=it.uplink(peer))
+        self.watch.listen()  # the world has its own ear since a peer came
+
+    async def restart(self, peer: PeerId, *, disk: bool) -> None:
+        await self.world.restart(peer, disk=disk)
+        self.watch.listen()
+
+    def beside(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._faults is None:
+            work.close()
+        else:
+            self._faults.create_task(work)
+
+    def count(self, kind: str) -> None:
+        self.struck[kind] += 1
+
+    # ---------------------------------------------------------------------------------------------- the course
+
+    async def play(self) -> Outcome:
+        """From the first peer to the last check."""
+        loop = asyncio.get_running_loop()
+        try:
+            for peer, stage in self.scenario.peers.items():
+                await self.start(peer, stage)
+            if await self._safety() and await self._liveness():
+                self.watch.conclude()
+            end = loop.time()
+            await self.stop()
+        except Deadlock as trouble:
+            end = loop.time()
+            self.watch.found.append(Violation(6, str(trouble)))
+        return self._outcome(end)
+
+    async def _safety(self) -> bool:
+        """Lets the faults strike, for as long as the run should take, but not in its last step: who is away when a run
+        ends finds nobody any more. Whether everything held.
+        """
+        span = self.scenario.run_seconds()
+        over = asyncio.get_running_loop().time() + span
+        try:
+            async with asyncio.TaskGroup() as self._faults:
+                tasks = [self._faults.create_task(self._strike(fault)) for fault in self.scenario.faults]
+
+                def done() -> bool:
+                    return asyncio.get_running_loop().time() >= over or self.version() >= self.run.steps - 1
+
+                held = await self._until(done)
+                for task in tasks:
+                    task.cancel()
+                raise _Healed
+        except* _Healed:
+            pass
+        finally:
+            self._faults = None
+        return held
+
+    async def _strike(self, fault: Fault) -> None:
+        await asyncio.sleep(fault.at_s)
+        if await fault.strike(self):
+            self.count(fault.kind)
+
+    async def _liveness(self) -> bool:
+        """Heals everything; the rest of the run must be done in a bounded time. Whether everything held."""
+        self.world.heal()
+        bound = self.scenario.liveness_seconds()
+        try:
+            async with asyncio.timeout(bound):
+                return await self._until(self._ended)
+        except TimeoutError:
+            self.watch.conclude()
+            text = f"the run hasn't ended {bound:.0f} virtual seconds after everything was healed"
+            self.watch.found.append(Violation(6, text, self.version() + 1))
+            return False
+
+    async def _until(self, done: Callable[[], bool]) -> bool:
+        """Lets time pass until then, or until a promise is broken. False in that case."""
+        tick, seen = max(LOOK_FLOOR_SECONDS, self.scenario.step_seconds() / LOOKS_PER_STEP), -1
+        while not done():
+            await asyncio.sleep(tick)
+            now = sum(len(it.store.ledger) for it in self.world.peers.values())
+            if (now != seen or self._someone_failed()) and not self.watch.look():
+                return False
+            seen = now
+        return self.watch.look()
+
+    def _someone_failed(self) -> bool:
+        return bool(self.watch.unheard or self.world.failures)
+
+    def _ended(self) -> bool:
+        return all(it.task.done() for it in self.world.peers.values())
+
+    def version(self) -> int:
+        """The newest that a living peer has come to."""
+        return max((it.peer.history.version for it in self.world.peers.values()), default=0)
+
+    async def stop(self) -> None:
+        """Ends what still runs, and looks at what is left then."""
+        for it in self.world.peers.values():
+            it.machine.resume()
+            it.task.cancel()
+        await self._turn()
+        for it in self.world.peers.values():
+            it.transport.die()  # and with it what still answers others
+        await self._turn()
+        self.watch.after_peers()
+        await self.world.stop()
+        await self._turn()
+        gc.collect()  # tasks whose exception nobody retrieved say so when they are collected
+        self.watch.after()
+
+    async def _turn(self) -> None:
+        for _ in range(TURNS_AFTER_STOP):
+            await asyncio.sleep(0)
+
+    def _outcome(self, end: float) -> Outcome:
+        found, trace = tuple(self.watch.found), self.world.trace
+        first = found[0] if found else Violation(0, "")
+        last = trace.last(step=first.step, index=first.index, count=LAST_EVENTS) if found else []
+        return Outcome(
+            seed=self.scenario.seed,
+            violations=found,
+            trace=trace.hash,
+            virtual_s=end,
+            version=max((it.peer.history.version for it in self.watch.everyone), default=0),
+            struck=dict(sorted(self.struck.items())),
+            events=tuple(event.line() for event in last),
+            transcript=trace.transcript(),
+        )
+
+
+class _Healed(Exception):
+    """The safety phase is over."""
+
+
+def has_all_of(other: SimPeer, it: SimPeer, newest: int) -> bool:
+    """Whether a stage loses nothing when it loses `it`, as long as it has the other: state, and the gradients of
+    rounds that are done and of steps up to `newest`, which is decided.
+    """
+    theirs = other.peer.history
+    stage = it.settled.stage if it.peer.stage is None else it.peer.stage
+    if stage is not None and other.peer.stage != stage:
+        return False
+    if not theirs.ready or theirs.behind or other.task.done() or other.peer.state not in (*AT_WORK, "joining"):
+        return False
+    held, known = held_gradients(other), held_gradients(it)
+    return all(step in held for step in range(theirs.version + 1, max(newest, *known, 0) + 1))
+
+
+@contextmanager
+def tuned(place: tuple[str, str], value: int) -> Iterator[None]:
+    """A constant of the production code at another value."""
+    module = importlib.import_module(place[0])
+    before = getattr(module, place[1])
+    setattr(module, place[1], value)
+    try:
+        yield
+    finally:
+        setattr(module, place[1], before)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """No log of the swarm's: the trace tells more, in virtual time, and a thousand runs of it would fill a disk."""
+    logger = logging.getLogger("swarmd")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def play(scenario: Scenario, *, trace: bool = False) -> Outcome:
+    """Plays a scenario in a loop of its own. `trace`: remember what happens, at twice the cost."""
+    with tuned(CHUNK_BYTES_AT, scenario.chunk_bytes), silence():
+
+        async def main() -> Outcome:
+            return await Play(scenario, trace=trace).play()
+
+        try:
+            return run_virtual(main())
+        except Deadlock as trouble:
+            return Outcome(scenario.seed, (Violation(6, str(trouble)),), "", 0.0, 0, {})
+
+
+class Shrinking:
+    """Reruns of a scenario that breaks a promise, as many as are left."""
+
+    def __init__(self, promise: int, runs: int) -> None:
+        self._promise, self.left = promise, runs
+
+    def breaks(self, scenario: Scenario) -> bool:
+        """Whether the same promise breaks here, too; False when there are no runs left to tell."""
+        self.left -= 1
+        return self.left >= 0 and any(it.promise == self._promise for it in play(scenario).violations)
+
+    def fewer_faults(self, scenario: Scenario) -> Scenario:
+        """Leaves out halves, then quarters and so on (ddmin, Zeller and Hildebrandt 2002, complements only)."""
+        faults, pieces = scenario.faults, 2
+        while faults and self.left > 0:
+            size = max(1, len(faults) // pieces)
+            trials = (faults[:start] + faults[start + size :] for start in range(0, len(faults), size))
+            fewer = next((it for it in trials if self.breaks(dataclasses.replace(scenario, faults=it))), None)
+            if fewer is not None:
+                faults, pieces = fewer, max(2, pieces - 1)
+            elif size == 1:
+                break
+            else:
+                pieces *= 2
+        return dataclasses.replace(scenario, faults=faults)
+
+    def plainer(self, scenario: Scenario) -> Scenario:
+        """Gives settings their defaults, one after the other."""
+        for name, value in PLAIN.items():
+            plain = dataclasses.replace(scenario, **{name: value})
+            if plain != scenario and self.breaks(plain):
+                scenario = plain
+        return scenario
+
+
+def shrink(scenario: Scenario, promise: int, runs: int = SHRINK_RUNS) -> Scenario:
+    """The scenario with as few faults and as plain settings as still break the same promise, as far as `runs` reruns
+    tell.
+    """
+    shrinking = Shrinking(promise, runs)
+    return shrinking.fewer_faults(shrinking.plainer(shrinking.fewer_faults(scenario)))
+
+
+def report(scenario: Scenario, outcome: Outcome) -> list[str]:
+    """What a person needs to see of a scenario that failed."""
+    lines = [f"seed {outcome.seed}: {violation}" for violation in outcome.violations[:5]]
+    if outcome.violations:
+        lines.append(f"  (promise {outcome.violations[0].promise}: {PROMISES[outcome.violations[0].promise]})")
+    lines += ["last events:", *(f"  {event}" for event in outcome.events), "scenario:"]
+    return lines + [f"  {line}" for line in scenario.text().splitlines()]

@@ -1,0 +1,275 @@
+"""Every checker is silent on a healthy world and fires on one that was tampered with."""
+
+import asyncio
+import dataclasses
+import gc
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from swarmd.sim.checks import BOUNDS, Bound, Violation, check_bounds, check_chain, check_moves
+from swarmd.sim.clock import run_virtual
+from swarmd.sim.play import Play, play
+from swarmd.sim.reference import share
+from swarmd.sim.scenario import Scenario
+from swarmd.sim.symbolic import SymbolicEngine
+from swarmd.sim.world import SimPeer
+from swarmd.swarm.history import RECORDS_KEPT
+from swarmd.values import HopId
+
+CALM = Scenario(replicas=(2, 1), microbatches=4, steps=4)
+
+Change = Callable[[Play], Awaitable[None]]
+
+
+def tampered(change: Change, *, at: int = 2, conclude: bool = False) -> list[Violation]:
+    """Lets a healthy swarm come to a version, changes something behind its back, and looks."""
+
+    async def main() -> list[Violation]:
+        it = Play(CALM, trace=False)
+        it.watch.listen()
+        for peer, stage in CALM.peers.items():
+            await it.start(peer, stage)
+        await it.world.until(lambda: it.version() >= at, 600)
+        await change(it)
+        if conclude:
+            it.watch.conclude()
+        else:
+            it.watch.look()
+        await it.stop()
+        return it.watch.found
+
+    return run_virtual(main())
+
+
+def promises(violations: list[Violation]) -> set[int]:
+    return {violation.promise for violation in violations}
+
+
+def engine_of(it: SimPeer) -> SymbolicEngine:
+    assert it.compute is not None
+    engine = it.compute.engine
+    assert isinstance(engine, SymbolicEngine)
+    return engine
+
+
+async def nothing(it: Play) -> None:
+    """No change at all."""
+
+
+def test_a_healthy_world_gives_no_cause() -> None:
+    assert tampered(nothing) == []
+    outcome = play(CALM)
+    assert outcome.violations == ()
+    assert outcome.version == CALM.steps
+
+
+@pytest.mark.parametrize("times", [-1, 1], ids=["lost", "double"])
+def test_a_share_too_many_or_too_few_is_seen(times: int) -> None:
+    """Promise 1: whatever the ledger says."""
+
+    async def change(it: Play) -> None:
+        engine = engine_of(it.world.peers["tail1"])
+        await it.world.until(lambda: bool(engine.counted), 60)
+        hop = min(engine.counted)
+        for place, value in enumerate(share(CALM.seed, hop, 1, engine.gradient_size)):
+            engine.sum[place] += times * value
+        await it.world.until(lambda: it.version() >= hop.step, 60)
+
+    found = tampered(change)
+    assert {1, 3} <= promises(found)
+    assert any("applied another gradient" in violation.text for violation in found)
+
+
+def test_steps_that_are_skipped_without_cause_are_seen() -> None:
+    async def change(it: Play) -> None:
+        engine = engine_of(it.world.peers["tail1"])
+        engine.applied[0] = dataclasses.replace(engine.applied[0], grad_digest="", averaged=())
+
+    assert 1 in promises(tampered(change))
+
+
+@pytest.mark.parametrize("name", ["lost", "duplicated", "microbatches"])
+def test_counts_of_the_ledger_are_seen(name: str) -> None:
+    async def change(it: Play) -> None:
+        it.world.peers["head1"].store.ledger[0][name] += 1
+
+    found = tampered(change)
+    assert promises(found) == {1}
+    assert name in found[0].text
+
+
+def test_a_hop_of_another_kind_is_a_bug_of_ours() -> None:
+    async def change(it: Play) -> None:
+        engine = engine_of(it.world.peers["tail1"])
+        with pytest.raises(AssertionError):
+            engine._expect("activation", (1,), (2,))
+
+    assert promises(tampered(change)) == {1}
+
+
+@pytest.mark.parametrize("name", ["grad_digest", "digest"])
+def test_replicas_that_differ_are_seen(name: str) -> None:
+    async def change(it: Play) -> None:
+        it.world.peers["head2"].store.ledger[1][name] = "other"
+
+    found = tampered(change)
+    assert promises(found) == {2}
+    assert ("gradient" if name == "grad_digest" else "parameters") in found[0].text
+
+
+def test_other_parameters_and_losses_than_the_reference_are_seen() -> None:
+    async def change(it: Play) -> None:
+        engine = engine_of(it.world.peers["tail1"])
+        engine.applied[1] = dataclasses.replace(engine.applied[1], digest="other")
+        it.world.peers["head1"].store.ledger[1]["loss"] += 1e-9
+
+    found = tampered(change)
+    assert promises(found) == {3}
+    assert len(found) == 2
+
+
+def test_a_last_replica_that_goes_by_its_own_choice_is_seen() -> None:
+    async def change(it: Play) -> None:
+        it.watch.look()
+        it.world.peers["tail1"].peer.state = "left"
+
+    assert 4 in promises(tampered(change))
+
+    async def allowed(it: Play) -> None:
+        it.watch.look()
+        it.world.peers["head1"].peer.state = "left"
+
+    assert 4 not in promises(tampered(allowed))
+
+    async def killed(it: Play) -> None:
+        it.watch.look()
+        it.world.kill("tail1")
+
+    assert 4 not in promises(tampered(killed))
+
+
+@pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: bound.name)
+def test_every_bound_can_be_exceeded(bound: Bound) -> None:
+    async def change(it: Play) -> None:
+        tight = dataclasses.replace(bound, limit=lambda peer, world: -1)
+        found = list(check_bounds(it.world, [tight]))
+        assert {violation.peer for violation in found} == set(CALM.peers)
+        assert bound.name in found[0].text
+        assert not list(check_bounds(it.world, [bound]))
+
+    assert tampered(change) == []
+
+
+def test_what_grows_is_seen() -> None:
+    async def change(it: Play) -> None:
+        history = it.world.peers["head1"].peer.history
+        assert history.record is not None
+        history._records.update(dict.fromkeys(range(100, 101 + RECORDS_KEPT), history.record))
+        it.world.peers["tail1"].peer.journeys.retention.nbytes = 1 << 40  # type: ignore[union-attr]
+
+    found = tampered(change)
+    assert promises(found) == {5}
+    assert {violation.peer for violation in found} == {"head1", "tail1"}
+
+
+def test_tasks_without_end_are_seen() -> None:
+    async def change(it: Play) -> None:
+        async def idle() -> None:
+            await asyncio.sleep(1000)
+
+        tasks = [asyncio.create_task(idle()) for _ in range(1000)]
+        it.watch.look()
+        for task in tasks:
+            task.cancel()
+
+    assert promises(tampered(change)) == {5}
+
+
+def test_who_has_not_come_to_the_end_is_seen() -> None:
+    found = tampered(nothing, conclude=True)
+    assert {6, 8} == promises(found)
+    assert any("stands at version" in violation.text for violation in found)
+
+
+def test_a_peer_that_failed_is_seen() -> None:
+    async def change(it: Play) -> None:
+        async def fail() -> None:
+            raise ZeroDivisionError("on purpose")
+
+        it.world.peers["head2"].peer.spawn(fail())
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+
+    found = tampered(change)
+    assert 7 in promises(found)
+    assert any("ZeroDivisionError" in violation.text for violation in found)
+
+
+def test_what_failed_unheard_is_seen() -> None:
+    async def change(it: Play) -> None:
+        async def fail() -> None:
+            raise ZeroDivisionError("on purpose")
+
+        task = asyncio.create_task(fail())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        del task
+        gc.collect()
+
+    found = tampered(change)
+    assert promises(found) == {7}
+
+
+def line(step: int, record: str, parent: str) -> dict[str, object]:
+    return {"step": step, "record": record, "parent": parent}
+
+
+CHAIN = [line(1, "a", ""), line(2, "b", "a"), line(3, "c", "b")]
+
+
+@pytest.mark.parametrize(
+    ("ledgers", "words"),
+    [
+        ([CHAIN, [*CHAIN[:2], line(3, "d", "b")]], "another record"),
+        ([[*CHAIN, CHAIN[2]]], "twice"),
+        ([[CHAIN[1], CHAIN[0], CHAIN[2]]], "out of order"),
+        ([CHAIN[:2]], "nobody has a record"),
+        ([CHAIN[1:]], "nobody has a record"),
+        ([[CHAIN[0], line(2, "b", "x"), CHAIN[2]]], "doesn't follow"),
+    ],
+)
+def test_a_broken_chain_is_seen(ledgers: list[list[dict[str, object]]], words: str) -> None:
+    """Promise 8."""
+    found = list(check_chain(3, {f"peer{number}": ledger for number, ledger in enumerate(ledgers)}))
+    assert any(violation.promise == 8 and words in violation.text for violation in found)
+    assert not list(check_chain(3, {"one": CHAIN, "late": CHAIN[1:], "away": [CHAIN[0], CHAIN[2]]}))
+    assert not list(check_chain(3, {"late": CHAIN[1:]}, [[line(1, "x", "")], CHAIN[:1]]))
+
+
+def test_moving_back_and_forth_is_seen() -> None:
+    assert [it.promise for it in check_moves({"a": [0, 1, 0], "b": [0, 1]})] == [9]
+
+    async def change(it: Play) -> None:
+        for stage in (0, 1, 0):
+            it.world.peers["head2"].peer.stage = stage
+            it.watch.look()
+
+    assert 9 in promises(tampered(change))
+
+
+def test_what_is_left_after_the_end_is_seen() -> None:
+    left: list[asyncio.Task[None]] = []
+
+    async def change(it: Play) -> None:
+        left.append(asyncio.create_task(asyncio.sleep(1000), name="left behind"))
+
+    found = tampered(change)
+    assert promises(found) == {10}
+    assert "left behind" in found[0].text
+
+
+def test_violations_say_where_to_look() -> None:
+    violation = Violation(1, "an index is missing", HopId(3, 7).step, 7)
+    assert str(violation) == "promise 1: an index is missing"
+    assert (violation.step, violation.index) == (3, 7)
