@@ -2,18 +2,20 @@
 
 A heartbeat on the own stage's topic at an interval that grows with the swarm; a summary of the stage for everyone, by
 the first of its peers in rendezvous order; an announcement, as a request, of changes that neighbours must know at once.
-Connections are kept to those near enough to matter.
+Connections are kept to those near enough to matter: everyone in a small swarm, in a large one the own stage and its
+neighbours. Of each other stage of a large swarm a few peers are known, and how many there are.
 """
 
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.framing import from_frame, to_frame
 from swarmd.swarm.links import Links
-from swarmd.swarm.membership import Membership, heartbeat_interval, rendezvous
+from swarmd.swarm.membership import HEARTBEAT_SECONDS, Membership, heartbeat_interval, rendezvous, summary_interval
 from swarmd.swarm.messages import Ack, Announce, Card, Summary
 from swarmd.values import Frame, PeerId
 
@@ -22,14 +24,46 @@ log = logging.getLogger(__name__)
 SMALL_SWARM = 48  # peers up to which everyone keeps in touch with everyone
 ANNOUNCE_SECONDS = 5.0
 SUMMARY_CARDS = 16  # of a stage's peers in its summary
+FEW = 4  # of a stage's peers that are known far from it in a large swarm: enough that one of them lives
 SECOND_DIAL_SECONDS = 4.0  # the peer with the lower id dials; the other one steps in after this
+
+
+def first_of(stage: int, cards: Iterable[Card], count: int) -> tuple[Card, ...]:
+    """Those of a stage's peers that others know far from it, the one who speaks for it first."""
+    known = {card.peer: card for card in cards}
+    return tuple(known[peer] for peer in rendezvous(f"summary/{stage}", known)[:count])
+
+
+def cards_for(stage: int, membership: Membership) -> tuple[Card, ...]:
+    """What a newcomer of a stage should know of the swarm: in a large one all who are near, of other stages a few."""
+    cards = membership.cards()
+    if membership.population() <= SMALL_SWARM:
+        return tuple(cards)
+    far: dict[int, list[Card]] = {}
+    for card in cards:
+        if abs(card.stage - stage) > 1:
+            far.setdefault(card.stage, []).append(card)
+    few = (card for other, those in far.items() for card in first_of(other, those, FEW))
+    return (*(card for card in cards if abs(card.stage - stage) <= 1), *few)
 
 
 class Gossip:
     """This peer's voice in the swarm."""
 
-    def __init__(self, run: str, links: Links, membership: Membership, heard: Callable[[Card], None]) -> None:
-        self._run, self._links, self._membership, self._heard = run, links, membership, heard
+    def __init__(
+        self,
+        run: str,
+        stages: int,
+        links: Links,
+        membership: Membership,
+        heard: Callable[[Card], None],
+        refresh: Callable[[], None],
+    ) -> None:
+        self._run, self._stages, self._links, self._membership = run, stages, links, membership
+        self._heard, self._refresh = heard, refresh
+        self._spoke = self._summed_up = -math.inf  # loop time of the last heartbeat and summary
+        self._generation = -1  # of the membership, when it was last looked at
+        self._heard_from = 0  # peers whose heartbeats come here
         self._topics: set[str] = set()
         self._seen: dict[PeerId, float] = {}  # loop time since when we know of an unconnected peer
         self._dialling: dict[PeerId, asyncio.Task[None]] = {}
@@ -39,10 +73,12 @@ class Gossip:
         """Speaks and keeps in touch until cancelled."""
         try:
             while True:
-                self._follow()
-                self._keep_in_touch()
+                if self._membership.generation != self._generation or self._seen:
+                    self._generation = self._membership.generation
+                    self._follow()
+                    self._keep_in_touch()
                 await self._publish()
-                await asyncio.sleep(heartbeat_interval(self._followed_peers()))
+                await asyncio.sleep(HEARTBEAT_SECONDS)
         finally:
             for task in self._dialling.values():
                 task.cancel()
@@ -66,10 +102,7 @@ class Gossip:
         for topic in sorted(self._topics - wanted):
             self._links.transport.unsubscribe(topic)
         self._topics = wanted
-
-    def _followed_peers(self) -> int:
-        stage = self._membership.own.stage
-        return sum(1 for card in self._membership.cards() if abs(card.stage - stage) <= 1)
+        self._heard_from = self._membership.near(stage)
 
     def _hear(self, author: PeerId, frame: Frame) -> None:
         """A gossip message. What is malformed is somebody else's trouble: it is dropped."""
@@ -81,20 +114,34 @@ class Gossip:
         if isinstance(message, Card) and message.peer == author:
             self._heard(message)
         elif isinstance(message, Summary):
+            self._membership.report(message.stage, message.peers)
             for card in message.cards[:SUMMARY_CARDS]:
                 self._heard(card)
 
     async def _publish(self) -> None:
-        own = self._next_card()
-        if own.stage < 0:
+        """Says what is due."""
+        stage, now = self._membership.own.stage, asyncio.get_running_loop().time()
+        if stage < 0:
             return
-        await self._links.transport.publish(self._stage_topic(own.stage), to_frame(own))
-        peers = self._membership.stage(own.stage)
-        if rendezvous(f"summary/{own.stage}", [card.peer for card in peers])[:1] == [own.peer]:
-            summary = Summary(own.stage, tuple(peers[:SUMMARY_CARDS]))
-            await self._links.transport.publish(self._swarm_topic(), to_frame(summary))
+        pause, long_pause = heartbeat_interval(self._heard_from), summary_interval(self._heard_from, self._stages)
+        self._membership.heartbeat_seconds = long_pause
+        if now - self._spoke >= pause:
+            self._spoke = now
+            await self._links.transport.publish(self._stage_topic(stage), to_frame(self._next_card()))
+        if now - self._summed_up >= long_pause:
+            self._summed_up = now
+            await self._sum_up(stage)
+
+    async def _sum_up(self, stage: int) -> None:
+        """Tells the swarm of this stage, if it is this peer that does."""
+        peers = self._membership.stage(stage)
+        count = SUMMARY_CARDS if self._membership.population() <= SMALL_SWARM else FEW
+        cards = first_of(stage, peers, count)
+        if cards and cards[0].peer == self._membership.own.peer:
+            await self._links.transport.publish(self._swarm_topic(), to_frame(Summary(stage, cards, len(peers))))
 
     def _next_card(self) -> Card:
+        self._refresh()
         own = self._membership.own
         self._membership.own = dataclasses.replace(own, sequence=own.sequence + 1)
         return self._membership.own

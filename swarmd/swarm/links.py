@@ -66,7 +66,7 @@ class Links:
         """
         if peer == self.transport.peer_id:
             async with asyncio.timeout(deadline_s):
-                return cast("A", expect(await self._answerers[type(message)](peer, message), *kinds))
+                return cast("A", expect(await self._handle(self._answerers[type(message)], peer, message), *kinds))
         await self.greet(peer)
         answer: Any = await self._ask(peer, message, SayHello, *kinds, deadline_s=deadline_s, urgency=urgency)
         if isinstance(answer, SayHello):  # it lost sight of us between two connections
@@ -148,7 +148,15 @@ class Links:
         if answerer is None:
             raise Refused(f"nobody here answers {frame.kind} now")
         self._membership.touch(peer, asyncio.get_running_loop().time())
-        return to_frame(await answerer(peer, message))
+        return to_frame(await self._handle(answerer, peer, message))
+
+    async def _handle(self, answerer: Answerer, peer: PeerId, message: Message) -> Message:
+        """The answer. A lack of memory is this peer's trouble: whoever asks hears of it, and asks others."""
+        try:
+            return await answerer(peer, message)
+        except MemoryError as trouble:
+            log.warning("%s of %s: %s", type(message).__name__, peer[-8:], trouble or "out of memory")
+            raise Refused("this peer is out of memory") from None
 
     def _answer_hello(self, peer: PeerId, hello: Hello) -> Hello:
         try:
@@ -174,13 +182,16 @@ class Links:
         self, peers: list[PeerId], message: Message, kind: type[A], *, deadline_s: float
     ) -> dict[PeerId, A]:
         """Asks several peers at once. Returns the answers of those that gave one in time."""
+        if len(peers) == 1:
+            answer = await self._try(peers[0], message, kind, deadline_s)
+            return {} if answer is None else {peers[0]: answer}
         results = await asyncio.gather(*(self._try(peer, message, kind, deadline_s) for peer in peers))
         return {peer: answer for peer, answer in zip(peers, results, strict=True) if answer is not None}
 
     async def _try(self, peer: PeerId, message: Message, kind: type[A], deadline_s: float) -> A | None:
         try:
-            async with asyncio.timeout(deadline_s):
-                return await self.ask(peer, message, kind, deadline_s=deadline_s)
+            async with asyncio.timeout(deadline_s):  # over the greeting, too
+                return await self.ask(peer, message, kind, deadline_s=None)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.debug("%s to %s: %s", type(message).__name__, peer[-8:], trouble)
             return None

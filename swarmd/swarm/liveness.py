@@ -50,7 +50,8 @@ class Liveness:
 
     def hear(self, card: Card) -> None:
         """Someone's card came, by handshake, announcement or gossip."""
-        worked = self._membership.is_live(card.peer)
+        worked, before = self._membership.is_live(card.peer), self._membership.get(card.peer)
+        generation = self._membership.generation
         if not self._membership.hear(card, asyncio.get_running_loop().time()):
             return
         self._links.transport.learn(card.peer, card.addresses)
@@ -59,7 +60,8 @@ class Liveness:
         if card.state in ("left", "draining") or (worked and card.state == "joining") or foreign:
             self._gone(card.peer)
         self._found(card)
-        self._changed.notify()
+        if self._membership.generation != generation or before is None or before.version != card.version:
+            self._changed.notify()  # figures alone change nothing for those who wait
 
     def _found(self, card: Card) -> None:
         """A card came of someone who was looked for: the network may be whole again, so the others are called, too."""
@@ -119,10 +121,10 @@ class Liveness:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            states = {peer: member.card.state for peer, member in self._membership.members().items()}
-            for peer in self._membership.sweep(loop.time()):
+            for card in self._membership.sweep(loop.time()):
+                peer = card.peer
                 log.info("peer %s is dropped: silent or gone", peer[-8:])
-                if states[peer] not in ("left", "finished"):
+                if card.state not in ("left", "finished"):
                     self._sought[peer] = None
                     while len(self._sought) > SOUGHT_LIMIT:
                         del self._sought[next(iter(self._sought))]

@@ -7,7 +7,7 @@ decides by the clock it is given. The rules are free functions of plain data; `M
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
 from swarmd.status import PeerRow
@@ -15,10 +15,14 @@ from swarmd.swarm.messages import Card
 from swarmd.values import PeerId
 
 HEARTBEAT_SECONDS = 2.0  # between heartbeats in a small swarm: a copy costs about 1 ms of CPU everywhere
-HEARD_PER_SECOND = 5.0  # heartbeats a peer should receive at most, so the interval grows with the number of peers
+HEARD_PER_SECOND = 2.0  # heartbeats of different peers; a mesh brings each of them about five times
+SUMMARIES_PER_SECOND = 1.0  # of different stages; each is as long as several heartbeats
 SILENCE_FLOOR_SECONDS = 12.0  # a peer silent for less is never dropped: a busy laptop stalls for seconds
+SILENCE_FLOOR_HEARTBEATS = 3.0  # ... nor one that was to speak no more than so often meanwhile
 SILENCE_CEILING_SECONDS = 120.0
+SILENCE_CEILING_HEARTBEATS = 4.0
 SILENCE_DEVIATIONS = 8.0
+LOOK_SECONDS = 5.0  # between two looks at who is silent, unless one is due earlier
 RHYTHM_SMOOTHING = 0.2  # weight of the newest interval
 MEMBERS_LIMIT = 4096  # cards remembered; the longest unheard go first
 
@@ -53,6 +57,7 @@ class Member:
     heard: float  # loop time
     rhythm: Rhythm = field(default_factory=Rhythm)
     suspect: bool = False
+    fits: bool = True  # it was of this peer's history when that was last looked at
 
 
 def heartbeat_interval(peers_heard: int) -> float:
@@ -60,31 +65,42 @@ def heartbeat_interval(peers_heard: int) -> float:
     return max(HEARTBEAT_SECONDS, peers_heard / HEARD_PER_SECOND)
 
 
+def summary_interval(peers_heard: int, stages: int) -> float:
+    """Seconds between summaries of a stage, so that nobody receives more than SUMMARIES_PER_SECOND of them."""
+    return max(heartbeat_interval(peers_heard), stages / SUMMARIES_PER_SECOND)
+
+
 def rendezvous(key: str, peers: Iterable[PeerId]) -> list[PeerId]:
     """The peers in an order that everyone computes alike and that differs from key to key."""
     return sorted(peers, key=lambda peer: (hashlib.blake2b(f"{key}/{peer}".encode(), digest_size=8).digest(), peer))
 
 
-def conductor_order(step: int, cards: Iterable[Card], members: Sequence[PeerId]) -> list[PeerId]:
+def conductor_order(step: int, cards: Iterable[Card], members: Container[PeerId]) -> list[PeerId]:
     """Who leads a step: members of the last record, heads first, by rendezvous; then newcomers, the oldest first.
 
     So nobody who comes during a step changes who leads it.
     """
     known = {card.peer: card for card in cards if card.state in AT_WORK}
-    in_record = frozenset(members)
-    old = [peer for peer in rendezvous(f"conductor/{step}", known) if peer in in_record]
-    new = sorted(known.keys() - in_record, key=lambda peer: (known[peer].incarnation, peer))
+    old = rendezvous(f"conductor/{step}", [peer for peer in known if peer in members])
+    new = sorted((peer for peer in known if peer not in members), key=lambda peer: (known[peer].incarnation, peer))
     return [
         *sorted(old, key=lambda peer: known[peer].stage != 0),
         *sorted(new, key=lambda peer: known[peer].stage != 0),
     ]
 
 
-def plan_stage(stages: int, cards: Iterable[Card], can_serve: Callable[[int], bool] = lambda stage: True) -> int | None:
+def plan_stage(
+    stages: int,
+    cards: Iterable[Card],
+    can_serve: Callable[[int], bool] = lambda stage: True,
+    unseen: Callable[[int], int] = lambda stage: 0,
+) -> int | None:
     """The stage that needs a newcomer most: the one with the fewest peers, joining ones included; the lower on a
-    tie.
+    tie. `unseen`: how many peers of a stage there are besides those whose cards are here.
     """
     counts = Counter(card.stage for card in cards if card.state in (*AT_WORK, "joining"))
+    for stage in range(stages):
+        counts[stage] += unseen(stage)
     choices = [stage for stage in range(stages) if can_serve(stage)]
     return min(choices, key=lambda stage: (counts[stage], stage)) if choices else None
 
@@ -121,10 +137,16 @@ class Membership:
     def __init__(self, own: Card) -> None:
         self._own = own
         self.fits: Callable[[Card], bool] = lambda card: True  # whether it is of this peer's history; `Forks` sets it
+        self.heartbeat_seconds = HEARTBEAT_SECONDS  # how often others are heard at least; `Gossip` sets it
         self._members: dict[PeerId, Member] = {}
-        self.generation = 0  # grows whenever someone comes, goes, or changes stage or state
-        self._live: list[PeerId] | None = None  # everyone not suspect, sorted; None: to be worked out
+        self._reported: dict[int, int] = {}  # peers of each stage, as its summary says
+        self.generation = 0  # grows whenever someone comes, goes, or changes stage, state or history
+        # What follows is asked for with every hop, and worked out again (None) only after a change.
+        self._live: list[PeerId] | None = None  # everyone not suspect, sorted
+        self._kin: list[PeerId] | None = None  # of those, who is of this peer's history
         self._at_work: dict[int, list[PeerId]] = {}  # of those, by stage
+        self._newest: PeerId | None = None  # of those, who has the highest version
+        self._look_at = 0.0  # loop time until which nobody can have become silent
 
     @property
     def own(self) -> Card:
@@ -134,22 +156,39 @@ class Membership:
     def own(self, card: Card) -> None:
         if _role(card) != _role(self._own):
             self._change()
+        if card.version != self._own.version:
+            self._newest = None
         self._own = card
 
     def _change(self) -> None:
         self.generation += 1
-        self._live = None
+        self._live = self._kin = self._newest = None
+
+    def judge_again(self) -> None:
+        """Other cards than before may be of this peer's history."""
+        if self._kin is not None and any(it.fits != self.fits(it.card) for it in self._members.values()):
+            self.generation += 1
+            self._kin = self._newest = None
 
     def _look(self) -> list[PeerId]:
-        """Who is live; works it out again only after a change, as this is asked for with every hop."""
+        """Who is live."""
         if self._live is None:
             self._live = sorted([self._own.peer, *(peer for peer, it in self._members.items() if not it.suspect)])
+        return self._live
+
+    def _look_at_kin(self) -> list[PeerId]:
+        """Who of them is of this peer's history."""
+        if self._kin is None:
+            for member in self._members.values():
+                member.fits = self.fits(member.card)
+            own = self._own.peer
+            self._kin = [peer for peer in self._look() if peer == own or self._members[peer].fits]
             self._at_work = {}
-            for peer in self._live:
+            for peer in self._kin:
                 card = self._card(peer)
                 if card.state in AT_WORK:
                     self._at_work.setdefault(card.stage, []).append(peer)
-        return self._live
+        return self._kin
 
     def _card(self, peer: PeerId) -> Card:
         return self._own if peer == self._own.peer else self._members[peer].card
@@ -169,10 +208,24 @@ class Membership:
             return False
         if card.incarnation == member.card.incarnation and not member.suspect:
             member.rhythm.observe(now - member.heard)
-        if member.suspect or _role(card) != _role(member.card):
-            self._change()
+        before = member.card
+        changed = member.suspect or _role(card) != _role(before)
         member.card, member.heard, member.suspect = card, now, False
+        if changed:
+            self._change()
+        elif (card.version, card.record) != (before.version, before.record):
+            self._newest = None
+            if self._kin is not None and self.fits(card) != member.fits:
+                self.generation += 1
+                self._kin = None
+        if card.state == "left":
+            self._look_at = now
         return True
+
+    def report(self, stage: int, peers: int) -> None:
+        """A stage's summary says how many peers it has."""
+        if 0 <= stage < MEMBERS_LIMIT and 0 <= peers <= MEMBERS_LIMIT:
+            self._reported[stage] = peers
 
     def _make_room(self) -> None:
         if len(self._members) >= MEMBERS_LIMIT:
@@ -192,20 +245,26 @@ class Membership:
             member.suspect = True
             self._change()
 
-    def sweep(self, now: float) -> list[PeerId]:
-        """Drops peers silent beyond their own rhythm, or who said goodbye. Returns who was dropped."""
+    def sweep(self, now: float) -> list[Card]:
+        """Drops peers silent beyond their own rhythm, or who said goodbye. Returns their cards."""
+        if now < self._look_at:
+            return []
         dropped = [
-            peer
-            for peer, member in self._members.items()
+            member.card
+            for member in self._members.values()
             if member.card.state == "left" or now - member.heard > self._patience(member)
         ]
-        for peer in dropped:
-            del self._members[peer]
+        for card in dropped:
+            del self._members[card.peer]
             self._change()
+        due = min((it.heard + self._patience(it) for it in self._members.values()), default=math.inf)
+        self._look_at = min(due, now + LOOK_SECONDS)
         return dropped
 
     def _patience(self, member: Member) -> float:
-        return member.rhythm.limit(SILENCE_DEVIATIONS, SILENCE_FLOOR_SECONDS, SILENCE_CEILING_SECONDS)
+        floor = max(SILENCE_FLOOR_SECONDS, SILENCE_FLOOR_HEARTBEATS * self.heartbeat_seconds)
+        ceiling = max(SILENCE_CEILING_SECONDS, SILENCE_CEILING_HEARTBEATS * self.heartbeat_seconds)
+        return member.rhythm.limit(SILENCE_DEVIATIONS, floor, ceiling)
 
     def get(self, peer: PeerId) -> Card | None:
         if peer == self.own.peer:
@@ -223,19 +282,41 @@ class Membership:
 
     def kin(self) -> list[Card]:
         """`cards` without those of another history: they neither lead nor count, and get no hops."""
-        return [card for card in self.cards() if self._is_kin(card)]
+        return [self._card(peer) for peer in self._look_at_kin()]
 
     def foreign(self) -> list[Card]:
         """The cards of those who are of another history."""
-        return [card for card in self.cards() if not self._is_kin(card)]
+        kin = self._look_at_kin()
+        if len(kin) == len(self._look()):
+            return []
+        known = frozenset(kin)
+        return [self._card(peer) for peer in self._look() if peer not in known]
 
-    def _is_kin(self, card: Card) -> bool:
-        return card.peer == self.own.peer or self.fits(card)
+    def newest(self) -> Card:
+        """Of the kin, whoever has the highest version."""
+        if self._newest is None:
+            self._newest = max((card.version, card.peer) for card in self.kin())[1]
+        return self._card(self._newest)
 
     def stage(self, stage: int) -> list[Card]:
         """The cards of a stage's peers at work, oneself included."""
-        self._look()
-        return [card for peer in self._at_work.get(stage, ()) if self._is_kin(card := self._card(peer))]
+        self._look_at_kin()
+        return [self._card(peer) for peer in self._at_work.get(stage, ())]
+
+    def near(self, stage: int) -> int:
+        """How many peers are of a stage or its neighbours, oneself included, whatever they do."""
+        return sum(1 for peer in self._look() if abs(self._card(peer).stage - stage) <= 1)
+
+    def unseen(self, stage: int) -> int:
+        """How many peers at work a stage has, by its summary, besides those that are known here."""
+        self._look_at_kin()
+        known = len(self._at_work.get(stage, ()))
+        return max(0, self._reported.get(stage, 0) - known) if known else 0
+
+    def population(self) -> int:
+        """How many peers are at work in the whole swarm."""
+        self._look_at_kin()
+        return sum(len(peers) + self.unseen(stage) for stage, peers in self._at_work.items())
 
     def is_live(self, peer: PeerId) -> bool:
         if peer == self.own.peer:
@@ -245,7 +326,8 @@ class Membership:
 
     def missing_stages(self, stages: int) -> list[int]:
         """Stages without a single peer at work."""
-        return [stage for stage in range(stages) if not self.stage(stage)]
+        self._look_at_kin()
+        return [stage for stage in range(stages) if stage not in self._at_work]
 
 
 def _role(card: Card) -> tuple[int, int, str]:

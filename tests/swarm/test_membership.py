@@ -88,15 +88,15 @@ def test_the_silent_are_dropped_by_their_own_rhythm() -> None:
         if second % 10 == 0:
             members.hear(card("slow", sequence=second + 1), float(second))
     assert members.sweep(40.0 + SILENCE_FLOOR_SECONDS) == []
-    assert members.sweep(40.1 + SILENCE_FLOOR_SECONDS) == ["steady"]
+    assert [it.peer for it in members.sweep(40.1 + SILENCE_FLOOR_SECONDS)] == ["steady"]
     assert members.get("steady") is None
-    assert members.sweep(40.0 + SILENCE_CEILING_SECONDS + 0.1) == ["slow"]
+    assert [it.peer for it in members.sweep(40.0 + SILENCE_CEILING_SECONDS + 0.1)] == ["slow"]
 
 
 def test_who_said_goodbye_is_dropped_at_once() -> None:
     members = swarm("a")
     members.hear(card("a", sequence=2, state="left"), 0.1)
-    assert members.sweep(0.1) == ["a"]
+    assert [it.peer for it in members.sweep(0.1)] == ["a"]
 
 
 def test_a_dropped_peer_may_come_back() -> None:
@@ -137,7 +137,7 @@ def test_patience_is_never_less_than_twice_the_mean(intervals: list[float]) -> N
     assert rhythm.limit(8, 0, math.inf) >= 2 * rhythm.mean
 
 
-@pytest.mark.parametrize(("peers", "seconds"), [(0, 2.0), (6, 2.0), (10, 2.0), (11, 2.2), (100, 20.0), (1000, 200.0)])
+@pytest.mark.parametrize(("peers", "seconds"), [(0, 2.0), (4, 2.0), (6, 3.0), (100, 50.0), (1000, 500.0)])
 def test_heartbeats_slow_down_as_the_swarm_grows(peers: int, seconds: float) -> None:
     assert heartbeat_interval(peers) == pytest.approx(seconds)
 
