@@ -12,7 +12,7 @@ class Book:
     accumulated: set[int] = field(default_factory=set)
     spoiled: set[int] = field(default_factory=set)  # answered with NotFinite
     loss_sum: float = 0.0
-    resent: int = 0
+    resent: int = 0  # journeys begun here of hops that were sent before
     subtracted: int = 0
     sources: dict[int, PeerId] = field(default_factory=dict)  # who sent what is accumulated
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from swarmd.errors import HopForgotten, PeerFault, PeerUnreachable, Refused
-from swarmd.swarm.book import Books
 from swarmd.swarm.custody import Custody
 from swarmd.swarm.history import History
 from swarmd.swarm.links import Links
@@ -41,7 +40,6 @@ class Custodian:
         links: Links,
         membership: Membership,
         history: History,
-        books: Books,
         changed: Signal,
         stage: int,
         rng: random.Random,
@@ -50,7 +48,7 @@ class Custodian:
         retained_bytes: int,
     ) -> None:
         self._links, self._membership, self._history = links, membership, history
-        self._books, self._changed, self._next, self._spawn = books, changed, stage + 1, spawn
+        self._changed, self._next, self._spawn = changed, stage + 1, spawn
         self.router = Router(rng)
         self.custody = Custody()
         self.retention = Retention(retained_bytes)
@@ -71,7 +69,7 @@ class Custodian:
                 self._check_kept(kept)
                 answer = await self._send(kept)
                 if answer is not None:
-                    kept.answered = True
+                    self.retention.mark_answered(kept)
                     return answer
         finally:
             kept.sending = False
@@ -91,7 +89,6 @@ class Custodian:
             self._check_kept(kept)
             log.info("hop %s comes back from %s: %s", tuple(key), holder[-8:], trouble)
             self.router.failed(holder, now)
-            self._books.of(key.step).resent += 1
             kept.hop = sent_again(hop)
             await self._cancel(holder, key)  # before asking who has the hop: this one has not, then
             return None
@@ -183,10 +180,12 @@ class Custodian:
     def send_again(self, kept: Retained) -> None:
         """Sends an answered hop once more, so that its index is in the next stage's sum after all."""
         if not kept.sending:
-            kept.sending, kept.answered = True, False
-            kept.hop = sent_again(kept.hop)
-            self._books.of(kept.hop.step).resent += 1
+            self._begin_again(kept)
             self._spawn(self._repair(kept))
+
+    def _begin_again(self, kept: Retained) -> None:
+        kept.sending, kept.answered = True, False
+        kept.hop = sent_again(kept.hop)
 
     async def _repair(self, kept: Retained) -> None:
         try:
@@ -207,6 +206,14 @@ class Custodian:
         elif kept.holder and kept.holder not in members:
             self.custody.give_up(key, "its sum doesn't count in this round")
         return True
+
+    async def bring_anew(self, key: HopId, hop: Hop, members: tuple[PeerId, ...]) -> None:
+        """Brings a message that was evicted and is computed again; returns once it is answered, or over."""
+        if self.bring_to(key, members) or key.step <= self._history.version:
+            return
+        kept = self.retention.keep(key, hop)
+        self._begin_again(kept)
+        await self._repair(kept)
 
     def peer_has_room(self, peer: PeerId) -> None:
         self._full.discard(peer)

@@ -8,6 +8,7 @@ and answers a repeated request from the record or joins the work in progress. Wh
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +78,7 @@ class Journeys:
         self.changed = Signal()  # something finished, someone came or has room
         self._books = Books()
         self.custodian = Custodian(
-            links, membership, history, self._books, self.changed, stage, rng, spawn,
+            links, membership, history, self.changed, stage, rng, spawn,
             retained_bytes=limits.retained_bytes,
         )  # fmt: skip
         self.router, self.custody = self.custodian.router, self.custodian.custody
@@ -144,6 +145,7 @@ class Journeys:
         now = asyncio.get_running_loop().time()
         nbytes = activation.nbytes if activation else 0
         work = Work(key, custodian, nbytes, admitted=now, since=now)
+        self.book(key.step).resent += again
         self._enter(work, self._travel(work, tokens, activation, again, codec))
         return work
 
@@ -415,8 +417,9 @@ class Journeys:
 
     def has_room(self) -> bool:
         """Whether one more hop fits within the bounds on count and bytes."""
-        held = sum(work.nbytes for work in self._work.values())
-        return not self.closed and self.room() > 0 and held < self._limits.in_flight_bytes
+        if self.closed or self.room() <= 0:
+            return False
+        return sum(work.nbytes for work in self._work.values()) < self._limits.in_flight_bytes
 
     def room(self) -> int:
         return max(0, self._limits.in_flight_hops - len(self._work))
@@ -428,6 +431,11 @@ class Journeys:
             if work.custodian:
                 held.setdefault(work.custodian, []).append(work)
         return held
+
+    def queues(self) -> Counter[str]:
+        """How many hops are in each state; those on the device are `computing`."""
+        running = self._compute.progress().running
+        return Counter("computing" if work.hop == running else work.state for work in self._work.values())
 
     def rows(self) -> list[HopRow]:
         now = asyncio.get_running_loop().time()

@@ -7,7 +7,7 @@ from what the stage before has, and at a head from the data.
 import asyncio
 import logging
 
-from swarmd.config import RunConfig
+from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import HopForgotten, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.swarm.history import History
 from swarmd.swarm.journey import Journeys
@@ -27,13 +27,21 @@ class Repairs:
     """This peer's part in making the sums of its own stage and the next one whole."""
 
     def __init__(
-        self, run: RunConfig, links: Links, membership: Membership, history: History, journeys: Journeys, stage: int
+        self,
+        run: RunConfig,
+        limits: LimitsConfig,
+        links: Links,
+        membership: Membership,
+        history: History,
+        journeys: Journeys,
+        stage: int,
     ) -> None:
         self._run, self._links, self._membership, self._history = run, links, membership, history
         self._journeys, self._stage = journeys, stage
         self._messages: dict[HopId, asyncio.Task[Hop]] = {}  # that are being computed again
         self._subtracting: dict[HopId, asyncio.Task[None]] = {}
         self._bringing: set[HopId] = set()
+        self._pace = asyncio.Semaphore(limits.in_flight_hops)  # nothing of these can be evicted
         links.answers(AskHop, self._answer_hop_question)
 
     # ---------------------------------------------------------------------------------------------- missing indices
@@ -48,9 +56,9 @@ class Repairs:
 
     def _bring(self, key: HopId, resend: Resend) -> bool:
         """Whether an index is on its way, or is now."""
-        if key in self._bringing:
-            return True
         if resend.stage == 0:
+            if key in self._bringing:
+                return True
             if self._journeys.is_under_way(key) or self._journeys.book(key.step).has(key.index):
                 return True
             if self._journeys.tokens is None:
@@ -58,6 +66,8 @@ class Repairs:
             self._start(key, resend)
             return True
         if self._journeys.custodian.bring_to(key, resend.members) or self._journeys.is_under_way(key):
+            return True
+        if key in self._bringing:
             return True
         if resend.anew or self._journeys.book(key.step).has(key.index):
             self._start(key, resend)
@@ -70,13 +80,11 @@ class Repairs:
 
     async def _renew(self, key: HopId, resend: Resend) -> None:
         try:
-            if resend.stage == 0:
-                await self._train(key, resend.members)
-                return
-            hop = await self._message(key)
-            if self._journeys.retention.retained(key) is None and key.step > self._history.version:
-                self._journeys.retention.keep(key, hop)
-            self._journeys.custodian.bring_to(key, resend.members)
+            async with self._pace:
+                if resend.stage == 0:
+                    await self._train(key, resend.members)
+                else:
+                    await self._journeys.custodian.bring_anew(key, await self._message(key), resend.members)
         except (SwarmError, TimeoutError, MemoryError) as trouble:
             log.info("microbatch %s can't be had again here: %s", tuple(key), trouble)
         finally:

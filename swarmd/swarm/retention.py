@@ -1,6 +1,7 @@
 """What a sender keeps of a hop until its step commits: the message it passed on, and the answer it gave.
 
-A bounded cache of encoded bytes, oldest evicted first. Knows no network; `journey.py` decides what to send again.
+A bounded cache of encoded bytes, oldest evicted first. What waits for its answer can't be evicted: who sends bounds
+that. Knows no network; `journey.py` decides what to send again.
 """
 
 from collections import OrderedDict
@@ -43,6 +44,11 @@ class Retention:
 
     def retained(self, key: HopId) -> Retained | None:
         return self._passed.get(key)
+
+    def mark_answered(self, retained: Retained) -> None:
+        """The answer came: from now on the message may be evicted."""
+        retained.answered = True
+        self._evict()
 
     def drop_answer(self, key: HopId) -> None:
         """The hop doesn't count here any more: when it comes again it isn't answered from the record."""

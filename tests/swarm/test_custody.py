@@ -187,6 +187,15 @@ def test_a_message_that_waits_for_its_answer_is_never_evicted() -> None:
     assert (retention.nbytes, retention.evicted) == (300, 0)
 
 
+def test_what_is_over_the_limit_is_evicted_as_soon_as_its_answer_comes() -> None:
+    retention = Retention(150)
+    first, second = (retention.keep(HopId(1, index), hop(index)) for index in range(2))
+    retention.mark_answered(second)
+    assert (retention.nbytes, retention.evicted, second.answered) == (100, 1, True)
+    retention.mark_answered(first)
+    assert retention.retained(HopId(1, 0)) is first
+
+
 def test_bytes_are_counted_whatever_happens() -> None:
     retention = Retention(1 << 20)
     answered(retention, 0, "a")
