@@ -64,7 +64,7 @@ class Rounds:
     ) -> None:
         self._run, self._links, self._membership = run, links, membership
         self._history, self._journeys, self._compute, self._stage = history, journeys, compute, stage
-        self.repairs = Repairs(run, links, membership, history, journeys, stage)
+        self.repairs = Repairs(run, limits, links, membership, history, journeys, stage)
         self._claims = Claims(stage, membership.is_live)
         self._held = Held(limits.held_gradients)
         self._offered: dict[int, tuple[str, Whole]] = {}  # step -> digest and parts, brought by `hold` and not checked
@@ -207,7 +207,10 @@ class Rounds:
             with unless_over(step):
                 summary = await self._compute.assemble(step, averaged)
         except PeerFault as fault:  # an owner's, not the leader's
+            self._held.forget_parts()  # or the next attempt would begin with the same bytes
             raise Refused(f"an averaged part is malformed: {fault}") from None
+        except MemoryError:
+            raise Refused("this peer has no memory for the gradient") from None
         self._assembled = (step, summary.digest)
         return summary.digest, summary.squared_norm
 

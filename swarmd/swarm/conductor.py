@@ -85,7 +85,9 @@ class Conductor:
         """Who leads a step, in this peer's eyes; itself when it knows nobody at work."""
         seen = (step, self._membership.generation, self._history.record_hash)
         if self._leader[0] != seen:  # it is asked for at every change of anything
-            order = conductor_order(step, self._membership.kin(), self._history.members())
+            members = frozenset(self._history.members())
+            heads = [card for card in self._membership.stage(0) if card.peer in members]
+            order = conductor_order(step, heads or self._membership.kin(), members)  # heads come before all others
             self._leader = seen, order[0] if order else self._membership.own.peer
         return self._leader[1]
 
@@ -185,14 +187,15 @@ class Conductor:
             validation.cancel()
 
     def _takes_over(self, step: int) -> bool:
-        """Whether it seems that someone led this step before; the ballot will tell for certain."""
-        members = self._history.members()
+        """Whether it seems that someone led this step before; the ballot will tell for certain. In a large swarm a
+        conductor, who is a head, knows the others that might have.
+        """
         if step == self._step:  # this peer led it before, and was thought lost meanwhile
             return True
-        if not members or rendezvous(f"conductor/{step}", members) == [self._membership.own.peer]:
+        if (record := self._history.record) is None:
             return False
-        live = {card.peer for card in self._membership.kin()}
-        return any(peer not in live for peer in members)
+        first = rendezvous(f"conductor/{step}", record.stages[0].members or record.members())[:1]
+        return first != [self._membership.own.peer]
 
     async def _ask_around(self, step: int) -> None:
         """Someone may have the step's record already: that is cheaper than to decide it once more."""

@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from swarmd.swarm.membership import Rhythm
-from swarmd.swarm.messages import Beat
+from swarmd.swarm.membership import Rhythm, nan_to_zero
+from swarmd.swarm.messages import BEAT_SECONDS, Beat
 from swarmd.values import HopId, PeerId
 
-BEAT_SECONDS = 1.0  # between a holder's beats: a few hundred bytes per neighbour
 SILENCE_DEVIATIONS = 8.0
 SILENCE_FLOOR_SECONDS = 6.0  # a loaded machine may stall a beat for seconds
+LATE_BEAT_SECONDS = SILENCE_FLOOR_SECONDS - BEAT_SECONDS  # by which a beat may come later than announced
 SILENCE_CEILING_SECONDS = 30.0
 UNCLAIMED_SECONDS = 20.0  # from sending a hop to its first mention in a beat: covers the transfer on a slow link
 HUNG_FACTOR = 10.0  # one compute task may take so many times the holder's own service time ...
@@ -55,6 +55,13 @@ class Holder(Pulse):
 
     busy_seconds: float = 0.0
     service_seconds: float = 0.0
+    next_seconds: float = 0.0  # from its last beat to the next one: so it said
+
+    def patience(self) -> float:
+        """A holder with many custodians beats to each less often, and says so."""
+        measured = self.rhythm.mean + SILENCE_DEVIATIONS * self.rhythm.deviation
+        wanted = max(SILENCE_FLOOR_SECONDS, self.next_seconds + LATE_BEAT_SECONDS, measured)
+        return min(SILENCE_CEILING_SECONDS, wanted)
 
 
 @dataclass
@@ -81,15 +88,20 @@ def lateness(now: float, hop: Passed, holder: Holder) -> str:
     return ""
 
 
+def may_straggle(now: float, hop: Passed) -> bool:
+    """Whether it is worth while to look for an idle replica. A hop that was passed on waits for others."""
+    return hop.state in ("waiting", "backward") and now - hop.since >= RESCUE_FLOOR_SECONDS
+
+
 def straggling(now: float, hop: Passed, holder: Holder, rival_seconds: float | None) -> str:
     """Why an idle replica should have this hop instead; "" if it shouldn't.
 
-    A hop that was passed on waits for others than its holder, and one that its holder is about to finish stays.
+    One that its holder is about to finish stays.
     """
-    if rival_seconds is None or hop.state not in ("waiting", "backward"):
+    if rival_seconds is None or not may_straggle(now, hop):
         return ""
     waited, left = now - hop.since, holder.service_seconds - (now - hop.since)
-    if waited < max(RESCUE_FLOOR_SECONDS, RESCUE_FACTOR * rival_seconds) or 0 < left < rival_seconds:
+    if waited < RESCUE_FACTOR * rival_seconds or 0 < left < rival_seconds:
         return ""
     if holder.service_seconds < RESCUE_FACTOR * rival_seconds:
         return ""
@@ -139,6 +151,7 @@ class Custody:
             return
         holder.beat(now)
         holder.service_seconds, holder.busy_seconds = beat.service_seconds, beat.busy_seconds
+        holder.next_seconds = nan_to_zero(beat.next_seconds)
         for row in beat.hops:
             passed = self._passed.get(HopId(row.step, row.index))
             if passed is not None and passed.holder == peer:
@@ -156,7 +169,9 @@ class Custody:
         """Gives up on holders that are late, and on slow ones while others are idle."""
         for passed in list(self._passed.values()):
             holder = self._holders[passed.holder]
-            reason = lateness(now, passed, holder) or straggling(now, passed, holder, rivals(passed.holder))
+            reason = lateness(now, passed, holder)
+            if not reason and may_straggle(now, passed):
+                reason = straggling(now, passed, holder, rivals(passed.holder))
             if reason and not passed.lost.done():
                 passed.lost.set_result(reason)
 

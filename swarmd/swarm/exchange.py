@@ -59,7 +59,7 @@ class Exchange:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(number)) for number in range(len(self.plan.parts))]
-        except* (PeerUnreachable, TimeoutError, Refused, PeerFault) as troubles:
+        except* (PeerUnreachable, TimeoutError, Refused, PeerFault, MemoryError) as troubles:
             raise Refused(f"an owner failed: {troubles.exceptions[0]}") from None
         return tuple(task.result() for task in tasks)
 

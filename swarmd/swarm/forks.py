@@ -113,7 +113,8 @@ class Forks:
         self._incomplete_since: float | None = None
         membership.fits = self.fits
         history.on_foreign(self._seen)
-        history.on_restore(self._strange.clear)
+        history.on_restore(self._forget)
+        history.on_commit(lambda record: membership.judge_again())
 
     def fits(self, card: Card) -> bool:
         """Whether a card can be of our history: the record it shows is in our chain, or it is ahead and its records
@@ -129,7 +130,19 @@ class Forks:
         """A peer has shown a record that is not ours."""
         self._strange = {who: until for who, until in self._strange.items() if until > self._now()}
         self._strange[peer] = self._now() + STRANGE_SECONDS
+        self._membership.judge_again()
         self._history.changed.notify()
+
+    def _forget(self) -> None:
+        self._strange.clear()
+        self._membership.judge_again()
+
+    def sweep(self, now: float) -> None:
+        """Looks again at those who were ahead of us with another history a while ago."""
+        if over := [peer for peer, until in self._strange.items() if until < now]:
+            for peer in over:
+                del self._strange[peer]
+            self._membership.judge_again()
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -167,6 +180,7 @@ class Forks:
         fork = await find_fork(self._history.hash_at, theirs, min(self._history.version, card.version))
         if fork is None:
             self._strange.pop(card.peer, None)
+            self._membership.judge_again()
             return None
         if card.version >= self._history.version:
             self._seen(card.peer)
@@ -188,7 +202,7 @@ class Forks:
         """Whether our history is the one to be given up, if the other is whole."""
         if self._is_torn():
             return True
-        newest = max((it.version for it in self._membership.kin()), default=0)
+        newest = self._membership.newest().version
         ours = _standing(max(newest, self._history.version), meeting.ours)
         theirs = _standing(max(it.version for it in (card, *foreign)), meeting.theirs)
         lost = wins(theirs, ours, self._run.steps)
@@ -266,6 +280,7 @@ class Forks:
             got = await asyncio.gather(*(self._ask(guide, step) for step in steps))
             records.update({record.step: record for record in got if record is not None})
         self._history.learn(records)
+        self._membership.judge_again()
 
 
 def _standing(version: int, first: Record) -> Standing:

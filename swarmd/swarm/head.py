@@ -15,7 +15,7 @@ from swarmd.swarm.conductor import Conductor
 from swarmd.swarm.history import History
 from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
-from swarmd.swarm.membership import AT_WORK, Membership
+from swarmd.swarm.membership import Membership
 from swarmd.swarm.messages import Ack, AskLease, Lease, Revoke, from_ranges, to_ranges
 from swarmd.swarm.ports import Data
 from swarmd.swarm.signals import Signal
@@ -100,10 +100,9 @@ class Head:
             self._running.clear()
 
     def _slots(self) -> int:
-        cards = [card for card in self._membership.cards() if card.state in AT_WORK]
-        heads = sum(1 for card in cards if card.stage == 0)
+        peers, heads = self._membership.population(), len(self._membership.stage(0))
         away, service = self._journeys.custody.away_seconds, self._membership.own.service_seconds
-        return plan_slots(len(cards), heads, self._limits.in_flight_hops, away, service)
+        return plan_slots(peers, heads, self._limits.in_flight_hops, away, service)
 
     async def _journey(self, key: HopId, lease: Lease) -> None:
         """One microbatch, from its tokens to its place in this head's sum. A failed one is begun again.
@@ -118,7 +117,7 @@ class Head:
             try:
                 await asyncio.shield(self._journeys.train(key, tokens, again=again, horizon_s=lease.horizon_s))
                 break
-            except SwarmError as trouble:
+            except (SwarmError, MemoryError) as trouble:
                 log.warning("microbatch %s starts anew: %s", tuple(key), trouble)
                 again = True
                 await asyncio.sleep(RETRY_SECONDS)

@@ -126,8 +126,8 @@ class History:
 
     def restore(self, record: Record | None, digest: str) -> None:
         """The parameters are now those after this record (None: the untrained ones), whatever they were before."""
-        if self.leaving is not None:
-            self._void(self.leaving)
+        # Steps after a version that is older than this peer's, or than its disk, are applied, and written, once more.
+        self._void(self.leaving if self.leaving is not None else record.step if record is not None else 0)
         if record is not None:
             self.version, self.record, self.record_hash = record.step, record, record.hash
             self._records = OrderedDict((step, it) for step, it in self._records.items() if step < record.step)
@@ -140,7 +140,7 @@ class History:
         self.changed.notify()
 
     def _void(self, ancestor: int) -> None:
-        """What this peer did after a version belongs to a history that lost."""
+        """What this peer did after a version, in this life or an earlier one, belongs to its history no longer."""
         for step in [step for step in self._records if step > ancestor]:
             del self._records[step]
         for step in [step for step in self._counts if step > ancestor]:
@@ -275,16 +275,23 @@ class History:
             return
         if record.skipped:
             digest = await self._compute.skip(record.step)
-        elif await self._gather(record):
-            digest = await self._compute.apply(
-                record.step, learning_rate=record.learning_rate, clip_factor=record.clip_factor
-            )
-        else:
-            log.warning("nobody has the gradient of step %d any more: fetching the whole state", record.step)
-            self.behind, self._missed = True, asyncio.get_running_loop().time()
-            self.changed.notify()
+        elif not await self._gather(record):
+            self._fall_behind(f"nobody has the gradient of step {record.step} any more")
             return
+        else:
+            try:
+                digest = await self._compute.apply(
+                    record.step, learning_rate=record.learning_rate, clip_factor=record.clip_factor
+                )
+            except MemoryError:  # half-way, maybe: the state is neither of one version nor of the other
+                self._fall_behind(f"there is no memory for step {record.step}")
+                return
         self._enter(record, digest)
+
+    def _fall_behind(self, why: str) -> None:
+        log.warning("%s: fetching the whole state", why)
+        self.behind, self._missed = True, asyncio.get_running_loop().time()
+        self.changed.notify()
 
     def _enter(self, record: Record, digest: str) -> None:
         self.version, self.record, self.record_hash, self.digest = record.step, record, record.hash, digest

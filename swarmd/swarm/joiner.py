@@ -183,7 +183,10 @@ class Joiner:
         if not self._history.ready or self._history.version == 0:
             return {}
         async with self._history.lock:
-            state = await self._compute.export_state()
+            try:
+                state = await self._compute.export_state()
+            except MemoryError:
+                return {}
         view, size = memoryview(state), statesync.CHUNK_BYTES
         hashes = await chunk_hashes(state)
         return {name: view[number * size : (number + 1) * size] for number, name in enumerate(hashes)}

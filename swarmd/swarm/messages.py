@@ -34,6 +34,8 @@ class Ballot:
 
 NO_BALLOT = Ballot()
 
+BEAT_SECONDS = 1.0  # between a holder's beats to a custodian, unless it has many
+
 
 # ------------------------------------------------------------------------------------------------- who is there
 
@@ -67,7 +69,8 @@ class Summary:
     """A stage's peers, gossiped to the whole swarm by one of them."""
 
     stage: int
-    cards: tuple[Card, ...]
+    cards: tuple[Card, ...]  # of some of them
+    peers: int  # how many they are
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class AskPlace:
 
 @dataclass(frozen=True)
 class Place:
-    """The stage to serve, and everyone the answerer knows."""
+    """The stage to serve, and whom the answerer knows: everyone near that stage, of others enough to go on with."""
 
     stage: int
     cards: tuple[Card, ...]
@@ -200,6 +203,7 @@ class Beat:
     counter: int  # of the compute thread
     busy_seconds: float  # of its present task
     service_seconds: float
+    next_seconds: float = BEAT_SECONDS  # until the next beat to this custodian, while it holds hops for it
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ import asyncio
 import dataclasses
 import logging
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig, fingerprint
-from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.errors import ConfigError, SwarmError
 from swarmd.status import HopRow, PeerRow, PeerState, Queues
 from swarmd.swarm.averaging import Rounds
 from swarmd.swarm.ballots import Ballots
@@ -28,18 +29,18 @@ from swarmd.swarm.joiner import Joiner, Progress
 from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
 from swarmd.swarm.liveness import Liveness
-from swarmd.swarm.membership import AT_WORK, Membership, peer_rows, plan_stage
-from swarmd.swarm.messages import AskPlace, Card, Place
+from swarmd.swarm.membership import AT_WORK, Membership, peer_rows
+from swarmd.swarm.messages import Card
+from swarmd.swarm.placing import Places
 from swarmd.swarm.ports import Compute, Data, Store
 from swarmd.swarm.signals import Signal
 from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)
 
-PLACE_SECONDS = 10.0
-PROMISE_SECONDS = 60.0  # a place given to a newcomer counts as taken for so long
 LINGER_SECONDS = 20.0  # at the end of the run, for peers that haven't heard of the last commit
 RETRY_SECONDS = 1.0
+REFRESH_SECONDS = 2.0  # between two looks at this peer's own figures, unless someone is told of them earlier
 
 OpenStage = Callable[[int], Awaitable[tuple[Compute, Data | None]]]
 """Builds a stage on this peer's device, untrained; with the run's data if it is the first. Raises ConfigError if it
@@ -78,7 +79,8 @@ class Peer:
             heard=self._heard,
             spawn=self.spawn,
         )
-        self.gossip = Gossip(fingerprint(run), links, membership, self.liveness.hear)
+        self.gossip = Gossip(fingerprint(run), run.model.stages, links, membership, self.liveness.hear, self._refresh)
+        self._places = Places(run, links, membership, self.history, self.liveness.hear, self._entries)
         self.stage: int | None = None
         self.state: PeerState = "joining"
         self.began: float | None = None  # loop time when this peer began to serve
@@ -92,12 +94,10 @@ class Peer:
         self._compute: Compute | None = None
         self._data: Data | None = None
         self._group: asyncio.TaskGroup | None = None
-        self._has_data = True  # until loading it fails
         self.validation_loss: float | None = None  # the newest
-        self._promises: dict[PeerId, tuple[int, float]] = {}
         self._beside: set[asyncio.Task[None]] = set()  # what `spawn` started
         self._done = 0  # microbatches accumulated here
-        links.answers(AskPlace, self._answer_place)
+        self._refreshed = 0.0  # loop time at which the figures on this peer's card were brought up to date
         if not entries:
             self.history.founder, self.history.founded = membership.own.peer, True
         self.history.on_commit(self._committed)
@@ -133,7 +133,7 @@ class Peer:
 
     async def _join(self) -> None:
         """Finds a stage and brings it to the swarm's version."""
-        stage = await self._find_place()
+        stage = await self._places.find(self._wanted, self.changed)
         self._set(stage=stage)
         try:
             self._compute, self._data = await self._open_stage(stage)
@@ -147,8 +147,8 @@ class Peer:
             ):
                 raise
             log.warning("not a head: %s", trouble)
-            self._has_data = False
-            stage = await self._find_place()
+            self._places.has_data = False
+            stage = await self._places.find(self._wanted, self.changed)
             self._set(stage=stage)
             self._compute, self._data = await self._open_stage(stage)
         self._assemble(stage)
@@ -156,52 +156,6 @@ class Peer:
         await self.gossip.announce()
         assert self._joiner is not None
         await self._joiner.reach_version(self._donors, self.changed)
-
-    async def _find_place(self) -> int:
-        """The stage to serve. A founder decides by itself; a joiner asks until somebody answers: alone it would begin a
-        second history of the run.
-        """
-        stages = self.run_config.model.stages
-        if self._wanted is not None and not 0 <= self._wanted < stages:
-            raise ConfigError(f"--stage {self._wanted}: this run has stages 0 to {stages - 1}")
-        while True:
-            known = [card.peer for card in self.membership.cards() if card.peer != self.membership.own.peer]
-            for peer in dict.fromkeys((*self.links.transport.connected(), *known, *self._entries)):
-                stage = await self._ask_place(peer)
-                if stage is not None:
-                    return stage
-            if not self._entries:
-                mine = plan_stage(stages, self.membership.cards(), lambda stage: stage > 0 or self._has_data)
-                return self._wanted if self._wanted is not None else mine or 0
-            await self.changed.wait(RETRY_SECONDS)
-
-    async def _ask_place(self, peer: PeerId) -> int | None:
-        wanted = -1 if self._wanted is None else self._wanted
-        try:
-            place = await self.links.ask(peer, AskPlace(wanted, self._has_data), Place, deadline_s=PLACE_SECONDS)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
-            log.info("no place from %s: %s", peer[-8:], trouble)
-            return None
-        for card in place.cards:
-            self.liveness.hear(card)
-        self.history.learn_founder(place.founder, self.membership.own.peer, again=not self._promises)
-        return place.stage if 0 <= place.stage < self.run_config.model.stages else None
-
-    async def _answer_place(self, peer: PeerId, ask: AskPlace) -> Place:
-        """Newcomers that come together through this peer get different places."""
-        now = asyncio.get_running_loop().time()
-        self._promises = {who: it for who, it in self._promises.items() if it[1] > now and who != peer}
-        cards = {card.peer: card for card in self.membership.cards()}
-        for who, (stage, _) in self._promises.items():
-            if who not in cards or cards[who].stage < 0:
-                cards[who] = dataclasses.replace(self.membership.own, peer=who, stage=stage, state="joining")
-        cards.pop(peer, None)
-        stage = ask.stage
-        if stage < 0:
-            planned = plan_stage(self.run_config.model.stages, cards.values(), lambda stage: stage > 0 or ask.has_data)
-            stage = 0 if planned is None else planned
-        self._promises[peer] = (stage, now + PROMISE_SECONDS)
-        return Place(stage, tuple(self.membership.cards()), self.history.founder)
 
     def _check_data(self) -> None:
         """Heads must have the same data. Raises ConfigError."""
@@ -244,7 +198,7 @@ class Peer:
             await self.gossip.announce()
 
     def _newest(self) -> Card:
-        return max(self.membership.kin(), key=lambda card: (card.version, card.peer))
+        return self.membership.newest()
 
     def _donors(self) -> list[PeerId]:
         """Replicas of this stage, newest version first; a finished one gives its state, too."""
@@ -355,22 +309,25 @@ class Peer:
             self.conductor.sweep(now)
         if self._donor is not None:
             self._donor.sweep(now)
-        self._refresh()
+        self.forks.sweep(now)
+        if now - self._refreshed >= REFRESH_SECONDS:
+            self._refresh()
 
     def _refresh(self) -> None:
         """Keeps the figures on this peer's card current, for handshakes and heartbeats."""
         if self._compute is None or self.journeys is None:
             return
-        progress, queues = self._compute.progress(), self.queues()
+        self._refreshed = asyncio.get_running_loop().time()
+        progress, queues = self._compute.progress(), self.journeys.queues()
         self.membership.own = dataclasses.replace(
             self.membership.own,
             addresses=self.links.transport.addresses(),
             version=self.history.version,
             record=self.history.record_hash,
             tokens=self.history.total_tokens,
-            forward=queues.forward,
-            backward=queues.backward,
-            in_flight=queues.in_flight,
+            forward=queues["waiting"],
+            backward=queues["backward"],
+            in_flight=queues.total(),
             room=self.journeys.room(),
             service_seconds=progress.forward_seconds + progress.backward_seconds,
             microbatches_per_second=self.microbatches_per_second(),
@@ -407,7 +364,11 @@ class Peer:
         """Writes a checkpoint of this peer's stage at its present version."""
         assert self._compute is not None and self.stage is not None
         async with self.history.lock:
-            state = await self._compute.export_state()
+            try:
+                state = await self._compute.export_state()
+            except MemoryError:
+                log.warning("no checkpoint of version %d: out of memory", self.history.version)
+                return
             version, record = self.history.version, self.history.plain_record()
         await self._store.save_checkpoint(version, self.stage, state, record)
 
@@ -421,7 +382,7 @@ class Peer:
                 key = HopId(version + 1, self.run_config.microbatches + index)
                 loss = await self.journeys.evaluate(key, await self._data.held_out(index))
                 total, tokens = total + loss.loss_sum, tokens + loss.tokens
-        except (SwarmError, TimeoutError) as trouble:
+        except (SwarmError, TimeoutError, MemoryError) as trouble:
             log.warning("no validation loss of version %d: %s", version, trouble)
             return None
         return total / tokens
@@ -450,15 +411,12 @@ class Peer:
         return min(1.0, done / self.run_config.microbatches)
 
     def queues(self) -> Queues:
-        rows = self.rows()
-        waiting = sum(1 for row in rows if row.state == "waiting")
-        backward = sum(1 for row in rows if row.state == "backward")
-        passed = sum(1 for row in rows if row.state == "passed")
+        states = self.journeys.queues() if self.journeys is not None else Counter[str]()
+        held, passed = states.total(), states["passed"]
         retained = self.journeys.retention.nbytes if self.journeys else 0
         busy = self._compute is not None and self._compute.progress().running is not None
-        return Queues(
-            waiting, backward, len(rows), passed, retained, "" if busy else self._idle_reason(len(rows), passed)
-        )
+        reason = "" if busy else self._idle_reason(held, passed)
+        return Queues(states["waiting"], states["backward"], held, passed, retained, reason)
 
     def _idle_reason(self, held: int, passed: int) -> str:
         if self.state != "serving":

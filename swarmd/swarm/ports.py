@@ -183,7 +183,9 @@ class Store(Protocol):
         """A line per committed step. A full disk is reported, never raised."""
 
     def void_ledger(self, version: int) -> None:
-        """Voids the lines of steps after `version`: they belong to a history that lost. Never raises."""
+        """Voids the lines of steps after `version`: they belong to a history that lost, or will come again. Never
+        raises.
+        """
 
     async def save_checkpoint(self, version: int, stage: int, state: Buffer, record: dict[str, Any]) -> None:
         """Writes a stage's state at a version, manifest last. A full disk is reported, never raised."""

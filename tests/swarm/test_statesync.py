@@ -68,6 +68,8 @@ class NoDisk:
 
     def append_ledger(self, line: dict[str, Any]) -> None: ...
 
+    def void_ledger(self, version: int) -> None: ...
+
 
 @dataclass
 class FakeCompute:

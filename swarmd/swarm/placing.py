@@ -1,0 +1,104 @@
+"""Where a newcomer is needed: it asks, and others answer.
+
+A founder decides by itself. In a large swarm whoever is asked may be far from the place that it gives, and know only a
+few of the peers there; so the newcomer asks one of those, too, whom it will work with.
+"""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable
+
+from swarmd.config import RunConfig
+from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.gossip import cards_for
+from swarmd.swarm.history import History
+from swarmd.swarm.links import Links
+from swarmd.swarm.membership import Membership, plan_stage
+from swarmd.swarm.messages import AskPlace, Card, Place
+from swarmd.swarm.signals import Signal
+from swarmd.values import PeerId
+
+log = logging.getLogger(__name__)
+
+PLACE_SECONDS = 10.0
+PROMISE_SECONDS = 60.0  # a place given to a newcomer counts as taken for so long
+RETRY_SECONDS = 1.0
+
+
+class Places:
+    """This peer's search for a place, and its answers to those who search."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        links: Links,
+        membership: Membership,
+        history: History,
+        hear: Callable[[Card], None],
+        entries: tuple[PeerId, ...],
+    ) -> None:
+        self._stages, self._links, self._membership, self._history = run.model.stages, links, membership, history
+        self._hear, self._entries = hear, entries
+        self.has_data = True  # until loading it fails
+        self._promises: dict[PeerId, tuple[int, float]] = {}  # newcomer -> its stage, until when
+        links.answers(AskPlace, self._answer)
+
+    async def find(self, wanted: int | None, changed: Signal) -> int:
+        """The stage to serve. A founder decides by itself; a joiner asks until somebody answers: alone it would begin a
+        second history of the run. Raises ConfigError.
+        """
+        if wanted is not None and not 0 <= wanted < self._stages:
+            raise ConfigError(f"--stage {wanted}: this run has stages 0 to {self._stages - 1}")
+        while True:
+            known = [card.peer for card in self._membership.cards() if card.peer != self._membership.own.peer]
+            for peer in dict.fromkeys((*self._links.transport.connected(), *known, *self._entries)):
+                stage = await self._ask(peer, wanted)
+                if stage is not None:
+                    await self._meet_neighbours(peer, stage)
+                    return stage
+            if not self._entries:
+                if wanted is not None:
+                    return wanted
+                return plan_stage(self._stages, self._membership.cards(), lambda stage: stage > 0 or self.has_data) or 0
+            await changed.wait(RETRY_SECONDS)
+
+    async def _meet_neighbours(self, asked: PeerId, stage: int) -> None:
+        """If whoever gave the place is far from it, someone near it is asked whom this peer will work with."""
+        giver = self._membership.get(asked)
+        if giver is not None and abs(giver.stage - stage) <= 1:
+            return
+        near = [card for card in self._membership.cards() if card.stage >= 0 and abs(card.stage - stage) <= 1]
+        for card in sorted(near, key=lambda card: (abs(card.stage - stage), card.peer)):
+            if card.peer != self._membership.own.peer and await self._ask(card.peer, stage) is not None:
+                return
+
+    async def _ask(self, peer: PeerId, wanted: int | None) -> int | None:
+        question = AskPlace(-1 if wanted is None else wanted, self.has_data)
+        try:
+            place = await self._links.ask(peer, question, Place, deadline_s=PLACE_SECONDS)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.info("no place from %s: %s", peer[-8:], trouble)
+            return None
+        for card in place.cards:
+            self._hear(card)
+        self._history.learn_founder(place.founder, self._membership.own.peer, again=not self._promises)
+        return place.stage if 0 <= place.stage < self._stages else None
+
+    async def _answer(self, peer: PeerId, ask: AskPlace) -> Place:
+        """Newcomers that come together through this peer get different places."""
+        now = asyncio.get_running_loop().time()
+        self._promises = {who: it for who, it in self._promises.items() if it[1] > now and who != peer}
+        stage = ask.stage
+        if stage < 0:
+            cards = {card.peer: card for card in self._membership.cards()}
+            for who, (promised, _) in self._promises.items():
+                if who not in cards or cards[who].stage < 0:
+                    cards[who] = dataclasses.replace(self._membership.own, peer=who, stage=promised, state="joining")
+            cards.pop(peer, None)
+            planned = plan_stage(
+                self._stages, cards.values(), lambda stage: stage > 0 or ask.has_data, self._membership.unseen
+            )
+            stage = 0 if planned is None else planned
+        self._promises[peer] = (stage, now + PROMISE_SECONDS)
+        return Place(stage, cards_for(stage, self._membership), self._history.founder)
