@@ -3,6 +3,7 @@
 Prints and parses; what it shows comes from `campaign.py`, `play.py` and `named.py`.
 """
 
+import dataclasses
 import json
 import sys
 import time
@@ -12,9 +13,10 @@ import typer
 
 from swarmd.sim import campaign
 from swarmd.sim.campaign import Result
+from swarmd.sim.draw import draw_scenario
 from swarmd.sim.named import NAMED
 from swarmd.sim.play import Outcome, play, report
-from swarmd.sim.scenario import Scenario, draw_scenario
+from swarmd.sim.scenario import Scenario
 
 EXIT_FAILED = 1  # a promise was broken
 EXIT_USER = 2  # the user must change something
@@ -34,6 +36,14 @@ Examples:
   python -m swarmd.sim run                         seeds from 0 on, on two cores, until Ctrl-C
   python -m swarmd.sim run --seeds 500             so many; exit code 1 if a promise was broken
   python -m swarmd.sim run --first 90000 --json    other seeds; one JSON object on stdout at the end
+"""
+
+_PROVE_EXAMPLES = """
+\b
+Examples:
+  python -m swarmd.sim prove                       ten seeds on two cores, about a minute
+  python -m swarmd.sim prove --seeds 100           exit code 1 if one of them breaks a promise
+  python -m swarmd.sim prove --first 7 --seeds 1   one seed again
 """
 
 _REPLAY_EXAMPLES = """
@@ -64,15 +74,16 @@ def run(
     """Play one scenario after the other, each drawn from a seed, and tell of every promise that breaks."""
 
     def tell(result: Result) -> None:
-        typer.echo("\n".join(["", *result.lines, ""]), err=as_json)
+        if result.promise:
+            typer.echo("\n".join(["", *result.lines, ""]), err=as_json)
 
     summary = campaign.run_campaign(
         first,
         seeds,
         workers,
+        campaign.drawn(minimal=shrink),
         told=tell,
         progress=lambda line: typer.echo(line, err=True),
-        minimal=shrink,
     )
     typer.echo("\n".join(summary.lines()), err=as_json)
     if as_json:
@@ -80,6 +91,33 @@ def run(
     if summary.failed:
         return EXIT_FAILED
     return EXIT_INTERRUPTED if summary.interrupted and seeds is not None else 0
+
+
+@app.command(epilog=_PROVE_EXAMPLES)
+def prove(
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="So many.")] = 10,
+    first: Annotated[int, typer.Option(metavar="S", min=0, help="The first seed.")] = 0,
+    faults: Annotated[int, typer.Option(metavar="N", min=0, help="That strike each run, at least.")] = 50,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, help="Processes.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; the rest on stderr.")] = False,
+) -> int:
+    """Train for real in virtual time, under dozens of faults a run, and compare with a single process."""
+    from swarmd.sim import proof  # with torch, which takes seconds to load and no other command needs
+
+    results: list[Result] = []
+
+    def tell(result: Result) -> None:
+        results.append(result)
+        typer.echo("\n".join([proof.row(result), *result.lines]), err=as_json)
+
+    typer.echo(proof.header(), err=as_json)
+    summary = campaign.run_campaign(first, seeds, workers, proof.job(faults), told=tell, progress=lambda line: None)
+    typer.echo("\n".join([*summary.lines(), *proof.conclusion(results, faults)]), err=as_json)
+    if as_json:
+        typer.echo(json.dumps({**summary.plain(), "runs": [dataclasses.asdict(result) for result in results]}))
+    if summary.failed or any(proof.is_weak(result, faults) for result in results):
+        return EXIT_FAILED
+    return EXIT_INTERRUPTED if summary.interrupted else 0
 
 
 @app.command(epilog=_REPLAY_EXAMPLES)

@@ -1,10 +1,11 @@
-"""Seeds by the thousand: plays drawn scenarios in worker processes, and tells of every promise that broke.
+"""Seeds by the thousand: plays drawn scenarios in worker processes, and tells what became of them.
 
 A worker takes one seed after the other, each in a fresh event loop; one that takes too long by the wall clock is
 interrupted, and its process ended if even that doesn't help. What a worker says is JSON on a pipe.
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -18,8 +19,10 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from swarmd.sim.draw import draw_scenario
 from swarmd.sim.play import Outcome, play, report, shrink
-from swarmd.sim.scenario import Scenario, draw_scenario
+from swarmd.sim.points import all_points
+from swarmd.sim.scenario import Scenario
 
 WALL_SECONDS = 30.0  # for one run; a large scenario with long silences takes about five
 SHRINK_WALL_SECONDS = 60.0  # for all reruns of a scenario that failed
@@ -42,6 +45,17 @@ class Result:
     virtual_s: float = 0.0
     wall_s: float = 0.0
     struck: dict[str, int] = field(default_factory=dict)
+    points: dict[str, int] = field(default_factory=dict)  # at which a fault happened
+    figures: dict[str, Any] = field(default_factory=dict)  # what else a job measures
+
+
+@dataclass(frozen=True)
+class Job:
+    """What workers do with every seed of a campaign."""
+
+    examine: Callable[[int], Result]  # something that a fresh process can import
+    replay: Callable[[int], str]  # the command that shows a seed again
+    wall_s: float  # after which a worker that doesn't answer is ended
 
 
 def replay_command(seed: int) -> str:
@@ -79,6 +93,7 @@ def examine(seed: int, wall_s: float = WALL_SECONDS, *, minimal: bool = True) ->
         return Result(seed, 6, lines, wall_s=time.monotonic() - began)
     took = time.monotonic() - began
     result = Result(seed, virtual_s=outcome.virtual_s, wall_s=took, struck=outcome.struck, trace=outcome.trace)
+    result = dataclasses.replace(result, points=outcome.points)
     if outcome.passed:
         return result
     promise = outcome.violations[0].promise
@@ -111,6 +126,7 @@ class Summary:
     seeds: int = 0
     virtual_s: float = 0.0
     struck: Counter[str] = field(default_factory=Counter)
+    points: Counter[str] = field(default_factory=Counter)
     failed: list[Result] = field(default_factory=list)
     interrupted: bool = False
 
@@ -118,6 +134,7 @@ class Summary:
         self.seeds += 1
         self.virtual_s += result.virtual_s
         self.struck.update(result.struck)
+        self.points.update(result.points)
         if result.promise:
             self.failed.append(result)
 
@@ -131,6 +148,9 @@ class Summary:
         """The end of a campaign."""
         faults = ", ".join(f"{count} {kind}" for kind, count in self.struck.most_common())
         lines = [self.line(), f"faults: {faults or 'none'}"]
+        if self.points:
+            never = [point for point in all_points() if not self.points[point]]
+            lines.append(f"points with a fault: {len(self.points)}; never: {', '.join(never) or 'none'}")
         if self.failed:
             promises = Counter(result.promise for result in self.failed)
             by_promise = ", ".join(f"{count} of promise {number}" for number, count in sorted(promises.items()))
@@ -144,6 +164,7 @@ class Summary:
             "seconds": time.monotonic() - self.began,
             "virtual_seconds": self.virtual_s,
             "faults": dict(self.struck),
+            "points": dict(self.points),
             "interrupted": self.interrupted,
             "failed": [dataclasses.asdict(result) for result in self.failed],
         }
@@ -152,17 +173,17 @@ class Summary:
 class Worker:
     """A process that plays seeds."""
 
-    def __init__(self, wall_s: float, minimal: bool) -> None:
+    def __init__(self, job: Job) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self._limit = wall_s + GRACE_SECONDS + SHRINK_WALL_SECONDS
-        self.process = context.Process(target=work, args=(theirs, wall_s, minimal), daemon=True)
+        self._job = job
+        self.process = context.Process(target=work, args=(theirs, job.examine), daemon=True)
         self.process.start()
         theirs.close()
         self.seed, self._deadline = -1, 0.0
 
     def give(self, seed: int) -> None:
-        self.seed, self._deadline = seed, time.monotonic() + self._limit
+        self.seed, self._deadline = seed, time.monotonic() + self._job.wall_s
         self.pipe.send_bytes(json.dumps(seed).encode())
 
     def take(self) -> Result:
@@ -170,15 +191,18 @@ class Worker:
         try:
             plain = json.loads(self.pipe.recv_bytes())
         except EOFError:
-            return Result(self.seed, 7, (f"seed {self.seed}: its process died", f"replay: {replay_command(self.seed)}"))
+            return self._failed(7, "its process died")
         return Result(**{**plain, "lines": tuple(plain["lines"])})
 
     def give_up(self) -> Result:
         """Ends a worker that can't even be interrupted."""
         self.process.kill()
         self.process.join()
-        text = f"seed {self.seed}: promise 6: it could not even be interrupted"
-        return Result(self.seed, 6, (text, f"replay: {replay_command(self.seed)}"))
+        return self._failed(6, "it could not even be interrupted")
+
+    def _failed(self, promise: int, text: str) -> Result:
+        lines = (f"seed {self.seed}: promise {promise}: {text}", f"replay: {self._job.replay(self.seed)}")
+        return Result(self.seed, promise, lines)
 
     @property
     def is_late(self) -> bool:
@@ -190,7 +214,7 @@ class Worker:
         self.pipe.close()
 
 
-def work(pipe: Connection, wall_s: float, minimal: bool) -> None:
+def work(pipe: Connection, examine: Callable[[int], Result]) -> None:
     """The life of a worker: a seed comes, a result goes, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of runs that were interrupted; the others' is a violation
@@ -199,14 +223,14 @@ def work(pipe: Connection, wall_s: float, minimal: bool) -> None:
             seed = json.loads(pipe.recv_bytes())
         except EOFError:
             return
-        pipe.send_bytes(json.dumps(dataclasses.asdict(examine(seed, wall_s, minimal=minimal))).encode())
+        pipe.send_bytes(json.dumps(dataclasses.asdict(examine(seed))).encode())
 
 
 class Campaign:
     """Seeds and the processes that play them."""
 
-    def __init__(self, seeds: Iterator[int], told: Callable[[Result], None], wall_s: float, minimal: bool) -> None:
-        self._seeds, self._told, self._wall_s, self._minimal = seeds, told, wall_s, minimal
+    def __init__(self, seeds: Iterator[int], told: Callable[[Result], None], job: Job) -> None:
+        self._seeds, self._told, self._job = seeds, told, job
         self.summary = Summary()
         self.pool: list[Worker] = []
 
@@ -217,7 +241,7 @@ class Campaign:
             worker.end()
             worker = None
         if seed is not None:
-            worker = worker or Worker(self._wall_s, self._minimal)
+            worker = worker or Worker(self._job)
             worker.give(seed)
             self.pool.append(worker)
 
@@ -229,8 +253,7 @@ class Campaign:
             self.pool.remove(worker)
             result = worker.take() if worker.pipe in ready else worker.give_up()
             self.summary.add(result)
-            if result.promise:
-                self._told(result)
+            self._told(result)
             self.begin(worker)
 
     def end(self) -> None:
@@ -238,19 +261,24 @@ class Campaign:
             worker.end()
 
 
+def drawn(wall_s: float = WALL_SECONDS, *, minimal: bool = True) -> Job:
+    """The job of playing drawn scenarios."""
+    limit = wall_s + GRACE_SECONDS + SHRINK_WALL_SECONDS
+    return Job(functools.partial(examine, wall_s=wall_s, minimal=minimal), replay_command, limit)
+
+
 def run_campaign(
     first: int,
     seeds: int | None,
     workers: int,
+    job: Job,
     *,
     told: Callable[[Result], None],
     progress: Callable[[str], None],
-    wall_s: float = WALL_SECONDS,
-    minimal: bool = True,
 ) -> Summary:
-    """Plays seeds from `first` on, so many or until Ctrl-C. Tells of each that failed."""
+    """Does a job with seeds from `first` on, so many or until Ctrl-C. Tells what became of each."""
     numbers = itertools.count(first) if seeds is None else iter(range(first, first + seeds))
-    campaign, said = Campaign(numbers, told, wall_s, minimal), 0.0
+    campaign, said = Campaign(numbers, told, job), 0.0
     try:
         for _ in range(workers):
             campaign.begin()

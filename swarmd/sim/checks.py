@@ -1,32 +1,34 @@
 """What must hold of a world, whatever happens to it: one function for every promise of DESIGN section 9.
 
-Each yields `Violation`s and decides nothing else. `Watch` runs what can be said of a world on its way (new steps,
-bounds, who left which stage) and, at the end, the rest. Nothing here trusts what the swarm says of itself where it can
-be worked out: gradients and parameters are compared with `Reference`.
+Each yields `Violation`s and decides nothing else; `watch.py` runs them. Nothing here trusts what the swarm says of
+itself where it can be worked out: gradients and parameters are compared with `Reference`.
 """
 
 import asyncio
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from swarmd.sim.reference import Reference
-from swarmd.sim.symbolic import Applied, Factory, SymbolicEngine
+from swarmd.sim.symbolic import Applied, SymbolicEngine
 from swarmd.sim.world import SimPeer, World
 from swarmd.swarm.history import RECORDS_KEPT
 from swarmd.swarm.membership import AT_WORK, MEMBERS_LIMIT
+from swarmd.swarm.repair import SUBTRACTED_AT_ONCE
 from swarmd.values import PeerId
 
 BOOKS_LIMIT = 3  # steps of which a peer keeps a book: the present one, the next, and one that ends
 PINNED_LIMIT = 2  # snapshots that a donor holds at once
 HELD_BESIDES = 2  # steps whose gradients a member may hold besides so many committed ones: the present and the next
+RETAINED_BESIDES = SUBTRACTED_AT_ONCE + 1  # messages that wait for an answer besides hops in flight, and the newest
 TASKS_PER_HOP = 8  # tasks that may stand for one hop at one peer: its journey, question, beat, wait, cancel, repair ...
 TASKS_PER_NEIGHBOUR = 12  # questions, answers, dials and gossip between a peer and one other
 TASKS_FLOOR = 60  # what a peer runs for itself, round included
 DEVICE_QUEUE_PER_HOP = 2  # tasks that wait for a device, of each hop: one that was given up, and its successor
 HELD_FRAMES_PER_PAIR = 500  # behind a wall, one way: what is sent in the minutes until the silent peer is dropped
+FP32_BYTES = 4
 DEVICE_QUEUE_FLOOR = 40  # of rounds, joiners and validation
 
 
@@ -149,13 +151,16 @@ def check_losses(reference: Reference, lines: Iterable[Line]) -> Iterator[Violat
 
 
 def check_last_replicas(before: dict[PeerId, int], world: World) -> Iterator[Violation]:
-    """Promise 4. `before`: the stage of every peer at work when this was looked at last."""
+    """Promise 4. `before`: the stage of every peer at work when this was looked at last. One that has finished serves
+    its stage to those who are late.
+    """
     now = at_work(world)
+    served = {*now.values(), *(it.peer.stage for it in world.peers.values() if it.peer.state == "finished")}
     for peer, stage in before.items():
-        if peer in world.peers and now.get(peer) != stage and stage not in now.values():
-            it = world.peers[peer]
-            if it.peer.state != "finished":
-                yield Violation(4, f"{peer} left stage {stage}, whose last replica it was ({it.peer.state})", peer=peer)
+        if peer in world.peers and now.get(peer) != stage and stage not in served:
+            state = world.peers[peer].peer.state
+            if state != "left":  # it was told to leave
+                yield Violation(4, f"{peer} left stage {stage}, whose last replica it was ({state})", peer=peer)
 
 
 def at_work(world: World) -> dict[PeerId, int]:
@@ -220,7 +225,15 @@ def _hop_bytes(it: SimPeer) -> int:
 
 def _message_bytes(it: SimPeer) -> int:
     engine = it.compute.engine if it.compute is not None else None
-    return engine.symbols.activation_bytes if isinstance(engine, SymbolicEngine) else 0
+    if isinstance(engine, SymbolicEngine):
+        return engine.symbols.activation_bytes
+    run = it.peer.run_config
+    return FP32_BYTES * run.tokens_per_microbatch * run.model.hidden
+
+
+def _kept(it: SimPeer) -> int:
+    engine = it.compute.engine if it.compute is not None else None
+    return len(inside(engine, "kept" if isinstance(engine, SymbolicEngine) else "_kept")) if engine is not None else 0
 
 
 def held_gradients(it: SimPeer) -> dict[int, int]:
@@ -246,8 +259,11 @@ BOUNDS = (
     Bound(
         "retained bytes",
         lambda it: inside(it, "peer.journeys.retention.nbytes") or 0,
-        # what is on its way is never evicted: a message per slot, and again what was retained when its holder was lost
-        lambda it, world: 2 * (_limits(it, "retained_bytes") + _limits(it, "in_flight_hops") * _message_bytes(it)),
+        # What waits for its answer is never evicted: a message for each hop in flight, and for each that is brought
+        # anew. What a lost holder had answered waits, too, but was within the limit.
+        lambda it, world: (
+            _limits(it, "retained_bytes") + (2 * _limits(it, "in_flight_hops") + RETAINED_BESIDES) * _message_bytes(it)
+        ),
     ),
     Bound(
         "held gradients",
@@ -263,7 +279,7 @@ BOUNDS = (
         lambda it: it.compute.waiting if it.compute is not None else 0,
         lambda it, world: DEVICE_QUEUE_FLOOR + DEVICE_QUEUE_PER_HOP * world.run.microbatches,
     ),
-    Bound("kept forwards", count("compute.engine.kept"), lambda it, world: world.run.microbatches),
+    Bound("kept forwards", _kept, lambda it, world: world.run.microbatches),
 )
 """Every named bound of a peer that can be looked at from outside."""
 
@@ -331,6 +347,15 @@ def check_finished(world: World) -> Iterator[Violation]:
             yield Violation(6, text, version + 1, peer=name)
 
 
+def check_standstill(world: World, version: int, stage: int) -> Iterator[Violation]:
+    """Promise 6, where a stage has lost its state: nobody goes on without it, and everyone says what it waits for."""
+    for name, it in world.peers.items():
+        state, waits, at = it.peer.state, it.peer.waiting_for(), it.peer.history.version
+        if state != "finished" and (at > version or str(stage) not in waits):
+            text = f"stage {stage} is gone, and {name} ({state}, version {at}) waits for '{waits}'"
+            yield Violation(6, text, version + 1, peer=name)
+
+
 def check_chain(
     steps: int, living: dict[PeerId, list[dict[str, Any]]], dead: Iterable[list[dict[str, Any]]] = ()
 ) -> Iterator[Violation]:
@@ -369,108 +394,3 @@ def check_remains(tasks: Iterable[asyncio.Task[Any]]) -> Iterator[Violation]:
 
 def _coroutine(task: asyncio.Task[Any]) -> str:
     return getattr(task.get_coro(), "__qualname__", "?")
-
-
-# ------------------------------------------------------------------------------------------------- all of them
-
-
-@dataclass
-class Watch:
-    """Looks at a world again and again, and keeps what it found."""
-
-    world: World
-    factory: Factory
-    everyone: list[SimPeer] = field(default_factory=list)  # that ever lived, in the order they came
-    unheard: list[dict[str, Any]] = field(default_factory=list)
-    found: list[Violation] = field(default_factory=list)
-    _digests: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
-    _at_work: dict[PeerId, int] = field(default_factory=dict)
-    _stages: dict[PeerId, list[int]] = field(default_factory=dict)
-    _seen_applied: dict[int, int] = field(default_factory=dict)  # of the factory's engines
-    _seen_lines: dict[int, int] = field(default_factory=dict)  # of `everyone`
-
-    def listen(self) -> None:
-        """From now on hears what the running loop's tasks failed with unheard, also where no exception is to blame."""
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: self.unheard.append(context))
-
-    def look(self) -> bool:
-        """Runs the checks that fit on the way. Whether everything held."""
-        self._meet()
-        ended, lines = list(self._ended()), list(self._lines())
-        self._keep(check_gradients(self.factory.reference, ended, self._blame))
-        self._keep(check_parameters(self.factory.reference, ended))
-        self._keep(check_counts(self.world.run.microbatches, lines))
-        self._keep(check_agreement(self._digests, lines))
-        self._keep(check_losses(self.factory.reference, lines))
-        self._keep(check_last_replicas(self._at_work, self.world))
-        self._keep(check_moves(self._stages))
-        self._keep(check_bounds(self.world))
-        self._keep(check_bugs(self.factory.engines))
-        self._hear()
-        self._at_work = at_work(self.world)
-        return not self.found
-
-    def conclude(self) -> None:
-        """The checks of the end of a run, before the world is stopped."""
-        self.look()
-        self._keep(check_finished(self.world))
-        living = {name: it.store.ledger for name, it in self.world.peers.items()}
-        self._keep(check_chain(self.world.run.steps, living, [it.store.ledger for it in self.everyone]))
-
-    def _blame(self, step: int, stage: int) -> tuple[str, int | None]:
-        """Compares the members' sums; who they were stands in the ledger of whoever applied the step."""
-        lines = (line for it in self.everyone for line in it.store.ledger)
-        members = next((line["members"] for line in lines if (line["step"], line["stage"]) == (step, stage)), ())
-        sums: dict[PeerId, frozenset[int]] = {}
-        for it in self.everyone:
-            engine = it.compute.engine if it.compute is not None else None
-            if isinstance(engine, SymbolicEngine) and it.name in members and engine.stage == stage:
-                sums[it.name] = engine.indices(step) or sums.get(it.name, frozenset())
-        return find_fault(self.world.run.microbatches, sums)
-
-    def after_peers(self) -> None:
-        """Once every peer's own task has ended and its network is closed: nothing that it started may go on."""
-        self._keep(check_remains([task for it in self.everyone for task in it.machine.tasks()]))
-
-    def after(self) -> None:
-        """The checks once the world is stopped."""
-        self._hear()
-        current = asyncio.current_task()
-        self._keep(check_remains([task for task in asyncio.all_tasks() if task is not current]))
-
-    def _hear(self) -> None:
-        """Takes in what failed, so that the world needn't raise it."""
-        self._keep(check_failures(self.world.failures))
-        self._keep(check_unheard(self.unheard))
-        self.world.failures.clear()
-        self.unheard.clear()
-
-    def _keep(self, violations: Iterator[Violation]) -> None:
-        for violation in violations:
-            if violation not in self.found:
-                self.found.append(violation)
-
-    def _meet(self) -> None:
-        known = {id(it) for it in self.everyone}
-        for it in (*self.world.past, *self.world.dead.values(), *self.world.peers.values()):
-            if id(it) not in known:
-                self.everyone.append(it)
-        for name, stage in at_work(self.world).items():
-            visited = self._stages.setdefault(name, [])
-            if not visited or visited[-1] != stage:
-                visited.append(stage)
-
-    def _ended(self) -> Iterator[Ended]:
-        """Steps that engines ended since the last look."""
-        for number, engine in enumerate(self.factory.engines):
-            start = self._seen_applied.get(number, 0)
-            yield from (Ended(engine.stage, applied) for applied in engine.applied[start:])
-            self._seen_applied[number] = len(engine.applied)
-
-    def _lines(self) -> Iterator[Line]:
-        """Lines that came into ledgers since the last look."""
-        for number, it in enumerate(self.everyone):
-            ledger = it.store.ledger
-            start = min(self._seen_lines.get(number, 0), len(ledger))
-            yield from (Line(it.name, line) for line in ledger[start:])
-            self._seen_lines[number] = len(ledger)

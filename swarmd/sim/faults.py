@@ -9,20 +9,26 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from swarmd.sim.points import DROP
+from swarmd.sim.points import DROP, run_out_of_memory
 from swarmd.sim.world import World
+from swarmd.swarm.consensus import plan_acceptors
 from swarmd.values import PeerId
 
 LEAVE_SECONDS = 10.0  # to say goodbye to everyone
+STEP_LOOK_SECONDS = 1.0  # how often a fault that waits for a step looks whether it has come
 
 
 class Course(Protocol):
     """A scenario that is being played."""
 
     world: World
+    leaving: set[PeerId]  # who says goodbye at present
 
     def may_lose(self, peers: Sequence[PeerId]) -> bool:
         """Whether the swarm can do without these: every stage keeps a replica that has its state."""
+
+    def version(self) -> int:
+        """The newest that a living peer has come to."""
 
     def may_start(self, peer: PeerId) -> bool:
         """Whether a peer may come now: not one that is there, and not when the run is about to end."""
@@ -32,6 +38,9 @@ class Course(Protocol):
 
     async def restart(self, peer: PeerId, *, disk: bool) -> None:
         """A dead peer again, with or without what was on its disk."""
+
+    def lose_stage(self, stage: int, *, power: bool) -> bool:
+        """All replicas of a stage are lost for good, whatever they have. Whether there were any."""
 
     def beside(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs something until the faults end."""
@@ -49,6 +58,11 @@ class Fault:
 
     async def strike(self, course: Course) -> bool:
         raise AssertionError("a fault says how it strikes")
+
+
+def live(course: Course, *peers: PeerId) -> bool:
+    """Whether all of these are there to be struck."""
+    return all(peer in course.world.peers for peer in peers)
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,53 @@ async def come_back(course: Course, peer: PeerId, back_s: float | None, *, disk:
         await asyncio.sleep(back_s)
         if peer in course.world.dead and course.may_start(peer):
             await course.restart(peer, disk=disk)
+
+
+@dataclass(frozen=True)
+class StageLoss(Fault):
+    """A stage loses all its replicas, and with them its state: the swarm can't go on, and must say so."""
+
+    stage: int
+    power: bool = False
+    kind: ClassVar[str] = "stage loss"
+
+    async def strike(self, course: Course) -> bool:
+        return course.lose_stage(self.stage, power=self.power)
+
+
+@dataclass(frozen=True)
+class Acceptors(Fault):
+    """All who decide the present step are paused, cut from one another, or lost, as far as the swarm can do without
+    them.
+    """
+
+    action: str  # pause | cut | power loss
+    seconds: float  # until they go on, or are started again
+    kind: ClassVar[str] = "acceptors"
+
+    async def strike(self, course: Course) -> bool:
+        peers = self._acceptors(course.world)
+        faults: list[Fault] = [Pause(0.0, peer, self.seconds) for peer in peers]
+        if self.action == "cut":
+            faults = [Partition(0.0, tuple((peer,) for peer in peers), self.seconds)]
+        if self.action == "power loss":
+            faults = [Crash(0.0, peer, power=True, back_s=self.seconds) for peer in peers]
+        for fault in faults:
+            course.beside(_strike(fault, course))
+        return bool(peers)
+
+    def _acceptors(self, world: World) -> list[PeerId]:
+        """Those of the step after the newest record, that live."""
+        histories = [it.peer.history for it in world.peers.values()]
+        newest = max(histories, key=lambda it: it.version, default=None)
+        if newest is None:
+            return []
+        acceptors = plan_acceptors(newest.version + 1, newest.record, newest.founder)
+        return [peer for peer in acceptors if peer in world.peers]
+
+
+async def _strike(fault: Fault, course: Course) -> None:
+    await fault.strike(course)
 
 
 @dataclass(frozen=True)
@@ -124,8 +185,10 @@ class Leave(Fault):
         if not course.may_lose([self.peer]):
             return False
         it = course.world.peers[self.peer]
+        course.leaving.add(self.peer)
         goodbye = it.machine.spawn(it.peer.leave(), name=f"leave {self.peer}")
         await asyncio.wait([goodbye], timeout=LEAVE_SECONDS)
+        course.leaving.discard(self.peer)
         if self.peer in course.world.peers:
             course.world.crash(self.peer)
         return True
@@ -211,10 +274,11 @@ class OneWay(Fault):
     kind: ClassVar[str] = "one-way block"
 
     async def strike(self, course: Course) -> bool:
+        struck = live(course, self.source, self.target)
         course.world.network.block(self.source, self.target)
         await asyncio.sleep(self.seconds)
         course.world.network.unblock(self.source, self.target)
-        return True
+        return struck
 
 
 @dataclass(frozen=True)
@@ -228,7 +292,7 @@ class Clog(Fault):
 
     async def strike(self, course: Course) -> bool:
         course.world.network.clog(self.one, self.other, self.seconds)
-        return True
+        return live(course, self.one, self.other)
 
 
 @dataclass(frozen=True)
@@ -240,8 +304,10 @@ class Cut(Fault):
     kind: ClassVar[str] = "cut"
 
     async def strike(self, course: Course) -> bool:
-        course.world.network.cut(self.one, self.other)
-        return True
+        network = course.world.network
+        struck = network.connected(self.one, self.other)
+        network.cut(self.one, self.other)
+        return struck
 
 
 @dataclass(frozen=True)
@@ -254,53 +320,80 @@ class Corruption(Fault):
     kind: ClassVar[str] = "corruption"
 
     async def strike(self, course: Course) -> bool:
+        struck = live(course, self.peer)
         course.world.network.corrupt(self.peer, self.rate)
         await asyncio.sleep(self.seconds)
         course.world.network.corrupt(self.peer, 0.0)
-        return True
+        return struck
+
+
+@dataclass(frozen=True)
+class InStep(Fault):
+    """A fault that waits until the swarm computes a step, and counts its own time from there. So faults spread over a
+    run however long they make it.
+    """
+
+    step: int
+    fault: Fault
+    kind: ClassVar[str] = "fault in a step"
+
+    async def strike(self, course: Course) -> bool:
+        while course.version() < self.step - 1:  # noqa: ASYNC110 - nobody tells, and virtual time costs little
+            await asyncio.sleep(STEP_LOOK_SECONDS)
+        await asyncio.sleep(self.fault.at_s)
+        if await self.fault.strike(course):
+            course.count(self.fault.kind)
+        return False  # counted under the other's kind
 
 
 @dataclass(frozen=True)
 class PointFault(Fault):
     """Something happens to a peer at a logical point of a step (`points.py`), not at a time."""
 
-    peer: PeerId
-    step: int
+    peer: PeerId  # or ANYONE
+    step: int | None  # None: any
     point: str
-    action: str  # crash | power loss | pause | cut | drop
+    action: str  # crash | power loss | pause | cut | drop | out of memory
     other: PeerId = ""  # whom it is cut from
     seconds: float = 0.0  # of a pause
     back_s: float | None = None  # after a crash
+    skip: int = 0  # so many times the point is passed first
     kind: ClassVar[str] = "fault at a point"
 
     async def strike(self, course: Course) -> bool:
         def act(world: World, name: PeerId) -> Any:
-            if name != self.peer or not self._act(course):
+            if not self._act(course, name):
                 return None
             course.count(f"{self.action} at a point")
+            if self.action == "out of memory":
+                run_out_of_memory(world, name)
             return DROP if self.action == "drop" else None
 
-        course.world.fail_at(self.peer, self.step, self.point, act)
+        course.world.fail_at(self.peer, self.step, self.point, act, skip=self.skip)
         return False  # counted when it happens
 
-    def _act(self, course: Course) -> bool:
+    def _act(self, course: Course, name: PeerId) -> bool:
         world = course.world
         match self.action:
             case "crash" | "power loss":
-                if not course.may_lose([self.peer]):
+                if not course.may_lose([name]):
                     return False
-                world.crash(self.peer, power=self.action == "power loss")
-                course.beside(come_back(course, self.peer, self.back_s, disk=True))
+                world.crash(name, power=self.action == "power loss")
+                course.beside(come_back(course, name, self.back_s, disk=True))
             case "cut":
-                world.network.cut(self.peer, self.other)
+                if name == self.other:
+                    return False
+                world.network.cut(name, self.other)
             case "pause":
-                world.pause(self.peer)
-                course.beside(self._resume(world))
+                world.pause(name)
+                course.beside(self._resume(world, name))
+            case "out of memory":  # who can't take a step loses its state
+                return self.point != "begin.apply" or course.may_lose([name])
             case _:
                 assert self.action == "drop", f"{self.action} is no action at a point"
         return True
 
-    async def _resume(self, world: World) -> None:
+    async def _resume(self, world: World, name: PeerId) -> None:
         await asyncio.sleep(self.seconds)
-        if self.peer in world.peers:
-            world.resume(self.peer)
+        if name in world.peers:
+            world.resume(name)

@@ -4,7 +4,7 @@ A test plays them all; `python -m swarmd.sim scenario NAME --transcript` shows o
 """
 
 from swarmd.config import LimitsConfig
-from swarmd.sim.faults import Corruption, Crash, Cut, Join, Leave, Partition, Pause, PointFault, Preemption
+from swarmd.sim.faults import Corruption, Crash, Cut, Join, Leave, Partition, Pause, PointFault, Preemption, Slowdown
 from swarmd.sim.network import Link
 from swarmd.sim.reference import Symbols
 from swarmd.sim.scenario import Scenario
@@ -21,6 +21,40 @@ NAMED: dict[str, Scenario] = {
         uplinks=(2.5e6, 1.5e6, 2.6e4),
         symbols=Symbols(activation_bytes=2048, state_bytes=20_000, spoiled=0.02),
         faults=(Cut(1.2, "tail2", "head1"),),
+    ),
+    "a-damaged-part": Scenario(
+        story="An averaged part arrives damaged: whoever kept it must not begin every further attempt with it.",
+        seed=1223,
+        replicas=(3, 2, 3),
+        microbatches=2,
+        steps=6,
+        speeds=(0.018, 0.0057, 0.056, 0.0036),
+        link=Link(delay_s=0.0065, bytes_per_second=4.9e7, loss=0.01),
+        limits=LimitsConfig(in_flight_bytes=1, in_flight_hops=1, retained_bytes=0, held_gradients=2),
+        symbols=Symbols(activation_bytes=2048, state_bytes=20_000, spoiled=0.02),
+        faults=(
+            Corruption(1.1, "middle1", 0.02, 0.92),
+            Corruption(1.1, "middle2", 0.2, 53.0),
+            Corruption(1.3, "tail3", 0.2, 25.0),
+        ),
+    ),
+    "back-with-an-old-snapshot": Scenario(
+        story="A peer comes back with its disk and an older state than it had: its ledger must tell nothing twice.",
+        seed=1269,
+        replicas=(1, 4, 1),
+        microbatches=4,
+        steps=7,
+        speeds=(0.057, 0.027, 0.004),
+        link=Link(delay_s=0.00068, bytes_per_second=2.3e7),
+        symbols=Symbols(activation_bytes=128, state_bytes=20_000, spoiled=0.02),
+        faults=(
+            Slowdown(0.017, "middle4", 3.0, 1.4),
+            Crash(1.5, "tail1", power=True),
+            Crash(2.1, "head1", power=True, back_s=8.5, disk=False),
+            Crash(2.9, "middle4", back_s=0.54, disk=False),
+            Crash(3.8, "middle2", power=True, back_s=0.89),
+            Crash(5.4, "middle4", power=True, back_s=4.9),
+        ),
     ),
     "damaged-frames": Scenario(
         story="A tail's frames arrive damaged now and then: each costs a connection, and none may count twice.",
@@ -120,5 +154,27 @@ NAMED: dict[str, Scenario] = {
         symbols=Symbols(state_bytes=500),
         validate_every=2,
         faults=(Cut(5.9, "middle1", "tail2"),),
+    ),
+    "nothing-was-retained": Scenario(
+        story="Two peers leave, and what they had counted must be computed again: only so much at once.",
+        seed=2053,
+        replicas=(2, 3),
+        microbatches=24,
+        steps=6,
+        link=Link(delay_s=0.012, bytes_per_second=2.2e6, loss=0.01),
+        limits=LimitsConfig(in_flight_bytes=1000, in_flight_hops=2, retained_bytes=400, held_gradients=2),
+        symbols=Symbols(activation_bytes=2048, state_bytes=500, spoiled=0.02),
+        faults=(Leave(0.78, "tail2"), Leave(1.6, "head1")),
+    ),
+    "the-other-has-finished": Scenario(
+        story="Of two peers one comes to the end of the run alone; the other, late, takes its state.",
+        seed=91,
+        replicas=(2,),
+        microbatches=7,
+        steps=6,
+        speeds=(0.0051,),
+        link=Link(delay_s=0.001, bytes_per_second=7.6e7, jitter_s=0.0005, loss=0.05),
+        limits=LimitsConfig(in_flight_bytes=1, in_flight_hops=8, retained_bytes=400, held_gradients=2),
+        faults=(Partition(0.0017, (("head2",), ("head1",)), 0.23),),
     ),
 }

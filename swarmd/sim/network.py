@@ -61,6 +61,7 @@ class SimNetwork:
         self.break_seconds = break_seconds
         self.failed = failed  # hears of handlers that raise what none should
         self.transports: dict[PeerId, SimTransport] = {}
+        self.subscriptions = 0  # how often someone began or ceased to hear a topic
         self._gone = Counts()  # what the dead had counted
         self._links: dict[tuple[PeerId, PeerId], Link] = {}
         self._connections: dict[int, Connection] = {}
@@ -215,6 +216,10 @@ class SimNetwork:
     def are_connected(self, one: PeerId, other: PeerId) -> bool:
         """Whether both have a connection to each other."""
         return any(all(end.is_open for end in each.ends) for each in self._of(one) if other in each.names)
+
+    def connected(self, one: PeerId, other: PeerId) -> bool:
+        """Whether there is a connection between them."""
+        return any(other in each.names for each in self._of(one))
 
     def cut(self, one: PeerId, other: PeerId) -> None:
         """Both sides lose their connections to each other."""

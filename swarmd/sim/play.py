@@ -12,20 +12,23 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from swarmd.sim.checks import PROMISES, Violation, Watch, held_gradients
+from swarmd.sim.checks import PROMISES, Violation, held_gradients
 from swarmd.sim.clock import Deadlock, run_virtual
 from swarmd.sim.faults import Fault
 from swarmd.sim.scenario import Scenario
 from swarmd.sim.symbolic import Factory, SymbolicData
+from swarmd.sim.watch import SymbolicWatch, Watch
 from swarmd.sim.world import SimPeer, World
 from swarmd.swarm.membership import AT_WORK
 from swarmd.values import PeerId
 
 LOOKS_PER_STEP = 4.0  # how often versions are looked at, by what a step takes without faults
 LOOK_FLOOR_SECONDS = 0.05
+NOTICE_SECONDS = 300.0  # in which everyone notices that a stage is gone: the silence of a peer, and what follows
+STILL_SECONDS = 60.0  # in which nothing may happen then
 TURNS_AFTER_STOP = 20  # of the event loop, in which what was cancelled ends
 SHRINK_RUNS = 40  # reruns at most to find the faults that matter
 LAST_EVENTS = 40  # of the step or hop concerned, to be shown
@@ -49,8 +52,10 @@ class Outcome:
     virtual_s: float
     version: int  # the newest that a peer came to
     struck: dict[str, int]  # faults by kind
+    points: dict[str, int] = field(default_factory=dict)  # at which a fault happened
     events: tuple[str, ...] = ()  # the last ones of the step, hop or peer concerned
     transcript: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)  # what else a course measures
 
     @property
     def passed(self) -> bool:
@@ -63,38 +68,56 @@ class Play:
     def __init__(self, scenario: Scenario, *, trace: bool) -> None:
         self.scenario = scenario
         self.run = scenario.run_config()
-        self.factory = Factory(self.run, scenario.symbols)
-        data = SymbolicData(self.run, scenario.symbols)
-        self.world = World(self.run, data, seed=scenario.seed, link=scenario.link, engine=self.factory, trace=trace)
-        self.watch = Watch(self.world, self.factory)
+        self.world, self.watch = self.build(trace=trace)
         self.struck: Counter[str] = Counter()
+        self.leaving: set[PeerId] = set()
+        self.lost: int | None = None  # a stage that has lost its state
         self._faults: asyncio.TaskGroup | None = None
+
+    def build(self, *, trace: bool) -> tuple[World, Watch]:
+        """A world that computes with symbols, and who watches it."""
+        it, factory = self.scenario, Factory(self.run, self.scenario.symbols)
+        data = SymbolicData(self.run, it.symbols)
+        world = World(self.run, data, seed=it.seed, link=it.link, engine=factory, trace=trace)
+        return world, SymbolicWatch(world, factory=factory)
 
     # ---------------------------------------------------------------------------------------------- for faults
 
     def may_lose(self, peers: Sequence[PeerId]) -> bool:
         """Whether all of these live, and each leaves behind a replica that has all that the stage has."""
         living = self.world.peers
-        if any(peer not in living for peer in peers):
+        if any(peer not in living for peer in peers) or self.lost is not None:
             return False
         newest = max(it.peer.history.version for it in (*self.watch.everyone, *living.values()))
         others = self._others(peers)
         return all(any(has_all_of(other, living[peer], newest) for other in others) for peer in peers)
 
     def _others(self, peers: Sequence[PeerId]) -> list[SimPeer]:
-        return [it for name, it in self.world.peers.items() if name not in peers]
+        return [it for name, it in self.world.peers.items() if name not in peers and name not in self.leaving]
 
     def may_start(self, peer: PeerId) -> bool:
+        if self.lost is not None:  # a newcomer could only wait
+            return False
         return peer not in self.world.peers and self.version() < self.run.steps - 1
 
     async def start(self, peer: PeerId, stage: int | None) -> None:
         it = self.scenario
-        await self.world.start(peer, stage=stage, speed=it.speed(peer), limits=it.limits, uplink=it.uplink(peer))
+        up, down = it.uplink(peer), it.downlink(peer)
+        await self.world.start(peer, stage=stage, speed=it.speed(peer), limits=it.limits, uplink=up, downlink=down)
         self.watch.listen()  # the world has its own ear since a peer came
 
     async def restart(self, peer: PeerId, *, disk: bool) -> None:
         await self.world.restart(peer, disk=disk)
         self.watch.listen()
+
+    def lose_stage(self, stage: int, *, power: bool) -> bool:
+        if self.lost is not None or not self.version():  # before the first commit anyone can begin it anew
+            return False
+        gone = [name for name, it in self.world.peers.items() if stage in (it.peer.stage, it.settled.stage)]
+        self.lost = stage
+        for name in gone:
+            self.world.crash(name, power=power)
+        return bool(gone)
 
     def beside(self, work: Coroutine[Any, Any, None]) -> None:
         if self._faults is None:
@@ -123,10 +146,10 @@ class Play:
         return self._outcome(end)
 
     async def _safety(self) -> bool:
-        """Lets the faults strike, for as long as the run should take, but not in its last step: who is away when a run
+        """Lets the faults strike, for as long as the scenario says, but not in its last step: who is away when a run
         ends finds nobody any more. Whether everything held.
         """
-        span = self.scenario.run_seconds()
+        span = self.scenario.safety_seconds()
         over = asyncio.get_running_loop().time() + span
         try:
             async with asyncio.TaskGroup() as self._faults:
@@ -153,6 +176,8 @@ class Play:
     async def _liveness(self) -> bool:
         """Heals everything; the rest of the run must be done in a bounded time. Whether everything held."""
         self.world.heal()
+        if self.lost is not None:
+            return await self._standstill(self.lost)
         bound = self.scenario.liveness_seconds()
         try:
             async with asyncio.timeout(bound):
@@ -162,6 +187,15 @@ class Play:
             text = f"the run hasn't ended {bound:.0f} virtual seconds after everything was healed"
             self.watch.found.append(Violation(6, text, self.version() + 1))
             return False
+
+    async def _standstill(self, stage: int) -> bool:
+        """A stage is lost: the others notice it, say so, and go on in nothing. Whether everything held."""
+        await asyncio.sleep(NOTICE_SECONDS)
+        before = self.version()
+        self.watch.look()
+        await asyncio.sleep(STILL_SECONDS)
+        self.watch.conclude(before, stage)
+        return False
 
     async def _until(self, done: Callable[[], bool]) -> bool:
         """Lets time pass until then, or until a promise is broken. False in that case."""
@@ -214,9 +248,15 @@ class Play:
             virtual_s=end,
             version=max((it.peer.history.version for it in self.watch.everyone), default=0),
             struck=dict(sorted(self.struck.items())),
+            points=dict(Counter(point for _, _, point in self.world.points.fired)),
             events=tuple(event.line() for event in last),
             transcript=trace.transcript(),
+            figures=self.figures(),
         )
+
+    def figures(self) -> dict[str, Any]:
+        """What is measured beside the promises."""
+        return {}
 
 
 class _Healed(Exception):
@@ -230,6 +270,9 @@ def has_all_of(other: SimPeer, it: SimPeer, newest: int) -> bool:
     theirs = other.peer.history
     stage = it.settled.stage if it.peer.stage is None else it.peer.stage
     if stage is not None and other.peer.stage != stage:
+        return False
+    common = min(theirs.version, it.peer.history.version)
+    if theirs.hash_at(common) != it.peer.history.hash_at(common):  # another history's, which may lose
         return False
     if not theirs.ready or theirs.behind or other.task.done() or other.peer.state not in (*AT_WORK, "joining"):
         return False
@@ -261,12 +304,12 @@ def silence() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def play(scenario: Scenario, *, trace: bool = False) -> Outcome:
+def play(scenario: Scenario, *, trace: bool = False, course: type[Play] = Play) -> Outcome:
     """Plays a scenario in a loop of its own. `trace`: remember what happens, at twice the cost."""
     with tuned(CHUNK_BYTES_AT, scenario.chunk_bytes), silence():
 
         async def main() -> Outcome:
-            return await Play(scenario, trace=trace).play()
+            return await course(scenario, trace=trace).play()
 
         try:
             return run_virtual(main())

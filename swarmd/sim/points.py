@@ -71,6 +71,15 @@ NOT_ASKED = (
 """Kinds in `framing.KINDS` that nobody sends as a request. (`Hello` and `Commit` are both request and answer.)"""
 
 
+OUT_OF_MEMORY_AT = tuple(
+    f"begin.{method}"
+    for method in (
+        "forward", "backward", "tail", "contribution", "reduce", "assemble", "apply", "export_state", "import_state",
+    )
+)  # fmt: skip
+"""Before methods that need more memory than the device has in use already."""
+
+
 def all_points() -> tuple[str, ...]:
     """Every point, in the order of the list."""
     return tuple(point for group in GROUPS.values() for point in group.points())
@@ -167,6 +176,11 @@ def lose_power(world: "World", name: PeerId) -> None:
 def drop_frame(world: "World", name: PeerId) -> Drop:
     """The frame of this point gets lost: to the asker its answer never comes."""
     return DROP
+
+
+def run_out_of_memory(world: "World", name: PeerId) -> None:
+    """What its device is about to do fails. For points before a method of Compute."""
+    raise MemoryError("there is no memory left")
 
 
 def hang(world: "World", name: PeerId) -> None:

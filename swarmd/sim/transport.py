@@ -18,6 +18,7 @@ from swarmd.sim.damage import damaged
 from swarmd.sim.machine import Machine
 from swarmd.sim.points import step_of
 from swarmd.sim.wires import HEADER_BYTES, LANES, Downlink, Uplink
+from swarmd.swarm.framing import KINDS
 from swarmd.swarm.ports import Handler, Listener
 from swarmd.values import Frame, PeerId, Urgency
 
@@ -179,7 +180,8 @@ class End:
 
     async def _serve(self, frame: Frame, number: int, urgency: Urgency) -> None:
         machine, armed = self.transport.machine, self.transport.machine.points.armed
-        if armed and await machine.at(f"serve.{frame.kind}", step_of(frame)):
+        known = frame.kind in KINDS  # that of a damaged frame may be none
+        if armed and known and await machine.at(f"serve.{frame.kind}", step_of(frame)):
             return
         try:
             answer = await self.transport.answer(self.peer, frame)
@@ -243,6 +245,8 @@ class SimTransport:
         self._known: set[PeerId] = set()
         self._callbacks: list[Callable[[PeerId], None]] = []
         self._ends: dict[PeerId, list[End]] = {}  # the open ones
+        self._meshes: dict[str, tuple[End, ...]] = {}  # topic -> to whom its messages go, until something changes
+        self._meshed = 0  # how often subscriptions had changed then
 
     @property
     def peer_id(self) -> PeerId:
@@ -337,9 +341,11 @@ class SimTransport:
     def opened(self, end: End) -> None:
         """There is one more connection."""
         self._ends.setdefault(end.peer, []).append(end)
+        self._meshes.clear()
 
     def closed(self, end: End) -> None:
         """There is one less."""
+        self._meshes.clear()
         ends = self._ends[end.peer]
         ends.remove(end)
         if not ends:
@@ -357,14 +363,17 @@ class SimTransport:
         for dial in list(self.dials.values()):
             dial.fail("this machine is gone")
         self.listeners.clear()
+        self.network.subscriptions += 1
 
     # ---------------------------------------------------------------------------------------------- gossip
 
     def subscribe(self, topic: str, listener: Listener) -> None:
         self.listeners[topic] = listener
+        self.network.subscriptions += 1
 
     def unsubscribe(self, topic: str) -> None:
         self.listeners.pop(topic, None)
+        self.network.subscriptions += 1
 
     async def publish(self, topic: str, frame: Frame) -> None:
         if not self.alive:
@@ -374,8 +383,16 @@ class SimTransport:
             frame = damaged(frame, self.network.rng)
         self._pass_on(Gossip(topic, self._peer, frame), self._peer)
 
-    def _mesh(self, topic: str) -> list[End]:
+    def _mesh(self, topic: str) -> tuple[End, ...]:
         """Whom a message is passed on to: those connected that hear the topic, some of them if they are many."""
+        if self._meshed != self.network.subscriptions:
+            self._meshes.clear()
+            self._meshed = self.network.subscriptions
+        if topic not in self._meshes:
+            self._meshes[topic] = tuple(self._choose_mesh(topic))
+        return self._meshes[topic]
+
+    def _choose_mesh(self, topic: str) -> list[End]:
         ends = [ends[0] for ends in self._ends.values() if topic in ends[0].other.transport.listeners]
         if len(ends) > GOSSIP_DEGREE:
             pairs = [(zlib.crc32("/".join(sorted((self._peer, end.peer))).encode()), end.peer, end) for end in ends]

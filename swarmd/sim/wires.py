@@ -12,6 +12,7 @@ from typing import Any
 from swarmd.values import Urgency
 
 HEADER_BYTES = 200  # of a frame besides its buffers
+ROUNDING_SECONDS = 1e-9  # a word that leaves and comes in at the same rate takes no longer to come in than to leave
 LANES: dict[Urgency, int] = {"control": 0, "hop": 1, "bulk": 2}
 
 
@@ -96,6 +97,7 @@ class Downlink:
         if flight.lane == 0:
             if self._free > now:
                 self._free += seconds
-            return max(now, first_byte + seconds)
+            last_byte = first_byte + seconds
+            return last_byte if last_byte > now + ROUNDING_SECONDS else now
         self._free = max(now, max(self._free, first_byte) + seconds)
         return self._free

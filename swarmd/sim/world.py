@@ -29,7 +29,7 @@ from swarmd.swarm.ports import Data
 from swarmd.values import Buffer, PeerId
 
 CODECS = ("fp32", "fp16", "bf16", "int8")
-ENTRIES = 3  # living peers that a newcomer knows, so that one death doesn't strand it
+ENTRIES = 8  # living peers that a newcomer knows, so that a wave of deaths doesn't strand it
 START_SECONDS = 15.0  # `start` waits so long for the first greeting; the peer goes on trying by itself
 POLL_SECONDS = 0.05  # how often `until` looks
 

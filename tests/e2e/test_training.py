@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from swarmd.config import CodecConfig, DataConfig, ModelConfig, OptimizerConfig, RunConfig
+from swarmd.sim.training import plain_training
 from swarmd.stage.data import load_data
 from swarmd.stage.export import assemble
 from tests.e2e.swarm import Daemon, Swarm, check_replicas, swarm
-from tests.stage.toy import plain_training
 
 STEPS = 20
 TOLERANCE = 1e-5  # promise 3, per tensor: norm of the difference over norm

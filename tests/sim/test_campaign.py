@@ -8,12 +8,13 @@ import sys
 import pytest
 
 from swarmd.sim import __main__ as command_line
-from swarmd.sim.campaign import Result, Summary, examine, replay_command, run_campaign
+from swarmd.sim.campaign import Result, Summary, drawn, examine, replay_command, run_campaign
 from swarmd.sim.checks import Violation
-from swarmd.sim.faults import Crash, Cut, Fault, Pause
+from swarmd.sim.draw import DRAWS, draw_scenario
+from swarmd.sim.faults import Crash, Cut, Fault, Pause, StageLoss
 from swarmd.sim.named import NAMED
 from swarmd.sim.play import Outcome, play, report, shrink
-from swarmd.sim.scenario import DRAWS, Scenario, draw_scenario
+from swarmd.sim.scenario import Scenario
 from swarmd.sim.symbolic import SymbolicEngine
 
 SEEDS = range(40)  # about 15 seconds of CPU
@@ -41,7 +42,7 @@ def test_every_scenario_with_a_name_keeps_every_promise(name: str) -> None:
 def test_the_same_seed_gives_the_same_trace_in_any_process() -> None:
     """Whatever the hash function's own seed is."""
     program = (
-        "from swarmd.sim.play import play; from swarmd.sim.scenario import draw_scenario\n"
+        "from swarmd.sim.play import play; from swarmd.sim.draw import draw_scenario\n"
         "print(*(play(draw_scenario(seed), trace=True).trace for seed in (3, 7)))"
     )
     traces = {
@@ -73,15 +74,15 @@ def test_scenarios_are_drawn_from_their_seed_and_print_as_python() -> None:
     from swarmd.sim.network import Link
     from swarmd.sim.reference import Symbols
 
-    drawn = [draw_scenario(seed) for seed in range(300)]
-    for scenario in drawn:
+    scenarios = [draw_scenario(seed) for seed in range(300)]
+    for scenario in scenarios:
         again = eval(
             scenario.text(),
             {"Scenario": Scenario, "Link": Link, "LimitsConfig": LimitsConfig, "Symbols": Symbols, **names},
         )
         assert again == scenario == draw_scenario(scenario.seed)
-    assert {fault.kind for scenario in drawn for fault in scenario.faults} == set(DRAWS)
-    assert {scenario.stages for scenario in drawn} == {1, 2, 3, 4, 5}
+    assert {fault.kind for scenario in scenarios for fault in scenario.faults} == {*DRAWS, StageLoss.kind}
+    assert {scenario.stages for scenario in scenarios} == {1, 2, 3, 4, 5}
 
 
 def test_a_bug_is_found_named_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,9 +123,10 @@ def test_a_bug_is_found_named_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_campaign_plays_its_seeds_in_processes(capsys: pytest.CaptureFixture[str]) -> None:
     told: list[Result] = []
-    summary = run_campaign(100, 4, 2, told=told.append, progress=lambda line: None, minimal=False)
+    summary = run_campaign(100, 4, 2, drawn(minimal=False), told=told.append, progress=lambda line: None)
     assert summary.seeds == 4
-    assert len(told) == len(summary.failed)
+    assert sorted(result.seed for result in told) == [100, 101, 102, 103]
+    assert [result for result in told if result.promise] == summary.failed
     assert summary.virtual_s > 0
     assert "4 seeds" in summary.line()
 

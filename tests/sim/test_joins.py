@@ -15,6 +15,7 @@ from swarmd.sim import points
 from swarmd.sim.clock import run_virtual
 from swarmd.sim.compute import Speed
 from swarmd.sim.points import Action
+from swarmd.sim.training import Text
 from swarmd.sim.world import SimPeer, World
 from swarmd.swarm import statesync
 from swarmd.swarm.commit import Record
@@ -24,7 +25,6 @@ from tests.sim.toy import (
     PAIRS,
     RUN,
     SHORT,
-    Text,
     check_agreement,
     check_exact,
     compute_of,

@@ -225,7 +225,7 @@ def test_a_peer_that_falls_silent_is_dropped_and_its_work_is_done_again() -> Non
 
     async def events(world: World) -> None:
         await moment(world, lambda: accumulated(world.peers["middle1"], STEP) >= 3)
-        mute(world, "middle1")
+        world.pause("middle1")
         others = [it for it in world.peers.values() if it.name != "middle1"]
         await moment(world, lambda: all(it.peer.history.version >= SHORT.steps for it in others))
         world.kill("middle1")
@@ -234,17 +234,6 @@ def test_a_peer_that_falls_silent_is_dropped_and_its_work_is_done_again() -> Non
     check_agreement(world)
     check_exact(world)
     assert total(world, "resent") > 0
-
-
-def mute(world: World, name: str) -> None:
-    """Nothing goes in or out any more, and nobody is told."""
-    transport = world.network.transports[name]
-
-    async def never(*_: object, **__: object) -> None:
-        await asyncio.get_running_loop().create_future()
-
-    for method in ("answer", "request", "publish"):
-        setattr(transport, method, never)
 
 
 def test_a_hung_device_is_found_and_its_hops_are_rerouted() -> None:

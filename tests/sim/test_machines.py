@@ -12,10 +12,11 @@ from swarmd.sim.clock import run_virtual
 from swarmd.sim.compute import FORWARD, SimCompute, Speed
 from swarmd.sim.machine import MACHINE, Machine
 from swarmd.sim.network import SimNetwork
+from swarmd.sim.training import Text
 from swarmd.sim.world import World
 from swarmd.values import BackwardResult, HopId, TailResult
 from tests.sim.nodes import Node, forever, now, play
-from tests.sim.toy import PAIRS, SHORT, Text, check_agreement, check_exact, everyone_at, moment, start_all, train
+from tests.sim.toy import PAIRS, SHORT, check_agreement, check_exact, everyone_at, moment, start_all, train
 
 # ------------------------------------------------------------------------------------------------- belonging
 

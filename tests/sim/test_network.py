@@ -15,6 +15,7 @@ from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.sim.clock import run_virtual
 from swarmd.sim.damage import WAYS
 from swarmd.sim.network import DIAL_SECONDS, Link, SimNetwork
+from swarmd.sim.training import Text
 from swarmd.sim.transport import GOSSIP_DEGREE, SERVING_PER_PEER
 from swarmd.sim.wires import HEADER_BYTES
 from swarmd.sim.world import World
@@ -22,7 +23,7 @@ from swarmd.swarm import messages
 from swarmd.swarm.framing import from_frame, to_frame
 from swarmd.values import Encoded, Frame
 from tests.sim.nodes import SLOW, Node, connect, forever, now, play
-from tests.sim.toy import RUN_SECONDS, SHORT, Text, check_agreement, everyone_at, moment, start_all
+from tests.sim.toy import RUN_SECONDS, SHORT, check_agreement, everyone_at, moment, start_all
 
 BODY = 1000 - HEADER_BYTES  # with its header a frame of this takes 1 s at 1000 bytes/s
 ROOT = Path(__file__).parents[2]

@@ -11,6 +11,7 @@ import pytest
 from swarmd.config import LimitsConfig
 from swarmd.errors import Refused, SwarmError
 from swarmd.sim.network import Link
+from swarmd.sim.training import Text
 from swarmd.sim.world import SimPeer, World
 from swarmd.swarm import parts
 from swarmd.swarm.messages import NO_BALLOT, Ballot
@@ -21,7 +22,6 @@ from tests.sim.toy import (
     PAIRS,
     RUN,
     SHORT,
-    Text,
     accumulated,
     check_agreement,
     check_exact,

@@ -7,8 +7,9 @@ import pytest
 
 from swarmd.sim.clock import run_virtual
 from swarmd.sim.compute import Speed
+from swarmd.sim.training import Text
 from swarmd.sim.world import World
-from tests.sim.toy import RUN, Text, check_agreement, check_exact, everyone_at, moment
+from tests.sim.toy import RUN, check_agreement, check_exact, everyone_at, moment
 
 NORMAL, SLOW = Speed(0.5, 1.0, 0.01), Speed(5.0, 10.0, 0.01)
 LAYOUT = {f"{role}{n}": stage for stage, role in enumerate(("head", "middle", "tail")) for n in range(4)}

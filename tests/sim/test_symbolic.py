@@ -15,10 +15,11 @@ from swarmd.errors import HopForgotten, NonFinite, PeerFault
 from swarmd.schedule import learning_rate_at
 from swarmd.sim.reference import Reference, Symbols, clip, share, spoiled_at
 from swarmd.sim.symbolic import Factory, Foreign, SymbolicEngine, pack, stamped, tokens_of
+from swarmd.sim.training import toy_tokens
 from swarmd.stage.codec import encode
 from swarmd.stage.engine import StageEngine
 from swarmd.values import Encoded, HopId
-from tests.stage.toy import toy_run, toy_tokens
+from tests.stage.toy import toy_run
 
 SYMBOLS = Symbols()
 RUN = dataclasses.replace(toy_run(stages=2, steps=6), sequences_per_step=10)

@@ -15,11 +15,12 @@ from swarmd.config import CodecConfig, LimitsConfig, ModelConfig, OptimizerConfi
 from swarmd.sim.clock import run_virtual
 from swarmd.sim.compute import SimCompute, Speed
 from swarmd.sim.network import Link
+from swarmd.sim.training import Text, plain_training
 from swarmd.sim.world import SimPeer, World
 from swarmd.swarm.averaging import Rounds
 from swarmd.swarm.journey import Journeys
 from swarmd.swarm.membership import rendezvous
-from tests.stage.toy import FP32, plain_training, toy_tokens
+from tests.stage.toy import FP32
 
 torch.set_num_threads(1)
 
@@ -42,21 +43,6 @@ RUN = RunConfig(
 SHORT = dataclasses.replace(RUN, steps=6)
 PAIRS = {"head1": 0, "head2": 0, "middle1": 1, "middle2": 1, "tail1": 2, "tail2": 2}
 """Two replicas a stage."""
-
-
-class Text:
-    """The Data port on made-up sentences."""
-
-    digest = "text"
-
-    def __init__(self, run: RunConfig) -> None:
-        self._run = run
-
-    async def microbatch(self, step: int, index: int) -> bytes:
-        return toy_tokens(self._run, step, index)
-
-    async def held_out(self, index: int) -> bytes:
-        return toy_tokens(self._run, -1, index)
 
 
 def codecs(name: Any) -> CodecConfig:

@@ -9,10 +9,11 @@ import torch
 
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
+from swarmd.sim.training import as_ids, plain_training, toy_tokens
 from swarmd.stage.checkpoint import load_stage, save_stage, saved, saved_versions
 from swarmd.stage.export import assemble, generate
 from swarmd.stage.model import loss_sum
-from tests.stage.toy import as_ids, plain_training, toy_run, toy_tokens, train_pipeline
+from tests.stage.toy import toy_run, train_pipeline
 
 RECORD = {"step": 3, "hash": "00ff"}
 

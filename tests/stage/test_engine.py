@@ -10,10 +10,11 @@ import torch
 
 from swarmd.config import CodecConfig, RunConfig
 from swarmd.errors import ConfigError, HopForgotten, NonFinite, PeerFault
+from swarmd.sim.training import plain_training, toy_tokens
 from swarmd.stage.codec import decode, encode
 from swarmd.stage.engine import StageEngine
 from swarmd.values import Encoded, HopId
-from tests.stage.toy import FP32, finish_step, journey, plain_training, toy_run, toy_tokens, train_pipeline
+from tests.stage.toy import FP32, finish_step, journey, toy_run, train_pipeline
 
 HOP = HopId(1, 0)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.stage.toy import plain_training, toy_run, train_pipeline
+from swarmd.sim.training import plain_training
+from tests.stage.toy import toy_run, train_pipeline
 
 GOLDEN = Path(__file__).with_name("golden_loss.json")
 TOLERANCE = 1e-4  # nats per token: other CPUs and versions of torch add in another order, nothing else may differ

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from swarmd.settings import load_run
+from swarmd.sim.training import as_ids, toy_tokens
 from swarmd.stage.model import (
     StageModule,
     applied_parameters,
@@ -15,7 +16,7 @@ from swarmd.stage.model import (
     distinct_parameters,
     loss_sum,
 )
-from tests.stage.toy import as_ids, toy_run, toy_tokens
+from tests.stage.toy import toy_run
 
 BLOCK_13B = 268_435_456 + 2 * 4_096  # matrices and the gains of its two norms
 

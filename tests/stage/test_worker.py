@@ -14,11 +14,12 @@ import torch
 
 from swarmd.errors import ConfigError, HopForgotten, NonFinite, PeerFault
 from swarmd.schedule import learning_rate_at
+from swarmd.sim.training import toy_tokens
 from swarmd.stage import worker as worker_module
 from swarmd.stage.codec import decode, encode
 from swarmd.stage.worker import Worker
 from swarmd.values import Encoded, HopId
-from tests.stage.toy import toy_run, toy_tokens, train_pipeline
+from tests.stage.toy import toy_run, train_pipeline
 
 RUN = toy_run()
 DEADLINE_S = 10.0

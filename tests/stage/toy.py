@@ -1,24 +1,15 @@
-"""A run small enough for tests, its text, and the plain PyTorch loop that a swarm must equal."""
+"""A run small enough for tests, and its training through engines without a swarm."""
 
 import itertools
-import random
-from collections.abc import Callable, Sequence
-
-import numpy
-import torch
-from torch import Tensor
+from collections.abc import Sequence
 
 from swarmd.config import CodecConfig, ModelConfig, OptimizerConfig, RunConfig
 from swarmd.schedule import learning_rate_at
+from swarmd.sim.training import toy_tokens
 from swarmd.stage.engine import StageEngine
-from swarmd.stage.model import StageModule, build_whole, loss_sum
 from swarmd.values import Encoded, HopId
 
-Tokens = Callable[[RunConfig, int, int], bytes]
-"""A microbatch by step and index."""
-
 FP32 = CodecConfig("fp32", "fp32", "fp32")
-WORDS = ("swarm", "peer", "stage", "hop", "lease", "round", "part", "the", "of", "and", "a", "comes", "goes", "learns")
 
 
 def toy_run(
@@ -36,49 +27,6 @@ def toy_run(
         seed=5,
         recompute=recompute,
     )
-
-
-def toy_tokens(run: RunConfig, step: int, index: int) -> bytes:
-    """A microbatch of made-up sentences, the same on every machine."""
-    rows = []
-    for row in range(run.sequences_per_microbatch):
-        draw = random.Random(f"{step}/{index}/{row}")
-        text = " ".join(draw.choice(WORDS) for _ in range(run.model.sequence_length)).encode()
-        rows.append(list(text[: run.model.sequence_length + 1]))
-    return numpy.asarray(rows, dtype="<i4").tobytes()
-
-
-def as_ids(run: RunConfig, tokens: bytes) -> Tensor:
-    ids = numpy.frombuffer(tokens, dtype="<i4").reshape(run.sequences_per_microbatch, -1)
-    return torch.from_numpy(ids.astype(numpy.int64))
-
-
-def plain_training(run: RunConfig, tokens: Tokens = toy_tokens) -> tuple[list[float], StageModule]:
-    """The reference: one process, the whole model, autograd's own accumulation and torch's own AdamW and clipping."""
-    module = build_whole(run.model, run.seed)
-    gains = [parameter for parameter in module.parameters() if parameter.ndim == 1]
-    matrices = [parameter for parameter in module.parameters() if parameter.ndim > 1]
-    settings = run.optimizer
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": gains, "weight_decay": 0.0}],
-        betas=settings.betas,
-        eps=settings.eps,
-    )
-    losses = []
-    for step in range(1, run.steps + 1):
-        total = 0.0
-        for index in range(run.microbatches):
-            ids = as_ids(run, tokens(run, step, index))
-            loss = loss_sum(module(ids[:, :-1]), ids[:, 1:]) / (run.microbatches * run.tokens_per_microbatch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(settings, step, run.steps)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(total)
-    return losses, module
 
 
 def journey(run: RunConfig, engines: Sequence[StageEngine], hop: HopId, *, evaluate: bool = False) -> tuple[float, int]:
