@@ -15,16 +15,22 @@ from collections.abc import Callable, Iterable
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.framing import from_frame, to_frame
 from swarmd.swarm.links import Links
-from swarmd.swarm.membership import HEARTBEAT_SECONDS, Membership, heartbeat_interval, rendezvous, summary_interval
+from swarmd.swarm.membership import (
+    FEW,
+    HEARTBEAT_SECONDS,
+    SMALL_SWARM,
+    Membership,
+    heartbeat_interval,
+    rendezvous,
+    summary_interval,
+)
 from swarmd.swarm.messages import Ack, Announce, Card, Summary
 from swarmd.values import Frame, PeerId
 
 log = logging.getLogger(__name__)
 
-SMALL_SWARM = 48  # peers up to which everyone keeps in touch with everyone
 ANNOUNCE_SECONDS = 5.0
 SUMMARY_CARDS = 16  # of a stage's peers in its summary
-FEW = 4  # of a stage's peers that are known far from it in a large swarm: enough that one of them lives
 SECOND_DIAL_SECONDS = 4.0  # the peer with the lower id dials; the other one steps in after this
 
 
@@ -124,7 +130,7 @@ class Gossip:
         if stage < 0:
             return
         pause, long_pause = heartbeat_interval(self._heard_from), summary_interval(self._heard_from, self._stages)
-        self._membership.heartbeat_seconds = long_pause
+        self._membership.heartbeat_seconds, self._membership.summary_seconds = pause, long_pause
         if now - self._spoke >= pause:
             self._spoke = now
             await self._links.transport.publish(self._stage_topic(stage), to_frame(self._next_card()))

@@ -123,6 +123,8 @@ class Liveness:
             await asyncio.sleep(SWEEP_SECONDS)
             for card in self._membership.sweep(loop.time()):
                 peer = card.peer
+                if self._membership.is_spare(card):
+                    continue  # it is somebody else's business
                 log.info("peer %s is dropped: silent or gone", peer[-8:])
                 if card.state not in ("left", "finished"):
                     self._sought[peer] = None

@@ -6,6 +6,7 @@ decides by the clock it is given. The rules are free functions of plain data; `M
 
 import hashlib
 import math
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from swarmd.swarm.messages import Card
 from swarmd.values import PeerId
 
 HEARTBEAT_SECONDS = 2.0  # between heartbeats in a small swarm: a copy costs about 1 ms of CPU everywhere
-HEARD_PER_SECOND = 2.0  # heartbeats of different peers; a mesh brings each of them about five times
-SUMMARIES_PER_SECOND = 1.0  # of different stages; each is as long as several heartbeats
+HEARD_PER_SECOND = 2.0  # heartbeats of different peers in a small swarm, and half as many in a large one, where the
+# mesh brings each of them about five times
+SUMMARIES_PER_SECOND = 0.5  # of different stages; each is as long as several heartbeats
 SILENCE_FLOOR_SECONDS = 12.0  # a peer silent for less is never dropped: a busy laptop stalls for seconds
 SILENCE_FLOOR_HEARTBEATS = 3.0  # ... nor one that was to speak no more than so often meanwhile
 SILENCE_CEILING_SECONDS = 120.0
@@ -24,6 +26,8 @@ SILENCE_CEILING_HEARTBEATS = 4.0
 SILENCE_DEVIATIONS = 8.0
 LOOK_SECONDS = 5.0  # between two looks at who is silent, unless one is due earlier
 RHYTHM_SMOOTHING = 0.2  # weight of the newest interval
+SMALL_SWARM = 48  # peers up to which everyone knows, and keeps in touch with, everyone
+FEW = 3  # of a stage's peers that are known far from it in a large swarm: enough that one of them lives
 MEMBERS_LIMIT = 4096  # cards remembered; the longest unheard go first
 
 AT_WORK = ("waiting", "serving")
@@ -62,7 +66,8 @@ class Member:
 
 def heartbeat_interval(peers_heard: int) -> float:
     """Seconds between heartbeats, so that nobody receives more than HEARD_PER_SECOND of them."""
-    return max(HEARTBEAT_SECONDS, peers_heard / HEARD_PER_SECOND)
+    many = 2 * peers_heard - SMALL_SWARM
+    return max(HEARTBEAT_SECONDS, peers_heard / HEARD_PER_SECOND, many / HEARD_PER_SECOND)
 
 
 def summary_interval(peers_heard: int, stages: int) -> float:
@@ -137,16 +142,17 @@ class Membership:
     def __init__(self, own: Card) -> None:
         self._own = own
         self.fits: Callable[[Card], bool] = lambda card: True  # whether it is of this peer's history; `Forks` sets it
-        self.heartbeat_seconds = HEARTBEAT_SECONDS  # how often others are heard at least; `Gossip` sets it
+        self.heartbeat_seconds = self.summary_seconds = HEARTBEAT_SECONDS  # how often others speak; `Gossip` sets it
         self._members: dict[PeerId, Member] = {}
         self._reported: dict[int, int] = {}  # peers of each stage, as its summary says
         self.generation = 0  # grows whenever someone comes, goes, or changes stage, state or history
-        # What follows is asked for with every hop, and worked out again (None) only after a change.
-        self._live: list[PeerId] | None = None  # everyone not suspect, sorted
-        self._kin: list[PeerId] | None = None  # of those, who is of this peer's history
-        self._at_work: dict[int, list[PeerId]] = {}  # of those, by stage
-        self._newest: PeerId | None = None  # of those, who has the highest version
+        # What follows is asked for with every hop; all sorted, and changed with each peer that changes.
+        self._live: list[PeerId] = []  # everyone not suspect
+        self._kin: list[PeerId] = []  # of those, who is of this peer's history
+        self._at_work: dict[int, list[PeerId]] = {}  # of those, who is at work, by stage
+        self._newest: PeerId | None = None  # of the kin, who has the highest version; None: not known
         self._look_at = 0.0  # loop time until which nobody can have become silent
+        self._change(own.peer)
 
     @property
     def own(self) -> Card:
@@ -154,41 +160,52 @@ class Membership:
 
     @own.setter
     def own(self, card: Card) -> None:
-        if _role(card) != _role(self._own):
-            self._change()
-        if card.version != self._own.version:
+        before, self._own = self._own, card
+        if _role(card) != _role(before):
+            self._change(card.peer)
+        if card.version != before.version:
             self._newest = None
-        self._own = card
 
-    def _change(self) -> None:
+    def _change(self, peer: PeerId) -> None:
+        """A peer came, went, or counts elsewhere than before: it is put into its place among the others."""
         self.generation += 1
-        self._live = self._kin = self._newest = None
+        self._remove(peer)
+        member = self._members.get(peer)
+        if peer != self._own.peer and (member is None or member.suspect):
+            return
+        insort(self._live, peer)
+        if member is not None:
+            member.fits = self.fits(member.card)
+        if member is None or member.fits:
+            self._add_kin(peer)
+
+    def _remove(self, peer: PeerId) -> None:
+        for peers in (self._live, self._kin, *self._at_work.values()):
+            place = bisect_left(peers, peer)
+            if place < len(peers) and peers[place] == peer:
+                del peers[place]
+        if peer == self._newest:
+            self._newest = None
+
+    def _add_kin(self, peer: PeerId) -> None:
+        card = self._card(peer)
+        insort(self._kin, peer)
+        if card.state in AT_WORK:
+            insort(self._at_work.setdefault(card.stage, []), peer)
+        self._advance(card)
+
+    def _advance(self, card: Card) -> None:
+        """A card of our history may be the newest."""
+        if self._newest is not None:
+            newest = self._card(self._newest)
+            if (card.version, card.peer) > (newest.version, newest.peer):
+                self._newest = card.peer
 
     def judge_again(self) -> None:
         """Other cards than before may be of this peer's history."""
-        if self._kin is not None and any(it.fits != self.fits(it.card) for it in self._members.values()):
-            self.generation += 1
-            self._kin = self._newest = None
-
-    def _look(self) -> list[PeerId]:
-        """Who is live."""
-        if self._live is None:
-            self._live = sorted([self._own.peer, *(peer for peer, it in self._members.items() if not it.suspect)])
-        return self._live
-
-    def _look_at_kin(self) -> list[PeerId]:
-        """Who of them is of this peer's history."""
-        if self._kin is None:
-            for member in self._members.values():
-                member.fits = self.fits(member.card)
-            own = self._own.peer
-            self._kin = [peer for peer in self._look() if peer == own or self._members[peer].fits]
-            self._at_work = {}
-            for peer in self._kin:
-                card = self._card(peer)
-                if card.state in AT_WORK:
-                    self._at_work.setdefault(card.stage, []).append(peer)
-        return self._kin
+        for peer, member in self._members.items():
+            if not member.suspect and member.fits != self.fits(member.card):
+                self._change(peer)
 
     def _card(self, peer: PeerId) -> Card:
         return self._own if peer == self._own.peer else self._members[peer].card
@@ -201,7 +218,7 @@ class Membership:
         if member is None:
             self._make_room()
             self._members[card.peer] = Member(card, now)
-            self._change()
+            self._change(card.peer)
             return True
         known = (member.card.incarnation, member.card.sequence)
         if (card.incarnation, card.sequence) <= known:
@@ -211,13 +228,12 @@ class Membership:
         before = member.card
         changed = member.suspect or _role(card) != _role(before)
         member.card, member.heard, member.suspect = card, now, False
-        if changed:
-            self._change()
-        elif (card.version, card.record) != (before.version, before.record):
+        if changed or member.fits != self.fits(card):
+            self._change(card.peer)
+        elif card.version < before.version:
             self._newest = None
-            if self._kin is not None and self.fits(card) != member.fits:
-                self.generation += 1
-                self._kin = None
+        elif member.fits:
+            self._advance(card)
         if card.state == "left":
             self._look_at = now
         return True
@@ -229,21 +245,22 @@ class Membership:
 
     def _make_room(self) -> None:
         if len(self._members) >= MEMBERS_LIMIT:
-            del self._members[min(self._members, key=lambda peer: (self._members[peer].heard, peer))]
-            self._change()
+            oldest = min(self._members, key=lambda peer: (self._members[peer].heard, peer))
+            del self._members[oldest]
+            self._change(oldest)
 
     def touch(self, peer: PeerId, now: float) -> None:
         """Any word from a peer is a sign of life."""
         if (member := self._members.get(peer)) is not None:
-            if member.suspect:
-                self._change()
-            member.heard, member.suspect = now, False
+            was_suspect, member.heard, member.suspect = member.suspect, now, False
+            if was_suspect:
+                self._change(peer)
 
     def suspect(self, peer: PeerId) -> None:
         """Its connection broke or it fell silent: use it no more until it is heard again."""
         if (member := self._members.get(peer)) is not None and not member.suspect:
             member.suspect = True
-            self._change()
+            self._change(peer)
 
     def sweep(self, now: float) -> list[Card]:
         """Drops peers silent beyond their own rhythm, or who said goodbye. Returns their cards."""
@@ -256,14 +273,16 @@ class Membership:
         ]
         for card in dropped:
             del self._members[card.peer]
-            self._change()
+            self._change(card.peer)
         due = min((it.heard + self._patience(it) for it in self._members.values()), default=math.inf)
         self._look_at = min(due, now + LOOK_SECONDS)
         return dropped
 
     def _patience(self, member: Member) -> float:
-        floor = max(SILENCE_FLOOR_SECONDS, SILENCE_FLOOR_HEARTBEATS * self.heartbeat_seconds)
-        ceiling = max(SILENCE_CEILING_SECONDS, SILENCE_CEILING_HEARTBEATS * self.heartbeat_seconds)
+        near = abs(member.card.stage - self._own.stage) <= 1
+        usual = self.heartbeat_seconds if near else self.summary_seconds
+        floor = max(SILENCE_FLOOR_SECONDS, SILENCE_FLOOR_HEARTBEATS * usual)
+        ceiling = max(SILENCE_CEILING_SECONDS, SILENCE_CEILING_HEARTBEATS * usual)
         return member.rhythm.limit(SILENCE_DEVIATIONS, floor, ceiling)
 
     def get(self, peer: PeerId) -> Card | None:
@@ -278,19 +297,18 @@ class Membership:
 
     def cards(self) -> list[Card]:
         """One's own card and those of everyone not suspect, by peer id."""
-        return [self._card(peer) for peer in self._look()]
+        return [self._card(peer) for peer in self._live]
 
     def kin(self) -> list[Card]:
         """`cards` without those of another history: they neither lead nor count, and get no hops."""
-        return [self._card(peer) for peer in self._look_at_kin()]
+        return [self._card(peer) for peer in self._kin]
 
     def foreign(self) -> list[Card]:
         """The cards of those who are of another history."""
-        kin = self._look_at_kin()
-        if len(kin) == len(self._look()):
+        if len(self._kin) == len(self._live):
             return []
-        known = frozenset(kin)
-        return [self._card(peer) for peer in self._look() if peer not in known]
+        kin = frozenset(self._kin)
+        return [self._card(peer) for peer in self._live if peer not in kin]
 
     def newest(self) -> Card:
         """Of the kin, whoever has the highest version."""
@@ -300,22 +318,19 @@ class Membership:
 
     def stage(self, stage: int) -> list[Card]:
         """The cards of a stage's peers at work, oneself included."""
-        self._look_at_kin()
         return [self._card(peer) for peer in self._at_work.get(stage, ())]
 
     def near(self, stage: int) -> int:
         """How many peers are of a stage or its neighbours, oneself included, whatever they do."""
-        return sum(1 for peer in self._look() if abs(self._card(peer).stage - stage) <= 1)
+        return sum(1 for peer in self._live if abs(self._card(peer).stage - stage) <= 1)
 
     def unseen(self, stage: int) -> int:
         """How many peers at work a stage has, by its summary, besides those that are known here."""
-        self._look_at_kin()
         known = len(self._at_work.get(stage, ()))
         return max(0, self._reported.get(stage, 0) - known) if known else 0
 
     def population(self) -> int:
         """How many peers are at work in the whole swarm."""
-        self._look_at_kin()
         return sum(len(peers) + self.unseen(stage) for stage, peers in self._at_work.items())
 
     def is_live(self, peer: PeerId) -> bool:
@@ -324,10 +339,14 @@ class Membership:
         member = self._members.get(peer)
         return member is not None and not member.suspect and member.card.state in AT_WORK and self.fits(member.card)
 
+    def is_spare(self, card: Card) -> bool:
+        """Whether a peer needn't be known here: it is far away in a large swarm, and others of its stage are known."""
+        far = abs(card.stage - self._own.stage) > 1
+        return far and self.population() > SMALL_SWARM and len(self.stage(card.stage)) >= FEW
+
     def missing_stages(self, stages: int) -> list[int]:
         """Stages without a single peer at work."""
-        self._look_at_kin()
-        return [stage for stage in range(stages) if stage not in self._at_work]
+        return [stage for stage in range(stages) if not self._at_work.get(stage)]
 
 
 def _role(card: Card) -> tuple[int, int, str]:
