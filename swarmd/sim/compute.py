@@ -67,6 +67,7 @@ class _Task:
     future: asyncio.Future[Any]
     usual: float  # seconds that it takes at the device's usual speed
     left: float  # of these, what remains
+    attempt: int | None = None  # the hop was begun with this one; another since makes the task void
 
 
 class SimCompute:
@@ -132,7 +133,14 @@ class SimCompute:
     # ------------------------------------------------------------------------------------------------- the device
 
     async def _do(
-        self, rank: int, method: str, step: int | None, seconds: float, call: Callable[[], T], hop: HopId | None = None
+        self,
+        rank: int,
+        method: str,
+        step: int | None,
+        seconds: float,
+        call: Callable[[], T],
+        hop: HopId | None = None,
+        attempt: int | None = None,
     ) -> T:
         """Queues a task for the device and waits for its result."""
         points = self._machine.points
@@ -142,7 +150,7 @@ class SimCompute:
         left = seconds
         if self._speed.jitter:
             left *= 1.0 + self._speed.jitter * self._rng.uniform(-1.0, 1.0)
-        task = _Task(rank, method, -1 if step is None else step, hop, call, future, seconds, left)
+        task = _Task(rank, method, -1 if step is None else step, hop, call, future, seconds, left, attempt)
         heapq.heappush(self._queue, (rank, hop or HopId(0, 0), next(self._order), task))
         self._wake()
         result = await future
@@ -162,9 +170,17 @@ class SimCompute:
             *_, task = heapq.heappop(self._queue)
             if not task.future.cancelled():
                 self._task = task
+                if self._is_void(task):
+                    task.left = 0.0  # refused before anything is computed
                 self._since = self._seen = asyncio.get_running_loop().time()
                 self._arm()
                 return
+
+    def _is_void(self, task: _Task) -> bool:
+        """Whether a task's hop was given up, or its step is over, while it waited."""
+        if task.hop is None or task.attempt is None:
+            return False
+        return task.hop.step <= self.engine.version or self.engine.attempt(task.hop) != task.attempt
 
     def _arm(self) -> None:
         """Sets the timer for the present task's end, at the present pace."""
@@ -244,6 +260,7 @@ class SimCompute:
             self._speed.forward_s,
             lambda: self.engine.forward(hop, tokens, activation, codec=codec, evaluate=evaluate, attempt=attempt),
             hop,
+            attempt,
         )
 
     async def backward(self, hop: HopId, gradient: Encoded, *, codec: str, subtract: bool = False) -> BackwardResult:
@@ -256,6 +273,7 @@ class SimCompute:
             self._speed.backward_s,
             lambda: self.engine.backward(hop, gradient, codec=codec, attempt=attempt, **more),
             hop,
+            attempt,
         )
 
     async def tail(
@@ -277,6 +295,7 @@ class SimCompute:
             self._speed.forward_s + (0.0 if evaluate else self._speed.backward_s),
             lambda: self.engine.tail(hop, tokens, activation, codec=codec, evaluate=evaluate, attempt=attempt, **more),
             hop,
+            attempt,
         )
 
     def forget(self, hop: HopId) -> None:
