@@ -144,10 +144,10 @@ class Rounds:
         self._journeys.freeze(freeze.step)
         with unless_over(freeze.step):
             await self._compute.freeze(freeze.step)
-        return await self._frozen(freeze.step)
+        return await self._frozen(freeze.step, named=not freeze.watch)
 
-    async def _frozen(self, step: int) -> Frozen:
-        parts = await self._held.parts(step)
+    async def _frozen(self, step: int, *, named: bool = True) -> Frozen:
+        parts = await self._held.parts(step) if named else ()
         book = self._journeys.book(step)
         return Frozen(
             indices=to_ranges(book.accumulated | book.spoiled),

@@ -86,7 +86,7 @@ class Conductor:
         seen = (step, self._membership.generation, self._history.record_hash)
         if self._leader[0] != seen:  # it is asked for at every change of anything
             members = frozenset(self._history.members())
-            heads = [card for card in self._membership.stage(0) if card.peer in members]
+            heads = [card for card in self._membership.stage(0) if card.peer in members or not members]
             order = conductor_order(step, heads or self._membership.kin(), members)  # heads come before all others
             self._leader = seen, order[0] if order else self._membership.own.peer
         return self._leader[1]

@@ -11,10 +11,9 @@ from typing import Any
 
 from swarmd.swarm.commit import Record, record_to_plain
 from swarmd.swarm.consensus import plan_acceptors
-from swarmd.swarm.gossip import SMALL_SWARM
 from swarmd.swarm.history import History
 from swarmd.swarm.links import Links
-from swarmd.swarm.membership import AT_WORK, Membership, rendezvous
+from swarmd.swarm.membership import AT_WORK, SMALL_SWARM, Membership, rendezvous
 from swarmd.swarm.messages import Ack, Card, Commit
 from swarmd.values import PeerId
 

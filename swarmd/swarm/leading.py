@@ -105,8 +105,10 @@ class Leader:
     async def _lead(self) -> StageReport:
         while self._failures < ATTEMPTS:
             frozen = await self._make_whole()
-            if not all(it.finite for it in frozen.values()):
-                return self._report(frozen, None, {})  # the step will be skipped: nobody needs its gradient
+            if not all(it.finite for it in frozen.values()):  # the step will be skipped: nobody needs its gradient ...
+                question = AskHoldings(self._step, self._record, self.ballot)  # ... but hops may wait for the sums
+                await self._ask_all(sorted(frozen), question, Frozen, self._patience())
+                return self._report(frozen, None, {})
             plan = self._plan(frozen)
             results = await self._attempt(plan, sorted(frozen))
             digests = {result.digest for result in results.values()}
@@ -379,7 +381,7 @@ class Leader:
 
     async def _look_at(self, peers: list[PeerId], needed: set[PeerId]) -> bool:
         """Whether the devices still answer that the attempt waits for: their sums are frozen already."""
-        question = Freeze(self._step, self._record, self.ballot)
+        question = Freeze(self._step, self._record, self.ballot, watch=True)
         await self._ask_all(peers, question, Frozen, self._patience())
         self._leave_out_the_silent()
         return not self._left_out & needed

@@ -39,7 +39,7 @@ from swarmd.values import HopId, PeerId
 log = logging.getLogger(__name__)
 
 LINGER_SECONDS = 20.0  # at the end of the run, for peers that haven't heard of the last commit
-RETRY_SECONDS = 1.0
+KEEP_UP_SECONDS = 2.0  # between two looks at who is ahead, unless a card says so earlier
 REFRESH_SECONDS = 2.0  # between two looks at this peer's own figures, unless someone is told of them earlier
 
 OpenStage = Callable[[int], Awaitable[tuple[Compute, Data | None]]]
@@ -244,7 +244,7 @@ class Peer:
             if newest.version > self.history.version:
                 await self.history.catch_up(newest.peer, newest.version)
             await self._cross_over()
-            await self.changed.wait(RETRY_SECONDS)
+            await self.changed.wait(KEEP_UP_SECONDS)
 
     async def _cross_over(self) -> None:
         """If another history wins over this peer's, it goes on in that one."""

@@ -86,7 +86,11 @@ class Places:
         return place.stage if 0 <= place.stage < self._stages else None
 
     async def _answer(self, peer: PeerId, ask: AskPlace) -> Place:
-        """Newcomers that come together through this peer get different places."""
+        """Newcomers that come together through this peer get different places. One that has no place itself gives none:
+        two that know nobody else would begin a second history of the run.
+        """
+        if self._membership.own.stage < 0:
+            raise Refused("this peer looks for a place itself")
         now = asyncio.get_running_loop().time()
         self._promises = {who: it for who, it in self._promises.items() if it[1] > now and who != peer}
         stage = ask.stage

@@ -55,6 +55,7 @@ class Freeze:
     step: int
     record: str
     ballot: Ballot = NO_BALLOT
+    watch: bool = False  # only to see whether the device answers: what is averaged here needn't be named
 
 
 @dataclass(frozen=True)
