@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint sim bench-pipeline bench-codecs clean
+.PHONY: help demo test lint sim prove bench-pipeline bench-codecs clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -30,6 +30,9 @@ lint: .venv/.installed-dev ## Check style and types
 
 sim: .venv/.installed-dev ## Swarms in virtual time, seed after seed, until Ctrl-C: every fault, every promise checked
 	@$(BIN)/python -m swarmd.sim run
+
+prove: .venv/.installed-dev ## Real training in virtual time under fifty faults a run, beside a single process, 15 minutes
+	@$(BIN)/python -m swarmd.sim prove --seeds 50
 
 bench-pipeline: .venv/.installed-dev ## Tokens per second of a 2-stage swarm, beside plain PyTorch and others
 	$(BIN)/python -m benchmarks.pipeline

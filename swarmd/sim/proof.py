@@ -5,12 +5,13 @@ A seed draws the swarm and its faults, spread over all steps but the last. Fault
 state, and what dies comes back, so that the fiftieth fault finds as much to strike as the first.
 """
 
+import asyncio
 import dataclasses
 import functools
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,7 @@ from swarmd.sim.draw import DRAWS, draw_limits, draw_link, log_uniform, neat
 from swarmd.sim.faults import Crash, Fault, InStep, Join, Leave, PointFault, Preemption
 from swarmd.sim.play import Outcome, Play, play, report
 from swarmd.sim.reference import Symbols
-from swarmd.sim.scenario import Scenario
+from swarmd.sim.scenario import RECOVERY_SECONDS, SLACK, Scenario
 from swarmd.sim.training import Text, plain_steps
 from swarmd.sim.watch import Watch
 from swarmd.sim.world import World
@@ -35,12 +36,13 @@ TOLERANCE = 1e-5  # of promise 3: norm of the difference over norm, per tensor
 COUNTS = ("resent", "subtracted", "lost", "duplicated")  # of the ledger
 LOSS_TOLERANCE = 1e-5  # of the loss of a step, relative
 FAULTS = 50  # that strike a run, at least
-DRAWN_PER_FAULT = 1.6  # some find their peer dead, or must spare a stage's last replica
+DRAWN_PER_FAULT = 1.9  # some find their peer dead, or must spare a stage's last replica
 DEADLY = ("crash", "power loss")  # actions at points
 BACK_SECONDS = (0.2, 40.0)  # after which a dead peer is started again
 LEARNING_RATE = 5e-3  # at 2e-2 the toy's training amplifies rounding so much that even a calm run ends 4e-5 apart
 EPS = 1e-6  # of Adam. At 1e-8 a single element whose gradient is nearly zero can move by 1e-5 of its tensor's norm
 # because sums were added in another order, in a plain loop as in a swarm
+LONGEST_SECONDS = 130.0  # of a fault, with the time until it strikes and until a dead peer is back
 HELD_UP_SECONDS = 60.0  # by a fault, on average: the longest last 90, and most hold nobody up
 WALL_SECONDS = 240.0  # for one seed; most take ten
 
@@ -71,6 +73,10 @@ class Training(Scenario):
     def safety_seconds(self) -> float:
         """Faults wait for their steps, and each may hold one up."""
         return self.liveness_seconds() + HELD_UP_SECONDS * len(self.faults)
+
+    def patience_seconds(self) -> float:
+        """A step that takes longer than this has stalled: its faults are over by then."""
+        return RECOVERY_SECONDS + LONGEST_SECONDS + SLACK * self.step_seconds()
 
 
 # ------------------------------------------------------------------------------------------------- drawing
@@ -177,11 +183,29 @@ class TrainingPlay(Play):
     """A training under way."""
 
     watch: TrainingWatch
+    scenario: Training
 
     def build(self, *, trace: bool) -> tuple[World, Watch]:
         it = self.scenario
         world = World(self.run, Text(self.run), seed=it.seed, link=it.link, engine=torch_engine, trace=trace)
         return world, TrainingWatch(world, yardstick=Yardstick(self.run))
+
+    async def _until(self, done: Callable[[], bool]) -> bool:
+        """Lets time pass until then, as long as the swarm gets on."""
+        loop = asyncio.get_running_loop()
+        version, since, patience = -1, 0.0, self.scenario.patience_seconds()
+
+        def over() -> bool:
+            nonlocal version, since
+            if self.version() != version:
+                version, since = self.version(), loop.time()
+            return done() or loop.time() - since > patience
+
+        held = await super()._until(over)
+        if held and not done():
+            text = f"step {version + 1} hasn't ended after {patience:.0f} virtual seconds, with no fault for minutes"
+            self.watch.found.append(Violation(6, text, version + 1))
+        return held and done()
 
     def figures(self) -> dict[str, Any]:
         """Of the history that survives, from all who remember it."""
