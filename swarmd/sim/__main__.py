@@ -1,6 +1,7 @@
 """`python -m swarmd.sim`: swarms in virtual time, drawn from seeds or written by hand, and what must hold of them.
 
-Prints and parses; what it shows comes from `campaign.py`, `play.py` and `named.py`.
+Prints and parses; what it shows comes from `campaign.py`, `play.py` and `named.py`. The commands that measure are in
+`tables.py`.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from swarmd.sim import campaign
+from swarmd.sim import campaign, tables
 from swarmd.sim.campaign import Result
 from swarmd.sim.draw import draw_scenario
 from swarmd.sim.named import NAMED
@@ -41,7 +42,7 @@ Examples:
 _PROVE_EXAMPLES = """
 \b
 Examples:
-  python -m swarmd.sim prove                       ten seeds on two cores, about a minute
+  python -m swarmd.sim prove                       ten seeds on two cores, about two minutes
   python -m swarmd.sim prove --seeds 100           exit code 1 if one of them breaks a promise
   python -m swarmd.sim prove --first 7 --seeds 1   one seed again
 """
@@ -159,6 +160,11 @@ def scenario(
     typer.echo(NAMED[name].story)
     _show(NAMED[name], outcome, transcript=transcript, wall_s=time.monotonic() - began)
     return 0 if outcome.passed else EXIT_FAILED
+
+
+app.command(epilog=tables.SCALE_EXAMPLES)(tables.scale)
+app.command(epilog=tables.DETECT_EXAMPLES)(tables.detect)
+app.command(epilog=tables.STRAGGLER_EXAMPLES)(tables.straggler)
 
 
 def _show(played: Scenario, outcome: Outcome, *, transcript: bool, wall_s: float) -> None:

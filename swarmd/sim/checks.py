@@ -7,7 +7,7 @@ itself where it can be worked out: gradients and parameters are compared with `R
 import asyncio
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,16 +150,16 @@ def check_losses(reference: Reference, lines: Iterable[Line]) -> Iterator[Violat
 # ------------------------------------------------------------------------------------------------- promises 4 and 9
 
 
-def check_last_replicas(before: dict[PeerId, int], world: World) -> Iterator[Violation]:
+def check_last_replicas(before: dict[PeerId, int], world: World, told: Container[PeerId] = ()) -> Iterator[Violation]:
     """Promise 4. `before`: the stage of every peer at work when this was looked at last. One that has finished serves
-    its stage to those who are late.
+    its stage to those who are late; one that was `told` to leave has no choice.
     """
     now = at_work(world)
     served = {*now.values(), *(it.peer.stage for it in world.peers.values() if it.peer.state == "finished")}
     for peer, stage in before.items():
         if peer in world.peers and now.get(peer) != stage and stage not in served:
             state = world.peers[peer].peer.state
-            if state != "left":  # it was told to leave
+            if state != "left" or peer not in told:
                 yield Violation(4, f"{peer} left stage {stage}, whose last replica it was ({state})", peer=peer)
 
 
@@ -337,11 +337,11 @@ def _told(trouble: BaseException | None) -> str:
 # ------------------------------------------------------------------------------------------------- promises 6, 8, 10
 
 
-def check_finished(world: World) -> Iterator[Violation]:
-    """Promise 6: everyone alive has come to the last step."""
+def check_finished(world: World, stranded: Container[PeerId] = ()) -> Iterator[Violation]:
+    """Promise 6: everyone alive has come to the last step, but for those who are `stranded`."""
     for name, it in world.peers.items():
         version = it.peer.history.version
-        if version < world.run.steps:
+        if version < world.run.steps and name not in stranded:
             waits = it.peer.waiting_for() or it.peer.state
             text = f"{name} stands at version {version} of {world.run.steps} ({waits})"
             yield Violation(6, text, version + 1, peer=name)

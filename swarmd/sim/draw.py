@@ -42,6 +42,7 @@ POINTS_AT_MOST = 9
 PAIR_SHARE = 0.15  # of scenarios with two faults in the same round
 FOUNDER_SHARE = 0.05  # of scenarios that lose the founder before the first commit
 NEWCOMER_SHARE = 0.25  # of scenarios that have newcomers besides their other kinds
+REPAIR_SHARE = 0.35  # of scenarios in which sums must be repaired, and faults strike at that
 STAGE_LOSS_SHARE = 0.03  # of scenarios that lose a stage for good
 SAFETY_SHARE = 0.7  # faults strike within this share of what the run takes without them
 GIB = 1 << 30
@@ -50,7 +51,7 @@ GIB = 1 << 30
 def draw_scenario(seed: int) -> Scenario:
     """Everything from one seed."""
     rng = random.Random(f"scenario/{seed}")
-    long = rng.random() < LONG_SHARE
+    long, repairs = rng.random() < LONG_SHARE, rng.random() < REPAIR_SHARE
     stages = rng.choices((1, 2, 3, 4, 5), (1, 4, 4, 1, 1))[0]
     calm = Scenario(
         seed=seed,
@@ -61,7 +62,7 @@ def draw_scenario(seed: int) -> Scenario:
         link=draw_link(rng),
         uplinks=draw_rates(rng),
         downlinks=draw_rates(rng),
-        limits=draw_limits(rng),
+        limits=dataclasses.replace(draw_limits(rng), fork_timeout_s=rng.choice((1.5, 6.0, 30.0, 30.0))),
         symbols=Symbols(
             activation_bytes=rng.choice((128, 256, 2048)),
             state_bytes=rng.choice((500, 4_000, 20_000)),
@@ -71,7 +72,11 @@ def draw_scenario(seed: int) -> Scenario:
         checkpoint_every=rng.choice((0, 0, 2)),
     )
     count = rng.randint(*LONG_FAULTS) if long else rng.randint(1, FAULTS_AT_MOST)
-    return dataclasses.replace(calm, faults=draw_faults(rng, calm, count))
+    faults = draw_faults(rng, calm, count)
+    if repairs:  # what was retained would do otherwise
+        calm = dataclasses.replace(calm, limits=dataclasses.replace(calm.limits, retained_bytes=rng.choice((0, 400))))
+        faults += draw_repairs(rng, calm)
+    return dataclasses.replace(calm, faults=tuple(sorted(faults, key=lambda fault: (fault.at_s, repr(fault)))))
 
 
 def log_uniform(rng: random.Random, low: float, high: float) -> float:
@@ -110,7 +115,6 @@ def draw_limits(rng: random.Random) -> LimitsConfig:
         retained_bytes=rng.choice((0, 400, 3000, 4 * GIB)),
         held_gradients=rng.choice((1, 2, 4)),
         backlog_bytes=rng.choice((1, 4 * GIB, 4 * GIB)),
-        fork_timeout_s=rng.choice((1.5, 6.0, 30.0, 30.0)),
     )
 
 
@@ -136,15 +140,36 @@ def draw_faults(rng: random.Random, calm: Scenario, count: int) -> tuple[Fault, 
         faults.append(Crash(at_s, founder, rng.random() < 0.3, back(rng), rng.random() < 0.5))
     if rng.random() < STAGE_LOSS_SHARE:
         faults.append(StageLoss(neat(rng.uniform(0, span)), rng.randrange(calm.stages), rng.random() < 0.5))
-    return tuple(sorted(faults, key=lambda fault: (fault.at_s, repr(fault))))
+    return tuple(faults)
 
 
 def draw_pair(rng: random.Random, calm: Scenario) -> list[Fault]:
     """Two faults in the round, or the decision, of the same step."""
     step = rng.randint(1, calm.steps - 1)
     points = [point for name in ("round", "commit") for point in GROUPS[name].points()]
-    drawn = (_point(rng, calm, 0.0, 0) for _ in range(2))
-    return [dataclasses.replace(fault, peer=ANYONE, step=step, point=rng.choice(points), skip=0) for fault in drawn]
+    drawn = (draw_point(rng, calm, rng.choice(points)) for _ in range(2))
+    return [dataclasses.replace(fault, peer=ANYONE, step=step, skip=0) for fault in drawn]
+
+
+def draw_repairs(rng: random.Random, calm: Scenario) -> tuple[Fault, ...]:
+    """Faults that leave sums with indices missing or double, and others on the way to mend that."""
+    causes = [draw_point(rng, calm, rng.choice(SPOILING_POINTS)) for _ in range(rng.randint(1, 3))]
+    effects = [draw_point(rng, calm, rng.choice(MENDING_POINTS)) for _ in range(rng.randint(1, 4))]
+    return (
+        *(dataclasses.replace(it, peer=ANYONE, skip=rng.choice((0, 1, 3, 8))) for it in causes),
+        *(dataclasses.replace(it, peer=ANYONE, step=None, skip=rng.choice((0, 0, 1, 4))) for it in effects),
+    )
+
+
+SPOILING_POINTS = (
+    "serve.Close", "begin.freeze", "served.Freeze", "ask.Plan", "end.tail", "end.backward", "served.Hop",
+    "served.Accept",
+)  # fmt: skip
+"""Where a peer that is lost, or cut off, leaves the sums of its stage with too much or too little."""
+
+MENDING = ("Cancel", "Locate", "AskHop", "AskHoldings", "Subtract", "Resend", "Revoke", "AskRecord", "AskGradient")
+MENDING_POINTS = tuple(f"{side}.{kind}" for kind in MENDING for side in ("ask", "serve", "served", "asked"))
+"""Points that a swarm without faults seldom reaches."""
 
 
 def lasting(rng: random.Random, calm: Scenario) -> float:
@@ -228,14 +253,18 @@ def _acceptors(rng: random.Random, calm: Scenario, at_s: float, number: int) -> 
 
 
 def _point(rng: random.Random, calm: Scenario, at_s: float, number: int) -> PointFault:
+    return draw_point(rng, calm, rng.choice(GROUPS[rng.choice(list(GROUPS))].points()))
+
+
+def draw_point(rng: random.Random, calm: Scenario, point: str) -> PointFault:
+    """A fault at a point."""
     peer, other = two(rng, calm)
-    point = rng.choice(GROUPS[rng.choice(list(GROUPS))].points())
     actions = ["crash", "crash", "power loss", "pause", "cut"]
     if point in OUT_OF_MEMORY_AT:
         actions += ["out of memory"] * 3
     action = rng.choice(actions)
     return PointFault(
-        at_s=at_s,
+        at_s=0.0,
         peer=ANYONE if rng.random() < 0.6 else peer,
         step=None if rng.random() < 0.5 else rng.randint(1, calm.steps - 1),
         point=point,

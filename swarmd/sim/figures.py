@@ -6,7 +6,7 @@ Stages compute nothing here (`phantom.py`): durations and sizes are those of a p
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from swarmd.config import ModelConfig, RunConfig
@@ -18,7 +18,8 @@ from swarmd.sim.world import World
 from swarmd.values import HopId
 
 SETTLED_SECONDS = 60.0  # by then the first microbatches have gone through the whole swarm
-KINDS_SHOWN = 8
+KINDS_SHOWN = 12
+TOLD_SECONDS = 10.0  # virtual, between two words on the progress
 LIMIT_SECONDS = 3600.0  # virtual; nothing here takes so long unless something is wrong
 HOME_LINK = Link(delay_s=0.025, bytes_per_second=60e6)  # 50 ms round trip, 480 Mb/s
 PARAMETERS = 25_000_000  # of a stage: its round moves 50 MB in and out of each replica, at fp16
@@ -157,21 +158,30 @@ class Scale:
 
     peers: int
     stages: int
-    virtual_seconds: float
-    cpu_seconds: float
+    virtual_seconds: float  # since the last peer was started
+    cpu_seconds: float  # for these
+    joining_cpu_seconds: float  # until then
     steps: int
     microbatches: int
-    messages: float  # requests, answers and gossip copies received, per peer and second
-    gossip: float  # gossip copies received, per peer and second
+    lost: int
+    duplicated: int
+    messages: float  # requests, answers and gossip copies sent, per peer and second
+    gossip: float  # gossip copies sent, per peer and second
     gossip_bytes: float  # of those copies, per peer and second
     by_kind: dict[str, float]  # messages of the most frequent kinds, per peer and second
 
 
 def measure_scale(
-    peers: int, stages: int, virtual_seconds: float, *, seconds: float = 10.0, microbatches_per_peer: int = 6
+    peers: int,
+    stages: int,
+    virtual_seconds: float,
+    *,
+    seconds: float = 10.0,
+    microbatches_per_peer: int = 6,
+    told: Callable[[float, int], None] = lambda seconds, version: None,
 ) -> Scale:
-    """Runs a swarm for so many virtual seconds after everyone has joined; `seconds` is a device's time per
-    microbatch.
+    """Runs a swarm for so many virtual seconds after the last peer was started; `seconds` is a device's time per
+    microbatch. `told` hears of the progress: virtual seconds and the newest version.
     """
 
     async def main() -> Scale:
@@ -180,23 +190,28 @@ def measure_scale(
         for number in range(peers):
             await world.start(f"peer{number:04d}", stage=number % stages, speed=speed_of(seconds))
         loop = asyncio.get_running_loop()
-        start, first = loop.time(), world.network.count()
-        await asyncio.sleep(virtual_seconds)
-        for it in world.peers.values():
-            if it.task.done():
-                it.task.result()
+        start, first, joined = loop.time(), world.network.count(), time.process_time()
+        while loop.time() < start + virtual_seconds:
+            await asyncio.sleep(min(TOLD_SECONDS, start + virtual_seconds - loop.time()))
+            world.check()
+            told(loop.time() - start, max(it.peer.history.version for it in world.peers.values()))
+        ended = time.process_time()
         last, span = world.network.count(), (loop.time() - start) * peers
         frames, sizes = last.frames - first.frames, last.bytes - first.bytes
         gossiped = ("Card", "Summary")
-        newest = max(it.peer.history.version for it in world.peers.values())
+        newest = max((it.peer.history for it in world.peers.values()), key=lambda history: history.version)
+        lines = [line for it in world.peers.values() for line in it.store.ledger]
         await world.stop()
         return Scale(
             peers=peers,
             stages=stages,
             virtual_seconds=virtual_seconds,
-            cpu_seconds=time.process_time() - began,
-            steps=newest,
-            microbatches=newest * world.run.microbatches,
+            cpu_seconds=ended - joined,
+            joining_cpu_seconds=joined - began,
+            steps=newest.version,
+            microbatches=newest.version * world.run.microbatches,
+            lost=sum(line["lost"] for line in lines),
+            duplicated=sum(line["duplicated"] for line in lines),
             messages=sum(frames.values()) / span,
             gossip=sum(frames[kind] for kind in gossiped) / span,
             gossip_bytes=sum(sizes[kind] for kind in gossiped) / span,

@@ -66,7 +66,7 @@ class SimNetwork:
         self._links: dict[tuple[PeerId, PeerId], Link] = {}
         self._connections: dict[int, Connection] = {}
         self._made = 0
-        self._walls = False  # whether anything at all is blocked
+        self.walled = False  # whether anything at all is blocked
         self._blocks: dict[tuple[PeerId, PeerId], None] = {}
         self._clogs: dict[tuple[PeerId, PeerId], float] = {}  # until when
         self._groups: dict[PeerId, int] | None = None
@@ -153,7 +153,7 @@ class SimNetwork:
         if flight.end + flight.delay > now:
             loop.call_at(flight.end + flight.delay, self._landed, flight, context=WORLD)
             return
-        if self._walls:
+        if self.walled:
             way = (flight.source.peer_id, flight.target.peer_id)
             if self.is_blocked(*way):
                 self._held.setdefault(way, []).append(flight)
@@ -170,8 +170,8 @@ class SimNetwork:
     def _hand_over(self, flight: Flight) -> None:
         if flight.target.alive:
             flight.target.machine.call(flight.deliver, *flight.args)
-        elif flight.deliver == self._knocked and flight.target.peer_id not in self._off:
-            flight.args[2].fail("connection refused")
+        elif flight.deliver == self._knocked:
+            self._knocked(*flight.args)
 
     # ------------------------------------------------------------------------------------------------- connections
 
@@ -182,13 +182,16 @@ class SimNetwork:
         target = self.transports.get(peer)
         if target is not None:
             self.post(source, target, 0, 0, self._knocked, source, target, dial)
-        elif not self._walls or not self.is_blocked(source.peer_id, peer):
+        elif not self.walled or not self.is_blocked(source.peer_id, peer):
             there_and_back = 2 * self.delay(source.peer_id, peer)
             loop.call_later(there_and_back, dial.fail, "connection refused", context=WORLD)
 
     def _knocked(self, source: SimTransport, target: SimTransport, dial: Dial) -> None:
         """On the target's machine: someone dials."""
-        if not dial.over:
+        if not target.alive:  # it died meanwhile, or was stopped before and came to this only now
+            if target.peer_id not in self._off:
+                dial.fail("connection refused")
+        elif not dial.over:
             self._made += 1
             connection = Connection(self._made, source, target)
             self._connections[connection.number] = connection
@@ -310,7 +313,7 @@ class SimNetwork:
 
     def _change(self) -> None:
         """Some way was closed or opened."""
-        self._walls = bool(self._blocks or self._clogs or self._off or self._groups is not None)
+        self.walled = bool(self._blocks or self._clogs or self._off or self._groups is not None)
         for connection in list(self._connections.values()):
             self._watch(connection)
         loop = asyncio.get_running_loop()
@@ -324,7 +327,7 @@ class SimNetwork:
     def _watch(self, connection: Connection) -> None:
         """A connection breaks if it is stuck for too long."""
         one, other = connection.names
-        stuck = self._walls and (self.is_blocked(one, other) or self.is_blocked(other, one))
+        stuck = self.walled and (self.is_blocked(one, other) or self.is_blocked(other, one))
         if not stuck:
             connection.stuck_since = None
         elif connection.stuck_since is None:

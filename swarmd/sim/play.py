@@ -70,7 +70,8 @@ class Play:
         self.run = scenario.run_config()
         self.world, self.watch = self.build(trace=trace)
         self.struck: Counter[str] = Counter()
-        self.leaving: set[PeerId] = set()
+        self._late: set[PeerId] = set()  # who was still joining when everything was healed
+        self.leaving = self.watch.leaving
         self.lost: int | None = None  # a stage that has lost its state
         self._faults: asyncio.TaskGroup | None = None
 
@@ -176,6 +177,7 @@ class Play:
     async def _liveness(self) -> bool:
         """Heals everything; the rest of the run must be done in a bounded time. Whether everything held."""
         self.world.heal()
+        self._late = {name for name, it in self.world.peers.items() if it.peer.state == "joining"}
         if self.lost is not None:
             return await self._standstill(self.lost)
         bound = self.scenario.liveness_seconds()
@@ -212,7 +214,16 @@ class Play:
         return bool(self.watch.unheard or self.world.failures)
 
     def _ended(self) -> bool:
-        return all(it.task.done() for it in self.world.peers.values())
+        self.watch.stranded = {name for name in self._late if self._is_stranded(name)}
+        return all(it.task.done() for name, it in self.world.peers.items() if name not in self.watch.stranded)
+
+    def _is_stranded(self, peer: PeerId) -> bool:
+        """Whether a peer came when the run was about to end, and nobody is left to give it its state."""
+        it = self.world.peers[peer]
+        others = [other for name, other in self.world.peers.items() if name not in self._late]
+        return it.peer.state == "joining" and all(
+            other.task.done() for other in others if it.peer.stage in (None, other.peer.stage)
+        )
 
     def version(self) -> int:
         """The newest that a living peer has come to."""

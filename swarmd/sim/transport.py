@@ -6,6 +6,7 @@ costs a peer all its connections; both sides dialling makes two. Gossip floods t
 """
 
 import asyncio
+import json
 import logging
 import zlib
 from collections import Counter
@@ -223,11 +224,13 @@ class Connection:
 class Gossip:
     """A message on its way through the swarm."""
 
-    __slots__ = ("author", "frame", "heard", "nbytes", "topic")
+    __slots__ = ("author", "coming", "frame", "heard", "nbytes", "topic")
 
     def __init__(self, topic: str, author: PeerId, frame: Frame) -> None:
-        self.topic, self.author, self.frame, self.nbytes = topic, author, frame, frame.nbytes
+        self.topic, self.author, self.frame = topic, author, frame
+        self.nbytes = len(json.dumps(frame.body, separators=(",", ":")))  # a little more than as msgpack
         self.heard: set[PeerId] = {author}
+        self.coming: set[PeerId] = {author}  # who has a copy on the way
 
 
 class SimTransport:
@@ -407,7 +410,9 @@ class SimTransport:
                 continue
             self.counts.gossip += 1
             self.count_sent(gossip.frame.kind, gossip.nbytes)
-            if peer not in gossip.heard and not network.is_lost(self._peer, peer):
+            known = gossip.heard if network.walled else gossip.coming  # a wall may hold up what is on its way
+            if peer not in known and not network.is_lost(self._peer, peer):
+                gossip.coming.add(peer)
                 network.post(
                     self,
                     end.other.transport,

@@ -42,6 +42,8 @@ class Watch:
     world: World
     everyone: list[SimPeer] = field(default_factory=list)  # that ever lived, in the order they came
     unheard: list[dict[str, Any]] = field(default_factory=list)
+    leaving: set[PeerId] = field(default_factory=set)  # who was told to say goodbye
+    stranded: set[PeerId] = field(default_factory=set)  # who came too late to finish
     found: list[Violation] = field(default_factory=list)
     _digests: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
     _at_work: dict[PeerId, int] = field(default_factory=dict)
@@ -59,7 +61,7 @@ class Watch:
         self._keep(self.check_numbers(lines))
         self._keep(check_counts(self.world.run.microbatches, lines))
         self._keep(check_agreement(self._digests, lines))
-        self._keep(check_last_replicas(self._at_work, self.world))
+        self._keep(check_last_replicas(self._at_work, self.world, self.leaving))
         self._keep(check_moves(self._stages))
         self._keep(check_bounds(self.world))
         self._hear()
@@ -76,7 +78,7 @@ class Watch:
         """
         self.look()
         if lost is None or version is None:
-            self._keep(check_finished(self.world))
+            self._keep(check_finished(self.world, self.stranded))
         else:
             self._keep(check_standstill(self.world, version, lost))
         living = {name: it.store.ledger for name, it in self.world.peers.items()}
@@ -110,6 +112,7 @@ class Watch:
         for it in (*self.world.past, *self.world.dead.values(), *self.world.peers.values()):
             if id(it) not in known:
                 self.everyone.append(it)
+                self._stages.pop(it.name, None)  # in another life it may well be needed elsewhere
         for name, stage in at_work(self.world).items():
             visited = self._stages.setdefault(name, [])
             if not visited or visited[-1] != stage:

@@ -257,6 +257,14 @@ def test_moving_back_and_forth_is_seen() -> None:
 
     assert 9 in promises(tampered(change))
 
+    async def restarted(it: Play) -> None:
+        it.world.peers["head2"].peer.stage = 1
+        it.watch.look()
+        await it.restart("head2", disk=True)
+        it.watch.look()
+
+    assert 9 not in promises(tampered(restarted)), "another life begins where it is needed"
+
 
 def test_what_is_left_after_the_end_is_seen() -> None:
     left: list[asyncio.Task[None]] = []

@@ -211,7 +211,7 @@ def hide(it: SimPeer, other: PeerId) -> None:
 
     members.hear = deaf  # type: ignore[method-assign]
     members._members.pop(other, None)
-    members._change()
+    members._change(other)
 
 
 def test_a_leader_of_a_round_that_sleeps_is_replaced() -> None:

@@ -186,6 +186,25 @@ def test_who_has_no_address_or_no_process_is_unreachable() -> None:
     play(test)
 
 
+def test_a_stopped_process_that_is_killed_takes_no_connection_any_more() -> None:
+    """It would be one that nobody ever ends."""
+
+    async def test(network: SimNetwork, a: Node, b: Node) -> None:
+        network.cut("a", "b")
+        b.machine.pause()
+        question = a.begin("b")
+        await asyncio.sleep(2)
+        assert not question.done(), "a stopped process answers nothing"
+        network.kill("b")
+        b.machine.crash()
+        with pytest.raises(PeerUnreachable, match="refused"):
+            await question
+        assert now() < DIAL_SECONDS
+        assert a.transport.connected() == ()
+
+    play(test, "ab", Link(delay_s=0.1))
+
+
 def test_refusals_are_sentences_and_failures_of_ours_are_remembered() -> None:
     async def test(network: SimNetwork, a: Node, b: Node) -> None:
         failed: list[Any] = []
@@ -360,7 +379,7 @@ def test_a_clog_holds_frames_and_lets_them_go_in_order() -> None:
         await asyncio.gather(*questions)
         assert [word for *_, word in b.asked] == list(range(5))
         assert [time for time, *_ in b.asked] == pytest.approx([began + 5.002] * 5, abs=1e-5)
-        assert not network._walls
+        assert not network.walled
 
     play(test)
 

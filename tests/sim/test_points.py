@@ -259,5 +259,5 @@ def test_actions_that_take_time() -> None:
     world = train(SHORT, events)
     assert len(world.points.fired) == 4
     assert [it.name for it in world.past] == ["head2"]
-    assert not world.network._walls
+    assert not world.network.walled
     assert not any(it.machine.paused for it in world.peers.values())

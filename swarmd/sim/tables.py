@@ -1,0 +1,133 @@
+"""`python -m swarmd.sim scale`, `detect` and `straggler`: figures of simulated swarms, as tables or JSON.
+
+Parses and prints; `figures.py` measures. Whatever is printed says that it is simulated.
+"""
+
+import dataclasses
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from swarmd.sim.figures import Scale, Straggler, detection_seconds, measure_scale, straggler_costs
+
+PROGRESS_SECONDS = 60.0  # virtual, between two lines on the progress
+
+SCALE_EXAMPLES = """
+\b
+Examples:
+  python -m swarmd.sim scale                                         64 peers in 8 stages for ten minutes
+  python -m swarmd.sim scale --peers 250 --stages 16
+  python -m swarmd.sim scale --peers 1000 --stages 32 --minutes 60   the large one; see docs/simulator.md how long
+  python -m swarmd.sim scale --json                                  one JSON object on stdout, progress on stderr
+"""
+
+DETECT_EXAMPLES = """
+\b
+Examples:
+  python -m swarmd.sim detect                one paused replica in each of 16 stages, one run each
+  python -m swarmd.sim detect --stages 4 --json
+"""
+
+STRAGGLER_EXAMPLES = """
+\b
+Examples:
+  python -m swarmd.sim straggler             one peer ten times slower: as head, in the middle, as tail
+  python -m swarmd.sim straggler --json
+"""
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; the rest on stderr.")]
+
+
+def scale(
+    peers: Annotated[int, typer.Option(metavar="N", min=1, help="Spread evenly over the stages.")] = 64,
+    stages: Annotated[int, typer.Option(metavar="S", min=1)] = 8,
+    minutes: Annotated[float, typer.Option(metavar="M", min=0.1, help="Virtual, after the last has joined.")] = 10.0,
+    as_json: AsJson = False,
+) -> int:
+    """Run a large swarm and count its messages, what they weigh, and what the simulation costs."""
+    if peers < stages:
+        typer.echo(f"{stages} stages need {stages} peers at least; say --peers {stages} or more.", err=True)
+        return 2
+    shown = 0.0
+
+    def told(seconds: float, version: int) -> None:
+        nonlocal shown
+        if seconds - shown >= PROGRESS_SECONDS:
+            shown = seconds
+            typer.echo(f"{seconds / 60:.0f} of {minutes:g} virtual minutes, {version} steps", err=True)
+
+    result = measure_scale(peers, stages, 60 * minutes, told=told)
+    if as_json:
+        _print_json(dataclasses.asdict(result))
+    else:
+        _print_scale(result)
+    return 0
+
+
+def _print_scale(it: Scale) -> None:
+    table = _table(f"{it.peers} peers in {it.stages} stages, {it.virtual_seconds / 60:g} minutes", "", "")
+    ratio = it.virtual_seconds / max(1e-9, it.cpu_seconds)
+    for name, value in (
+        ("steps committed", f"{it.steps}"),
+        ("microbatches, lost, duplicated", f"{it.microbatches}, {it.lost}, {it.duplicated}"),
+        ("messages per peer and second", f"{it.messages:.2f}"),
+        ("of these gossip copies", f"{it.gossip:.2f}"),
+        ("gossip bytes per peer and second", f"{it.gossip_bytes:.0f}"),
+        ("CPU seconds, joining before that", f"{it.cpu_seconds:.1f}, {it.joining_cpu_seconds:.1f}"),
+        ("virtual seconds per CPU second", f"{ratio:.1f}"),
+        *((f"  {kind} per peer and second", f"{rate:.3f}") for kind, rate in it.by_kind.items()),
+    ):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def detect(
+    stages: Annotated[int, typer.Option(metavar="S", min=2)] = 16,
+    as_json: AsJson = False,
+) -> int:
+    """Pause one replica in the middle of its work, in each stage in turn: until when others wait for it."""
+    seconds: list[float] = []
+    for stage in range(stages):
+        typer.echo(f"stage {stage} of {stages}", err=True)
+        seconds.append(detection_seconds(stage, stages=stages))
+    if as_json:
+        _print_json({"stages": stages, "seconds": seconds})
+        return 0
+    table = _table("a paused replica is found", "stage", "seconds")
+    for stage, taken in enumerate(seconds):
+        table.add_row(f"{stage}", f"{taken:.2f}")
+    Console().print(table)
+    return 0
+
+
+def straggler(as_json: AsJson = False) -> int:
+    """One peer that is ten times slower than the rest: what it costs the whole swarm."""
+    rows: list[Straggler] = []
+    for row in straggler_costs():
+        typer.echo("all equal" if row.stage is None else f"slow peer in stage {row.stage}", err=True)
+        rows.append(row)
+    if as_json:
+        _print_json({"rows": [dataclasses.asdict(row) for row in rows]})
+        return 0
+    table = _table(
+        "one peer ten times slower", "in stage", "seconds per step", "throughput kept", "of the capacity left"
+    )
+    for row in rows:
+        where = "none" if row.stage is None else f"{row.stage}"
+        table.add_row(where, f"{row.seconds:.1f}", f"{row.kept:.1%}", f"{row.of_capacity:.1%}")
+    Console().print(table)
+    return 0
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=f"simulated: {title}", title_justify="left", show_header=any(columns))
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+    return table
+
+
+def _print_json(figures: dict[str, Any]) -> None:
+    typer.echo(json.dumps({"simulated": True, **figures}))
