@@ -6,7 +6,7 @@ checks the fingerprint on a connection's first request, and hands the rest to wh
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar, cast
 
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
@@ -43,6 +43,21 @@ class Links:
         """Registers who answers a kind of message."""
         self._answerers[kind] = answerer
 
+    def kinds(self) -> set[type[Any]]:
+        """The kinds of messages that are answered here."""
+        return set(self._answerers)
+
+    def withdraw(self, kinds: Iterable[type[Any]]) -> None:
+        """From now on these kinds are refused: whoever answered them is gone."""
+        for kind in kinds:
+            self._answerers.pop(kind, None)
+
+    def _answerer(self, kind: type[Any]) -> Answerer:
+        """Raises Refused."""
+        if (answerer := self._answerers.get(kind)) is None:
+            raise Refused(f"nobody here answers {kind.__name__} now")
+        return answerer
+
     def on_card(self, callback: Callable[[Card], None]) -> None:
         """Calls back with every card that comes in a handshake."""
         self._heard.append(callback)
@@ -66,13 +81,14 @@ class Links:
         """
         if peer == self.transport.peer_id:
             async with asyncio.timeout(deadline_s):
-                return cast("A", expect(await self._handle(self._answerers[type(message)], peer, message), *kinds))
+                return cast("A", expect(await self._handle(self._answerer(type(message)), peer, message), *kinds))
         await self.greet(peer)
         answer: Any = await self._ask(peer, message, SayHello, *kinds, deadline_s=deadline_s, urgency=urgency)
         if isinstance(answer, SayHello):  # it lost sight of us between two connections
             self._greeted.discard(peer)
             await self.greet(peer)
             answer = await self._ask(peer, message, *kinds, deadline_s=deadline_s, urgency=urgency)
+        self._membership.touch(peer, asyncio.get_running_loop().time())
         return cast("A", answer)
 
     async def _ask(
@@ -144,9 +160,7 @@ class Links:
             return to_frame(self._answer_settings())
         if peer not in self._greeted:
             return to_frame(SayHello())
-        answerer = self._answerers.get(type(message))
-        if answerer is None:
-            raise Refused(f"nobody here answers {frame.kind} now")
+        answerer = self._answerer(type(message))
         self._membership.touch(peer, asyncio.get_running_loop().time())
         return to_frame(await self._handle(answerer, peer, message))
 

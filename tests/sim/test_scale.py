@@ -1,0 +1,83 @@
+"""Large swarms: they commit exact steps, and what each peer sends doesn't grow with them."""
+
+from collections.abc import Callable
+
+import pytest
+
+from swarmd.sim.__main__ import run_command_line
+from swarmd.sim.figures import Scale, measure_scale
+from swarmd.swarm.beats import BEAT_CEILING_SECONDS, beat_interval
+from swarmd.swarm.custody import SILENCE_CEILING_SECONDS, UNCLAIMED_SECONDS
+from swarmd.swarm.gossip import cards_for
+from swarmd.swarm.membership import FEW, SMALL_SWARM, Membership, heartbeat_interval, summary_interval
+from swarmd.swarm.messages import BEAT_SECONDS
+from tests.swarm.cards import card
+
+GOSSIP_LIMIT = 16.0  # copies that a peer sends per second: five of two heartbeats, and of half a summary
+GOSSIP_BYTES_LIMIT = 16_000.0
+MESSAGES_LIMIT = 24.0  # all messages, per peer and second, where a microbatch takes a second
+
+
+@pytest.mark.parametrize(("peers", "stages"), [(32, 2), (128, 8)])
+def test_traffic_per_peer_does_not_grow_with_the_swarm(peers: int, stages: int) -> None:
+    it: Scale = measure_scale(peers, stages, 40.0, seconds=1.0, microbatches_per_peer=1)
+    assert it.steps >= 1
+    assert it.microbatches == it.steps * peers // stages
+    assert (it.lost, it.duplicated) == (0, 0)
+    assert it.gossip < GOSSIP_LIMIT
+    assert it.gossip_bytes < GOSSIP_BYTES_LIMIT
+    assert it.messages < MESSAGES_LIMIT
+
+
+@pytest.mark.parametrize("interval", [heartbeat_interval, lambda peers: summary_interval(peers, peers // 8)])
+def test_nobody_hears_more_gossip_in_a_larger_swarm(interval: Callable[[int], float]) -> None:
+    rates = [peers / interval(peers) for peers in range(1, 5000)]
+    assert max(rates) <= 4.0
+    assert rates[-1] <= max(rates[:SMALL_SWARM])
+
+
+def test_a_holder_with_many_custodians_beats_to_each_before_it_is_given_up() -> None:
+    assert beat_interval(1) == beat_interval(2) == BEAT_SECONDS
+    assert [beat_interval(count) for count in (10, 1000)] == [5.0, BEAT_CEILING_SECONDS]
+    assert min(UNCLAIMED_SECONDS, SILENCE_CEILING_SECONDS) > BEAT_CEILING_SECONDS
+
+
+def large(stages: int, replicas: int) -> Membership:
+    members = Membership(card("me", stage=0))
+    for number in range(stages * replicas):
+        members.hear(card(f"p{number:03d}", stage=number % stages), 0.0)
+    return members
+
+
+def test_a_newcomer_of_a_large_swarm_is_told_of_all_who_are_near_and_a_few_of_each_other_stage() -> None:
+    members = large(stages=10, replicas=20)
+    told = [it.stage for it in cards_for(5, members)]
+    assert [told.count(stage) for stage in range(10)] == [FEW, FEW, FEW, FEW, 20, 20, 20, FEW, FEW, FEW]
+    assert len(cards_for(5, large(stages=4, replicas=10))) == 41
+
+
+def test_a_stage_is_as_large_as_its_summary_says() -> None:
+    members = large(stages=4, replicas=20)
+    assert members.population() == 81
+    members.report(3, 500)
+    assert (members.unseen(3), members.population()) == (480, 561)
+    members.report(7, 500)
+    assert members.unseen(7) == 0, "nobody is known there: the word may be of another time"
+    members.report(-1, 5)
+    members.report(2, -5)
+    assert members.population() == 561
+
+
+def test_far_peers_of_a_large_swarm_are_spare_and_near_ones_are_not() -> None:
+    members = large(stages=4, replicas=20)
+    assert [members.is_spare(card(f"q{stage}", stage=stage)) for stage in range(5)] == [False, False, True, True, False]
+    assert not large(stages=4, replicas=4).is_spare(card("q3", stage=3))
+
+
+def test_figures_are_printed_and_called_simulated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(["scale", "--peers", "4", "--stages", "2", "--minutes", "1", "--json"]) == 0
+    assert '"simulated": true' in capsys.readouterr().out
+    assert run_command_line(["detect", "--stages", "2"]) == 0
+    assert "simulated" in capsys.readouterr().out
+    assert run_command_line(["scale", "--peers", "1", "--stages", "2"]) == 2
+    assert "--peers 2" in capsys.readouterr().err
