@@ -20,7 +20,7 @@ from swarmd.swarm.journey import Journeys
 from swarmd.swarm.leading import Leader
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership
-from swarmd.swarm.messages import from_ranges, to_ranges
+from swarmd.swarm.messages import check_stage, from_ranges, to_ranges
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.repair import Repairs
 from swarmd.swarm.round_messages import (
@@ -89,6 +89,7 @@ class Rounds:
         """Leads the round. A conductor with a higher ballot takes over the round that goes on, one with a lower ballot
         is refused.
         """
+        check_stage(close.stage, self._stage)
         await self._history.await_version(close.step - 1, close.record, conductor, VERSION_WAIT_SECONDS)
         self._claims.admit(close.step, close.ballot)
         task = self._reports.get(close.step)
@@ -118,13 +119,14 @@ class Rounds:
             close.record,
             close.ballot,
             self._compute.gradient_size,
-            lambda: f"{own}/{next(self._attempts)}",
+            lambda: f"{own}/{self._history.departures}/{next(self._attempts)}",
         )
 
     # ---------------------------------------------------------------------------------------------- member
 
     async def _answer_holdings(self, asker: PeerId, ask: AskHoldings) -> Frozen:
         """How far the sum is. If it was frozen, the round begins again: repairs may add what is missing."""
+        check_stage(ask.stage, self._stage)
         await self._history.await_version(ask.step - 1, ask.record, asker, VERSION_WAIT_SECONDS)
         self._claims.give_way(ask.step, ask.ballot, asker, asyncio.get_running_loop().time())
         await self._thaw(ask.step)
@@ -139,6 +141,7 @@ class Rounds:
             self._journeys.thaw()
 
     async def _answer_freeze(self, leader: PeerId, freeze: Freeze) -> Frozen:
+        check_stage(freeze.stage, self._stage)
         await self._history.await_version(freeze.step - 1, freeze.record, leader, VERSION_WAIT_SECONDS)
         self._claims.take(freeze.step, freeze.ballot, leader, asyncio.get_running_loop().time())
         self._journeys.freeze(freeze.step)
@@ -161,6 +164,7 @@ class Rounds:
         )
 
     async def _answer_subtract(self, leader: PeerId, ask: Subtract) -> Frozen:
+        check_stage(ask.stage, self._stage)
         await self._history.await_version(ask.step - 1, ask.record, leader, VERSION_WAIT_SECONDS)
         self._claims.take(ask.step, ask.ballot, leader, asyncio.get_running_loop().time())
         await self._thaw(ask.step)
@@ -176,6 +180,7 @@ class Rounds:
         """Takes part in an attempt: sends every part to its owner, puts the answers together."""
         if plan.step != self._history.version + 1:
             raise Refused(f"step {plan.step} is not being averaged here")
+        check_stage(plan.stage, self._stage)
         check_plan(plan, self._compute.gradient_size)
         self._claims.take(plan.step, plan.ballot, leader, asyncio.get_running_loop().time())
         thaws = self._thaws

@@ -77,6 +77,11 @@ class Backlog:
         self._changed = Signal()
 
     @property
+    def missed(self) -> bool:
+        """Whether a newer snapshot is needed."""
+        return bool(self._missed)
+
+    @property
     def nbytes(self) -> int:
         return sum(entry.nbytes for entry in self._entries.values())
 
@@ -108,6 +113,13 @@ class Backlog:
         if self._missed:
             raise Missed(self._missed)
         return self._entries.get(step)
+
+    async def reach(self, step: int) -> Entry:
+        """A step's commit, once it is known here and whole. Raises Missed."""
+        await self._changed.until(lambda: bool(self._missed) or step in self._entries)
+        entry = await self.next(step)
+        assert entry is not None, f"step {step} is known"
+        return entry
 
     def hand_over(self, hold: Hold) -> None:
         """From now on gradients are given to `hold`, those that are here at once."""

@@ -16,14 +16,27 @@ from typing import Any
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.ballots import Ballots, Mandate, Outranked
-from swarmd.swarm.commit import Record, build_record, record_from_plain
+from swarmd.swarm.commit import Move, Record, build_record, record_from_plain
 from swarmd.swarm.custody import Pulse
 from swarmd.swarm.distribution import Distribution
 from swarmd.swarm.history import History
 from swarmd.swarm.leases import Leases
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import AT_WORK, Membership, conductor_order, rendezvous
-from swarmd.swarm.messages import Ack, Announce, AskLease, AskRecord, Commit, Lease, Revoke, from_ranges, to_ranges
+from swarmd.swarm.messages import (
+    Ack,
+    Announce,
+    AskLease,
+    AskMove,
+    AskRecord,
+    Commit,
+    Lease,
+    Revoke,
+    Wished,
+    from_ranges,
+    to_ranges,
+)
+from swarmd.swarm.moves import Wishes
 from swarmd.swarm.round_messages import AskHoldings, Close, Frozen, StageReport
 from swarmd.swarm.signals import Signal
 from swarmd.values import HopId, PeerId
@@ -79,15 +92,18 @@ class Conductor:
         self._leader: tuple[tuple[int, int, str], PeerId] = (0, 0, ""), ""  # what it follows from, and who it is
         self._pulses: dict[PeerId, Pulse] = {}  # of heads, as they ask
         self._began: float | None = None  # loop time of the step's first lease
+        self._wishes = Wishes()
         links.answers(AskLease, self._answer_lease)
+        links.answers(AskMove, self._answer_move)
 
     def leader(self, step: int) -> PeerId:
         """Who leads a step, in this peer's eyes; itself when it knows nobody at work."""
         seen = (step, self._membership.generation, self._history.record_hash)
         if self._leader[0] != seen:  # it is asked for at every change of anything
-            members = frozenset(self._history.members())
-            heads = [card for card in self._membership.stage(0) if card.peer in members or not members]
-            order = conductor_order(step, heads or self._membership.kin(), members)  # heads come before all others
+            # Heads of the record come before all others; so one that arrives from another stage changes nothing.
+            members, first = frozenset(self._history.members()), frozenset(self._history.members(stage=0))
+            heads = [card for card in self._membership.stage(0) if card.peer in first or not members]
+            order = conductor_order(step, heads or self._membership.kin(), members)
             self._leader = seen, order[0] if order else self._membership.own.peer
         return self._leader[1]
 
@@ -168,6 +184,7 @@ class Conductor:
             self._hearing_until = loop.time() + HEARING_SECONDS
         self._pulses, self._step, self._leases = {}, step, Leases(self._run.microbatches, again=again)
         self._began = None
+        self._wishes.begin(step)
         self._progress.notify()
         validation = asyncio.create_task(self._validation(step - 1))
         try:
@@ -182,6 +199,7 @@ class Conductor:
                 seconds=loop.time() - (self._began or loop.time()),
                 validation_loss=validation.result() if validation.done() else None,
                 total_tokens=self._history.total_tokens,
+                moves=self._moves(step, reports),
             )
         finally:
             validation.cancel()
@@ -232,7 +250,7 @@ class Conductor:
         """Asks the stage's leader; when it is lost or silent, the next in order. Raises Outranked when nobody follows
         this mandate: a higher one may have been given where this peer couldn't hear of it.
         """
-        close, tries = Close(mandate.step, mandate.parent, mandate.ballot), 0
+        close, tries = Close(mandate.step, mandate.parent, mandate.ballot, stage), 0
         while True:
             live = [card.peer for card in self._membership.stage(stage)]
             for leader in rendezvous(f"leader/{mandate.step}/{stage}", live):
@@ -275,13 +293,17 @@ class Conductor:
 
     # ---------------------------------------------------------------------------------------------- heads
 
+    async def _leads(self, step: int, record: str, asker: PeerId) -> Leases:
+        """The leases of a step that someone asks about. Raises Refused if this peer doesn't lead it."""
+        await self._history.await_version(step - 1, record, asker, VERSION_WAIT_SECONDS)
+        leading = await self._progress.until(lambda: self._leases is not None and self._step == step, START_SECONDS)
+        if self._leases is None or not leading:
+            raise Refused(f"this peer doesn't lead step {step}")
+        return self._leases
+
     async def _answer_lease(self, head: PeerId, ask: AskLease) -> Lease:
-        await self._history.await_version(ask.step - 1, ask.record, head, VERSION_WAIT_SECONDS)
+        leases = await self._leads(ask.step, ask.record, head)
         loop = asyncio.get_running_loop()
-        leading = await self._progress.until(lambda: self._leases is not None and self._step == ask.step, START_SECONDS)
-        leases = self._leases
-        if leases is None or not leading:
-            raise Refused(f"this peer doesn't lead step {ask.step}")
         held = from_ranges(ask.held, leases.microbatches)
         completed = from_ranges(ask.completed, leases.microbatches)
         away = from_ranges(ask.away, leases.microbatches)
@@ -323,6 +345,31 @@ class Conductor:
             return False
         heads = {card.peer for card in self._membership.stage(0)}
         return heads <= self._pulses.keys() or asyncio.get_running_loop().time() >= self._hearing_until
+
+    # ---------------------------------------------------------------------------------------------- moves
+
+    async def _answer_move(self, peer: PeerId, ask: AskMove) -> Wished:
+        """Keeps the wish for the step's record, unless it can't be granted as things are."""
+        await self._leads(ask.step, ask.record, peer)
+        if ask.step == self._run.steps:
+            return Wished(False, "the run ends with this step")
+        stages = range(self._run.model.stages)
+        at_work = {stage: [card.peer for card in self._membership.stage(stage)] for stage in stages}
+        why = self._wishes.ask(Move(peer, ask.source, ask.target), at_work)
+        return Wished(not why, why)
+
+    def _moves(self, step: int, reports: list[StageReport]) -> tuple[Move, ...]:
+        """What the record grants. A stage's replicas are those at work that have the step's whole gradient: whoever
+        stays must be able to go on alone.
+        """
+        if step == self._run.steps:
+            return ()
+        able: dict[int, list[PeerId]] = {}
+        for report in reports:
+            at_work = [card.peer for card in self._membership.stage(report.stage)]
+            having = report.holders or report.members  # of a step to be skipped nobody needs the gradient
+            able[report.stage] = [peer for peer in at_work if peer in having]
+        return self._wishes.plan(able)
 
     def leased_to(self, head: PeerId) -> set[HopId]:
         """What this conductor waits for a head to finish."""

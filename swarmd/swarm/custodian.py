@@ -163,7 +163,7 @@ class Custodian:
         """The replica of a stage (one `among` these, if given) that has this hop already, if any says so."""
         replicas = [card.peer for card in self._membership.stage(stage)]
         asked = [peer for peer in replicas if among is None or peer in among]
-        answers = await self._links.tell_all(asked, Locate(*key), Located, deadline_s=LOCATE_SECONDS)
+        answers = await self._links.tell_all(asked, Locate(*key, stage), Located, deadline_s=LOCATE_SECONDS)
         return next((peer for peer, located in answers.items() if located.here), None)
 
     # ---------------------------------------------------------------------------------------------- sending again

@@ -49,6 +49,7 @@ class Donor:
         self._pinned: dict[int, Pinned] = {}
         self._pinning = asyncio.Lock()
         self._ways = Ways()
+        self._closed = False
         links.answers(AskSnapshot, self._answer_snapshot)
         links.answers(AskChunk, self._answer_chunk)
 
@@ -58,12 +59,16 @@ class Donor:
             raise Refused(f"this peer holds stage {self._stage}")
         if ask.version > history.version:
             await history.changed.until(lambda: history.version >= ask.version, BEHIND_SECONDS)
-        if history.behind or not history.ready:
-            raise Refused("this peer is behind itself")
+        self._check_able()
         async with self._pinning:
             pinned = self._find(ask.version) or await self._pin(ask.version)
         log.info("%s pulls stage %d at version %d from here", peer[-8:], self._stage, pinned.snapshot.version)
         return pinned.snapshot
+
+    def _check_able(self) -> None:
+        """Raises Refused unless the device has the state of the history's version."""
+        if self._closed or self._history.behind or not self._history.ready:
+            raise Refused("this peer is behind itself, or goes to another stage")
 
     def _find(self, version: int) -> Pinned | None:
         """The pinned snapshot of that version; for 0, of a version that is new enough."""
@@ -78,8 +83,9 @@ class Donor:
             raise Refused(f"version {wanted} is not pinned here")
         self._make_room()
         async with self._history.lock:  # no commit in between
+            self._check_able()
             version, record = self._history.version, self._history.plain_record()
-            if wanted not in (0, version) or self._history.behind:
+            if wanted not in (0, version):
                 raise Refused(f"version {wanted} is over here")
             try:
                 state = await self._compute.export_state()
@@ -115,6 +121,11 @@ class Donor:
     def forget(self) -> None:
         """This peer's own state came from others: what is pinned may be of another history."""
         self._pinned.clear()
+
+    def close(self) -> None:
+        """This peer leaves its stage."""
+        self._closed = True
+        self.forget()
 
     def sweep(self, now: float) -> None:
         """Lets go of snapshots that nobody has asked for in a while."""

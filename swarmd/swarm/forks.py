@@ -36,6 +36,7 @@ MEET_SECONDS = 2.0  # between two looks at foreign histories
 RECORD_SECONDS = 5.0  # to answer with a record
 MET_AT_ONCE = 4  # foreign peers looked at, at a time
 ASKED_AT_ONCE = 8  # peers of a stage asked whether they stay; records fetched at a time
+MEMORY_SECONDS = 1.0  # between tries to have memory for a copy of the state
 INCOMPLETE_SECONDS = 30.0  # a stage of ours that is empty for less may only be restarting
 
 
@@ -262,8 +263,7 @@ class Forks:
                 with contextlib.suppress(KeyError):  # a freeze of the old history may have come after the new state
                     await compute.thaw(history.version + 1)
             else:
-                digest = await compute.import_state(await compute.export_state())
-                history.restore(history.record, digest)
+                history.restore(history.record, await _empty_sum(compute))
         if crossed:
             await self._learn_chain(way.guide, way.ancestor)
         log.warning(
@@ -281,6 +281,15 @@ class Forks:
             records.update({record.step: record for record in got if record is not None})
         self._history.learn(records)
         self._membership.judge_again()
+
+
+async def _empty_sum(compute: Compute) -> str:
+    """Loads the state that is there once more, as soon as there is the memory for it. Returns its digest."""
+    while True:
+        try:
+            return await compute.import_state(await compute.export_state())
+        except MemoryError:
+            await asyncio.sleep(MEMORY_SECONDS)
 
 
 def _standing(version: int, first: Record) -> Standing:

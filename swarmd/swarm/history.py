@@ -51,6 +51,7 @@ class History:
         self.founder: PeerId = ""  # who began the run: the acceptor of its first record
         self.founded = False  # it is this incarnation of this peer
         self.leaving: int | None = None  # version of the record up to which the history this peer goes to is its own
+        self.departures = 0  # how often this peer left its stage: who waits for a version is refused then
         self.changes = 0  # how often the state was replaced: what is under way for a step is void then
         self._missed = 0.0  # loop time when nobody had a gradient
         self.changed = Signal()
@@ -73,6 +74,20 @@ class History:
     def attach(self, stage: int, compute: Compute, gather: Gather) -> None:
         """Names the stage whose parameters this history steps."""
         self._stage, self._compute, self._gather = stage, compute, gather
+
+    def detach(self) -> None:
+        """This peer leaves its stage at the present version: from here on nothing of the next step reaches its sum."""
+        self.ready = False
+        self.departures += 1
+        self.changes += 1
+        self.changed.notify()
+
+    def settle(self, digest: str) -> None:
+        """The parameters of the stage that was attached last are here, at this peer's own version: it goes on in its
+        history as if it had always been there. What it said and promised stays said.
+        """
+        self.digest, self.ready, self.behind = digest, True, False
+        self.changed.notify()
 
     def learn_founder(self, founder: PeerId, own: PeerId, *, again: bool) -> None:
         """Others say who began the run. `again`: before this peer told anyone that it did; so it was another
@@ -163,9 +178,11 @@ class History:
             del self._records[step]
         self._records = OrderedDict(sorted(self._records.items()))
 
-    def members(self) -> tuple[PeerId, ...]:
-        """Who took part in the newest step."""
-        return self.record.members() if self.record else ()
+    def members(self, stage: int | None = None) -> tuple[PeerId, ...]:
+        """Who took part in the newest step, at every stage or at one."""
+        if self.record is None:
+            return ()
+        return self.record.members() if stage is None else self.record.stages[stage].members
 
     @property
     def total_tokens(self) -> int:
@@ -186,9 +203,12 @@ class History:
 
         Raises Refused when that version is over, belongs to another history, or doesn't come in time.
         """
+        departures = self.departures
         if self.version < version and not self.lock.locked():
             await self.catch_up(peer, version)
         await self.changed.until(lambda: self.version >= version or self.behind, seconds)
+        if self.departures != departures:
+            raise Refused("this peer has left its stage")
         if self.version < version:
             raise Refused(f"this peer is still at version {self.version}")
         if self.version > version:

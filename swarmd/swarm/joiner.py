@@ -1,50 +1,31 @@
 """The receiving end of a state transfer: how a newcomer, or a peer that fell behind, gets its stage's state.
 
-It asks several replicas for a snapshot, pulls the version that most of them have (`download.py`), follows what is
-committed meanwhile (`backlog.py`), loads the state and applies the backlog. Until then it is in no plan and delays
-nobody. When a version's donors are all gone it begins with another, and keeps the chunks that are in that one, too.
+It pulls the state from its replicas and follows what is committed meanwhile (`pulling.py`), loads it and applies what
+came after. Until then it is in no plan and delays nobody.
 """
 
 import asyncio
 import contextlib
-import logging
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from swarmd.config import LimitsConfig, RunConfig
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm import statesync
 from swarmd.swarm.backlog import Backlog, Hold, Missed
-from swarmd.swarm.download import DONORS_AT_ONCE, Candidates, Download, OutOfDonors
+from swarmd.swarm.download import Candidates
 from swarmd.swarm.history import History
 from swarmd.swarm.links import Links
-from swarmd.swarm.messages import AskSnapshot, Card, Snapshot
+from swarmd.swarm.messages import Card
 from swarmd.swarm.ports import Compute
+from swarmd.swarm.pulling import Puller
 from swarmd.swarm.signals import Signal
-from swarmd.swarm.statesync import SNAPSHOT_SECONDS, Manifest, chunk_hashes, read_manifest
-from swarmd.values import Buffer, PeerId
+from swarmd.swarm.statesync import Manifest, chunk_hashes
+from swarmd.values import Buffer
 
-log = logging.getLogger(__name__)
-
-VERSIONS = 8  # tried, one after the other, before the caller looks at who is there anew
-ANSWER_SECONDS = 2.0  # donors that say what they have so much later than the first are not waited for;
-ANSWER_TIMES = 2.0  # nor those that take so many times longer
 RETRY_SECONDS = 1.0  # when nobody gives anything
-LOOK_SECONDS = 1.0  # between looks at who else might be a donor
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far the state is."""
-
-    done: int = 0  # bytes
-    total: int = 0  # 0: no transfer
-    donors: int = 0
-
-
-class Joiner:
-    """Pulls a stage's state from its replicas."""
+class Joiner(Puller):
+    """Makes a stage's state this peer's."""
 
     def __init__(
         self,
@@ -58,20 +39,10 @@ class Joiner:
         newest: Callable[[], Card],
         hold: Hold,
     ) -> None:
-        self._run, self._limits, self._links, self._history = run, limits, links, history
-        self._compute, self._stage = compute, stage
-        self._newest, self._hold = newest, hold
-        self._download: Download | None = None  # the present one, or what is left of the one before
+        super().__init__(run, limits, links, history, stage, compute.gradient_size, newest)
+        self._compute, self._hold = compute, hold
         self._loading: asyncio.Task[None] | None = None
         self.pulling = False  # needs the state of a version that others are at
-        self.downloaded: dict[PeerId, int] = {}  # chunks by donor, of the state that was loaded last
-
-    @property
-    def progress(self) -> Progress:
-        """Of the transfer under way."""
-        if self._download is None:
-            return Progress()
-        return Progress(self._download.nbytes, self._download.manifest.snapshot.nbytes, self._download.donors)
 
     async def reach_version(self, donors: Candidates, changed: Signal) -> None:
         """Brings the stage to the swarm's version: the whole state from donors, then gradient by gradient."""
@@ -91,65 +62,9 @@ class Joiner:
                 await changed.wait(RETRY_SECONDS)
         self.pulling = False
 
-    async def pull(self, donors: Candidates) -> bool:
-        """Loads the state of the version that the donors give, whatever this peer's own is, and applies what was
-        committed since. False if nobody gives it whole.
-        """
-        liars: set[PeerId] = set()  # not asked again in this transfer
-        floor = 0  # versions up to this one are too old: what was committed next can't be had any more
-        for _ in range(VERSIONS):
-            found = await self._find(donors, liars, floor)
-            if found is None:
-                return False
-            manifest, suppliers = found
-            try:
-                await self._bring(manifest, suppliers, donors, liars)
-            except OutOfDonors as trouble:
-                log.warning("version %d of stage %d can't be had: %s", manifest.version, self._stage, trouble)
-                continue
-            except Missed as missed:
-                log.warning("version %d of stage %d is too old: %s", manifest.version, self._stage, missed)
-                floor = manifest.version
-                continue
-            except (ValueError, MemoryError) as trouble:
-                log.warning("version %d of stage %d is not a state: %s", manifest.version, self._stage, trouble)
-                liars.update(suppliers)
-                self._download = None
-                continue
-            return True
-        return False
-
-    async def _bring(self, manifest: Manifest, suppliers: list[PeerId], donors: Candidates, liars: set[PeerId]) -> None:
-        """Downloads, loads, catches up. Raises OutOfDonors, Missed, ValueError, MemoryError."""
-        pieces = self._download.pieces() if self._download is not None else await self._own_pieces()
-        size = self._compute.gradient_size
-        download = Download(self._run, self._links, self._stage, size, manifest, donors, liars)
-        await download.keep(pieces)
-        self._download = download
-        del pieces
-        for peer in suppliers:
-            download.add(peer)
-        assert manifest.record is not None, "only version 0 has none"
-        limit = self._limits.backlog_bytes
-        backlog = Backlog(self._run, self._links, self._stage, manifest.record, limit, self._newest, donors)
-        self._history.on_ahead = backlog.hear
-        follow = asyncio.create_task(backlog.follow(), name="follow")
-        work = asyncio.create_task(download.run(), name="download")
-        try:
-            await asyncio.wait({work, follow}, return_when=asyncio.FIRST_COMPLETED)
-            if follow.done():
-                follow.result()  # raises Missed
-            state = work.result()
-            await self._load(manifest, state, backlog)
-            await self._apply(backlog)
-        finally:
-            self._history.on_ahead = None
-            for task in (work, follow):
-                task.cancel()
-            ends = await asyncio.gather(work, follow, return_exceptions=True)
-        for end in ends:
-            if isinstance(end, Exception) and not isinstance(end, Missed):
-                raise end
+    async def _take(self, manifest: Manifest, state: Buffer, backlog: Backlog) -> None:
+        await self._load(manifest, state, backlog)
+        await self._apply(backlog)
 
     async def _load(self, manifest: Manifest, state: Buffer, backlog: Backlog) -> None:
         """Makes the state this peer's. The device can't be called back halfway, so neither is this."""
@@ -162,10 +77,7 @@ class Joiner:
 
         self._loading = asyncio.create_task(work(), name="load state")
         await asyncio.shield(self._loading)
-        assert self._download is not None
-        self.downloaded, self._download = self._download.given, None
-        givers = ", ".join(f"{peer[-8:]} ({count})" for peer, count in sorted(self.downloaded.items()))
-        log.info("stage %d at version %d came from %s", self._stage, manifest.version, givers)
+        self._is_here(manifest.version)
 
     async def _apply(self, backlog: Backlog) -> None:
         """Applies what was committed while the state came."""
@@ -190,66 +102,3 @@ class Joiner:
         view, size = memoryview(state), statesync.CHUNK_BYTES
         hashes = await chunk_hashes(state)
         return {name: view[number * size : (number + 1) * size] for number, name in enumerate(hashes)}
-
-    # ---------------------------------------------------------------------------------------------- manifests
-
-    async def _find(self, donors: Candidates, liars: set[PeerId], floor: int) -> tuple[Manifest, list[PeerId]] | None:
-        """The snapshot above `floor` that most donors have, and who has it; rather the one of which chunks are here."""
-        begun = self._download.manifest if self._download is not None else None
-        if begun is not None and begun.version > floor:
-            again = [it for it in await self._ask_all(donors, liars, begun.version) if it[0].name == begun.name]
-            if again:
-                return begun, [peer for _, peer in again]
-        # A donor that is asked for no version in particular gives a snapshot that others pull, if it is new enough.
-        wanted = [0] if floor == 0 else [self._newest().version, 0]
-        for version in wanted:
-            answers = [it for it in await self._ask_all(donors, liars, version) if it[0].version > floor]
-            if answers:
-                names = Counter(manifest.name for manifest, _ in answers)
-                best = max((manifest for manifest, _ in answers), key=lambda it: (names[it.name], it.version))
-                return best, [peer for manifest, peer in answers if manifest.name == best.name]
-        return None
-
-    async def _ask_all(self, donors: Candidates, liars: set[PeerId], version: int) -> list[tuple[Manifest, PeerId]]:
-        """What the donors have. Once one has answered, the others get as long again and a little more: those that come
-        too late are asked again during the download.
-        """
-        loop = asyncio.get_running_loop()
-        began, answers = loop.time(), list[tuple[Manifest, PeerId]]()
-        asked: dict[PeerId, asyncio.Task[Manifest | None]] = {}
-        deadline = began + SNAPSHOT_SECONDS
-        try:
-            while True:
-                able = [peer for peer in donors() if peer not in liars]
-                for peer in able:
-                    if peer not in asked and len(asked) < DONORS_AT_ONCE:
-                        asked[peer] = asyncio.create_task(self._ask(peer, version, liars), name="ask snapshot")
-                # One that is not among the donors any more is not waited for.
-                waiting = {task for peer, task in asked.items() if not task.done() and peer in able}
-                now = loop.time()
-                if not waiting or now >= deadline:
-                    return answers
-                done, _ = await asyncio.wait(
-                    waiting, timeout=min(LOOK_SECONDS, deadline - now), return_when=asyncio.FIRST_COMPLETED
-                )
-                for peer, task in asked.items():
-                    if task in done and (manifest := task.result()) is not None:
-                        took = loop.time() - began
-                        deadline = min(deadline, began + max(took + ANSWER_SECONDS, took * ANSWER_TIMES))
-                        answers.append((manifest, peer))
-        finally:
-            for task in asked.values():
-                task.cancel()
-            await asyncio.gather(*asked.values(), return_exceptions=True)
-
-    async def _ask(self, donor: PeerId, version: int, liars: set[PeerId]) -> Manifest | None:
-        question = AskSnapshot(self._stage, version)
-        try:
-            snapshot = await self._links.ask(donor, question, Snapshot, deadline_s=SNAPSHOT_SECONDS)
-            return read_manifest(self._run, snapshot, self._compute.gradient_size)
-        except (PeerUnreachable, TimeoutError, Refused) as trouble:
-            log.info("no state of stage %d from %s: %s", self._stage, donor[-8:], trouble)
-        except PeerFault as fault:
-            log.warning("state of stage %d from %s is refused: %s", self._stage, donor[-8:], fault)
-            liars.add(donor)
-        return None

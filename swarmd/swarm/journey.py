@@ -21,7 +21,20 @@ from swarmd.swarm.custodian import Custodian, Spawn
 from swarmd.swarm.history import History
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership
-from swarmd.swarm.messages import Ack, Busy, Cancel, Gradient, Hop, Locate, Located, Loss, NotFinite, Room, hop_id
+from swarmd.swarm.messages import (
+    Ack,
+    Busy,
+    Cancel,
+    Gradient,
+    Hop,
+    Locate,
+    Located,
+    Loss,
+    NotFinite,
+    Room,
+    check_stage,
+    hop_id,
+)
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.retention import Answer, Retained
 from swarmd.swarm.signals import Signal
@@ -99,6 +112,7 @@ class Journeys:
     async def _answer_hop(self, custodian: PeerId, hop: Hop) -> Gradient | NotFinite | Busy | Loss:
         if self._stage == 0:
             raise Refused("the first stage takes no hops")
+        check_stage(hop.stage, self._stage)
         if hop.evaluate:
             try:
                 return await self._evaluate(hop_id(hop), hop.tokens, hop.activation)
@@ -113,6 +127,8 @@ class Journeys:
             return answer
         work = self._work.get(key)
         if work is None:
+            if self.closed:
+                raise Refused("this peer takes no more hops")
             if not self.has_room():
                 self._told_busy[custodian] = None
                 return Busy(len(self._work))
@@ -316,6 +332,7 @@ class Journeys:
         return answer
 
     async def _answer_locate(self, peer: PeerId, locate: Locate) -> Located:
+        check_stage(locate.stage, self._stage)
         key = hop_id(locate)
         work = self._work.get(key)
         leaving = work is not None and work.subtract
@@ -353,7 +370,7 @@ class Journeys:
     ) -> Hop:
         """A hop for the next stage."""
         record, codec = self._history.record_hash, self._run.codecs.gradients
-        return Hop(key.step, key.index, record, again, evaluate, codec, tokens, out, horizon_s)
+        return Hop(key.step, key.index, record, again, evaluate, codec, tokens, out, horizon_s, self._stage + 1)
 
     def peer_lost(self, peer: PeerId) -> None:
         """A peer is gone, and its sum with it."""

@@ -161,7 +161,7 @@ class Leader:
     async def _ask_members(self, kind: type[AskHoldings] | type[Freeze]) -> dict[PeerId, Frozen]:
         """What everyone who answers has. Whoever stays silent is left out of the round."""
         peers = [card.peer for card in self._membership.stage(self._stage) if card.peer not in self._left_out]
-        question = kind(self._step, self._record, self.ballot)
+        question = kind(self._step, self._record, self.ballot, self._stage)
         if self._own not in peers:
             raise Refused("this peer isn't at work")
         self._asked.update(peers)
@@ -287,7 +287,7 @@ class Leader:
         patience = self._patience()
 
         async def one(peer: PeerId, indices: tuple[int, ...]) -> None:
-            question = Subtract(self._step, self._record, to_ranges(indices), self.ballot)
+            question = Subtract(self._step, self._record, to_ranges(indices), self.ballot, self._stage)
             seconds = SUBTRACT_SECONDS + patience * len(indices)
             if await self._ask(peer, question, Frozen, seconds) is None:
                 self._failed_subtractions[peer] = self._failed_subtractions.get(peer, 0) + 1
@@ -323,6 +323,7 @@ class Leader:
             codec=self._codec(),
             ballot=self.ballot,
             thaws=tuple(frozen[peer].thaws for peer in members),
+            stage=self._stage,
         )
 
     def _codec(self) -> str:
@@ -360,7 +361,7 @@ class Leader:
         async def release() -> None:
             with contextlib.suppress(Refused):
                 if task is None or await task is None:
-                    question = AskHoldings(self._step, self._record, self.ballot)
+                    question = AskHoldings(self._step, self._record, self.ballot, self._stage)
                     await self._ask(peer, question, Frozen, self._patience())
 
         work = asyncio.create_task(release(), name=f"release {peer[-8:]}")
@@ -381,7 +382,7 @@ class Leader:
 
     async def _look_at(self, peers: list[PeerId], needed: set[PeerId]) -> bool:
         """Whether the devices still answer that the attempt waits for: their sums are frozen already."""
-        question = Freeze(self._step, self._record, self.ballot, watch=True)
+        question = Freeze(self._step, self._record, self.ballot, self._stage, watch=True)
         await self._ask_all(peers, question, Frozen, self._patience())
         self._leave_out_the_silent()
         return not self._left_out & needed

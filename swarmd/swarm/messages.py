@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from swarmd.errors import PeerFault
+from swarmd.errors import PeerFault, Refused
 from swarmd.values import Buffer, Encoded, HopId, PeerId
 
 Message = Any
@@ -35,6 +35,15 @@ class Ballot:
 NO_BALLOT = Ballot()
 
 BEAT_SECONDS = 1.0  # between a holder's beats to a custodian, unless it has many
+
+ANY_STAGE = -1
+"""In a question that concerns every stage alike."""
+
+
+def check_stage(asked: int, own: int) -> None:
+    """A question about one stage may reach a peer that has moved on to another. Raises Refused."""
+    if asked not in (ANY_STAGE, own):
+        raise Refused(f"this peer is of stage {own}, not {asked}")
 
 
 # ------------------------------------------------------------------------------------------------- who is there
@@ -147,6 +156,7 @@ class Hop:
     tokens: Buffer
     activation: Encoded
     horizon_s: float = 0.0  # as in the lease: who takes longer than that shouldn't get it
+    stage: int = ANY_STAGE  # that it is for
 
 
 @dataclass(frozen=True)
@@ -219,6 +229,7 @@ class Locate:
 
     step: int
     index: int
+    stage: int = ANY_STAGE  # whose replica is asked
 
 
 @dataclass(frozen=True)
@@ -353,6 +364,26 @@ class Chunk:
     """Bytes of the pinned state."""
 
     data: Buffer
+
+
+@dataclass(frozen=True)
+class AskMove:
+    """A peer asks the conductor of a step to grant it, in the step's record, that it goes to another stage. Answered
+    with `Wished`.
+    """
+
+    step: int
+    record: str
+    source: int
+    target: int
+
+
+@dataclass(frozen=True)
+class Wished:
+    """Whether the move will be granted as far as the conductor can see; if not, why. Only the record grants it."""
+
+    likely: bool
+    why: str = ""
 
 
 # ------------------------------------------------------------------------------------------------- sets of indices

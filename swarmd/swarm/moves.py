@@ -16,6 +16,33 @@ Replicas = Mapping[int, Sequence[PeerId]]
 """Of every stage of the run: who has its state."""
 
 
+class Wishes:
+    """Who has asked the conductor of the present step for a move, in the order they came."""
+
+    def __init__(self) -> None:
+        self._step = 0
+        self._wishes: dict[PeerId, Move] = {}
+
+    def begin(self, step: int) -> None:
+        """What was wished for in another step is asked for again."""
+        if step != self._step:
+            self._step = step
+            self._wishes.clear()
+
+    def ask(self, wish: Move, replicas: Replicas) -> str:
+        """Takes in a wish. Why it can't be granted beside those that came before; "" if it can."""
+        others = [it for it in self._wishes.values() if it.peer != wish.peer]
+        if not (why := objection(wish, replicas, plan_moves(others, replicas))):
+            self._wishes[wish.peer] = wish
+        else:
+            self._wishes.pop(wish.peer, None)
+        return why
+
+    def plan(self, replicas: Replicas) -> tuple[Move, ...]:
+        """What the step's record grants."""
+        return plan_moves(self._wishes.values(), replicas)
+
+
 def plan_moves(wishes: Iterable[Move], replicas: Replicas, minimum: int = MINIMUM_REPLICAS) -> tuple[Move, ...]:
     """The wishes that are granted, first come, first served, as far as no stage comes below its minimum; by peer."""
     granted: list[Move] = []

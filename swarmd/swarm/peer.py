@@ -9,31 +9,32 @@ import dataclasses
 import logging
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig, fingerprint
 from swarmd.errors import ConfigError, SwarmError
 from swarmd.status import HopRow, PeerRow, PeerState, Queues
+from swarmd.swarm.assembly import Assembly
 from swarmd.swarm.averaging import Rounds
 from swarmd.swarm.ballots import Ballots
-from swarmd.swarm.beats import Beats
 from swarmd.swarm.commit import Record
 from swarmd.swarm.conductor import Conductor
 from swarmd.swarm.donor import Donor
 from swarmd.swarm.forks import Forks
 from swarmd.swarm.gossip import Gossip
-from swarmd.swarm.head import Head
 from swarmd.swarm.history import History
-from swarmd.swarm.joiner import Joiner, Progress
+from swarmd.swarm.joiner import Joiner
 from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
 from swarmd.swarm.liveness import Liveness
 from swarmd.swarm.membership import AT_WORK, Membership, peer_rows
 from swarmd.swarm.messages import Card
 from swarmd.swarm.placing import Places
-from swarmd.swarm.ports import Compute, Data, Store
+from swarmd.swarm.ports import Compute, Store
+from swarmd.swarm.pulling import Progress
 from swarmd.swarm.signals import Signal
+from swarmd.swarm.switch import OpenStage, Switch
 from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)
@@ -41,11 +42,6 @@ log = logging.getLogger(__name__)
 LINGER_SECONDS = 20.0  # at the end of the run, for peers that haven't heard of the last commit
 KEEP_UP_SECONDS = 2.0  # between two looks at who is ahead, unless a card says so earlier
 REFRESH_SECONDS = 2.0  # between two looks at this peer's own figures, unless someone is told of them earlier
-
-OpenStage = Callable[[int], Awaitable[tuple[Compute, Data | None]]]
-"""Builds a stage on this peer's device, untrained; with the run's data if it is the first. Raises ConfigError if it
-can't.
-"""
 
 
 class Peer:
@@ -65,7 +61,7 @@ class Peer:
         entries: Sequence[PeerId] = (),
     ) -> None:
         self.run_config, self._limits, self.links, self.membership = run, limits, links, membership
-        self._store, self._open_stage, self._rng, self._wanted = store, open_stage, rng, stage
+        self._store, self._wanted = store, stage
         self._entries = tuple(entries)  # peers through which this one came; none: it founds the run
         self.changed = Signal()
         self.history = History(run, links, store)
@@ -84,15 +80,26 @@ class Peer:
         self.stage: int | None = None
         self.state: PeerState = "joining"
         self.began: float | None = None  # loop time when this peer began to serve
-        self.journeys: Journeys | None = None
-        self.ballots: Ballots | None = None
-        self.conductor: Conductor | None = None
-        self.head: Head | None = None
-        self._rounds: Rounds | None = None
-        self._donor: Donor | None = None
-        self._joiner: Joiner | None = None
-        self._compute: Compute | None = None
-        self._data: Data | None = None
+        history, changed = self.history, self.changed
+        self.ballots = Ballots(run, links, membership, history, rng, limits.fork_timeout_s)
+        self.conductor = Conductor(
+            run, links, membership, history, self._validate, changed, self.spawn, self.ballots, rng
+        )
+        self._switch = Switch(
+            run,
+            limits,
+            links,
+            membership,
+            history,
+            self.conductor,
+            open_stage,
+            rng,
+            changed,
+            self._places,
+            start=self._start,
+            set_card=self._set,
+            announce=self._announce,
+        )
         self._group: asyncio.TaskGroup | None = None
         self.validation_loss: float | None = None  # the newest
         self._beside: set[asyncio.Task[None]] = set()  # what `spawn` started
@@ -105,12 +112,42 @@ class Peer:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs something beside; it ends with the peer at the latest."""
+        self._start(work)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None] | None":
         if self._group is None:
             work.close()
-            return
+            return None
         task = self._group.create_task(work)
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
+        return task
+
+    # ---------------------------------------------------------------------------------------------- its stage's parts
+
+    @property
+    def _assembly(self) -> Assembly | None:
+        return self._switch.assembly
+
+    @property
+    def journeys(self) -> Journeys | None:
+        return self._assembly.journeys if self._assembly is not None else None
+
+    @property
+    def _rounds(self) -> Rounds | None:
+        return self._assembly.rounds if self._assembly is not None else None
+
+    @property
+    def _donor(self) -> Donor | None:
+        return self._assembly.donor if self._assembly is not None else None
+
+    @property
+    def _joiner(self) -> Joiner | None:
+        return self._assembly.joiner if self._assembly is not None else None
+
+    @property
+    def _compute(self) -> Compute | None:
+        return self._assembly.compute if self._assembly is not None else None
 
     # ---------------------------------------------------------------------------------------------- life
 
@@ -133,59 +170,22 @@ class Peer:
 
     async def _join(self) -> None:
         """Finds a stage and brings it to the swarm's version."""
-        stage = await self._places.find(self._wanted, self.changed)
-        self._set(stage=stage)
+        switch, places = self._switch, self._places
+        stage = await places.find(self._wanted, self.changed)
         try:
-            self._compute, self._data = await self._open_stage(stage)
-            self._check_data()
+            assembly = await switch.open(stage)
         except ConfigError as trouble:
-            if (
-                stage > 0
-                or self._wanted is not None
-                or self.run_config.model.stages == 1
-                or not self.membership.members()
-            ):
+            alone = self.run_config.model.stages == 1 or not self.membership.members()
+            if stage > 0 or self._wanted is not None or alone:
                 raise
             log.warning("not a head: %s", trouble)
-            self._places.has_data = False
-            stage = await self._places.find(self._wanted, self.changed)
-            self._set(stage=stage)
-            self._compute, self._data = await self._open_stage(stage)
-        self._assemble(stage)
-        self._set(data=self._data.digest if self._data else "", codecs=self._compute.codecs)
+            places.has_data = False
+            assembly = await switch.open(await places.find(self._wanted, self.changed))
         await self.gossip.announce()
-        assert self._joiner is not None
-        await self._joiner.reach_version(self._donors, self.changed)
+        await assembly.joiner.reach_version(self._donors, self.changed)
 
-    def _check_data(self) -> None:
-        """Heads must have the same data. Raises ConfigError."""
-        if self._data is None:
-            return
-        others = {card.data for card in self.membership.stage(0) if card.peer != self.membership.own.peer} - {""}
-        if others and self._data.digest not in others:
-            raise ConfigError(
-                f"this machine's copy of the data ({self._data.digest}) is not the run's ({others.pop()}): "
-                "use the same source with --data, or another stage with --stage"
-            )
-
-    def _assemble(self, stage: int) -> None:
-        assert self._compute is not None
-        run, limits, links, members, history = self.run_config, self._limits, self.links, self.membership, self.history
-        journeys = Journeys(run, limits, links, members, history, self._compute, stage, self._rng, self.spawn)
-        self._rounds = Rounds(run, limits, links, members, history, journeys, self._compute, stage)
-        self._donor = Donor(links, history, self._compute, stage)
-        self._joiner = Joiner(
-            run, limits, links, history, self._compute, stage, newest=self._newest, hold=self._rounds.hold
-        )
-        self.ballots = Ballots(run, links, members, history, self._rng, limits.fork_timeout_s)
-        self.conductor = Conductor(
-            run, links, members, history, self._validate, self.changed, self.spawn, self.ballots, self._rng
-        )
-        if stage == 0:
-            assert self._data is not None, "a first stage is opened with its data"
-            self.head = Head(run, limits, links, members, history, journeys, self.conductor, self._data)
-        history.attach(stage, self._compute, self._rounds.gather)
-        self.journeys = journeys
+    def _donors(self) -> list[PeerId]:
+        return self._switch.donors(self.membership.own.stage)
 
     async def _rejoin(self) -> None:
         """Fetches the whole state anew. Meanwhile this peer is in no plan, like a newcomer."""
@@ -197,29 +197,14 @@ class Peer:
             self._set(state="serving")
             await self.gossip.announce()
 
-    def _newest(self) -> Card:
-        return self.membership.newest()
-
-    def _donors(self) -> list[PeerId]:
-        """Replicas of this stage, newest version first; a finished one gives its state, too."""
-        own = self.membership.own
-        able = (*AT_WORK, "finished")
-        cards = [card for card in self.membership.kin() if card.stage == own.stage and card.state in able]
-        return [
-            card.peer for card in sorted(cards, key=lambda card: (-card.version, card.peer)) if card.peer != own.peer
-        ]
-
     async def _serve(self) -> None:
-        assert self.conductor is not None
         self.began = asyncio.get_running_loop().time()
         self._set(state="serving")
         await self.gossip.announce()
-        assert self.journeys is not None and self._compute is not None
-        self.spawn(Beats(self.links, self.journeys, self._compute, self.spawn).run())
+        assert self._assembly is not None
+        self._assembly.serve()
         self.spawn(self.conductor.run())
         self.spawn(self._keep_up())
-        if self.head is not None:
-            self.spawn(self.head.run())
         await self.history.reached(self.run_config.steps)
         self._set(state="finished")
         await self._save()
@@ -238,9 +223,12 @@ class Peer:
     async def _keep_up(self) -> None:
         """Asks for records when others are ahead, and for the whole state when gradients are gone."""
         while not self.history.finished:
+            if self._switch.between:  # `Mover` brings this peer up
+                await self.changed.wait(KEEP_UP_SECONDS)
+                continue
             if self.history.behind:
                 await self._rejoin()
-            newest = self._newest()
+            newest = self.membership.newest()
             if newest.version > self.history.version:
                 await self.history.catch_up(newest.peer, newest.version)
             await self._cross_over()
@@ -250,12 +238,15 @@ class Peer:
         """If another history wins over this peer's, it goes on in that one."""
         if (way := await self.forks.look()) is None:
             return
+        if self._switch.between:  # it has left its stage meanwhile
+            self.history.leaving = None
+            return
         assert self._joiner is not None and self._compute is not None
         state = self.state
         self._set(state="joining")
         await self.gossip.announce()
         await self.forks.cross(way, self._joiner, self._compute)
-        newest = self._newest()
+        newest = self.membership.newest()
         await self.history.catch_up(newest.peer, newest.version)
         self._set(state=state)
         self._refresh()
@@ -269,11 +260,24 @@ class Peer:
         await self.gossip.announce()
 
     def _close(self) -> None:
-        if self.journeys is not None:
-            self.journeys.close()
-        if self._rounds is not None:
-            self._rounds.close()
+        self._switch.close()
         self.history.close()
+
+    async def _announce(self) -> None:
+        """This peer is somewhere else, or in another state."""
+        self._refresh()
+        await self.gossip.announce()
+
+    async def move(self, stage: int) -> None:
+        """Goes to another stage; returns when it serves there. Raises Refused, with a sentence, if it stays. Cancelling
+        it gives the move up, unless a record has granted it.
+        """
+        await self._switch.move(stage)
+
+    @property
+    def moving_to(self) -> int | None:
+        """The stage that this peer is on its way to: whoever counts replicas that stay, counts without it."""
+        return self._switch.mover.target if self._switch.mover is not None else None
 
     def _set(self, **changes: Any) -> None:
         """Changes this peer's card."""
@@ -297,16 +301,14 @@ class Peer:
     def _gone(self, peer: PeerId) -> None:
         if self.journeys is not None:
             self.journeys.peer_lost(peer)
-        if self.conductor is not None:
-            self.conductor.peer_lost(peer)
+        self.conductor.peer_lost(peer)
         self.changed.notify()
 
     def _sweep(self, now: float) -> None:
         """What is looked at twice a second."""
         if self.journeys is not None:
             self.journeys.custody.sweep(now, self.journeys.custodian.rival_seconds)
-        if self.conductor is not None:
-            self.conductor.sweep(now)
+        self.conductor.sweep(now)
         if self._donor is not None:
             self._donor.sweep(now)
         self.forks.sweep(now)
@@ -337,7 +339,7 @@ class Peer:
 
     def _restored(self) -> None:
         """Another version, or another history, is this peer's state now."""
-        if self.journeys is not None and self._rounds is not None and self.ballots is not None:
+        if self.journeys is not None and self._rounds is not None:
             self.journeys.abandon()
             self._rounds.abandon()
             self.ballots.forget()
@@ -353,6 +355,7 @@ class Peer:
         self.journeys.end_step(record.step)
         self._rounds.end_step(record.step)
         self._refresh()
+        self._switch.hear(record)
         every = self.run_config.checkpoint_every
         if every and record.step % every == 0 and not self.history.finished:
             self.spawn(self._save())
@@ -362,8 +365,9 @@ class Peer:
 
     async def _save(self) -> None:
         """Writes a checkpoint of this peer's stage at its present version."""
-        assert self._compute is not None and self.stage is not None
         async with self.history.lock:
+            if self._compute is None or self.stage is None or not self.history.ready:  # between two stages
+                return
             try:
                 state = await self._compute.export_state()
             except MemoryError:
@@ -374,13 +378,14 @@ class Peer:
 
     async def _validate(self, version: int) -> float | None:
         """Mean loss of the held-out microbatches, None if it can't be had."""
-        if self._data is None or self.journeys is None:
+        assembly = self._assembly
+        if assembly is None or assembly.data is None:
             return None
         total, tokens = 0.0, 0
         try:
             for index in range(self.run_config.validation_microbatches):
                 key = HopId(version + 1, self.run_config.microbatches + index)
-                loss = await self.journeys.evaluate(key, await self._data.held_out(index))
+                loss = await assembly.journeys.evaluate(key, await assembly.data.held_out(index))
                 total, tokens = total + loss.loss_sum, tokens + loss.tokens
         except (SwarmError, TimeoutError, MemoryError) as trouble:
             log.warning("no validation loss of version %d: %s", version, trouble)
@@ -397,14 +402,16 @@ class Peer:
         return done / max(1e-9, asyncio.get_running_loop().time() - self.began)
 
     def transfer(self) -> Progress:
-        """How much of the stage's state has come, while it does."""
+        """How much of the stage's state has come, while it does; of the other stage's while this peer moves."""
+        if self._switch.mover is not None:
+            return self._switch.mover.progress
         return self._joiner.progress if self._joiner is not None else Progress()
 
     def progress(self) -> float:
         """Fraction of the present step that is done: as its conductor knows, or as one's own sum suggests."""
         if self.journeys is None or self.stage is None:
             return 0.0
-        done = self.conductor.completed() if self.conductor is not None else None
+        done = self.conductor.completed()
         if done is None:
             replicas = max(1, len(self.membership.stage(self.stage)))
             done = replicas * len(self.journeys.book(self.history.version + 1).accumulated)
@@ -442,7 +449,7 @@ class Peer:
             return (
                 f"a peer for stage{'s' if len(missing) > 1 else ''} {names}: start one with `swarmd start --bootstrap`"
             )
-        return self.ballots.waiting if self.ballots is not None else ""
+        return self.ballots.waiting
 
     def peer_rows(self) -> list[PeerRow]:
         """Everyone this peer knows, itself first."""

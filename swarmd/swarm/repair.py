@@ -151,7 +151,7 @@ class Repairs:
             except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
                 log.info("hop %s is not to be had from %s: %s", tuple(key), peer[-8:], trouble)
                 continue
-            if hop_id(hop) == key:
+            if hop_id(hop) == key and hop.stage == self._stage:
                 return hop.tokens, hop.activation
         raise Refused(f"nobody has the input of hop {tuple(key)}")
 

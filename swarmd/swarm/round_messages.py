@@ -5,7 +5,7 @@ Like those in `messages.py`, which has all the others: the fields' types are the
 
 from dataclasses import dataclass
 
-from swarmd.swarm.messages import NO_BALLOT, Ballot, Ranges
+from swarmd.swarm.messages import ANY_STAGE, NO_BALLOT, Ballot, Ranges
 from swarmd.values import Encoded, PeerId
 
 
@@ -18,6 +18,7 @@ class AskHoldings:
     step: int
     record: str
     ballot: Ballot = NO_BALLOT
+    stage: int = ANY_STAGE  # whose sum is meant
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Close:
     step: int
     record: str
     ballot: Ballot = NO_BALLOT
+    stage: int = ANY_STAGE  # whose round it is
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Freeze:
     step: int
     record: str
     ballot: Ballot = NO_BALLOT
+    stage: int = ANY_STAGE  # whose sum is meant
     watch: bool = False  # only to see whether the device answers: what is averaged here needn't be named
 
 
@@ -105,6 +108,7 @@ class Plan:
     codec: str  # of contributions and averaged parts
     ballot: Ballot = NO_BALLOT
     thaws: tuple[int, ...] = ()  # of the members' sums, as they answered `Freeze`
+    stage: int = ANY_STAGE  # whose gradient it is
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,7 @@ class Subtract:
     record: str
     indices: Ranges
     ballot: Ballot = NO_BALLOT
+    stage: int = ANY_STAGE  # whose sum is meant
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,203 @@
+"""Which stage this peer is at, and the change from one to another: opens stages, assembles what belongs to them.
+
+`Mover` is the way; what happens at its ends is here: the old stage's assembly is closed in the turn of the event loop
+in which the record that grants the move was applied, and the new one's is built when the device is free. If the new
+stage can't be opened, the peer goes back to the old one, like a newcomer.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from swarmd.config import LimitsConfig, RunConfig
+from swarmd.errors import ConfigError, Refused
+from swarmd.swarm.assembly import Assembly, Start
+from swarmd.swarm.commit import Move, Record
+from swarmd.swarm.conductor import Conductor
+from swarmd.swarm.history import History
+from swarmd.swarm.links import Links
+from swarmd.swarm.membership import AT_WORK, Membership
+from swarmd.swarm.mover import Mover
+from swarmd.swarm.moves import objection
+from swarmd.swarm.placing import Places
+from swarmd.swarm.ports import Compute, Data
+from swarmd.swarm.signals import Signal
+from swarmd.values import PeerId
+
+log = logging.getLogger(__name__)
+
+OpenStage = Callable[[int], Awaitable[tuple[Compute, Data | None]]]
+"""Builds a stage on this peer's device, untrained; with the run's data if it is the first. Raises ConfigError if it
+can't.
+"""
+
+
+class Switch:
+    """This peer's stage."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        limits: LimitsConfig,
+        links: Links,
+        membership: Membership,
+        history: History,
+        conductor: Conductor,
+        open_stage: OpenStage,
+        rng: random.Random,
+        changed: Signal,
+        places: Places,
+        *,
+        start: Start,
+        set_card: Callable[..., None],
+        announce: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._run, self._limits, self._links, self._membership = run, limits, links, membership
+        self._history, self._conductor, self._open_stage, self._rng = history, conductor, open_stage, rng
+        self._changed, self._places, self._start = changed, places, start
+        self._set_card, self._announce = set_card, announce
+        self.assembly: Assembly | None = None  # None: between two stages, or before the first
+        self.mover: Mover | None = None
+        self._left: Assembly | None = None  # what the stage before was, until that has ended
+        self._moving: asyncio.Task[None] | None = None
+
+    @property
+    def between(self) -> bool:
+        """Whether this peer has left a stage and doesn't serve the next one yet."""
+        return self.mover is not None and self.mover.departed
+
+    async def open(self, stage: int) -> Assembly:
+        """Opens a stage and makes it this peer's; heads must have the same data. Raises ConfigError."""
+        self._set_card(stage=stage)
+        compute, data = await self._open_stage(stage)
+        own = self._membership.own.peer
+        others = {card.data for card in self._membership.stage(0) if card.peer != own} - {""}
+        if data is not None and others and data.digest not in others:
+            raise ConfigError(
+                f"this machine's copy of the data ({data.digest}) is not the run's ({others.pop()}): "
+                "use the same source with --data, or another stage with --stage"
+            )
+        self.assembly = Assembly(
+            self._run,
+            self._limits,
+            self._links,
+            self._membership,
+            self._history,
+            self._conductor,
+            compute,
+            data,
+            stage,
+            self._rng,
+            newest=self._membership.newest,
+            start=self._start,
+        )
+        self._set_card(data=data.digest if data else "", codecs=compute.codecs)
+        return self.assembly
+
+    def donors(self, stage: int) -> list[PeerId]:
+        """Replicas of a stage, newest version first; a finished one gives its state, too."""
+        own, able = self._membership.own.peer, (*AT_WORK, "finished")
+        cards = [card for card in self._membership.kin() if card.stage == stage and card.state in able]
+        return [card.peer for card in sorted(cards, key=lambda card: (-card.version, card.peer)) if card.peer != own]
+
+    def close(self) -> None:
+        """This peer leaves."""
+        if self._moving is not None:
+            self._moving.cancel()
+        if self.assembly is not None:
+            self.assembly.close()
+
+    # ---------------------------------------------------------------------------------------------- moving
+
+    async def move(self, stage: int) -> None:
+        """Goes to another stage; returns when it serves there. Raises Refused, with a sentence, if it stays. Cancelling
+        it gives the move up, unless a record has granted it.
+        """
+        self._check(stage)
+        mover = self.mover = self._mover_to(stage)
+        task = self._moving = asyncio.create_task(self._move(mover), name=f"move to {stage}")
+        task.add_done_callback(_hear)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise Refused("this peer leaves") from None
+            if not mover.departed:
+                task.cancel()
+            raise
+
+    def _check(self, stage: int) -> None:
+        """Raises Refused for a move that is out of the question."""
+        own, stages = self._membership.own, range(self._run.model.stages)
+        if self.mover is not None:
+            raise Refused(f"this peer is on its way to stage {self.mover.target} already")
+        if own.state not in AT_WORK:
+            raise Refused(f"this peer is {own.state}; it can go to another stage only while it serves one")
+        if stage == 0 and not self._places.has_data:
+            raise Refused("the first stage needs the run's data, and this peer has no copy of it that fits")
+        replicas = {it: [card.peer for card in self._membership.stage(it)] for it in stages}
+        if why := objection(Move(own.peer, own.stage, stage), replicas):
+            raise Refused(why)
+
+    def _mover_to(self, stage: int) -> Mover:
+        return Mover(
+            self._run,
+            self._limits,
+            self._links,
+            self._membership,
+            self._history,
+            self._conductor,
+            stage,
+            self._changed,
+            newest=self._membership.newest,
+            donors=lambda: self.donors(stage),
+            arrive=self._arrive,
+        )
+
+    async def _move(self, mover: Mover) -> None:
+        """From the download to the new stage, or back to the old one."""
+        why = ""
+        try:
+            try:
+                assembly = await mover.go()
+            except ConfigError as trouble:
+                why = f"stage {mover.target} can't be opened here: {trouble}"
+                log.warning("back to stage %d: %s", mover.move.source, why)
+                self._places.has_data = self._places.has_data and mover.target > 0
+                self.mover = self._mover_to(mover.move.source)
+                self.mover.departed = True
+                assembly = await self.mover.go()
+            assembly.serve()
+            if not self._history.finished:
+                self._set_card(state="serving")
+        finally:
+            self.mover = self._moving = None
+        await self._announce()
+        if why:
+            raise Refused(why)
+
+    def hear(self, record: Record) -> None:
+        """A record was applied. If it takes this peer away from its stage, that is over now."""
+        if self.mover is None or not self.mover.hear(record):
+            return
+        assert self.assembly is not None, "whoever departs is somewhere"
+        self._history.detach()
+        self._left, self.assembly = self.assembly, None
+        self._left.leave()
+        self._set_card(stage=self.mover.target, state="joining")
+        self._start(self._announce())
+
+    async def _arrive(self, stage: int) -> Assembly:
+        """The device is free as soon as nothing of the old stage runs any more. Raises ConfigError."""
+        if self._left is not None:
+            await self._left.ended()
+            self._left = None
+        return await self.open(stage)
+
+
+def _hear(done: "asyncio.Task[None]") -> None:
+    """Whoever waited for a move has its exception; nobody may have."""
+    if not done.cancelled():
+        done.exception()

@@ -1,0 +1,396 @@
+"""Peers that go from one stage to another, when a record grants it: nothing is lost, no stage is left empty, and who
+moves is identical to its new replicas from then on.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from swarmd.errors import ConfigError, Refused
+from swarmd.sim import points
+from swarmd.sim.clock import run_virtual
+from swarmd.sim.faults import Crash, Move, Partition
+from swarmd.sim.play import Play, play
+from swarmd.sim.scenario import Scenario
+from swarmd.sim.world import SimPeer, World
+from swarmd.swarm import statesync
+from swarmd.swarm.messages import AskChunk, Hop
+from swarmd.values import Encoded
+from tests.sim.toy import (
+    PAIRS,
+    RUN,
+    check_agreement,
+    check_exact,
+    conductor_of,
+    everyone_at,
+    journeys_of,
+    moment,
+    step_of,
+    train,
+)
+
+LONG = dataclasses.replace(RUN, steps=20, optimizer=dataclasses.replace(RUN.optimizer, learning_rate=2e-3))
+CROWD = {**PAIRS, "middle3": 1}
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the toy's state is many of them."""
+    monkeypatch.setattr(statesync, "CHUNK_BYTES", 2048)
+
+
+def ask(it: SimPeer, stage: int) -> "asyncio.Task[None]":
+    """Has a peer move, on its own machine."""
+    task = it.machine.spawn(it.peer.move(stage), name=f"move {it.name}")
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
+
+
+def granted(world: World) -> list[tuple[str, int, int]]:
+    """Every move in the records of the living."""
+    records = {step: record for it in world.peers.values() for step, record in it.peer.history._records.items()}
+    return [(move.peer, move.source, move.target) for step in sorted(records) for move in records[step].moves]
+
+
+def members(world: World, name: str) -> dict[int, set[int]]:
+    """At which stages a peer's sum counted, by stage the steps."""
+    found: dict[int, set[int]] = {}
+    for it in (*world.peers.values(), *world.dead.values()):
+        for line in it.store.ledger:
+            if name in line["members"]:
+                found.setdefault(line["stage"], set()).add(line["step"])
+    return found
+
+
+def swarm(
+    events: Callable[[World], Awaitable[None]], *, replicas: tuple[int, ...] = (2, 3, 2), steps: int = 14
+) -> World:
+    """A symbolic swarm to which something happens, and of which every promise is checked."""
+    scenario = Scenario(replicas=replicas, steps=steps)
+
+    async def main() -> World:
+        course = Play(scenario, trace=False)
+        for peer, stage in scenario.peers.items():
+            await course.start(peer, stage)
+        await moment(course.world, lambda: everyone_at(course.world, 2))
+        await events(course.world)
+        await course.world.until(lambda: everyone_at(course.world, steps), 600)
+        course.watch.look()
+        course.watch.conclude()
+        await course.stop()
+        assert not course.watch.found, course.watch.found
+        return course.world
+
+    return run_virtual(main())
+
+
+# ------------------------------------------------------------------------------------------------- a move
+
+
+@pytest.mark.parametrize("target", [0, 2])
+def test_one_of_three_replicas_goes_to_another_stage(target: int) -> None:
+    """With real gradients: training goes on as if nothing had happened."""
+
+    async def events(world: World) -> None:
+        await moment(world, lambda: everyone_at(world, 2))
+        it = world.peers["middle2"]
+        await ask(it, target)
+        assert (it.peer.stage, it.peer.state, it.peer.moving_to) == (target, "serving", None)
+
+    world = train(LONG, events, layout=CROWD)
+    check_agreement(world)
+    check_exact(world)
+    check_moved(world, "middle2", 1, target)
+
+
+def check_moved(world: World, name: str, source: int, target: int) -> None:
+    """One peer has moved, once, and counted at one stage at a time; nobody noticed anything else."""
+    assert granted(world) == [(name, source, target)]
+    counted = members(world, name)
+    assert set(counted) == {source, target}
+    assert max(counted[source]) < min(counted[target])
+    assert [line["step"] for line in world.peers[name].store.ledger] == list(range(1, world.run.steps + 1))
+    ledgers = [it.store.ledger for it in world.peers.values()]
+    assert not any(line["forked"] or line["skipped"] for ledger in ledgers for line in ledger)
+    records = [record for it in world.peers.values() for record in it.peer.history._records.values()]
+    assert {record.ballot[0] for record in records} == {1}, "who leaves or arrives takes no step from its conductor"
+    stages = {line["stage"] for ledger in ledgers for line in ledger if line["step"] == world.run.steps}
+    assert stages == set(range(world.run.model.stages)), "the stage that it left keeps going"
+
+
+@pytest.mark.parametrize(("name", "source", "target"), [("head2", 0, 1), ("tail2", 2, 0), ("middle1", 1, 2)])
+def test_any_stage_can_be_left_for_any_other(name: str, source: int, target: int) -> None:
+    async def events(world: World) -> None:
+        await ask(world.peers[name], target)
+
+    check_moved(swarm(events), name, source, target)
+
+
+def test_it_serves_its_old_stage_until_the_state_is_here_and_a_record_grants_the_move() -> None:
+    seen: list[tuple[bool, int | None, str]] = []  # after each commit: whether it grants, and where the peer is
+    transfers: list[tuple[int, int]] = []
+
+    async def events(world: World) -> None:
+        it = world.peers["middle2"]
+        slow_chunks(world)
+        it.peer.history.on_commit(lambda record: seen.append((bool(record.moves), it.peer.stage, it.peer.state)))
+
+        def asked(world: World, name: str) -> None:
+            transfers.append((it.peer.transfer().done, it.peer.transfer().total))
+
+        world.fail_at("middle2", None, "ask.AskMove", asked)
+        await ask(it, 2)
+
+    world = swarm(events, steps=40)
+    at = [grants for grants, _, _ in seen].index(True)
+    assert at > 3, "steps commit while the state comes"
+    assert set(seen[:at]) == {(False, 1, "serving")}
+    assert seen[at] == (True, 2, "joining"), "in the same turn it is gone"
+    assert set(seen[at + 1 : -1]) <= {(False, 2, "joining"), (False, 2, "serving")}
+    ((done, total),) = transfers
+    assert done == total > 0, "it asks once the state is here"
+    assert len(members(world, "middle2")[1]) >= at + 2, "it counted at its old stage all that time"
+
+
+def slow_chunks(world: World, seconds: float = 1.0) -> None:
+    """Each chunk of a state takes a while."""
+    for it in world.peers.values():
+        give = it.peer.links._answerers[AskChunk]
+
+        async def slow(peer: str, ask: AskChunk, give: Any = give) -> Any:
+            await asyncio.sleep(seconds)
+            return await give(peer, ask)
+
+        it.peer.links.answers(AskChunk, slow)
+
+
+# ------------------------------------------------------------------------------------------------- what is refused
+
+
+def test_of_two_replicas_that_wish_at_once_one_goes() -> None:
+    words: list[str] = []
+
+    async def events(world: World) -> None:
+        moves = [ask(world.peers[name], 1) for name in ("tail1", "tail2")]
+        await asyncio.wait(moves)
+        words.extend(str(move.exception()) for move in moves if move.exception() is not None)
+
+    world = swarm(events)
+    assert len(granted(world)) == 1
+    assert words == ["stage 2 would be left with 0 replicas, and it needs 1"]
+
+
+def test_both_of_two_stages_may_move_one_in_the_same_record() -> None:
+    async def events(world: World) -> None:
+        await asyncio.wait([ask(world.peers["head2"], 1), ask(world.peers["tail2"], 1)])
+
+    assert sorted(granted(swarm(events))) == [("head2", 0, 1), ("tail2", 2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "why"),
+    [
+        ("tail1", 1, "stage 2 would be left with 0 replicas, and it needs 1"),
+        ("head1", 3, "this run has no stage 3: its stages are 0 to 2"),
+        ("head1", -1, "this run has no stage -1"),
+        ("head1", 0, "it serves stage 0 already"),
+    ],
+)
+def test_a_move_that_is_out_of_the_question_is_refused_with_a_sentence(name: str, stage: int, why: str) -> None:
+    async def events(world: World) -> None:
+        with pytest.raises(Refused, match=why):
+            await ask(world.peers[name], stage)
+        assert world.peers[name].peer.moving_to is None
+
+    world = swarm(events, replicas=(2, 2, 1), steps=5)
+    assert granted(world) == []
+
+
+def test_a_move_while_another_is_under_way_is_refused() -> None:
+    async def events(world: World) -> None:
+        first = ask(world.peers["middle1"], 0)
+        await asyncio.sleep(0)
+        with pytest.raises(Refused, match="on its way to stage 0 already"):
+            await ask(world.peers["middle1"], 2)
+        await first
+
+    assert granted(swarm(events)) == [("middle1", 1, 0)]
+
+
+def test_the_conductor_refuses_what_the_peer_itself_thought_possible() -> None:
+    """The last replica but one is lost just before, and only the conductor has noticed."""
+
+    async def events(world: World) -> None:
+        it, conductor = world.peers["tail2"], conductor_of(world)
+        membership: Any = conductor.peer.membership
+        stage = membership.stage
+        membership.stage = lambda at: [card for card in stage(at) if card.peer != "tail1"]
+        with pytest.raises(Refused, match="stage 2 would be left with 0 replicas"):
+            await ask(it, 1)
+        membership.stage = stage
+        assert (it.peer.stage, it.peer.state) == (2, "serving")
+
+    assert granted(swarm(events, replicas=(1, 2, 2), steps=20)) == []
+
+
+def test_a_stage_that_cannot_be_opened_sends_the_peer_back() -> None:
+    async def events(world: World) -> None:
+        it = world.peers["middle1"]
+        switch: Any = it.peer._switch
+        opened = switch._open_stage
+
+        async def open_stage(stage: int) -> Any:
+            if stage == 0:
+                raise ConfigError("no data here")
+            return await opened(stage)
+
+        switch._open_stage = open_stage
+        with pytest.raises(Refused, match="stage 0 can't be opened here: no data here"):
+            await ask(it, 0)
+        assert (it.peer.stage, it.peer.state) == (1, "serving")
+        with pytest.raises(Refused, match="needs the run's data"):
+            await ask(it, 0)
+
+    world = swarm(events, steps=30)
+    assert members(world, "middle1").keys() == {1}
+    assert max(members(world, "middle1")[1]) > 20, "it counts again where it was"
+
+
+def test_a_move_that_is_given_up_before_it_is_granted_leaves_no_trace() -> None:
+    async def events(world: World) -> None:
+        it = world.peers["middle1"]
+        move = ask(it, 2)
+        await moment(world, lambda: it.peer.transfer().done > 0)
+        move.cancel()
+        await asyncio.sleep(1)
+        assert (it.peer.stage, it.peer.state, it.peer.moving_to) == (1, "serving", None)
+
+    assert granted(swarm(events)) == []
+
+
+# ------------------------------------------------------------------------------------------------- what goes wrong
+
+
+@pytest.mark.parametrize("point", ["serve.AskMove", "served.AskMove", "ask.Close", "asked.Close", "ask.Accept"])
+def test_the_conductor_dies_with_the_wish(point: str) -> None:
+    """The next one knows nothing of it, and is asked again."""
+
+    async def events(world: World) -> None:
+        it = world.peers["middle2"]
+        world.fail_at("middle2", None, "asked.AskMove" if "Move" not in point else "ask.AskMove", arm(world, point))
+        await ask(it, 2)
+        assert len(world.dead) == 1
+        assert it.peer.stage == 2
+
+    world = swarm(events, replicas=(3, 3, 2), steps=20)
+    assert granted(world) == [("middle2", 1, 2)]
+    assert next(iter(world.dead)).startswith("head")
+
+
+def arm(world: World, point: str) -> points.Action:
+    """From now on whoever leads dies at a point."""
+
+    def act(world: World, name: str) -> None:
+        world.fail_at(conductor_of(world).name, None, point, points.crash)
+
+    return act
+
+
+@pytest.mark.parametrize("point", ["ask.AskChunk", "ask.AskMove", "asked.AskMove", "begin.import_state", "begin.apply"])
+@pytest.mark.parametrize("power", [False, True], ids=["crash", "power loss"])
+def test_the_mover_dies_on_its_way(point: str, power: bool) -> None:
+    async def events(world: World) -> None:
+        action = points.lose_power if power else points.crash
+        if point == "begin.apply":  # of the record that takes it away
+
+            def then(world: World, name: str) -> None:
+                world.fail_at(name, None, point, action)
+
+            world.fail_at("middle2", None, "asked.AskMove", then)
+        else:
+            world.fail_at("middle2", None, point, action)
+        ask(world.peers["middle2"], 2)
+        await moment(world, lambda: "middle2" in world.dead)
+
+    world = swarm(events, steps=8)
+    assert len(granted(world)) == (point in ("begin.import_state", "begin.apply"))
+
+
+def test_movers_are_acceptors_of_the_step_that_they_miss() -> None:
+    """Two of four members leave in one record and are long on their way: without their word there is no majority, and
+    their memory must be that of before.
+    """
+    forked: list[bool] = []
+
+    async def events(world: World) -> None:
+        movers = [world.peers["head2"], world.peers["tail2"]]
+        for it in movers:
+            slow(it, 8.0)
+        moves = [ask(it, 1 - (it.peer.stage or 0)) for it in movers]
+        await moment(world, lambda: all(it.peer.state == "joining" for it in movers))
+        left = step_of(world)
+        assert len({it.peer.history.version for it in movers}) == 1, "one record grants both"
+        began = asyncio.get_running_loop().time()
+        await moment(world, lambda: step_of(world) > left)
+        assert asyncio.get_running_loop().time() - began < 5, "the next step is decided without any wait"
+        await asyncio.wait(moves)
+        forked.extend(line["forked"] for line in world.peers["head1"].store.ledger)
+
+    swarm(events, replicas=(2, 2), steps=100)
+    assert not any(forked)
+
+
+def slow(it: SimPeer, seconds: float) -> None:
+    """Its device takes long to open a stage."""
+    switch: Any = it.peer._switch
+    opened = switch._open_stage
+
+    async def open_stage(stage: int) -> Any:
+        await asyncio.sleep(seconds)
+        return await opened(stage)
+
+    switch._open_stage = open_stage
+
+
+def test_what_is_meant_for_the_stage_before_is_refused() -> None:
+    """A peer that hasn't heard of the move sends a hop: it must not count at the wrong stage."""
+
+    async def events(world: World) -> None:
+        it = world.peers["middle2"]
+        await ask(it, 2)
+        hop = Hop(step_of(world), 0, "", False, False, "fp32", b"", Encoded("fp32", (0,), (b"",)), stage=1)
+        with pytest.raises(Refused, match="this peer is of stage 2, not 1"):
+            await journeys_of(it)._answer_hop("head1", hop)
+
+    swarm(events)
+
+
+SPLITS = {
+    "the mover is alone": (("middle2",),),
+    "the mover is with one of each stage": (("head2", "middle2", "tail2"),),
+    "the mover's old stage is elsewhere": (("middle1", "middle3"),),
+    "the mover's new stage is elsewhere": (("tail1", "tail2"),),
+}
+
+
+@pytest.mark.parametrize("seconds", [3.0, 80.0], ids=["short", "long"])
+@pytest.mark.parametrize("groups", SPLITS.values(), ids=SPLITS.keys())
+def test_a_move_during_a_partition(groups: tuple[tuple[str, ...], ...], seconds: float) -> None:
+    calm = Scenario(replicas=(2, 3, 2), steps=12, microbatches=24)
+    for at_s in (0.8, 1.0, 1.1):
+        faults = (Partition(1.0, groups, seconds), Move(at_s, "middle2", 2))
+        outcome = play(dataclasses.replace(calm, faults=faults))
+        assert outcome.passed, outcome.violations
+
+
+def test_moves_all_over_while_peers_crash_and_come_back() -> None:
+    faults = (
+        Move(0.5, "head1", 2), Move(0.5, "tail1", 1), Crash(0.9, "head2", back_s=0.5), Move(1.0, "middle1", 0),
+        Crash(1.4, "tail2", power=True, back_s=1.0), Move(1.5, "head3", 1), Move(1.6, "middle2", 2),
+    )  # fmt: skip
+    outcome = play(Scenario(replicas=(3, 3, 3), steps=30, microbatches=12, faults=faults))
+    assert outcome.passed, outcome.violations
+    assert outcome.struck["move"] >= 3
