@@ -19,6 +19,7 @@ from swarmd.sim.faults import (
     Hang,
     Join,
     Leave,
+    Move,
     OneWay,
     Partition,
     Pause,
@@ -37,13 +38,13 @@ FAULTS_AT_MOST = 10  # of most scenarios
 LONG_SHARE = 0.08  # of scenarios that have many faults and steps, but few hops
 LONG_FAULTS = (20, 60)
 LONG_STEPS = (8, 14)
-POINTS_SHARE = 0.7  # of scenarios that have faults at points besides their other kinds
-POINTS_AT_MOST = 9
+POINTS_SHARE = 0.9  # of scenarios that have faults at points besides their other kinds
+POINTS_AT_MOST = 14
 PAIR_SHARE = 0.15  # of scenarios with two faults in the same round
 FOUNDER_SHARE = 0.05  # of scenarios that lose the founder before the first commit
 NEWCOMER_SHARE = 0.25  # of scenarios that have newcomers besides their other kinds
 REPAIR_SHARE = 0.35  # of scenarios in which sums must be repaired, and faults strike at that
-STAGE_LOSS_SHARE = 0.03  # of scenarios that lose a stage for good
+STAGE_LOSS_SHARE = 0.08  # of scenarios that lose a stage for good
 SAFETY_SHARE = 0.7  # faults strike within this share of what the run takes without them
 GIB = 1 << 30
 
@@ -154,7 +155,7 @@ def draw_pair(rng: random.Random, calm: Scenario) -> list[Fault]:
 def draw_repairs(rng: random.Random, calm: Scenario) -> tuple[Fault, ...]:
     """Faults that leave sums with indices missing or double, and others on the way to mend that."""
     causes = [draw_point(rng, calm, rng.choice(SPOILING_POINTS)) for _ in range(rng.randint(1, 3))]
-    effects = [draw_point(rng, calm, rng.choice(MENDING_POINTS)) for _ in range(rng.randint(1, 4))]
+    effects = [draw_point(rng, calm, rng.choice(MENDING_POINTS)) for _ in range(rng.randint(2, 10))]
     return (
         *(dataclasses.replace(it, peer=ANYONE, skip=rng.choice((0, 1, 3, 8))) for it in causes),
         *(dataclasses.replace(it, peer=ANYONE, step=None, skip=rng.choice((0, 0, 1, 4))) for it in effects),
@@ -211,6 +212,10 @@ def _join(rng: random.Random, calm: Scenario, at_s: float, number: int) -> Fault
 
 def _leave(rng: random.Random, calm: Scenario, at_s: float, number: int) -> Fault:
     return Leave(at_s, one(rng, calm))
+
+
+def _move(rng: random.Random, calm: Scenario, at_s: float, number: int) -> Fault:
+    return Move(at_s, one(rng, calm), rng.randrange(calm.stages))
 
 
 def _pause(rng: random.Random, calm: Scenario, at_s: float, number: int) -> Fault:
@@ -281,6 +286,7 @@ DRAWS = {
     Preemption.kind: (1, _preemption),
     Join.kind: (2, _join),
     Leave.kind: (1, _leave),
+    Move.kind: (2, _move),
     Pause.kind: (3, _pause),
     Hang.kind: (1, _hang),
     Slowdown.kind: (1, _slowdown),

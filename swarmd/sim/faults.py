@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from swarmd.errors import Refused
 from swarmd.sim.points import DROP, run_out_of_memory
 from swarmd.sim.world import World
 from swarmd.swarm.consensus import plan_acceptors
@@ -26,6 +27,9 @@ class Course(Protocol):
 
     def may_lose(self, peers: Sequence[PeerId]) -> bool:
         """Whether the swarm can do without these: every stage keeps a replica that has its state."""
+
+    def may_move(self, peer: PeerId) -> bool:
+        """Whether a peer may be told to go elsewhere: once in its life, so that it can't be sent back and forth."""
 
     def version(self) -> int:
         """The newest that a living peer has come to."""
@@ -192,6 +196,31 @@ class Leave(Fault):
         if self.peer in course.world.peers:
             course.world.crash(self.peer)
         return True
+
+
+@dataclass(frozen=True)
+class Move(Fault):
+    """A peer is told to go to another stage. It does when a record grants it."""
+
+    peer: PeerId
+    stage: int
+    kind: ClassVar[str] = "move"
+
+    async def strike(self, course: Course) -> bool:
+        if not course.may_move(self.peer):
+            return False
+        it = course.world.peers[self.peer]
+
+        async def move() -> bool:
+            try:
+                await it.peer.move(self.stage)
+            except Refused:
+                return False
+            return True
+
+        moving = it.machine.spawn(move(), name=f"move {self.peer}")
+        await asyncio.wait([moving])
+        return not moving.cancelled() and moving.result()
 
 
 @dataclass(frozen=True)

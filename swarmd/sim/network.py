@@ -10,6 +10,7 @@ What a connection is to those at its ends, requests and gossip are in `transport
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ class SimNetwork:
         self.break_seconds = break_seconds
         self.failed = failed  # hears of handlers that raise what none should
         self.transports: dict[PeerId, SimTransport] = {}
-        self.subscriptions = 0  # how often someone began or ceased to hear a topic
+        self.subscriptions: Counter[str] = Counter()  # how often someone began or ceased to hear a topic
         self._gone = Counts()  # what the dead had counted
         self._links: dict[tuple[PeerId, PeerId], Link] = {}
         self._connections: dict[int, Connection] = {}

@@ -70,6 +70,7 @@ class Play:
         self.run = scenario.run_config()
         self.world, self.watch = self.build(trace=trace)
         self.struck: Counter[str] = Counter()
+        self._moved: set[int] = set()  # lives, by incarnation, that were told to move
         self._late: set[PeerId] = set()  # who was still joining when everything was healed
         self.leaving = self.watch.leaving
         self.lost: int | None = None  # a stage that has lost its state
@@ -95,6 +96,14 @@ class Play:
 
     def _others(self, peers: Sequence[PeerId]) -> list[SimPeer]:
         return [it for name, it in self.world.peers.items() if name not in peers and name not in self.leaving]
+
+    def may_move(self, peer: PeerId) -> bool:
+        if peer not in self.world.peers:
+            return False
+        life = self.world.peers[peer].peer.membership.own.incarnation
+        told = life in self._moved
+        self._moved.add(life)
+        return not told
 
     def may_start(self, peer: PeerId) -> bool:
         if self.lost is not None:  # a newcomer could only wait
@@ -281,6 +290,8 @@ def has_all_of(other: SimPeer, it: SimPeer, newest: int) -> bool:
     theirs = other.peer.history
     stage = it.settled.stage if it.peer.stage is None else it.peer.stage
     if stage is not None and other.peer.stage != stage:
+        return False
+    if other.peer.moving_to is not None:  # it leaves as soon as it may
         return False
     common = min(theirs.version, it.peer.history.version)
     if theirs.hash_at(common) != it.peer.history.hash_at(common):  # another history's, which may lose

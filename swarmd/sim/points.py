@@ -37,6 +37,7 @@ class Group:
 GROUPS: dict[str, Group] = {
     "meeting": Group(("Hello", "AskSettings", "AskPlace", "Announce")),
     "lease": Group(("AskLease", "Revoke")),
+    "move": Group(("AskMove",)),
     "journey": Group(
         ("Hop", "Room", "Beat", "Cancel", "Locate", "AskHop"),
         ("forward", "backward", "tail"),
@@ -64,7 +65,7 @@ GROUPS: dict[str, Group] = {
 NOT_ASKED = (
     "Card", "Summary",  # gossip
     "SayHello", "Settings", "Place", "Ack", "Gradient", "Loss", "NotFinite", "Busy", "Located", "Lease", "Resent",
-    "Frozen", "Averaged", "Result", "StageReport", "Promise", "Accepted", "GradientPart", "Snapshot",
+    "Wished", "Frozen", "Averaged", "Result", "StageReport", "Promise", "Accepted", "GradientPart", "Snapshot",
     "Chunk",  # answers
     "Ballot", "HopBeat", "HeldPart", "Part",  # pieces of messages
 )  # fmt: skip

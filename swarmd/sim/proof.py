@@ -203,7 +203,7 @@ class TrainingPlay(Play):
 
         held = await super()._until(over)
         if held and not done():
-            text = f"step {version + 1} hasn't ended after {patience:.0f} virtual seconds, with no fault for minutes"
+            text = f"nothing came of version {version} for {patience:.0f} virtual seconds, most of them without a fault"
             self.watch.found.append(Violation(6, text, version + 1))
         return held and done()
 

@@ -248,8 +248,8 @@ class SimTransport:
         self._known: set[PeerId] = set()
         self._callbacks: list[Callable[[PeerId], None]] = []
         self._ends: dict[PeerId, list[End]] = {}  # the open ones
-        self._meshes: dict[str, tuple[End, ...]] = {}  # topic -> to whom its messages go, until something changes
-        self._meshed = 0  # how often subscriptions had changed then
+        self._meshes: dict[str, tuple[int, tuple[End, ...]]] = {}
+        """Topic -> how often its listeners had changed, and to whom its messages go until they change again."""
 
     @property
     def peer_id(self) -> PeerId:
@@ -365,18 +365,18 @@ class SimTransport:
             end.close("this machine is gone")
         for dial in list(self.dials.values()):
             dial.fail("this machine is gone")
+        self.network.subscriptions.update(self.listeners.keys())
         self.listeners.clear()
-        self.network.subscriptions += 1
 
     # ---------------------------------------------------------------------------------------------- gossip
 
     def subscribe(self, topic: str, listener: Listener) -> None:
         self.listeners[topic] = listener
-        self.network.subscriptions += 1
+        self.network.subscriptions[topic] += 1
 
     def unsubscribe(self, topic: str) -> None:
         self.listeners.pop(topic, None)
-        self.network.subscriptions += 1
+        self.network.subscriptions[topic] += 1
 
     async def publish(self, topic: str, frame: Frame) -> None:
         if not self.alive:
@@ -388,12 +388,11 @@ class SimTransport:
 
     def _mesh(self, topic: str) -> tuple[End, ...]:
         """Whom a message is passed on to: those connected that hear the topic, some of them if they are many."""
-        if self._meshed != self.network.subscriptions:
-            self._meshes.clear()
-            self._meshed = self.network.subscriptions
-        if topic not in self._meshes:
-            self._meshes[topic] = tuple(self._choose_mesh(topic))
-        return self._meshes[topic]
+        changes = self.network.subscriptions[topic]
+        known = self._meshes.get(topic)
+        if known is None or known[0] != changes:
+            known = self._meshes[topic] = (changes, tuple(self._choose_mesh(topic)))
+        return known[1]
 
     def _choose_mesh(self, topic: str) -> list[End]:
         ends = [ends[0] for ends in self._ends.values() if topic in ends[0].other.transport.listeners]

@@ -11,11 +11,12 @@ from swarmd.sim import __main__ as command_line
 from swarmd.sim.campaign import Result, Summary, drawn, examine, replay_command, run_campaign
 from swarmd.sim.checks import Violation
 from swarmd.sim.draw import DRAWS, draw_scenario
-from swarmd.sim.faults import Crash, Cut, Fault, Pause, StageLoss
+from swarmd.sim.faults import Acceptors, Crash, Cut, Fault, Pause, StageLoss
 from swarmd.sim.named import NAMED
 from swarmd.sim.play import Outcome, play, report, shrink
 from swarmd.sim.scenario import Scenario
 from swarmd.sim.symbolic import SymbolicEngine
+from swarmd.swarm.peer import Peer
 
 SEEDS = range(40)  # about 15 seconds of CPU
 CALM = Scenario(replicas=(2, 1), microbatches=4, steps=3)
@@ -119,6 +120,25 @@ def test_a_bug_is_found_named_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> Non
     text = "\n".join(report(fewest, outcome))
     assert "promise 1" in text
     assert "Pause(at_s=0.05, peer='head1', seconds=0.1)" in text
+
+
+def test_a_stage_that_is_lost_stops_the_swarm_and_everyone_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = dataclasses.replace(CALM, steps=9, faults=(StageLoss(2 * CALM.step_seconds(), 1),))
+    outcome = play(scenario)
+    assert (outcome.passed, outcome.struck) == (True, {StageLoss.kind: 1})
+    assert 0 < outcome.version < 8
+    monkeypatch.setattr(Peer, "waiting_for", lambda peer: "")
+    silent = play(scenario)
+    assert {it.promise for it in silent.violations} == {6}
+    assert {it.peer for it in silent.violations} == {"head1", "head2"}
+
+
+def test_faults_strike_who_decides_the_present_step() -> None:
+    faults = tuple(Acceptors(0.3, action, 0.5) for action in ("pause", "cut", "power loss"))
+    for fault in faults:
+        outcome = play(dataclasses.replace(CALM, steps=9, faults=(fault,)))
+        assert outcome.passed
+        assert outcome.struck == {Acceptors.kind: 1}
 
 
 def test_a_campaign_plays_its_seeds_in_processes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -420,7 +420,7 @@ def test_several_leaders_at_once_end_in_one_round(ballots: tuple[int, int, int])
     async def events(world: World) -> None:
         await moment(world, lambda: step_of(world) == STEP)
         conductor = conductor_of(world)
-        await moment(world, lambda: (conductor.peer.conductor.completed() or 0) == RUN.microbatches)  # type: ignore[union-attr]
+        await moment(world, lambda: (conductor.peer.conductor.completed() or 0) == RUN.microbatches)
         for it, number in zip(of_stage(world, 1), ballots, strict=True):
             ballot = Ballot(number, conductor.name) if number else NO_BALLOT
             tries.append(asyncio.create_task(lead(it, conductor, ballot)))
