@@ -289,13 +289,14 @@ def test_a_dead_asker_cancels_what_is_answered_to_it() -> None:
 class Engine:
     """Notes what it was called with."""
 
-    gradient_size, codecs = 3, ("fp32",)
+    gradient_size, codecs, version = 3, ("fp32",), 0
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
+        self.forgets: dict[HopId, int] = {}
 
     def attempt(self, hop: HopId) -> int:
-        return 0
+        return self.forgets.get(hop, 0)
 
     def forward(self, hop: HopId, *arguments: Any, **options: Any) -> Any:
         self.calls.append(("forward", hop, now()))
@@ -430,6 +431,19 @@ def test_durations_may_vary_by_a_share() -> None:
         assert compute._seconds[FORWARD] != 10
 
     on_device(test, Speed(10, 20, 1, jitter=0.2))
+
+
+def test_what_was_given_up_while_it_waited_takes_no_time() -> None:
+    """The engine refuses it before it computes anything."""
+
+    async def test(machine: Machine, engine: Engine, compute: SimCompute) -> None:
+        first, second, third = (forward(machine, compute, index) for index in range(3))
+        await asyncio.sleep(5)
+        engine.forgets[HopId(1, 1)] = 1
+        await asyncio.wait([first, second, third])
+        assert [(hop.index, time) for _, hop, time in engine.calls] == [(0, 10), (1, 10), (2, 20)]
+
+    on_device(test, Speed(10, 20, 1))
 
 
 def test_a_device_ends_with_its_machine() -> None:
