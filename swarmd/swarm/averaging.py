@@ -108,7 +108,7 @@ class Rounds:
             raise
 
     def _leader(self, close: Close) -> Leader:
-        own = self._membership.own.peer
+        own = self._membership.own
         return Leader(
             self._run,
             self._links,
@@ -119,7 +119,7 @@ class Rounds:
             close.record,
             close.ballot,
             self._compute.gradient_size,
-            lambda: f"{own}/{self._history.departures}/{next(self._attempts)}",
+            lambda: f"{own.peer}/{own.incarnation}/{self._history.departures}/{next(self._attempts)}",
         )
 
     # ---------------------------------------------------------------------------------------------- member
@@ -222,7 +222,7 @@ class Rounds:
     # ---------------------------------------------------------------------------------------------- owner
 
     def _begin_exchange(self, plan: Plan) -> Exchange:
-        if self._exchange is None or self._exchange.plan.attempt != plan.attempt:
+        if self._exchange is None or not self._exchange.is_of(plan.step, plan.attempt):
             self._end_exchange("another attempt began")
             whole = plan.tokens == self._run.microbatches * self._run.tokens_per_microbatch
             own = self._membership.own.peer
@@ -237,7 +237,7 @@ class Rounds:
 
     async def _answer_contribution(self, member: PeerId, contribution: Contribution) -> Averaged:
         def planned() -> bool:
-            return self._exchange is not None and self._exchange.plan.attempt == contribution.attempt
+            return self._exchange is not None and self._exchange.is_of(contribution.step, contribution.attempt)
 
         if not await self._journeys.changed.until(planned, PLAN_WAIT_SECONDS):
             raise Refused("no such attempt here")

@@ -44,6 +44,10 @@ class Exchange:
         self.buckets: dict[int, Bucket] = {}
         self._whole = whole  # its sums have every index once: what is averaged needn't be averaged again
 
+    def is_of(self, step: int, attempt: str) -> bool:
+        """Whether it is this attempt."""
+        return (self.plan.step, self.plan.attempt) == (step, attempt)
+
     # ---------------------------------------------------------------------------------------------- member
 
     async def take_part(self, check: Callable[[], None]) -> tuple[Encoded, ...]:

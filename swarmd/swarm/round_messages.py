@@ -101,7 +101,7 @@ class Plan:
     """
 
     step: int
-    attempt: str  # names the leader and counts its tries
+    attempt: str  # names the leader and its life, and counts its tries
     members: tuple[PeerId, ...]  # contributors, in the order of the sum
     parts: tuple[Part, ...]
     tokens: int  # the sum is divided by

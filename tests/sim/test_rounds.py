@@ -14,8 +14,10 @@ from swarmd.sim.network import Link
 from swarmd.sim.training import Text
 from swarmd.sim.world import SimPeer, World
 from swarmd.swarm import parts
+from swarmd.swarm.averaging import Rounds
+from swarmd.swarm.exchange import Exchange
 from swarmd.swarm.messages import NO_BALLOT, Ballot
-from swarmd.swarm.round_messages import Close
+from swarmd.swarm.round_messages import Close, Plan
 from swarmd.values import Encoded, HopId
 from tests.sim.test_training import refuse_loss
 from tests.sim.toy import (
@@ -500,3 +502,24 @@ def end_one(world: World, draw: random.Random) -> None:
     stage: list[Any] = of_stage(world, draw.randrange(3))
     if len(stage) > 1:
         world.kill(draw.choice(stage).name)
+
+
+def test_a_leader_that_was_restarted_names_no_attempt_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner that still has the earlier one would add its contributions in place of the new ones."""
+    began: dict[str, set[int]] = {}
+    begin = Rounds._begin_exchange
+
+    def noted(rounds: Rounds, plan: Plan) -> Exchange:
+        began.setdefault(plan.attempt, set()).add(plan.step)
+        return begin(rounds, plan)
+
+    async def events(world: World) -> None:
+        for version in range(1, RUN.steps - 1, 2):  # in between it leads, if it is its turn
+            await moment(world, lambda version=version: everyone_at(world, version))  # type: ignore[misc]
+            await world.restart("tail1")
+
+    monkeypatch.setattr(Rounds, "_begin_exchange", noted)
+    check_exact(train(RUN, events))
+    assert all(len(steps) == 1 for steps in began.values()), began
+    led = [attempt for attempt in began if attempt.startswith("tail1/")]
+    assert len(led) > 1, "it was meant to lead in more than one life"
