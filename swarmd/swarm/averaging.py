@@ -73,6 +73,7 @@ class Rounds:
         self._leading: dict[int, Leader] = {}
         self._reports: dict[int, asyncio.Task[StageReport]] = {}
         self._thaws = 0  # how often a frozen sum took in hops again
+        self._freezing = asyncio.Lock()  # so that the device and this peer always agree on whether the sum is frozen
         self._attempts = itertools.count(1)
         links.answers(AskHoldings, self._answer_holdings)
         links.answers(Freeze, self._answer_freeze)
@@ -133,20 +134,22 @@ class Rounds:
         return await self._frozen(ask.step)
 
     async def _thaw(self, step: int) -> None:
-        if self._journeys.frozen_step == step:
-            self._thaws += 1
-            self._end_exchange("the round begins again")
-            with unless_over(step):
-                await self._compute.thaw(step)
-            self._journeys.thaw()
+        async with self._freezing:
+            if self._journeys.frozen_step == step:
+                self._thaws += 1
+                self._end_exchange("the round begins again")
+                with unless_over(step):
+                    await self._compute.thaw(step)
+                self._journeys.thaw()
 
     async def _answer_freeze(self, leader: PeerId, freeze: Freeze) -> Frozen:
         check_stage(freeze.stage, self._stage)
         await self._history.await_version(freeze.step - 1, freeze.record, leader, VERSION_WAIT_SECONDS)
         self._claims.take(freeze.step, freeze.ballot, leader, asyncio.get_running_loop().time())
-        self._journeys.freeze(freeze.step)
-        with unless_over(freeze.step):
-            await self._compute.freeze(freeze.step)
+        async with self._freezing:
+            self._journeys.freeze(freeze.step)
+            with unless_over(freeze.step):
+                await self._compute.freeze(freeze.step)
         return await self._frozen(freeze.step, named=not freeze.watch)
 
     async def _frozen(self, step: int, *, named: bool = True) -> Frozen:

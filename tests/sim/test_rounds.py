@@ -10,6 +10,7 @@ import pytest
 
 from swarmd.config import LimitsConfig
 from swarmd.errors import Refused, SwarmError
+from swarmd.sim.clock import run_virtual
 from swarmd.sim.network import Link
 from swarmd.sim.training import Text
 from swarmd.sim.world import SimPeer, World
@@ -17,7 +18,7 @@ from swarmd.swarm import parts
 from swarmd.swarm.averaging import Rounds
 from swarmd.swarm.exchange import Exchange
 from swarmd.swarm.messages import NO_BALLOT, Ballot
-from swarmd.swarm.round_messages import Close, Plan
+from swarmd.swarm.round_messages import AskHoldings, Close, Freeze, Plan
 from swarmd.values import Encoded, HopId
 from tests.sim.test_training import refuse_loss
 from tests.sim.toy import (
@@ -36,6 +37,7 @@ from tests.sim.toy import (
     moment,
     reference,
     rounds_of,
+    start_all,
     step_of,
     total,
     train,
@@ -523,3 +525,31 @@ def test_a_leader_that_was_restarted_names_no_attempt_as_before(monkeypatch: pyt
     assert all(len(steps) == 1 for steps in began.values()), began
     led = [attempt for attempt in began if attempt.startswith("tail1/")]
     assert len(led) > 1, "it was meant to lead in more than one life"
+
+
+def test_two_leaders_that_thaw_and_freeze_at_once_leave_a_sum_that_can_thaw_again() -> None:
+    """While the device thaws for one, another's freezing comes; a peer that then thinks it has thawed never does."""
+
+    async def main() -> None:
+        world = World(SHORT, Text(SHORT))
+        await start_all(world)
+        it = world.peers["tail1"]
+        await moment(world, lambda: accumulated(it, STEP) >= 2)
+        record, rounds = it.peer.history.record_hash, rounds_of(it)
+        freeze, holdings = Freeze(STEP, record), AskHoldings(STEP, record)
+
+        def agree() -> bool:
+            return compute_of(it).engine.sum.frozen == (journeys_of(it).frozen_step == STEP)
+
+        await rounds._answer_freeze("tail2", freeze)
+        thawing = asyncio.create_task(rounds._answer_holdings("tail2", holdings))
+        freezing = asyncio.create_task(rounds._answer_freeze("tail2", freeze))
+        await asyncio.gather(thawing, freezing)
+        assert compute_of(it).engine.sum.frozen
+        assert agree()
+        await rounds._answer_holdings("tail2", holdings)
+        assert not compute_of(it).engine.sum.frozen
+        assert agree()
+        await world.stop()
+
+    run_virtual(main())
