@@ -59,6 +59,8 @@ def _status_lines(status: Status) -> list[tuple[str, RenderableType]]:
         *lines,
         ("stage", f"{'none yet' if status.stage is None else status.stage} of {status.stages}"),
         *([("pulling", _transfer(status))] if status.state_bytes_total else []),
+        *([("moving", f"to stage {status.moving_to}")] if status.moving_to is not None else []),
+        *([("moved because", status.moved_because)] if status.moved_because else []),
         ("step", f"{status.step} of {status.steps}, {status.progress:.0%} of its microbatches done"),
         ("loss", _losses(status)),
         ("speed", f"{status.tokens_per_second:,.0f} tokens/s in the swarm, {_rate(status)} microbatches/s here"),

@@ -84,6 +84,7 @@ class RunConfig:
     validate_every: int = 20  # steps; 0 turns validation off
     validation_microbatches: int = 4
     checkpoint_every: int = 100  # steps; the last version is always kept
+    rebalance_seconds: float = 300.0  # between two looks, by each peer, if it should serve another stage; 0: never
     recompute: bool | Literal["auto"] = "auto"  # run the forward again in backward instead of keeping graphs
 
     @property

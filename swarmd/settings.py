@@ -123,6 +123,11 @@ def _run_problems(run: RunConfig) -> Iterator[Problem]:
         "validation_microbatches",
         "must be at least 1, or set validate_every = 0",
     )
+    yield (
+        not 0 <= run.rebalance_seconds <= SIZE_LIMIT,
+        "rebalance_seconds",
+        "must be 0 (never) or a number of seconds",
+    )
     yield not 1 <= run.checkpoint_every <= COUNT_LIMIT, "checkpoint_every", "must be a number of steps, at least 1"
 
 

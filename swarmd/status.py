@@ -94,3 +94,5 @@ class Status:
     state_bytes: int = 0  # of the stage's state that have come, while it is pulled
     state_bytes_total: int = 0  # 0: nothing is pulled
     state_donors: int = 0  # that give it
+    moving_to: int | None = None  # the stage that it will serve next
+    moved_because: str = ""  # why it goes to another stage, or last went; "" if it was told to, or never did

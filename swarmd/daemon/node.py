@@ -260,6 +260,8 @@ class Node:
             state_bytes=transfer.done if transfer else 0,
             state_bytes_total=transfer.total if transfer else 0,
             state_donors=transfer.donors if transfer else 0,
+            moving_to=peer.moving_to if peer else None,
+            moved_because=peer.moved_because if peer else "",
         )
 
     def _state(self) -> PeerState:

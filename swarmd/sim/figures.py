@@ -55,6 +55,7 @@ def plan_run(stages: int, microbatches: int, steps: int) -> RunConfig:
         sequences_per_microbatch=1,
         validate_every=0,
         checkpoint_every=0,
+        rebalance_seconds=0.0,  # a phantom has no state to take along
     )
 
 

@@ -68,6 +68,7 @@ class Training(Scenario):
             validate_every=self.validate_every,
             validation_microbatches=2,
             checkpoint_every=self.checkpoint_every,
+            rebalance_seconds=self.rebalance_seconds,
         )
 
     def safety_seconds(self) -> float:

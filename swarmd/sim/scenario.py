@@ -38,6 +38,7 @@ class Scenario:
     chunk_bytes: int = 1024  # of a state on its way to a joiner
     validate_every: int = 0
     checkpoint_every: int = 0
+    rebalance_seconds: float = 0.0  # 0: nobody moves of its own accord
     faults: tuple[Fault, ...] = ()
     story: str = field(default="", compare=False)
 
@@ -71,10 +72,10 @@ class Scenario:
         return names.index(peer) if peer in names else sum(map(ord, peer))
 
     def run_config(self) -> RunConfig:
-        """The run. Widths are those of a toy: nobody computes with them."""
+        """The run. Widths are those of a toy: nobody computes with them, but all stages seem about as hard."""
         return RunConfig(
             name="symbols",
-            model=ModelConfig(8, 2, 2, 1, self.stages, self.stages, 4),
+            model=ModelConfig(8, 2, 100, 1, self.stages, self.stages, 4),
             optimizer=OptimizerConfig(learning_rate=0.5, warmup_steps=2, decay="linear"),
             codecs=CodecConfig("fp32", "fp32", "fp32"),
             steps=self.steps,
@@ -84,6 +85,7 @@ class Scenario:
             validate_every=self.validate_every,
             validation_microbatches=2,
             checkpoint_every=self.checkpoint_every,
+            rebalance_seconds=self.rebalance_seconds,
         )
 
     def step_seconds(self) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.balancer import Outlook
 from swarmd.swarm.ballots import Ballots, Mandate, Outranked
 from swarmd.swarm.commit import Move, Record, build_record, record_from_plain
 from swarmd.swarm.custody import Pulse
@@ -79,6 +80,7 @@ class Conductor:
         spawn: Spawn,
         ballots: Ballots,
         rng: random.Random,
+        outlook: Outlook,
     ) -> None:
         self._run, self._links, self._membership, self._history = run, links, membership, history
         self._validate, self._spawn, self._ballots, self._rng = validate, spawn, ballots, rng
@@ -92,7 +94,7 @@ class Conductor:
         self._leader: tuple[tuple[int, int, str], PeerId] = (0, 0, ""), ""  # what it follows from, and who it is
         self._pulses: dict[PeerId, Pulse] = {}  # of heads, as they ask
         self._began: float | None = None  # loop time of the step's first lease
-        self._wishes = Wishes()
+        self._wishes, self._outlook = Wishes(), outlook
         links.answers(AskLease, self._answer_lease)
         links.answers(AskMove, self._answer_move)
 
@@ -355,7 +357,10 @@ class Conductor:
             return Wished(False, "the run ends with this step")
         stages = range(self._run.model.stages)
         at_work = {stage: [card.peer for card in self._membership.stage(stage)] for stage in stages}
-        why = self._wishes.ask(Move(peer, ask.source, ask.target), at_work)
+        wish = Move(peer, ask.source, ask.target)
+        if ask.balance and (why := self._outlook.objection(wish, self._wishes.others(peer))):
+            return Wished(False, why)
+        why = self._wishes.ask(wish, at_work)
         return Wished(not why, why)
 
     def _moves(self, step: int, reports: list[StageReport]) -> tuple[Move, ...]:

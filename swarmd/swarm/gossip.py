@@ -10,9 +10,10 @@ import asyncio
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.balancer import sum_up
 from swarmd.swarm.framing import from_frame, to_frame
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import (
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 ANNOUNCE_SECONDS = 5.0
 SUMMARY_CARDS = 16  # of a stage's peers in its summary
+CHANGE_SECONDS = 10.0  # between two summaries of a stage whose peers change
 SECOND_DIAL_SECONDS = 4.0  # the peer with the lower id dials; the other one steps in after this
 
 
@@ -59,15 +61,16 @@ class Gossip:
     def __init__(
         self,
         run: str,
-        stages: int,
+        works: Sequence[float],
         links: Links,
         membership: Membership,
         heard: Callable[[Card], None],
         refresh: Callable[[], None],
     ) -> None:
-        self._run, self._stages, self._links, self._membership = run, stages, links, membership
+        self._run, self._works, self._links, self._membership = run, works, links, membership
         self._heard, self._refresh = heard, refresh
         self._spoke = self._summed_up = -math.inf  # loop time of the last heartbeat and summary
+        self._told: tuple[int, ...] = ()  # of the stage's peers, in the last summary
         self._generation = -1  # of the membership, when it was last looked at
         self._heard_from = 0  # peers whose heartbeats come here
         self._topics: set[str] = set()
@@ -120,7 +123,7 @@ class Gossip:
         if isinstance(message, Card) and message.peer == author:
             self._heard(message)
         elif isinstance(message, Summary):
-            self._membership.report(message.stage, message.peers)
+            self._membership.report(message)
             for card in message.cards[:SUMMARY_CARDS]:
                 self._heard(card)
 
@@ -129,13 +132,15 @@ class Gossip:
         stage, now = self._membership.own.stage, asyncio.get_running_loop().time()
         if stage < 0:
             return
-        pause, long_pause = heartbeat_interval(self._heard_from), summary_interval(self._heard_from, self._stages)
+        pause, long_pause = heartbeat_interval(self._heard_from), summary_interval(self._heard_from, len(self._works))
         self._membership.heartbeat_seconds, self._membership.summary_seconds = pause, long_pause
         if now - self._spoke >= pause:
             self._spoke = now
             await self._links.transport.publish(self._stage_topic(stage), to_frame(self._next_card()))
-        if now - self._summed_up >= long_pause:
-            self._summed_up = now
+        mine = self._membership.stage(stage)
+        news = (len(mine), sum(card.moving >= 0 for card in mine))
+        if now - self._summed_up >= (long_pause if news == self._told else min(long_pause, CHANGE_SECONDS)):
+            self._summed_up, self._told = now, news
             await self._sum_up(stage)
 
     async def _sum_up(self, stage: int) -> None:
@@ -144,7 +149,9 @@ class Gossip:
         count = SUMMARY_CARDS if self._membership.population() <= SMALL_SWARM else FEW
         cards = first_of(stage, peers, count)
         if cards and cards[0].peer == self._membership.own.peer:
-            await self._links.transport.publish(self._swarm_topic(), to_frame(Summary(stage, cards, len(peers))))
+            await self._links.transport.publish(
+                self._swarm_topic(), to_frame(sum_up(stage, self._membership.kin(), self._works, cards, len(peers)))
+            )
 
     def _next_card(self) -> Card:
         self._refresh()

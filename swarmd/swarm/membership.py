@@ -4,15 +4,15 @@ Relies on cards that others bring (heartbeats, hellos, summaries) and on the tra
 decides by the clock it is given. The rules are free functions of plain data; `Membership` only remembers.
 """
 
+import dataclasses
 import hashlib
 import math
 from bisect import bisect_left, insort
-from collections import Counter
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
 from swarmd.status import PeerRow
-from swarmd.swarm.messages import Card
+from swarmd.swarm.messages import Card, Summary
 from swarmd.values import PeerId
 
 HEARTBEAT_SECONDS = 2.0  # between heartbeats in a small swarm: a copy costs about 1 ms of CPU everywhere
@@ -94,22 +94,6 @@ def conductor_order(step: int, cards: Iterable[Card], members: Container[PeerId]
     ]
 
 
-def plan_stage(
-    stages: int,
-    cards: Iterable[Card],
-    can_serve: Callable[[int], bool] = lambda stage: True,
-    unseen: Callable[[int], int] = lambda stage: 0,
-) -> int | None:
-    """The stage that needs a newcomer most: the one with the fewest peers, joining ones included; the lower on a
-    tie. `unseen`: how many peers of a stage there are besides those whose cards are here.
-    """
-    counts = Counter(card.stage for card in cards if card.state in (*AT_WORK, "joining"))
-    for stage in range(stages):
-        counts[stage] += unseen(stage)
-    choices = [stage for stage in range(stages) if can_serve(stage)]
-    return min(choices, key=lambda stage: (counts[stage], stage)) if choices else None
-
-
 def first_card(
     peer: PeerId, incarnation: int, addresses: tuple[str, ...], device: str, codecs: tuple[str, ...]
 ) -> Card:
@@ -144,7 +128,7 @@ class Membership:
         self.fits: Callable[[Card], bool] = lambda card: True  # whether it is of this peer's history; `Forks` sets it
         self.heartbeat_seconds = self.summary_seconds = HEARTBEAT_SECONDS  # how often others speak; `Gossip` sets it
         self._members: dict[PeerId, Member] = {}
-        self._reported: dict[int, int] = {}  # peers of each stage, as its summary says
+        self._reported: dict[int, Summary] = {}  # of each stage
         self.generation = 0  # grows whenever someone comes, goes, or changes stage, state or history
         # What follows is asked for with every hop; all sorted, and changed with each peer that changes.
         self._live: list[PeerId] = []  # everyone not suspect
@@ -238,10 +222,16 @@ class Membership:
             self._look_at = now
         return True
 
-    def report(self, stage: int, peers: int) -> None:
-        """A stage's summary says how many peers it has."""
-        if 0 <= stage < MEMBERS_LIMIT and 0 <= peers <= MEMBERS_LIMIT:
-            self._reported[stage] = peers
+    def report(self, summary: Summary) -> None:
+        """A stage's summary says how many peers it has, and what they can do."""
+        if 0 <= summary.stage < MEMBERS_LIMIT and 0 <= summary.peers <= MEMBERS_LIMIT:
+            before = self._reported.get(summary.stage)
+            self._reported[summary.stage] = dataclasses.replace(summary, cards=(), away=summary.away[:MEMBERS_LIMIT])
+            self.generation += before is None or before.peers != summary.peers
+
+    def summaries(self) -> dict[int, Summary]:
+        """The last of each stage."""
+        return self._reported
 
     def _make_room(self) -> None:
         if len(self._members) >= MEMBERS_LIMIT:
@@ -327,7 +317,8 @@ class Membership:
     def unseen(self, stage: int) -> int:
         """How many peers at work a stage has, by its summary, besides those that are known here."""
         known = len(self._at_work.get(stage, ()))
-        return max(0, self._reported.get(stage, 0) - known) if known else 0
+        summary = self._reported.get(stage)
+        return max(0, summary.peers - known) if known and summary is not None else 0
 
     def population(self) -> int:
         """How many peers are at work in the whole swarm."""

@@ -71,6 +71,9 @@ class Card:
     room: int  # hops it would still admit
     service_seconds: float  # its own time per microbatch, forward and backward; 0 until measured
     microbatches_per_second: float
+    moving: int = -1  # the stage that it will leave this one for, once a record grants it
+    rested: bool = True  # it hasn't moved lately, and may again
+    has_data: bool = True  # it could be a head, as far as it knows
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,9 @@ class Summary:
     stage: int
     cards: tuple[Card, ...]  # of some of them
     peers: int  # how many they are
+    power: float = 0.0  # of all who are here or on their way here (`rebalance.py`), without those who leave
+    candidates: int = 0  # how many of them may go to another stage
+    away: tuple[tuple[int, float], ...] = ()  # of those who leave: where to, and their power
 
 
 @dataclass(frozen=True)
@@ -376,6 +382,7 @@ class AskMove:
     record: str
     source: int
     target: int
+    balance: bool = False  # it goes because the swarm gains by it: no more than it needs shall
 
 
 @dataclass(frozen=True)

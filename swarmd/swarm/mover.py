@@ -57,6 +57,7 @@ class Mover(Puller):
         target: int,
         changed: Signal,
         *,
+        balance: bool,
         newest: Callable[[], Card],
         donors: Candidates,
         arrive: Arrive,
@@ -64,7 +65,7 @@ class Mover(Puller):
         super().__init__(run, limits, links, history, target, model_elements(run.model), newest)
         self._membership, self._conductor, self._changed = membership, conductor, changed
         self._donors, self._arrive = donors, arrive
-        self.target = target
+        self.target, self._balance = target, balance
         self.move = Move(membership.own.peer, membership.own.stage, target)
         self.departed = False  # it has left its old stage
         self._wishing = False  # a grant would be made use of
@@ -139,7 +140,7 @@ class Mover(Puller):
             self._wishing = False
 
     async def _ask_for_it(self, step: int, leader: str) -> Wished | None:
-        question = AskMove(step, self._history.record_hash, self.move.source, self.target)
+        question = AskMove(step, self._history.record_hash, self.move.source, self.target, self._balance)
         try:
             return await self._links.ask(leader, question, Wished, deadline_s=ANSWER_SECONDS)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:

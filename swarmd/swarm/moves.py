@@ -31,12 +31,15 @@ class Wishes:
 
     def ask(self, wish: Move, replicas: Replicas) -> str:
         """Takes in a wish. Why it can't be granted beside those that came before; "" if it can."""
-        others = [it for it in self._wishes.values() if it.peer != wish.peer]
-        if not (why := objection(wish, replicas, plan_moves(others, replicas))):
+        if not (why := objection(wish, replicas, plan_moves(self.others(wish.peer), replicas))):
             self._wishes[wish.peer] = wish
         else:
             self._wishes.pop(wish.peer, None)
         return why
+
+    def others(self, peer: PeerId) -> list[Move]:
+        """What was wished for by everyone else."""
+        return [it for it in self._wishes.values() if it.peer != peer]
 
     def plan(self, replicas: Replicas) -> tuple[Move, ...]:
         """What the step's record grants."""

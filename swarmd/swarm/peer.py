@@ -6,6 +6,7 @@ every task that runs for the peer.
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import random
 from collections import Counter
@@ -17,6 +18,7 @@ from swarmd.errors import ConfigError, SwarmError
 from swarmd.status import HopRow, PeerRow, PeerState, Queues
 from swarmd.swarm.assembly import Assembly
 from swarmd.swarm.averaging import Rounds
+from swarmd.swarm.balancer import Balancer, Outlook, rest_seconds
 from swarmd.swarm.ballots import Ballots
 from swarmd.swarm.commit import Record
 from swarmd.swarm.conductor import Conductor
@@ -75,15 +77,16 @@ class Peer:
             heard=self._heard,
             spawn=self.spawn,
         )
-        self.gossip = Gossip(fingerprint(run), run.model.stages, links, membership, self.liveness.hear, self._refresh)
-        self._places = Places(run, links, membership, self.history, self.liveness.hear, self._entries)
+        outlook = Outlook(run, membership)
+        self.gossip = Gossip(fingerprint(run), outlook.works, links, membership, self.liveness.hear, self._refresh)
+        self._places = Places(run, links, membership, self.history, self.liveness.hear, self._entries, outlook)
         self.stage: int | None = None
         self.state: PeerState = "joining"
         self.began: float | None = None  # loop time when this peer began to serve
         history, changed = self.history, self.changed
         self.ballots = Ballots(run, links, membership, history, rng, limits.fork_timeout_s)
         self.conductor = Conductor(
-            run, links, membership, history, self._validate, changed, self.spawn, self.ballots, rng
+            run, links, membership, history, self._validate, changed, self.spawn, self.ballots, rng, outlook
         )
         self._switch = Switch(
             run,
@@ -99,6 +102,9 @@ class Peer:
             start=self._start,
             set_card=self._set,
             announce=self._announce,
+        )
+        self.balancer = Balancer(
+            run, membership, history, outlook, changed, rng, move=functools.partial(self._switch.move, balance=True)
         )
         self._group: asyncio.TaskGroup | None = None
         self.validation_loss: float | None = None  # the newest
@@ -205,6 +211,7 @@ class Peer:
         self._assembly.serve()
         self.spawn(self.conductor.run())
         self.spawn(self._keep_up())
+        self.spawn(self.balancer.run())
         await self.history.reached(self.run_config.steps)
         self._set(state="finished")
         await self._save()
@@ -267,6 +274,11 @@ class Peer:
         """This peer is somewhere else, or in another state."""
         self._refresh()
         await self.gossip.announce()
+
+    @property
+    def moved_because(self) -> str:
+        """Why it goes to another stage, or has last gone, if it was for balance."""
+        return self.balancer.reason
 
     async def move(self, stage: int) -> None:
         """Goes to another stage; returns when it serves there. Raises Refused, with a sentence, if it stays. Cancelling
@@ -333,6 +345,8 @@ class Peer:
             room=self.journeys.room(),
             service_seconds=progress.forward_seconds + progress.backward_seconds,
             microbatches_per_second=self.microbatches_per_second(),
+            rested=self._refreshed - self._switch.arrived >= rest_seconds(self.run_config.rebalance_seconds),
+            has_data=self._places.has_data,
         )
 
     # ---------------------------------------------------------------------------------------------- commits

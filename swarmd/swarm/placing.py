@@ -11,11 +11,13 @@ from collections.abc import Callable
 
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.balancer import Outlook
 from swarmd.swarm.gossip import cards_for
 from swarmd.swarm.history import History
 from swarmd.swarm.links import Links
-from swarmd.swarm.membership import Membership, plan_stage
+from swarmd.swarm.membership import Membership
 from swarmd.swarm.messages import AskPlace, Card, Place
+from swarmd.swarm.rebalance import plan_place
 from swarmd.swarm.signals import Signal
 from swarmd.values import PeerId
 
@@ -37,9 +39,10 @@ class Places:
         history: History,
         hear: Callable[[Card], None],
         entries: tuple[PeerId, ...],
+        outlook: Outlook,
     ) -> None:
         self._stages, self._links, self._membership, self._history = run.model.stages, links, membership, history
-        self._hear, self._entries = hear, entries
+        self._hear, self._entries, self._outlook = hear, entries, outlook
         self.has_data = True  # until loading it fails
         self._promises: dict[PeerId, tuple[int, float]] = {}  # newcomer -> its stage, until when
         links.answers(AskPlace, self._answer)
@@ -60,7 +63,7 @@ class Places:
             if not self._entries:
                 if wanted is not None:
                     return wanted
-                return plan_stage(self._stages, self._membership.cards(), lambda stage: stage > 0 or self.has_data) or 0
+                return self._place(self.has_data)
             await changed.wait(RETRY_SECONDS)
 
     async def _meet_neighbours(self, asked: PeerId, stage: int) -> None:
@@ -95,14 +98,20 @@ class Places:
         self._promises = {who: it for who, it in self._promises.items() if it[1] > now and who != peer}
         stage = ask.stage
         if stage < 0:
-            cards = {card.peer: card for card in self._membership.cards()}
-            for who, (promised, _) in self._promises.items():
-                if who not in cards or cards[who].stage < 0:
-                    cards[who] = dataclasses.replace(self._membership.own, peer=who, stage=promised, state="joining")
-            cards.pop(peer, None)
-            planned = plan_stage(
-                self._stages, cards.values(), lambda stage: stage > 0 or ask.has_data, self._membership.unseen
-            )
-            stage = 0 if planned is None else planned
+            stage = self._place(ask.has_data, peer)
         self._promises[peer] = (stage, now + PROMISE_SECONDS)
         return Place(stage, cards_for(stage, self._membership), self._history.founder)
+
+    def _place(self, has_data: bool, newcomer: PeerId = "") -> int:
+        """The stage that needs a newcomer most; those to whom a place was promised are as good as there."""
+        coming = []
+        for who, (promised, _) in self._promises.items():
+            known = self._membership.get(who)
+            if known is None or known.stage < 0:
+                plain = dataclasses.replace(self._membership.own, peer=who, stage=promised, service_seconds=0.0)
+                coming.append(dataclasses.replace(plain, state="joining", moving=-1))
+        if newcomer:  # it may have been here before
+            coming.append(dataclasses.replace(self._membership.own, peer=newcomer, stage=-1, state="joining"))
+        able = [stage for stage in range(self._stages) if stage > 0 or has_data]
+        planned = plan_place(self._outlook.loads(coming), self._outlook.works, able)
+        return 0 if planned is None else planned

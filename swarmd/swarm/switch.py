@@ -7,6 +7,7 @@ stage can't be opened, the peer goes back to the old one, like a newcomer.
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -60,6 +61,7 @@ class Switch:
         self._set_card, self._announce = set_card, announce
         self.assembly: Assembly | None = None  # None: between two stages, or before the first
         self.mover: Mover | None = None
+        self.arrived = -math.inf  # loop time of the last move
         self._left: Assembly | None = None  # what the stage before was, until that has ended
         self._moving: asyncio.Task[None] | None = None
 
@@ -111,12 +113,14 @@ class Switch:
 
     # ---------------------------------------------------------------------------------------------- moving
 
-    async def move(self, stage: int) -> None:
+    async def move(self, stage: int, *, balance: bool = False) -> None:
         """Goes to another stage; returns when it serves there. Raises Refused, with a sentence, if it stays. Cancelling
-        it gives the move up, unless a record has granted it.
+        it gives the move up, unless a record has granted it. `balance`: the move is refused if it helps no more.
         """
         self._check(stage)
-        mover = self.mover = self._mover_to(stage)
+        mover = self.mover = self._mover_to(stage, balance=balance)
+        self._set_card(moving=stage)
+        self._start(self._announce())
         task = self._moving = asyncio.create_task(self._move(mover), name=f"move to {stage}")
         task.add_done_callback(_hear)
         try:
@@ -141,7 +145,7 @@ class Switch:
         if why := objection(Move(own.peer, own.stage, stage), replicas):
             raise Refused(why)
 
-    def _mover_to(self, stage: int) -> Mover:
+    def _mover_to(self, stage: int, *, balance: bool = False) -> Mover:
         return Mover(
             self._run,
             self._limits,
@@ -151,6 +155,7 @@ class Switch:
             self._conductor,
             stage,
             self._changed,
+            balance=balance,
             newest=self._membership.newest,
             donors=lambda: self.donors(stage),
             arrive=self._arrive,
@@ -174,6 +179,7 @@ class Switch:
                 self._set_card(state="serving")
         finally:
             self.mover = self._moving = None
+            self._set_card(moving=-1)
         await self._announce()
         if why:
             raise Refused(why)
@@ -186,7 +192,8 @@ class Switch:
         self._history.detach()
         self._left, self.assembly = self.assembly, None
         self._left.leave()
-        self._set_card(stage=self.mover.target, state="joining")
+        self.arrived = asyncio.get_running_loop().time()
+        self._set_card(stage=self.mover.target, state="joining", moving=-1, rested=False)
         self._start(self._announce())
 
     async def _arrive(self, stage: int) -> Assembly:

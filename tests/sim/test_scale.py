@@ -10,7 +10,7 @@ from swarmd.swarm.beats import BEAT_CEILING_SECONDS, beat_interval
 from swarmd.swarm.custody import SILENCE_CEILING_SECONDS, UNCLAIMED_SECONDS
 from swarmd.swarm.gossip import cards_for
 from swarmd.swarm.membership import FEW, SMALL_SWARM, Membership, heartbeat_interval, summary_interval
-from swarmd.swarm.messages import BEAT_SECONDS
+from swarmd.swarm.messages import BEAT_SECONDS, Summary
 from tests.swarm.cards import card
 
 GOSSIP_LIMIT = 16.0  # copies that a peer sends per second: five of two heartbeats, and of half a summary
@@ -59,12 +59,12 @@ def test_a_newcomer_of_a_large_swarm_is_told_of_all_who_are_near_and_a_few_of_ea
 def test_a_stage_is_as_large_as_its_summary_says() -> None:
     members = large(stages=4, replicas=20)
     assert members.population() == 81
-    members.report(3, 500)
+    members.report(Summary(3, (), 500))
     assert (members.unseen(3), members.population()) == (480, 561)
-    members.report(7, 500)
+    members.report(Summary(7, (), 500))
     assert members.unseen(7) == 0, "nobody is known there: the word may be of another time"
-    members.report(-1, 5)
-    members.report(2, -5)
+    members.report(Summary(-1, (), 5))
+    members.report(Summary(2, (), -5))
     assert members.population() == 561
 
 

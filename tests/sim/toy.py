@@ -38,6 +38,7 @@ RUN = RunConfig(
     sequences_per_microbatch=2,
     validate_every=0,
     checkpoint_every=0,
+    rebalance_seconds=0.0,
     seed=3,
 )
 SHORT = dataclasses.replace(RUN, steps=6)

@@ -16,7 +16,6 @@ from swarmd.swarm.membership import (
     conductor_order,
     heartbeat_interval,
     nan_to_zero,
-    plan_stage,
     rendezvous,
 )
 from tests.swarm.cards import card
@@ -183,32 +182,6 @@ def test_whoever_comes_during_a_step_does_not_change_who_leads_it(
 def test_who_is_not_at_work_does_not_conduct() -> None:
     cards = [card("a", state="finished"), card("b", state="joining"), card("c", state="draining"), card("d")]
     assert conductor_order(1, cards, ["a", "b", "c", "d"]) == ["d"]
-
-
-@pytest.mark.parametrize(
-    ("stages", "wanted"),
-    [
-        ([], 0),
-        ([0], 1),
-        ([0, 1, 2], 0),
-        ([0, 0, 1, 2], 1),
-        ([0, 1, 1], 2),
-        ([1, 2, -1], 0),
-    ],
-)
-def test_a_newcomer_goes_where_peers_are_fewest(stages: list[int], wanted: int) -> None:
-    cards = [card(f"p{number}", stage=stage) for number, stage in enumerate(stages)]
-    assert plan_stage(3, cards) == wanted
-
-
-def test_joining_peers_count_and_leaving_ones_do_not() -> None:
-    cards = [card("a", stage=0), card("b", stage=1, state="joining"), card("c", stage=2, state="draining")]
-    assert plan_stage(3, cards) == 2
-
-
-def test_a_newcomer_is_sent_only_where_it_can_serve() -> None:
-    assert plan_stage(3, [], lambda stage: stage > 0) == 1
-    assert plan_stage(3, [], lambda stage: False) is None
 
 
 @pytest.mark.parametrize(("said", "used"), [(1.5, 1.5), (math.nan, 0.0), (math.inf, 0.0), (-1.0, 0.0), (0.0, 0.0)])
