@@ -24,6 +24,7 @@ from swarmd.swarm.rebalance import (
     Candidate,
     StageLoad,
     Terms,
+    in_order,
     may_spare,
     pays,
     plan_balance,
@@ -118,8 +119,8 @@ class Swarm:
         """From the first peers to the end."""
         setting, end = self._setting, self._hours * 3600
         for change in self._trace:
-            event = self._comes if change.comes else self._goes
-            self._at(change.at_s, functools.partial(event, change.instance))
+            happens = self._comes if change.comes else self._goes
+            self._at(change.at_s, functools.partial(happens, change.instance))
         if setting.rule == "published":
             self._every(setting.period_s, self._publish)
         elif setting.rule == "balance":
@@ -162,7 +163,7 @@ class Swarm:
             body.stage = self._rng.randrange(len(stages))
         else:
             # Whoever is asked counts those whom it has just placed (`placing.py`).
-            found = plan_place([self._load(stage) for stage in stages], self._works, list(stages))
+            found = plan_place([StageLoad(it, 0) for it in self._powers()], self._works, list(stages))
             assert found is not None
             body.stage = found
         self._stages[body.stage].peers[body.name] = body
@@ -206,10 +207,18 @@ class Swarm:
         staying = [it for it in peers if it.state in ("serving", "gone")]
         rested = (it for it in staying if self._now - it.arrived_s >= self._rest_s)
         power = sum(it.power for it in peers if it.state != "moving") + self._incoming(stage)
-        return StageLoad(power, len(staying), tuple(Candidate(it.power, it.name) for it in rested))
+        return StageLoad(power, len(staying), in_order(Candidate(it.power, it.name) for it in rested))
 
     def _incoming(self, stage: int) -> float:
         return sum(it.power for it in self._movers.values() if it.target == stage)
+
+    def _powers(self) -> list[float]:
+        """Of all stages, as whoever knows everything sees them."""
+        powers = [sum(it.power for it in stage.peers.values()) for stage in self._stages]
+        for it in self._movers.values():
+            powers[it.stage] -= it.power
+            powers[it.target] += it.power
+        return powers
 
     def _changed(self, stage: int) -> None:
         """Something about a stage is new: it is heard near it soon, and far from it with the next summary."""
@@ -266,9 +275,8 @@ class Swarm:
     def _publish(self) -> None:
         """SWARM's rule, at its best: everyone knows everything; a queue is what waits for a stage, shared evenly."""
         queues: list[dict[str, float]] = []
-        for stage, it in enumerate(self._stages):
+        for it, power in zip(self._stages, self._powers(), strict=True):
             serving = [body for body in it.peers.values() if body.state == "serving"]
-            power = self._load(stage).power
             queues.append({body.name: 1 / max(power, 1e-9) / len(serving) for body in serving} or {"": 1e9})
         move = plan_published(queues)
         if move is not None and len(queues[move.source]) > 1:

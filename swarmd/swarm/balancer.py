@@ -26,6 +26,7 @@ from swarmd.swarm.rebalance import (
     StageLoad,
     Terms,
     download_seconds,
+    in_order,
     may_spare,
     pays,
     plan_balance,
@@ -91,7 +92,7 @@ def stage_loads(
                 candidates[it.stage].append(Candidate(powers[it.peer], it.peer, it.has_data))
     for at in sorted(summed):
         _add_summary(summaries[at], power, staying, candidates)
-    return [StageLoad(power[at], staying[at], tuple(candidates[at])) for at in stages]
+    return [StageLoad(power[at], staying[at], in_order(candidates[at])) for at in stages]
 
 
 def _add_summary(it: Summary, power: list[float], staying: list[int], candidates: list[list[Candidate]]) -> None:

@@ -11,7 +11,7 @@ power / w. The works of a model's stages follow from its shape (`stage_works`).
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from swarmd.config import ModelConfig
@@ -38,13 +38,18 @@ class Candidate:
     has_data: bool = True  # it can be a head
 
 
+def in_order(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """The weakest first."""
+    return tuple(sorted(candidates, key=lambda it: (it.power, it.peer)))
+
+
 @dataclass(frozen=True)
 class StageLoad:
     """One stage, as whoever decides sees it."""
 
     power: float  # of all who serve it or are on their way to it, without those who are on their way elsewhere
     staying: int  # replicas that serve it and aren't on their way elsewhere
-    candidates: tuple[Candidate, ...] = ()  # of those, who may go: the rest has come lately
+    candidates: tuple[Candidate, ...] = ()  # of those, who may go, the weakest first: the rest has come lately
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def may_spare(stage: int, loads: Sequence[StageLoad], works: Sequence[float]) ->
     """Whether it is worth a closer look if a peer of a stage should go: it isn't the slowest, and one can go."""
     have = capacities(loads, works)
     load = loads[stage]
-    least = min((it.power for it in load.candidates), default=0.0) / works[stage]
+    least = load.candidates[0].power / works[stage] if load.candidates else 0.0
     return bool(load.candidates) and have[stage] - least > (1 + GAIN_SHARE) * min(have)
 
 
@@ -195,18 +200,22 @@ class _Placement:
         self._works = works
         self._have = capacities(loads, works)
         self._free = [load.staying - minimum for load in loads]
-        self._candidates = [sorted(load.candidates, key=lambda it: (it.power, it.peer)) for load in loads]
+        self._candidates = [list(load.candidates) for load in loads]
 
     def least(self) -> float:
         return min(self._have)
 
     def improve(self) -> _Step | None:
         """The step that helps the slowest stage most: a move if one helps, else an exchange."""
-        target = self._have.index(min(self._have))
-        sources = [at for at, have in enumerate(self._have) if have > self._have[target] and self._free[at] > 0]
+        low = min(self._have)
+        target = self._have.index(low)
+        sources = [
+            at for at, have in enumerate(self._have) if have > low and self._free[at] > 0 and self._candidates[at]
+        ]
         best: _Step | None = None
         for source in sources:
-            best = self._better(best, source, target, None)
+            if self._have[source] - self._candidates[source][0].power / self._works[source] > low:
+                best = self._better(best, source, target, None)
         if best is None and self._free[target] > 0:
             for source in sources:
                 for comes in self._candidates[target] if self._differ(source, target) else ():
@@ -215,8 +224,8 @@ class _Placement:
 
     def _differ(self, source: int, target: int) -> bool:
         """Whether an exchange between two stages could help: someone at the source is stronger."""
-        there, here = self._candidates[source], self._candidates[target]
-        return bool(there) and bool(here) and there[-1].power > here[0].power
+        here = self._candidates[target]
+        return bool(here) and self._candidates[source][-1].power > here[0].power
 
     def _better(self, best: _Step | None, source: int, target: int, comes: Candidate | None) -> _Step | None:
         """The best step so far, or a better one from this source."""

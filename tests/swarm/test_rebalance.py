@@ -17,6 +17,7 @@ from swarmd.swarm.rebalance import (
     StageLoad,
     Terms,
     download_seconds,
+    in_order,
     may_spare,
     pays,
     plan_balance,
@@ -40,7 +41,7 @@ def loads_of(placement: Placement, rested: bool = True) -> list[StageLoad]:
         StageLoad(
             sum(powers),
             len(powers),
-            tuple(Candidate(power, name(stage, number)) for number, power in enumerate(powers)) if rested else (),
+            in_order(Candidate(power, name(stage, number)) for number, power in enumerate(powers)) if rested else (),
         )
         for stage, powers in enumerate(placement)
     ]

@@ -1,0 +1,145 @@
+"""What rebalancing brings on a spot market: 32 stages, 400 peers, 32 hours of preemptions, everything simulated.
+
+`python -m benchmarks.rebalance`. Throughput in percent of the best placement of the peers alive at each moment, over
+all hours, the first and the last, as mean over the seeds with its 95 % confidence interval. On the same traces: nobody
+moves, with newcomers placed at random or where they are needed; SWARM's published rule every T seconds, at its best
+(everyone knows everything at once); and ours, from production's functions and with production's late views. In all of
+them a newcomer needs its state before it serves, and a move is a download, the end of a step, and a switch.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import plotext
+
+from swarmd.sim.flow import Flow, Rule, Setting, Swarm
+from swarmd.sim.traces import Change, generated, recorded
+
+HOURS = 32.0
+SWARMS: tuple[tuple[str, Rule, float], ...] = (
+    ("nobody moves, newcomers anywhere", "random", 300.0),
+    ("nobody moves", "none", 300.0),
+    ("SWARM, T = 300 s", "published", 300.0),
+    ("SWARM, T = 60 s", "published", 60.0),
+    ("ours, T = 300 s", "balance", 300.0),
+    ("ours, T = 60 s", "balance", 60.0),
+)
+TRACES: dict[str, Callable[[int], list[Change]]] = {"generated": generated, "recorded": recorded}
+STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # of 95 %, by degrees of freedom
+NORMAL = 1.96
+
+
+@dataclass(frozen=True)
+class Row:
+    trace: str
+    swarm: str
+    flows: tuple[Flow, ...]
+    cpu_seconds: float
+
+    def plain(self) -> dict[str, object]:
+        figures = {
+            name: mean_and_interval([getattr(flow, name) for flow in self.flows])
+            for name in ("overall", "first_hour", "last_hour", "moves_per_hour", "peers")
+        }
+        means = {name: {"mean": round(mean, 3), "plus_minus": round(half, 3)} for name, (mean, half) in figures.items()}
+        return {"trace": self.trace, "swarm": self.swarm, "seeds": len(self.flows), **means}
+
+    def text(self) -> str:
+        cells = [
+            mean_and_interval([getattr(it, name) for it in self.flows])
+            for name in ("overall", "first_hour", "last_hour")
+        ]
+        shown = "  ".join(f"{mean:6.2f} ± {half:4.2f}" for mean, half in cells)
+        moves = statistics.fmean(flow.moves_per_hour for flow in self.flows)
+        return f"{self.trace:<9}  {self.swarm:<32}  {shown}  {moves:>7.1f}  {self.cpu_seconds:>6.1f}"
+
+
+def mean_and_interval(values: list[float]) -> tuple[float, float]:
+    """The mean and half of its 95 % interval; 0 for a single value, which has none."""
+    if len(values) < 2:
+        return values[0], 0.0
+    factor = STUDENT[len(values) - 2] if len(values) - 2 < len(STUDENT) else NORMAL
+    return statistics.fmean(values), factor * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def measure(trace: str, swarm: str, rule: Rule, period_s: float, seeds: int, hours: float) -> Row:
+    began, flows = time.process_time(), list[Flow]()
+    for seed in range(seeds):
+        flows.append(Swarm(Setting(rule, period_s), TRACES[trace](seed), seed, hours).run())
+        print(f"{trace}, {swarm}: seed {seed} is done", file=sys.stderr)
+    return Row(trace, swarm, tuple(flows), time.process_time() - began)
+
+
+def print_curves(trace: str, rows: list[Row]) -> None:
+    """Hour by hour, in the terminal."""
+    figure = plotext.figure
+    figure.clear()
+    figure.plot_size(110, 24)
+    figure.title(f"percent of the best placement by hour, {trace} trace, simulated")
+    for number, row in enumerate(rows):
+        curve = hourly(row)
+        mark = "abcdefghij"[number]
+        figure.draw(figure.signal(list(range(1, len(curve) + 1)), curve, marker=mark).lines())
+        print(f"{mark}: {row.swarm}")
+    print(plotext.uncolorize(str(figure.build())))
+
+
+def hourly(row: Row) -> list[float]:
+    """Mean over the seeds of each hour."""
+    points = [statistics.fmean(it) for it in zip(*(flow.curve for flow in row.flows), strict=True)]
+    return [statistics.fmean(points[at : at + 10]) for at in range(0, len(points), 10)]
+
+
+def save_plot(path: str, rows: list[Row]) -> None:
+    """A PNG, one panel a trace. Needs matplotlib, which nothing else here does."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    traces = list(dict.fromkeys(row.trace for row in rows))
+    figure, panels = pyplot.subplots(len(traces), 1, figsize=(9, 4 * len(traces)), squeeze=False)
+    for panel, trace in zip(panels[:, 0], traces, strict=True):
+        for row in (it for it in rows if it.trace == trace):
+            curve = hourly(row)
+            panel.plot(range(1, len(curve) + 1), curve, label=row.swarm)
+        panel.set(title=f"{trace} trace, simulated", xlabel="hour", ylabel="% of the best placement")
+        panel.legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--hours", type=float, default=HOURS)
+    parser.add_argument("--trace", choices=TRACES, action="append", help="only this one; may be given twice")
+    parser.add_argument("--plot", metavar="FILE", help="save the curves as PNG; needs matplotlib")
+    arguments = parser.parse_args()
+    rows = [
+        measure(trace, swarm, rule, period_s, arguments.seeds, arguments.hours)
+        for trace in arguments.trace or TRACES
+        for swarm, rule, period_s in SWARMS
+    ]
+    if arguments.plot:
+        save_plot(arguments.plot, rows)
+    if arguments.json:
+        print(json.dumps({"hours": arguments.hours, "rows": [row.plain() for row in rows]}))
+        return
+    for trace in dict.fromkeys(row.trace for row in rows):
+        print_curves(trace, [row for row in rows if row.trace == trace])
+    print(
+        "trace      swarm (all simulated)                overall          first hour       last hour   moves/h   CPU s"
+    )
+    print("\n".join(row.text() for row in rows))
+
+
+if __name__ == "__main__":
+    main()
