@@ -45,6 +45,8 @@ FOUNDER_SHARE = 0.05  # of scenarios that lose the founder before the first comm
 NEWCOMER_SHARE = 0.25  # of scenarios that have newcomers besides their other kinds
 REPAIR_SHARE = 0.35  # of scenarios in which sums must be repaired, and faults strike at that
 STAGE_LOSS_SHARE = 0.08  # of scenarios that lose a stage for good
+REBALANCE_SHARE = 0.3  # of scenarios in which peers move of their own accord
+REBALANCE_SECONDS = (0.2, 1.0, 5.0)  # hurried: runs are short, and every stage that loses a peer is to be helped
 SAFETY_SHARE = 0.7  # faults strike within this share of what the run takes without them
 GIB = 1 << 30
 
@@ -77,6 +79,8 @@ def draw_scenario(seed: int) -> Scenario:
     if repairs:  # what was retained would do otherwise
         calm = dataclasses.replace(calm, limits=dataclasses.replace(calm.limits, retained_bytes=rng.choice((0, 400))))
         faults += draw_repairs(rng, calm)
+    if rng.random() < REBALANCE_SHARE:
+        calm = dataclasses.replace(calm, rebalance_seconds=rng.choice(REBALANCE_SECONDS))
     return dataclasses.replace(calm, faults=tuple(sorted(faults, key=lambda fault: (fault.at_s, repr(fault)))))
 
 
