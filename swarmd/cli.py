@@ -133,6 +133,9 @@ def demo(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; progress on stderr.")] = False,
     timeout: Annotated[float, typer.Option(metavar="S", min=1, help="Give up after this many seconds.")] = 3600,
+    uneven: Annotated[
+        bool, typer.Option("--uneven", help="All spare daemons start at stage 0; they go where they are needed.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> int:
     """Start a whole swarm on this machine, watch it train, and see what it learned."""
@@ -140,7 +143,7 @@ def demo(
     def run() -> int:
         from swarmd.daemon.demo import DemoOptions, run_demo
 
-        return run_demo(DemoOptions(peers, model, stages, steps, home, as_json, timeout))
+        return run_demo(DemoOptions(peers, model, stages, steps, home, as_json, timeout, uneven))
 
     return _reported(run, debug)
 

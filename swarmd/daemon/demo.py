@@ -44,6 +44,7 @@ class DemoOptions:
     home: Path | None
     as_json: bool
     timeout_s: float
+    uneven: bool = False  # all that may be are at the first stage, and move to where they are needed
 
 
 class DemoFailed(SwarmError):
@@ -60,7 +61,9 @@ def run_demo(options: DemoOptions) -> int:
     home = prepare_home(options.home)
     print(f"the daemons live in {home}", file=sys.stderr)
     stages = run.model.stages
-    peers = [DaemonProcess(number, number % stages, home / f"peer-{number}") for number in range(options.peers)]
+    places = [max(0, number + stages - options.peers) if options.uneven else number % stages
+              for number in range(options.peers)]  # fmt: skip
+    peers = [DaemonProcess(number, stage, home / f"peer-{number}") for number, stage in enumerate(places)]
     view = make_view(run)
     try:
         result = asyncio.run(Demo(options, run, home, peers, view).run())
@@ -121,6 +124,7 @@ class Demo:
         self._first_end_s: float | None = None  # when the first daemon ended in good order
         self._ended: set[int] = set()  # numbers of the daemons whose end was noticed
         self._interrupted = False
+        self._places = {peer.number: peer.stage for peer in peers}  # as it was last said
 
     async def run(self) -> DemoResult | None:
         """The result, or None when a signal stopped the demo; no daemon is left behind. Raises DemoFailed."""
@@ -199,6 +203,7 @@ class Demo:
         while any(peer.runs for peer in self.peers):
             await _all_of(peer.poll for peer in self.peers if peer.runs)
             self._notice_ends()
+            self._notice_moves()
             self._view.show(self.peers, self._elapsed_s())
             await self._wait_for_ends(POLL_INTERVAL_S)
         self._notice_ends()
@@ -227,6 +232,14 @@ class Demo:
         if self._first_end_s is not None and self._elapsed_s() > self._first_end_s + FINISH_BOUND_S:
             late = ", ".join(str(peer.number) for peer in self.peers if peer.runs)
             raise DemoFailed(f"peer {late} did not end within {FINISH_BOUND_S:.0f} s after the first one was done.")
+
+    def _notice_moves(self) -> None:
+        """Says who has gone to another stage, and why."""
+        for peer in self.peers:
+            if peer.status is not None and peer.stage != (before := self._places[peer.number]):
+                self._places[peer.number] = peer.stage
+                because = f": {peer.status.moved_because}" if peer.status.moved_because else ""
+                self._view.say(f"peer {peer.number} has gone from stage {before} to {peer.stage}{because}")
 
     def _signal_all(self, number: signal.Signals) -> None:
         for peer in self.peers:

@@ -30,11 +30,16 @@ class DaemonProcess:
     def __init__(self, number: int, stage: int, home: Path, program: Sequence[str] = SWARMD) -> None:
         self.number = number
         self._program = program
-        self.stage = stage
+        self._first_stage = stage
         self.home = Home(home)
         self.status: Status | None = None
         self.answers = False  # whether it answered when last asked
         self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def stage(self) -> int:
+        """That it serves, or was started for."""
+        return self._first_stage if self.status is None or self.status.stage is None else self.status.stage
 
     @property
     def output(self) -> Path:

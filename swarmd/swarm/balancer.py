@@ -173,16 +173,16 @@ class Balancer:
         period_s, loop = self._run.rebalance_seconds, asyncio.get_running_loop()
         if period_s <= 0 or self._run.model.stages == 1:
             return
+        await self._changed.until(lambda: self._history.version > 0)  # rates are measured in the first step
+        seen: tuple[int, ...] = ()
         due = loop.time() + period_s * (0.5 + self._rng.random())  # not everyone at the same moment
-        seen = self._replicas()
         while not self._history.finished:
-            await self._news(due)
             if self._replicas() != seen:
                 await asyncio.sleep(settle_seconds(period_s))
-                seen = self._replicas()
             elif loop.time() < due:
+                await self._news(due)
                 continue
-            due = loop.time() + period_s
+            seen, due = self._replicas(), loop.time() + period_s
             if not await self._look():
                 await asyncio.sleep(period_s)  # a move was refused: not the same again at once
 
@@ -209,7 +209,7 @@ class Balancer:
         """What the rule says of the swarm now; None if it can't concern this peer."""
         own, steps = self._membership.own, self._run.steps
         able = own.state in AT_WORK and own.moving < 0 and own.rested and not self._history.behind
-        if not able or not 0 < self._history.version < steps - 1:  # rates are measured in the first step
+        if not able or self._history.version >= steps - 1:
             return None
         loads = self._outlook.loads()
         if not may_spare(own.stage, loads, self._outlook.works):
