@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint sim prove bench-pipeline bench-codecs clean
+.PHONY: help demo test lint sim prove bench-pipeline bench-rebalance bench-codecs clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -36,6 +36,9 @@ prove: .venv/.installed-dev ## Real training in virtual time under fifty faults 
 
 bench-pipeline: .venv/.installed-dev ## Tokens per second of a 2-stage swarm, beside plain PyTorch and others
 	$(BIN)/python -m benchmarks.pipeline
+
+bench-rebalance: .venv/.installed-dev ## What rebalancing brings on spot markets, simulated: 32 stages, 400 peers, 32 hours
+	$(BIN)/python -m benchmarks.rebalance
 
 bench-codecs: .venv/.installed-dev ## Error and speed of the codecs
 	$(BIN)/python -m benchmarks.codecs

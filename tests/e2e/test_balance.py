@@ -30,7 +30,7 @@ async def test_five_at_the_first_stage_and_one_at_each_other_settle_and_stay() -
 
         def looked(status: dict[str, Any]) -> bool:
             assert status["peers"] == settled, "nobody moves any more"
-            return float(status["uptime_seconds"]) > uptime + LOOKS * PERIOD_SECONDS
+            return bool(status["uptime_seconds"] > uptime + LOOKS * PERIOD_SECONDS)
 
         await daemons[0].until(looked, SETTLED_SECONDS)
         movers = [daemon for daemon in daemons[:5] if (await daemon.status())["stage"] != 0]
