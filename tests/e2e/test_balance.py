@@ -23,6 +23,9 @@ async def test_five_at_the_first_stage_and_one_at_each_other_settle_and_stay() -
         rebalance_seconds=PERIOD_SECONDS,
     )  # fmt: skip
     async with swarm() as it:
+        text = it.directory / "text.txt"  # small: five heads prepare it on the same cores
+        text.write_text("".join(f"{number} is the square root of {number * number}.\n" for number in range(5_000)))
+        run = dataclasses.replace(run, data=dataclasses.replace(run.data, source=str(text)))
         daemons = await it.found(write_settings(run, it.directory / "run.toml"), [0, 0, 0, 0, 0, 1, 2])
         await daemons[0].until(lambda status: status["peers"] in BEST, SETTLED_SECONDS)
         status = await daemons[0].until(lambda status: status["peers"] in BEST and status["step"] > 3)
