@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 REST_PERIODS = 12  # after a move a peer stays so long: an hour by default
 SETTLE_SHARE = 0.05  # of the period: news that come together are looked at together
 SAME_SPEED = 1.5  # speeds that differ by less from the median count as equal: warming up and other load change them so
+MEASURED_TASKS = 60  # of the device, some thirty microbatches, until its speed counts: the first ones are slow
 SPEED_SPREAD = 16.0  # no peer counts as faster or slower by more: what it says of itself may be wrong
 
 Powers = Mapping[PeerId, float]
@@ -60,9 +61,9 @@ def rest_seconds(period_s: float) -> float:
 
 
 def measured_powers(cards: Sequence[Card], works: Sequence[float]) -> dict[PeerId, float]:
-    """What each peer can do, by its own word; who has measured nothing yet is ordinary. 1 each if nobody has."""
+    """What each peer can do, by its own word; who has measured too little is ordinary. 1 each if nobody has."""
     said = {it.peer: works[it.stage] / seconds for it in cards
-            if 0 <= it.stage < len(works) and (seconds := nan_to_zero(it.service_seconds))}  # fmt: skip
+            if it.measured and 0 <= it.stage < len(works) and (seconds := nan_to_zero(it.service_seconds))}  # fmt: skip
     middle = statistics.median(said.values()) if said else 1.0
 
     def power(peer: PeerId) -> float:

@@ -74,6 +74,7 @@ class Card:
     moving: int = -1  # the stage that it will leave this one for, once a record grants it
     rested: bool = True  # it hasn't moved lately, and may again
     has_data: bool = True  # it could be a head, as far as it knows
+    measured: bool = False  # service_seconds is of enough microbatches to place peers by it
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from swarmd.errors import ConfigError, SwarmError
 from swarmd.status import HopRow, PeerRow, PeerState, Queues
 from swarmd.swarm.assembly import Assembly
 from swarmd.swarm.averaging import Rounds
-from swarmd.swarm.balancer import Balancer, Outlook, rest_seconds
+from swarmd.swarm.balancer import MEASURED_TASKS, Balancer, Outlook, rest_seconds
 from swarmd.swarm.ballots import Ballots
 from swarmd.swarm.commit import Record
 from swarmd.swarm.conductor import Conductor
@@ -347,6 +347,7 @@ class Peer:
             microbatches_per_second=self.microbatches_per_second(),
             rested=self._refreshed - self._switch.arrived >= rest_seconds(self.run_config.rebalance_seconds),
             has_data=self._places.has_data,
+            measured=progress.counter >= MEASURED_TASKS,
         )
 
     # ---------------------------------------------------------------------------------------------- commits

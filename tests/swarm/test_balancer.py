@@ -54,12 +54,20 @@ def test_a_place_that_nobody_has_heard_of_is_not_counted() -> None:
     ],
 )
 def test_speeds_are_as_measured_but_alike_if_nearly_so(seconds: tuple[float, ...], powers: list[float]) -> None:
-    cards = [card(name, service_seconds=it) for name, it in zip("abc", seconds, strict=True)]
+    cards = [card(name, service_seconds=it, measured=True) for name, it in zip("abc", seconds, strict=True)]
     assert list(measured_powers(cards, EVEN).values()) == pytest.approx(powers)
 
 
+def test_the_first_few_microbatches_say_nothing_of_a_speed() -> None:
+    cards = [card("a", service_seconds=1.0, measured=True), card("b", service_seconds=9.0)]
+    assert measured_powers(cards, EVEN) == {"a": 1.0, "b": 1.0}
+
+
 def test_who_takes_twice_as_long_for_twice_the_work_is_as_fast() -> None:
-    cards = [card("a", stage=0, service_seconds=1.0), card("b", stage=1, service_seconds=2.0)]
+    cards = [
+        card("a", stage=0, service_seconds=1.0, measured=True),
+        card("b", stage=1, service_seconds=2.0, measured=True),
+    ]
     assert measured_powers(cards, (1.0, 2.0, 1.0)) == {"a": 1.0, "b": 1.0}
 
 
@@ -78,8 +86,8 @@ def test_a_summary_that_lies_breaks_nothing() -> None:
 
 def test_a_summary_says_what_a_stage_has() -> None:
     cards = [
-        card("a", stage=2, service_seconds=1.0), card("b", stage=2, moving=0), card("c", stage=2, rested=False),
-        card("d", stage=2, state="joining"), card("e", stage=1, moving=2),
+        card("a", stage=2, service_seconds=1.0, measured=True), card("b", stage=2, moving=0),
+        card("c", stage=2, rested=False), card("d", stage=2, state="joining"), card("e", stage=1, moving=2),
     ]  # fmt: skip
     assert sum_up(2, cards, EVEN, (), 3) == Summary(2, (), 3, power=3.0, candidates=1, away=((0, 1.0),))
 
@@ -97,7 +105,7 @@ def test_of_equals_a_newcomer_goes_where_they_are_fewest(stages: list[int], want
 
 def test_a_newcomer_goes_where_they_are_slowest() -> None:
     speeds = [(0, 1.0), (0, 1.0), (1, 1.0), (1, 1.0), (2, 4.0), (2, 4.0)]
-    cards = [card(f"p{number}", stage=at, service_seconds=it) for number, (at, it) in enumerate(speeds)]
+    cards = [card(f"p{number}", stage=at, service_seconds=it, measured=True) for number, (at, it) in enumerate(speeds)]
     assert plan_place(stage_loads(cards, EVEN), EVEN, range(3)) == 2
 
 
