@@ -157,7 +157,7 @@ def test_a_run_that_takes_too_long_is_a_violation(monkeypatch: pytest.MonkeyPatc
             pass
 
     monkeypatch.setattr("swarmd.sim.campaign.play", endless)
-    result = examine(0, wall_s=0.01)
+    result = examine(0, cpu_s=0.01)
     assert result.promise == 6
     assert result.lines[-1].endswith(replay_command(0))
 
