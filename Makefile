@@ -20,8 +20,12 @@ help: ## This list
 demo: .venv/.installed ## Train a small model with a swarm of six daemons on this machine, about 3 minutes
 	@$(BIN)/swarmd demo
 
+# Tests with real processes and sockets have the machine to themselves; all others share its cores.
+REAL := tests/net tests/daemon tests/e2e
+
 test: lint ## Check style and types, then run the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto $(addprefix --ignore=,$(REAL))
+	$(BIN)/python -m pytest -q $(REAL)
 
 lint: .venv/.installed-dev ## Check style and types
 	$(BIN)/ruff check .
