@@ -56,11 +56,14 @@ class FakeDaemon:
         self.joined: list[str] = []
         self.told: list[tuple[object, ...]] = []
         self.trouble: Exception | None = None
+        self.trouble_at_the_end: Exception | None = None  # of a command that takes a while
+        self.looks = 0
         self.hold: asyncio.Event | None = None
 
     def status(self) -> Status:
         if self.trouble is not None:
             raise self.trouble
+        self.looks += 1
         return self.current
 
     def say(self, **changes: object) -> None:
@@ -103,6 +106,8 @@ class FakeDaemon:
             await self.hold.wait()
         if self.trouble is not None:
             raise self.trouble
+        if self.trouble_at_the_end is not None:
+            raise self.trouble_at_the_end
         self.told.append(command)
 
 
