@@ -38,6 +38,7 @@ Examples:
   swarmd start --model my-run.toml --stage 0       found a run from a file, and hold stage 0
   swarmd start --idle                              wait for `swarmctl join --bootstrap MULTIADDR`
   swarmd start                                     do again what was last joined
+  swarmd start --spot-file /run/spot-notice        drain and end once that file appears
 """
 
 _DEMO_EXAMPLES = """
@@ -46,6 +47,14 @@ Examples:
   swarmd demo                                      6 daemons, 3 stages: about three minutes on two cores
   swarmd demo --peers 4 --stages 2 --steps 50      a smaller, shorter one
   swarmd demo --json > result.json                 figures on stdout, progress on stderr
+"""
+
+_INSTALL_EXAMPLES = """
+\b
+Examples:
+  sudo swarmd service install                      then: sudo systemctl enable --now swarmd@0
+  swarmd service install --user                    then: systemctl --user enable --now swarmd@0
+  swarmd service install --print                   look at it first
 """
 
 _HOME_HELP = "Directory of this daemon: identity, log, ledger, checkpoints. Default: $SWARMD_HOME or ~/.swarmd."
@@ -67,6 +76,10 @@ class StartOptions:
     idle: bool = False
     mdns: bool = False
     threads: int = 0
+    drain_s: float | None = None
+    spot_file: str | None = None
+    spot_command: str | None = None
+    spot_interval_s: float | None = None
 
 
 def _print_version(wanted: bool) -> None:
@@ -112,13 +125,26 @@ def start(
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps of the run (with --model).")] = None,
     stages: Annotated[int | None, typer.Option(metavar="S", min=1, help="Stages of the run (with --model).")] = None,
     threads: Annotated[int, typer.Option(metavar="N", min=0, help="CPU threads of torch. 0: its own choice.")] = 0,
+    drain_timeout: Annotated[
+        float | None, typer.Option(metavar="S", min=0.1, help="Bound on the drain before it ends. Default: 60.")
+    ] = None,
+    spot_file: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Drain once this file exists: the machine is about to go.")
+    ] = None,
+    spot_command: Annotated[
+        str | None, typer.Option(metavar="CMD", help="Drain once this line of shell succeeds.")
+    ] = None,
+    spot_interval: Annotated[
+        float | None, typer.Option(metavar="S", min=0.1, help="Look for the notice so often. Default: 5.")
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Log everything; show tracebacks.")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON objects, one a line.")] = False,
 ) -> int:
     """Start a daemon that holds one stage of a run and trains it with its peers."""
     options = StartOptions(
-        model, gpu, device, stage, tuple(bootstrap or ()), tuple(listen or ()), data, steps, stages, idle, mdns, threads
-    )
+        model, gpu, device, stage, tuple(bootstrap or ()), tuple(listen or ()), data, steps, stages, idle, mdns,
+        threads, drain_timeout, spot_file, spot_command, spot_interval,
+    )  # fmt: skip
     return _reported(lambda: _start(options, Home(home or default_home()), debug=debug, log_json=log_json), debug)
 
 
@@ -141,6 +167,35 @@ def demo(
         from swarmd.daemon.demo import DemoOptions, run_demo
 
         return run_demo(DemoOptions(peers, model, stages, steps, home, as_json, timeout))
+
+    return _reported(run, debug)
+
+
+service = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run daemons under systemd.")
+app.add_typer(service, name="service")
+
+
+@service.callback()
+def _service() -> None:
+    pass
+
+
+@service.command(epilog=_INSTALL_EXAMPLES)
+def install(
+    show: Annotated[bool, typer.Option("--print", help="Print the unit; write nothing.")] = False,
+    user: Annotated[bool, typer.Option("--user", help="For this user's own systemd, without root.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> int:
+    """Write the unit swarmd@.service, one instance for each GPU, with the paths of this machine."""
+
+    def run() -> int:
+        from swarmd.daemon import service as files
+
+        if show:
+            print(files.unit_text(user=user), end="")
+        else:
+            print(files.advice(files.install(user=user), user=user))
+        return 0
 
     return _reported(run, debug)
 
@@ -216,6 +271,10 @@ def plan_node(options: StartOptions, home: Home, remembered: Remembered | None, 
         data=None if options.model else options.data,  # with --model it is part of the run
         mdns=options.mdns,
         threads=options.threads,
+        drain_s=defaults.drain_s if options.drain_s is None else options.drain_s,
+        spot_file=options.spot_file,
+        spot_command=options.spot_command,
+        spot_interval_s=defaults.spot_interval_s if options.spot_interval_s is None else options.spot_interval_s,
     )
 
 

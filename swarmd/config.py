@@ -122,6 +122,10 @@ class NodeConfig:
     data: str | None = None  # this node's copy of the run's data, when it is elsewhere
     mdns: bool = False
     threads: int = 0  # of torch on the CPU; 0: torch's own choice
+    drain_s: float = 60.0  # bound on a drain: a step's microbatches under way and the sum over a home line fit in it
+    spot_file: str | None = None  # this machine is about to be taken away once it exists
+    spot_command: str | None = None  # ... or once this line of shell succeeds
+    spot_interval_s: float = 5.0  # between two looks: the shortest notice of the large clouds is 30 s
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
 

@@ -20,6 +20,7 @@ from swarmd.daemon.logs import NOTICE
 from swarmd.errors import ConfigError, ControlError, PeerFault, PeerUnreachable, Refused
 from swarmd.status import Bytes, HopRow, PeerRow, PeerState, Queues, Status
 from swarmd.swarm.commit import Record
+from swarmd.swarm.drain import Drained
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import AT_WORK, Membership, first_card
 from swarmd.swarm.messages import Settings
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 JOIN_RETRY_SECONDS = 1.0
 JOIN_PATIENCE_SECONDS = 30.0  # for a bootstrap peer given on the command line; a remembered one is tried for ever
 RATE_RECORDS = 10  # committed steps that the shown tokens per second are averaged over
+GOODBYE_SECONDS = 5.0  # to tell the neighbours; those who don't hear it notice the broken connection
 PLAIN_CODECS = ("fp32", "fp16", "bf16", "int8")  # what every device can, before the worker says what this one can
 
 
@@ -57,6 +59,9 @@ class Node:
         self._records: deque[Record] = deque(maxlen=RATE_RECORDS)
         card = first_card(transport.peer_id, time.time_ns(), transport.addresses(), config.device, PLAIN_CODECS)
         self._membership = Membership(card)
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets why this daemon is to end
+        self.ending: Callable[[float], None] = lambda seconds: None  # hears that it drains, within so many seconds
+        self._draining: asyncio.Task[Drained] | None = None
         self._links = Links(transport, self._membership, self._settings)
 
     def _settings(self) -> Settings | None:
@@ -181,12 +186,20 @@ class Node:
         log.info("step %d: %s, %.0f tokens/s", record.step, said, record.tokens / max(1e-9, record.seconds))
 
     async def leave(self) -> None:
-        """Tells the others that this daemon goes."""
+        """Says goodbye at once, whatever is under way; then the daemon is to end."""
         if self._peer is not None:
-            await self._peer.leave()
+            log.log(NOTICE, "leaving, as told")
+            try:
+                async with asyncio.timeout(GOODBYE_SECONDS):
+                    await self._peer.leave()
+            except TimeoutError:
+                log.warning("not everyone heard the goodbye")
+        self.end("told to leave")
 
     async def close(self) -> None:
         """Lets go of the device."""
+        if self._draining is not None:
+            self._draining.cancel()
         if self._worker is not None:
             await self._worker.close()
 
@@ -216,6 +229,74 @@ class Node:
             )
         await self._adopt(bootstrap)
         self._home.remember(Remembered((bootstrap,), self.config.stage))
+
+    async def switch(self, stage: int) -> None:
+        """Goes to another stage; returns when it serves there. Raises ControlError, Refused."""
+        peer = self._at_work()
+        log.log(NOTICE, "going to stage %d, as told", stage)
+        try:
+            await peer.move(stage)
+        except Refused as trouble:
+            log.log(NOTICE, "staying at stage %s: %s", peer.stage, trouble)
+            raise
+        log.log(NOTICE, "serving stage %d", stage)
+
+    async def pause(self) -> None:
+        """Takes no more hops until `resume`. Raises ControlError, Refused."""
+        await self._at_work().pause()
+        log.log(NOTICE, "paused, as told: `swarmctl resume` lets it go on")
+
+    async def resume(self) -> None:
+        """Takes hops again. Raises ControlError, Refused."""
+        await self._at_work().resume()
+        log.log(NOTICE, "going on, as told")
+
+    def _at_work(self) -> Peer:
+        if self._peer is None:
+            raise ControlError("this daemon serves no stage yet; `swarmctl status` shows what it is at.")
+        return self._peer
+
+    async def drain(self, why: str, bound_s: float | None = None) -> Drained:
+        """Ends this daemon's work within a bound, so that nothing of it is lost; then the daemon is to end. Who asks
+        again waits for the same drain.
+        """
+        if self._draining is None:
+            bound_s = self.config.drain_s if bound_s is None else bound_s
+            self._draining = asyncio.create_task(self._drain(why, bound_s), name="drain")
+        return await asyncio.shield(self._draining)
+
+    async def _drain(self, why: str, bound_s: float) -> Drained:
+        drained = Drained()
+        self.ending(bound_s + GOODBYE_SECONDS)
+        if self._peer is not None:
+            log.log(NOTICE, "draining within %.0f s: %s", bound_s, why)
+            try:
+                async with asyncio.timeout(bound_s + GOODBYE_SECONDS):
+                    drained = await self._peer.drain(bound_s)
+            except TimeoutError:
+                log.warning("not everyone heard the goodbye")
+            log.log(NOTICE, "drained: %s", summary(drained))
+        self.end(why)
+        return drained
+
+    def end(self, why: str) -> None:
+        """The daemon is to end, with exit code 0."""
+        if not self.ended.done():
+            self.ended.set_result(why)
+
+    def doing(self) -> str:
+        """What it was told to do and is at, one sentence; "" when it was told nothing."""
+        peer = self._peer
+        if peer is None:
+            return ""
+        if peer.drainage is not None:
+            return f"draining: {peer.drainage.doing}" if peer.drainage.doing else "draining"
+        if peer.moving_to is None:
+            return ""
+        transfer = peer.transfer()
+        if 0 < transfer.total > transfer.done:
+            return f"moving to stage {peer.moving_to}: its state comes"
+        return f"moving to stage {peer.moving_to}: " + ("opening it" if peer.state == "joining" else "asking for it")
 
     def peers(self) -> list[PeerRow]:
         return self._peer.peer_rows() if self._peer is not None else []
@@ -260,7 +341,17 @@ class Node:
             state_bytes=transfer.done if transfer else 0,
             state_bytes_total=transfer.total if transfer else 0,
             state_donors=transfer.donors if transfer else 0,
+            doing=self.doing(),
         )
+
+    def summary(self) -> str:
+        """The daemon in one line."""
+        run, peer = self._run, self._peer
+        if run is None or peer is None:
+            return self._state()
+        stage = "no stage yet" if peer.stage is None else f"stage {peer.stage} of {run.model.stages}"
+        step = min(peer.history.version + 1, run.steps)
+        return f"{self._state()}, {stage}, step {step} of {run.steps} of run {run.name}"
 
     def _state(self) -> PeerState:
         if self._run is None:
@@ -293,6 +384,20 @@ class Node:
             return None
         mean = sum(record.seconds for record in self._records) / len(self._records)
         return mean * (self._run.steps - self._peer.history.version)
+
+
+def summary(drained: Drained) -> str:
+    """How a drain went, one sentence."""
+    said = []
+    if drained.heir:
+        said.append(f"{drained.handed_over} microbatches of the step are with {drained.heir[-8:]} now")
+    if drained.given_up:
+        said.append(f"{drained.given_up} that were under way go elsewhere")
+    if drained.lost:
+        said.append(f"{drained.lost} must be done again")
+    if drained.stage_left_empty:
+        said.append("its stage is left empty, and the swarm waits for another peer there")
+    return ", ".join(said) or "nothing of the step was left here"
 
 
 def _describe(run: RunConfig) -> str:

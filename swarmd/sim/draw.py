@@ -15,8 +15,10 @@ from swarmd.sim.faults import (
     Corruption,
     Crash,
     Cut,
+    Drain,
     Fault,
     Hang,
+    Hold,
     Join,
     Leave,
     Move,
@@ -214,6 +216,14 @@ def _leave(rng: random.Random, calm: Scenario, at_s: float, number: int) -> Faul
     return Leave(at_s, one(rng, calm))
 
 
+def _drain(rng: random.Random, calm: Scenario, at_s: float, number: int) -> Fault:
+    return Drain(at_s, one(rng, calm), neat(log_uniform(rng, 0.1, 60.0)))
+
+
+def _hold(rng: random.Random, calm: Scenario, at_s: float, number: int) -> Fault:
+    return Hold(at_s, one(rng, calm), lasting(rng, calm))
+
+
 def _move(rng: random.Random, calm: Scenario, at_s: float, number: int) -> Fault:
     return Move(at_s, one(rng, calm), rng.randrange(calm.stages))
 
@@ -286,6 +296,8 @@ DRAWS = {
     Preemption.kind: (1, _preemption),
     Join.kind: (2, _join),
     Leave.kind: (1, _leave),
+    Drain.kind: (2, _drain),
+    Hold.kind: (1, _hold),
     Move.kind: (2, _move),
     Pause.kind: (3, _pause),
     Hang.kind: (1, _hang),

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 from swarmd.errors import Refused
 from swarmd.sim.points import DROP, run_out_of_memory
-from swarmd.sim.world import World
+from swarmd.sim.world import SimPeer, World
 from swarmd.swarm.consensus import plan_acceptors
 from swarmd.values import PeerId
 
@@ -196,6 +196,63 @@ class Leave(Fault):
         if self.peer in course.world.peers:
             course.world.crash(self.peer)
         return True
+
+
+@dataclass(frozen=True)
+class Drain(Fault):
+    """A peer is told to end its work within a bound, and goes."""
+
+    peer: PeerId
+    seconds: float  # the bound
+    kind: ClassVar[str] = "drain"
+
+    async def strike(self, course: Course) -> bool:
+        if not course.may_lose([self.peer]):
+            return False
+        it = course.world.peers[self.peer]
+        course.leaving.add(self.peer)
+        drain = it.machine.spawn(it.peer.drain(self.seconds), name=f"drain {self.peer}")
+        try:
+            await asyncio.wait([drain], timeout=self.seconds + LEAVE_SECONDS)
+        finally:
+            course.leaving.discard(self.peer)
+            if course.world.peers.get(self.peer) is it:
+                course.world.crash(self.peer)
+        return True
+
+
+@dataclass(frozen=True)
+class Hold(Fault):
+    """A peer is told to take no more work for a while."""
+
+    peer: PeerId
+    seconds: float
+    kind: ClassVar[str] = "hold"
+
+    async def strike(self, course: Course) -> bool:
+        if not live(course, self.peer):
+            return False
+        it = course.world.peers[self.peer]
+        telling = self._tell(it, it.peer.pause())
+        await asyncio.wait([telling])
+        if telling.cancelled() or not telling.result():
+            return False
+        try:
+            await asyncio.sleep(self.seconds)
+        finally:
+            if course.world.peers.get(self.peer) is it:
+                self._tell(it, it.peer.resume())
+        return True
+
+    def _tell(self, it: SimPeer, command: Coroutine[Any, Any, None]) -> "asyncio.Task[bool]":
+        async def tell() -> bool:
+            try:
+                await command
+            except Refused:
+                return False
+            return True
+
+        return it.machine.spawn(tell(), name=f"tell {self.peer}")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ GROUPS: dict[str, Group] = {
     "meeting": Group(("Hello", "AskSettings", "AskPlace", "Announce")),
     "lease": Group(("AskLease", "Revoke")),
     "move": Group(("AskMove",)),
+    "drain": Group(("HandOver",), ("absorb",)),
     "journey": Group(
         ("Hop", "Room", "Beat", "Cancel", "Locate", "AskHop"),
         ("forward", "backward", "tail"),
@@ -66,7 +67,7 @@ NOT_ASKED = (
     "Card", "Summary",  # gossip
     "SayHello", "Settings", "Place", "Ack", "Gradient", "Loss", "NotFinite", "Busy", "Located", "Lease", "Resent",
     "Wished", "Frozen", "Averaged", "Result", "StageReport", "Promise", "Accepted", "GradientPart", "Snapshot",
-    "Chunk",  # answers
+    "Chunk", "TakenOver",  # answers
     "Ballot", "HopBeat", "HeldPart", "Part",  # pieces of messages
 )  # fmt: skip
 """Kinds in `framing.KINDS` that nobody sends as a request. (`Hello` and `Commit` are both request and answer.)"""
@@ -75,7 +76,8 @@ NOT_ASKED = (
 OUT_OF_MEMORY_AT = tuple(
     f"begin.{method}"
     for method in (
-        "forward", "backward", "tail", "contribution", "reduce", "assemble", "apply", "export_state", "import_state",
+        "forward", "backward", "tail", "absorb", "contribution", "reduce", "assemble", "apply", "export_state",
+        "import_state",
     )
 )  # fmt: skip
 """Before methods that need more memory than the device has in use already."""

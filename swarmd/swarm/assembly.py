@@ -15,6 +15,7 @@ from swarmd.swarm.averaging import Rounds
 from swarmd.swarm.beats import Beats
 from swarmd.swarm.conductor import Conductor
 from swarmd.swarm.donor import Donor
+from swarmd.swarm.handover import HandOvers
 from swarmd.swarm.head import Head
 from swarmd.swarm.history import History
 from swarmd.swarm.joiner import Joiner
@@ -60,6 +61,10 @@ class Assembly:
         if stage == 0:
             assert data is not None, "a first stage is opened with its data"
             self.head = Head(run, limits, links, membership, history, self.journeys, conductor, data)
+        self.handovers = HandOvers(
+            run, links, membership, history, self.journeys, compute, stage, self.rounds.freezing,
+            self.head.inherit if self.head is not None else lambda indices: None,
+        )  # fmt: skip
         history.attach(stage, compute, self.rounds.gather)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -89,6 +94,7 @@ class Assembly:
         self._closed = True
         self.journeys.close()
         self.rounds.close()
+        self.handovers.close()
         for task in list(self._beside):
             task.cancel()
 

@@ -3,10 +3,11 @@
 import asyncio
 
 from swarmd.swarm.custodian import Spawn
-from swarmd.swarm.journey import Journeys, Work
+from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
 from swarmd.swarm.messages import BEAT_SECONDS, Ack, Beat, HopBeat
 from swarmd.swarm.ports import Compute
+from swarmd.swarm.work import Work
 from swarmd.values import PeerId
 
 BEATS_PER_SECOND = 2.0  # to all custodians together: in a large stage each of them hears this peer less often

@@ -354,8 +354,8 @@ class Conductor:
         if ask.step == self._run.steps:
             return Wished(False, "the run ends with this step")
         stages = range(self._run.model.stages)
-        at_work = {stage: [card.peer for card in self._membership.stage(stage)] for stage in stages}
-        why = self._wishes.ask(Move(peer, ask.source, ask.target), at_work)
+        staying = {stage: [card.peer for card in self._membership.staying(stage)] for stage in stages}
+        why = self._wishes.ask(Move(peer, ask.source, ask.target), staying)
         return Wished(not why, why)
 
     def _moves(self, step: int, reports: list[StageReport]) -> tuple[Move, ...]:
@@ -366,9 +366,9 @@ class Conductor:
             return ()
         able: dict[int, list[PeerId]] = {}
         for report in reports:
-            at_work = [card.peer for card in self._membership.stage(report.stage)]
+            staying = [card.peer for card in self._membership.staying(report.stage)]
             having = report.holders or report.members  # of a step to be skipped nobody needs the gradient
-            able[report.stage] = [peer for peer in at_work if peer in having]
+            able[report.stage] = [peer for peer in staying if peer in having]
         return self._wishes.plan(able)
 
     def leased_to(self, head: PeerId) -> set[HopId]:
@@ -387,8 +387,13 @@ class Conductor:
                 log.info("head %s is silent: %d microbatches are given to others", head[-8:], len(withdrawn))
                 self._progress.notify()
 
-    def peer_lost(self, peer: PeerId) -> None:
-        """A head is gone: what it had, finished or not, is given again."""
-        if self._leases is not None and (lost := self._leases.lose(peer)):
+    @property
+    def closing(self) -> bool:
+        """Whether this peer leads a step whose indices are all done."""
+        return self._leases is not None and self._leases.done
+
+    def peer_lost(self, peer: PeerId, heir: PeerId = "") -> None:
+        """A head is gone: what it had is given again; what it had finished only if no heir has it."""
+        if self._leases is not None and (lost := self._leases.lose(peer, heir)):
             log.info("head %s is lost: %d microbatches of step %d are given again", peer[-8:], len(lost), self._step)
         self._progress.notify()

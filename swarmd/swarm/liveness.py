@@ -57,7 +57,7 @@ class Liveness:
         self._links.transport.learn(card.peer, card.addresses)
         self._heard(card)
         foreign = worked and not self._membership.fits(card)  # it goes over to another history
-        if card.state in ("left", "draining") or (worked and card.state == "joining") or foreign:
+        if card.state == "left" or (worked and card.state == "joining") or foreign:
             self._gone(card.peer)
         self._found(card)
         if self._membership.generation != generation or before is None or before.version != card.version:

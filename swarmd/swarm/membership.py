@@ -30,8 +30,14 @@ SMALL_SWARM = 48  # peers up to which everyone knows, and keeps in touch with, e
 FEW = 3  # of a stage's peers that are known far from it in a large swarm: enough that one of them lives
 MEMBERS_LIMIT = 4096  # cards remembered; the longest unheard go first
 
-AT_WORK = ("waiting", "serving")
-"""States in which a peer takes hops and takes part in rounds."""
+ADMITTING = ("waiting", "serving")
+"""States in which a peer takes hops."""
+
+AT_WORK = (*ADMITTING, "paused", "draining")
+"""States in which a peer has its stage's state and takes part in rounds, and in the end of what it has begun."""
+
+STAYING = (*ADMITTING, "paused")
+"""Of these, those of whoever doesn't mean to leave."""
 
 
 @dataclass
@@ -103,7 +109,7 @@ def plan_stage(
     """The stage that needs a newcomer most: the one with the fewest peers, joining ones included; the lower on a
     tie. `unseen`: how many peers of a stage there are besides those whose cards are here.
     """
-    counts = Counter(card.stage for card in cards if card.state in (*AT_WORK, "joining"))
+    counts = Counter(card.stage for card in cards if card.state in (*STAYING, "joining"))
     for stage in range(stages):
         counts[stage] += unseen(stage)
     choices = [stage for stage in range(stages) if can_serve(stage)]
@@ -320,6 +326,14 @@ class Membership:
         """The cards of a stage's peers at work, oneself included."""
         return [self._card(peer) for peer in self._at_work.get(stage, ())]
 
+    def admitting(self, stage: int) -> list[Card]:
+        """Of these, the cards of those that take hops."""
+        return [card for card in self.stage(stage) if card.state in ADMITTING]
+
+    def staying(self, stage: int) -> list[Card]:
+        """Of a stage's peers at work, the cards of those that don't drain."""
+        return [card for card in self.stage(stage) if card.state in STAYING]
+
     def near(self, stage: int) -> int:
         """How many peers are of a stage or its neighbours, oneself included, whatever they do."""
         return sum(1 for peer in self._live if abs(self._card(peer).stage - stage) <= 1)
@@ -343,6 +357,13 @@ class Membership:
         """Whether a peer needn't be known here: it is far away in a large swarm, and others of its stage are known."""
         far = abs(card.stage - self._own.stage) > 1
         return far and self.population() > SMALL_SWARM and len(self.stage(card.stage)) >= FEW
+
+    def held_back(self, stages: int) -> str:
+        """What is lacking where a stage's peers at work all take no hops, in a sentence; "" if nowhere."""
+        for stage in range(stages):
+            if self._at_work.get(stage) and not self.admitting(stage):
+                return f"a peer of stage {stage} that takes work: all of them are paused or draining"
+        return ""
 
     def missing_stages(self, stages: int) -> list[int]:
         """Stages without a single peer at work."""

@@ -58,7 +58,7 @@ class Card:
     sequence: int  # grows with every heartbeat of an incarnation
     addresses: tuple[str, ...]
     stage: int  # -1: none yet
-    state: str  # joining | waiting | serving | draining | finished | left
+    state: str  # joining | waiting | serving | paused | draining | finished | left
     version: int
     record: str  # hash of the newest commit record it applied
     tokens: int  # target tokens trained in the history that led there: of two histories as long, the greater wins
@@ -71,6 +71,7 @@ class Card:
     room: int  # hops it would still admit
     service_seconds: float  # its own time per microbatch, forward and backward; 0 until measured
     microbatches_per_second: float
+    heir: PeerId = ""  # to whom a peer that left has handed its sum of the present step
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from swarmd.swarm.conductor import Conductor
 from swarmd.swarm.download import Candidates
 from swarmd.swarm.history import History
 from swarmd.swarm.links import Links
-from swarmd.swarm.membership import AT_WORK, Membership
+from swarmd.swarm.membership import STAYING, Membership
 from swarmd.swarm.messages import AskMove, Card, Wished
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.pulling import Puller
@@ -91,8 +91,9 @@ class Mover(Puller):
     def _may_leave(self, record: Record) -> bool:
         """Whether it can still be spared, and isn't needed to finish: the record was decided some time ago."""
         own, gone = self._membership.own, [move.peer for move in record.moves]
-        staying = [card.peer for card in self._membership.stage(self.move.source) if card.peer not in (own.peer, *gone)]
-        return bool(staying) and own.state in AT_WORK and self._history.leaving is None and not self._history.finished
+        gone.append(own.peer)
+        staying = [card.peer for card in self._membership.staying(self.move.source) if card.peer not in gone]
+        return bool(staying) and own.state in STAYING and self._history.leaving is None and not self._history.finished
 
     def _check_able(self) -> None:
         """Raises Refused when, at its old stage, there is no sense in moving any more."""
@@ -100,7 +101,7 @@ class Mover(Puller):
             return
         if self._history.finished:
             raise Refused("the run is over")
-        if self._membership.own.state not in AT_WORK or self._history.behind:
+        if self._membership.own.state not in STAYING or self._history.behind:
             raise Refused(f"this peer has lost touch with stage {self.move.source} itself; try again later")
 
     # ---------------------------------------------------------------------------------------------- the grant

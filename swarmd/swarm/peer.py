@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig, fingerprint
-from swarmd.errors import ConfigError, SwarmError
+from swarmd.errors import ConfigError, Refused, SwarmError
 from swarmd.status import HopRow, PeerRow, PeerState, Queues
 from swarmd.swarm.assembly import Assembly
 from swarmd.swarm.averaging import Rounds
@@ -21,6 +21,7 @@ from swarmd.swarm.ballots import Ballots
 from swarmd.swarm.commit import Record
 from swarmd.swarm.conductor import Conductor
 from swarmd.swarm.donor import Donor
+from swarmd.swarm.drain import Drain, Drained
 from swarmd.swarm.forks import Forks
 from swarmd.swarm.gossip import Gossip
 from swarmd.swarm.history import History
@@ -28,7 +29,7 @@ from swarmd.swarm.joiner import Joiner
 from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
 from swarmd.swarm.liveness import Liveness
-from swarmd.swarm.membership import AT_WORK, Membership, peer_rows
+from swarmd.swarm.membership import ADMITTING, AT_WORK, Membership, peer_rows
 from swarmd.swarm.messages import Card
 from swarmd.swarm.placing import Places
 from swarmd.swarm.ports import Compute, Store
@@ -102,6 +103,7 @@ class Peer:
         )
         self._group: asyncio.TaskGroup | None = None
         self.validation_loss: float | None = None  # the newest
+        self.drainage: Drain | None = None  # this peer leaves
         self._beside: set[asyncio.Task[None]] = set()  # what `spawn` started
         self._done = 0  # microbatches accumulated here
         self._refreshed = 0.0  # loop time at which the figures on this peer's card were brought up to date
@@ -164,7 +166,8 @@ class Peer:
                 await self._serve()
             finally:
                 self._group = None
-                self._close()
+                self._switch.close()
+                self.history.close()
                 for task in list(self._beside):
                     task.cancel()
 
@@ -194,7 +197,7 @@ class Peer:
         await self.gossip.announce()
         await self._joiner.reach_version(self._donors, self.changed)
         if not self.history.finished:
-            self._set(state="serving")
+            self._set(state="paused" if self.journeys is not None and self.journeys.held_back else "serving")
             await self.gossip.announce()
 
     async def _serve(self) -> None:
@@ -252,16 +255,46 @@ class Peer:
         self._refresh()
         await self.gossip.announce()
 
-    async def leave(self) -> None:
-        """Says goodbye."""
+    # ------------------------------------------------------------------------------------- pausing, leaving
+    async def pause(self) -> None:
+        """Takes no more hops, finishes those it has, and goes on taking part in rounds. Raises Refused."""
+        if self.journeys is None or self._switch.mover is not None or self.state not in (*ADMITTING, "paused"):
+            raise Refused(f"this peer is {self.state}, or moves; only one that stays where it serves can pause")
+        self.journeys.hold_back()
+        self._set(state="paused")
+        await self._announce()
+
+    async def resume(self) -> None:
+        """Takes hops again. Raises Refused."""
+        if self.journeys is None or self.state != "paused":
+            raise Refused(f"this peer is not paused: it is {self.state}")
+        self.journeys.go_on()
+        self._set(state="serving")
+        await self._announce()
+
+    async def drain(self, bound_s: float) -> Drained:
+        """Ends its work here within a bound, so that nothing of it is lost, and says goodbye."""
+        if self._switch.mover is not None:
+            self._switch.give_up()
+        drained = Drained()
+        if self._assembly is not None and self.state in AT_WORK and not self.history.behind:
+            self._assembly.journeys.hold_back(retiring=True)
+            self._set(state="draining")
+            self.spawn(self._announce())
+            self.drainage = Drain(
+                self.membership, self.history, self.conductor, self._assembly, self.run_config.model.stages,
+                self._save, bound_s,
+            )  # fmt: skip
+            drained = await self.drainage.run()
+        await self.leave(drained.heir)
+        return drained
+
+    async def leave(self, heir: PeerId = "") -> None:
+        """Says goodbye, and who has this peer's sum, if anyone has."""
         if self.journeys is not None:
             self.journeys.closed = True
-        self._set(state="left")
+        self._set(state="left", heir=heir)
         await self.gossip.announce()
-
-    def _close(self) -> None:
-        self._switch.close()
-        self.history.close()
 
     async def _announce(self) -> None:
         """This peer is somewhere else, or in another state."""
@@ -299,9 +332,13 @@ class Peer:
             self.journeys.custody.disconnected(peer)
 
     def _gone(self, peer: PeerId) -> None:
+        """Its sum is lost with it, unless it said to whom it has handed it."""
+        card = self.membership.get(peer)
+        heir = card.heir if card is not None and card.state == "left" else ""
+        heir = heir if heir != peer and self.membership.is_live(heir) else ""
         if self.journeys is not None:
-            self.journeys.peer_lost(peer)
-        self.conductor.peer_lost(peer)
+            self.journeys.peer_lost(peer, heir)
+        self.conductor.peer_lost(peer, heir)
         self.changed.notify()
 
     def _sweep(self, now: float) -> None:
@@ -339,9 +376,10 @@ class Peer:
 
     def _restored(self) -> None:
         """Another version, or another history, is this peer's state now."""
-        if self.journeys is not None and self._rounds is not None:
-            self.journeys.abandon()
-            self._rounds.abandon()
+        if self._assembly is not None:
+            self._assembly.journeys.abandon()
+            self._assembly.rounds.abandon()
+            self._assembly.handovers.end_step()
             self.ballots.forget()
         if self._donor is not None:
             self._donor.forget()
@@ -349,11 +387,12 @@ class Peer:
         self.changed.notify()
 
     def _committed(self, record: Record) -> None:
-        assert self.journeys is not None and self._rounds is not None
+        assert self._assembly is not None and self.journeys is not None and self._rounds is not None
         self.validation_loss = record.validation_loss if record.validation_loss is not None else self.validation_loss
         self._done += len(self.journeys.book(record.step).accumulated)
         self.journeys.end_step(record.step)
         self._rounds.end_step(record.step)
+        self._assembly.handovers.end_step()
         self._refresh()
         self._switch.hear(record)
         every = self.run_config.checkpoint_every
@@ -426,6 +465,8 @@ class Peer:
         return Queues(states["waiting"], states["backward"], held, passed, retained, reason)
 
     def _idle_reason(self, held: int, passed: int) -> str:
+        if self.state == "paused":
+            return "this peer is paused: `swarmctl resume` lets it go on"
         if self.state != "serving":
             return f"this peer is {self.state}"
         if self.waiting_for():
@@ -449,7 +490,8 @@ class Peer:
             return (
                 f"a peer for stage{'s' if len(missing) > 1 else ''} {names}: start one with `swarmd start --bootstrap`"
             )
-        return self.ballots.waiting
+        held = "" if self.history.finished else self.membership.held_back(self.run_config.model.stages)
+        return held or self.ballots.waiting
 
     def peer_rows(self) -> list[PeerRow]:
         """Everyone this peer knows, itself first."""

@@ -136,6 +136,12 @@ class Compute(Protocol):
     async def thaw(self, step: int) -> None:
         """Undoes `freeze`: a round is begun again, and repairs may add to the sum first."""
 
+    async def absorb(self, step: int, indices: Sequence[int], slices: Sequence[Encoded]) -> bool:
+        """Adds another replica's whole sum of a step, in slices that follow each other, with what is counted in it.
+        False, and nothing has changed, if this sum is frozen or has one of the indices. Raises PeerFault for slices
+        that aren't one whole, finite sum.
+        """
+
     async def contribution(self, step: int, start: int, stop: int, *, codec: str) -> Encoded:
         """Elements [start, stop) of the step's flattened sum (fp32, over target tokens; zeros if nothing was
         accumulated).

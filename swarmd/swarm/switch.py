@@ -18,7 +18,7 @@ from swarmd.swarm.commit import Move, Record
 from swarmd.swarm.conductor import Conductor
 from swarmd.swarm.history import History
 from swarmd.swarm.links import Links
-from swarmd.swarm.membership import AT_WORK, Membership
+from swarmd.swarm.membership import ADMITTING, AT_WORK, Membership
 from swarmd.swarm.mover import Mover
 from swarmd.swarm.moves import objection
 from swarmd.swarm.placing import Places
@@ -109,6 +109,11 @@ class Switch:
         if self.assembly is not None:
             self.assembly.close()
 
+    def give_up(self) -> None:
+        """Stays at the old stage, unless it has left that already."""
+        if self._moving is not None and not self.between:
+            self._moving.cancel()
+
     # ---------------------------------------------------------------------------------------------- moving
 
     async def move(self, stage: int) -> None:
@@ -133,11 +138,11 @@ class Switch:
         own, stages = self._membership.own, range(self._run.model.stages)
         if self.mover is not None:
             raise Refused(f"this peer is on its way to stage {self.mover.target} already")
-        if own.state not in AT_WORK:
+        if own.state not in ADMITTING:
             raise Refused(f"this peer is {own.state}; it can go to another stage only while it serves one")
         if stage == 0 and not self._places.has_data:
             raise Refused("the first stage needs the run's data, and this peer has no copy of it that fits")
-        replicas = {it: [card.peer for card in self._membership.stage(it)] for it in stages}
+        replicas = {it: [card.peer for card in self._membership.staying(it)] for it in stages}
         if why := objection(Move(own.peer, own.stage, stage), replicas):
             raise Refused(why)
 
