@@ -108,6 +108,8 @@ class LimitsConfig:
     backlog_bytes: int = 4 << 30  # gradients committed while this peer pulls its stage's state
     fork_timeout_s: float = 30.0  # without a majority of a step's acceptors, though every stage is there, until a
     # conductor goes on alone
+    stage_lost_timeout_s: float = 60.0  # without a peer at a stage, until the swarm returns to what is on disks of it
+    copies_bytes: int = 64 << 30  # of other stages' checkpoints on this peer's disk
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class NodeConfig:
     data: str | None = None  # this node's copy of the run's data, when it is elsewhere
     mdns: bool = False
     threads: int = 0  # of torch on the CPU; 0: torch's own choice
+    resume: bool = False  # a run that this node founds goes on from what is on its peers' disks
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
 

@@ -94,3 +94,4 @@ class Status:
     state_bytes: int = 0  # of the stage's state that have come, while it is pulled
     state_bytes_total: int = 0  # 0: nothing is pulled
     state_donors: int = 0  # that give it
+    warnings: tuple[str, ...] = ()  # what is wrong here though training goes on: a full disk, ...

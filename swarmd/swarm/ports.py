@@ -187,5 +187,18 @@ class Store(Protocol):
         raises.
         """
 
-    async def save_checkpoint(self, version: int, stage: int, state: Buffer, record: dict[str, Any]) -> None:
-        """Writes a stage's state at a version, manifest last. A full disk is reported, never raised."""
+    async def save_checkpoint(
+        self, version: int, stage: int, state: Buffer, record: dict[str, Any], *, copy: bool = False
+    ) -> None:
+        """Writes a stage's state at a version, manifest last, and lets go of older ones. `copy`: of another stage than
+        this peer's; those have a bound of their own. A full disk is reported, never raised.
+        """
+
+    async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:
+        """Version, stage and record of every checkpoint here that is whole, newest first. Never raises."""
+
+    async def load_checkpoint(self, version: int, stage: int) -> tuple[Buffer, dict[str, Any]] | None:
+        """The state and the record of a checkpoint. None if it isn't here, or not whole."""
+
+    async def read_checkpoint(self, version: int, stage: int, start: int, stop: int) -> Buffer | None:
+        """Bytes [start, stop) of a checkpoint's state as they are now; None if they can't be read."""
