@@ -60,8 +60,8 @@ GROUPS: dict[str, Group] = {
 }
 """Every point there is, by the part of the protocol it belongs to.
 
-`ledger` and `void` come before the disk changes, `save` before a checkpoint is written, `stock`, `load` and `read` before
-checkpoints are looked at, loaded, or read in part.
+`ledger` and `void` come before the disk changes, `save` before a checkpoint is written; `stock`, `load` and `read`
+before checkpoints are looked at, loaded, or read in part.
 """
 
 NOT_ASKED = (
