@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from swarmd.values import Buffer
 LEDGER_LIMIT_BYTES = 64 << 20  # about 100,000 steps a file; the older half of the history is in ledger.jsonl.1
 CHECKPOINTS_KEPT = 2  # versions of a stage; the newest may be torn when the machine dies while it is written
 COPIES_LIMIT_BYTES = 64 << 30  # of other stages' checkpoints
+LINE_BYTES = 8 << 10  # of a ledger line, at most: it names the members of one stage
 TOLD_SECONDS = 60.0  # between two lines in the log about the same trouble: a full disk has one for each step
 
 T = TypeVar("T")
@@ -93,11 +94,24 @@ class LocalStore:
         else:
             self._done("write the ledger")
 
-    def void_ledger(self, version: int) -> None:
+    def ledger_tail(self, count: int) -> dict[int, str]:
+        """The records of the last lines."""
+        try:
+            with self._home.ledger.open("rb") as ledger:
+                ledger.seek(max(0, ledger.seek(0, os.SEEK_END) - count * LINE_BYTES))
+                lines = ledger.read().splitlines()[-count:]
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            self._failed("read the ledger", error)
+            return {}
+        return dict(it for line in lines if (it := _name_of(line)) is not None)
+
+    def void_ledger(self, version: int, records: Container[str] | None = None) -> None:
         """Moves the lines of steps after `version` to ledger-void.jsonl; what can't be read stays where it is."""
         for path in (self._home.ledger.with_name("ledger.jsonl.1"), self._home.ledger):
             try:
-                self._void_in(path, version)
+                self._void_in(path, version, records)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -105,10 +119,10 @@ class LocalStore:
                 return
         self._done("void lines of the ledger")
 
-    def _void_in(self, path: Path, version: int) -> None:
+    def _void_in(self, path: Path, version: int, records: Container[str] | None) -> None:
         lines = path.read_bytes().splitlines(keepends=True)
-        steps = [_step_of(line) for line in lines]
-        void = [step is not None and step > version for step in steps]
+        names = [_name_of(line) for line in lines]
+        void = [it is not None and it[0] > version and (records is None or it[1] in records) for it in names]
         if any(void):
             self._rotate(self._void)
             with self._void.open("ab") as voided:
@@ -191,10 +205,11 @@ class LocalStore:
         return await self._beside(lambda: read_state(self._home.checkpoints, version, stage, start, stop))
 
 
-def _step_of(line: bytes) -> int | None:
-    """The step of a ledger line; None if it is damaged."""
+def _name_of(line: bytes) -> tuple[int, str] | None:
+    """Step and record of a ledger line; None if it is damaged."""
     try:
-        step = json.loads(line)["step"]
-    except (ValueError, RecursionError, TypeError, KeyError):
+        plain = json.loads(line)
+        step, record = plain["step"], plain.get("record", "")
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
         return None
-    return step if type(step) is int else None
+    return (step, record) if type(step) is int and isinstance(record, str) else None

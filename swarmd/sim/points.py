@@ -56,12 +56,12 @@ GROUPS: dict[str, Group] = {
         ("export_state", "import_state"),
         ("save",),
     ),
-    "disks": Group(("AskStock", "AskCopy", "AskPiece"), disk=("stock", "load", "read")),
+    "disks": Group(("AskStock", "AskCopy", "AskPiece"), disk=("tail", "stock", "load", "read")),
 }
 """Every point there is, by the part of the protocol it belongs to.
 
-`ledger` and `void` come before the disk changes, `save` before a checkpoint is written; `stock`, `load` and `read`
-before checkpoints are looked at, loaded, or read in part.
+`ledger` and `void` come before the disk changes, `save` before a checkpoint is written; `tail` before
+the ledger is read, `stock`, `load` and `read` before checkpoints are looked at, loaded, or read in part.
 """
 
 NOT_ASKED = (

@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import inspect
 import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Container, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,10 +60,18 @@ class SimStore:
         if self._reach("ledger", line["step"]):
             self._disk.ledger.append(line)
 
-    def void_ledger(self, version: int) -> None:
-        if self._reach("void", version):
-            self._disk.voided += [line for line in self._disk.ledger if line["step"] > version]
-            self._disk.ledger = [line for line in self._disk.ledger if line["step"] <= version]
+    def ledger_tail(self, count: int) -> dict[int, str]:
+        self._reach("tail", 0)
+        return {line["step"]: line["record"] for line in self._disk.ledger[-count:]}
+
+    def void_ledger(self, version: int, records: Container[str] | None = None) -> None:
+        if not self._reach("void", version):
+            return
+        kept: list[dict[str, Any]] = []
+        for line in self._disk.ledger:
+            void = line["step"] > version and (records is None or line["record"] in records)
+            (self._disk.voided if void else kept).append(line)
+        self._disk.ledger = kept
 
     async def save_checkpoint(
         self, version: int, stage: int, state: Buffer, record: dict[str, Any], *, copy: bool = False

@@ -23,8 +23,8 @@ from swarmd.values import PeerId
 log = logging.getLogger(__name__)
 
 COPIES = 2  # of each stage outside its replicas, where there are peers enough
-RETRY_SECONDS = 3.0  # between tries to have a copy: its stage may be writing it still
-TRIES = 10
+RETRY_SECONDS = 0.5  # before the second try to have a copy: its stage may be writing it still; doubles each time
+TRIES = 10  # the last after some eight minutes
 
 
 def plan_copies(stages: int, places: Mapping[PeerId, int]) -> dict[PeerId, int]:
@@ -91,13 +91,13 @@ class Copies:
             return
         self._turn = record.step
         kept = Kept(record.step, stage, record.state)
-        for _ in range(TRIES):
+        for number in range(TRIES):
             if self._is_old(record) or await self._disks.load(kept) is not None:
                 return
             try:
                 state, found = await self._disks.bring(kept, lambda: self._sources(stage))
             except OutOfDonors:
-                await asyncio.sleep(RETRY_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS * 2**number)
                 continue
             except MemoryError as trouble:
                 log.warning("no copy of version %d of stage %d: %s", record.step, stage, trouble)

@@ -26,7 +26,7 @@ from swarmd.swarm.disks import Disks
 from swarmd.swarm.donor import Donor
 from swarmd.swarm.forks import Forks
 from swarmd.swarm.gossip import Gossip
-from swarmd.swarm.history import History
+from swarmd.swarm.history import RECORDS_KEPT, History
 from swarmd.swarm.joiner import Joiner
 from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
@@ -182,6 +182,7 @@ class Peer:
 
     async def _join(self) -> None:
         """Finds a stage and brings it to the swarm's version."""
+        tail = self._store.ledger_tail(RECORDS_KEPT)
         switch, places = self._switch, self._places
         stage = await places.find(self._wanted, self.changed)
         try:
@@ -199,6 +200,7 @@ class Peer:
             await self.history.adopt(record, self.membership.own.peer)
             self.spawn(self.returns.tell(record))
         await self.arriving.reach(assembly)
+        await self.forks.mend_ledger(self._store, tail)
 
     def _donors(self) -> list[PeerId]:
         return self._switch.donors(self.membership.own.stage)

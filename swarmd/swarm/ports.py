@@ -4,7 +4,7 @@ In production these are `net.libp2p`, `stage.worker`, `stage.data` and `daemon.l
 `sim.compute`. Time comes from the running event loop, chance from an injected `random.Random`.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import Any, Protocol
 
 from swarmd.values import (
@@ -182,9 +182,12 @@ class Store(Protocol):
     def append_ledger(self, line: dict[str, Any]) -> None:
         """A line per committed step. A full disk is reported, never raised."""
 
-    def void_ledger(self, version: int) -> None:
-        """Voids the lines of steps after `version`: they belong to a history that lost, or will come again. Never
-        raises.
+    def ledger_tail(self, count: int) -> dict[int, str]:
+        """The hashes of the records of the last lines, by step. Never raises."""
+
+    def void_ledger(self, version: int, records: Container[str] | None = None) -> None:
+        """Voids the lines of steps after `version`: they belong to a history that lost, or will come again. `records`:
+        only those of these records. Never raises.
         """
 
     async def save_checkpoint(

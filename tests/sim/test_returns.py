@@ -1,5 +1,5 @@
-"""Going back to what is on disks: after a stage lost all its replicas, after a whole swarm was down. What comes of it is
-what an uninterrupted run gives, and every step is in the ledgers once.
+"""Going back to what is on disks: after a stage lost all its replicas, after a whole swarm was down. What comes of it
+is what an uninterrupted run gives, and every step is in the ledgers once.
 """
 
 import asyncio
