@@ -4,6 +4,7 @@ Relies on typer; everything heavy (uvloop, torch, libp2p, pydantic) is imported 
 `--help` and every mistake should be answered at once. What the daemon does with its settings is `daemon/process.py`.
 """
 
+import dataclasses
 import sys
 import traceback
 from collections.abc import Callable
@@ -39,6 +40,7 @@ Examples:
   swarmd start --idle                              wait for `swarmctl join --bootstrap MULTIADDR`
   swarmd start                                     do again what was last joined
   swarmd start --spot-file /run/spot-notice        drain and end once that file appears
+  swarmd start --resume                            found the run of this home again, from its peers' checkpoints
 """
 
 _DEMO_EXAMPLES = """
@@ -80,6 +82,8 @@ class StartOptions:
     spot_file: str | None = None
     spot_command: str | None = None
     spot_interval_s: float | None = None
+    resume: bool = False
+    stage_lost_timeout_s: float | None = None
 
 
 def _print_version(wanted: bool) -> None:
@@ -137,13 +141,20 @@ def start(
     spot_interval: Annotated[
         float | None, typer.Option(metavar="S", min=0.1, help="Look for the notice so often. Default: 5.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run of --home from the checkpoints that its peers have.")
+    ] = False,
+    stage_lost_timeout: Annotated[
+        float | None,
+        typer.Option(metavar="S", min=0, help="Return to checkpoints when a stage is empty for so long. Default: 60."),
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Log everything; show tracebacks.")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON objects, one a line.")] = False,
 ) -> int:
     """Start a daemon that holds one stage of a run and trains it with its peers."""
     options = StartOptions(
         model, gpu, device, stage, tuple(bootstrap or ()), tuple(listen or ()), data, steps, stages, idle, mdns,
-        threads, drain_timeout, spot_file, spot_command, spot_interval,
+        threads, drain_timeout, spot_file, spot_command, spot_interval, resume, stage_lost_timeout,
     )  # fmt: skip
     return _reported(lambda: _start(options, Home(home or default_home()), debug=debug, log_json=log_json), debug)
 
@@ -204,6 +215,8 @@ def _start(options: StartOptions, home: Home, *, debug: bool, log_json: bool) ->
     """Checks everything that can be checked at once, takes the home, and runs the daemon until it is done."""
     check_options(options)
     run = load_run(options)
+    if options.resume and not run and not options.bootstrap:
+        run = remembered_run(home)
     remembered = None if run or options.bootstrap or options.mdns else home.remembered()
     if not (run or options.bootstrap or options.mdns or options.idle or remembered):
         raise ConfigError(
@@ -225,13 +238,23 @@ def _start(options: StartOptions, home: Home, *, debug: bool, log_json: bool) ->
         return uvloop.run(run_daemon(node, run, idle=options.idle and remembered is None))
 
 
+def remembered_run(home: Home) -> RunConfig:
+    """The run whose checkpoints a home holds. Raises ConfigError."""
+    from swarmd import settings
+
+    if (known := home.remembered_run()) is None:
+        raise ConfigError(f"{home.path} is the home of no run yet; give --model or --bootstrap, or another --home.")
+    return settings.run_from_plain(known.run, f"the settings in {home.run_file}")
+
+
 def check_options(options: StartOptions) -> None:
     """Refuses options that contradict each other or can't be right. Raises ConfigError."""
     given = [name for name, value in (("--model", options.model), ("--bootstrap", options.bootstrap)) if value]
     if len(given) > 1:
         raise ConfigError("give --model to found a run or --bootstrap to join one, not both.")
-    if options.idle and (given or options.mdns):
-        raise ConfigError(f"--idle waits for `swarmctl join`; leave it out to use {(*given, '--mdns')[0]}.")
+    given += ["--mdns"] * options.mdns + ["--resume"] * options.resume
+    if options.idle and given:
+        raise ConfigError(f"--idle waits for `swarmctl join`; leave it out to use {given[0]}.")
     if options.gpu is not None and options.device is not None:
         raise ConfigError("give --gpu or --device, not both.")
     for name, value in (("--steps", options.steps), ("--stages", options.stages)):
@@ -262,6 +285,9 @@ def plan_node(options: StartOptions, home: Home, remembered: Remembered | None, 
     one that a person waits for.
     """
     defaults = NodeConfig(home=str(home.path))
+    limits, patience = defaults.limits, options.stage_lost_timeout_s
+    if patience is not None:
+        limits = dataclasses.replace(limits, stage_lost_timeout_s=patience)
     return NodeConfig(
         home=str(home.path),
         device=_device(options),
@@ -275,6 +301,8 @@ def plan_node(options: StartOptions, home: Home, remembered: Remembered | None, 
         spot_file=options.spot_file,
         spot_command=options.spot_command,
         spot_interval_s=defaults.spot_interval_s if options.spot_interval_s is None else options.spot_interval_s,
+        resume=options.resume,
+        limits=limits,
     )
 
 

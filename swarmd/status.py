@@ -95,3 +95,4 @@ class Status:
     state_bytes_total: int = 0  # 0: nothing is pulled
     state_donors: int = 0  # that give it
     doing: str = ""  # what it was told to do and is at, one sentence; "" when it was told nothing
+    warnings: tuple[str, ...] = ()  # what is wrong here though training goes on: a full disk, ...

@@ -5,6 +5,7 @@ settings come from a preset or from whoever is joined.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING
 import psutil
 
 from swarmd.config import NodeConfig, RunConfig, fingerprint, to_plain
-from swarmd.daemon.local import Home, LocalStore, Remembered
+from swarmd.daemon.local import Home, Remembered, RememberedRun
 from swarmd.daemon.logs import NOTICE
-from swarmd.errors import ConfigError, ControlError, PeerFault, PeerUnreachable, Refused
+from swarmd.daemon.store import LocalStore
+from swarmd.errors import ConfigError, ControlError, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.status import Bytes, HopRow, PeerRow, PeerState, Queues, Status
 from swarmd.swarm.commit import Record
 from swarmd.swarm.drain import Drained
@@ -37,6 +39,8 @@ log = logging.getLogger(__name__)
 
 JOIN_RETRY_SECONDS = 1.0
 JOIN_PATIENCE_SECONDS = 30.0  # for a bootstrap peer given on the command line; a remembered one is tried for ever
+LIVING_SECONDS = 5.0  # for peers of a run that is to be resumed to answer, if they still work at it
+PEERS_REMEMBERED = 16  # addresses of so many are written down
 RATE_RECORDS = 10  # committed steps that the shown tokens per second are averaged over
 GOODBYE_SECONDS = 5.0  # to tell the neighbours; those who don't hear it notice the broken connection
 PLAIN_CODECS = ("fp32", "fp16", "bf16", "int8")  # what every device can, before the worker says what this one can
@@ -52,6 +56,8 @@ class Node:
         self._run: RunConfig | None = None
         self._peer: Peer | None = None
         self._worker: Worker | None = None
+        self._store: LocalStore | None = None
+        self._known: RememberedRun | None = None  # what this home says of the run, if it knew it before
         self._found: deque[str] = deque(maxlen=64)  # addresses heard of on the local network
         self._changed = Signal()
         self._entries: tuple[PeerId, ...] = ()  # the peers that gave the run's settings
@@ -72,25 +78,27 @@ class Node:
     async def live(self, run: RunConfig | None, *, idle: bool) -> None:
         """Founds a run, joins one, or waits to be told; then trains to its end. Raises ConfigError, SwarmError."""
         if run is not None:
-            log.log(NOTICE, "run %s (%s): %d steps, %d stages", run.name, fingerprint(run), run.steps, run.model.stages)
-            self._run = run
+            await self._begin(run)
         else:
             await self._find_run(idle=idle)
         assert self._run is not None
         if self._on_run is not None:
             await self._on_run(fingerprint(self._run))
-        store = LocalStore(self._home)
+        limits = self.config.limits
+        self._store = LocalStore(self._home, copies_limit_bytes=limits.copies_bytes)
         rng = random.Random(f"{self._run.seed}/{self.transport.peer_id}")
         self._peer = Peer(
             self._run,
-            self.config.limits,
+            limits,
             self._links,
             self._membership,
-            store,
+            self._store,
             self._open_stage,
             rng,
             stage=self.config.stage,
+            used=self._known.stage if self._known is not None else None,
             entries=self._entries,
+            resume=self.config.resume,
         )
         self._peer.history.on_commit(self._committed)
         watcher = asyncio.create_task(self._watch(self._peer))
@@ -99,6 +107,45 @@ class Node:
         finally:
             watcher.cancel()
         log.log(NOTICE, "the run is over at version %d", self._peer.history.version)
+
+    async def _begin(self, run: RunConfig) -> None:
+        """Begins a run, or goes on with one from checkpoints; where others of it still live, joins them. Raises
+        ConfigError.
+        """
+        self._check_home(run)
+        if self._known is not None and self.config.resume:
+            await self._look_for_living(self._known)
+        elif self._known is not None and self._home.has_checkpoints():
+            raise ConfigError(
+                f"{self._home.path} holds checkpoints of this run: add --resume to go on from them, "
+                "or choose another --home to begin anew."
+            )
+        if self._run is None:
+            log.log(NOTICE, "run %s (%s): %d steps, %d stages", run.name, fingerprint(run), run.steps, run.model.stages)
+            self._run = run
+
+    def _check_home(self, run: RunConfig) -> None:
+        """A home with another run's checkpoints is left as it is. Raises ConfigError."""
+        known = self._home.remembered_run()
+        if known is not None and known.fingerprint != fingerprint(run):
+            if self._home.has_checkpoints():
+                raise ConfigError(
+                    f"{self._home.path} holds checkpoints of run {known.fingerprint}, and this is run "
+                    f"{fingerprint(run)} ({run.name}): choose another --home, or move {self._home.checkpoints} away."
+                )
+            known = None
+        self._known = known
+
+    async def _look_for_living(self, known: RememberedRun) -> None:
+        """Joins the run if one of the peers that this home knew still works at it."""
+
+        async def try_it(address: str) -> None:
+            with contextlib.suppress(SwarmError, TimeoutError):
+                await self._adopt(address, only=known.fingerprint)
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LIVING_SECONDS):
+                await asyncio.gather(*(try_it(address) for address in known.peers))
 
     async def _find_run(self, *, idle: bool) -> None:
         """Takes the run's settings from the first peer that gives them."""
@@ -127,8 +174,8 @@ class Node:
             return f"{address}: {trouble}"
         return ""
 
-    async def _adopt(self, address: str) -> None:
-        """Asks the peer at an address for the run's settings and makes them this daemon's."""
+    async def _adopt(self, address: str, only: str = "") -> None:
+        """Asks the peer at an address for the run's settings and makes them this daemon's. `only`: a fingerprint."""
         from swarmd.settings import run_from_plain
 
         if self._run is not None:
@@ -141,6 +188,9 @@ class Node:
             raise Refused(f"it gave settings that this version can't use: {trouble}") from None
         if fingerprint(run) != settings.fingerprint:
             raise Refused("its settings don't have the fingerprint it claims; one of the two is of another version")
+        if only not in ("", settings.fingerprint) or self._run is not None:
+            return
+        self._check_home(run)
         self._run = run  # the greeting proves its fingerprint
         try:
             await self._links.greet(peer)
@@ -162,7 +212,15 @@ class Node:
         data = await asyncio.to_thread(self._load_data) if stage == 0 else None
         self._worker = await Worker.start(self._run, stage, self.config.device, self.config.threads)
         log.log(NOTICE, "stage %d is on %s after %.1f s", stage, self.config.device, time.monotonic() - began)
+        self._remember(stage)
         return self._worker, data
+
+    def _remember(self, stage: int | None) -> None:
+        """Writes down whose checkpoints these are, and where others of the run were last."""
+        assert self._run is not None
+        others = [card for card in self._membership.cards() if card.peer != self.transport.peer_id]
+        peers = [address for card in others[:PEERS_REMEMBERED] for address in card.addresses[:1]]
+        self._home.remember_run(RememberedRun(to_plain(self._run), fingerprint(self._run), stage, tuple(peers)))
 
     def _load_data(self) -> Data:
         from swarmd.stage.data import load_data
@@ -182,6 +240,8 @@ class Node:
 
     def _committed(self, record: Record) -> None:
         self._records.append(record)
+        if self._run is not None and record.step % self._run.checkpoint_every == 0 and self._peer is not None:
+            self._remember(self._peer.stage)
         said = "skipped: not finite" if record.skipped else f"loss {record.loss:.4f}"
         log.info("step %d: %s, %.0f tokens/s", record.step, said, record.tokens / max(1e-9, record.seconds))
 
@@ -342,6 +402,7 @@ class Node:
             state_bytes_total=transfer.total if transfer else 0,
             state_donors=transfer.donors if transfer else 0,
             doing=self.doing(),
+            warnings=tuple(filter(None, (self._store.trouble,))) if self._store else (),
         )
 
     def summary(self) -> str:

@@ -57,18 +57,20 @@ GROUPS: dict[str, Group] = {
         ("export_state", "import_state"),
         ("save",),
     ),
+    "disks": Group(("AskStock", "AskCopy", "AskPiece"), disk=("tail", "stock", "load", "read")),
 }
 """Every point there is, by the part of the protocol it belongs to.
 
-`ledger` and `void` come before the disk changes, `save` before a checkpoint is written.
+`ledger` and `void` come before the disk changes, `save` before a checkpoint is written; `tail` before
+the ledger is read, `stock`, `load` and `read` before checkpoints are looked at, loaded, or read in part.
 """
 
 NOT_ASKED = (
     "Card", "Summary",  # gossip
     "SayHello", "Settings", "Place", "Ack", "Gradient", "Loss", "NotFinite", "Busy", "Located", "Lease", "Resent",
     "Wished", "Frozen", "Averaged", "Result", "StageReport", "Promise", "Accepted", "GradientPart", "Snapshot",
-    "Chunk", "TakenOver",  # answers
-    "Ballot", "HopBeat", "HeldPart", "Part",  # pieces of messages
+    "Chunk", "TakenOver", "Stock",  # answers
+    "Ballot", "Kept", "HopBeat", "HeldPart", "Part",  # pieces of messages
 )  # fmt: skip
 """Kinds in `framing.KINDS` that nobody sends as a request. (`Hello` and `Commit` are both request and answer.)"""
 

@@ -51,7 +51,7 @@ class Assembly:
         self.stage, self.compute, self.data = stage, compute, data
         self._links, self._start = links, start
         self._others = links.kinds()  # that are answered by what stays when this peer moves
-        self._closed = False
+        self._closed = self._serving = False
         self._beside: set[asyncio.Task[None]] = set()
         self.journeys = Journeys(run, limits, links, membership, history, compute, stage, rng, self.spawn)
         self.rounds = Rounds(run, limits, links, membership, history, self.journeys, compute, stage)
@@ -76,7 +76,10 @@ class Assembly:
             task.add_done_callback(self._beside.discard)
 
     def serve(self) -> None:
-        """The stage's state is here: takes part from now on."""
+        """The stage's state is here: takes part from now on, if it doesn't yet."""
+        if self._serving:
+            return
+        self._serving = True
         self.spawn(Beats(self._links, self.journeys, self.compute, self.spawn).run())
         if self.head is not None:
             self.spawn(self.head.run())

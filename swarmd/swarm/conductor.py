@@ -37,6 +37,7 @@ from swarmd.swarm.messages import (
     to_ranges,
 )
 from swarmd.swarm.moves import Wishes
+from swarmd.swarm.returns import Returns
 from swarmd.swarm.round_messages import AskHoldings, Close, Frozen, StageReport
 from swarmd.swarm.signals import Signal
 from swarmd.values import HopId, PeerId
@@ -79,8 +80,10 @@ class Conductor:
         spawn: Spawn,
         ballots: Ballots,
         rng: random.Random,
+        returns: Returns,
     ) -> None:
         self._run, self._links, self._membership, self._history = run, links, membership, history
+        self._returns = returns
         self._validate, self._spawn, self._ballots, self._rng = validate, spawn, ballots, rng
         self._distribution = Distribution(links, membership, history, spawn)
         self._outranked = 0  # times in a row
@@ -158,14 +161,40 @@ class Conductor:
         again = self._takes_over(step)
         if again:
             await self._ask_around(step)
-        mandate = await self._ballots.seek(step, self._is_complete)
-        record = mandate.decided
-        if record is None and mandate.bound is not None:  # it may be decided: nothing else may be proposed
-            record = await self._ballots.propose(mandate, mandate.bound, self._is_complete)
-        if record is None:
-            record = await self._ballots.propose(mandate, await self._train(mandate, again), self._is_complete)
-        self._spawn(self._distribution.spread(record))
+        lost = asyncio.create_task(self._returns.lost(), name=f"watch for what is lost at {step}")
+        try:
+
+            def complete() -> bool:  # or there is a way to go on all the same
+                return self._is_complete() or lost.done()
+
+            mandate = await self._ballots.seek(step, complete)
+            record = mandate.decided
+            if record is None and mandate.bound is not None:  # it may be decided: nothing else may be proposed
+                record = await self._ballots.propose(mandate, mandate.bound, complete)
+            if record is None:
+                record = await self._ballots.propose(mandate, await self._next(mandate, again), complete)
+        finally:
+            lost.cancel()
+            await asyncio.gather(lost, return_exceptions=True)
+        if record.after:
+            self._spawn(self._returns.tell(record))
+        else:
+            self._spawn(self._distribution.spread(record))
         await self._history.adopt(record, self._membership.own.peer)
+        if record.after:  # this peer's way back ends the step
+            await self._history.changed.until(lambda: self._history.record_hash == record.hash)
+
+    async def _next(self, mandate: Mandate, again: bool) -> Record:
+        """What to propose: the step's record, or a return if a stage stays lost."""
+        train = asyncio.create_task(self._train(mandate, again), name=f"train {mandate.step}")
+        lost = asyncio.create_task(self._returns.lost(), name=f"watch for what is lost in {mandate.step}")
+        try:
+            await asyncio.wait({train, lost}, return_when=asyncio.FIRST_COMPLETED)
+            return train.result() if train.done() else lost.result()
+        finally:
+            for task in (train, lost):
+                task.cancel()
+            await asyncio.gather(train, lost, return_exceptions=True)
 
     def _is_complete(self) -> bool:
         """Whether every stage is there: else it makes no sense to go on without the others."""

@@ -47,6 +47,8 @@ class Joiner(Puller):
     async def reach_version(self, donors: Candidates, changed: Signal) -> None:
         """Brings the stage to the swarm's version: the whole state from donors, then gradient by gradient."""
         history = self._history
+        while history.resumes and self._newest().version == 0:  # nobody knows yet from where
+            await changed.wait(RETRY_SECONDS)
         goal = self._newest().version
         if goal == 0:
             history.restore(None, "")

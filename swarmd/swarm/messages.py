@@ -127,6 +127,7 @@ class Place:
     stage: int
     cards: tuple[Card, ...]
     founder: PeerId = ""  # who began the run: the one acceptor of its first record
+    resumes: bool = False  # the run goes on from what is on disks, once it is decided from where: wait for that
 
 
 @dataclass(frozen=True)
@@ -385,6 +386,46 @@ class Wished:
 
     likely: bool
     why: str = ""
+
+
+# ------------------------------------------------------------------------------------------------- what is on disks
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A checkpoint on a peer's disk, whole."""
+
+    version: int
+    stage: int
+    state: str  # names it: `Record.state` of its record
+
+
+@dataclass(frozen=True)
+class AskStock:
+    """What of the run is on your disk? Answered with `Stock`, which takes the time to read it all once."""
+
+
+@dataclass(frozen=True)
+class Stock:
+    """Every whole checkpoint on a disk, of any stage."""
+
+    kept: tuple[Kept, ...]
+    has_data: bool  # its peer could be a head
+
+
+@dataclass(frozen=True)
+class AskCopy:
+    """Someone wants a checkpoint. Answered with a `Snapshot`, or a refusal."""
+
+    kept: Kept
+
+
+@dataclass(frozen=True)
+class AskPiece:
+    """Answered with the `Chunk` of a checkpoint, or a refusal."""
+
+    kept: Kept
+    number: int
 
 
 # ------------------------------------------------------------------------------------------------- sets of indices

@@ -10,7 +10,7 @@ nobody: a mover that can't leave any more by then stays, and asks again or gives
 import logging
 from collections.abc import Awaitable, Callable
 
-from swarmd.config import LimitsConfig, ModelConfig, RunConfig
+from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.assembly import Assembly
 from swarmd.swarm.backlog import Backlog, Entry, Missed
@@ -24,7 +24,7 @@ from swarmd.swarm.messages import AskMove, Card, Wished
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.pulling import Puller
 from swarmd.swarm.signals import Signal
-from swarmd.swarm.statesync import Manifest
+from swarmd.swarm.statesync import Manifest, model_elements
 from swarmd.values import Buffer
 
 log = logging.getLogger(__name__)
@@ -35,12 +35,6 @@ RETRY_SECONDS = 1.0  # when nobody gives the state, or nobody leads
 
 Arrive = Callable[[int], Awaitable[Assembly]]
 """Opens a stage on this peer's device. Raises ConfigError if it can't."""
-
-
-def model_elements(model: ModelConfig) -> int:
-    """Elements of the whole model, which no stage's gradient exceeds: the size of a stage that isn't open here."""
-    block = 4 * model.hidden**2 + 3 * model.hidden * model.ffn + 2 * model.hidden
-    return (2 * model.vocabulary + 1) * model.hidden + model.layers * block
 
 
 class Mover(Puller):

@@ -15,16 +15,19 @@ from typing import Any
 from swarmd.config import LimitsConfig, RunConfig, fingerprint
 from swarmd.errors import ConfigError, Refused, SwarmError
 from swarmd.status import HopRow, PeerRow, PeerState, Queues
+from swarmd.swarm.arriving import Arriving
 from swarmd.swarm.assembly import Assembly
 from swarmd.swarm.averaging import Rounds
 from swarmd.swarm.ballots import Ballots
 from swarmd.swarm.commit import Record
 from swarmd.swarm.conductor import Conductor
+from swarmd.swarm.copies import Copies
+from swarmd.swarm.disks import Disks
 from swarmd.swarm.donor import Donor
 from swarmd.swarm.drain import Drain, Drained
 from swarmd.swarm.forks import Forks
 from swarmd.swarm.gossip import Gossip
-from swarmd.swarm.history import History
+from swarmd.swarm.history import RECORDS_KEPT, History
 from swarmd.swarm.joiner import Joiner
 from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
@@ -34,6 +37,7 @@ from swarmd.swarm.messages import Card
 from swarmd.swarm.placing import Places
 from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.pulling import Progress
+from swarmd.swarm.returns import Returns
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.switch import OpenStage, Switch
 from swarmd.values import HopId, PeerId
@@ -59,7 +63,9 @@ class Peer:
         rng: random.Random,
         *,
         stage: int | None,
+        used: int | None = None,
         entries: Sequence[PeerId] = (),
+        resume: bool = False,
     ) -> None:
         self.run_config, self._limits, self.links, self.membership = run, limits, links, membership
         self._store, self._wanted = store, stage
@@ -77,14 +83,17 @@ class Peer:
             spawn=self.spawn,
         )
         self.gossip = Gossip(fingerprint(run), run.model.stages, links, membership, self.liveness.hear, self._refresh)
-        self._places = Places(run, links, membership, self.history, self.liveness.hear, self._entries)
+        self._places = Places(run, links, membership, self.history, self.liveness.hear, self._entries, used)
         self.stage: int | None = None
         self.state: PeerState = "joining"
         self.began: float | None = None  # loop time when this peer began to serve
         history, changed = self.history, self.changed
+        self.disks = Disks(run, links, membership, store)
+        self.returns = Returns(run, links, membership, history, self.disks, changed, limits.stage_lost_timeout_s)
+        self.copies = Copies(run, limits, membership, history, self.disks, store, changed)
         self.ballots = Ballots(run, links, membership, history, rng, limits.fork_timeout_s)
         self.conductor = Conductor(
-            run, links, membership, history, self._validate, changed, self.spawn, self.ballots, rng
+            run, links, membership, history, self._validate, changed, self.spawn, self.ballots, rng, self.returns
         )
         self._switch = Switch(
             run,
@@ -101,6 +110,8 @@ class Peer:
             set_card=self._set,
             announce=self._announce,
         )
+        ways = (membership, history, self.returns, self._switch, changed)
+        self.arriving = Arriving(*ways, self._donors, set_card=self._set, announce=self._announce)
         self._group: asyncio.TaskGroup | None = None
         self.validation_loss: float | None = None  # the newest
         self.drainage: Drain | None = None  # this peer leaves
@@ -109,6 +120,7 @@ class Peer:
         self._refreshed = 0.0  # loop time at which the figures on this peer's card were brought up to date
         if not entries:
             self.history.founder, self.history.founded = membership.own.peer, True
+            self.history.resumes = resume
         self.history.on_commit(self._committed)
         self.history.on_restore(self._restored)
 
@@ -173,6 +185,7 @@ class Peer:
 
     async def _join(self) -> None:
         """Finds a stage and brings it to the swarm's version."""
+        tail = self._store.ledger_tail(RECORDS_KEPT)
         switch, places = self._switch, self._places
         stage = await places.find(self._wanted, self.changed)
         try:
@@ -185,20 +198,31 @@ class Peer:
             places.has_data = False
             assembly = await switch.open(await places.find(self._wanted, self.changed))
         await self.gossip.announce()
-        await assembly.joiner.reach_version(self._donors, self.changed)
+        if self.history.resumes and not self._entries:
+            record = await self.returns.found()
+            await self.history.adopt(record, self.membership.own.peer)
+            self.spawn(self.returns.tell(record))
+        await self.arriving.reach(assembly)
+        await self.forks.mend_ledger(self._store, tail)
 
     def _donors(self) -> list[PeerId]:
         return self._switch.donors(self.membership.own.stage)
 
     async def _rejoin(self) -> None:
         """Fetches the whole state anew. Meanwhile this peer is in no plan, like a newcomer."""
-        assert self._joiner is not None
+        assert self._assembly is not None
         self._set(state="joining")
         await self.gossip.announce()
-        await self._joiner.reach_version(self._donors, self.changed)
+        await self.arriving.reach(self._assembly)
+        await self._serve_again()
+
+    async def _serve_again(self) -> None:
+        """This peer was away from the swarm's version, and is there again."""
+        assert self._assembly is not None
+        self._assembly.serve()
         if not self.history.finished:
             self._set(state="paused" if self.journeys is not None and self.journeys.held_back else "serving")
-            await self.gossip.announce()
+            await self._announce()
 
     async def _serve(self) -> None:
         self.began = asyncio.get_running_loop().time()
@@ -226,6 +250,9 @@ class Peer:
     async def _keep_up(self) -> None:
         """Asks for records when others are ahead, and for the whole state when gradients are gone."""
         while not self.history.finished:
+            if self.returns.due is not None:
+                await self.arriving.go_back()
+                await self._serve_again()
             if self._switch.between:  # `Mover` brings this peer up
                 await self.changed.wait(KEEP_UP_SECONDS)
                 continue
@@ -349,6 +376,7 @@ class Peer:
         if self._donor is not None:
             self._donor.sweep(now)
         self.forks.sweep(now)
+        self.returns.sweep()
         if now - self._refreshed >= REFRESH_SECONDS:
             self._refresh()
 
@@ -413,7 +441,10 @@ class Peer:
                 log.warning("no checkpoint of version %d: out of memory", self.history.version)
                 return
             version, record = self.history.version, self.history.plain_record()
-        await self._store.save_checkpoint(version, self.stage, state, record)
+            now, stage = self.history.record, self.stage
+        await self._store.save_checkpoint(version, stage, state, record)
+        if now is not None and not self.history.finished:
+            await self.copies.keep(now)
 
     async def _validate(self, version: int) -> float | None:
         """Mean loss of the held-out microbatches, None if it can't be had."""
@@ -481,6 +512,8 @@ class Peer:
     def waiting_for(self) -> str:
         """What the swarm lacks, as far as this peer knows."""
         missing = self.membership.missing_stages(self.run_config.model.stages)
+        if self.history.resumes or self.returns.under_way:
+            return self.returns.waiting or "the others of the run, to go on together from what is on disks"
         if self.state == "joining" and self.stage is None and self._entries:
             return "a peer of the run that answers: those it came by don't"
         if self._joiner is not None and self._joiner.pulling and not self._donors():

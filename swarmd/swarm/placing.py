@@ -37,9 +37,11 @@ class Places:
         history: History,
         hear: Callable[[Card], None],
         entries: tuple[PeerId, ...],
+        used: int | None = None,
     ) -> None:
         self._stages, self._links, self._membership, self._history = run.model.stages, links, membership, history
         self._hear, self._entries = hear, entries
+        self._used = used if used is not None and used < self._stages else None  # what is on its disk is mostly of this
         self.has_data = True  # until loading it fails
         self._promises: dict[PeerId, tuple[int, float]] = {}  # newcomer -> its stage, until when
         links.answers(AskPlace, self._answer)
@@ -55,13 +57,20 @@ class Places:
             for peer in dict.fromkeys((*self._links.transport.connected(), *known, *self._entries)):
                 stage = await self._ask(peer, wanted)
                 if stage is not None:
+                    if wanted is None and self._history.resumes and self._may_use():
+                        stage = self._used or 0
                     await self._meet_neighbours(peer, stage)
                     return stage
             if not self._entries:
                 if wanted is not None:
                     return wanted
+                if self._history.resumes and self._may_use():
+                    return self._used or 0
                 return plan_stage(self._stages, self._membership.cards(), lambda stage: stage > 0 or self.has_data) or 0
             await changed.wait(RETRY_SECONDS)
+
+    def _may_use(self) -> bool:
+        return self._used is not None and (self._used > 0 or self.has_data)
 
     async def _meet_neighbours(self, asked: PeerId, stage: int) -> None:
         """If whoever gave the place is far from it, someone near it is asked whom this peer will work with."""
@@ -83,6 +92,7 @@ class Places:
         for card in place.cards:
             self._hear(card)
         self._history.learn_founder(place.founder, self._membership.own.peer, again=not self._promises)
+        self._history.resumes = place.resumes and not self._history.ready
         return place.stage if 0 <= place.stage < self._stages else None
 
     async def _answer(self, peer: PeerId, ask: AskPlace) -> Place:
@@ -105,4 +115,4 @@ class Places:
             )
             stage = 0 if planned is None else planned
         self._promises[peer] = (stage, now + PROMISE_SECONDS)
-        return Place(stage, cards_for(stage, self._membership), self._history.founder)
+        return Place(stage, cards_for(stage, self._membership), self._history.founder, self._history.resumes)

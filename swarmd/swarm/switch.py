@@ -114,6 +114,29 @@ class Switch:
         if self._moving is not None and not self.between:
             self._moving.cancel()
 
+    async def enter(self, stage: int) -> Assembly:
+        """Opens a stage, for whoever returns to an earlier version there: what was going on at the one before is void.
+        If it can't be opened, the one before is entered again. Raises ConfigError if that can't be opened either.
+        """
+        if self._moving is not None:
+            self._moving.cancel()
+            await asyncio.gather(self._moving, return_exceptions=True)
+        if self.assembly is not None and self.assembly.stage == stage:
+            return self.assembly
+        before = self._membership.own.stage
+        if self.assembly is not None:
+            self._history.detach()
+            self._left, self.assembly = self.assembly, None
+            self._left.leave()
+        try:
+            return await self._arrive(stage)
+        except ConfigError as trouble:
+            if stage == before:
+                raise
+            log.warning("back to stage %d: stage %d can't be opened here: %s", before, stage, trouble)
+            self._places.has_data = self._places.has_data and stage > 0
+            return await self._arrive(before)
+
     # ---------------------------------------------------------------------------------------------- moving
 
     async def move(self, stage: int) -> None:
