@@ -61,6 +61,7 @@ class StartOptions:
     stage: str | None = None
     bootstrap: tuple[str, ...] = ()
     listen: tuple[str, ...] = ()
+    announce: tuple[str, ...] = ()
     data: str | None = None
     steps: int | None = None
     stages: int | None = None
@@ -105,6 +106,10 @@ def start(
         list[str] | None,
         typer.Option(metavar="MULTIADDR", help="Listen there. Repeatable. Default: /ip4/0.0.0.0/tcp/0."),
     ] = None,
+    announce: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MULTIADDR", help="Where others reach it, behind NAT or a proxy. Repeatable."),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="Train on this: stdlib, a path, hf:NAME. See the README.")
     ] = None,
@@ -117,8 +122,9 @@ def start(
 ) -> int:
     """Start a daemon that holds one stage of a run and trains it with its peers."""
     options = StartOptions(
-        model, gpu, device, stage, tuple(bootstrap or ()), tuple(listen or ()), data, steps, stages, idle, mdns, threads
-    )
+        model, gpu, device, stage, tuple(bootstrap or ()), tuple(listen or ()), tuple(announce or ()), data, steps,
+        stages, idle, mdns, threads,
+    )  # fmt: skip
     return _reported(lambda: _start(options, Home(home or default_home()), debug=debug, log_json=log_json), debug)
 
 
@@ -188,6 +194,9 @@ def check_options(options: StartOptions) -> None:
     for address in options.listen:
         if not address.startswith("/"):
             raise ConfigError(f"--listen {address} is not a multiaddr; one looks like /ip4/0.0.0.0/tcp/4001.")
+    for address in options.announce:
+        if not address.startswith("/"):
+            raise ConfigError(f"--announce {address} is not a multiaddr; one looks like /ip4/203.0.113.5/tcp/4001.")
 
 
 def load_run(options: StartOptions) -> RunConfig | None:
@@ -211,6 +220,7 @@ def plan_node(options: StartOptions, home: Home, remembered: Remembered | None, 
         home=str(home.path),
         device=_device(options),
         listen=options.listen or defaults.listen,
+        announce=options.announce,
         bootstrap=options.bootstrap,
         stage=_stage(options.stage, stages) if options.stage else (remembered.stage if remembered else None),
         data=None if options.model else options.data,  # with --model it is part of the run
