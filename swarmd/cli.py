@@ -45,6 +45,7 @@ _DEMO_EXAMPLES = """
 Examples:
   swarmd demo                                      6 daemons, 3 stages: about three minutes on two cores
   swarmd demo --peers 4 --stages 2 --steps 50      a smaller, shorter one
+  swarmd demo --kill-every 20                      the same while a daemon dies and returns now and then
   swarmd demo --json > result.json                 figures on stdout, progress on stderr
 """
 
@@ -138,6 +139,10 @@ def demo(
         Path | None, typer.Option(metavar="DIR", help="Where the daemons live. Default: a fresh temporary directory.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; progress on stderr.")] = False,
+    kill_every: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", min=1, help="Kill a daemon so often, at random, and start it again."),
+    ] = None,
     timeout: Annotated[float, typer.Option(metavar="S", min=1, help="Give up after this many seconds.")] = 3600,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> int:
@@ -146,7 +151,7 @@ def demo(
     def run() -> int:
         from swarmd.daemon.demo import DemoOptions, run_demo
 
-        return run_demo(DemoOptions(peers, model, stages, steps, home, as_json, timeout))
+        return run_demo(DemoOptions(peers, model, stages, steps, home, as_json, timeout, kill_every))
 
     return _reported(run, debug)
 
