@@ -74,9 +74,10 @@ def test_memory_is_judged_by_its_slope_after_the_warm_up() -> None:
 
 
 def _line(step: int, stage: int, **changes: Any) -> dict[str, Any]:
-    usual = {"record": f"r{step}", "parent": f"r{step - 1}", "microbatches": 4, "grad_digest": f"g{step}/{stage}",
-             "digest": f"d{step}/{stage}", "forked": False, "resent": 1, "subtracted": 0, "lost": 0, "duplicated": 0}  # fmt: skip
-    return {"step": step, "stage": stage, **usual, **changes}
+    usual = {"record": f"r{step}", "parent": f"r{step - 1}", "microbatches": 4, "forked": False}
+    digests = {"grad_digest": f"g{step}/{stage}", "digest": f"d{step}/{stage}"}
+    counts = {"resent": 1, "subtracted": 0, "lost": 0, "duplicated": 0}
+    return {"step": step, "stage": stage, **usual, **digests, **counts, **changes}
 
 
 def _homes(tmp_path: Path, *ledgers: list[dict[str, Any]]) -> list[Path]:
@@ -100,11 +101,10 @@ def test_ledgers_that_agree_are_counted_once(tmp_path: Path) -> None:
     [
         ({"grad_digest": "x"}, "differ in grad_digest"),
         ({"microbatches": 3}, "3 microbatches"),
-        ({"stage": 0, "grad_digest": "g2/0", "digest": "d2/0"}, "stage 1 has no line"),
-        ({"record": "r", "step": 3}, "stage 1 has no line"),
+        ({"record": "of another history"}, "stage 1 has no line"),
     ],
 )
 def test_broken_promises_are_named(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
-    twin = [_line(1, 1), _line(2, 1)] if "grad_digest" in changed and "stage" not in changed else []
+    twin = [_line(1, 1), _line(2, 1)] if "grad_digest" in changed else []
     homes = _homes(tmp_path, [_line(1, 0), _line(2, 0)], [_line(1, 1), _line(2, 1, **changed)], twin)
     assert any(said in problem for problem in check_ledgers(homes, RUN, 2).problems)

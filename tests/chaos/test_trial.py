@@ -1,5 +1,5 @@
-"""Six real daemons under every kind of fault: nothing is lost or counted twice, replicas agree, everyone comes back, and
-the parameters are those of one process. `make chaos` is the long version with figures.
+"""Six real daemons under every kind of fault: nothing is lost or counted twice, replicas agree, everyone comes back,
+and the parameters are those of one process. `make chaos` is the long version with figures.
 """
 
 import asyncio
