@@ -96,12 +96,12 @@ class Fleet:
     def of_stage(self, stage: int) -> list[Daemon]:
         return [daemon for daemon in self.daemons if daemon.stage == stage]
 
-    async def found(self, model: Path) -> None:
-        """Starts all: the first founds the run, the others join it."""
+    async def found(self, model: Path, count: int | None = None) -> None:
+        """Starts all, or so many: the first founds the run, the others join it."""
         os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
         for daemon in self.daemons:
             await daemon.proxy.start()
-        first, *others = self.daemons
+        first, *others = self.daemons[:count]
         await first.begin(["--model", str(model)])
         address = await first.listening()
         for daemon in others:
@@ -130,8 +130,9 @@ class Fleet:
             if daemon.paused:
                 daemon.go_on()
             daemon.terminate()
-        fine = await asyncio.gather(*(self.ended(daemon) for daemon in self.daemons if daemon.starts))
-        return [daemon.number for daemon, good in zip(self.daemons, fine, strict=False) if not good]
+        started = [daemon for daemon in self.daemons if daemon.starts]
+        fine = await asyncio.gather(*(self.ended(daemon) for daemon in started))
+        return [daemon.number for daemon, good in zip(started, fine, strict=True) if not good]
 
     async def close(self) -> None:
         """Whatever happened: no process and no proxy is left."""

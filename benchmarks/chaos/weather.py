@@ -25,6 +25,7 @@ class Weather:
     def __init__(self) -> None:
         self._cut: dict[int, int] = {}  # daemons that are cut off -> the side they are on
         self._slow: dict[int, tuple[float, float]] = {}  # daemons with a slow link -> seconds one way, bytes a second
+        self._busy_until: dict[tuple[int, str], float] = {}  # when all of a slow link's bytes, each way, are through
         self._damage: dict[int, int] = {}  # daemons -> chunks to and from them that are still to be damaged
         self._changed = asyncio.Event()
         self.damaged = 0  # chunks
@@ -42,7 +43,7 @@ class Weather:
         self._changed = asyncio.Event()
 
     def slow_down(self, daemon: int, delay_s: float, bytes_per_second: float) -> None:
-        """All its connections are slow, each way."""
+        """Every word to and from it is late, and all its connections together have so much, each way."""
         self._slow[daemon] = (delay_s, bytes_per_second)
 
     def speed_up(self, daemon: int) -> None:
@@ -62,10 +63,20 @@ class Weather:
         while self.parted(one, other):
             await self._changed.wait()
 
-    def slowness(self, one: int, other: int) -> tuple[float, float]:
-        """Seconds one way and bytes a second between them; 0 bytes a second: as fast as it goes."""
-        links = [self._slow[daemon] for daemon in (one, other) if daemon in self._slow]
-        return sum(delay for delay, _ in links), min((rate for _, rate in links), default=0.0)
+    def delay_s(self, one: int, other: int) -> float:
+        """Seconds that a word takes between them, one way."""
+        return sum(self._slow[daemon][0] for daemon in (one, other) if daemon in self._slow)
+
+    async def pass_through(self, source: int, target: int, nbytes: int) -> None:
+        """Waits until so many bytes have gone through the slow links between them, which others may be using, too."""
+        now = due = asyncio.get_running_loop().time()
+        for link in ((source, "out"), (target, "in")):
+            if link[0] in self._slow:
+                seconds = nbytes / self._slow[link[0]][1]
+                self._busy_until[link] = max(now, self._busy_until.get(link, 0.0)) + seconds
+                due = max(due, self._busy_until[link])
+        if due > now:
+            await asyncio.sleep(due - now)
 
     def strike(self, one: int, other: int, chunk: bytes) -> bytes:
         """The chunk, damaged if it is its turn."""
@@ -123,43 +134,46 @@ class Proxy:
         inner_reader, inner_writer = await asyncio.open_connection(LOOPBACK, self._target)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._one_way(reader, inner_writer, other))
-                group.create_task(self._one_way(inner_reader, writer, other))
+                group.create_task(self._one_way(reader, inner_writer, other, self._number))
+                group.create_task(self._one_way(inner_reader, writer, self._number, other))
         except* OSError:
             pass  # one of the two ends is gone; the group has ended the other direction
         finally:
             abort(inner_writer)
 
-    async def _one_way(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, other: int) -> None:
+    async def _one_way(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, source: int, target: int
+    ) -> None:
         """Carries bytes until one end closes; then ends both directions."""
         under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(UNDER_WAY)
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._arrive(under_way, writer, other))
+            group.create_task(self._arrive(under_way, writer, source, target))
             while True:
                 try:
                     chunk = await reader.read(CHUNK_BYTES)
                 except OSError:
                     chunk = b""
-                delay_s, _ = self._weather.slowness(self._number, other)
-                await under_way.put((loop.time() + delay_s, chunk))
+                await under_way.put((loop.time() + self._weather.delay_s(source, target), chunk))
                 if not chunk:
                     return
 
     async def _arrive(
-        self, under_way: "asyncio.Queue[tuple[float, bytes]]", writer: asyncio.StreamWriter, other: int
+        self,
+        under_way: "asyncio.Queue[tuple[float, bytes]]",
+        writer: asyncio.StreamWriter,
+        source: int,
+        target: int,
     ) -> None:
         loop, weather = asyncio.get_running_loop(), self._weather
         while True:
             due, chunk = await under_way.get()
             await asyncio.sleep(max(0.0, due - loop.time()))
-            await weather.until_joined(self._number, other)
-            _, rate = weather.slowness(self._number, other)
-            if rate:
-                await asyncio.sleep(len(chunk) / rate)
+            await weather.until_joined(source, target)
+            await weather.pass_through(source, target, len(chunk))
             if not chunk or writer.is_closing():
                 raise ConnectionResetError("one of the two ends closed")
-            writer.write(weather.strike(self._number, other, chunk))
+            writer.write(weather.strike(source, target, chunk))
             await writer.drain()
 
 

@@ -88,7 +88,17 @@ async def test_a_slow_link_is_late_and_narrow() -> None:
         await reader.readexactly(100_000)
         assert asyncio.get_running_loop().time() - began >= 2 * 0.1 + 2 * 0.1 - 0.05, "both ways late, both ways narrow"
         weather.speed_up(1)
-        assert weather.slowness(0, 1) == (0.0, 0.0)
+        assert weather.delay_s(0, 1) == 0.0
+
+
+async def test_a_slow_daemon_has_one_link_for_all_its_connections() -> None:
+    weather = Weather()
+    weather.slow_down(1, 0.0, 1e6)
+    began = asyncio.get_running_loop().time()
+    await asyncio.gather(
+        *(weather.pass_through(source, 1, 50_000) for source in (0, 2, 3)), weather.pass_through(1, 0, 9)
+    )
+    assert 0.14 <= asyncio.get_running_loop().time() - began < 1.0
 
 
 async def test_damage_flips_one_bit_of_so_many_chunks() -> None:
