@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint sim prove bench-pipeline bench-codecs clean
+.PHONY: help demo test lint sim prove chaos soak bench-pipeline bench-joining bench-codecs clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -38,8 +38,18 @@ sim: .venv/.installed-dev ## Swarms in virtual time, seed after seed, until Ctrl
 prove: .venv/.installed-dev ## Real training in virtual time under fifty faults a run, beside a single process, 15 minutes
 	@$(BIN)/python -m swarmd.sim prove --seeds 50
 
+chaos: .venv/.installed-dev ## Nine real daemons under kills, partitions, slow links and more, about 15 minutes
+	@$(BIN)/python -m benchmarks.chaos
+
+MINUTES ?= 60
+soak: .venv/.installed-dev ## The same for an hour (MINUTES=60), a fault every 30 s: is memory flat?
+	@$(BIN)/python -m benchmarks.chaos --soak --minutes $(MINUTES) --every 30 30
+
 bench-pipeline: .venv/.installed-dev ## Tokens per second of a 2-stage swarm, beside plain PyTorch and others
 	$(BIN)/python -m benchmarks.pipeline
+
+bench-joining: .venv/.installed-dev ## How long a newcomer takes, and what the others' steps take meanwhile
+	@$(BIN)/python -m benchmarks.joining
 
 bench-codecs: .venv/.installed-dev ## Error and speed of the codecs
 	$(BIN)/python -m benchmarks.codecs

@@ -48,6 +48,7 @@ _DEMO_EXAMPLES = """
 Examples:
   swarmd demo                                      6 daemons, 3 stages: about three minutes on two cores
   swarmd demo --peers 4 --stages 2 --steps 50      a smaller, shorter one
+  swarmd demo --kill-every 20                      the same while a daemon dies and returns now and then
   swarmd demo --json > result.json                 figures on stdout, progress on stderr
 """
 
@@ -72,6 +73,7 @@ class StartOptions:
     stage: str | None = None
     bootstrap: tuple[str, ...] = ()
     listen: tuple[str, ...] = ()
+    announce: tuple[str, ...] = ()
     data: str | None = None
     steps: int | None = None
     stages: int | None = None
@@ -122,6 +124,10 @@ def start(
         list[str] | None,
         typer.Option(metavar="MULTIADDR", help="Listen there. Repeatable. Default: /ip4/0.0.0.0/tcp/0."),
     ] = None,
+    announce: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MULTIADDR", help="Where others reach it, behind NAT or a proxy. Repeatable."),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="Train on this: stdlib, a path, hf:NAME. See the README.")
     ] = None,
@@ -153,8 +159,8 @@ def start(
 ) -> int:
     """Start a daemon that holds one stage of a run and trains it with its peers."""
     options = StartOptions(
-        model, gpu, device, stage, tuple(bootstrap or ()), tuple(listen or ()), data, steps, stages, idle, mdns,
-        threads, drain_timeout, spot_file, spot_command, spot_interval, resume, stage_lost_timeout,
+        model, gpu, device, stage, tuple(bootstrap or ()), tuple(listen or ()), tuple(announce or ()), data, steps,
+        stages, idle, mdns, threads, drain_timeout, spot_file, spot_command, spot_interval, resume, stage_lost_timeout,
     )  # fmt: skip
     return _reported(lambda: _start(options, Home(home or default_home()), debug=debug, log_json=log_json), debug)
 
@@ -169,6 +175,10 @@ def demo(
         Path | None, typer.Option(metavar="DIR", help="Where the daemons live. Default: a fresh temporary directory.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; progress on stderr.")] = False,
+    kill_every: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", min=1, help="Kill a daemon so often, at random, and start it again."),
+    ] = None,
     timeout: Annotated[float, typer.Option(metavar="S", min=1, help="Give up after this many seconds.")] = 3600,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> int:
@@ -177,7 +187,7 @@ def demo(
     def run() -> int:
         from swarmd.daemon.demo import DemoOptions, run_demo
 
-        return run_demo(DemoOptions(peers, model, stages, steps, home, as_json, timeout))
+        return run_demo(DemoOptions(peers, model, stages, steps, home, as_json, timeout, kill_every))
 
     return _reported(run, debug)
 
@@ -266,6 +276,9 @@ def check_options(options: StartOptions) -> None:
     for address in options.listen:
         if not address.startswith("/"):
             raise ConfigError(f"--listen {address} is not a multiaddr; one looks like /ip4/0.0.0.0/tcp/4001.")
+    for address in options.announce:
+        if not address.startswith("/"):
+            raise ConfigError(f"--announce {address} is not a multiaddr; one looks like /ip4/203.0.113.5/tcp/4001.")
 
 
 def load_run(options: StartOptions) -> RunConfig | None:
@@ -292,6 +305,7 @@ def plan_node(options: StartOptions, home: Home, remembered: Remembered | None, 
         home=str(home.path),
         device=_device(options),
         listen=options.listen or defaults.listen,
+        announce=options.announce,
         bootstrap=options.bootstrap,
         stage=_stage(options.stage, stages) if options.stage else (remembered.stage if remembered else None),
         data=None if options.model else options.data,  # with --model it is part of the run

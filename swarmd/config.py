@@ -119,6 +119,7 @@ class NodeConfig:
     home: str
     device: str = "cpu"
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
+    announce: tuple[str, ...] = ()  # where others can dial it, if not where it listens: behind NAT or a proxy
     bootstrap: tuple[str, ...] = ()
     stage: int | None = None  # None: the stage that needs it most
     data: str | None = None  # this node's copy of the run's data, when it is elsewhere

@@ -91,6 +91,9 @@ class Status:
     record: str = ""  # hash of the newest commit record
     ledger: dict[str, int] = field(default_factory=dict)  # resent, subtracted, lost, duplicated since the run began
     memory_bytes: int = 0
+    open_files: int = 0  # file descriptors, sockets included
+    tasks: int = 0  # of the event loop
+    microbatches_done: int = 0  # accumulated here since the daemon began to serve
     state_bytes: int = 0  # of the stage's state that have come, while it is pulled
     state_bytes_total: int = 0  # 0: nothing is pulled
     state_donors: int = 0  # that give it

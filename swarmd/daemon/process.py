@@ -63,7 +63,7 @@ async def _listening(node: NodeConfig, home: Home) -> AsyncIterator[Node]:
     from swarmd.net.limits import TransportLimits
 
     limits = TransportLimits(message_bytes=node.limits.frame_bytes)
-    transport = await Libp2pTransport.start(home.identity, node.listen, limits=limits)
+    transport = await Libp2pTransport.start(home.identity, node.listen, node.announce, limits=limits)
     try:
         yield Node(node, home, transport)
     finally:

@@ -468,8 +468,12 @@ class Peer:
         """This peer's own, since it began to serve."""
         if self.began is None or self.journeys is None:
             return 0.0
-        done = self._done + len(self.journeys.book(self.history.version + 1).accumulated)
-        return done / max(1e-9, asyncio.get_running_loop().time() - self.began)
+        return self.microbatches_done() / max(1e-9, asyncio.get_running_loop().time() - self.began)
+
+    def microbatches_done(self) -> int:
+        """Accumulated here since this peer came."""
+        present = self.journeys.book(self.history.version + 1).accumulated if self.journeys is not None else ()
+        return self._done + len(present)
 
     def transfer(self) -> Progress:
         """How much of the stage's state has come, while it does; of the other stage's while this peer moves."""
