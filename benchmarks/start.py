@@ -3,8 +3,8 @@
     python -m benchmarks.start [--starts N] [--json]
 
 Listening: the control socket answers. First microbatch: a daemon that founds the `tiny` run with one stage has added
-one to its sum, which takes torch, the model and the data (the second time from its cache) besides. CPU seconds are those
-of the process up to then; on a machine with other work they say more than the wall clock.
+one to its sum, which takes torch, the model and the data (the second time from its cache) besides. CPU seconds are
+those of the process up to then; on a machine with other work they say more than the wall clock.
 """
 
 import argparse
