@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint sim prove chaos soak bench-pipeline bench-joining bench-codecs clean
+.PHONY: help demo test lint sim prove chaos soak bench-pipeline bench-joining bench-codecs bench-start clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -53,6 +53,9 @@ bench-joining: .venv/.installed-dev ## How long a newcomer takes, and what the o
 
 bench-codecs: .venv/.installed-dev ## Error and speed of the codecs
 	$(BIN)/python -m benchmarks.codecs
+
+bench-start: .venv/.installed-dev ## Seconds from a start to listening, and to the first microbatch
+	$(BIN)/python -m benchmarks.start
 
 clean: ## Remove the virtual environment and caches
 	rm -rf .venv .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -21,6 +21,8 @@ from swarmd.errors import ConfigError
 
 SOCKET_PATH_LIMIT_BYTES = 107  # sun_path of Linux is 108 bytes with the closing zero
 DIAL_TIMEOUT_S = 1.0  # a daemon that lives accepts on its own socket at once
+HALF_WRITTEN = (".node.json.*", ".ledger.jsonl.*", ".identity-*", ".control.new")
+"""Files on their way to their names, directly under the home."""
 NODE_FILE_LIMIT_BYTES = 1 << 20  # it holds a few addresses; the run's settings are no longer either
 
 log = logging.getLogger(__name__)
@@ -91,9 +93,19 @@ class Home:
                 raise ConfigError(self._taken(descriptor)) from error
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            self._sweep()
             yield
         finally:
             os.close(descriptor)
+
+    def _sweep(self) -> None:
+        """Removes what a daemon that was killed had only half written: nobody else writes here while we have the lock.
+        What can't be removed does no harm.
+        """
+        for pattern in HALF_WRITTEN:
+            for path in self.path.glob(pattern):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _taken(self, descriptor: int) -> str:
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()

@@ -44,6 +44,7 @@ POINTS_SHARE = 0.9  # of scenarios that have faults at points besides their othe
 POINTS_AT_MOST = 14
 PAIR_SHARE = 0.15  # of scenarios with two faults in the same round
 FOUNDER_SHARE = 0.05  # of scenarios that lose the founder before the first commit
+HAND_OVER_SHARE = 0.5  # of scenarios with drains in which a fault strikes while a sum is handed over
 NEWCOMER_SHARE = 0.25  # of scenarios that have newcomers besides their other kinds
 REPAIR_SHARE = 0.35  # of scenarios in which sums must be repaired, and faults strike at that
 STAGE_LOSS_SHARE = 0.08  # of scenarios that lose a stage for good
@@ -132,6 +133,10 @@ def draw_faults(rng: random.Random, calm: Scenario, count: int) -> tuple[Fault, 
         faults.append(DRAWS[kind][1](rng, calm, neat(rng.uniform(0, span)), number))
     if rng.random() < POINTS_SHARE:
         faults += [_point(rng, calm, 0.0, number) for number in range(rng.randint(1, POINTS_AT_MOST))]
+    if any(isinstance(fault, Drain) for fault in faults) and rng.random() < HAND_OVER_SHARE:
+        faults.append(
+            dataclasses.replace(draw_point(rng, calm, rng.choice(GROUPS["drain"].points())), step=None, skip=0)
+        )
     if rng.random() < PAIR_SHARE:
         faults += draw_pair(rng, calm)
     if rng.random() < NEWCOMER_SHARE:

@@ -19,7 +19,7 @@ from swarmd.swarm.drain import Drained
 from tests.sim.toy import PAIRS, SHORT, check_agreement, check_exact, everyone_at, journeys_of, moment, step_of, train
 
 BOUND = 60.0
-MICROBATCHES = 40
+MICROBATCHES = 60
 
 
 def drain(world: World, name: str, bound_s: float = BOUND) -> "asyncio.Task[Drained]":
@@ -43,9 +43,9 @@ async def half_done(world: World, name: str) -> None:
     def some() -> bool:
         book = journeys_of(it).book(step_of(world))
         everyone = [len(journeys_of(other).book(step_of(world)).accumulated) for other in world.peers.values()]
-        return len(book.accumulated) >= 2 and sum(everyone) <= MICROBATCHES
+        return len(book.accumulated) >= 2 and sum(everyone) <= MICROBATCHES * 3 // 2
 
-    await moment(world, some)
+    await world.until(some, 60)
 
 
 def swarm(
@@ -58,7 +58,7 @@ def swarm(
         course = Play(scenario, trace=False)
         for peer, stage in scenario.peers.items():
             await course.start(peer, stage)
-        await moment(course.world, lambda: everyone_at(course.world, 2))
+        await course.world.until(lambda: everyone_at(course.world, 2), 60)
         course.watch.look()
         course.leaving.update(scenario.peers)
         await events(course.world)
