@@ -46,6 +46,9 @@ class Course(Protocol):
     def lose_stage(self, stage: int, *, power: bool) -> bool:
         """All replicas of a stage are lost for good, whatever they have. Whether there were any."""
 
+    def may_stop(self) -> bool:
+        """Whether the whole swarm may go down: a version of every stage is on disks, and the run isn't about to end."""
+
     def beside(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs something until the faults end."""
 
@@ -105,6 +108,27 @@ class StageLoss(Fault):
 
     async def strike(self, course: Course) -> bool:
         return course.lose_stage(self.stage, power=self.power)
+
+
+@dataclass(frozen=True)
+class Outage(Fault):
+    """Every machine loses power, and all are started again with their disks, one after the other."""
+
+    seconds: float  # until the first is
+    apart_s: float  # and each of the others
+    kind: ClassVar[str] = "outage"
+
+    async def strike(self, course: Course) -> bool:
+        if not course.may_stop():
+            return False
+        names = list(course.world.peers)
+        for name in names:
+            course.world.crash(name, power=True)
+        await asyncio.sleep(self.seconds)
+        for name in names:
+            await course.restart(name, disk=True)
+            await asyncio.sleep(self.apart_s)
+        return True
 
 
 @dataclass(frozen=True)

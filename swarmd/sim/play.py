@@ -22,7 +22,10 @@ from swarmd.sim.scenario import Scenario
 from swarmd.sim.symbolic import Factory, SymbolicData
 from swarmd.sim.watch import SymbolicWatch, Watch
 from swarmd.sim.world import SimPeer, World
+from swarmd.swarm.commit import record_from_plain
 from swarmd.swarm.membership import AT_WORK
+from swarmd.swarm.messages import Kept, Stock
+from swarmd.swarm.returns import Way, plan_return
 from swarmd.values import PeerId
 
 LOOKS_PER_STEP = 4.0  # how often versions are looked at, by what a step takes without faults
@@ -38,6 +41,8 @@ PLAIN: dict[str, Any] = {
     for name in ("uplinks", "limits", "validate_every", "checkpoint_every", "symbols", "link", "speeds")
 }
 """Settings that `shrink` tries to do without, in this order."""
+
+NOBODY_TO_SPARE = "a peer for stage"  # the beginning of what `plan_return` says then
 
 CHUNK_BYTES_AT = ("swarmd.swarm.statesync", "CHUNK_BYTES")  # tuned down, so that a small state has many chunks
 
@@ -129,6 +134,29 @@ class Play:
             self.world.crash(name, power=power)
         return bool(gone)
 
+    def may_stop(self) -> bool:
+        common = self._way_back()
+        paused = any(it.machine.paused for it in self.world.peers.values())
+        whole = isinstance(common, Way) and self.lost is None and not paused
+        return whole and not self.leaving and 0 < self.version() < self.run.steps - 1
+
+    def _way_back(self) -> Way | str:
+        """Where the living could return to, by what is on their disks."""
+        living = {name: it for name, it in self.world.peers.items() if it.peer.stage is not None}
+        stocks = {name: Stock(tuple(self._kept(it)), has_data=True) for name, it in living.items()}
+        places = {name: it.peer.stage or 0 for name, it in living.items()}
+        newest = max((it.peer.history for it in living.values()), key=lambda it: it.version, default=None)
+
+        def known(version: int) -> str:
+            record = newest.record_at(version) if newest is not None else None
+            return record.state if record is not None else ""
+
+        return plan_return(stocks, places, self.run.model.stages, self.version(), known)
+
+    def _kept(self, it: SimPeer) -> Iterator[Kept]:
+        for (version, stage), (_, record) in it.store.checkpoints.items():
+            yield Kept(version, stage, record_from_plain(self.run, record).state)
+
     def beside(self, work: Coroutine[Any, Any, None]) -> None:
         if self._faults is None:
             work.close()
@@ -187,7 +215,7 @@ class Play:
         """Heals everything; the rest of the run must be done in a bounded time. Whether everything held."""
         self.world.heal()
         self._late = {name for name, it in self.world.peers.items() if it.peer.state == "joining"}
-        if self.lost is not None:
+        if self.lost is not None and not await self._is_rescued(self.lost):
             return await self._standstill(self.lost)
         bound = self.scenario.liveness_seconds()
         try:
@@ -198,6 +226,18 @@ class Play:
             text = f"the run hasn't ended {bound:.0f} virtual seconds after everything was healed"
             self.watch.found.append(Violation(6, text, self.version() + 1))
             return False
+
+    async def _is_rescued(self, stage: int) -> bool:
+        """Whether a lost stage is there again, or can be brought back from disks; by a newcomer if nobody can be
+        spared.
+        """
+        if any(it.peer.stage == stage for it in self.world.peers.values()):
+            return True
+        way = self._way_back()
+        if isinstance(way, str) and way.startswith(NOBODY_TO_SPARE):
+            await self.start("rescuer", None)
+            return True
+        return isinstance(way, Way)
 
     async def _standstill(self, stage: int) -> bool:
         """A stage is lost: the others notice it, say so, and go on in nothing. Whether everything held."""
