@@ -24,6 +24,7 @@ class Course(Protocol):
 
     world: World
     leaving: set[PeerId]  # who says goodbye at present
+    down: list[PeerId]  # who is still to be started after an outage
 
     def may_lose(self, peers: Sequence[PeerId]) -> bool:
         """Whether the swarm can do without these: every stage keeps a replica that has its state."""
@@ -42,6 +43,9 @@ class Course(Protocol):
 
     async def restart(self, peer: PeerId, *, disk: bool) -> None:
         """A dead peer again, with or without what was on its disk."""
+
+    async def come_up(self) -> None:
+        """Starts the next of those who are down."""
 
     def lose_stage(self, stage: int, *, power: bool) -> bool:
         """All replicas of a stage are lost for good, whatever they have. Whether there were any."""
@@ -122,13 +126,15 @@ class Outage(Fault):
         if not course.may_stop():
             return False
         names = list(course.world.peers)
+        course.down += names
+        course.count(self.kind)
         for name in names:
             course.world.crash(name, power=True)
         await asyncio.sleep(self.seconds)
-        for name in names:
-            await course.restart(name, disk=True)
+        while course.down:
+            await course.come_up()
             await asyncio.sleep(self.apart_s)
-        return True
+        return False  # counted already
 
 
 @dataclass(frozen=True)

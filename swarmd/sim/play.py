@@ -78,6 +78,7 @@ class Play:
         self._moved: set[int] = set()  # lives, by incarnation, that were told to move
         self._late: set[PeerId] = set()  # who was still joining when everything was healed
         self.leaving = self.watch.leaving
+        self.down: list[PeerId] = []
         self.lost: int | None = None  # a stage that has lost its state
         self._faults: asyncio.TaskGroup | None = None
 
@@ -111,7 +112,7 @@ class Play:
         return not told
 
     def may_start(self, peer: PeerId) -> bool:
-        if self.lost is not None:  # a newcomer could only wait
+        if self.lost is not None or not self.world.peers:  # a newcomer could only wait, or found another run
             return False
         return peer not in self.world.peers and self.version() < self.run.steps - 1
 
@@ -124,6 +125,11 @@ class Play:
     async def restart(self, peer: PeerId, *, disk: bool) -> None:
         await self.world.restart(peer, disk=disk)
         self.watch.listen()
+
+    async def come_up(self) -> None:
+        name = self.down.pop(0)
+        if name in self.world.dead:
+            await self.restart(name, disk=True)
 
     def lose_stage(self, stage: int, *, power: bool) -> bool:
         if self.lost is not None or not self.version():  # before the first commit anyone can begin it anew
@@ -214,6 +220,8 @@ class Play:
     async def _liveness(self) -> bool:
         """Heals everything; the rest of the run must be done in a bounded time. Whether everything held."""
         self.world.heal()
+        while self.down:
+            await self.come_up()
         self._late = {name for name, it in self.world.peers.items() if it.peer.state == "joining"}
         if self.lost is not None and not await self._is_rescued(self.lost):
             return await self._standstill(self.lost)
@@ -270,7 +278,7 @@ class Play:
         """Whether a peer came when the run was about to end, and nobody is left to give it its state."""
         it = self.world.peers[peer]
         others = [other for name, other in self.world.peers.items() if name not in self._late]
-        return it.peer.state == "joining" and all(
+        return it.peer.state == "joining" and bool(others) and all(
             other.task.done() for other in others if it.peer.stage in (None, other.peer.stage)
         )
 
