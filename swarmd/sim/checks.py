@@ -152,10 +152,12 @@ def check_losses(reference: Reference, lines: Iterable[Line]) -> Iterator[Violat
 
 def check_last_replicas(before: dict[PeerId, int], world: World, told: Container[PeerId] = ()) -> Iterator[Violation]:
     """Promise 4. `before`: the stage of every peer at work when this was looked at last. One that has finished serves
-    its stage to those who are late; one that was `told` to leave has no choice.
+    its stage to those who are late, one on its way back to a checkpoint has it there; one that was `told` to leave has
+    no choice.
     """
     now = at_work(world)
-    served = {*now.values(), *(it.peer.stage for it in world.peers.values() if it.peer.state == "finished")}
+    others = (it.peer for it in world.peers.values() if it.peer.state == "finished" or it.peer.returns.under_way)
+    served = {*now.values(), *(peer.stage for peer in others)}
     for peer, stage in before.items():
         if peer in world.peers and now.get(peer) != stage and stage not in served:
             state = world.peers[peer].peer.state

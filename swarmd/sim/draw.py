@@ -23,6 +23,7 @@ from swarmd.sim.faults import (
     Leave,
     Move,
     OneWay,
+    Outage,
     Partition,
     Pause,
     PointFault,
@@ -48,6 +49,7 @@ HAND_OVER_SHARE = 0.5  # of scenarios with drains in which a fault strikes while
 NEWCOMER_SHARE = 0.25  # of scenarios that have newcomers besides their other kinds
 REPAIR_SHARE = 0.35  # of scenarios in which sums must be repaired, and faults strike at that
 STAGE_LOSS_SHARE = 0.08  # of scenarios that lose a stage for good
+OUTAGE_SHARE = 0.04  # of scenarios in which the whole swarm goes down
 SAFETY_SHARE = 0.7  # faults strike within this share of what the run takes without them
 GIB = 1 << 30
 
@@ -77,6 +79,12 @@ def draw_scenario(seed: int) -> Scenario:
     )
     count = rng.randint(*LONG_FAULTS) if long else rng.randint(1, FAULTS_AT_MOST)
     faults = draw_faults(rng, calm, count)
+    if any(isinstance(fault, StageLoss) for fault in faults):
+        calm = dataclasses.replace(calm, checkpoint_every=rng.choice((0, 1, 2)))
+    if rng.random() < OUTAGE_SHARE:
+        calm = dataclasses.replace(calm, checkpoint_every=rng.choice((1, 2)))
+        at_s = neat(rng.uniform(0, SAFETY_SHARE * calm.run_seconds()))
+        faults += (Outage(at_s, neat(log_uniform(rng, 0.5, 40.0)), neat(log_uniform(rng, 0.05, 5.0))),)
     if repairs:  # what was retained would do otherwise
         calm = dataclasses.replace(calm, limits=dataclasses.replace(calm.limits, retained_bytes=rng.choice((0, 400))))
         faults += draw_repairs(rng, calm)

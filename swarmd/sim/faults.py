@@ -24,6 +24,7 @@ class Course(Protocol):
 
     world: World
     leaving: set[PeerId]  # who says goodbye at present
+    down: list[PeerId]  # who is still to be started after an outage
 
     def may_lose(self, peers: Sequence[PeerId]) -> bool:
         """Whether the swarm can do without these: every stage keeps a replica that has its state."""
@@ -43,8 +44,14 @@ class Course(Protocol):
     async def restart(self, peer: PeerId, *, disk: bool) -> None:
         """A dead peer again, with or without what was on its disk."""
 
+    async def come_up(self) -> None:
+        """Starts the next of those who are down."""
+
     def lose_stage(self, stage: int, *, power: bool) -> bool:
         """All replicas of a stage are lost for good, whatever they have. Whether there were any."""
+
+    def may_stop(self) -> bool:
+        """Whether the whole swarm may go down: a version of every stage is on disks, and the run isn't about to end."""
 
     def beside(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs something until the faults end."""
@@ -105,6 +112,29 @@ class StageLoss(Fault):
 
     async def strike(self, course: Course) -> bool:
         return course.lose_stage(self.stage, power=self.power)
+
+
+@dataclass(frozen=True)
+class Outage(Fault):
+    """Every machine loses power, and all are started again with their disks, one after the other."""
+
+    seconds: float  # until the first is
+    apart_s: float  # and each of the others
+    kind: ClassVar[str] = "outage"
+
+    async def strike(self, course: Course) -> bool:
+        if not course.may_stop():
+            return False
+        names = list(course.world.peers)
+        course.down += names
+        course.count(self.kind)
+        for name in names:
+            course.world.crash(name, power=True)
+        await asyncio.sleep(self.seconds)
+        while course.down:
+            await course.come_up()
+            await asyncio.sleep(self.apart_s)
+        return False  # counted already
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,7 @@ class World:
             rng,
             stage=settled.stage,
             entries=entries,
-            resume=bool(store.checkpoints),  # nobody begins a run anew in a home that has something of it
+            resume=any(it.store.checkpoints for it in (*self.past, *self.dead.values())),  # nobody begins it anew then
         )
         machine.step = lambda: peer.history.version + 1
         machine.failed = lambda trouble: self._failed(name, trouble)

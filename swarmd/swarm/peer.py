@@ -523,10 +523,9 @@ class Peer:
         if self._joiner is not None and self._joiner.pulling and not self._donors():
             return f"a live replica of stage {self.stage}, to take its state from"
         if missing and not self.history.finished and self.state != "joining":
-            names = ", ".join(map(str, missing))
-            return (
-                f"a peer for stage{'s' if len(missing) > 1 else ''} {names}: start one with `swarmd start --bootstrap`"
-            )
+            names, many = ", ".join(map(str, missing)), "s" * (len(missing) > 1)
+            needed = f"a peer for stage{many} {names}: start one with `swarmd start --bootstrap`"
+            return f"{needed}; and {self.returns.waiting}" if self.returns.waiting else needed
         held = "" if self.history.finished else self.membership.held_back(self.run_config.model.stages)
         return held or self.ballots.waiting
 

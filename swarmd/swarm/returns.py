@@ -20,7 +20,7 @@ from swarmd.swarm.download import OutOfDonors
 from swarmd.swarm.history import History
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import AT_WORK, Membership, rendezvous
-from swarmd.swarm.messages import Ack, Commit, Kept, Stock
+from swarmd.swarm.messages import Ack, Card, Commit, Kept, Stock
 from swarmd.swarm.signals import Signal
 from swarmd.values import Buffer, PeerId
 
@@ -28,8 +28,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.0  # between looks at who is there and what is on disks
 QUIET_SECONDS = 5.0  # a founder that could go on waits so long for someone else to come, who may have a newer version
-TELL_SECONDS = 10.0  # for a return to be heard
-TELLS = 6  # times that those who don't show up at the version are told again
+TELL_SECONDS = 10.0  # for a return to be heard; and between two times that those who don't show it are told
 FETCH_SECONDS = 2.0  # between tries to have a checkpoint
 FETCHES = 30  # tries, once others are ahead; then whoever is ahead gives its state
 
@@ -128,6 +127,7 @@ class Returns:
         self._run, self._links, self._membership, self._history = run, links, membership, history
         self._disks, self._changed, self._timeout_s = disks, changed, timeout_s
         self.due: Record | None = None  # a return that this peer has yet to make
+        self._newest: Record | None = None  # return that this peer has heard of
         self.waiting = ""  # what a return waits for, in words
         self.under_way = False  # this peer is on its way to `due`
         self._lost_since: float | None = None  # loop time
@@ -216,18 +216,20 @@ class Returns:
         return build_return(record, way.members, lives, after=after(record), after_version=version, conductor=own)
 
     async def tell(self, record: Record) -> None:
-        """Tells everyone of a return, again and again until its members are there."""
-        own = self._membership.own.peer
-        for _ in range(TELLS):
-            late = [
-                card.peer
-                for card in self._membership.cards()
-                if card.peer != own and card.record != record.hash and card.version <= record.after_version
-            ]
-            if not late or self._history.version > record.step:
-                return
-            await self._links.tell_all(late, Commit(record_to_plain(record)), Ack, deadline_s=TELL_SECONDS)
+        """Tells everyone of a return who doesn't show that it was made, until another one is made."""
+        while (
+            self._history.returned is None or self._history.returned.after in ("", record.after) or self.due is record
+        ):
+            if late := [card.peer for card in self._membership.cards() if self._is_late(card, record)]:
+                await self._links.tell_all(late, Commit(record_to_plain(record)), Ack, deadline_s=TELL_SECONDS)
             await asyncio.sleep(TELL_SECONDS)
+
+    def _is_late(self, card: Card, record: Record) -> bool:
+        """Whether a peer may not have heard of a return."""
+        if card.peer == self._membership.own.peer or card.version > record.after_version or card.state == "left":
+            return False
+        on_its_way = card.version >= record.step and self._history.hash_at(card.version) == card.record
+        return not on_its_way or self.due is record
 
     # ---------------------------------------------------------------------------------------------- going back
 
@@ -237,14 +239,14 @@ class Returns:
             log.warning(
                 "the swarm returns from version %d to version %d, which is on disks", self._history.version, record.step
             )
-            self.due = record
+            self.due = self._newest = record
             self._changed.notify()
             self._history.changed.notify()
 
     def _concerns(self, record: Record) -> bool:
         """Whether a return is for this peer: it follows its version, or one that it would have come to."""
         history = self._history
-        if record.hash in (history.record_hash, self.due.hash if self.due is not None else ""):
+        if any(it is not None and it.hash == record.hash for it in (history.record, self.due, history.returned)):
             return False
         if record.after == history.record_hash:
             return True
