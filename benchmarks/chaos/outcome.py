@@ -95,7 +95,7 @@ def distance(homes: Sequence[Path], run: RunConfig, version: int, cache: Path) -
     from swarmd.stage.data import load_data
     from swarmd.stage.export import assemble
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # two that wait for each other are slower on a busy machine
     short = dataclasses.replace(run, steps=version)
     found, module = assemble([home / "checkpoints" for home in homes], run)
     assert found == version, f"the newest whole checkpoints are of version {found}, not {version}"

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import psutil
@@ -60,6 +60,7 @@ class Node:
         self._known: RememberedRun | None = None  # what this home says of the run, if it knew it before
         self._found: deque[str] = deque(maxlen=64)  # addresses heard of on the local network
         self._changed = Signal()
+        self._adopting = asyncio.Lock()  # several peers may offer a run at once
         self._entries: tuple[PeerId, ...] = ()  # the peers that gave the run's settings
         self._on_run: Callable[[str], Awaitable[None]] | None = None
         self._records: deque[Record] = deque(maxlen=RATE_RECORDS)
@@ -148,7 +149,7 @@ class Node:
                 await asyncio.gather(*(try_it(address) for address in known.peers))
 
     async def _find_run(self, *, idle: bool) -> None:
-        """Takes the run's settings from the first peer that gives them."""
+        """Takes the run's settings from the first peer that gives them; one that is silent keeps nobody waiting."""
         if idle:
             log.log(NOTICE, "idle: `swarmctl join --bootstrap MULTIADDR` makes this daemon join a swarm")
             await self._changed.until(lambda: self._run is not None)
@@ -158,12 +159,27 @@ class Node:
         patient = not self.config.bootstrap
         deadline = time.monotonic() + JOIN_PATIENCE_SECONDS
         while self._run is None:
-            troubles = [await self._try_to_adopt(address) for address in (*addresses, *self._found)]
+            troubles = await self._try_all((*addresses, *self._found))
             if self._run is not None:
                 return
             if not patient and time.monotonic() > deadline:
                 raise PeerUnreachable(f"no bootstrap peer gave the run's settings: {'; '.join(troubles)}")
             await self._changed.wait(JOIN_RETRY_SECONDS)
+
+    async def _try_all(self, addresses: Sequence[str]) -> list[str]:
+        """Asks at all addresses at once, until one gives a run. Returns why the others didn't."""
+        troubles = []
+        tries = [asyncio.create_task(self._try_to_adopt(address)) for address in addresses]
+        try:
+            for attempt in asyncio.as_completed(tries):
+                if not (trouble := await attempt):
+                    break
+                troubles.append(trouble)
+        finally:
+            for one in tries:
+                one.cancel()
+            await asyncio.gather(*tries, return_exceptions=True)
+        return troubles
 
     async def _try_to_adopt(self, address: str) -> str:
         """Why the run's settings couldn't be had there, or nothing. Raises ConfigError for a bad address."""
@@ -188,16 +204,17 @@ class Node:
             raise Refused(f"it gave settings that this version can't use: {trouble}") from None
         if fingerprint(run) != settings.fingerprint:
             raise Refused("its settings don't have the fingerprint it claims; one of the two is of another version")
-        if only not in ("", settings.fingerprint) or self._run is not None:
-            return
-        self._check_home(run)
-        self._run = run  # the greeting proves its fingerprint
-        try:
-            await self._links.greet(peer)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault):
-            self._run = None
-            raise
-        self._entries = (peer,)
+        async with self._adopting:
+            if only not in ("", settings.fingerprint) or self._run is not None:
+                return
+            self._check_home(run)
+            self._run = run  # the greeting proves its fingerprint
+            try:
+                await self._links.greet(peer)
+            except BaseException:
+                self._run = None
+                raise
+            self._entries = (peer,)
         log.log(NOTICE, "joined run %s (%s) at %s", run.name, settings.fingerprint, address)
         self._changed.notify()
 

@@ -87,7 +87,10 @@ class Links:
         if isinstance(answer, SayHello):  # it lost sight of us between two connections
             self._greeted.discard(peer)
             await self.greet(peer)
-            answer = await self._ask(peer, message, *kinds, deadline_s=deadline_s, urgency=urgency)
+            answer = await self._ask(peer, message, SayHello, *kinds, deadline_s=deadline_s, urgency=urgency)
+            if isinstance(answer, SayHello):  # it greets, but is of no run yet: it is starting again
+                self._greeted.discard(peer)
+                raise PeerUnreachable(f"{peer[-8:]} has no run yet")
         self._membership.touch(peer, asyncio.get_running_loop().time())
         return cast("A", answer)
 
