@@ -48,7 +48,7 @@ class Assembly:
         start: Start,
     ) -> None:
         self.stage, self.compute, self.data = stage, compute, data
-        self._links, self._start = links, start
+        self._links, self._membership, self._start = links, membership, start
         self._others = links.kinds()  # that are answered by what stays when this peer moves
         self._closed = False
         self._beside: set[asyncio.Task[None]] = set()
@@ -72,7 +72,7 @@ class Assembly:
 
     def serve(self) -> None:
         """The stage's state is here: takes part from now on."""
-        self.spawn(Beats(self._links, self.journeys, self.compute, self.spawn).run())
+        self.spawn(Beats(self._links, self._membership, self.journeys, self.compute, self.spawn).run())
         if self.head is not None:
             self.spawn(self.head.run())
 
