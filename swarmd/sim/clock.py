@@ -74,7 +74,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _run_once(self) -> None:
         """What is ready now; if nothing is, what is due next, after a jump to its time."""
         timers, ready, jumping = self._timers, self._ready, self._jumping  # type: ignore[attr-defined]
-        while timers and timers[0][2]._cancelled:  # type: ignore[attr-defined]
+        while timers and timers[0][2].cancelled():
             heappop(timers)
         if not ready and not self._stopping:  # type: ignore[attr-defined]
             jumping.select(max(0.0, timers[0][0] - jumping.now) if timers else None)
@@ -83,8 +83,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             ready.append(heappop(timers)[2])
         for _ in range(len(ready)):
             handle = ready.popleft()
-            if not handle._cancelled:
-                handle._run()
+            if not handle.cancelled():
+                handle._run()  # noqa: SLF001 - what a loop does
 
     def call_soon(  # type: ignore[override]  # the stubs tie the arguments to the callback
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
@@ -124,7 +124,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Most timeouts are cancelled long before they are due: once most of the heap is such, it is swept."""
         self._cancelled_timers += 1
         if self._cancelled_timers > SWEEP_SHARE * len(self._timers) and len(self._timers) > SWEEP_TIMERS:
-            self._timers = [entry for entry in self._timers if not entry[2]._cancelled]  # type: ignore[attr-defined]
+            self._timers = [entry for entry in self._timers if not entry[2].cancelled()]
             heapify(self._timers)
             self._cancelled_timers = 0
 
