@@ -24,6 +24,8 @@ LIMIT_SECONDS = 3600.0  # virtual; nothing here takes so long unless something i
 HOME_LINK = Link(delay_s=0.025, bytes_per_second=60e6)  # 50 ms round trip, 480 Mb/s
 PARAMETERS = 25_000_000  # of a stage: its round moves 50 MB in and out of each replica, at fp16
 SLOWER = 10.0  # times slower than the rest, the straggler
+MEETING_SECONDS = 60.0  # after the last peer was started: all have met, and what is counted begins
+WAVE = 50  # peers of a large swarm that are started at once
 SECONDS = 1.5  # of an ordinary device per microbatch, a third of it forward
 
 
@@ -158,7 +160,7 @@ class Scale:
 
     peers: int
     stages: int
-    virtual_seconds: float  # since the last peer was started
+    virtual_seconds: float  # since a minute after the last peer was started
     cpu_seconds: float  # for these
     joining_cpu_seconds: float  # until then
     steps: int
@@ -169,6 +171,15 @@ class Scale:
     gossip: float  # gossip copies sent, per peer and second
     gossip_bytes: float  # of those copies, per peer and second
     by_kind: dict[str, float]  # messages of the most frequent kinds, per peer and second
+
+
+async def _start_waves(world: World, peers: int, stages: int, speed: Speed) -> None:
+    """Starts peers round the stages: the first alone, as it founds the run, then many at once, as machines come when
+    somebody rents them.
+    """
+    waves = [range(1), *(range(start, min(start + WAVE, peers)) for start in range(1, peers, WAVE))]
+    for wave in waves:
+        await asyncio.gather(*(world.start(f"peer{number:04d}", stage=number % stages, speed=speed) for number in wave))
 
 
 def measure_scale(
@@ -187,9 +198,9 @@ def measure_scale(
     async def main() -> Scale:
         began = time.process_time()
         world = open_world(plan_run(stages, max(1, microbatches_per_peer * peers // stages), 1_000_000))
-        for number in range(peers):
-            await world.start(f"peer{number:04d}", stage=number % stages, speed=speed_of(seconds))
+        await _start_waves(world, peers, stages, speed_of(seconds))
         loop = asyncio.get_running_loop()
+        await asyncio.sleep(MEETING_SECONDS)
         start, first, joined = loop.time(), world.network.count(), time.process_time()
         while loop.time() < start + virtual_seconds:
             await asyncio.sleep(min(TOLD_SECONDS, start + virtual_seconds - loop.time()))

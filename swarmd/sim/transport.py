@@ -12,6 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
 from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SERVING_PER_PEER = 256  # `serving_per_peer` of swarmd/net/limits.py: requests being answered at once for a connection
-GOSSIP_DEGREE = 6  # `degree` of swarmd/net/limits.py: peers to whom each passes a gossip message on
+GOSSIP_DEGREE = 6  # `degree` of swarmd/net/limits.py: peers to whom each passes a gossip message on, about
+GOSSIP_GRAFTS = 5  # of them, whom it chose itself; as links of a mesh are mutual, it has six on average
 
 
 @dataclass
@@ -79,6 +81,7 @@ class End:
     def __init__(self, transport: "SimTransport", connection: "Connection") -> None:
         self.transport, self.connection = transport, connection
         self.other: End
+        self.lot: tuple[int, int] = (0, 0)  # drawn for the connection: whether its ends are of each other's meshes
         self.is_open = False
         self.is_over = False
         self._last_id = 0
@@ -218,6 +221,7 @@ class Connection:
         self.names = (dialler.peer_id, answerer.peer_id)
         self.ends = (End(dialler, self), End(answerer, self))
         self.ends[0].other, self.ends[1].other = self.ends[1], self.ends[0]
+        self.ends[0].lot = self.ends[1].lot = zlib.crc32("/".join(sorted(self.names)).encode()), number
         self.stuck_since: float | None = None
 
 
@@ -248,8 +252,9 @@ class SimTransport:
         self._known: set[PeerId] = set()
         self._callbacks: list[Callable[[PeerId], None]] = []
         self._ends: dict[PeerId, list[End]] = {}  # the open ones
-        self._meshes: dict[str, tuple[int, tuple[End, ...]]] = {}
-        """Topic -> how often its listeners had changed, and to whom its messages go until they change again."""
+        self._meshes: dict[str, tuple[int, list[tuple[PeerId, End]]]] = {}
+        self._grafted: dict[str, tuple[int, frozenset[PeerId]]] = {}
+        """Topic -> how often its listeners had changed, and to whom its messages go, or whom this peer chose, since."""
 
     @property
     def peer_id(self) -> PeerId:
@@ -345,10 +350,12 @@ class SimTransport:
         """There is one more connection."""
         self._ends.setdefault(end.peer, []).append(end)
         self._meshes.clear()
+        self._grafted.clear()
 
     def closed(self, end: End) -> None:
         """There is one less."""
         self._meshes.clear()
+        self._grafted.clear()
         ends = self._ends[end.peer]
         ends.remove(end)
         if not ends:
@@ -386,30 +393,44 @@ class SimTransport:
             frame = damaged(frame, self.network.rng)
         self._pass_on(Gossip(topic, self._peer, frame), self._peer)
 
-    def _mesh(self, topic: str) -> tuple[End, ...]:
-        """Whom a message is passed on to: those connected that hear the topic, some of them if they are many."""
+    def _mesh(self, topic: str) -> list[tuple[PeerId, End]]:
+        """Whom a message is passed on to: those connected that hear the topic; if they are many, those that this peer
+        chose and those that chose it.
+        """
         changes = self.network.subscriptions[topic]
         known = self._meshes.get(topic)
         if known is None or known[0] != changes:
-            known = self._meshes[topic] = (changes, tuple(self._choose_mesh(topic)))
+            mine = self._grafts(topic)
+            ends = ((peer, ends[0]) for peer, ends in self._ends.items())
+            mesh = [
+                (peer, end)
+                for peer, end in ends
+                if peer in mine or self._peer in end.other.transport._grafts(topic)  # noqa: SLF001
+            ]
+            known = self._meshes[topic] = (changes, [it for it in mesh if topic in it[1].other.transport.listeners])
         return known[1]
 
-    def _choose_mesh(self, topic: str) -> list[End]:
-        ends = [ends[0] for ends in self._ends.values() if topic in ends[0].other.transport.listeners]
-        if len(ends) > GOSSIP_DEGREE:
-            pairs = [(zlib.crc32("/".join(sorted((self._peer, end.peer))).encode()), end.peer, end) for end in ends]
-            ends = [end for *_, end in sorted(pairs)[:GOSSIP_DEGREE]]
-        return ends
+    def _grafts(self, topic: str) -> frozenset[PeerId]:
+        """Whom this peer chose for a topic's mesh, by lot. They learn of it."""
+        changes = self.network.subscriptions[topic]
+        known = self._grafted.get(topic)
+        if known is None or known[0] != changes:
+            ends = [ends[0] for ends in self._ends.values() if topic in ends[0].other.transport.listeners]
+            if len(ends) > GOSSIP_DEGREE:
+                ends = nsmallest(GOSSIP_GRAFTS, ends, key=lambda end: end.lot)
+            known = self._grafted[topic] = (changes, frozenset(end.peer for end in ends))
+            for end in ends:
+                end.other.transport._meshes.pop(topic, None)  # noqa: SLF001
+        return known[1]
 
     def _pass_on(self, gossip: Gossip, source: PeerId) -> None:
         network = self.network
-        for end in self._mesh(gossip.topic):
-            peer = end.peer
+        known = gossip.heard if network.walled else gossip.coming  # a wall may hold up what is on its way
+        copies = 0
+        for peer, end in self._mesh(gossip.topic):
             if peer in (source, gossip.author):
                 continue
-            self.counts.gossip += 1
-            self.count_sent(gossip.frame.kind, gossip.nbytes)
-            known = gossip.heard if network.walled else gossip.coming  # a wall may hold up what is on its way
+            copies += 1
             if peer not in known and not network.is_lost(self._peer, peer):
                 gossip.coming.add(peer)
                 network.post(
@@ -422,6 +443,8 @@ class SimTransport:
                     self._peer,
                     connection=end.connection,
                 )
+        self.counts.gossip += copies
+        self.count_sent(gossip.frame.kind, gossip.nbytes, copies)
 
     def hear(self, gossip: Gossip, source: PeerId) -> None:
         """A copy of a gossip message came; the first one counts."""
@@ -437,10 +460,10 @@ class SimTransport:
 
     # ---------------------------------------------------------------------------------------------- what was seen
 
-    def count_sent(self, kind: str, nbytes: int) -> None:
-        nbytes += HEADER_BYTES
+    def count_sent(self, kind: str, nbytes: int, copies: int = 1) -> None:
+        nbytes = copies * (nbytes + HEADER_BYTES)
         self.sent += nbytes
-        self.counts.frames[kind] += 1
+        self.counts.frames[kind] += copies
         self.counts.bytes[kind] += nbytes
 
     def note_arrival(self, source: PeerId, frame: Frame, about: Frame) -> None:

@@ -49,7 +49,7 @@ class Assembly:
         start: Start,
     ) -> None:
         self.stage, self.compute, self.data = stage, compute, data
-        self._links, self._start = links, start
+        self._links, self._membership, self._start = links, membership, start
         self._others = links.kinds()  # that are answered by what stays when this peer moves
         self._closed = self._serving = False
         self._beside: set[asyncio.Task[None]] = set()
@@ -80,7 +80,7 @@ class Assembly:
         if self._serving:
             return
         self._serving = True
-        self.spawn(Beats(self._links, self.journeys, self.compute, self.spawn).run())
+        self.spawn(Beats(self._links, self._membership, self.journeys, self.compute, self.spawn).run())
         if self.head is not None:
             self.spawn(self.head.run())
 

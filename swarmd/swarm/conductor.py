@@ -404,9 +404,10 @@ class Conductor:
         """What this conductor waits for a head to finish."""
         return {HopId(self._step, index) for index in self._leases.held_by(head)} if self._leases else set()
 
-    def sweep(self, now: float) -> None:
+    def sweep(self, now: float) -> float:
         """Gives leases of silent heads to others; a head is as quickly found silent as a holder of hops. It may follow
-        another conductor, or not reach this one. What it has completed stays: it is in its sum.
+        another conductor, or not reach this one. What it has completed stays: it is in its sum. Returns the loop
+        time at which more may be silent.
         """
         for head in sorted(self._leases.holders()) if self._leases is not None else ():
             pulse = self._pulses.get(head)
@@ -415,6 +416,7 @@ class Conductor:
             if withdrawn := self._leases.withdraw(head):
                 log.info("head %s is silent: %d microbatches are given to others", head[-8:], len(withdrawn))
                 self._progress.notify()
+        return math.inf if self._leases is None else now
 
     @property
     def closing(self) -> bool:

@@ -151,13 +151,15 @@ class Custodian:
         raise HopForgotten(f"step {hop.step} is over")
 
     def rival_seconds(self, holder: PeerId) -> float | None:
-        """Seconds per microbatch of the fastest idle replica of the next stage besides a holder, if there is one."""
+        """Seconds per microbatch of the fastest idle replica of the next stage besides a holder, if there is one of
+        which that is known.
+        """
         idle = [
             card.peer
             for card in self._membership.admitting(self._next)
             if card.peer != holder and card.in_flight == 0 and self.router.outstanding(card.peer) == 0
         ]
-        return min((self.router.seconds(peer) for peer in idle), default=None)
+        return min((self.router.seconds(peer) for peer in idle if self.router.knows(peer)), default=None)
 
     async def locate(self, key: HopId, stage: int, among: tuple[PeerId, ...] | None = None) -> PeerId | None:
         """The replica of a stage (one `among` these, if given) that has this hop already, if any says so."""

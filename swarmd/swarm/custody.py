@@ -7,6 +7,7 @@ takes.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -165,8 +166,11 @@ class Custody:
         if all(passed.holder != peer for passed in self._passed.values()):
             self._holders.pop(peer, None)
 
-    def sweep(self, now: float, rivals: Rivals = lambda holder: None) -> None:
-        """Gives up on holders that are late, and on slow ones while others are idle."""
+    def sweep(self, now: float, rivals: Rivals = lambda holder: None) -> float:
+        """Gives up on holders that are late, and on slow ones while others are idle. Returns the loop time at which
+        more may be.
+        """
+        due = math.inf
         for passed in list(self._passed.values()):
             holder = self._holders[passed.holder]
             reason = lateness(now, passed, holder)
@@ -174,6 +178,9 @@ class Custody:
                 reason = straggling(now, passed, holder, rivals(passed.holder))
             if reason and not passed.lost.done():
                 passed.lost.set_result(reason)
+            waits = passed.state in ("waiting", "backward")
+            due = min(due, now if waits else max(passed.sent, holder.last_beat or 0.0) + holder.patience())
+        return due
 
     def waiting(self) -> dict[HopId, Passed]:
         return dict(self._passed)

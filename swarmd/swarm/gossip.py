@@ -21,6 +21,7 @@ from swarmd.swarm.membership import (
     SMALL_SWARM,
     Membership,
     heartbeat_interval,
+    is_near,
     rendezvous,
     summary_interval,
 )
@@ -30,6 +31,9 @@ from swarmd.values import Frame, PeerId
 log = logging.getLogger(__name__)
 
 ANNOUNCE_SECONDS = 5.0
+LOOKS_PER_HEARTBEAT = 8  # at who is near and not connected; at least every HEARTBEAT_SECONDS in a small swarm
+SECOND_WORD_SECONDS = 10.0  # after a peer's first heartbeat at the latest; by then it has met those near
+FIRST_SUMMARY_SECONDS = 20.0  # after the same; by then it knows its stage
 SUMMARY_CARDS = 16  # of a stage's peers in its summary
 SECOND_DIAL_SECONDS = 4.0  # the peer with the lower id dials; the other one steps in after this
 
@@ -84,12 +88,21 @@ class Gossip:
                     self._follow()
                     self._keep_in_touch()
                 await self._publish()
-                await asyncio.sleep(HEARTBEAT_SECONDS)
+                await asyncio.sleep(self._pause())
         finally:
             for task in self._dialling.values():
                 task.cancel()
             for topic in self._topics:
                 self._links.transport.unsubscribe(topic)
+
+    def _pause(self) -> float:
+        """Seconds until something may be due. In a large swarm, where everything is slower, one looks less often."""
+        if self._seen:
+            return HEARTBEAT_SECONDS
+        pause = heartbeat_interval(self._heard_from)
+        due = min(self._spoke + pause, self._summed_up + summary_interval(self._heard_from, self._stages))
+        wait = min(due - asyncio.get_running_loop().time(), pause / LOOKS_PER_HEARTBEAT)
+        return max(HEARTBEAT_SECONDS, wait)
 
     def _stage_topic(self, stage: int) -> str:
         return f"swarmd/{self._run}/stage/{stage}"
@@ -130,9 +143,15 @@ class Gossip:
         if stage < 0:
             return
         pause, long_pause = heartbeat_interval(self._heard_from), summary_interval(self._heard_from, self._stages)
-        self._membership.heartbeat_seconds, self._membership.summary_seconds = pause, long_pause
+        edge = self._stages > 2 and stage in (0, self._stages - 1)  # those near hear one stage more
+        usual = heartbeat_interval(self._heard_from * 3 // 2) if edge else pause
+        self._membership.expect_every(usual, max(usual, long_pause))
+        first = self._spoke == -math.inf
         if now - self._spoke >= pause:
             self._spoke = now
+            if first:  # those who came at the same time may not hear it; nor is it known yet who sums up
+                self._spoke -= max(0.0, pause - SECOND_WORD_SECONDS)
+                self._summed_up = now + FIRST_SUMMARY_SECONDS - long_pause
             await self._links.transport.publish(self._stage_topic(stage), to_frame(self._next_card()))
         if now - self._summed_up >= long_pause:
             self._summed_up = now
@@ -153,9 +172,17 @@ class Gossip:
         return self._membership.own
 
     async def announce(self) -> None:
-        """Tells those near, as a request, that this peer's card changed."""
-        card = self._next_card()
-        await self._links.tell_all(self._near(), Announce(card), Ack, deadline_s=ANNOUNCE_SECONDS)
+        """Tells those near that this peer's card changed: with a greeting, if there was none yet, or as a request."""
+        announcement = Announce(self._next_card())
+        await asyncio.gather(*(self._announce_to(peer, announcement) for peer in self._near()))
+
+    async def _announce_to(self, peer: PeerId, announcement: Announce) -> None:
+        try:
+            async with asyncio.timeout(ANNOUNCE_SECONDS):
+                if not await self._links.introduce(peer):
+                    await self._links.ask(peer, announcement, Ack, deadline_s=None)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.debug("not announced to %s: %s", peer[-8:], trouble)
 
     async def _answer_announce(self, peer: PeerId, announce: Announce) -> Ack:
         if announce.card.peer != peer:
@@ -168,7 +195,7 @@ class Gossip:
         own = self._membership.own
         cards = [card for card in self._membership.cards() if card.peer != own.peer and card.state != "left"]
         if len(cards) > SMALL_SWARM:
-            cards = [card for card in cards if abs(card.stage - own.stage) <= 1]
+            cards = [card for card in cards if is_near(card, own.stage)]
         return [card.peer for card in cards[: 4 * SMALL_SWARM]]
 
     def _keep_in_touch(self) -> None:

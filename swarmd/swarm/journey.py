@@ -65,9 +65,10 @@ class Journeys:
         spawn: Spawn,
     ) -> None:
         self._run, self._limits, self._links, self._membership = run, limits, links, membership
-        self._history, self._compute, self._stage, self.spawn = history, compute, stage, spawn
+        self._history, self._compute, self.stage, self.spawn = history, compute, stage, spawn
         self.is_tail = stage == run.model.stages - 1
         self.changed = Signal()  # something finished, someone came or has room
+        self.entered = Signal()  # a hop began here
         self._books = Books()
         self.custodian = Custodian(
             links, membership, history, self.changed, stage, rng, spawn,
@@ -91,9 +92,9 @@ class Journeys:
     # ---------------------------------------------------------------------------------------------- holder
 
     async def _answer_hop(self, custodian: PeerId, hop: Hop) -> Gradient | NotFinite | Busy | Loss:
-        if self._stage == 0:
+        if self.stage == 0:
             raise Refused("the first stage takes no hops")
-        check_stage(hop.stage, self._stage)
+        check_stage(hop.stage, self.stage)
         if hop.evaluate:
             try:
                 return await self._evaluate(hop_id(hop), hop.tokens, hop.activation)
@@ -151,6 +152,7 @@ class Journeys:
         self._work[work.hop] = work
         work.task = asyncio.create_task(coroutine, name=f"hop {work.hop}")
         work.task.add_done_callback(lambda task: self._finish(work, task))
+        self.entered.notify()
 
     def _finish(self, work: Work, task: asyncio.Task[Any]) -> None:
         if self._work.get(work.hop) is work:
@@ -195,7 +197,7 @@ class Journeys:
                 tail = await self._compute.tail(key, tokens, activation, codec=codec, subtract=work.subtract)
                 gradient, counted, loss_sum = tail.gradient, tail.accumulated, tail.loss_sum
             else:
-                out = await self._compute.forward(key, tokens, activation, codec=self._codec(self._stage + 1))
+                out = await self._compute.forward(key, tokens, activation, codec=self._codec(self.stage + 1))
                 work.move("passed")
                 self.retention.drop(key)  # of an earlier journey, whose answer was evicted or didn't count
                 work.kept = self.retention.keep(
@@ -310,7 +312,7 @@ class Journeys:
 
         async def forward() -> Hop:
             try:
-                out = await self._compute.forward(key, tokens, activation, codec=self._codec(self._stage + 1))
+                out = await self._compute.forward(key, tokens, activation, codec=self._codec(self.stage + 1))
             finally:
                 self._compute.forget(key)  # no backward follows
             return self.message(key, tokens, out, again=True)
@@ -328,7 +330,7 @@ class Journeys:
         return answer
 
     async def _answer_locate(self, peer: PeerId, locate: Locate) -> Located:
-        check_stage(locate.stage, self._stage)
+        check_stage(locate.stage, self.stage)
         key = hop_id(locate)
         work = self._work.get(key)
         leaving = work is not None and work.subtract
@@ -366,7 +368,7 @@ class Journeys:
     ) -> Hop:
         """A hop for the next stage."""
         record, codec = self._history.record_hash, self._run.codecs.gradients
-        return Hop(key.step, key.index, record, again, evaluate, codec, tokens, out, horizon_s, self._stage + 1)
+        return Hop(key.step, key.index, record, again, evaluate, codec, tokens, out, horizon_s, self.stage + 1)
 
     def peer_lost(self, peer: PeerId, heir: PeerId = "") -> None:
         """A peer is gone, and its sum with it, unless it has an heir."""
@@ -390,7 +392,7 @@ class Journeys:
         if self.is_tail:
             tail = await self._compute.tail(key, tokens, activation, codec="fp32", evaluate=True)
             return Loss(tail.loss_sum, tail.tokens)
-        codec = self._codec(self._stage + 1)
+        codec = self._codec(self.stage + 1)
         out = await self._compute.forward(key, tokens, activation, codec=codec, evaluate=True)
         hop = self.message(key, tokens, out, again=False, evaluate=True)
         holder = await self.custodian.choose(hop)

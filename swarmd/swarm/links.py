@@ -115,6 +115,15 @@ class Links:
             greeting.add_done_callback(lambda done: self._greeting_done(peer, done))
         await asyncio.shield(greeting)
 
+    async def introduce(self, peer: PeerId) -> bool:
+        """Shakes hands with a peer that has never met this one on the present connection: so it has its card as it is
+        now. False if they have met, or are about to. Raises like `greet`.
+        """
+        if peer in self._greeted or peer in self._greetings:
+            return False
+        await self.greet(peer)
+        return True
+
     def _greeting_done(self, peer: PeerId, done: asyncio.Task[None]) -> None:
         del self._greetings[peer]
         if not done.cancelled():

@@ -7,6 +7,7 @@ every task that runs for the peer.
 import asyncio
 import dataclasses
 import logging
+import math
 import random
 from collections import Counter
 from collections.abc import Coroutine, Sequence
@@ -45,7 +46,8 @@ from swarmd.values import HopId, PeerId
 log = logging.getLogger(__name__)
 
 LINGER_SECONDS = 20.0  # at the end of the run, for peers that haven't heard of the last commit
-KEEP_UP_SECONDS = 2.0  # between two looks at who is ahead, unless a card says so earlier
+KEEP_UP_SECONDS = 2.0  # between two looks at those who are ahead or of another history, unless a card comes earlier
+CALM_SECONDS = 10.0  # the same while nobody is
 REFRESH_SECONDS = 2.0  # between two looks at this peer's own figures, unless someone is told of them earlier
 
 
@@ -197,7 +199,8 @@ class Peer:
             log.warning("not a head: %s", trouble)
             places.has_data = False
             assembly = await switch.open(await places.find(self._wanted, self.changed))
-        await self.gossip.announce()
+        if self.history.resumes or self.membership.newest().version > 0:  # else it serves at once, and says so
+            await self.gossip.announce()
         if self.history.resumes and not self._entries:
             record = await self.returns.found()
             await self.history.adopt(record, self.membership.own.peer)
@@ -262,7 +265,8 @@ class Peer:
             if newest.version > self.history.version:
                 await self.history.catch_up(newest.peer, newest.version)
             await self._cross_over()
-            await self.changed.wait(KEEP_UP_SECONDS)
+            calm = self.membership.newest().version <= self.history.version and not self.membership.foreign()
+            await self.changed.wait(CALM_SECONDS if calm else KEEP_UP_SECONDS)
 
     async def _cross_over(self) -> None:
         """If another history wins over this peer's, it goes on in that one."""
@@ -351,7 +355,8 @@ class Peer:
     # ---------------------------------------------------------------------------------------------- others
 
     def _heard(self, card: Card) -> None:
-        if self.journeys is not None and card.room > 0 and self.membership.is_live(card.peer):
+        next_one = self.journeys is not None and card.stage == self.journeys.stage + 1
+        if self.journeys is not None and next_one and card.room > 0 and self.membership.is_live(card.peer):
             self.journeys.peer_has_room(card.peer)
 
     def _suspected(self, peer: PeerId) -> None:
@@ -368,17 +373,19 @@ class Peer:
         self.conductor.peer_lost(peer, heir)
         self.changed.notify()
 
-    def _sweep(self, now: float) -> None:
-        """What is looked at twice a second."""
+    def _sweep(self, now: float) -> float:
+        """Looks at whatever may be late. Returns the loop time at which more may be."""
+        due = math.inf
         if self.journeys is not None:
-            self.journeys.custody.sweep(now, self.journeys.custodian.rival_seconds)
-        self.conductor.sweep(now)
+            due = self.journeys.custody.sweep(now, self.journeys.custodian.rival_seconds)
+        due = min(due, self.conductor.sweep(now))
         if self._donor is not None:
             self._donor.sweep(now)
         self.forks.sweep(now)
         self.returns.sweep()
         if now - self._refreshed >= REFRESH_SECONDS:
             self._refresh()
+        return due
 
     def _refresh(self) -> None:
         """Keeps the figures on this peer's card current, for handshakes and heartbeats."""

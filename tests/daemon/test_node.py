@@ -20,7 +20,7 @@ class Asking(Node):
 
     cancelled = 0
 
-    async def _adopt(self, address: str) -> None:
+    async def _adopt(self, address: str, only: str = "") -> None:
         if address == "silent":
             try:
                 await asyncio.get_running_loop().create_future()

@@ -148,7 +148,7 @@ def test_patience_is_never_less_than_twice_the_mean(intervals: list[float]) -> N
     assert rhythm.limit(8, 0, math.inf) >= 2 * rhythm.mean
 
 
-@pytest.mark.parametrize(("peers", "seconds"), [(0, 2.0), (4, 2.0), (6, 3.0), (48, 24.0), (100, 76.0), (1000, 976.0)])
+@pytest.mark.parametrize(("peers", "seconds"), [(0, 2.0), (4, 2.0), (6, 3.0), (48, 24.0), (100, 128.0), (1000, 1928.0)])
 def test_heartbeats_slow_down_as_the_swarm_grows(peers: int, seconds: float) -> None:
     assert heartbeat_interval(peers) == pytest.approx(seconds)
 
