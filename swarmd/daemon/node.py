@@ -249,7 +249,7 @@ class Node:
         """Says in the log what the swarm waits for, whenever that changes."""
         told = ""
         while True:
-            waiting = peer.waiting_for()
+            waiting = peer.view.waiting_for()
             if waiting != told:
                 log.warning("waiting for %s", waiting) if waiting else log.log(NOTICE, "the swarm is complete")
                 told = waiting
@@ -370,23 +370,23 @@ class Node:
             return f"draining: {peer.drainage.doing}" if peer.drainage.doing else "draining"
         if peer.moving_to is None:
             return ""
-        transfer = peer.transfer()
+        transfer = peer.view.transfer()
         if 0 < transfer.total > transfer.done:
             return f"moving to stage {peer.moving_to}: its state comes"
         return f"moving to stage {peer.moving_to}: " + ("opening it" if peer.state == "joining" else "asking for it")
 
     def peers(self) -> list[PeerRow]:
-        return self._peer.peer_rows() if self._peer is not None else []
+        return self._peer.view.peer_rows() if self._peer is not None else []
 
     def queues(self) -> list[HopRow]:
-        return self._peer.rows() if self._peer is not None else []
+        return self._peer.view.rows() if self._peer is not None else []
 
     def status(self) -> Status:
         run, peer = self._run, self._peer
         version = peer.history.version if peer else 0
         last = self._records[-1] if self._records else None
         sent, received = self.transport.traffic()
-        transfer = peer.transfer() if peer else None
+        transfer = peer.view.transfer() if peer else None
         return Status(
             peer_id=self.transport.peer_id,
             run=run.name if run else "",
@@ -395,17 +395,17 @@ class Node:
             stage=peer.stage if peer else None,
             stages=run.model.stages if run else 0,
             state=self._state(),
-            waiting_for=peer.waiting_for() if peer else "",
+            waiting_for=peer.view.waiting_for() if peer else "",
             version=version,
             step=min(version + 1, run.steps) if run else 0,
             steps=run.steps if run else 0,
             loss=None if last is None or last.skipped else last.loss,
             validation_loss=self._validation_loss(),
             tokens_per_second=self._rate(),
-            microbatches_per_second=peer.microbatches_per_second() if peer else 0.0,
-            progress=peer.progress() if peer else 0.0,
+            microbatches_per_second=peer.view.microbatches_per_second() if peer else 0.0,
+            progress=peer.view.progress() if peer else 0.0,
             seconds_left=self._seconds_left(),
-            queues=peer.queues() if peer else Queues(idle_because="this daemon is idle"),
+            queues=peer.view.queues() if peer else Queues(idle_because="this daemon is idle"),
             peers=self._replicas(),
             addresses=self.addresses(),
             device=self.config.device,
@@ -417,7 +417,7 @@ class Node:
             memory_bytes=self._process.memory_info().rss,
             open_files=self._process.num_fds(),
             tasks=len(asyncio.all_tasks()),
-            microbatches_done=peer.microbatches_done() if peer else 0,
+            microbatches_done=peer.view.microbatches_done() if peer else 0,
             state_bytes=transfer.done if transfer else 0,
             state_bytes_total=transfer.total if transfer else 0,
             state_donors=transfer.donors if transfer else 0,
@@ -439,7 +439,7 @@ class Node:
             return "idle"
         if self._peer is None:
             return "joining"
-        return "waiting" if self._peer.state == "serving" and self._peer.waiting_for() else self._peer.state
+        return "waiting" if self._peer.state == "serving" and self._peer.view.waiting_for() else self._peer.state
 
     def _replicas(self) -> dict[str, int]:
         if self._run is None:
@@ -454,7 +454,7 @@ class Node:
         return peer.conductor.leader(peer.history.version + 1)
 
     def _validation_loss(self) -> float | None:
-        return self._peer.validation_loss if self._peer else None
+        return self._peer.view.validation_loss if self._peer else None
 
     def _rate(self) -> float:
         seconds = sum(record.seconds for record in self._records)

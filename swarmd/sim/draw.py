@@ -26,12 +26,12 @@ from swarmd.sim.faults import (
     Outage,
     Partition,
     Pause,
-    PointFault,
     Preemption,
     Slowdown,
     StageLoss,
 )
 from swarmd.sim.network import Link
+from swarmd.sim.point_faults import PointFault
 from swarmd.sim.points import ANYONE, GROUPS, OUT_OF_MEMORY_AT
 from swarmd.sim.reference import Symbols
 from swarmd.sim.scenario import Scenario

@@ -23,8 +23,9 @@ from swarmd.sim.campaign import Job, OutOfTime, Result, time_limit
 from swarmd.sim.checks import Line, Violation
 from swarmd.sim.compute import torch_engine
 from swarmd.sim.draw import DRAWS, draw_limits, draw_link, log_uniform, neat
-from swarmd.sim.faults import Crash, Fault, InStep, Join, Leave, PointFault, Preemption
+from swarmd.sim.faults import Crash, Fault, Join, Leave, Preemption
 from swarmd.sim.play import Outcome, Play, play, report
+from swarmd.sim.point_faults import InStep, PointFault
 from swarmd.sim.reference import Symbols
 from swarmd.sim.scenario import RECOVERY_SECONDS, SLACK, Scenario
 from swarmd.sim.training import Text, plain_steps

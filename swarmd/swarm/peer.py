@@ -9,13 +9,12 @@ import dataclasses
 import logging
 import math
 import random
-from collections import Counter
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig, fingerprint
 from swarmd.errors import ConfigError, Refused, SwarmError
-from swarmd.status import HopRow, PeerRow, PeerState, Queues
+from swarmd.status import PeerState
 from swarmd.swarm.arriving import Arriving
 from swarmd.swarm.assembly import Assembly
 from swarmd.swarm.averaging import Rounds
@@ -33,14 +32,14 @@ from swarmd.swarm.joiner import Joiner
 from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
 from swarmd.swarm.liveness import Liveness
-from swarmd.swarm.membership import ADMITTING, AT_WORK, Membership, peer_rows
+from swarmd.swarm.membership import ADMITTING, AT_WORK, Membership
 from swarmd.swarm.messages import Card
 from swarmd.swarm.placing import Places
 from swarmd.swarm.ports import Compute, Store
-from swarmd.swarm.pulling import Progress
 from swarmd.swarm.returns import Returns
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.switch import OpenStage, Switch
+from swarmd.swarm.view import View
 from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ class Peer:
     ) -> None:
         self.run_config, self._limits, self.links, self.membership = run, limits, links, membership
         self._store, self._wanted = store, stage
-        self._entries = tuple(entries)  # peers through which this one came; none: it founds the run
+        self.entries = tuple(entries)  # peers through which this one came; none: it founds the run
         self.changed = Signal()
         self.history = History(run, links, store)
         self.forks = Forks(run, links, membership, self.history, rng)
@@ -85,10 +84,9 @@ class Peer:
             spawn=self.spawn,
         )
         self.gossip = Gossip(fingerprint(run), run.model.stages, links, membership, self.liveness.hear, self._refresh)
-        self._places = Places(run, links, membership, self.history, self.liveness.hear, self._entries, used)
+        self._places = Places(run, links, membership, self.history, self.liveness.hear, self.entries, used)
         self.stage: int | None = None
         self.state: PeerState = "joining"
-        self.began: float | None = None  # loop time when this peer began to serve
         history, changed = self.history, self.changed
         self.disks = Disks(run, links, membership, store)
         self.returns = Returns(run, links, membership, history, self.disks, changed, limits.stage_lost_timeout_s)
@@ -97,7 +95,7 @@ class Peer:
         self.conductor = Conductor(
             run, links, membership, history, self._validate, changed, self.spawn, self.ballots, rng, self.returns
         )
-        self._switch = Switch(
+        self.switch = Switch(
             run,
             limits,
             links,
@@ -112,13 +110,12 @@ class Peer:
             set_card=self._set,
             announce=self._announce,
         )
-        ways = (membership, history, self.returns, self._switch, changed)
-        self.arriving = Arriving(*ways, self._donors, set_card=self._set, announce=self._announce)
+        ways = (membership, history, self.returns, self.switch, changed)
+        self.arriving = Arriving(*ways, self.donors, set_card=self._set, announce=self._announce)
+        self.view = View(self, self._refresh)
         self._group: asyncio.TaskGroup | None = None
-        self.validation_loss: float | None = None  # the newest
         self.drainage: Drain | None = None  # this peer leaves
         self._beside: set[asyncio.Task[None]] = set()  # what `spawn` started
-        self._done = 0  # microbatches accumulated here
         self._refreshed = 0.0  # loop time at which the figures on this peer's card were brought up to date
         if not entries:
             self.history.founder, self.history.founded = membership.own.peer, True
@@ -143,7 +140,7 @@ class Peer:
 
     @property
     def _assembly(self) -> Assembly | None:
-        return self._switch.assembly
+        return self.switch.assembly
 
     @property
     def journeys(self) -> Journeys | None:
@@ -158,11 +155,11 @@ class Peer:
         return self._assembly.donor if self._assembly is not None else None
 
     @property
-    def _joiner(self) -> Joiner | None:
+    def joiner(self) -> Joiner | None:
         return self._assembly.joiner if self._assembly is not None else None
 
     @property
-    def _compute(self) -> Compute | None:
+    def compute(self) -> Compute | None:
         return self._assembly.compute if self._assembly is not None else None
 
     # ---------------------------------------------------------------------------------------------- life
@@ -180,7 +177,7 @@ class Peer:
                 await self._serve()
             finally:
                 self._group = None
-                self._switch.close()
+                self.switch.close()
                 self.history.close()
                 for task in list(self._beside):
                     task.cancel()
@@ -188,7 +185,7 @@ class Peer:
     async def _join(self) -> None:
         """Finds a stage and brings it to the swarm's version."""
         tail = self._store.ledger_tail(RECORDS_KEPT)
-        switch, places = self._switch, self._places
+        switch, places = self.switch, self._places
         stage = await places.find(self._wanted, self.changed)
         try:
             assembly = await switch.open(stage)
@@ -201,15 +198,15 @@ class Peer:
             assembly = await switch.open(await places.find(self._wanted, self.changed))
         if self.history.resumes or self.membership.newest().version > 0:  # else it serves at once, and says so
             await self.gossip.announce()
-        if self.history.resumes and not self._entries:
+        if self.history.resumes and not self.entries:
             record = await self.returns.found()
             await self.history.adopt(record, self.membership.own.peer)
             self.spawn(self.returns.tell(record))
         await self.arriving.reach(assembly)
         await self.forks.mend_ledger(self._store, tail)
 
-    def _donors(self) -> list[PeerId]:
-        return self._switch.donors(self.membership.own.stage)
+    def donors(self) -> list[PeerId]:
+        return self.switch.donors(self.membership.own.stage)
 
     async def _rejoin(self) -> None:
         """Fetches the whole state anew. Meanwhile this peer is in no plan, like a newcomer."""
@@ -228,7 +225,7 @@ class Peer:
             await self._announce()
 
     async def _serve(self) -> None:
-        self.began = asyncio.get_running_loop().time()
+        self.view.began = asyncio.get_running_loop().time()
         self._set(state="serving")
         await self.gossip.announce()
         assert self._assembly is not None
@@ -256,7 +253,7 @@ class Peer:
             if self.returns.due is not None:
                 await self.arriving.go_back()
                 await self._serve_again()
-            if self._switch.between:  # `Mover` brings this peer up
+            if self.switch.between:  # `Mover` brings this peer up
                 await self.changed.wait(KEEP_UP_SECONDS)
                 continue
             if self.history.behind:
@@ -272,14 +269,14 @@ class Peer:
         """If another history wins over this peer's, it goes on in that one."""
         if (way := await self.forks.look()) is None:
             return
-        if self._switch.between:  # it has left its stage meanwhile
+        if self.switch.between:  # it has left its stage meanwhile
             self.history.leaving = None
             return
-        assert self._joiner is not None and self._compute is not None
+        assert self.joiner is not None and self.compute is not None
         state = self.state
         self._set(state="joining")
         await self.gossip.announce()
-        await self.forks.cross(way, self._joiner, self._compute)
+        await self.forks.cross(way, self.joiner, self.compute)
         newest = self.membership.newest()
         await self.history.catch_up(newest.peer, newest.version)
         self._set(state=state)
@@ -289,7 +286,7 @@ class Peer:
     # ------------------------------------------------------------------------------------- pausing, leaving
     async def pause(self) -> None:
         """Takes no more hops, finishes those it has, and goes on taking part in rounds. Raises Refused."""
-        if self.journeys is None or self._switch.mover is not None or self.state not in (*ADMITTING, "paused"):
+        if self.journeys is None or self.switch.mover is not None or self.state not in (*ADMITTING, "paused"):
             raise Refused(f"this peer is {self.state}, or moves; only one that stays where it serves can pause")
         self.journeys.hold_back()
         self._set(state="paused")
@@ -305,8 +302,8 @@ class Peer:
 
     async def drain(self, bound_s: float) -> Drained:
         """Ends its work here within a bound, so that nothing of it is lost, and says goodbye."""
-        if self._switch.mover is not None:
-            self._switch.give_up()
+        if self.switch.mover is not None:
+            self.switch.give_up()
         drained = Drained()
         if self._assembly is not None and self.state in AT_WORK and not self.history.behind:
             self._assembly.journeys.hold_back(retiring=True)
@@ -336,12 +333,12 @@ class Peer:
         """Goes to another stage; returns when it serves there. Raises Refused, with a sentence, if it stays. Cancelling
         it gives the move up, unless a record has granted it.
         """
-        await self._switch.move(stage)
+        await self.switch.move(stage)
 
     @property
     def moving_to(self) -> int | None:
         """The stage that this peer is on its way to: whoever counts replicas that stay, counts without it."""
-        return self._switch.mover.target if self._switch.mover is not None else None
+        return self.switch.mover.target if self.switch.mover is not None else None
 
     def _set(self, **changes: Any) -> None:
         """Changes this peer's card."""
@@ -389,10 +386,10 @@ class Peer:
 
     def _refresh(self) -> None:
         """Keeps the figures on this peer's card current, for handshakes and heartbeats."""
-        if self._compute is None or self.journeys is None:
+        if self.compute is None or self.journeys is None:
             return
         self._refreshed = asyncio.get_running_loop().time()
-        progress, queues = self._compute.progress(), self.journeys.queues()
+        progress, queues = self.compute.progress(), self.journeys.queues()
         self.membership.own = dataclasses.replace(
             self.membership.own,
             addresses=self.links.transport.addresses(),
@@ -404,7 +401,7 @@ class Peer:
             in_flight=queues.total(),
             room=self.journeys.room(),
             service_seconds=progress.forward_seconds + progress.backward_seconds,
-            microbatches_per_second=self.microbatches_per_second(),
+            microbatches_per_second=self.view.microbatches_per_second(),
         )
 
     # ---------------------------------------------------------------------------------------------- commits
@@ -423,13 +420,14 @@ class Peer:
 
     def _committed(self, record: Record) -> None:
         assert self._assembly is not None and self.journeys is not None and self._rounds is not None
-        self.validation_loss = record.validation_loss if record.validation_loss is not None else self.validation_loss
-        self._done += len(self.journeys.book(record.step).accumulated)
+        if record.validation_loss is not None:
+            self.view.validation_loss = record.validation_loss
+        self.view.committed += len(self.journeys.book(record.step).accumulated)
         self.journeys.end_step(record.step)
         self._rounds.end_step(record.step)
         self._assembly.handovers.end_step()
         self._refresh()
-        self._switch.hear(record)
+        self.switch.hear(record)
         every = self.run_config.checkpoint_every
         if every and record.step % every == 0 and not self.history.finished:
             self.spawn(self._save())
@@ -440,10 +438,10 @@ class Peer:
     async def _save(self) -> None:
         """Writes a checkpoint of this peer's stage at its present version."""
         async with self.history.lock:
-            if self._compute is None or self.stage is None or not self.history.ready:  # between two stages
+            if self.compute is None or self.stage is None or not self.history.ready:  # between two stages
                 return
             try:
-                state = await self._compute.export_state()
+                state = await self.compute.export_state()
             except MemoryError:
                 log.warning("no checkpoint of version %d: out of memory", self.history.version)
                 return
@@ -468,76 +466,3 @@ class Peer:
             log.warning("no validation loss of version %d: %s", version, trouble)
             return None
         return total / tokens
-
-    # ---------------------------------------------------------------------------------------------- to be shown
-
-    def microbatches_per_second(self) -> float:
-        """This peer's own, since it began to serve."""
-        if self.began is None or self.journeys is None:
-            return 0.0
-        return self.microbatches_done() / max(1e-9, asyncio.get_running_loop().time() - self.began)
-
-    def microbatches_done(self) -> int:
-        """Accumulated here since this peer came."""
-        present = self.journeys.book(self.history.version + 1).accumulated if self.journeys is not None else ()
-        return self._done + len(present)
-
-    def transfer(self) -> Progress:
-        """How much of the stage's state has come, while it does; of the other stage's while this peer moves."""
-        if self._switch.mover is not None:
-            return self._switch.mover.progress
-        return self._joiner.progress if self._joiner is not None else Progress()
-
-    def progress(self) -> float:
-        """Fraction of the present step that is done: as its conductor knows, or as one's own sum suggests."""
-        if self.journeys is None or self.stage is None:
-            return 0.0
-        done = self.conductor.completed()
-        if done is None:
-            replicas = max(1, len(self.membership.stage(self.stage)))
-            done = replicas * len(self.journeys.book(self.history.version + 1).accumulated)
-        return min(1.0, done / self.run_config.microbatches)
-
-    def queues(self) -> Queues:
-        states = self.journeys.queues() if self.journeys is not None else Counter[str]()
-        held, passed = states.total(), states["passed"]
-        retained = self.journeys.retention.nbytes if self.journeys else 0
-        busy = self._compute is not None and self._compute.progress().running is not None
-        reason = "" if busy else self._idle_reason(held, passed)
-        return Queues(states["waiting"], states["backward"], held, passed, retained, reason)
-
-    def _idle_reason(self, held: int, passed: int) -> str:
-        if self.state == "paused":
-            return "this peer is paused: `swarmctl resume` lets it go on"
-        if self.state != "serving":
-            return f"this peer is {self.state}"
-        if self.waiting_for():
-            return self.waiting_for()
-        if passed:
-            return f"{passed} microbatches are with the next stage"
-        return "" if held else "no microbatch has come"
-
-    def rows(self) -> list[HopRow]:
-        return self.journeys.rows() if self.journeys is not None else []
-
-    def waiting_for(self) -> str:
-        """What the swarm lacks, as far as this peer knows."""
-        missing = self.membership.missing_stages(self.run_config.model.stages)
-        if self.history.resumes or self.returns.under_way:
-            return self.returns.waiting or "the others of the run, to go on together from what is on disks"
-        if self.state == "joining" and self.stage is None and self._entries:
-            return "a peer of the run that answers: those it came by don't"
-        if self._joiner is not None and self._joiner.pulling and not self._donors():
-            return f"a live replica of stage {self.stage}, to take its state from"
-        if missing and not self.history.finished and self.state != "joining":
-            names, many = ", ".join(map(str, missing)), "s" * (len(missing) > 1)
-            needed = f"a peer for stage{many} {names}: start one with `swarmd start --bootstrap`"
-            return f"{needed}; and {self.returns.waiting}" if self.returns.waiting else needed
-        held = "" if self.history.finished else self.membership.held_back(self.run_config.model.stages)
-        return held or self.ballots.waiting
-
-    def peer_rows(self) -> list[PeerRow]:
-        """Everyone this peer knows, itself first."""
-        now = asyncio.get_running_loop().time()
-        self._refresh()
-        return peer_rows(self.membership, now)

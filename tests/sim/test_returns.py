@@ -137,7 +137,7 @@ def test_a_stage_that_is_gone_comes_back_with_a_newcomer() -> None:
         world.kill("middle")
         world.dead["middle"].store.checkpoints.clear()
         await world.sleep(60.0)
-        assert all("stage 1" in it.peer.waiting_for() for it in world.peers.values())
+        assert all("stage 1" in it.peer.view.waiting_for() for it in world.peers.values())
         await world.start("newcomer", limits=LIMITS)
 
     world = play(events, {"head": 0, "middle": 1, "tail": 2})
@@ -163,7 +163,7 @@ def test_where_no_version_is_whole_everyone_waits_and_says_so() -> None:
         await world.sleep(200.0)
         assert {it.peer.history.version for it in world.peers.values()} <= {7, 8}
         for it in world.peers.values():
-            assert "stage 1" in it.peer.waiting_for()
+            assert "stage 1" in it.peer.view.waiting_for()
 
     play(events, limits=dataclasses.replace(LIMITS, copies_bytes=0), finishes=False)
 
@@ -199,7 +199,7 @@ def test_a_swarm_that_was_down_waits_for_what_is_missing() -> None:
         await world.sleep(100.0)
         for it in world.peers.values():
             assert (it.peer.state, it.peer.history.version) == ("joining", 0)
-        assert "stage 2" in world.peers["head"].peer.waiting_for()
+        assert "stage 2" in world.peers["head"].peer.view.waiting_for()
         await world.restart("tail")
 
     limits = dataclasses.replace(LIMITS, copies_bytes=0)
