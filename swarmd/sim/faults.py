@@ -263,10 +263,10 @@ class Hold(Fault):
             return False
         it = course.world.peers[self.peer]
         telling = self._tell(it, it.peer.pause())
-        await asyncio.wait([telling])
-        if telling.cancelled() or not telling.result():
-            return False
-        try:
+        try:  # the faults may end while it still tells the others
+            await asyncio.wait([telling])
+            if telling.cancelled() or not telling.result():
+                return False
             await asyncio.sleep(self.seconds)
         finally:
             if course.world.peers.get(self.peer) is it:
