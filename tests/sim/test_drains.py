@@ -49,7 +49,7 @@ async def half_done(world: World, name: str) -> None:
 
 
 def swarm(
-    events: Callable[[World], Awaitable[None]], *, replicas: tuple[int, ...] = (2, 3, 2), steps: int = 5
+    events: Callable[[World], Awaitable[None]], *, replicas: tuple[int, ...] = (2, 3, 2), steps: int = 4
 ) -> World:
     """A symbolic swarm to which something happens, and of which every promise is checked."""
     scenario = Scenario(replicas=replicas, steps=steps, microbatches=MICROBATCHES, speeds=(0.05,))
@@ -81,6 +81,12 @@ def check_nothing_repaired(world: World) -> None:
     for line in ledgers(world):
         assert (line["resent"], line["subtracted"], line["lost"], line["duplicated"]) == (0, 0, 0, 0), line
         assert not line["forked"]
+
+
+def check_nothing_lost(world: World) -> None:
+    """Who goes on may be given what waits elsewhere: that counts as sent again, and is in one sum all the same."""
+    for line in ledgers(world):
+        assert (line["lost"], line["duplicated"], line["forked"]) == (0, 0, False), line
 
 
 # ------------------------------------------------------------------------------------------------- the usual way
@@ -202,7 +208,8 @@ def test_either_side_may_die_at_any_moment(name: str, point: str, action: points
         await asyncio.wait([drain(world, name)])
         assert world.points.fired, "the drain passed that point"
 
-    swarm(events, replicas=(3, 3, 3))
+    replicas = {"head2": (3, 2, 2), "middle2": (2, 3, 2), "tail2": (2, 2, 3)}
+    swarm(events, replicas=replicas[name])
 
 
 @pytest.mark.parametrize("point", ["serve.Freeze", "served.Freeze", "ask.Plan", "served.Commit"])
@@ -220,7 +227,7 @@ def test_a_drain_that_begins_in_the_round(point: str) -> None:
         await moment(world, lambda: bool(begun))
         await asyncio.wait([drain(world, begun[0])])
 
-    world = swarm(events, replicas=(3, 3, 3))
+    world = swarm(events, replicas=(2, 2, 2))
     assert all(line["lost"] == line["duplicated"] == 0 for line in ledgers(world))
 
 
@@ -260,7 +267,7 @@ def test_who_pauses_gets_no_more_hops_attends_rounds_and_goes_on() -> None:
         await it.machine.spawn(it.peer.resume())
         await moment(world, lambda: bool(journeys_of(it).book(step_of(world)).accumulated))
 
-    check_nothing_repaired(swarm(events))
+    check_nothing_lost(swarm(events, steps=8))
 
 
 def test_a_stage_that_pauses_as_a_whole_waits_until_it_goes_on() -> None:
@@ -276,7 +283,7 @@ def test_a_stage_that_pauses_as_a_whole_waits_until_it_goes_on() -> None:
         for it in tails:
             await it.machine.spawn(it.peer.resume())
 
-    check_nothing_repaired(swarm(events))
+    check_nothing_lost(swarm(events, steps=6))
 
 
 def test_what_cannot_pause_says_why() -> None:
