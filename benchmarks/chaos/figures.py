@@ -18,8 +18,8 @@ from statistics import fmean
 
 from benchmarks.chaos.recorder import Event, Sample
 
-WARM_UP_S = 120.0  # of a process, before its memory is looked at: caches and buffers fill
-SHORTEST_LIFE_S = 240.0  # of a process whose memory says something
+SHOWN_WARM_UP_S, SHOWN_LIFE_S = 120.0, 240.0  # of processes whose memory is shown: still filling caches and buffers
+JUDGED_WARM_UP_S, JUDGED_LIFE_S = 600.0, 1_200.0  # of processes whose memory is judged, in a soak
 SLOPE_LIMIT_BYTES = 1 << 20  # per ten minutes
 
 
@@ -110,18 +110,20 @@ class Life:
         return self.slope_bytes < SLOPE_LIMIT_BYTES
 
 
-def lives(samples: Iterable[Sample], shortest_s: float = SHORTEST_LIFE_S) -> list[Life]:
+def lives(
+    samples: Iterable[Sample], warm_up_s: float = SHOWN_WARM_UP_S, shortest_s: float = SHOWN_LIFE_S
+) -> list[Life]:
     """Those that were long enough, the longest first."""
     found: dict[tuple[int, float], list[Sample]] = {}
     for sample in samples:
         if sample.memory_bytes:
             found.setdefault((sample.number, sample.started_s), []).append(sample)
-    long = [_life(seen) for seen in found.values() if seen[-1].time_s - seen[0].started_s >= shortest_s]
+    long = [_life(seen, warm_up_s) for seen in found.values() if seen[-1].time_s - seen[0].started_s >= shortest_s]
     return sorted(long, key=lambda life: -life.seconds)
 
 
-def _life(seen: Sequence[Sample]) -> Life:
-    warm = [sample for sample in seen if sample.time_s - sample.started_s >= WARM_UP_S] or list(seen)
+def _life(seen: Sequence[Sample], warm_up_s: float) -> Life:
+    warm = [sample for sample in seen if sample.time_s - sample.started_s >= warm_up_s] or list(seen)
     times = [sample.time_s for sample in warm]
     memory = [float(sample.memory_bytes) for sample in warm]
     return Life(

@@ -8,7 +8,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.chaos.figures import Life, Recovery, capacity, last_commit, lives, rate_between, recoveries
+from benchmarks.chaos.figures import (
+    JUDGED_LIFE_S,
+    JUDGED_WARM_UP_S,
+    Life,
+    Recovery,
+    capacity,
+    last_commit,
+    lives,
+    rate_between,
+    recoveries,
+)
 from benchmarks.chaos.outcome import TOLERANCE, Ledgers
 from benchmarks.chaos.plan import KINDS
 from benchmarks.chaos.trial import Trial, TrialOptions
@@ -36,6 +46,7 @@ class Result:
     largest_distance: float | None  # over all tensors, from single-process training
     version: int
     lives: list[Life]
+    soaked: bool  # long enough for memory to be judged
     damaged_chunks: int
     unsettled: list[str]
     deaths: list[str]
@@ -67,7 +78,8 @@ def result_of(
         ledgers=ledgers,
         largest_distance=max(distances.values(), default=None),
         version=trial.version,
-        lives=lives(samples),
+        lives=lives(samples, JUDGED_WARM_UP_S, JUDGED_LIFE_S) if options.steady else lives(samples),
+        soaked=options.steady,
         damaged_chunks=trial.damaged,
         unsettled=trial.unsettled,
         deaths=trial.recorder.deaths,
@@ -96,7 +108,9 @@ def failures(result: Result, *, goals: bool) -> list[str]:
         found.append(f"parameters are {result.largest_distance} from those of one process; {TOLERANCE} is allowed")
     if goals and result.kept_of_alive < KEPT_GOAL:
         found.append(f"{result.kept_of_alive:.2f} of the throughput of the capacity alive, under {KEPT_GOAL:.2f}")
-    if goals:
+    if goals and result.soaked:
+        if not result.lives:
+            found.append("no process lived long enough for its memory to be judged")
         found += [
             f"memory of daemon {life.number} grew by {life.slope_bytes / MIB:.1f} MiB per 10 minutes"
             for life in result.lives
