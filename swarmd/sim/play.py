@@ -278,8 +278,10 @@ class Play:
         """Whether a peer came when the run was about to end, and nobody is left to give it its state."""
         it = self.world.peers[peer]
         others = [other for name, other in self.world.peers.items() if name not in self._late]
-        return it.peer.state == "joining" and bool(others) and all(
-            other.task.done() for other in others if it.peer.stage in (None, other.peer.stage)
+        return (
+            it.peer.state == "joining"
+            and bool(others)
+            and all(other.task.done() for other in others if it.peer.stage in (None, other.peer.stage))
         )
 
     def version(self) -> int:
