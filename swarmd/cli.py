@@ -16,7 +16,7 @@ import typer
 
 from swarmd import __version__
 from swarmd.config import NodeConfig, RunConfig
-from swarmd.daemon.local import Home, Remembered, default_home
+from swarmd.daemon.local import Home, Remembered, RememberedRun, default_home
 from swarmd.errors import ConfigError, ControlError, SwarmError
 
 EXIT_FAILED = 1  # failed while running
@@ -219,6 +219,33 @@ def install(
         return 0
 
     return _reported(run, debug)
+
+
+@app.command()
+def reshape(
+    homes: Annotated[list[Path], typer.Argument(metavar="HOME...", help="Homes that hold the run's checkpoints.")],
+    stages: Annotated[int, typer.Option(metavar="S", min=1, help="Stages of the new run.")],
+    home: Annotated[Path, typer.Option(metavar="DIR", help="Where the new run's checkpoints go: a new home.")],
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> int:
+    """Cut a run's checkpoints into another number of stages, to go on with `swarmd start --resume --home DIR`."""
+    return _reported(lambda: _reshape([Home(path) for path in homes], stages, Home(home)), debug)
+
+
+def _reshape(sources: list[Home], stages: int, home: Home) -> int:
+    from swarmd import settings
+    from swarmd.config import fingerprint, to_plain
+    from swarmd.stage.reshape import reshape as cut_anew
+
+    run = remembered_run(sources[0])
+    target = settings.with_overrides(run, stages=stages)
+    with home.locked():
+        if home.has_checkpoints():
+            raise ConfigError(f"{home.path} holds checkpoints already; choose another --home.")
+        version = cut_anew([source.checkpoints for source in sources], run, target, home.checkpoints)
+        home.remember_run(RememberedRun(to_plain(target), fingerprint(target)))
+    print(f"version {version} in {stages} stages: go on with `swarmd start --resume --home {home.path}`")
+    return 0
 
 
 def _start(options: StartOptions, home: Home, *, debug: bool, log_json: bool) -> int:
