@@ -40,9 +40,9 @@ def render_status(status: Status) -> RenderableType:
     table.add_column(overflow="fold")
     for name, value in _status_lines(status):
         table.add_row(name, value)
-    if not status.waiting_for:
-        return table
-    return Group(table, Text(f"waiting: {status.waiting_for}", style="yellow"))
+    notes = [f"waiting: {status.waiting_for}"] if status.waiting_for else []
+    notes += [f"warning: {warning}" for warning in status.warnings]
+    return Group(table, *(Text(note, style="yellow") for note in notes)) if notes else table
 
 
 def _status_lines(status: Status) -> list[tuple[str, RenderableType]]:

@@ -81,6 +81,11 @@ class Joiner(Puller):
         await asyncio.shield(self._loading)
         self._is_here(manifest.version)
 
+    async def loaded(self) -> None:
+        """Returns when no state is being made this peer's: a load goes on though whoever began it was cancelled."""
+        if self._loading is not None:
+            await asyncio.wait({self._loading})
+
     async def _apply(self, backlog: Backlog) -> None:
         """Applies what was committed while the state came."""
         history = self._history

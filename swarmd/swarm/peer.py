@@ -70,6 +70,7 @@ class Peer:
     ) -> None:
         self.run_config, self._limits, self.links, self.membership = run, limits, links, membership
         self._store, self._wanted = store, stage
+        self._resume = resume
         self.entries = tuple(entries)  # peers through which this one came; none: it founds the run
         self.changed = Signal()
         self.history = History(run, links, store)
@@ -198,12 +199,20 @@ class Peer:
             assembly = await switch.open(await places.find(self._wanted, self.changed))
         if self.history.resumes or self.membership.newest().version > 0:  # else it serves at once, and says so
             await self.gossip.announce()
-        if self.history.resumes and not self.entries:
+        if self.history.resumes and self._founds():
             record = await self.returns.found()
             await self.history.adopt(record, self.membership.own.peer)
             self.spawn(self.returns.tell(record))
         await self.arriving.reach(assembly)
         await self.forks.mend_ledger(self._store, tail)
+
+    def _founds(self) -> bool:
+        """Whether a run that is to be resumed waits for this peer to decide from where: it was told to resume it, and
+        nobody else does.
+        """
+        founder = self.history.founder
+        others = [card.peer for card in self.membership.cards() if card.peer != self.membership.own.peer]
+        return self._resume and founder not in others
 
     def donors(self) -> list[PeerId]:
         return self.switch.donors(self.membership.own.stage)

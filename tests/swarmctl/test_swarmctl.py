@@ -65,9 +65,11 @@ async def test_status_is_readable(tmp_path: Path) -> None:
 
 async def test_what_the_swarm_waits_for_is_said(tmp_path: Path) -> None:
     async with daemon_at(tmp_path) as daemon:
-        daemon.say(state="waiting", waiting_for="stage 2 has no peer", loss=None)
+        full = ("can't save checkpoints: No space left on device",)
+        daemon.say(state="waiting", waiting_for="stage 2 has no peer", loss=None, warnings=full)
         _, out, _ = await swarmctl("status", "--home", str(tmp_path))
     assert "waiting: stage 2 has no peer" in out
+    assert "warning: can't save checkpoints: No space left on device" in out
     assert "not measured yet" in out
 
 
