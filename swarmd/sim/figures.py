@@ -5,6 +5,7 @@ Stages compute nothing here (`phantom.py`): durations and sizes are those of a p
 """
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ HOME_LINK = Link(delay_s=0.025, bytes_per_second=60e6)  # 50 ms round trip, 480 
 PARAMETERS = 25_000_000  # of a stage: its round moves 50 MB in and out of each replica, at fp16
 SLOWER = 10.0  # times slower than the rest, the straggler
 MEETING_SECONDS = 60.0  # after the last peer was started: all have met, and what is counted begins
+GC_THRESHOLDS = (200_000, 20, 100)  # a large world is millions of objects that live long: not to be looked at often
 WAVE = 50  # peers of a large swarm that are started at once
 SECONDS = 1.5  # of an ordinary device per microbatch, a third of it forward
 
@@ -187,7 +189,7 @@ def measure_scale(
     stages: int,
     virtual_seconds: float,
     *,
-    seconds: float = 10.0,
+    seconds: float = 5.0,
     microbatches_per_peer: int = 6,
     told: Callable[[float, int], None] = lambda seconds, version: None,
 ) -> Scale:
@@ -197,6 +199,7 @@ def measure_scale(
 
     async def main() -> Scale:
         began = time.process_time()
+        gc.set_threshold(*GC_THRESHOLDS)
         world = open_world(plan_run(stages, max(1, microbatches_per_peer * peers // stages), 1_000_000))
         await _start_waves(world, peers, stages, speed_of(seconds))
         loop = asyncio.get_running_loop()

@@ -53,6 +53,7 @@ PING_SECONDS = 2.0  # between two words to the leader of a round
 SILENCE_SECONDS = 12.0  # of a leader whose connection is up: it is paused, or its loop hangs
 VALIDATION_SECONDS = 30.0  # that a validation may last longer than its step
 RETRY_SECONDS = 0.5
+LATE_LOOK_SECONDS = 1.0  # between two looks at whether a lease is late enough to be given to a head that waits
 MANDATE_TRIES = 3  # times that all replicas of a stage were asked in vain to lead its round, before a new mandate
 PATIENCE_SECONDS = 1.0  # after being outranked; doubles each time, so that two conductors don't duel for ever
 PATIENCE_CEILING_SECONDS = 120.0
@@ -336,10 +337,12 @@ class Conductor:
         held = from_ranges(ask.held, leases.microbatches)
         completed = from_ranges(ask.completed, leases.microbatches)
         away = from_ranges(ask.away, leases.microbatches)
+        before = leases.completed, leases.free
         for late, indices in leases.heard(head, completed, held, loop.time(), away).items():
             self._spawn(self._revoke(late, Revoke(ask.step, to_ranges(indices))))
+        if head not in self._pulses or (leases.completed, leases.free) != before:  # nobody waits for a mere pulse
+            self._progress.notify()
         self._pulses.setdefault(head, Pulse()).beat(loop.time())
-        self._progress.notify()
         if ask.want <= 0:
             return Lease(ask.step, (), False)
         deadline = loop.time() + LEASE_POLL_SECONDS
@@ -351,7 +354,7 @@ class Conductor:
                 if indices:
                     self._began = self._began or loop.time()
                     return Lease(ask.step, to_ranges(indices), again, horizon)
-            await self._progress.wait(min(RETRY_SECONDS, deadline - loop.time()))
+            await self._progress.wait(min(LATE_LOOK_SECONDS, deadline - loop.time()))
         return Lease(ask.step, (), False)
 
     async def _revoke(self, head: PeerId, revoke: Revoke) -> None:
@@ -372,8 +375,9 @@ class Conductor:
         """No leases while a stage is empty, nor, after taking over, before every head was heard."""
         if self._membership.missing_stages(self._run.model.stages):
             return False
-        heads = {card.peer for card in self._membership.stage(0)}
-        return heads <= self._pulses.keys() or asyncio.get_running_loop().time() >= self._hearing_until
+        if asyncio.get_running_loop().time() >= self._hearing_until:
+            return True
+        return {card.peer for card in self._membership.stage(0)} <= self._pulses.keys()
 
     # ---------------------------------------------------------------------------------------------- moves
 

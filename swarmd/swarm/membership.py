@@ -155,6 +155,7 @@ class Membership:
         self._live: list[PeerId] = []  # everyone not suspect
         self._kin: list[PeerId] = []  # of those, who is of this peer's history
         self._at_work: dict[int, list[PeerId]] = {}  # of those, who is at work, by stage
+        self._stage_cards: dict[int, list[Card]] = {}  # of those, until one of them changes
         self._newest: PeerId | None = None  # of the kin, who has the highest version; None: not known
         self._look_at = math.inf  # loop time until which nobody can have become silent
         self._change(own.peer)
@@ -166,6 +167,7 @@ class Membership:
     @own.setter
     def own(self, card: Card) -> None:
         before, self._own = self._own, card
+        self._stage_cards.pop(card.stage, None)
         if _role(card) != _role(before):
             self._change(card.peer)
         if card.stage != before.stage:
@@ -176,6 +178,7 @@ class Membership:
     def _change(self, peer: PeerId) -> None:
         """A peer came, went, or counts elsewhere than before: it is put into its place among the others."""
         self.generation += 1
+        self._stage_cards.clear()
         self._remove(peer)
         member = self._members.get(peer)
         if peer != self._own.peer and (member is None or member.suspect):
@@ -236,6 +239,7 @@ class Membership:
         before = member.card
         changed = member.suspect or _role(card) != _role(before)
         member.card, member.heard, member.suspect = card, now, False
+        self._stage_cards.pop(card.stage, None)
         if changed or member.fits != self.fits(card):
             self._change(card.peer)
         elif card.version < before.version:
@@ -335,7 +339,9 @@ class Membership:
 
     def stage(self, stage: int) -> list[Card]:
         """The cards of a stage's peers at work, oneself included."""
-        return [self._card(peer) for peer in self._at_work.get(stage, ())]
+        if stage not in self._stage_cards:
+            self._stage_cards[stage] = [self._card(peer) for peer in self._at_work.get(stage, ())]
+        return list(self._stage_cards[stage])
 
     def admitting(self, stage: int) -> list[Card]:
         """Of these, the cards of those that take hops."""

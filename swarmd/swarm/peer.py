@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 LINGER_SECONDS = 20.0  # at the end of the run, for peers that haven't heard of the last commit
 KEEP_UP_SECONDS = 2.0  # between two looks at those who are ahead or of another history, unless a card comes earlier
 CALM_SECONDS = 10.0  # the same while nobody is
-REFRESH_SECONDS = 2.0  # between two looks at this peer's own figures, unless someone is told of them earlier
+REFRESH_SECONDS = 5.0  # between two looks at this peer's own figures, unless someone is told of them earlier
 
 
 class Peer:
