@@ -98,20 +98,9 @@ class Peer:
             run, links, membership, history, self._validate, changed, self.spawn, self.ballots, rng, self.returns
         )
         self._switch = Switch(
-            run,
-            limits,
-            links,
-            membership,
-            history,
-            self.conductor,
-            open_stage,
-            rng,
-            changed,
-            self._places,
-            start=self._start,
-            set_card=self._set,
-            announce=self._announce,
-        )
+            run, limits, links, membership, history, self.conductor, open_stage, rng, changed, self._places,
+            start=self._start, set_card=self._set, announce=self._announce,
+        )  # fmt: skip
         ways = (membership, history, self.returns, self._switch, changed)
         self.arriving = Arriving(*ways, self._donors, set_card=self._set, announce=self._announce)
         self._group: asyncio.TaskGroup | None = None
@@ -209,9 +198,8 @@ class Peer:
         """Whether a run that is to be resumed waits for this peer to decide from where: it was told to resume it, and
         nobody else does.
         """
-        founder = self.history.founder
-        others = [card.peer for card in self.membership.cards() if card.peer != self.membership.own.peer]
-        return self._resume and founder not in others
+        others = {card.peer for card in self.membership.cards()} - {self.membership.own.peer}
+        return self._resume and self.history.founder not in others
 
     def _donors(self) -> list[PeerId]:
         return self._switch.donors(self.membership.own.stage)
