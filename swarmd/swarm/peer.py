@@ -210,9 +210,8 @@ class Peer:
         """Whether a run that is to be resumed waits for this peer to decide from where: it was told to resume it, and
         nobody else does.
         """
-        founder = self.history.founder
-        others = [card.peer for card in self.membership.cards() if card.peer != self.membership.own.peer]
-        return self._resume and founder not in others
+        others = {card.peer for card in self.membership.cards()} - {self.membership.own.peer}
+        return self._resume and self.history.founder not in others
 
     def donors(self) -> list[PeerId]:
         return self.switch.donors(self.membership.own.stage)
