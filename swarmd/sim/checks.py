@@ -150,7 +150,11 @@ def check_losses(reference: Reference, lines: Iterable[Line]) -> Iterator[Violat
 # ------------------------------------------------------------------------------------------------- promises 4 and 9
 
 
-def check_last_replicas(before: dict[PeerId, int], world: World, told: Container[PeerId] = ()) -> Iterator[Violation]:
+Life = tuple[PeerId, int]
+"""A peer and its incarnation."""
+
+
+def check_last_replicas(before: dict[Life, int], world: World, told: Container[PeerId] = ()) -> Iterator[Violation]:
     """Promise 4. `before`: the stage of every peer at work when this was looked at last. One that has finished serves
     its stage to those who are late, one on its way back to a checkpoint has it there; one that was `told` to leave has
     no choice.
@@ -158,20 +162,25 @@ def check_last_replicas(before: dict[PeerId, int], world: World, told: Container
     now = at_work(world)
     others = (it.peer for it in world.peers.values() if it.peer.state == "finished" or it.peer.returns.under_way)
     served = {*now.values(), *(peer.stage for peer in others)}
-    for peer, stage in before.items():
-        if peer in world.peers and now.get(peer) != stage and stage not in served:
-            state = world.peers[peer].peer.state
+    alive = {_life(name, it): it.peer.state for name, it in world.peers.items()}
+    for life, stage in before.items():
+        if life in alive and now.get(life) != stage and stage not in served:
+            peer, state = life[0], alive[life]
             if state != "left" or peer not in told:
                 yield Violation(4, f"{peer} left stage {stage}, whose last replica it was ({state})", peer=peer)
 
 
-def at_work(world: World) -> dict[PeerId, int]:
+def at_work(world: World) -> dict[Life, int]:
     """The stage of every living peer that serves one."""
     return {
-        name: it.peer.stage
+        _life(name, it): it.peer.stage
         for name, it in world.peers.items()
         if it.peer.stage is not None and it.peer.state in AT_WORK
     }
+
+
+def _life(name: PeerId, it: SimPeer) -> Life:
+    return name, it.peer.membership.own.incarnation
 
 
 def check_moves(stages: dict[PeerId, list[int]]) -> Iterator[Violation]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from swarmd.sim.checks import (
     Ended,
+    Life,
     Line,
     Violation,
     at_work,
@@ -46,7 +47,7 @@ class Watch:
     stranded: set[PeerId] = field(default_factory=set)  # who came too late to finish
     found: list[Violation] = field(default_factory=list)
     _digests: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
-    _at_work: dict[PeerId, int] = field(default_factory=dict)
+    _at_work: dict[Life, int] = field(default_factory=dict)
     _stages: dict[PeerId, list[int]] = field(default_factory=dict)
     _seen_lines: dict[int, tuple[int, int]] = field(default_factory=dict)  # of `everyone`: lines; lines voided
     _returned: dict[PeerId, str] = field(default_factory=dict)  # the newest return that a peer has made
@@ -117,7 +118,7 @@ class Watch:
             if (returned := it.peer.history.returned) is not None and self._returned.get(it.name) != returned.hash:
                 self._returned[it.name] = returned.hash
                 self._stages.pop(it.name, None)  # and so after a return
-        for name, stage in at_work(self.world).items():
+        for (name, _), stage in at_work(self.world).items():
             visited = self._stages.setdefault(name, [])
             if not visited or visited[-1] != stage:
                 visited.append(stage)
