@@ -503,6 +503,18 @@ def test_gossip_floods_the_subscribers_and_each_hears_it_once() -> None:
     play(test, "abcdefghijkl")
 
 
+def test_nobody_is_deaf_in_a_large_mesh() -> None:
+    async def test(network: SimNetwork, *nodes: Node) -> None:
+        for node in nodes:
+            node.follow()
+        for node in nodes:
+            await node.publish("hello")
+        await asyncio.sleep(1)
+        assert all(len(node.heard) == len(nodes) - 1 for node in nodes)
+
+    play(test, "".join(map(chr, range(ord("A"), ord("A") + 50))))
+
+
 def test_gossip_goes_round_a_wall_and_through_others() -> None:
     async def test(network: SimNetwork, a: Node, b: Node, c: Node) -> None:
         b.follow()
