@@ -71,6 +71,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now
 
+    @property
+    def timers(self) -> int:
+        """How many are kept, those included that were cancelled and not swept out yet."""
+        return len(self._timers)
+
     def _run_once(self) -> None:
         """What is ready now; if nothing is, what is due next, after a jump to its time."""
         timers, ready, jumping = self._timers, self._ready, self._jumping  # type: ignore[attr-defined]

@@ -12,12 +12,12 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
 from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused
 from swarmd.sim.damage import damaged
 from swarmd.sim.machine import Machine
+from swarmd.sim.mesh import Meshes
 from swarmd.sim.points import step_of
 from swarmd.sim.wires import HEADER_BYTES, LANES, Downlink, Uplink
 from swarmd.swarm.framing import KINDS
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SERVING_PER_PEER = 256  # `serving_per_peer` of swarmd/net/limits.py: requests being answered at once for a connection
-GOSSIP_DEGREE = 6  # `degree` of swarmd/net/limits.py: peers to whom each passes a gossip message on, about
-GOSSIP_GRAFTS = 5  # of them, whom it chose itself; as links of a mesh are mutual, it has six on average
 
 
 @dataclass
@@ -251,10 +249,8 @@ class SimTransport:
         self._handler: Handler | None = None
         self._known: set[PeerId] = set()
         self._callbacks: list[Callable[[PeerId], None]] = []
-        self._ends: dict[PeerId, list[End]] = {}  # the open ones
-        self._meshes: dict[str, tuple[int, list[tuple[PeerId, End]]]] = {}
-        self._grafted: dict[str, tuple[int, frozenset[PeerId]]] = {}
-        """Topic -> how often its listeners had changed, and to whom its messages go, or whom this peer chose, since."""
+        self.ends: dict[PeerId, list[End]] = {}  # the open ones
+        self.meshes = Meshes(self)
 
     @property
     def peer_id(self) -> PeerId:
@@ -277,9 +273,9 @@ class SimTransport:
         points = self.machine.points
         async with asyncio.timeout(deadline_s):
             lost = bool(points.armed) and await self.machine.at(f"ask.{frame.kind}", step_of(frame))
-            if peer not in self._ends:
+            if peer not in self.ends:
                 await self._dial_once(peer)
-            ends = self._ends.get(peer)
+            ends = self.ends.get(peer)
             if not ends:
                 raise PeerUnreachable(f"the connection to {peer} broke at once")
             self.counts.requests += 1
@@ -312,7 +308,7 @@ class SimTransport:
         if prefix != "/sim":
             raise ConfigError(f"{address} is no address of a simulated peer")
         self._known.add(peer)
-        if peer not in self._ends:
+        if peer not in self.ends:
             await self._dial_once(peer)
         return peer
 
@@ -323,13 +319,13 @@ class SimTransport:
     # ---------------------------------------------------------------------------------------------- connections
 
     def connected(self) -> tuple[PeerId, ...]:
-        return tuple(self._ends)
+        return tuple(self.ends)
 
     def on_disconnected(self, callback: Callable[[PeerId], None]) -> None:
         self._callbacks.append(callback)
 
     async def drop(self, peer: PeerId) -> None:
-        for end in list(self._ends.get(peer, ())):
+        for end in list(self.ends.get(peer, ())):
             end.close("it was dropped", tell=True)
         await asyncio.sleep(0)  # those who wait for word of it have it when this returns
 
@@ -337,7 +333,7 @@ class SimTransport:
         """What no honest peer does costs a peer all its connections."""
         log.warning("%s cuts %s: %s", self._peer, peer, fault)
         self.network.note("fault", self._peer, peer, str(fault))
-        for end in list(self._ends.get(peer, ())):
+        for end in list(self.ends.get(peer, ())):
             end.close(f"cut off: {fault}", tell=True)
 
     def failed(self, frame: Frame, trouble: Exception) -> None:
@@ -348,18 +344,16 @@ class SimTransport:
 
     def opened(self, end: End) -> None:
         """There is one more connection."""
-        self._ends.setdefault(end.peer, []).append(end)
-        self._meshes.clear()
-        self._grafted.clear()
+        self.ends.setdefault(end.peer, []).append(end)
+        self.meshes.opened()
 
     def closed(self, end: End) -> None:
         """There is one less."""
-        self._meshes.clear()
-        self._grafted.clear()
-        ends = self._ends[end.peer]
+        self.meshes.closed()
+        ends = self.ends[end.peer]
         ends.remove(end)
         if not ends:
-            del self._ends[end.peer]
+            del self.ends[end.peer]
             loop = asyncio.get_running_loop()
             for callback in self._callbacks if self.alive else ():
                 loop.call_soon(callback, end.peer, context=self.machine.context)
@@ -368,7 +362,7 @@ class SimTransport:
         """This machine is gone: nothing goes out or in any more."""
         self.alive = False
         self.uplink.lose(asyncio.get_running_loop().time())
-        for end in [end for ends in self._ends.values() for end in ends]:
+        for end in [end for ends in self.ends.values() for end in ends]:
             end.close("this machine is gone")
         for dial in list(self.dials.values()):
             dial.fail("this machine is gone")
@@ -393,41 +387,11 @@ class SimTransport:
             frame = damaged(frame, self.network.rng)
         self._pass_on(Gossip(topic, self._peer, frame), self._peer)
 
-    def _mesh(self, topic: str) -> list[tuple[PeerId, End]]:
-        """Whom a message is passed on to: those connected that hear the topic; if they are many, those that this peer
-        chose and those that chose it.
-        """
-        changes = self.network.subscriptions[topic]
-        known = self._meshes.get(topic)
-        if known is None or known[0] != changes:
-            mine = self._grafts(topic)
-            ends = ((peer, ends[0]) for peer, ends in self._ends.items())
-            mesh = [
-                (peer, end)
-                for peer, end in ends
-                if peer in mine or self._peer in end.other.transport._grafts(topic)  # noqa: SLF001
-            ]
-            known = self._meshes[topic] = (changes, [it for it in mesh if topic in it[1].other.transport.listeners])
-        return known[1]
-
-    def _grafts(self, topic: str) -> frozenset[PeerId]:
-        """Whom this peer chose for a topic's mesh, by lot. They learn of it."""
-        changes = self.network.subscriptions[topic]
-        known = self._grafted.get(topic)
-        if known is None or known[0] != changes:
-            ends = [ends[0] for ends in self._ends.values() if topic in ends[0].other.transport.listeners]
-            if len(ends) > GOSSIP_DEGREE:
-                ends = nsmallest(GOSSIP_GRAFTS, ends, key=lambda end: end.lot)
-            known = self._grafted[topic] = (changes, frozenset(end.peer for end in ends))
-            for end in ends:
-                end.other.transport._meshes.pop(topic, None)  # noqa: SLF001
-        return known[1]
-
     def _pass_on(self, gossip: Gossip, source: PeerId) -> None:
         network = self.network
         known = gossip.heard if network.walled else gossip.coming  # a wall may hold up what is on its way
         copies = 0
-        for peer, end in self._mesh(gossip.topic):
+        for peer, end in self.meshes.of(gossip.topic):
             if peer in (source, gossip.author):
                 continue
             copies += 1

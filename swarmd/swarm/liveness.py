@@ -51,10 +51,11 @@ class Liveness:
 
     def hear(self, card: Card) -> None:
         """Someone's card came, by handshake, announcement or gossip."""
+        if not self._membership.is_news(card):
+            return
         worked, before = self._membership.is_live(card.peer), self._membership.get(card.peer)
         generation = self._membership.generation
-        if not self._membership.hear(card, asyncio.get_running_loop().time()):
-            return
+        self._membership.hear(card, asyncio.get_running_loop().time())
         self._links.transport.learn(card.peer, card.addresses)
         self._heard(card)
         foreign = worked and not self._membership.fits(card)  # it goes over to another history

@@ -220,9 +220,16 @@ class Membership:
     def _card(self, peer: PeerId) -> Card:
         return self._own if peer == self._own.peer else self._members[peer].card
 
+    def is_news(self, card: Card) -> bool:
+        """Whether a card is newer than what is known of its peer."""
+        member = self._members.get(card.peer)
+        if member is None:
+            return card.peer != self._own.peer
+        return (card.incarnation, card.sequence) > (member.card.incarnation, member.card.sequence)
+
     def hear(self, card: Card, now: float) -> bool:
         """Takes in a card. False if we knew a newer one. A newer one lifts suspicion."""
-        if card.peer == self.own.peer:
+        if not self.is_news(card):
             return False
         member = self._members.get(card.peer)
         if member is None:
@@ -231,9 +238,6 @@ class Membership:
             self._expect(member)
             self._change(card.peer)
             return True
-        known = (member.card.incarnation, member.card.sequence)
-        if (card.incarnation, card.sequence) <= known:
-            return False
         if card.incarnation == member.card.incarnation and not member.suspect:
             member.rhythm.observe(now - member.heard)
         before = member.card
@@ -256,9 +260,9 @@ class Membership:
 
     def expect_every(self, heartbeat_seconds: float, summary_seconds: float) -> None:
         """How often those near are to speak, and those far away to be spoken of."""
-        if (heartbeat_seconds, summary_seconds) != (self._heartbeat_seconds, self._summary_seconds):
-            self._heartbeat_seconds, self._summary_seconds = heartbeat_seconds, summary_seconds
-            self._look_at = -math.inf
+        if heartbeat_seconds < self._heartbeat_seconds or summary_seconds < self._summary_seconds:
+            self._look_at = -math.inf  # who was not late before may be now
+        self._heartbeat_seconds, self._summary_seconds = heartbeat_seconds, summary_seconds
 
     def report(self, stage: int, peers: int) -> None:
         """A stage's summary says how many peers it has."""

@@ -11,6 +11,7 @@ from swarmd.swarm import membership
 from swarmd.swarm.membership import (
     SILENCE_CEILING_SECONDS,
     SILENCE_FLOOR_SECONDS,
+    SMALL_SWARM,
     Membership,
     Rhythm,
     conductor_order,
@@ -102,6 +103,30 @@ def test_the_silent_are_dropped_by_their_own_rhythm() -> None:
     assert [it.peer for it in members.sweep(40.1 + SILENCE_FLOOR_SECONDS)] == ["steady"]
     assert members.get("steady") is None
     assert [it.peer for it in members.sweep(40.0 + SILENCE_CEILING_SECONDS + 0.1)] == ["slow"]
+
+
+def test_the_silent_are_dropped_when_they_are_due_however_seldom_one_looks() -> None:
+    members = Membership(card("me"))
+    members.expect_every(100.0, 100.0)
+    members.hear(card("a"), 0.0)
+    members.hear(card("b"), 50.0)
+    members.touch("a", 10.0)
+    assert members.sweep(309.9) == []
+    assert [it.peer for it in members.sweep(310.1)] == ["a"]
+    members.expect_every(2.0, 2.0)  # most have left, and so the others speak more often
+    assert [it.peer for it in members.sweep(310.2)] == ["b"]
+
+
+def test_who_has_no_place_yet_is_near_nobody_and_needs_not_be_looked_for_in_a_large_swarm() -> None:
+    members = Membership(card("me", stage=0))
+    for number in range(SMALL_SWARM):
+        members.hear(card(f"p{number:02d}", stage=number % 4), 0.0)
+    newcomer = card("new", stage=-1, state="joining")
+    before = members.near(0)
+    members.hear(newcomer, 0.0)
+    assert members.near(0) == before
+    assert members.is_spare(newcomer)
+    assert not Membership(card("me")).is_spare(newcomer)
 
 
 def test_who_said_goodbye_is_dropped_at_once() -> None:
