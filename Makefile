@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint sim prove bench-pipeline bench-rebalance bench-codecs clean
+.PHONY: help demo test lint sim prove chaos soak bench-pipeline bench-joining bench-rebalance bench-codecs bench-start clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -20,8 +20,12 @@ help: ## This list
 demo: .venv/.installed ## Train a small model with a swarm of six daemons on this machine, about 3 minutes
 	@$(BIN)/swarmd demo
 
+# Tests with real processes and sockets have the machine to themselves; all others share its cores.
+REAL := tests/net tests/daemon tests/e2e
+
 test: lint ## Check style and types, then run the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto $(addprefix --ignore=,$(REAL))
+	$(BIN)/python -m pytest -q $(REAL)
 
 lint: .venv/.installed-dev ## Check style and types
 	$(BIN)/ruff check .
@@ -34,14 +38,27 @@ sim: .venv/.installed-dev ## Swarms in virtual time, seed after seed, until Ctrl
 prove: .venv/.installed-dev ## Real training in virtual time under fifty faults a run, beside a single process, 15 minutes
 	@$(BIN)/python -m swarmd.sim prove --seeds 50
 
+chaos: .venv/.installed-dev ## Nine real daemons under kills, partitions, slow links and more, about 15 minutes
+	@$(BIN)/python -m benchmarks.chaos
+
+MINUTES ?= 60
+soak: .venv/.installed-dev ## The same for an hour (MINUTES=60), a fault every 30 s: is memory flat?
+	@$(BIN)/python -m benchmarks.chaos --soak --minutes $(MINUTES) --every 30 30
+
 bench-pipeline: .venv/.installed-dev ## Tokens per second of a 2-stage swarm, beside plain PyTorch and others
 	$(BIN)/python -m benchmarks.pipeline
+
+bench-joining: .venv/.installed-dev ## How long a newcomer takes, and what the others' steps take meanwhile
+	@$(BIN)/python -m benchmarks.joining
 
 bench-rebalance: .venv/.installed-dev ## What rebalancing brings on spot markets, simulated: 32 stages, 400 peers, 32 hours
 	$(BIN)/python -m benchmarks.rebalance
 
 bench-codecs: .venv/.installed-dev ## Error and speed of the codecs
 	$(BIN)/python -m benchmarks.codecs
+
+bench-start: .venv/.installed-dev ## Seconds from a start to listening, and to the first microbatch
+	$(BIN)/python -m benchmarks.start
 
 clean: ## Remove the virtual environment and caches
 	rm -rf .venv .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -19,7 +19,7 @@ from swarmd.errors import SwarmError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from swarmctl.client import Client
+    from swarmctl.client import Client, Told
 
 EXIT_FAILED = 1
 EXIT_USER = 2
@@ -38,8 +38,25 @@ Examples:
   swarmctl --home DIR peers                        who is in the swarm, as another daemon sees it
   swarmctl queues --json                           the microbatches it holds, for a program
   swarmctl join --bootstrap MULTIADDR              make an idle daemon join a swarm, now and after restarts
+  swarmctl switch 2                                make it serve stage 2
+  swarmctl pause | resume                          no more work for now, and work again
+  swarmctl drain                                   end it without losing anything; `leave` ends it at once
 """,
 )
+
+_SWITCH_EXAMPLES = """
+\b
+Examples:
+  swarmctl switch 2                                returns once the daemon serves stage 2
+  swarmctl switch 0 --json                         {"switched": true, "stage": 0}; progress on stderr
+"""
+
+_DRAIN_EXAMPLES = """
+\b
+Examples:
+  swarmctl drain                                   within the bound that the daemon was started with
+  swarmctl drain --timeout 25                      within 25 seconds: a spot machine is about to go
+"""
 
 _Home = Annotated[Path | None, typer.Option("--home", metavar="DIR", help="The daemon's home directory.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -92,15 +109,73 @@ def peers(context: typer.Context, home: _Home = None, as_json: _Json = False) ->
 
 @app.command()
 def queues(context: typer.Context, home: _Home = None, as_json: _Json = False) -> int:
-    """The microbatches that the daemon holds: where each came from and what it waits for."""
+    """The microbatches that the daemon holds: where each came from, what it waits for, and why the device is idle."""
 
     def table(content: Any) -> "RenderableType":
-        from swarmctl.client import parse_queues
-        from swarmctl.render import render_queues
+        from swarmctl.client import parse_queues, parse_status
+        from swarmctl.render import render_work
 
-        return render_queues(parse_queues(content))
+        return render_work(parse_queues(content), parse_status(_client(context, home).status()))
 
     return _show(context, home, as_json, lambda client: client.queues(), table)
+
+
+@app.command(epilog=_SWITCH_EXAMPLES)
+def switch(
+    context: typer.Context,
+    stage: Annotated[int, typer.Argument(metavar="STAGE", min=0, help="The stage to serve, from 0.")],
+    home: _Home = None,
+    as_json: _Json = False,
+) -> int:
+    """Have the daemon go to another stage: it fetches that one's state first, and never empties the one it leaves."""
+
+    def sentence(content: Any) -> str:
+        return f"serving stage {content['stage']}."
+
+    return _tell(context, home, as_json, lambda client, told: client.switch(stage, told), sentence)
+
+
+@app.command(epilog=_DRAIN_EXAMPLES)
+def drain(
+    context: typer.Context,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="S", min=0.1, help="Bound. Default: the daemon's --drain-timeout.")
+    ] = None,
+    home: _Home = None,
+    as_json: _Json = False,
+) -> int:
+    """Have the daemon finish what it has, hand its gradients to another replica, and end."""
+
+    def sentence(content: Any) -> str:
+        lines = ["drained; the daemon ends."]
+        if content["handed_over"]:
+            lines.append(f"{content['handed_over']} microbatches of the step are with {content['heir']} now.")
+        if content["lost"] or content["given_up"]:
+            lines.append(f"{content['lost'] + content['given_up']} microbatches must be done by others.")
+        if content["stage_left_empty"]:
+            lines.append("its stage is left empty: the swarm waits until another peer serves it.")
+        return "\n".join(lines)
+
+    return _tell(context, home, as_json, lambda client, told: client.drain(timeout, told), sentence)
+
+
+@app.command()
+def leave(context: typer.Context, home: _Home = None, as_json: _Json = False) -> int:
+    """Have the daemon say goodbye and end at once; what it had computed of the step is done again by others."""
+    return _tell(context, home, as_json, lambda client, _: client.leave(), lambda _: "left; the daemon ends.")
+
+
+@app.command()
+def pause(context: typer.Context, home: _Home = None, as_json: _Json = False) -> int:
+    """Have the daemon take no more microbatches; it keeps its state, and takes each step with the others."""
+    said = "paused; `swarmctl resume` lets it go on."
+    return _tell(context, home, as_json, lambda client, _: client.pause(), lambda _: said)
+
+
+@app.command()
+def resume(context: typer.Context, home: _Home = None, as_json: _Json = False) -> int:
+    """Have a paused daemon take microbatches again."""
+    return _tell(context, home, as_json, lambda client, _: client.resume(), lambda _: "going on.")
 
 
 @app.command()
@@ -135,6 +210,31 @@ def _show(
             from swarmctl.render import console
 
             console().print(table(content), soft_wrap=False)
+        return 0
+
+    return _reported(context, action)
+
+
+def _tell(
+    context: typer.Context,
+    home: Path | None,
+    as_json: bool,
+    command: Callable[["Client", "Told"], Any],
+    sentence: Callable[[Any], str],
+) -> int:
+    """Has the daemon do something; shows on stderr how far it is, and prints the result on stdout."""
+
+    def action() -> int:
+        from swarmctl.client import Progress
+        from swarmctl.render import ProgressView
+
+        with ProgressView() as view:
+
+            def told(progress: Progress) -> None:
+                view.show(progress.doing, progress.done, progress.total)
+
+            content = command(_client(context, home), told)
+        print(json.dumps(content) if as_json else sentence(content))
         return 0
 
     return _reported(context, action)

@@ -13,6 +13,7 @@ import shlex
 import socket
 import types
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,26 @@ ANSWER_TIMEOUT_S = 10.0  # a healthy daemon answers within milliseconds
 JOIN_TIMEOUT_S = 120.0  # a join dials, fetches the run's settings and proves its fingerprint
 ANSWER_LIMIT_BYTES = 64 << 20  # far over the longest list of peers; a wrong socket must not fill memory
 
+LINE_LIMIT_BYTES = 64 << 10  # of one word on how far a command is
+LINES = "application/x-ndjson"  # of an answer that comes line by line
+
 Row = TypeVar("Row")
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a command is."""
+
+    doing: str  # one sentence
+    done: int  # bytes, while some are fetched
+    total: int  # 0: none are
+
+
+Told = Callable[[Progress], None]
+
+
+def _silent(_progress: Progress) -> None:
+    """For commands that take no time."""
 
 
 def default_home() -> Path:
@@ -87,29 +107,58 @@ class Client:
         joined: dict[str, Any] = _expect(answer, dict)
         return joined
 
-    def _ask(self, method: str, path: str, body: Any = None, timeout_s: float | None = None) -> Any:
+    def switch(self, stage: int, told: Told) -> dict[str, Any]:
+        """Has the daemon go to another stage; returns when it serves there."""
+        return self._command("/v1/switch", {"stage": stage}, told)
+
+    def drain(self, bound_s: float | None, told: Told) -> dict[str, Any]:
+        """Has the daemon end its work, and itself."""
+        return self._command("/v1/drain", {} if bound_s is None else {"timeout": bound_s}, told)
+
+    def leave(self) -> dict[str, Any]:
+        """Has the daemon end at once, with a goodbye."""
+        return self._command("/v1/leave", {}, _silent)
+
+    def pause(self) -> dict[str, Any]:
+        """Has the daemon take no more microbatches."""
+        return self._command("/v1/pause", {}, _silent)
+
+    def resume(self) -> dict[str, Any]:
+        """Has the daemon take microbatches again."""
+        return self._command("/v1/resume", {}, _silent)
+
+    def _command(self, path: str, body: Any, told: Told) -> dict[str, Any]:
+        """Has the daemon do something, and hears how far it is: `told` gets every word of that."""
+        answer: dict[str, Any] = _expect(self._ask("POST", path, body, told=told), dict)
+        return answer
+
+    def _ask(
+        self, method: str, path: str, body: Any = None, timeout_s: float | None = None, told: Told | None = None
+    ) -> Any:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         try:
-            status, content = self._exchange(method, path, body, timeout_s)
+            status, content = self._exchange(method, path, body, timeout_s, told or _silent)
         except _Unreachable as error:
             raise self._unreachable(error.error) from error
         except TimeoutError as error:
             raise ControlError(
                 f"the daemon at {self.home} did not answer within {timeout_s:.0f} s; its swarmd.log may say why."
             ) from error
-        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
+        except (OSError, http.client.HTTPException, ValueError, TypeError, KeyError, RecursionError) as error:
             raise ControlError(f"the daemon at {self.home} broke off while answering; try again.") from error
         if status == http.client.OK:
             return content
         sentence = content.get("error") if isinstance(content, dict) else None
         raise ControlError(str(sentence or f"the daemon at {self.home} answered with status {status}."))
 
-    def _exchange(self, method: str, path: str, body: Any, timeout_s: float) -> tuple[int, Any]:
+    def _exchange(self, method: str, path: str, body: Any, timeout_s: float, told: Told) -> tuple[int, Any]:
         connection = _UnixConnection(self.home / "control.sock", timeout_s)
         try:
             payload = None if body is None else json.dumps(body)
             connection.request(method, path, payload, {"Content-Type": "application/json", "Connection": "close"})
             answer = connection.getresponse()
+            if answer.headers.get_content_type() == LINES:
+                return _read_lines(answer, told)
             return answer.status, json.loads(answer.read(ANSWER_LIMIT_BYTES))
         finally:
             connection.close()
@@ -126,6 +175,18 @@ class Client:
 
     def _home_option(self) -> str:
         return "" if self.home == default_home().absolute() else f" --home {shlex.quote(os.fspath(self.home))}"
+
+
+def _read_lines(answer: http.client.HTTPResponse, told: Told) -> tuple[int, Any]:
+    """An answer that comes line by line: words on how far it is, and last the result or an error."""
+    while line := answer.readline(LINE_LIMIT_BYTES):
+        content = json.loads(line)
+        if "result" in content:
+            return http.client.OK, content["result"]
+        if "error" in content:
+            return http.client.CONFLICT, content
+        told(Progress(str(content["progress"]), int(content["done"]), int(content["total"])))
+    raise http.client.IncompleteRead(b"")
 
 
 class NoDaemon(ControlError):

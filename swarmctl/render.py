@@ -3,6 +3,9 @@
 Relies on rich; computes nothing beyond units and shortening. It knows only the plain data of `swarmd.status`.
 """
 
+from typing import Self
+
+from rich import progress
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -37,15 +40,16 @@ def render_status(status: Status) -> RenderableType:
     table.add_column(overflow="fold")
     for name, value in _status_lines(status):
         table.add_row(name, value)
-    if not status.waiting_for:
-        return table
-    return Group(table, Text(f"waiting: {status.waiting_for}", style="yellow"))
+    notes = [f"waiting: {status.waiting_for}"] if status.waiting_for else []
+    notes += [f"warning: {warning}" for warning in status.warnings]
+    return Group(table, *(Text(note, style="yellow") for note in notes)) if notes else table
 
 
 def _status_lines(status: Status) -> list[tuple[str, RenderableType]]:
     lines: list[tuple[str, RenderableType]] = [
         ("peer", status.peer_id),
         ("state", _state(status.state)),
+        *([("doing", status.doing)] if status.doing else []),
         ("device", status.device),
         ("up", f"{duration(status.uptime_seconds)}, {size(status.memory_bytes)} of memory"),
     ]
@@ -119,6 +123,50 @@ def render_queues(hops: list[HopRow]) -> RenderableType:
             str(hop.step), str(hop.index), hop.state, f"{hop.seconds:.1f} s", sender, short(hop.holder) or "-"
         )  # fmt: skip
     return table
+
+
+def render_work(hops: list[HopRow], status: Status) -> RenderableType:
+    """What waits where, and why the device is idle."""
+    queues = status.queues
+    why = f"idle: {queues.idle_because}" if queues.idle_because else "computing"
+    held = f"{queues.forward} wait for their forward, {queues.backward} for their backward, "
+    return Group(
+        render_queues(hops),
+        Text(f"{held}{queues.downstream} are with the next stage; {size(queues.retained_bytes)} retained"),
+        Text(why, style="yellow" if queues.idle_because else "green"),
+    )
+
+
+class ProgressView:
+    """How far a command is, on stderr: a bar on a terminal, elsewhere a line whenever something changes."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._told = ""
+        self._bar: progress.Progress | None = None
+        self._task = progress.TaskID(0)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            columns = (progress.SpinnerColumn(), "{task.description}", progress.BarColumn(), "{task.fields[amount]}")
+            self._bar = progress.Progress(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task("", total=None, amount="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, doing: str, done: int, total: int) -> None:
+        """Something has changed, maybe. `done` of `total` bytes are there; 0: none are fetched."""
+        amount = f"{size(done)} of {size(total)}" if total else ""
+        if self._bar is not None:
+            shares = {"total": float(total) if total else None, "completed": float(done)}
+            self._bar.update(self._task, description=doing, amount=amount, **shares)  # type: ignore[arg-type]
+        elif (line := f"{doing} ({amount})" if amount else doing) not in ("", self._told):
+            self._told = line
+            self._console.print(line)
 
 
 def _state(state: str, suspect: bool = False) -> Text:

@@ -4,6 +4,7 @@ Relies on typer; everything heavy (uvloop, torch, libp2p, pydantic) is imported 
 `--help` and every mistake should be answered at once. What the daemon does with its settings is `daemon/process.py`.
 """
 
+import dataclasses
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import typer
 
 from swarmd import __version__
 from swarmd.config import NodeConfig, RunConfig
-from swarmd.daemon.local import Home, Remembered, default_home
+from swarmd.daemon.local import Home, Remembered, RememberedRun, default_home
 from swarmd.errors import ConfigError, ControlError, SwarmError
 
 EXIT_FAILED = 1  # failed while running
@@ -38,6 +39,8 @@ Examples:
   swarmd start --model my-run.toml --stage 0       found a run from a file, and hold stage 0
   swarmd start --idle                              wait for `swarmctl join --bootstrap MULTIADDR`
   swarmd start                                     do again what was last joined
+  swarmd start --spot-file /run/spot-notice        drain and end once that file appears
+  swarmd start --resume                            found the run of this home again, from its peers' checkpoints
 """
 
 _DEMO_EXAMPLES = """
@@ -45,7 +48,16 @@ _DEMO_EXAMPLES = """
 Examples:
   swarmd demo                                      6 daemons, 3 stages: about three minutes on two cores
   swarmd demo --peers 4 --stages 2 --steps 50      a smaller, shorter one
+  swarmd demo --kill-every 20                      the same while a daemon dies and returns now and then
   swarmd demo --json > result.json                 figures on stdout, progress on stderr
+"""
+
+_INSTALL_EXAMPLES = """
+\b
+Examples:
+  sudo swarmd service install                      then: sudo systemctl enable --now swarmd@0
+  swarmd service install --user                    then: systemctl --user enable --now swarmd@0
+  swarmd service install --print                   look at it first
 """
 
 _HOME_HELP = "Directory of this daemon: identity, log, ledger, checkpoints. Default: $SWARMD_HOME or ~/.swarmd."
@@ -61,12 +73,19 @@ class StartOptions:
     stage: str | None = None
     bootstrap: tuple[str, ...] = ()
     listen: tuple[str, ...] = ()
+    announce: tuple[str, ...] = ()
     data: str | None = None
     steps: int | None = None
     stages: int | None = None
     idle: bool = False
     mdns: bool = False
     threads: int = 0
+    drain_s: float | None = None
+    spot_file: str | None = None
+    spot_command: str | None = None
+    spot_interval_s: float | None = None
+    resume: bool = False
+    stage_lost_timeout_s: float | None = None
 
 
 def _print_version(wanted: bool) -> None:
@@ -105,6 +124,10 @@ def start(
         list[str] | None,
         typer.Option(metavar="MULTIADDR", help="Listen there. Repeatable. Default: /ip4/0.0.0.0/tcp/0."),
     ] = None,
+    announce: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MULTIADDR", help="Where others reach it, behind NAT or a proxy. Repeatable."),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="Train on this: stdlib, a path, hf:NAME. See the README.")
     ] = None,
@@ -112,13 +135,33 @@ def start(
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps of the run (with --model).")] = None,
     stages: Annotated[int | None, typer.Option(metavar="S", min=1, help="Stages of the run (with --model).")] = None,
     threads: Annotated[int, typer.Option(metavar="N", min=0, help="CPU threads of torch. 0: its own choice.")] = 0,
+    drain_timeout: Annotated[
+        float | None, typer.Option(metavar="S", min=0.1, help="Bound on the drain before it ends. Default: 60.")
+    ] = None,
+    spot_file: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Drain once this file exists: the machine is about to go.")
+    ] = None,
+    spot_command: Annotated[
+        str | None, typer.Option(metavar="CMD", help="Drain once this line of shell succeeds.")
+    ] = None,
+    spot_interval: Annotated[
+        float | None, typer.Option(metavar="S", min=0.1, help="Look for the notice so often. Default: 5.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run of --home from the checkpoints that its peers have.")
+    ] = False,
+    stage_lost_timeout: Annotated[
+        float | None,
+        typer.Option(metavar="S", min=0, help="Return to checkpoints when a stage is empty for so long. Default: 60."),
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Log everything; show tracebacks.")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON objects, one a line.")] = False,
 ) -> int:
     """Start a daemon that holds one stage of a run and trains it with its peers."""
     options = StartOptions(
-        model, gpu, device, stage, tuple(bootstrap or ()), tuple(listen or ()), data, steps, stages, idle, mdns, threads
-    )
+        model, gpu, device, stage, tuple(bootstrap or ()), tuple(listen or ()), tuple(announce or ()), data, steps,
+        stages, idle, mdns, threads, drain_timeout, spot_file, spot_command, spot_interval, resume, stage_lost_timeout,
+    )  # fmt: skip
     return _reported(lambda: _start(options, Home(home or default_home()), debug=debug, log_json=log_json), debug)
 
 
@@ -132,6 +175,10 @@ def demo(
         Path | None, typer.Option(metavar="DIR", help="Where the daemons live. Default: a fresh temporary directory.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; progress on stderr.")] = False,
+    kill_every: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", min=1, help="Kill a daemon so often, at random, and start it again."),
+    ] = None,
     timeout: Annotated[float, typer.Option(metavar="S", min=1, help="Give up after this many seconds.")] = 3600,
     uneven: Annotated[
         bool, typer.Option("--uneven", help="All spare daemons start at stage 0; they go where they are needed.")
@@ -143,15 +190,73 @@ def demo(
     def run() -> int:
         from swarmd.daemon.demo import DemoOptions, run_demo
 
-        return run_demo(DemoOptions(peers, model, stages, steps, home, as_json, timeout, uneven))
+        return run_demo(DemoOptions(peers, model, stages, steps, home, as_json, timeout, kill_every, uneven))
 
     return _reported(run, debug)
+
+
+service = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run daemons under systemd.")
+app.add_typer(service, name="service")
+
+
+@service.callback()
+def _service() -> None:
+    pass
+
+
+@service.command(epilog=_INSTALL_EXAMPLES)
+def install(
+    show: Annotated[bool, typer.Option("--print", help="Print the unit; write nothing.")] = False,
+    user: Annotated[bool, typer.Option("--user", help="For this user's own systemd, without root.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> int:
+    """Write the unit swarmd@.service, one instance for each GPU, with the paths of this machine."""
+
+    def run() -> int:
+        from swarmd.daemon import service as files
+
+        if show:
+            print(files.unit_text(user=user), end="")
+        else:
+            print(files.advice(files.install(user=user), user=user))
+        return 0
+
+    return _reported(run, debug)
+
+
+@app.command()
+def reshape(
+    homes: Annotated[list[Path], typer.Argument(metavar="HOME...", help="Homes that hold the run's checkpoints.")],
+    stages: Annotated[int, typer.Option(metavar="S", min=1, help="Stages of the new run.")],
+    home: Annotated[Path, typer.Option(metavar="DIR", help="Where the new run's checkpoints go: a new home.")],
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> int:
+    """Cut a run's checkpoints into another number of stages, to go on with `swarmd start --resume --home DIR`."""
+    return _reported(lambda: _reshape([Home(path) for path in homes], stages, Home(home)), debug)
+
+
+def _reshape(sources: list[Home], stages: int, home: Home) -> int:
+    from swarmd import settings
+    from swarmd.config import fingerprint, to_plain
+    from swarmd.stage.reshape import reshape as cut_anew
+
+    run = remembered_run(sources[0])
+    target = settings.with_overrides(run, stages=stages)
+    with home.locked():
+        if home.has_checkpoints():
+            raise ConfigError(f"{home.path} holds checkpoints already; choose another --home.")
+        version = cut_anew([source.checkpoints for source in sources], run, target, home.checkpoints)
+        home.remember_run(RememberedRun(to_plain(target), fingerprint(target)))
+    print(f"version {version} in {stages} stages: go on with `swarmd start --resume --home {home.path}`")
+    return 0
 
 
 def _start(options: StartOptions, home: Home, *, debug: bool, log_json: bool) -> int:
     """Checks everything that can be checked at once, takes the home, and runs the daemon until it is done."""
     check_options(options)
     run = load_run(options)
+    if options.resume and not run and not options.bootstrap:
+        run = remembered_run(home)
     remembered = None if run or options.bootstrap or options.mdns else home.remembered()
     if not (run or options.bootstrap or options.mdns or options.idle or remembered):
         raise ConfigError(
@@ -173,13 +278,23 @@ def _start(options: StartOptions, home: Home, *, debug: bool, log_json: bool) ->
         return uvloop.run(run_daemon(node, run, idle=options.idle and remembered is None))
 
 
+def remembered_run(home: Home) -> RunConfig:
+    """The run whose checkpoints a home holds. Raises ConfigError."""
+    from swarmd import settings
+
+    if (known := home.remembered_run()) is None:
+        raise ConfigError(f"{home.path} is the home of no run yet; give --model or --bootstrap, or another --home.")
+    return settings.run_from_plain(known.run, f"the settings in {home.run_file}")
+
+
 def check_options(options: StartOptions) -> None:
     """Refuses options that contradict each other or can't be right. Raises ConfigError."""
     given = [name for name, value in (("--model", options.model), ("--bootstrap", options.bootstrap)) if value]
     if len(given) > 1:
         raise ConfigError("give --model to found a run or --bootstrap to join one, not both.")
-    if options.idle and (given or options.mdns):
-        raise ConfigError(f"--idle waits for `swarmctl join`; leave it out to use {(*given, '--mdns')[0]}.")
+    given += ["--mdns"] * options.mdns + ["--resume"] * options.resume
+    if options.idle and given:
+        raise ConfigError(f"--idle waits for `swarmctl join`; leave it out to use {given[0]}.")
     if options.gpu is not None and options.device is not None:
         raise ConfigError("give --gpu or --device, not both.")
     for name, value in (("--steps", options.steps), ("--stages", options.stages)):
@@ -191,6 +306,9 @@ def check_options(options: StartOptions) -> None:
     for address in options.listen:
         if not address.startswith("/"):
             raise ConfigError(f"--listen {address} is not a multiaddr; one looks like /ip4/0.0.0.0/tcp/4001.")
+    for address in options.announce:
+        if not address.startswith("/"):
+            raise ConfigError(f"--announce {address} is not a multiaddr; one looks like /ip4/203.0.113.5/tcp/4001.")
 
 
 def load_run(options: StartOptions) -> RunConfig | None:
@@ -210,15 +328,25 @@ def plan_node(options: StartOptions, home: Home, remembered: Remembered | None, 
     one that a person waits for.
     """
     defaults = NodeConfig(home=str(home.path))
+    limits, patience = defaults.limits, options.stage_lost_timeout_s
+    if patience is not None:
+        limits = dataclasses.replace(limits, stage_lost_timeout_s=patience)
     return NodeConfig(
         home=str(home.path),
         device=_device(options),
         listen=options.listen or defaults.listen,
+        announce=options.announce,
         bootstrap=options.bootstrap,
         stage=_stage(options.stage, stages) if options.stage else (remembered.stage if remembered else None),
         data=None if options.model else options.data,  # with --model it is part of the run
         mdns=options.mdns,
         threads=options.threads,
+        drain_s=defaults.drain_s if options.drain_s is None else options.drain_s,
+        spot_file=options.spot_file,
+        spot_command=options.spot_command,
+        spot_interval_s=defaults.spot_interval_s if options.spot_interval_s is None else options.spot_interval_s,
+        resume=options.resume,
+        limits=limits,
     )
 
 

@@ -109,6 +109,8 @@ class LimitsConfig:
     backlog_bytes: int = 4 << 30  # gradients committed while this peer pulls its stage's state
     fork_timeout_s: float = 30.0  # without a majority of a step's acceptors, though every stage is there, until a
     # conductor goes on alone
+    stage_lost_timeout_s: float = 60.0  # without a peer at a stage, until the swarm returns to what is on disks of it
+    copies_bytes: int = 64 << 30  # of other stages' checkpoints on this peer's disk
 
 
 @dataclass(frozen=True)
@@ -118,11 +120,17 @@ class NodeConfig:
     home: str
     device: str = "cpu"
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
+    announce: tuple[str, ...] = ()  # where others can dial it, if not where it listens: behind NAT or a proxy
     bootstrap: tuple[str, ...] = ()
     stage: int | None = None  # None: the stage that needs it most
     data: str | None = None  # this node's copy of the run's data, when it is elsewhere
     mdns: bool = False
     threads: int = 0  # of torch on the CPU; 0: torch's own choice
+    drain_s: float = 60.0  # bound on a drain: a step's microbatches under way and the sum over a home line fit in it
+    spot_file: str | None = None  # this machine is about to be taken away once it exists
+    spot_command: str | None = None  # ... or once this line of shell succeeds
+    spot_interval_s: float = 5.0  # between two looks: the shortest notice of the large clouds is 30 s
+    resume: bool = False  # a run that this node founds goes on from what is on its peers' disks
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
 

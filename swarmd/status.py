@@ -91,8 +91,13 @@ class Status:
     record: str = ""  # hash of the newest commit record
     ledger: dict[str, int] = field(default_factory=dict)  # resent, subtracted, lost, duplicated since the run began
     memory_bytes: int = 0
+    open_files: int = 0  # file descriptors, sockets included
+    tasks: int = 0  # of the event loop
+    microbatches_done: int = 0  # accumulated here since the daemon began to serve
     state_bytes: int = 0  # of the stage's state that have come, while it is pulled
     state_bytes_total: int = 0  # 0: nothing is pulled
     state_donors: int = 0  # that give it
     moving_to: int | None = None  # the stage that it will serve next
     moved_because: str = ""  # why it goes to another stage, or last went; "" if it was told to, or never did
+    doing: str = ""  # what it was told to do and is at, one sentence; "" when it was told nothing
+    warnings: tuple[str, ...] = ()  # what is wrong here though training goes on: a full disk, ...

@@ -49,6 +49,7 @@ MISTAKES = [
     (["start", "--bootstrap", "10.0.0.1:4001"], "not the address of a peer"),
     (["start", "--bootstrap", "/ip4/10.0.0.1/tcp/4001"], "not the address of a peer"),
     (["start", "--idle", "--listen", "4001"], "not a multiaddr"),
+    (["start", "--idle", "--announce", "example.org:4001"], "--announce example.org:4001 is not a multiaddr"),
     (["start", "--model", "tinny"], "tinny"),
     (["start", "--model", "tiny", "--gpu", "-1"], "--gpu"),
     (["start", "--nope"], "--nope"),
@@ -106,11 +107,13 @@ def test_a_damaged_memory_is_named(tmp_path: Path) -> None:
 def test_options_become_a_node() -> None:
     home = Home("/h")
     options = StartOptions(
-        bootstrap=(BOOTSTRAP,), gpu=1, stage="2", data="my.txt", threads=3, listen=("/ip4/0.0.0.0/tcp/1",)
-    )
+        bootstrap=(BOOTSTRAP,), gpu=1, stage="2", data="my.txt", threads=3, listen=("/ip4/0.0.0.0/tcp/1",),
+        announce=("/dns4/train.example.org/tcp/2",),
+    )  # fmt: skip
     check_options(options)
     node = plan_node(options, home, None, stages=None)
     assert (node.home, node.device, node.stage, node.data, node.threads) == ("/h", "cuda:1", 2, "my.txt", 3)
+    assert node.announce == ("/dns4/train.example.org/tcp/2",)
     assert (node.bootstrap, node.listen) == ((BOOTSTRAP,), ("/ip4/0.0.0.0/tcp/1",))
 
 

@@ -14,12 +14,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from benchmarks.pipeline.environment import HIVEMIND, ensure_hivemind
 from benchmarks.pipeline.processes import MeasurementError, Program, run_program
 from benchmarks.pipeline.report import Measurement, facts, summarise, table
-from swarmd.config import RunConfig, to_plain
+from benchmarks.toml import as_toml
 from swarmd.errors import ConfigError
 from swarmd.settings import load_run
 
@@ -56,7 +55,7 @@ def write_run(preset: str, quick: bool, folder: Path) -> Path:
     if quick:
         run = dataclasses.replace(run, sequences_per_step=run.sequences_per_step // QUICK_FRACTION)
     path = folder / f"{preset}.toml"
-    path.write_text(_as_toml(run))
+    path.write_text(as_toml(run))
     return path
 
 
@@ -126,18 +125,6 @@ def main() -> int:
 def _leave(*_: object) -> None:
     """Ends by an exception, so that what is being measured is killed on the way out."""
     raise SystemExit(1)
-
-
-def _as_toml(run: RunConfig) -> str:
-    """Settings as TOML; JSON's notation of numbers, texts and lists is TOML's as well."""
-    tables: list[tuple[str, dict[str, Any]]] = [("", {})]
-    for key, value in to_plain(run).items():
-        if isinstance(value, dict):
-            tables.append((f"[{key}]\n", value))
-        else:
-            tables[0][1][key] = value
-    lines = [head + "".join(f"{key} = {json.dumps(value)}\n" for key, value in body.items()) for head, body in tables]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

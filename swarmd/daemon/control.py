@@ -11,7 +11,8 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -20,10 +21,14 @@ from swarmd.daemon.local import Home
 from swarmd.daemon.metrics import METRICS_CONTENT_TYPE, render_metrics
 from swarmd.errors import ConfigError, ControlError, SwarmError
 from swarmd.status import HopRow, PeerRow, Status
+from swarmd.swarm.drain import Drained
 
 BODY_LIMIT_BYTES = 64 << 10  # a command is one short JSON object
 BODY_TIMEOUT_S = 10.0  # a client on the same machine sends its body at once or is broken
 BACKLOG = 64  # clients waiting to be accepted; more are refused by the kernel
+PROGRESS_SECONDS = 0.5  # between two words on how far a command is
+DRAIN_LIMIT_S = 86_400.0  # nobody waits longer than a day for a goodbye
+LINES = "application/x-ndjson"  # of an answer that comes line by line
 ADDRESS_LIMIT = 1_000  # characters; the longest multiaddr in use has about 200
 
 log = logging.getLogger(__name__)
@@ -40,6 +45,24 @@ class Daemon(Protocol):
 
     def queues(self) -> list[HopRow]: ...
 
+    def doing(self) -> str:
+        """What it was told to do and is at, one sentence."""
+
+    async def switch(self, stage: int) -> None:
+        """Goes to another stage; returns when it serves there. Raises ControlError, Refused."""
+
+    async def drain(self, why: str, bound_s: float | None = None) -> Drained:
+        """Ends its work within a bound (None: its own), and then itself."""
+
+    async def leave(self) -> None:
+        """Says goodbye at once, and ends."""
+
+    async def pause(self) -> None:
+        """Takes no more hops. Raises ControlError, Refused."""
+
+    async def resume(self) -> None:
+        """Takes hops again. Raises ControlError, Refused."""
+
     async def join(self, bootstrap: str) -> None:
         """Makes an idle daemon join the swarm at a multiaddr and remember it.
 
@@ -53,6 +76,7 @@ class ControlServer:
     def __init__(self, daemon: Daemon, home: Home) -> None:
         self._daemon = daemon
         self._home = home
+        self._commands: set[asyncio.Task[Any]] = set()  # those under way that take a while
         application = web.Application(client_max_size=BODY_LIMIT_BYTES, middlewares=[_errors_as_json])
         application.add_routes([
             web.get("/v1/status", self._status),
@@ -60,6 +84,11 @@ class ControlServer:
             web.get("/v1/queues", self._queues),
             web.get("/v1/metrics", self._metrics),
             web.post("/v1/join", self._join),
+            web.post("/v1/switch", self._switch),
+            web.post("/v1/drain", self._drain),
+            web.post("/v1/leave", self._leave),
+            web.post("/v1/pause", self._pause),
+            web.post("/v1/resume", self._resume),
         ])  # fmt: skip
         # Signals are the daemon's affair; an access log of a poll every second would drown everything else.
         self._runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=1.0)
@@ -90,6 +119,9 @@ class ControlServer:
     async def stop(self) -> None:
         """Ends running requests, closes the socket and removes it."""
         await self._runner.cleanup()
+        for task in list(self._commands):
+            task.cancel()
+        await asyncio.gather(*self._commands, return_exceptions=True)
         self._home.control_socket.unlink(missing_ok=True)
 
     async def _status(self, _request: web.Request) -> web.Response:
@@ -105,25 +137,115 @@ class ControlServer:
         return web.Response(body=render_metrics(self._daemon.status()), headers={"Content-Type": METRICS_CONTENT_TYPE})
 
     async def _join(self, request: web.Request) -> web.Response:
-        await self._daemon.join(await _bootstrap_of(request))
+        bootstrap = (await _body(request, _JOIN))["bootstrap"]
+        if not 0 < len(bootstrap) <= ADDRESS_LIMIT:
+            raise ConfigError(_JOIN.wanted())
+        await self._daemon.join(bootstrap)
         return _json({"joined": True})
 
+    async def _switch(self, request: web.Request) -> web.StreamResponse:
+        stage = (await _body(request, _SWITCH))["stage"]
 
-async def _bootstrap_of(request: web.Request) -> str:
-    """The address in a join's body. Raises ConfigError for every other body."""
-    wanted = 'the body must be a JSON object like {"bootstrap": "/ip4/203.0.113.5/tcp/4001/p2p/<peer id>"}.'
+        async def switch() -> dict[str, Any]:
+            await self._daemon.switch(stage)
+            return {"switched": True, "stage": stage}
+
+        return await self._with_progress(request, switch())
+
+    async def _drain(self, request: web.Request) -> web.StreamResponse:
+        bound = (await _body(request, _DRAIN)).get("timeout")
+        if bound is not None and not 0 < bound <= DRAIN_LIMIT_S:
+            raise ConfigError(f"timeout is {bound}, but must be over 0 and at most {DRAIN_LIMIT_S:.0f} seconds.")
+
+        async def drain() -> dict[str, Any]:
+            return {"drained": True, **dataclasses.asdict(await self._daemon.drain("as told", bound))}
+
+        return await self._with_progress(request, drain())
+
+    async def _leave(self, request: web.Request) -> web.Response:
+        await _body(request, _NOTHING)
+        await self._daemon.leave()
+        return _json({"left": True})
+
+    async def _pause(self, request: web.Request) -> web.Response:
+        await _body(request, _NOTHING)
+        await self._daemon.pause()
+        return _json({"paused": True})
+
+    async def _resume(self, request: web.Request) -> web.Response:
+        await _body(request, _NOTHING)
+        await self._daemon.resume()
+        return _json({"paused": False})
+
+    async def _with_progress(self, request: web.Request, work: Coroutine[Any, Any, Any]) -> web.StreamResponse:
+        """Answers with what `work` returns. If that takes a while the answer comes as lines of JSON: how far it is,
+        again and again, and last {"result": ...} or {"error": sentence}. It goes on if nobody listens any more.
+        """
+        task = asyncio.create_task(work, name=f"{request.path} of the control socket")
+        self._commands.add(task)
+        task.add_done_callback(self._ended)
+        done, _ = await asyncio.wait({task}, timeout=PROGRESS_SECONDS)
+        if done:
+            return _json(task.result())
+        answer = web.StreamResponse(headers={"Content-Type": LINES})
+        await answer.prepare(request)
+        while not done:
+            await answer.write(_line(self._progress()))
+            done, _ = await asyncio.wait({task}, timeout=PROGRESS_SECONDS)
+        try:
+            last = {"result": task.result()}
+        except SwarmError as trouble:
+            last = {"error": str(trouble) or type(trouble).__name__}
+        await answer.write(_line(last))
+        return answer
+
+    def _progress(self) -> dict[str, Any]:
+        status = self._daemon.status()
+        return {"progress": status.doing, "done": status.state_bytes, "total": status.state_bytes_total}
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._commands.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever asked has it; nobody may listen any more
+
+
+@dataclass(frozen=True)
+class Body:
+    """What a command's body may hold: a JSON object with these keys, all of them unless it may be `empty`."""
+
+    types: dict[str, tuple[type, ...]]
+    example: str
+    empty: bool = False
+
+    def wanted(self) -> str:
+        return f"the body must be a JSON object like {self.example}."
+
+
+_JOIN = Body({"bootstrap": (str,)}, '{"bootstrap": "/ip4/203.0.113.5/tcp/4001/p2p/<peer id>"}')
+_SWITCH = Body({"stage": (int,)}, '{"stage": 2}')
+_DRAIN = Body({"timeout": (int, float)}, '{"timeout": 60}, or empty', empty=True)
+_NOTHING = Body({}, "{}, or empty", empty=True)
+
+
+async def _body(request: web.Request, expected: Body) -> dict[str, Any]:
+    """What is in a command's body. Raises ConfigError for every other body."""
     async with asyncio.timeout(BODY_TIMEOUT_S):
         raw = await request.read()
     try:
-        body = json.loads(raw)
+        body = json.loads(raw) if raw or not expected.empty else {}
     except (ValueError, RecursionError) as error:
-        raise ConfigError(wanted) from error
-    if not isinstance(body, dict) or set(body) != {"bootstrap"}:
-        raise ConfigError(wanted)
-    bootstrap = body["bootstrap"]
-    if not isinstance(bootstrap, str) or not 0 < len(bootstrap) <= ADDRESS_LIMIT:
-        raise ConfigError(wanted)
-    return bootstrap
+        raise ConfigError(expected.wanted()) from error
+    if not isinstance(body, dict) or not body.keys() <= expected.types.keys():
+        raise ConfigError(expected.wanted())
+    if not expected.empty and body.keys() != expected.types.keys():
+        raise ConfigError(expected.wanted())
+    if any(type(value) not in expected.types[key] for key, value in body.items()):
+        raise ConfigError(expected.wanted())
+    return body
+
+
+def _line(content: Any) -> bytes:
+    return json.dumps(_finite(content)).encode() + b"\n"
 
 
 def _json(content: Any, status: int = 200) -> web.Response:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmd.config import RunConfig
+from swarmd.daemon.demo_kills import Killer
 from swarmd.daemon.demo_process import DaemonProcess
 from swarmd.daemon.demo_report import DemoResult, judge, print_report, with_sample
 from swarmd.daemon.demo_view import View, make_view
@@ -28,6 +29,8 @@ FIRST_POLL_INTERVAL_S = 0.1  # while only the first daemon's address is awaited
 LISTEN_BOUND_S = 120.0  # for the first daemon to listen; 3 s is the goal, but a cold disk reads torch slowly
 FINISH_BOUND_S = 60.0  # after the first daemon is done, the others are, too, or something is wrong
 STOP_BOUND_S = 20.0  # for a daemon to leave in good order after SIGTERM
+
+LISTEN = ("--device", "cpu", "--listen", "/ip4/127.0.0.1/tcp/0")  # a port of its own, found by the kernel
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -44,6 +47,7 @@ class DemoOptions:
     home: Path | None
     as_json: bool
     timeout_s: float
+    kill_every_s: float | None = None  # None: nobody is killed
     uneven: bool = False  # all that may be are at the first stage, and move to where they are needed
 
 
@@ -58,6 +62,11 @@ def run_demo(options: DemoOptions) -> int:
     run = settings.with_overrides(settings.load_run(options.model), steps=options.steps, stages=options.stages)
     if options.peers < run.model.stages:
         raise ConfigError(f"{run.model.stages} stages need at least as many peers; give --peers {run.model.stages}.")
+    if options.kill_every_s is not None and options.peers == run.model.stages:
+        raise ConfigError(
+            f"a stage whose only peer is killed loses its work; give --peers {run.model.stages + 1} or more "
+            "with --kill-every."
+        )
     home = prepare_home(options.home)
     print(f"the daemons live in {home}", file=sys.stderr)
     stages = run.model.stages
@@ -95,12 +104,16 @@ def prepare_home(given: Path | None) -> Path:
 
 
 def verdict(run: RunConfig, result: DemoResult) -> int:
-    """0 only if all steps were committed, the loss fell, and the checkpoints make a model that writes."""
+    """0 only if all steps were committed, the loss fell, nothing was lost or counted twice, and the checkpoints make a
+    model that writes.
+    """
     trouble = None
     if result.steps < run.steps:
         trouble = f"only {result.steps} of {run.steps} steps were committed"
     elif not result.fell:
         trouble = "the loss did not fall"
+    elif result.ledger["lost"] or result.ledger["duplicated"]:
+        trouble = f"{result.ledger['lost']} microbatches were lost and {result.ledger['duplicated']} counted twice"
     elif result.sample is None:
         trouble = f"the final checkpoints gave no sample ({result.sample_error})"
     if trouble is None:
@@ -124,6 +137,7 @@ class Demo:
         self._first_end_s: float | None = None  # when the first daemon ended in good order
         self._ended: set[int] = set()  # numbers of the daemons whose end was noticed
         self._interrupted = False
+        self._killer = Killer(peers, options.kill_every_s or 0.0, self._joining, view.say)
         self._places = {peer.number: peer.stage for peer in peers}  # as it was last said
 
     async def run(self) -> DemoResult | None:
@@ -133,8 +147,8 @@ class Demo:
             try:
                 async with asyncio.timeout(self._options.timeout_s):
                     listening_s = await self._start()
-                    await self._watch()
-                return judge(self._run, self._home, self.peers, self._elapsed_s(), listening_s)
+                    await self._watch_and_kill()
+                return judge(self._run, self._home, self.peers, self._elapsed_s(), listening_s, self._killer.kills)
             except TimeoutError as error:
                 raise DemoFailed(f"the run was not done after {self._options.timeout_s:.0f} s (--timeout).") from error
             finally:
@@ -173,18 +187,20 @@ class Demo:
     async def _start(self) -> float:
         """Starts the first daemon, and once it listens all others at once. Returns how long it took to listen."""
         first, *others = self.peers
-        listen = ("--device", "cpu", "--listen", "/ip4/127.0.0.1/tcp/0")
-        founding = ["--model", self._options.model, "--stage", str(first.stage), *listen]
+        founding = ["--model", self._options.model, "--stage", str(first.stage), *LISTEN]
         for name, value in (("--steps", self._options.steps), ("--stages", self._options.stages)):
             founding += [name, str(value)] if value is not None else []
         await first.start(founding)
-        address = await self._address_of(first)
+        await self._address_of(first)
         listening_s = self._elapsed_s()
-        await _all_of(
-            functools.partial(peer.start, ["--bootstrap", address, "--stage", str(peer.stage), *listen])
-            for peer in others
-        )  # fmt: skip
+        await _all_of(functools.partial(peer.start, self._joining(peer)) for peer in others)
         return listening_s
+
+    def _joining(self, newcomer: DaemonProcess) -> list[str]:
+        """How a daemon is started when there is a swarm: it is given the address of everyone who has one."""
+        known = [peer.status for peer in self.peers if peer is not newcomer and peer.runs and peer.status]
+        entries = [word for status in known for address in status.addresses[:1] for word in ("--bootstrap", address)]
+        return [*entries, "--stage", str(newcomer.stage), *LISTEN]
 
     async def _address_of(self, first: DaemonProcess) -> str:
         deadline_s = self._elapsed_s() + LISTEN_BOUND_S
@@ -197,6 +213,15 @@ class Demo:
                 raise DemoFailed(f"the first daemon {first.how_it_ended()}; its last words:\n{first.last_words()}")
             await asyncio.sleep(FIRST_POLL_INTERVAL_S)
         raise DemoFailed(f"the first daemon did not listen within {LISTEN_BOUND_S:.0f} s; see {first.home.log}.")
+
+    async def _watch_and_kill(self) -> None:
+        killing = asyncio.create_task(self._killer.run()) if self._options.kill_every_s is not None else None
+        try:
+            await self._watch()
+        finally:
+            if killing is not None:
+                killing.cancel()
+                await asyncio.gather(killing, return_exceptions=True)
 
     async def _watch(self) -> None:
         """Shows the swarm until every daemon has ended."""
@@ -217,8 +242,9 @@ class Demo:
 
     def _notice_ends(self) -> None:
         """Says what ended unexpectedly, and gives up when a stage is gone. Raises DemoFailed."""
+        self._killer.notice_returns()
         for peer in self.peers:
-            if peer.exit_code is None or peer.number in self._ended:
+            if peer.exit_code is None or peer.number in self._ended | self._killer.away:
                 continue
             self._ended.add(peer.number)
             if peer.exit_code == 0:
@@ -227,11 +253,22 @@ class Demo:
                 self._view.say(f"peer {peer.number} (stage {peer.stage}) {peer.how_it_ended()}; its last words:")
                 self._view.say(peer.last_words())
         for stage in range(self._run.model.stages):
-            if all(peer.exit_code not in (None, 0) for peer in self.peers if peer.stage == stage):
+            replicas = [peer for peer in self.peers if peer.stage == stage and peer.number not in self._killer.away]
+            if all(peer.exit_code not in (None, 0) for peer in replicas):
                 raise DemoFailed(f"stage {stage} has no daemon left, so the run can't go on.")
+        if self._first_end_s is not None:
+            self._give_up_the_killed()
         if self._first_end_s is not None and self._elapsed_s() > self._first_end_s + FINISH_BOUND_S:
             late = ", ".join(str(peer.number) for peer in self.peers if peer.runs)
             raise DemoFailed(f"peer {late} did not end within {FINISH_BOUND_S:.0f} s after the first one was done.")
+
+    def _give_up_the_killed(self) -> None:
+        """The run is over: who was killed and is not back would look for it in vain."""
+        for peer in self.peers:
+            if peer.number in self._killer.away and peer.runs and peer.number not in self._ended:
+                self._ended.add(peer.number)
+                self._view.say(f"the run was over before peer {peer.number} was back")
+                peer.signal(signal.SIGTERM)
 
     def _notice_moves(self) -> None:
         """Says who has gone to another stage, and why."""

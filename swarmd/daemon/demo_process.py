@@ -25,7 +25,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class DaemonProcess:
-    """A daemon that was or will be started. Its status is the newest that it answered with."""
+    """A daemon that was or will be started, perhaps more than once. Its status is the newest that it answered with."""
 
     def __init__(self, number: int, stage: int, home: Path, program: Sequence[str] = SWARMD) -> None:
         self.number = number
@@ -34,6 +34,7 @@ class DaemonProcess:
         self.home = Home(home)
         self.status: Status | None = None
         self.answers = False  # whether it answered when last asked
+        self.starts = 0  # how often it was started
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -62,7 +63,9 @@ class DaemonProcess:
 
     async def start(self, options: Sequence[str]) -> None:
         """Starts it with one CPU thread, in a session of its own so that Ctrl-C reaches the demo alone."""
-        assert self._process is None
+        assert not self.runs
+        self.starts += 1
+        self.status, self.answers = None, False
         self.home.prepare()
         command = [*self._program, "start", "--home", str(self.home.path), "--threads", "1", *options]
         with self.output.open("ab") as output:

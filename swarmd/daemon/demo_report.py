@@ -42,6 +42,7 @@ class DemoResult:
     ledger: dict[str, int]  # resent, subtracted, lost, duplicated
     peers: list[dict[str, Any]]
     fell: bool
+    kills: int = 0  # daemons killed and started again (--kill-every)
     sample: str | None = None
     sample_error: str | None = None
 
@@ -68,7 +69,12 @@ def _add_line(found: dict[tuple[int, int], LedgerLine], text: str) -> None:
 
 
 def judge(
-    run: RunConfig, home: Path, peers: Sequence[DaemonProcess], wall_seconds: float, listening_seconds: float
+    run: RunConfig,
+    home: Path,
+    peers: Sequence[DaemonProcess],
+    wall_seconds: float,
+    listening_seconds: float,
+    kills: int = 0,
 ) -> DemoResult:
     """Gathers the figures of a demo whose daemons have ended."""
     stage_lines = read_ledgers([peer.home.path for peer in peers])
@@ -100,6 +106,7 @@ def judge(
         },
         peers=[_peer_facts(peer) for peer in peers],
         fell=first_loss is not None and last_loss is not None and last_loss < first_loss,
+        kills=kills,
     )
 
 
@@ -166,6 +173,8 @@ def print_report(result: DemoResult) -> None:
     print(f"time     {duration(result.wall_seconds)} from the first daemon's start, "
           f"{result.steps} steps, {result.tokens_per_second:,.0f} tokens/s")  # fmt: skip
     print(f"ledger   {', '.join(f'{count} {name}' for name, count in result.ledger.items())}")
+    if result.kills:
+        print(f"kills    {result.kills} daemons killed and started again while it trained")
     print(f"files    {result.home}/peer-*: swarmd.log, ledger.jsonl, checkpoints/")
     if result.sample is not None:
         print("sample   written by the model of the final checkpoints:\n")

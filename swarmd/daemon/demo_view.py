@@ -108,18 +108,19 @@ def one_line(run: RunConfig, status: Status | None) -> str:
 def peer_table(peers: Sequence[DaemonProcess]) -> Table:
     """A row for each daemon."""
     table = Table(header_style="bold")
-    for name in ("peer", "id", "stage", "state", "forward", "backward", "in flight", "version", "mb/s"):
+    for name in ("peer", "id", "stage", "state", "forward", "backward", "in flight", "version", "mb/s", "starts"):
         table.add_column(name, justify="left" if name in ("id", "state") else "right")
     for peer in peers:
         status = peer.status
         stage = peer.stage if status is None or status.stage is None else status.stage
         if status is None:
-            table.add_row(str(peer.number), "", str(stage), _state(peer), "", "", "", "", "")
+            table.add_row(str(peer.number), "", str(stage), _state(peer), "", "", "", "", "", str(peer.starts))
             continue
         queues = status.queues
         table.add_row(
             str(peer.number), short(status.peer_id), str(stage), _state(peer), str(queues.forward),
             str(queues.backward), str(queues.in_flight), str(status.version), f"{status.microbatches_per_second:.2f}",
+            str(peer.starts),
         )  # fmt: skip
     return table
 

@@ -1,11 +1,9 @@
-"""A daemon's home directory: what lies where, the lock that keeps a second daemon out, what is remembered across
-restarts, and the Store port (ledger and checkpoints).
+"""A daemon's home directory: what lies where, the lock that keeps a second daemon out, and what is remembered across
+restarts: a join, and the run that the ledger and the checkpoints are of (`store.py`).
 
-Relies on POSIX file locks and renames, and on `stage.checkpoint` for the format of checkpoints. It knows nothing of the
-network or the run's progress; a full disk is logged here and never stops training.
+Relies on POSIX file locks and renames. It knows nothing of the network or the run's progress.
 """
 
-import asyncio
 import contextlib
 import dataclasses
 import fcntl
@@ -20,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from swarmd.errors import ConfigError
-from swarmd.values import Buffer
 
-LEDGER_LIMIT_BYTES = 64 << 20  # about 100,000 steps a file; the older half of the history is in ledger.jsonl.1
-CHECKPOINTS_KEPT = 2  # versions; the newest may be torn when the machine dies while it is written
 SOCKET_PATH_LIMIT_BYTES = 107  # sun_path of Linux is 108 bytes with the closing zero
 DIAL_TIMEOUT_S = 1.0  # a daemon that lives accepts on its own socket at once
-NODE_FILE_LIMIT_BYTES = 1 << 20  # it holds a few addresses
+HALF_WRITTEN = (".node.json.*", ".ledger.jsonl.*", ".identity-*", ".control.new")
+"""Files on their way to their names, directly under the home."""
+NODE_FILE_LIMIT_BYTES = 1 << 20  # it holds a few addresses; the run's settings are no longer either
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +41,16 @@ class Remembered:
     stage: int | None = None
 
 
+@dataclass(frozen=True)
+class RememberedRun:
+    """The run that a home's ledger and checkpoints are of."""
+
+    run: dict[str, Any]  # its settings, plain
+    fingerprint: str
+    stage: int | None = None  # that was served here last
+    peers: tuple[str, ...] = ()  # addresses of others
+
+
 class Home:
     """The directory of one daemon. Creating the object touches nothing; `prepare` and `locked` do."""
 
@@ -52,6 +59,7 @@ class Home:
         self.identity = self.path / "identity.key"
         self.control_socket = self.path / "control.sock"
         self.node_file = self.path / "node.json"
+        self.run_file = self.path / "run.json"
         self.ledger = self.path / "ledger.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.log = self.path / "swarmd.log"
@@ -85,9 +93,19 @@ class Home:
                 raise ConfigError(self._taken(descriptor)) from error
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            self._sweep()
             yield
         finally:
             os.close(descriptor)
+
+    def _sweep(self) -> None:
+        """Removes what a daemon that was killed had only half written: nobody else writes here while we have the lock.
+        What can't be removed does no harm.
+        """
+        for pattern in HALF_WRITTEN:
+            for path in self.path.glob(pattern):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _taken(self, descriptor: int) -> str:
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
@@ -114,6 +132,34 @@ class Home:
         if remembered is None:
             raise ConfigError(f"{self.node_file} is damaged; remove it and give --bootstrap again.")
         return remembered
+
+    def remember_run(self, remembered: RememberedRun) -> None:
+        """Says whose the ledger and the checkpoints are. A full disk is logged, not raised."""
+        try:
+            write_atomically(self.run_file, (json.dumps(dataclasses.asdict(remembered), indent=2) + "\n").encode())
+        except OSError as error:
+            log.error("can't write %s: %s", self.run_file, error.strerror)
+
+    def remembered_run(self) -> RememberedRun | None:
+        """Whose run this home is of, None if of none yet. Raises ConfigError when the file is damaged."""
+        try:
+            plain = json.loads(self.run_file.read_bytes()[: NODE_FILE_LIMIT_BYTES + 1])
+            remembered = _parse_run(plain)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ConfigError(f"can't read {self.run_file} ({error.strerror}); repair or remove it.") from error
+        except (ValueError, RecursionError):
+            remembered = None
+        if remembered is None:
+            raise ConfigError(
+                f"{self.run_file} is damaged; replace it by that of another peer of the run, or choose another --home."
+            )
+        return remembered
+
+    def has_checkpoints(self) -> bool:
+        """Whether a version of some stage was saved here."""
+        return self.checkpoints.is_dir() and any(self.checkpoints.glob("step-*/stage-*.json"))
 
     def clear_stale_socket(self) -> None:
         """Removes the control socket of a daemon that died. Raises ConfigError when somebody answers on it."""
@@ -162,71 +208,12 @@ def _parse_remembered(raw: bytes) -> Remembered | None:
     return Remembered(tuple(bootstrap), stage)
 
 
-def _step_of(line: bytes) -> int | None:
-    """The step of a ledger line; None if it is damaged."""
-    try:
-        step = json.loads(line)["step"]
-    except (ValueError, RecursionError, TypeError, KeyError):
+def _parse_run(plain: Any) -> RememberedRun | None:
+    if not isinstance(plain, dict):
         return None
-    return step if type(step) is int else None
-
-
-class LocalStore:
-    """The Store port on a home directory: a ledger line per step, checkpoints of this peer's stage."""
-
-    def __init__(
-        self, home: Home, *, keep: int = CHECKPOINTS_KEPT, ledger_limit_bytes: int = LEDGER_LIMIT_BYTES
-    ) -> None:
-        assert keep >= CHECKPOINTS_KEPT
-        self._home = home
-        self._keep = keep
-        self._ledger_limit_bytes = ledger_limit_bytes
-
-    def append_ledger(self, line: dict[str, Any]) -> None:
-        """Appends one line in one write, so that a crash can tear at most the last one."""
-        text = json.dumps(line, separators=(",", ":")) + "\n"
-        try:
-            self._rotate_ledger()
-            with self._home.ledger.open("ab", buffering=0) as ledger:
-                ledger.write(self._mend(ledger.tell()) + text.encode())
-        except OSError as error:
-            log.error("can't write step %s to the ledger %s: %s", line.get("step"), self._home.ledger, error.strerror)
-
-    def void_ledger(self, version: int) -> None:
-        """Moves the lines of steps after `version` to ledger-void.jsonl; what can't be read stays where it is."""
-        try:
-            lines = self._home.ledger.read_bytes().splitlines(keepends=True)
-            void = [line for line in lines if (step := _step_of(line)) is not None and step > version]
-            if void:
-                with self._home.ledger.with_name("ledger-void.jsonl").open("ab") as voided:
-                    voided.writelines(void)
-                write_atomically(self._home.ledger, b"".join(line for line in lines if line not in void))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            log.error("can't void steps after %d in %s: %s", version, self._home.ledger, error.strerror)
-
-    def _rotate_ledger(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            if self._home.ledger.stat().st_size > self._ledger_limit_bytes:
-                os.replace(self._home.ledger, self._home.ledger.with_name("ledger.jsonl.1"))
-
-    def _mend(self, size: int) -> bytes:
-        """A line end, if a crash or a full disk tore the last line: the torn one must not swallow the next."""
-        if size == 0:
-            return b""
-        with self._home.ledger.open("rb") as ledger:
-            ledger.seek(size - 1)
-            return b"" if ledger.read(1) == b"\n" else b"\n"
-
-    async def save_checkpoint(self, version: int, stage: int, state: Buffer, record: dict[str, Any]) -> None:
-        """Writes a stage's state at a version beside the event loop."""
-        await asyncio.get_running_loop().run_in_executor(None, self._save_stage, version, stage, state, record)
-
-    def _save_stage(self, version: int, stage: int, state: Buffer, record: dict[str, Any]) -> None:
-        from swarmd.stage.checkpoint import save_stage  # here: it costs the import of torch, which the CLI must not pay
-
-        try:
-            save_stage(self._home.checkpoints, version, stage, state, record, self._keep)
-        except OSError as error:
-            log.error("can't save version %d in %s: %s", version, self._home.checkpoints, error.strerror)
+    run, name, stage, peers = (plain.get(key) for key in ("run", "fingerprint", "stage", "peers"))
+    if not isinstance(run, dict) or not isinstance(name, str) or not isinstance(peers, list):
+        return None
+    if not (stage is None or (type(stage) is int and stage >= 0)) or not all(isinstance(it, str) for it in peers):
+        return None
+    return RememberedRun(run, name, stage, tuple(peers))

@@ -59,6 +59,8 @@ def _gauges(status: Status) -> Iterator[Metric]:
         "swarmd_hops_downstream": ("Hops passed on whose gradient is not back yet", status.queues.downstream),
         "swarmd_retained_bytes": ("Bytes kept until the step commits", status.queues.retained_bytes),
         "swarmd_memory_bytes": ("Resident memory of the daemon", status.memory_bytes),
+        "swarmd_open_files": ("File descriptors of the daemon", status.open_files),
+        "swarmd_tasks": ("Tasks of the daemon's event loop", status.tasks),
         "swarmd_uptime_seconds": ("Seconds since the daemon started", status.uptime_seconds),
     }
     for name, (text, value) in always.items():

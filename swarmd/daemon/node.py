@@ -5,21 +5,24 @@ settings come from a preset or from whoever is joined.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import psutil
 
 from swarmd.config import NodeConfig, RunConfig, fingerprint, to_plain
-from swarmd.daemon.local import Home, LocalStore, Remembered
+from swarmd.daemon.local import Home, Remembered, RememberedRun
 from swarmd.daemon.logs import NOTICE
-from swarmd.errors import ConfigError, ControlError, PeerFault, PeerUnreachable, Refused
+from swarmd.daemon.store import LocalStore
+from swarmd.errors import ConfigError, ControlError, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.status import Bytes, HopRow, PeerRow, PeerState, Queues, Status
 from swarmd.swarm.commit import Record
+from swarmd.swarm.drain import Drained
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import AT_WORK, Membership, first_card
 from swarmd.swarm.messages import Settings
@@ -36,7 +39,10 @@ log = logging.getLogger(__name__)
 
 JOIN_RETRY_SECONDS = 1.0
 JOIN_PATIENCE_SECONDS = 30.0  # for a bootstrap peer given on the command line; a remembered one is tried for ever
+LIVING_SECONDS = 5.0  # for peers of a run that is to be resumed to answer, if they still work at it
+PEERS_REMEMBERED = 16  # addresses of so many are written down
 RATE_RECORDS = 10  # committed steps that the shown tokens per second are averaged over
+GOODBYE_SECONDS = 5.0  # to tell the neighbours; those who don't hear it notice the broken connection
 PLAIN_CODECS = ("fp32", "fp16", "bf16", "int8")  # what every device can, before the worker says what this one can
 
 
@@ -50,13 +56,19 @@ class Node:
         self._run: RunConfig | None = None
         self._peer: Peer | None = None
         self._worker: Worker | None = None
+        self._store: LocalStore | None = None
+        self._known: RememberedRun | None = None  # what this home says of the run, if it knew it before
         self._found: deque[str] = deque(maxlen=64)  # addresses heard of on the local network
         self._changed = Signal()
+        self._adopting = asyncio.Lock()  # several peers may offer a run at once
         self._entries: tuple[PeerId, ...] = ()  # the peers that gave the run's settings
         self._on_run: Callable[[str], Awaitable[None]] | None = None
         self._records: deque[Record] = deque(maxlen=RATE_RECORDS)
         card = first_card(transport.peer_id, time.time_ns(), transport.addresses(), config.device, PLAIN_CODECS)
         self._membership = Membership(card)
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets why this daemon is to end
+        self.ending: Callable[[float], None] = lambda seconds: None  # hears that it drains, within so many seconds
+        self._draining: asyncio.Task[Drained] | None = None
         self._links = Links(transport, self._membership, self._settings)
 
     def _settings(self) -> Settings | None:
@@ -67,25 +79,27 @@ class Node:
     async def live(self, run: RunConfig | None, *, idle: bool) -> None:
         """Founds a run, joins one, or waits to be told; then trains to its end. Raises ConfigError, SwarmError."""
         if run is not None:
-            log.log(NOTICE, "run %s (%s): %d steps, %d stages", run.name, fingerprint(run), run.steps, run.model.stages)
-            self._run = run
+            await self._begin(run)
         else:
             await self._find_run(idle=idle)
         assert self._run is not None
         if self._on_run is not None:
             await self._on_run(fingerprint(self._run))
-        store = LocalStore(self._home)
+        limits = self.config.limits
+        self._store = LocalStore(self._home, copies_limit_bytes=limits.copies_bytes)
         rng = random.Random(f"{self._run.seed}/{self.transport.peer_id}")
         self._peer = Peer(
             self._run,
-            self.config.limits,
+            limits,
             self._links,
             self._membership,
-            store,
+            self._store,
             self._open_stage,
             rng,
             stage=self.config.stage,
+            used=self._known.stage if self._known is not None else None,
             entries=self._entries,
+            resume=self.config.resume,
         )
         self._peer.history.on_commit(self._committed)
         watcher = asyncio.create_task(self._watch(self._peer))
@@ -95,8 +109,47 @@ class Node:
             watcher.cancel()
         log.log(NOTICE, "the run is over at version %d", self._peer.history.version)
 
+    async def _begin(self, run: RunConfig) -> None:
+        """Begins a run, or goes on with one from checkpoints; where others of it still live, joins them. Raises
+        ConfigError.
+        """
+        self._check_home(run)
+        if self._known is not None and self.config.resume:
+            await self._look_for_living(self._known)
+        elif self._known is not None and self._home.has_checkpoints():
+            raise ConfigError(
+                f"{self._home.path} holds checkpoints of this run: add --resume to go on from them, "
+                "or choose another --home to begin anew."
+            )
+        if self._run is None:
+            log.log(NOTICE, "run %s (%s): %d steps, %d stages", run.name, fingerprint(run), run.steps, run.model.stages)
+            self._run = run
+
+    def _check_home(self, run: RunConfig) -> None:
+        """A home with another run's checkpoints is left as it is. Raises ConfigError."""
+        known = self._home.remembered_run()
+        if known is not None and known.fingerprint != fingerprint(run):
+            if self._home.has_checkpoints():
+                raise ConfigError(
+                    f"{self._home.path} holds checkpoints of run {known.fingerprint}, and this is run "
+                    f"{fingerprint(run)} ({run.name}): choose another --home, or move {self._home.checkpoints} away."
+                )
+            known = None
+        self._known = known
+
+    async def _look_for_living(self, known: RememberedRun) -> None:
+        """Joins the run if one of the peers that this home knew still works at it."""
+
+        async def try_it(address: str) -> None:
+            with contextlib.suppress(SwarmError, TimeoutError):
+                await self._adopt(address, only=known.fingerprint)
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LIVING_SECONDS):
+                await asyncio.gather(*(try_it(address) for address in known.peers))
+
     async def _find_run(self, *, idle: bool) -> None:
-        """Takes the run's settings from the first peer that gives them."""
+        """Takes the run's settings from the first peer that gives them; one that is silent keeps nobody waiting."""
         if idle:
             log.log(NOTICE, "idle: `swarmctl join --bootstrap MULTIADDR` makes this daemon join a swarm")
             await self._changed.until(lambda: self._run is not None)
@@ -106,12 +159,27 @@ class Node:
         patient = not self.config.bootstrap
         deadline = time.monotonic() + JOIN_PATIENCE_SECONDS
         while self._run is None:
-            troubles = [await self._try_to_adopt(address) for address in (*addresses, *self._found)]
+            troubles = await self._try_all((*addresses, *self._found))
             if self._run is not None:
                 return
             if not patient and time.monotonic() > deadline:
                 raise PeerUnreachable(f"no bootstrap peer gave the run's settings: {'; '.join(troubles)}")
             await self._changed.wait(JOIN_RETRY_SECONDS)
+
+    async def _try_all(self, addresses: Sequence[str]) -> list[str]:
+        """Asks at all addresses at once, until one gives a run. Returns why the others didn't."""
+        troubles = []
+        tries = [asyncio.create_task(self._try_to_adopt(address)) for address in addresses]
+        try:
+            for attempt in asyncio.as_completed(tries):
+                if not (trouble := await attempt):
+                    break
+                troubles.append(trouble)
+        finally:
+            for one in tries:
+                one.cancel()
+            await asyncio.gather(*tries, return_exceptions=True)
+        return troubles
 
     async def _try_to_adopt(self, address: str) -> str:
         """Why the run's settings couldn't be had there, or nothing. Raises ConfigError for a bad address."""
@@ -122,8 +190,8 @@ class Node:
             return f"{address}: {trouble}"
         return ""
 
-    async def _adopt(self, address: str) -> None:
-        """Asks the peer at an address for the run's settings and makes them this daemon's."""
+    async def _adopt(self, address: str, only: str = "") -> None:
+        """Asks the peer at an address for the run's settings and makes them this daemon's. `only`: a fingerprint."""
         from swarmd.settings import run_from_plain
 
         if self._run is not None:
@@ -136,13 +204,17 @@ class Node:
             raise Refused(f"it gave settings that this version can't use: {trouble}") from None
         if fingerprint(run) != settings.fingerprint:
             raise Refused("its settings don't have the fingerprint it claims; one of the two is of another version")
-        self._run = run  # the greeting proves its fingerprint
-        try:
-            await self._links.greet(peer)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault):
-            self._run = None
-            raise
-        self._entries = (peer,)
+        async with self._adopting:
+            if only not in ("", settings.fingerprint) or self._run is not None:
+                return
+            self._check_home(run)
+            self._run = run  # the greeting proves its fingerprint
+            try:
+                await self._links.greet(peer)
+            except BaseException:
+                self._run = None
+                raise
+            self._entries = (peer,)
         log.log(NOTICE, "joined run %s (%s) at %s", run.name, settings.fingerprint, address)
         self._changed.notify()
 
@@ -157,7 +229,15 @@ class Node:
         data = await asyncio.to_thread(self._load_data) if stage == 0 else None
         self._worker = await Worker.start(self._run, stage, self.config.device, self.config.threads)
         log.log(NOTICE, "stage %d is on %s after %.1f s", stage, self.config.device, time.monotonic() - began)
+        self._remember(stage)
         return self._worker, data
+
+    def _remember(self, stage: int | None) -> None:
+        """Writes down whose checkpoints these are, and where others of the run were last."""
+        assert self._run is not None
+        others = [card for card in self._membership.cards() if card.peer != self.transport.peer_id]
+        peers = [address for card in others[:PEERS_REMEMBERED] for address in card.addresses[:1]]
+        self._home.remember_run(RememberedRun(to_plain(self._run), fingerprint(self._run), stage, tuple(peers)))
 
     def _load_data(self) -> Data:
         from swarmd.stage.data import load_data
@@ -169,7 +249,7 @@ class Node:
         """Says in the log what the swarm waits for, whenever that changes."""
         told = ""
         while True:
-            waiting = peer.waiting_for()
+            waiting = peer.view.waiting_for()
             if waiting != told:
                 log.warning("waiting for %s", waiting) if waiting else log.log(NOTICE, "the swarm is complete")
                 told = waiting
@@ -177,16 +257,26 @@ class Node:
 
     def _committed(self, record: Record) -> None:
         self._records.append(record)
+        if self._run is not None and record.step % self._run.checkpoint_every == 0 and self._peer is not None:
+            self._remember(self._peer.stage)
         said = "skipped: not finite" if record.skipped else f"loss {record.loss:.4f}"
         log.info("step %d: %s, %.0f tokens/s", record.step, said, record.tokens / max(1e-9, record.seconds))
 
     async def leave(self) -> None:
-        """Tells the others that this daemon goes."""
+        """Says goodbye at once, whatever is under way; then the daemon is to end."""
         if self._peer is not None:
-            await self._peer.leave()
+            log.log(NOTICE, "leaving, as told")
+            try:
+                async with asyncio.timeout(GOODBYE_SECONDS):
+                    await self._peer.leave()
+            except TimeoutError:
+                log.warning("not everyone heard the goodbye")
+        self.end("told to leave")
 
     async def close(self) -> None:
         """Lets go of the device."""
+        if self._draining is not None:
+            self._draining.cancel()
         if self._worker is not None:
             await self._worker.close()
 
@@ -217,18 +307,86 @@ class Node:
         await self._adopt(bootstrap)
         self._home.remember(Remembered((bootstrap,), self.config.stage))
 
+    async def switch(self, stage: int) -> None:
+        """Goes to another stage; returns when it serves there. Raises ControlError, Refused."""
+        peer = self._at_work()
+        log.log(NOTICE, "going to stage %d, as told", stage)
+        try:
+            await peer.move(stage)
+        except Refused as trouble:
+            log.log(NOTICE, "staying at stage %s: %s", peer.stage, trouble)
+            raise
+        log.log(NOTICE, "serving stage %d", stage)
+
+    async def pause(self) -> None:
+        """Takes no more hops until `resume`. Raises ControlError, Refused."""
+        await self._at_work().pause()
+        log.log(NOTICE, "paused, as told: `swarmctl resume` lets it go on")
+
+    async def resume(self) -> None:
+        """Takes hops again. Raises ControlError, Refused."""
+        await self._at_work().resume()
+        log.log(NOTICE, "going on, as told")
+
+    def _at_work(self) -> Peer:
+        if self._peer is None:
+            raise ControlError("this daemon serves no stage yet; `swarmctl status` shows what it is at.")
+        return self._peer
+
+    async def drain(self, why: str, bound_s: float | None = None) -> Drained:
+        """Ends this daemon's work within a bound, so that nothing of it is lost; then the daemon is to end. Who asks
+        again waits for the same drain.
+        """
+        if self._draining is None:
+            bound_s = self.config.drain_s if bound_s is None else bound_s
+            self._draining = asyncio.create_task(self._drain(why, bound_s), name="drain")
+        return await asyncio.shield(self._draining)
+
+    async def _drain(self, why: str, bound_s: float) -> Drained:
+        drained = Drained()
+        self.ending(bound_s + GOODBYE_SECONDS)
+        if self._peer is not None:
+            log.log(NOTICE, "draining within %.0f s: %s", bound_s, why)
+            try:
+                async with asyncio.timeout(bound_s + GOODBYE_SECONDS):
+                    drained = await self._peer.drain(bound_s)
+            except TimeoutError:
+                log.warning("not everyone heard the goodbye")
+            log.log(NOTICE, "drained: %s", summary(drained))
+        self.end(why)
+        return drained
+
+    def end(self, why: str) -> None:
+        """The daemon is to end, with exit code 0."""
+        if not self.ended.done():
+            self.ended.set_result(why)
+
+    def doing(self) -> str:
+        """What it was told to do and is at, one sentence; "" when it was told nothing."""
+        peer = self._peer
+        if peer is None:
+            return ""
+        if peer.drainage is not None:
+            return f"draining: {peer.drainage.doing}" if peer.drainage.doing else "draining"
+        if peer.moving_to is None:
+            return ""
+        transfer = peer.view.transfer()
+        if 0 < transfer.total > transfer.done:
+            return f"moving to stage {peer.moving_to}: its state comes"
+        return f"moving to stage {peer.moving_to}: " + ("opening it" if peer.state == "joining" else "asking for it")
+
     def peers(self) -> list[PeerRow]:
-        return self._peer.peer_rows() if self._peer is not None else []
+        return self._peer.view.peer_rows() if self._peer is not None else []
 
     def queues(self) -> list[HopRow]:
-        return self._peer.rows() if self._peer is not None else []
+        return self._peer.view.rows() if self._peer is not None else []
 
     def status(self) -> Status:
         run, peer = self._run, self._peer
         version = peer.history.version if peer else 0
         last = self._records[-1] if self._records else None
         sent, received = self.transport.traffic()
-        transfer = peer.transfer() if peer else None
+        transfer = peer.view.transfer() if peer else None
         return Status(
             peer_id=self.transport.peer_id,
             run=run.name if run else "",
@@ -237,17 +395,17 @@ class Node:
             stage=peer.stage if peer else None,
             stages=run.model.stages if run else 0,
             state=self._state(),
-            waiting_for=peer.waiting_for() if peer else "",
+            waiting_for=peer.view.waiting_for() if peer else "",
             version=version,
             step=min(version + 1, run.steps) if run else 0,
             steps=run.steps if run else 0,
             loss=None if last is None or last.skipped else last.loss,
             validation_loss=self._validation_loss(),
             tokens_per_second=self._rate(),
-            microbatches_per_second=peer.microbatches_per_second() if peer else 0.0,
-            progress=peer.progress() if peer else 0.0,
+            microbatches_per_second=peer.view.microbatches_per_second() if peer else 0.0,
+            progress=peer.view.progress() if peer else 0.0,
             seconds_left=self._seconds_left(),
-            queues=peer.queues() if peer else Queues(idle_because="this daemon is idle"),
+            queues=peer.view.queues() if peer else Queues(idle_because="this daemon is idle"),
             peers=self._replicas(),
             addresses=self.addresses(),
             device=self.config.device,
@@ -257,19 +415,33 @@ class Node:
             record=peer.history.record_hash if peer else "",
             ledger=dict(peer.history.totals) if peer else {},
             memory_bytes=self._process.memory_info().rss,
+            open_files=self._process.num_fds(),
+            tasks=len(asyncio.all_tasks()),
+            microbatches_done=peer.view.microbatches_done() if peer else 0,
             state_bytes=transfer.done if transfer else 0,
             state_bytes_total=transfer.total if transfer else 0,
             state_donors=transfer.donors if transfer else 0,
             moving_to=peer.moving_to if peer else None,
             moved_because=peer.moved_because if peer else "",
+            doing=self.doing(),
+            warnings=tuple(filter(None, (self._store.trouble,))) if self._store else (),
         )
+
+    def summary(self) -> str:
+        """The daemon in one line."""
+        run, peer = self._run, self._peer
+        if run is None or peer is None:
+            return self._state()
+        stage = "no stage yet" if peer.stage is None else f"stage {peer.stage} of {run.model.stages}"
+        step = min(peer.history.version + 1, run.steps)
+        return f"{self._state()}, {stage}, step {step} of {run.steps} of run {run.name}"
 
     def _state(self) -> PeerState:
         if self._run is None:
             return "idle"
         if self._peer is None:
             return "joining"
-        return "waiting" if self._peer.state == "serving" and self._peer.waiting_for() else self._peer.state
+        return "waiting" if self._peer.state == "serving" and self._peer.view.waiting_for() else self._peer.state
 
     def _replicas(self) -> dict[str, int]:
         if self._run is None:
@@ -284,7 +456,7 @@ class Node:
         return peer.conductor.leader(peer.history.version + 1)
 
     def _validation_loss(self) -> float | None:
-        return self._peer.validation_loss if self._peer else None
+        return self._peer.view.validation_loss if self._peer else None
 
     def _rate(self) -> float:
         seconds = sum(record.seconds for record in self._records)
@@ -295,6 +467,20 @@ class Node:
             return None
         mean = sum(record.seconds for record in self._records) / len(self._records)
         return mean * (self._run.steps - self._peer.history.version)
+
+
+def summary(drained: Drained) -> str:
+    """How a drain went, one sentence."""
+    said = []
+    if drained.heir:
+        said.append(f"{drained.handed_over} microbatches of the step are with {drained.heir[-8:]} now")
+    if drained.given_up:
+        said.append(f"{drained.given_up} that were under way go elsewhere")
+    if drained.lost:
+        said.append(f"{drained.lost} must be done again")
+    if drained.stage_left_empty:
+        said.append("its stage is left empty, and the swarm waits for another peer there")
+    return ", ".join(said) or "nothing of the step was left here"
 
 
 def _describe(run: RunConfig) -> str:

@@ -1,7 +1,7 @@
 """Starts a daemon, keeps it running, stops it: listening first, then the run, then the stage on its device.
 
-Only assembles: transport, control socket, node. Signals: the first SIGTERM or SIGINT says goodbye and ends with 0, a
-second one ends at once.
+Only assembles: transport, control socket, node. The first SIGTERM or SIGINT, or word that the machine is about to go,
+drains within a bound and ends with 0; a second signal ends at once.
 """
 
 import asyncio
@@ -18,11 +18,13 @@ from swarmd.daemon.control import ControlServer
 from swarmd.daemon.local import Home
 from swarmd.daemon.logs import NOTICE
 from swarmd.daemon.node import Node
+from swarmd.daemon.spot import check_spot, spot_notice
+from swarmd.daemon.systemd import Notifier
 from swarmd.errors import SwarmError
 
 log = logging.getLogger(__name__)
 
-GOODBYE_SECONDS = 5.0  # to tell the neighbours; those who don't hear it notice the broken connection
+CLOSE_SECONDS = 20.0  # at the end: 10 for the device, the rest for the network and the control socket
 SECOND_SIGNAL_EXIT = 1
 
 
@@ -31,12 +33,28 @@ async def run_daemon(node: NodeConfig, run: RunConfig | None, *, idle: bool) -> 
     change.
     """
     started = time.monotonic()
+    check_spot(node)
     home = Home(node.home)
     async with _listening(node, home) as daemon, _served(daemon, home):
         seconds = time.monotonic() - started
         log.log(NOTICE, "listening at %s after %.1f s", " ".join(daemon.addresses()) or "nothing", seconds)
-        async with _discovered(daemon):
+        async with _discovered(daemon), _told_to_systemd(daemon):
             return await _until_over(daemon, daemon.live(run, idle=idle))
+
+
+@asynccontextmanager
+async def _told_to_systemd(daemon: Node) -> AsyncIterator[None]:
+    """The service manager, if there is one, hears that the daemon is ready, alive, and stopping."""
+    notifier = Notifier.from_environment()
+    notifier.ready(daemon.summary())
+    pulse = asyncio.create_task(notifier.pulse(daemon.summary), name="systemd")
+    daemon.ending = lambda seconds: notifier.stopping("draining", seconds)
+    try:
+        yield
+    finally:
+        pulse.cancel()
+        await asyncio.gather(pulse, return_exceptions=True)
+        notifier.stopping("ending", CLOSE_SECONDS)
 
 
 @asynccontextmanager
@@ -45,7 +63,7 @@ async def _listening(node: NodeConfig, home: Home) -> AsyncIterator[Node]:
     from swarmd.net.limits import TransportLimits
 
     limits = TransportLimits(message_bytes=node.limits.frame_bytes)
-    transport = await Libp2pTransport.start(home.identity, node.listen, limits=limits)
+    transport = await Libp2pTransport.start(home.identity, node.listen, node.announce, limits=limits)
     try:
         yield Node(node, home, transport)
     finally:
@@ -83,32 +101,32 @@ async def _discovered(daemon: Node) -> AsyncIterator[None]:
 
 
 async def _until_over(daemon: Node, life: Coroutine[None, None, None]) -> int:
-    """Waits for the end of the daemon's life, a signal, or the end of the transport."""
+    """Waits for the end of the daemon's life, a reason to end it, or the end of the transport."""
     stopped = _on_signals()
     living = asyncio.create_task(life, name="life")
+    spotted = asyncio.create_task(spot_notice(daemon.config), name="spot notice")
     try:
-        ends: set[asyncio.Future[Any]] = {living, stopped, daemon.transport.failed}
+        ends: set[asyncio.Future[Any]] = {living, stopped, spotted, daemon.ended, daemon.transport.failed}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if stopped.done():
-            log.info("stopping on %s", stopped.result())
-            await _say_goodbye(daemon)
+        if stopped.done() or (spotted.done() and not spotted.cancelled()):
+            why = f"on {stopped.result()}" if stopped.done() else f"the machine is about to go: {spotted.result()}"
+            draining = asyncio.create_task(daemon.drain(why), name="drain")
+            over: set[asyncio.Future[Any]] = {draining, living, daemon.transport.failed}
+            await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+            draining.cancel()
             return 0
         if daemon.transport.failed.done() and not living.done():
             raise SwarmError(f"the network failed: {daemon.transport.failed.result()}")
+        if daemon.ended.done():
+            log.info("ending: %s", daemon.ended.result())
+            return 0
         _raise_first(living)
         return 0
     finally:
-        living.cancel()
-        await asyncio.gather(living, return_exceptions=True)
+        for task in (living, spotted):
+            task.cancel()
+        await asyncio.gather(living, spotted, return_exceptions=True)
         await daemon.close()
-
-
-async def _say_goodbye(daemon: Node) -> None:
-    try:
-        async with asyncio.timeout(GOODBYE_SECONDS):
-            await daemon.leave()
-    except TimeoutError:
-        log.warning("not everyone heard the goodbye")
 
 
 def _raise_first(living: "asyncio.Task[None]") -> None:

@@ -77,6 +77,17 @@ def parse_listened(text: str) -> Address:
     return address
 
 
+def parse_announced(text: str) -> Address:
+    """An address at which a user says that others reach this daemon. Raises ConfigError."""
+    address = parse(text)
+    if address is None or address.peer or not _worth_dialling(address, ""):
+        raise ConfigError(
+            f"can't announce {text!r}; write the address that others dial as /ip4/<host>/tcp/<port>, "
+            "such as /ip4/203.0.113.5/tcp/4001"
+        )
+    return address
+
+
 def check_free(addresses: Iterable[Address]) -> None:
     """Raises ConfigError where someone listens there already, or the address is not this machine's.
 
@@ -113,8 +124,12 @@ def dialable(host: str, port: int) -> list[Address]:
     return [Address(family, str(ip), port, "") for ip in dict.fromkeys(outside or found)]
 
 
-def announced(listened: Iterable[str]) -> list[str]:
-    """What to tell others of where we listen, as the network gives it: with the real port, but perhaps 0.0.0.0."""
+def announced(listened: Iterable[str], told: Sequence[Address] = ()) -> list[str]:
+    """What to tell others: what the user said, else where we listen as the network gives it, with the real port, but
+    perhaps 0.0.0.0.
+    """
+    if told:
+        return [address.transport for address in told]
     found = [address for text in listened if (address := parse(text))]
     return [str(each) for address in found for each in dialable(address.host, address.port)]
 

@@ -173,8 +173,7 @@ class Libp2pTransport(WireTransport):
         super().__init__(ID.from_pubkey(self._keys.public_key).to_base58(), limits)
         self._listen = [Multiaddr(address.transport) for address in listen]
         self._by_muxed: dict[Any, _Connection] = {}
-        self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._done: asyncio.Future[None] = self._loop.create_future()
+        self._ready, self._done = self._loop.create_future(), self._loop.create_future()  # without results
         self._registering: set[ID] = set()
         self._stopping = trio.Event()
         self._scope = trio.CancelScope()
@@ -186,13 +185,14 @@ class Libp2pTransport(WireTransport):
 
     @classmethod
     async def start(
-        cls, identity_file: Path, listen: Sequence[str], *, limits: TransportLimits | None = None
+        cls, identity: Path, listen: Sequence[str], announce: Sequence[str] = (), limits: TransportLimits | None = None
     ) -> "Libp2pTransport":
-        """Listens and is ready to dial. Raises ConfigError (identity, address, busy port)."""
-        wanted = [multiaddrs.parse_listened(text) for text in listen]
-        seed = load_or_create_seed(identity_file)
+        """Listens, tells others `announce` if given, can dial. Raises ConfigError (identity, address, busy port)."""
+        wanted, told = tuple(map(multiaddrs.parse_listened, listen)), tuple(map(multiaddrs.parse_announced, announce))
+        seed = load_or_create_seed(identity)
         multiaddrs.check_free(wanted)
         transport = cls(seed, wanted, limits or TransportLimits())
+        transport.told = told
         trio.lowlevel.start_guest_run(
             transport._main,
             run_sync_soon_threadsafe=cast("Any", transport._loop.call_soon_threadsafe),
@@ -275,7 +275,7 @@ class Libp2pTransport(WireTransport):
             muxer_opt={TProtocol(YAMUX_ID): SafeYamux},
             sec_opt={NOISE_ID: noise},
             disable_identify_address_discovery=True,
-            addrs_factory=lambda found: [Multiaddr(text) for text in multiaddrs.announced(map(str, found))],
+            addrs_factory=lambda found: [Multiaddr(text) for text in multiaddrs.announced(map(str, found), self.told)],
             connection_config=ConnectionConfig(many, 0, 0, many, max_connections_per_peer=per_peer),
             resource_manager=ResourceManager(
                 limits=ResourceLimits(max_connections=2 * many),

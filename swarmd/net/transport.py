@@ -74,6 +74,7 @@ class WireTransport(ABC):
         self.gossip_dropped = 0  # malformed, undecodable, or more than can be sent
         self._handler: Handler | None = None
         self._callbacks: list[Callable[[PeerId], None]] = []
+        self.told: tuple[multiaddrs.Address, ...] = ()  # to others, instead of where it listens
         self._book = multiaddrs.AddressBook(limits)
         self._connections: list[Connection] = []  # from their first word on
         self._peers: dict[PeerId, list[Connection]] = {}  # the ready ones

@@ -1,7 +1,7 @@
 """Seeds by the thousand: plays drawn scenarios in worker processes, and tells what became of them.
 
-A worker takes one seed after the other, each in a fresh event loop; one that takes too long by the wall clock is
-interrupted, and its process ended if even that doesn't help. What a worker says is JSON on a pipe.
+A worker takes one seed after the other, each in a fresh event loop; one that takes too much CPU time is interrupted,
+and its process ended if even that doesn't help. What a worker says is JSON on a pipe.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ from swarmd.sim.play import Outcome, play, report, shrink
 from swarmd.sim.points import all_points
 from swarmd.sim.scenario import Scenario
 
-WALL_SECONDS = 30.0  # for one run; a large scenario with long silences takes about five
-SHRINK_WALL_SECONDS = 60.0  # for all reruns of a scenario that failed
-GRACE_SECONDS = 15.0  # after which a worker that doesn't answer is ended
+CPU_SECONDS = 30.0  # for one run; a large scenario with long silences takes about five
+SHRINK_CPU_SECONDS = 60.0  # for all reruns of a scenario that failed
+PATIENCE = 10  # a worker has so many times that by the wall clock, as it may have little of a core; then it is ended
 PROGRESS_SECONDS = 10.0
 
 
 class OutOfTime(SystemExit):
-    """A run took too long by the wall clock. (A SystemExit, as that is what an event loop lets through.)"""
+    """A run took too much CPU time. (A SystemExit, as that is what an event loop lets through.)"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Job:
 
     examine: Callable[[int], Result]  # something that a fresh process can import
     replay: Callable[[int], str]  # the command that shows a seed again
-    wall_s: float  # after which a worker that doesn't answer is ended
+    cpu_s: float  # that one seed may take at most
 
 
 def replay_command(seed: int) -> str:
@@ -68,25 +68,25 @@ def replay_command(seed: int) -> str:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises OutOfTime in the main thread after so many seconds of wall clock."""
+    """Raises OutOfTime in the main thread after so many seconds of this process's CPU time."""
 
     def stop(number: int, frame: Any) -> None:
-        raise OutOfTime(f"more than {seconds:.0f} s of wall clock")
+        raise OutOfTime(f"more than {seconds:.0f} s of CPU time")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+        signal.signal(signal.SIGPROF, before)
 
 
-def examine(seed: int, wall_s: float = WALL_SECONDS, *, minimal: bool = True) -> Result:
+def examine(seed: int, cpu_s: float = CPU_SECONDS, *, minimal: bool = True) -> Result:
     """Plays a seed's scenario; if a promise breaks, looks for the faults that matter."""
     scenario, began = draw_scenario(seed), time.monotonic()
     try:
-        with time_limit(wall_s):
+        with time_limit(cpu_s):
             outcome = play(scenario)
     except OutOfTime as trouble:
         lines = (f"seed {seed}: promise 6: {trouble}", *scenario.text().splitlines(), f"replay: {replay_command(seed)}")
@@ -105,7 +105,7 @@ def explain(scenario: Scenario, outcome: Outcome, *, minimal: bool) -> list[str]
     promise = outcome.violations[0].promise
     fewest, again = scenario, outcome
     try:
-        with time_limit(SHRINK_WALL_SECONDS):
+        with time_limit(SHRINK_CPU_SECONDS):
             fewest = shrink(scenario, promise) if minimal else scenario
             again = play(fewest, trace=True)
     except OutOfTime:
@@ -183,7 +183,7 @@ class Worker:
         self.seed, self._deadline = -1, 0.0
 
     def give(self, seed: int) -> None:
-        self.seed, self._deadline = seed, time.monotonic() + self._job.wall_s
+        self.seed, self._deadline = seed, time.monotonic() + PATIENCE * self._job.cpu_s
         self.pipe.send_bytes(json.dumps(seed).encode())
 
     def take(self) -> Result:
@@ -261,10 +261,9 @@ class Campaign:
             worker.end()
 
 
-def drawn(wall_s: float = WALL_SECONDS, *, minimal: bool = True) -> Job:
+def drawn(cpu_s: float = CPU_SECONDS, *, minimal: bool = True) -> Job:
     """The job of playing drawn scenarios."""
-    limit = wall_s + GRACE_SECONDS + SHRINK_WALL_SECONDS
-    return Job(functools.partial(examine, wall_s=wall_s, minimal=minimal), replay_command, limit)
+    return Job(functools.partial(examine, cpu_s=cpu_s, minimal=minimal), replay_command, cpu_s + SHRINK_CPU_SECONDS)
 
 
 def run_campaign(

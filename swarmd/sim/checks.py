@@ -150,26 +150,37 @@ def check_losses(reference: Reference, lines: Iterable[Line]) -> Iterator[Violat
 # ------------------------------------------------------------------------------------------------- promises 4 and 9
 
 
-def check_last_replicas(before: dict[PeerId, int], world: World, told: Container[PeerId] = ()) -> Iterator[Violation]:
+Life = tuple[PeerId, int]
+"""A peer and its incarnation."""
+
+
+def check_last_replicas(before: dict[Life, int], world: World, told: Container[PeerId] = ()) -> Iterator[Violation]:
     """Promise 4. `before`: the stage of every peer at work when this was looked at last. One that has finished serves
-    its stage to those who are late; one that was `told` to leave has no choice.
+    its stage to those who are late, one on its way back to a checkpoint has it there; one that was `told` to leave has
+    no choice.
     """
     now = at_work(world)
-    served = {*now.values(), *(it.peer.stage for it in world.peers.values() if it.peer.state == "finished")}
-    for peer, stage in before.items():
-        if peer in world.peers and now.get(peer) != stage and stage not in served:
-            state = world.peers[peer].peer.state
+    others = (it.peer for it in world.peers.values() if it.peer.state == "finished" or it.peer.returns.under_way)
+    served = {*now.values(), *(peer.stage for peer in others)}
+    alive = {_life(name, it): it.peer.state for name, it in world.peers.items()}
+    for life, stage in before.items():
+        if life in alive and now.get(life) != stage and stage not in served:
+            peer, state = life[0], alive[life]
             if state != "left" or peer not in told:
                 yield Violation(4, f"{peer} left stage {stage}, whose last replica it was ({state})", peer=peer)
 
 
-def at_work(world: World) -> dict[PeerId, int]:
+def at_work(world: World) -> dict[Life, int]:
     """The stage of every living peer that serves one."""
     return {
-        name: it.peer.stage
+        _life(name, it): it.peer.stage
         for name, it in world.peers.items()
         if it.peer.stage is not None and it.peer.state in AT_WORK
     }
+
+
+def _life(name: PeerId, it: SimPeer) -> Life:
+    return name, it.peer.membership.own.incarnation
 
 
 def check_moves(stages: dict[PeerId, list[int]]) -> Iterator[Violation]:
@@ -342,7 +353,7 @@ def check_finished(world: World, stranded: Container[PeerId] = ()) -> Iterator[V
     for name, it in world.peers.items():
         version = it.peer.history.version
         if version < world.run.steps and name not in stranded:
-            waits = it.peer.waiting_for() or it.peer.state
+            waits = it.peer.view.waiting_for() or it.peer.state
             text = f"{name} stands at version {version} of {world.run.steps} ({waits})"
             yield Violation(6, text, version + 1, peer=name)
 
@@ -350,7 +361,7 @@ def check_finished(world: World, stranded: Container[PeerId] = ()) -> Iterator[V
 def check_standstill(world: World, version: int, stage: int) -> Iterator[Violation]:
     """Promise 6, where a stage has lost its state: nobody goes on without it, and everyone says what it waits for."""
     for name, it in world.peers.items():
-        state, waits, at = it.peer.state, it.peer.waiting_for(), it.peer.history.version
+        state, waits, at = it.peer.state, it.peer.view.waiting_for(), it.peer.history.version
         if state != "finished" and (at > version or str(stage) not in waits):
             text = f"stage {stage} is gone, and {name} ({state}, version {at}) waits for '{waits}'"
             yield Violation(6, text, version + 1, peer=name)

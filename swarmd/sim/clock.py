@@ -11,13 +11,16 @@ import asyncio
 import contextvars
 import selectors
 from collections.abc import Callable, Coroutine
+from heapq import heapify, heappop, heappush
 from typing import Any, TypeVar
 
-from swarmd.sim.machine import MACHINE, Gate
+from swarmd.sim.machine import MACHINE, Gate, GatedTimer
 
 T = TypeVar("T")
 
 RESOLUTION_SECONDS = 1e-6  # must not vanish when it is added to the time: with 1e-9 the clock would stop after 97 days
+SWEEP_TIMERS = 1000  # in fewer timers those that are cancelled may stay until they are due
+SWEEP_SHARE = 0.5  # of all timers, that were cancelled since they were last swept out
 
 
 class Deadlock(RuntimeError):
@@ -51,37 +54,84 @@ class _JumpingSelector(selectors.BaseSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop that lives in virtual seconds, from 0."""
+    """An event loop that lives in virtual seconds, from 0.
+
+    Timers are kept in a heap of its own, ordered by time and then by the order in which they were set: a large world
+    sets a million of them in a minute, and comparing handles is what a standard loop spends most of its time with.
+    """
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers_set = 0
+        self._cancelled_timers = 0
         super().__init__(self._jumping)
         self._clock_resolution = RESOLUTION_SECONDS
 
     def time(self) -> float:
         return self._jumping.now
 
+    @property
+    def timers(self) -> int:
+        """How many are kept, those included that were cancelled and not swept out yet."""
+        return len(self._timers)
+
+    def _run_once(self) -> None:
+        """What is ready now; if nothing is, what is due next, after a jump to its time."""
+        timers, ready, jumping = self._timers, self._ready, self._jumping  # type: ignore[attr-defined]
+        while timers and timers[0][2].cancelled():
+            heappop(timers)
+        if not ready and not self._stopping:  # type: ignore[attr-defined]
+            jumping.select(max(0.0, timers[0][0] - jumping.now) if timers else None)
+        due = jumping.now + RESOLUTION_SECONDS
+        while timers and timers[0][0] < due:
+            ready.append(heappop(timers)[2])
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle.cancelled():
+                handle._run()  # noqa: SLF001 - what a loop does
+
     def call_soon(  # type: ignore[override]  # the stubs tie the arguments to the callback
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        machine = MACHINE.get() if context is None else context.get(MACHINE)
-        if machine is None:
-            return super().call_soon(callback, *args, context=context)
-        context = context or contextvars.copy_context()
-        gate = Gate(machine, callback, args, context)
-        gate.handle = super().call_soon(gate, context=context)
-        return gate.handle
+        if context is None:  # an empty one is false
+            context = contextvars.copy_context()
+        machine = context.get(MACHINE)
+        handle = (
+            asyncio.Handle(callback, args, self, context)
+            if machine is None
+            else Gate(machine, callback, args, self, context)
+        )
+        self._ready.append(handle)  # type: ignore[attr-defined]
+        return handle
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._jumping.now + delay, callback, *args, context=context)
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
-        machine = MACHINE.get() if context is None else context.get(MACHINE)
-        if machine is None:
-            return super().call_at(when, callback, *args, context=context)
-        context = context or contextvars.copy_context()
-        gate = Gate(machine, callback, args, context)
-        timer = gate.handle = super().call_at(when, gate, context=context)
+        if context is None:  # an empty one is false
+            context = contextvars.copy_context()
+        machine = context.get(MACHINE)
+        timer = (
+            asyncio.TimerHandle(when, callback, args, self, context)
+            if machine is None
+            else GatedTimer(machine, when, callback, args, self, context)
+        )
+        self._timers_set += 1
+        heappush(self._timers, (when, self._timers_set, timer))
         return timer
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """Most timeouts are cancelled long before they are due: once most of the heap is such, it is swept."""
+        self._cancelled_timers += 1
+        if self._cancelled_timers > SWEEP_SHARE * len(self._timers) and len(self._timers) > SWEEP_TIMERS:
+            self._timers = [entry for entry in self._timers if not entry[2].cancelled()]
+            heapify(self._timers)
+            self._cancelled_timers = 0
 
     def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
         context = options.get("context")

@@ -310,6 +310,9 @@ class SimCompute:
     async def thaw(self, step: int) -> None:
         await self._round("thaw", step, lambda: self.engine.thaw(step))
 
+    async def absorb(self, step: int, indices: Sequence[int], slices: Sequence[Encoded]) -> bool:
+        return await self._round("absorb", step, lambda: self.engine.absorb(step, indices, slices))
+
     async def contribution(self, step: int, start: int, stop: int, *, codec: str) -> Encoded:
         return await self._round("contribution", step, lambda: self.engine.contribution(step, start, stop, codec=codec))
 

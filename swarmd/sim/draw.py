@@ -15,20 +15,23 @@ from swarmd.sim.faults import (
     Corruption,
     Crash,
     Cut,
+    Drain,
     Fault,
     Hang,
+    Hold,
     Join,
     Leave,
     Move,
     OneWay,
+    Outage,
     Partition,
     Pause,
-    PointFault,
     Preemption,
     Slowdown,
     StageLoss,
 )
 from swarmd.sim.network import Link
+from swarmd.sim.point_faults import PointFault
 from swarmd.sim.points import ANYONE, GROUPS, OUT_OF_MEMORY_AT
 from swarmd.sim.reference import Symbols
 from swarmd.sim.scenario import Scenario
@@ -42,11 +45,13 @@ POINTS_SHARE = 0.9  # of scenarios that have faults at points besides their othe
 POINTS_AT_MOST = 14
 PAIR_SHARE = 0.15  # of scenarios with two faults in the same round
 FOUNDER_SHARE = 0.05  # of scenarios that lose the founder before the first commit
+HAND_OVER_SHARE = 0.5  # of scenarios with drains in which a fault strikes while a sum is handed over
 NEWCOMER_SHARE = 0.25  # of scenarios that have newcomers besides their other kinds
 REPAIR_SHARE = 0.35  # of scenarios in which sums must be repaired, and faults strike at that
 STAGE_LOSS_SHARE = 0.08  # of scenarios that lose a stage for good
 REBALANCE_SHARE = 0.3  # of scenarios in which peers move of their own accord
 REBALANCE_SECONDS = (0.2, 1.0, 5.0)  # hurried: runs are short, and every stage that loses a peer is to be helped
+OUTAGE_SHARE = 0.04  # of scenarios in which the whole swarm goes down
 SAFETY_SHARE = 0.7  # faults strike within this share of what the run takes without them
 GIB = 1 << 30
 
@@ -76,6 +81,12 @@ def draw_scenario(seed: int) -> Scenario:
     )
     count = rng.randint(*LONG_FAULTS) if long else rng.randint(1, FAULTS_AT_MOST)
     faults = draw_faults(rng, calm, count)
+    if any(isinstance(fault, StageLoss) for fault in faults):
+        calm = dataclasses.replace(calm, checkpoint_every=rng.choice((0, 1, 2)))
+    if rng.random() < OUTAGE_SHARE:
+        calm = dataclasses.replace(calm, checkpoint_every=rng.choice((1, 2)))
+        at_s = neat(rng.uniform(0, SAFETY_SHARE * calm.run_seconds()))
+        faults += (Outage(at_s, neat(log_uniform(rng, 0.5, 40.0)), neat(log_uniform(rng, 0.05, 5.0))),)
     if repairs:  # what was retained would do otherwise
         calm = dataclasses.replace(calm, limits=dataclasses.replace(calm.limits, retained_bytes=rng.choice((0, 400))))
         faults += draw_repairs(rng, calm)
@@ -134,6 +145,10 @@ def draw_faults(rng: random.Random, calm: Scenario, count: int) -> tuple[Fault, 
         faults.append(DRAWS[kind][1](rng, calm, neat(rng.uniform(0, span)), number))
     if rng.random() < POINTS_SHARE:
         faults += [_point(rng, calm, 0.0, number) for number in range(rng.randint(1, POINTS_AT_MOST))]
+    if any(isinstance(fault, Drain) for fault in faults) and rng.random() < HAND_OVER_SHARE:
+        faults.append(
+            dataclasses.replace(draw_point(rng, calm, rng.choice(GROUPS["drain"].points())), step=None, skip=0)
+        )
     if rng.random() < PAIR_SHARE:
         faults += draw_pair(rng, calm)
     if rng.random() < NEWCOMER_SHARE:
@@ -218,6 +233,14 @@ def _leave(rng: random.Random, calm: Scenario, at_s: float, number: int) -> Faul
     return Leave(at_s, one(rng, calm))
 
 
+def _drain(rng: random.Random, calm: Scenario, at_s: float, number: int) -> Fault:
+    return Drain(at_s, one(rng, calm), neat(log_uniform(rng, 0.1, 60.0)))
+
+
+def _hold(rng: random.Random, calm: Scenario, at_s: float, number: int) -> Fault:
+    return Hold(at_s, one(rng, calm), lasting(rng, calm))
+
+
 def _move(rng: random.Random, calm: Scenario, at_s: float, number: int) -> Fault:
     return Move(at_s, one(rng, calm), rng.randrange(calm.stages))
 
@@ -290,6 +313,8 @@ DRAWS = {
     Preemption.kind: (1, _preemption),
     Join.kind: (2, _join),
     Leave.kind: (1, _leave),
+    Drain.kind: (2, _drain),
+    Hold.kind: (1, _hold),
     Move.kind: (2, _move),
     Pause.kind: (3, _pause),
     Hang.kind: (1, _hang),

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from swarmd.errors import Refused
-from swarmd.sim.points import DROP, run_out_of_memory
-from swarmd.sim.world import World
+from swarmd.sim.world import SimPeer, World
 from swarmd.swarm.consensus import plan_acceptors
 from swarmd.values import PeerId
 
@@ -24,6 +23,7 @@ class Course(Protocol):
 
     world: World
     leaving: set[PeerId]  # who says goodbye at present
+    down: list[PeerId]  # who is still to be started after an outage
 
     def may_lose(self, peers: Sequence[PeerId]) -> bool:
         """Whether the swarm can do without these: every stage keeps a replica that has its state."""
@@ -43,8 +43,14 @@ class Course(Protocol):
     async def restart(self, peer: PeerId, *, disk: bool) -> None:
         """A dead peer again, with or without what was on its disk."""
 
+    async def come_up(self) -> None:
+        """Starts the next of those who are down."""
+
     def lose_stage(self, stage: int, *, power: bool) -> bool:
         """All replicas of a stage are lost for good, whatever they have. Whether there were any."""
+
+    def may_stop(self) -> bool:
+        """Whether the whole swarm may go down: a version of every stage is on disks, and the run isn't about to end."""
 
     def beside(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs something until the faults end."""
@@ -105,6 +111,29 @@ class StageLoss(Fault):
 
     async def strike(self, course: Course) -> bool:
         return course.lose_stage(self.stage, power=self.power)
+
+
+@dataclass(frozen=True)
+class Outage(Fault):
+    """Every machine loses power, and all are started again with their disks, one after the other."""
+
+    seconds: float  # until the first is
+    apart_s: float  # and each of the others
+    kind: ClassVar[str] = "outage"
+
+    async def strike(self, course: Course) -> bool:
+        if not course.may_stop():
+            return False
+        names = list(course.world.peers)
+        course.down += names
+        course.count(self.kind)
+        for name in names:
+            course.world.crash(name, power=True)
+        await asyncio.sleep(self.seconds)
+        while course.down:
+            await course.come_up()
+            await asyncio.sleep(self.apart_s)
+        return False  # counted already
 
 
 @dataclass(frozen=True)
@@ -196,6 +225,63 @@ class Leave(Fault):
         if self.peer in course.world.peers:
             course.world.crash(self.peer)
         return True
+
+
+@dataclass(frozen=True)
+class Drain(Fault):
+    """A peer is told to end its work within a bound, and goes."""
+
+    peer: PeerId
+    seconds: float  # the bound
+    kind: ClassVar[str] = "drain"
+
+    async def strike(self, course: Course) -> bool:
+        if not course.may_lose([self.peer]):
+            return False
+        it = course.world.peers[self.peer]
+        course.leaving.add(self.peer)
+        drain = it.machine.spawn(it.peer.drain(self.seconds), name=f"drain {self.peer}")
+        try:
+            await asyncio.wait([drain], timeout=self.seconds + LEAVE_SECONDS)
+        finally:
+            course.leaving.discard(self.peer)
+            if course.world.peers.get(self.peer) is it:
+                course.world.crash(self.peer)
+        return True
+
+
+@dataclass(frozen=True)
+class Hold(Fault):
+    """A peer is told to take no more work for a while."""
+
+    peer: PeerId
+    seconds: float
+    kind: ClassVar[str] = "hold"
+
+    async def strike(self, course: Course) -> bool:
+        if not live(course, self.peer):
+            return False
+        it = course.world.peers[self.peer]
+        telling = self._tell(it, it.peer.pause())
+        try:  # the faults may end while it still tells the others
+            await asyncio.wait([telling])
+            if telling.cancelled() or not telling.result():
+                return False
+            await asyncio.sleep(self.seconds)
+        finally:
+            if course.world.peers.get(self.peer) is it:
+                self._tell(it, it.peer.resume())
+        return True
+
+    def _tell(self, it: SimPeer, command: Coroutine[Any, Any, None]) -> "asyncio.Task[bool]":
+        async def tell() -> bool:
+            try:
+                await command
+            except Refused:
+                return False
+            return True
+
+        return it.machine.spawn(tell(), name=f"tell {self.peer}")
 
 
 @dataclass(frozen=True)
@@ -354,75 +440,3 @@ class Corruption(Fault):
         await asyncio.sleep(self.seconds)
         course.world.network.corrupt(self.peer, 0.0)
         return struck
-
-
-@dataclass(frozen=True)
-class InStep(Fault):
-    """A fault that waits until the swarm computes a step, and counts its own time from there. So faults spread over a
-    run however long they make it.
-    """
-
-    step: int
-    fault: Fault
-    kind: ClassVar[str] = "fault in a step"
-
-    async def strike(self, course: Course) -> bool:
-        while course.version() < self.step - 1:  # noqa: ASYNC110 - nobody tells, and virtual time costs little
-            await asyncio.sleep(STEP_LOOK_SECONDS)
-        await asyncio.sleep(self.fault.at_s)
-        if await self.fault.strike(course):
-            course.count(self.fault.kind)
-        return False  # counted under the other's kind
-
-
-@dataclass(frozen=True)
-class PointFault(Fault):
-    """Something happens to a peer at a logical point of a step (`points.py`), not at a time."""
-
-    peer: PeerId  # or ANYONE
-    step: int | None  # None: any
-    point: str
-    action: str  # crash | power loss | pause | cut | drop | out of memory
-    other: PeerId = ""  # whom it is cut from
-    seconds: float = 0.0  # of a pause
-    back_s: float | None = None  # after a crash
-    skip: int = 0  # so many times the point is passed first
-    kind: ClassVar[str] = "fault at a point"
-
-    async def strike(self, course: Course) -> bool:
-        def act(world: World, name: PeerId) -> Any:
-            if not self._act(course, name):
-                return None
-            course.count(f"{self.action} at a point")
-            if self.action == "out of memory":
-                run_out_of_memory(world, name)
-            return DROP if self.action == "drop" else None
-
-        course.world.fail_at(self.peer, self.step, self.point, act, skip=self.skip)
-        return False  # counted when it happens
-
-    def _act(self, course: Course, name: PeerId) -> bool:
-        world = course.world
-        match self.action:
-            case "crash" | "power loss":
-                if not course.may_lose([name]):
-                    return False
-                world.crash(name, power=self.action == "power loss")
-                course.beside(come_back(course, name, self.back_s, disk=True))
-            case "cut":
-                if name == self.other:
-                    return False
-                world.network.cut(name, self.other)
-            case "pause":
-                world.pause(name)
-                course.beside(self._resume(world, name))
-            case "out of memory":  # who can't take a step loses its state
-                return self.point != "begin.apply" or course.may_lose([name])
-            case _:
-                assert self.action == "drop", f"{self.action} is no action at a point"
-        return True
-
-    async def _resume(self, world: World, name: PeerId) -> None:
-        await asyncio.sleep(self.seconds)
-        if name in world.peers:
-            world.resume(name)

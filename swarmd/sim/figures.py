@@ -5,6 +5,7 @@ Stages compute nothing here (`phantom.py`): durations and sizes are those of a p
 """
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ LIMIT_SECONDS = 3600.0  # virtual; nothing here takes so long unless something i
 HOME_LINK = Link(delay_s=0.025, bytes_per_second=60e6)  # 50 ms round trip, 480 Mb/s
 PARAMETERS = 25_000_000  # of a stage: its round moves 50 MB in and out of each replica, at fp16
 SLOWER = 10.0  # times slower than the rest, the straggler
+MEETING_SECONDS = 60.0  # after the last peer was started: all have met, and what is counted begins
+GC_THRESHOLDS = (200_000, 20, 100)  # a large world is millions of objects that live long: not to be looked at often
+WAVE = 50  # peers of a large swarm that are started at once
 SECONDS = 1.5  # of an ordinary device per microbatch, a third of it forward
 
 
@@ -159,7 +163,7 @@ class Scale:
 
     peers: int
     stages: int
-    virtual_seconds: float  # since the last peer was started
+    virtual_seconds: float  # since a minute after the last peer was started
     cpu_seconds: float  # for these
     joining_cpu_seconds: float  # until then
     steps: int
@@ -172,12 +176,21 @@ class Scale:
     by_kind: dict[str, float]  # messages of the most frequent kinds, per peer and second
 
 
+async def _start_waves(world: World, peers: int, stages: int, speed: Speed) -> None:
+    """Starts peers round the stages: the first alone, as it founds the run, then many at once, as machines come when
+    somebody rents them.
+    """
+    waves = [range(1), *(range(start, min(start + WAVE, peers)) for start in range(1, peers, WAVE))]
+    for wave in waves:
+        await asyncio.gather(*(world.start(f"peer{number:04d}", stage=number % stages, speed=speed) for number in wave))
+
+
 def measure_scale(
     peers: int,
     stages: int,
     virtual_seconds: float,
     *,
-    seconds: float = 10.0,
+    seconds: float = 5.0,
     microbatches_per_peer: int = 6,
     told: Callable[[float, int], None] = lambda seconds, version: None,
 ) -> Scale:
@@ -187,10 +200,11 @@ def measure_scale(
 
     async def main() -> Scale:
         began = time.process_time()
+        gc.set_threshold(*GC_THRESHOLDS)
         world = open_world(plan_run(stages, max(1, microbatches_per_peer * peers // stages), 1_000_000))
-        for number in range(peers):
-            await world.start(f"peer{number:04d}", stage=number % stages, speed=speed_of(seconds))
+        await _start_waves(world, peers, stages, speed_of(seconds))
         loop = asyncio.get_running_loop()
+        await asyncio.sleep(MEETING_SECONDS)
         start, first, joined = loop.time(), world.network.count(), time.process_time()
         while loop.time() < start + virtual_seconds:
             await asyncio.sleep(min(TOLD_SECONDS, start + virtual_seconds - loop.time()))

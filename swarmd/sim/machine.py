@@ -24,28 +24,51 @@ BURIAL_ROUNDS = 100  # cancellations after which a task that still lives is a bu
 State = Literal["running", "paused", "dying", "dead"]
 
 
-class Gate:
+class Gate(asyncio.Handle):
     """A callback on its way to a machine."""
 
-    __slots__ = ("args", "callback", "context", "handle", "machine")
+    __slots__ = ("machine",)
 
     def __init__(
-        self, machine: "Machine", callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context
+        self,
+        machine: "Machine",
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context,
     ) -> None:
-        self.machine, self.callback, self.args, self.context = machine, callback, args, context
-        self.handle: asyncio.Handle | None = None  # what the owner may cancel
+        super().__init__(callback, args, loop, context)
+        self.machine = machine
 
-    def __call__(self) -> None:
-        machine = self.machine
-        if machine.runs:
-            self.callback(*self.args)
-        elif machine.state == "paused":
-            machine.stashed.append(self)
+    def _run(self) -> None:
+        if self.machine.runs:
+            super()._run()
+        elif self.machine.state == "paused":
+            self.machine.stashed.append(self)
 
-    def again(self) -> None:
-        """Comes once more, after a pause."""
-        if self.handle is None or not self.handle.cancelled():
-            self()
+
+class GatedTimer(asyncio.TimerHandle):
+    """The same at its time."""
+
+    __slots__ = ("machine",)
+
+    def __init__(
+        self,
+        machine: "Machine",
+        when: float,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context,
+    ) -> None:
+        super().__init__(when, callback, args, loop, context)
+        self.machine = machine
+
+    def _run(self) -> None:
+        if self.machine.runs:
+            super()._run()
+        elif self.machine.state == "paused":
+            self.machine.stashed.append(self)
 
 
 class Machine:
@@ -58,7 +81,7 @@ class Machine:
         self.runs = True  # its code may run: `running` or `dying`
         self.failed: Callable[[BaseException], None] = _raise  # hears of what must not happen
         self.step: Callable[[], int] = lambda: 0  # the peer's present step
-        self.stashed: list[Gate] = []
+        self.stashed: list[Gate | GatedTimer] = []
         self.context = contextvars.Context()
         self.context.run(MACHINE.set, self)
         self._tasks: dict[asyncio.Task[Any], None] = {}  # in the order of their start
@@ -107,7 +130,7 @@ class Machine:
         if self.runs:
             self.context.copy().run(callback, *args)
         elif self.state == "paused":
-            self.stashed.append(Gate(self, callback, args, self.context.copy()))
+            self.stashed.append(Gate(self, callback, args, asyncio.get_running_loop(), self.context.copy()))
 
     def own(self, task: asyncio.Task[Any]) -> None:
         """A task was started here."""
@@ -140,7 +163,12 @@ class Machine:
         stashed, self.stashed = self.stashed, []
         loop = asyncio.get_running_loop()
         for gate in stashed:
-            loop.call_soon(gate.again, context=gate.context)
+            loop.call_soon(self._again, gate, context=WORLD)
+
+    def _again(self, gate: Gate | GatedTimer) -> None:
+        """What came during a pause comes once more, unless its owner cancelled it meanwhile."""
+        if not gate.cancelled():
+            gate._run()  # noqa: SLF001 - as its loop does
 
     def crash(self) -> None:
         """The end: its tasks are cancelled, and nothing runs here once they have ended. Its ports must be dead before:

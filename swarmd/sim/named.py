@@ -4,8 +4,9 @@ A test plays them all; `python -m swarmd.sim scenario NAME --transcript` shows o
 """
 
 from swarmd.config import LimitsConfig
-from swarmd.sim.faults import Corruption, Crash, Cut, Join, Leave, Partition, Pause, PointFault, Preemption, Slowdown
+from swarmd.sim.faults import Corruption, Crash, Cut, Join, Leave, Partition, Pause, Preemption, Slowdown
 from swarmd.sim.network import Link
+from swarmd.sim.point_faults import PointFault
 from swarmd.sim.reference import Symbols
 from swarmd.sim.scenario import Scenario
 

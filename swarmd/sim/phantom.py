@@ -117,6 +117,14 @@ class PhantomEngine:
         if step != self.version + 1:
             raise KeyError(f"step {step} is not being summed: this stage is at version {self.version}")
 
+    def absorb(self, step: int, indices: Sequence[int], slices: Sequence[Encoded]) -> bool:
+        self._require(step)
+        hops = {HopId(step, index) for index in indices}
+        if self.frozen or hops & self._counted:
+            return False
+        self._counted |= hops
+        return True
+
     def contribution(self, step: int, start: int, stop: int, *, codec: str) -> Encoded:
         self._require(step)
         return Encoded("fp16", (stop - start,), (ZEROS.view(2 * (stop - start)),))

@@ -22,7 +22,10 @@ from swarmd.sim.scenario import Scenario
 from swarmd.sim.symbolic import Factory, SymbolicData
 from swarmd.sim.watch import SymbolicWatch, Watch
 from swarmd.sim.world import SimPeer, World
+from swarmd.swarm.commit import record_from_plain
 from swarmd.swarm.membership import AT_WORK
+from swarmd.swarm.messages import Kept, Stock
+from swarmd.swarm.returns import Way, plan_return
 from swarmd.values import PeerId
 
 LOOKS_PER_STEP = 4.0  # how often versions are looked at, by what a step takes without faults
@@ -38,6 +41,8 @@ PLAIN: dict[str, Any] = {
     for name in ("uplinks", "limits", "validate_every", "checkpoint_every", "symbols", "link", "speeds")
 }
 """Settings that `shrink` tries to do without, in this order."""
+
+NOBODY_TO_SPARE = "a peer for stage"  # the beginning of what `plan_return` says then
 
 CHUNK_BYTES_AT = ("swarmd.swarm.statesync", "CHUNK_BYTES")  # tuned down, so that a small state has many chunks
 
@@ -73,6 +78,7 @@ class Play:
         self._moved: set[int] = set()  # lives, by incarnation, that were told to move
         self._late: set[PeerId] = set()  # who was still joining when everything was healed
         self.leaving = self.watch.leaving
+        self.down: list[PeerId] = []
         self.lost: int | None = None  # a stage that has lost its state
         self._faults: asyncio.TaskGroup | None = None
 
@@ -106,7 +112,7 @@ class Play:
         return not told
 
     def may_start(self, peer: PeerId) -> bool:
-        if self.lost is not None:  # a newcomer could only wait
+        if self.lost is not None or not self.world.peers:  # a newcomer could only wait, or found another run
             return False
         return peer not in self.world.peers and self.version() < self.run.steps - 1
 
@@ -120,6 +126,11 @@ class Play:
         await self.world.restart(peer, disk=disk)
         self.watch.listen()
 
+    async def come_up(self) -> None:
+        name = self.down.pop(0)
+        if name in self.world.dead:
+            await self.restart(name, disk=True)
+
     def lose_stage(self, stage: int, *, power: bool) -> bool:
         if self.lost is not None or not self.version():  # before the first commit anyone can begin it anew
             return False
@@ -128,6 +139,29 @@ class Play:
         for name in gone:
             self.world.crash(name, power=power)
         return bool(gone)
+
+    def may_stop(self) -> bool:
+        common = self._way_back()
+        paused = any(it.machine.paused for it in self.world.peers.values())
+        whole = isinstance(common, Way) and self.lost is None and not paused
+        return whole and not self.leaving and 0 < self.version() < self.run.steps - 1
+
+    def _way_back(self) -> Way | str:
+        """Where the living could return to, by what is on their disks."""
+        living = {name: it for name, it in self.world.peers.items() if it.peer.stage is not None}
+        stocks = {name: Stock(tuple(self._kept(it)), has_data=True) for name, it in living.items()}
+        places = {name: it.peer.stage or 0 for name, it in living.items()}
+        newest = max((it.peer.history for it in living.values()), key=lambda it: it.version, default=None)
+
+        def known(version: int) -> str:
+            record = newest.record_at(version) if newest is not None else None
+            return record.state if record is not None else ""
+
+        return plan_return(stocks, places, self.run.model.stages, self.version(), known)
+
+    def _kept(self, it: SimPeer) -> Iterator[Kept]:
+        for (version, stage), (_, record) in it.store.checkpoints.items():
+            yield Kept(version, stage, record_from_plain(self.run, record).state)
 
     def beside(self, work: Coroutine[Any, Any, None]) -> None:
         if self._faults is None:
@@ -186,8 +220,10 @@ class Play:
     async def _liveness(self) -> bool:
         """Heals everything; the rest of the run must be done in a bounded time. Whether everything held."""
         self.world.heal()
+        while self.down:
+            await self.come_up()
         self._late = {name for name, it in self.world.peers.items() if it.peer.state == "joining"}
-        if self.lost is not None:
+        if self.lost is not None and not await self._is_rescued(self.lost):
             return await self._standstill(self.lost)
         bound = self.scenario.liveness_seconds()
         try:
@@ -198,6 +234,18 @@ class Play:
             text = f"the run hasn't ended {bound:.0f} virtual seconds after everything was healed"
             self.watch.found.append(Violation(6, text, self.version() + 1))
             return False
+
+    async def _is_rescued(self, stage: int) -> bool:
+        """Whether a lost stage is there again, or can be brought back from disks; by a newcomer if nobody can be
+        spared.
+        """
+        if any(it.peer.stage == stage for it in self.world.peers.values()):
+            return True
+        way = self._way_back()
+        if isinstance(way, str) and way.startswith(NOBODY_TO_SPARE):
+            await self.start("rescuer", None)
+            return True
+        return isinstance(way, Way)
 
     async def _standstill(self, stage: int) -> bool:
         """A stage is lost: the others notice it, say so, and go on in nothing. Whether everything held."""
@@ -230,8 +278,10 @@ class Play:
         """Whether a peer came when the run was about to end, and nobody is left to give it its state."""
         it = self.world.peers[peer]
         others = [other for name, other in self.world.peers.items() if name not in self._late]
-        return it.peer.state == "joining" and all(
-            other.task.done() for other in others if it.peer.stage in (None, other.peer.stage)
+        return (
+            it.peer.state == "joining"
+            and bool(others)
+            and all(other.task.done() for other in others if it.peer.stage in (None, other.peer.stage))
         )
 
     def version(self) -> int:

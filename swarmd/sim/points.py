@@ -38,6 +38,7 @@ GROUPS: dict[str, Group] = {
     "meeting": Group(("Hello", "AskSettings", "AskPlace", "Announce")),
     "lease": Group(("AskLease", "Revoke")),
     "move": Group(("AskMove",)),
+    "drain": Group(("HandOver",), ("absorb",)),
     "journey": Group(
         ("Hop", "Room", "Beat", "Cancel", "Locate", "AskHop"),
         ("forward", "backward", "tail"),
@@ -56,18 +57,20 @@ GROUPS: dict[str, Group] = {
         ("export_state", "import_state"),
         ("save",),
     ),
+    "disks": Group(("AskStock", "AskCopy", "AskPiece"), disk=("tail", "stock", "load", "read")),
 }
 """Every point there is, by the part of the protocol it belongs to.
 
-`ledger` and `void` come before the disk changes, `save` before a checkpoint is written.
+`ledger` and `void` come before the disk changes, `save` before a checkpoint is written; `tail` before
+the ledger is read, `stock`, `load` and `read` before checkpoints are looked at, loaded, or read in part.
 """
 
 NOT_ASKED = (
     "Card", "Summary",  # gossip
     "SayHello", "Settings", "Place", "Ack", "Gradient", "Loss", "NotFinite", "Busy", "Located", "Lease", "Resent",
     "Wished", "Frozen", "Averaged", "Result", "StageReport", "Promise", "Accepted", "GradientPart", "Snapshot",
-    "Chunk",  # answers
-    "Ballot", "HopBeat", "HeldPart", "Part",  # pieces of messages
+    "Chunk", "TakenOver", "Stock",  # answers
+    "Ballot", "Kept", "HopBeat", "HeldPart", "Part",  # pieces of messages
 )  # fmt: skip
 """Kinds in `framing.KINDS` that nobody sends as a request. (`Hello` and `Commit` are both request and answer.)"""
 
@@ -75,7 +78,8 @@ NOT_ASKED = (
 OUT_OF_MEMORY_AT = tuple(
     f"begin.{method}"
     for method in (
-        "forward", "backward", "tail", "contribution", "reduce", "assemble", "apply", "export_state", "import_state",
+        "forward", "backward", "tail", "absorb", "contribution", "reduce", "assemble", "apply", "export_state",
+        "import_state",
     )
 )  # fmt: skip
 """Before methods that need more memory than the device has in use already."""

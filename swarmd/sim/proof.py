@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from swarmd.config import CodecConfig, ModelConfig, OptimizerConfig, RunConfig
-from swarmd.sim.campaign import GRACE_SECONDS, Job, OutOfTime, Result, time_limit
+from swarmd.sim.campaign import Job, OutOfTime, Result, time_limit
 from swarmd.sim.checks import Line, Violation
 from swarmd.sim.compute import torch_engine
 from swarmd.sim.draw import DRAWS, draw_limits, draw_link, log_uniform, neat
-from swarmd.sim.faults import Crash, Fault, InStep, Join, Leave, PointFault, Preemption
+from swarmd.sim.faults import Crash, Fault, Join, Leave, Preemption
 from swarmd.sim.play import Outcome, Play, play, report
+from swarmd.sim.point_faults import InStep, PointFault
 from swarmd.sim.reference import Symbols
 from swarmd.sim.scenario import RECOVERY_SECONDS, SLACK, Scenario
 from swarmd.sim.training import Text, plain_steps
@@ -44,7 +45,7 @@ EPS = 1e-5  # of Adam. At 1e-8 a single element whose gradient is nearly zero ca
 # because sums were added in another order, in a plain loop as in a swarm
 LONGEST_SECONDS = 130.0  # of a fault, with the time until it strikes and until a dead peer is back
 HELD_UP_SECONDS = 60.0  # by a fault, on average: the longest last 90, and most hold nobody up
-WALL_SECONDS = 240.0  # for one seed; most take ten
+CPU_SECONDS = 240.0  # for one seed; most take ten
 
 
 @dataclass(frozen=True)
@@ -231,12 +232,12 @@ class TrainingPlay(Play):
         }
 
 
-def examine(seed: int, faults: int = FAULTS, wall_s: float = WALL_SECONDS) -> Result:
+def examine(seed: int, faults: int = FAULTS, cpu_s: float = CPU_SECONDS) -> Result:
     """Plays a seed's training."""
     torch.set_num_threads(1)
     scenario, began = draw_training(seed, faults), time.monotonic()
     try:
-        with time_limit(wall_s):
+        with time_limit(cpu_s):
             outcome = play(scenario, course=TrainingPlay)
     except OutOfTime as trouble:
         lines = (f"seed {seed}: promise 6: {trouble}", *scenario.text().splitlines(), f"replay: {replay_command(seed)}")
@@ -245,7 +246,7 @@ def examine(seed: int, faults: int = FAULTS, wall_s: float = WALL_SECONDS) -> Re
     return Result(
         seed,
         promise=0 if outcome.passed else outcome.violations[0].promise,
-        lines=() if outcome.passed else tuple(explain(scenario, outcome, wall_s)),
+        lines=() if outcome.passed else tuple(explain(scenario, outcome, cpu_s)),
         trace=outcome.trace,
         virtual_s=outcome.virtual_s,
         wall_s=time.monotonic() - began,
@@ -254,10 +255,10 @@ def examine(seed: int, faults: int = FAULTS, wall_s: float = WALL_SECONDS) -> Re
     )
 
 
-def explain(scenario: Training, outcome: Outcome, wall_s: float) -> list[str]:
+def explain(scenario: Training, outcome: Outcome, cpu_s: float) -> list[str]:
     """The report of a run that broke a promise, with its last events."""
     try:
-        with time_limit(wall_s):
+        with time_limit(cpu_s):
             outcome = play(scenario, trace=True, course=TrainingPlay)
     except OutOfTime:
         pass  # what was found before is shown
@@ -269,9 +270,9 @@ def replay_command(seed: int) -> str:
     return f"python -m swarmd.sim prove --first {seed} --seeds 1"
 
 
-def job(faults: int = FAULTS, wall_s: float = WALL_SECONDS) -> Job:
+def job(faults: int = FAULTS, cpu_s: float = CPU_SECONDS) -> Job:
     """The job of proving seeds."""
-    return Job(functools.partial(examine, faults=faults, wall_s=wall_s), replay_command, 2 * wall_s + GRACE_SECONDS)
+    return Job(functools.partial(examine, faults=faults, cpu_s=cpu_s), replay_command, 2 * cpu_s)
 
 
 # ------------------------------------------------------------------------------------------------- what is shown

@@ -285,6 +285,18 @@ class SymbolicEngine:
         self._require(step)
         self.frozen = False
 
+    def absorb(self, step: int, indices: Sequence[int], slices: Sequence[Encoded]) -> bool:
+        self._require(step)
+        values = [value for piece in slices for value in unpack(piece)]
+        if len(values) != self.gradient_size or any(value != int(value) for value in values):
+            raise PeerFault(f"{len(values)} elements came for a sum of {self.gradient_size}, or no whole numbers")
+        hops = {HopId(step, index) for index in indices}
+        if self.frozen or hops & self.counted:
+            return False
+        self.counted |= hops
+        self.sum = [own + int(theirs) for own, theirs in zip(self.sum, values, strict=True)]
+        return True
+
     def contribution(self, step: int, start: int, stop: int, *, codec: str) -> Encoded:
         self._require(step)
         assert 0 <= start <= stop <= self.gradient_size, f"part {start} to {stop} of {self.gradient_size}"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused
 from swarmd.sim.damage import damaged
 from swarmd.sim.machine import Machine
+from swarmd.sim.mesh import Meshes
 from swarmd.sim.points import step_of
 from swarmd.sim.wires import HEADER_BYTES, LANES, Downlink, Uplink
 from swarmd.swarm.framing import KINDS
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SERVING_PER_PEER = 256  # `serving_per_peer` of swarmd/net/limits.py: requests being answered at once for a connection
-GOSSIP_DEGREE = 6  # `degree` of swarmd/net/limits.py: peers to whom each passes a gossip message on
 
 
 @dataclass
@@ -79,6 +79,7 @@ class End:
     def __init__(self, transport: "SimTransport", connection: "Connection") -> None:
         self.transport, self.connection = transport, connection
         self.other: End
+        self.lot: tuple[int, int] = (0, 0)  # drawn for the connection: whether its ends are of each other's meshes
         self.is_open = False
         self.is_over = False
         self._last_id = 0
@@ -218,6 +219,7 @@ class Connection:
         self.names = (dialler.peer_id, answerer.peer_id)
         self.ends = (End(dialler, self), End(answerer, self))
         self.ends[0].other, self.ends[1].other = self.ends[1], self.ends[0]
+        self.ends[0].lot = self.ends[1].lot = zlib.crc32("/".join(sorted(self.names)).encode()), number
         self.stuck_since: float | None = None
 
 
@@ -247,9 +249,8 @@ class SimTransport:
         self._handler: Handler | None = None
         self._known: set[PeerId] = set()
         self._callbacks: list[Callable[[PeerId], None]] = []
-        self._ends: dict[PeerId, list[End]] = {}  # the open ones
-        self._meshes: dict[str, tuple[int, tuple[End, ...]]] = {}
-        """Topic -> how often its listeners had changed, and to whom its messages go until they change again."""
+        self.ends: dict[PeerId, list[End]] = {}  # the open ones
+        self.meshes = Meshes(self)
 
     @property
     def peer_id(self) -> PeerId:
@@ -272,9 +273,9 @@ class SimTransport:
         points = self.machine.points
         async with asyncio.timeout(deadline_s):
             lost = bool(points.armed) and await self.machine.at(f"ask.{frame.kind}", step_of(frame))
-            if peer not in self._ends:
+            if peer not in self.ends:
                 await self._dial_once(peer)
-            ends = self._ends.get(peer)
+            ends = self.ends.get(peer)
             if not ends:
                 raise PeerUnreachable(f"the connection to {peer} broke at once")
             self.counts.requests += 1
@@ -307,7 +308,7 @@ class SimTransport:
         if prefix != "/sim":
             raise ConfigError(f"{address} is no address of a simulated peer")
         self._known.add(peer)
-        if peer not in self._ends:
+        if peer not in self.ends:
             await self._dial_once(peer)
         return peer
 
@@ -318,13 +319,13 @@ class SimTransport:
     # ---------------------------------------------------------------------------------------------- connections
 
     def connected(self) -> tuple[PeerId, ...]:
-        return tuple(self._ends)
+        return tuple(self.ends)
 
     def on_disconnected(self, callback: Callable[[PeerId], None]) -> None:
         self._callbacks.append(callback)
 
     async def drop(self, peer: PeerId) -> None:
-        for end in list(self._ends.get(peer, ())):
+        for end in list(self.ends.get(peer, ())):
             end.close("it was dropped", tell=True)
         await asyncio.sleep(0)  # those who wait for word of it have it when this returns
 
@@ -332,7 +333,7 @@ class SimTransport:
         """What no honest peer does costs a peer all its connections."""
         log.warning("%s cuts %s: %s", self._peer, peer, fault)
         self.network.note("fault", self._peer, peer, str(fault))
-        for end in list(self._ends.get(peer, ())):
+        for end in list(self.ends.get(peer, ())):
             end.close(f"cut off: {fault}", tell=True)
 
     def failed(self, frame: Frame, trouble: Exception) -> None:
@@ -343,16 +344,16 @@ class SimTransport:
 
     def opened(self, end: End) -> None:
         """There is one more connection."""
-        self._ends.setdefault(end.peer, []).append(end)
-        self._meshes.clear()
+        self.ends.setdefault(end.peer, []).append(end)
+        self.meshes.opened()
 
     def closed(self, end: End) -> None:
         """There is one less."""
-        self._meshes.clear()
-        ends = self._ends[end.peer]
+        self.meshes.closed()
+        ends = self.ends[end.peer]
         ends.remove(end)
         if not ends:
-            del self._ends[end.peer]
+            del self.ends[end.peer]
             loop = asyncio.get_running_loop()
             for callback in self._callbacks if self.alive else ():
                 loop.call_soon(callback, end.peer, context=self.machine.context)
@@ -361,7 +362,7 @@ class SimTransport:
         """This machine is gone: nothing goes out or in any more."""
         self.alive = False
         self.uplink.lose(asyncio.get_running_loop().time())
-        for end in [end for ends in self._ends.values() for end in ends]:
+        for end in [end for ends in self.ends.values() for end in ends]:
             end.close("this machine is gone")
         for dial in list(self.dials.values()):
             dial.fail("this machine is gone")
@@ -386,30 +387,14 @@ class SimTransport:
             frame = damaged(frame, self.network.rng)
         self._pass_on(Gossip(topic, self._peer, frame), self._peer)
 
-    def _mesh(self, topic: str) -> tuple[End, ...]:
-        """Whom a message is passed on to: those connected that hear the topic, some of them if they are many."""
-        changes = self.network.subscriptions[topic]
-        known = self._meshes.get(topic)
-        if known is None or known[0] != changes:
-            known = self._meshes[topic] = (changes, tuple(self._choose_mesh(topic)))
-        return known[1]
-
-    def _choose_mesh(self, topic: str) -> list[End]:
-        ends = [ends[0] for ends in self._ends.values() if topic in ends[0].other.transport.listeners]
-        if len(ends) > GOSSIP_DEGREE:
-            pairs = [(zlib.crc32("/".join(sorted((self._peer, end.peer))).encode()), end.peer, end) for end in ends]
-            ends = [end for *_, end in sorted(pairs)[:GOSSIP_DEGREE]]
-        return ends
-
     def _pass_on(self, gossip: Gossip, source: PeerId) -> None:
         network = self.network
-        for end in self._mesh(gossip.topic):
-            peer = end.peer
+        known = gossip.heard if network.walled else gossip.coming  # a wall may hold up what is on its way
+        copies = 0
+        for peer, end in self.meshes.of(gossip.topic):
             if peer in (source, gossip.author):
                 continue
-            self.counts.gossip += 1
-            self.count_sent(gossip.frame.kind, gossip.nbytes)
-            known = gossip.heard if network.walled else gossip.coming  # a wall may hold up what is on its way
+            copies += 1
             if peer not in known and not network.is_lost(self._peer, peer):
                 gossip.coming.add(peer)
                 network.post(
@@ -422,6 +407,8 @@ class SimTransport:
                     self._peer,
                     connection=end.connection,
                 )
+        self.counts.gossip += copies
+        self.count_sent(gossip.frame.kind, gossip.nbytes, copies)
 
     def hear(self, gossip: Gossip, source: PeerId) -> None:
         """A copy of a gossip message came; the first one counts."""
@@ -437,10 +424,10 @@ class SimTransport:
 
     # ---------------------------------------------------------------------------------------------- what was seen
 
-    def count_sent(self, kind: str, nbytes: int) -> None:
-        nbytes += HEADER_BYTES
+    def count_sent(self, kind: str, nbytes: int, copies: int = 1) -> None:
+        nbytes = copies * (nbytes + HEADER_BYTES)
         self.sent += nbytes
-        self.counts.frames[kind] += 1
+        self.counts.frames[kind] += copies
         self.counts.bytes[kind] += nbytes
 
     def note_arrival(self, source: PeerId, frame: Frame, about: Frame) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from swarmd.sim.checks import (
     Ended,
+    Life,
     Line,
     Violation,
     at_work,
@@ -46,9 +47,10 @@ class Watch:
     stranded: set[PeerId] = field(default_factory=set)  # who came too late to finish
     found: list[Violation] = field(default_factory=list)
     _digests: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
-    _at_work: dict[PeerId, int] = field(default_factory=dict)
+    _at_work: dict[Life, int] = field(default_factory=dict)
     _stages: dict[PeerId, list[int]] = field(default_factory=dict)
-    _seen_lines: dict[int, int] = field(default_factory=dict)  # of `everyone`
+    _seen_lines: dict[int, tuple[int, int]] = field(default_factory=dict)  # of `everyone`: lines; lines voided
+    _returned: dict[PeerId, str] = field(default_factory=dict)  # the newest return that a peer has made
 
     def listen(self) -> None:
         """From now on hears what the running loop's tasks failed with unheard, also where no exception is to blame."""
@@ -113,7 +115,10 @@ class Watch:
             if id(it) not in known:
                 self.everyone.append(it)
                 self._stages.pop(it.name, None)  # in another life it may well be needed elsewhere
-        for name, stage in at_work(self.world).items():
+            if (returned := it.peer.history.returned) is not None and self._returned.get(it.name) != returned.hash:
+                self._returned[it.name] = returned.hash
+                self._stages.pop(it.name, None)  # and so after a return
+        for (name, _), stage in at_work(self.world).items():
             visited = self._stages.setdefault(name, [])
             if not visited or visited[-1] != stage:
                 visited.append(stage)
@@ -121,10 +126,11 @@ class Watch:
     def _lines(self) -> Iterator[Line]:
         """Lines that came into ledgers since the last look."""
         for number, it in enumerate(self.everyone):
-            ledger = it.store.ledger
-            start = min(self._seen_lines.get(number, 0), len(ledger))
+            ledger, voided = it.store.ledger, len(it.store.voided)
+            seen, voided_before = self._seen_lines.get(number, (0, 0))
+            start = min(seen, len(ledger)) if voided == voided_before else 0  # steps are taken anew after a void
             yield from (Line(it.name, line) for line in ledger[start:])
-            self._seen_lines[number] = len(ledger)
+            self._seen_lines[number] = len(ledger), voided
 
 
 @dataclass

@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import inspect
 import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Container, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ from swarmd.values import Buffer, PeerId
 CODECS = ("fp32", "fp16", "bf16", "int8")
 ENTRIES = 8  # living peers that a newcomer knows, so that a wave of deaths doesn't strand it
 START_SECONDS = 15.0  # `start` waits so long for the first greeting; the peer goes on trying by itself
+CHECKPOINTS_KEPT = 2  # versions of a stage on a disk
 POLL_SECONDS = 0.05  # how often `until` looks
 
 
@@ -39,7 +40,7 @@ class MemoryStore:
     """A disk: what it holds is there after a restart."""
 
     ledger: list[dict[str, Any]] = field(default_factory=list)
-    checkpoints: dict[int, bytes] = field(default_factory=dict)
+    checkpoints: dict[tuple[int, int], tuple[bytes, dict[str, Any]]] = field(default_factory=dict)  # version, stage
     voided: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -59,16 +60,47 @@ class SimStore:
         if self._reach("ledger", line["step"]):
             self._disk.ledger.append(line)
 
-    def void_ledger(self, version: int) -> None:
-        if self._reach("void", version):
-            self._disk.voided += [line for line in self._disk.ledger if line["step"] > version]
-            self._disk.ledger = [line for line in self._disk.ledger if line["step"] <= version]
+    def ledger_tail(self, count: int) -> dict[int, str]:
+        self._reach("tail", 0)
+        return {line["step"]: line["record"] for line in self._disk.ledger[-count:]}
 
-    async def save_checkpoint(self, version: int, stage: int, state: Buffer, record: dict[str, Any]) -> None:
+    def void_ledger(self, version: int, records: Container[str] | None = None) -> None:
+        if not self._reach("void", version):
+            return
+        kept: list[dict[str, Any]] = []
+        for line in self._disk.ledger:
+            void = line["step"] > version and (records is None or line["record"] in records)
+            (self._disk.voided if void else kept).append(line)
+        self._disk.ledger = kept
+
+    async def save_checkpoint(
+        self, version: int, stage: int, state: Buffer, record: dict[str, Any], *, copy: bool = False
+    ) -> None:
         if self._machine.points.armed:
             await self._machine.at("save", version)
         if self._machine.alive:
-            self._disk.checkpoints[version] = bytes(state)
+            kept = self._disk.checkpoints
+            kept[version, stage] = bytes(state), record
+            ours = sorted(version for version, at in kept if at == stage)
+            newer = [it for it in ours if it > version]  # of a history that was given up
+            for old in (*newer, *[it for it in ours if it <= version][:-CHECKPOINTS_KEPT]):
+                del kept[old, stage]
+
+    async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:
+        if self._machine.points.armed:
+            await self._machine.at("stock", None)
+        return [(*key, record) for key, (_, record) in sorted(self._disk.checkpoints.items(), reverse=True)]
+
+    async def load_checkpoint(self, version: int, stage: int) -> tuple[Buffer, dict[str, Any]] | None:
+        if self._machine.points.armed:
+            await self._machine.at("load", version)
+        return self._disk.checkpoints.get((version, stage))
+
+    async def read_checkpoint(self, version: int, stage: int, start: int, stop: int) -> Buffer | None:
+        if self._machine.points.armed:
+            await self._machine.at("read", version)
+        found = self._disk.checkpoints.get((version, stage))
+        return found[0][start:stop] if found is not None else None
 
 
 @dataclass(frozen=True)
@@ -179,6 +211,7 @@ class World:
             rng,
             stage=settled.stage,
             entries=entries,
+            resume=any(it.store.checkpoints for it in (*self.past, *self.dead.values())),  # nobody begins it anew then
         )
         machine.step = lambda: peer.history.version + 1
         machine.failed = lambda trouble: self._failed(name, trouble)

@@ -40,8 +40,8 @@ class Checkpoint:
 
 
 def save_stage(directory: Path, version: int, stage: int, state: Buffer, record: dict[str, Any], keep: int) -> Path:
-    """Writes a checkpoint, then removes this stage's versions older than the newest `keep`. Returns the manifest's
-    path.
+    """Writes a checkpoint, then removes this stage's versions older than the newest `keep`, and newer ones: they are of
+    a history that was given up. Returns the manifest's path.
 
     Raises OSError and leaves the older ones alone if the disk is full.
     """
@@ -59,7 +59,7 @@ def save_stage(directory: Path, version: int, stage: int, state: Buffer, record:
     _write(folder / f"stage-{stage}.safetensors", state)
     path = folder / f"stage-{stage}.json"
     _write(path, json.dumps(manifest, indent=1).encode())
-    _prune(directory, stage, max(keep, KEEP_AT_LEAST))
+    _prune(directory, stage, version, max(keep, KEEP_AT_LEAST))
     return path
 
 
@@ -97,15 +97,37 @@ def _manifests(directory: Path) -> Iterator[tuple[int, int, Path]]:
                 yield int(step[1]), int(match[1]), path
 
 
-def _load(folder: Path, version: int, stage: int) -> Checkpoint:
-    """Reads and verifies. Raises FileNotFoundError, OSError, ValueError (torn, damaged or of another version)."""
-    path = folder / f"stage-{stage}.json"
+def state_file(directory: Path, version: int, stage: int) -> Path:
+    """Where a stage's state lies, or would lie."""
+    return directory / f"step-{version:06d}" / f"stage-{stage}.safetensors"
+
+
+def read_manifest(directory: Path, version: int, stage: int) -> dict[str, Any] | None:
+    """A checkpoint's manifest, if that is whole; the state may still prove damaged."""
+    try:
+        return _manifest(state_file(directory, version, stage).with_suffix(".json"), version, stage)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        log.warning("checkpoint of stage %d at version %d is passed over: %s", stage, version, error)
+        return None
+
+
+def _manifest(path: Path, version: int, stage: int) -> dict[str, Any]:
+    """Raises FileNotFoundError, OSError, ValueError (torn, damaged or of another version)."""
     with path.open("rb") as file:
         manifest = json.loads(file.read(MANIFEST_BYTES_LIMIT))
     if not isinstance(manifest, dict) or manifest.pop("check", None) != _check(manifest):
         raise ValueError("its manifest is damaged")
     if (manifest["format"], manifest["version"], manifest["stage"]) != (FORMAT, version, stage):
         raise ValueError("its manifest is of another format, version or stage")
+    return manifest
+
+
+def _load(folder: Path, version: int, stage: int) -> Checkpoint:
+    """Reads and verifies. Raises FileNotFoundError, OSError, ValueError (torn, damaged or of another version)."""
+    path = folder / f"stage-{stage}.json"
+    manifest = _manifest(path, version, stage)
     state_path = path.with_suffix(".safetensors")
     if state_path.stat().st_size != manifest["bytes"]:
         raise ValueError("its state has another length than the manifest says")
@@ -139,13 +161,48 @@ def _write(path: Path, content: Buffer) -> None:
         os.close(folder)
 
 
-def _prune(directory: Path, stage: int, keep: int) -> None:
-    """Removes the stage's older versions, manifest first, so that no manifest is left without its state."""
-    for version in saved_versions(directory, stage)[keep:]:
-        folder = directory / f"step-{version:06d}"
-        (folder / f"stage-{stage}.json").unlink(missing_ok=True)
-        (folder / f"stage-{stage}.safetensors").unlink(missing_ok=True)
-        for torn in folder.glob(".new-*"):
+def _prune(directory: Path, stage: int, newest: int, keep: int) -> None:
+    versions = saved_versions(directory, stage)
+    kept = [version for version in versions if version <= newest][:keep]
+    for version in versions:
+        if version not in kept:
+            remove(directory, version, stage)
+
+
+def remove(directory: Path, version: int, stage: int) -> None:
+    """Removes a checkpoint, manifest first, so that no manifest is left without its state; and what a crash left."""
+    folder = directory / f"step-{version:06d}"
+    (folder / f"stage-{stage}.json").unlink(missing_ok=True)
+    (folder / f"stage-{stage}.safetensors").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # unless it holds another stage
+
+
+def clear_torn(directory: Path) -> None:
+    """Removes what was being written when the machine or the process died."""
+    for folder in directory.iterdir() if directory.is_dir() else ():
+        for torn in folder.glob(".new-*") if folder.is_dir() else ():
             torn.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # unless it holds another stage
+
+
+def limit_copies(directory: Path, own: int, limit_bytes: int) -> None:
+    """Removes the oldest checkpoints of other stages than `own` until the rest fits."""
+    total = 0
+    for version, stage in saved(directory):  # newest first
+        if stage == own:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            total += state_file(directory, version, stage).stat().st_size
+        if total > limit_bytes:
+            remove(directory, version, stage)
+
+
+def read_state(directory: Path, version: int, stage: int, start: int, stop: int) -> bytes | None:
+    """Bytes [start, stop) of a state as they are now, unverified; None if they can't be read."""
+    try:
+        with state_file(directory, version, stage).open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+    except OSError as error:
+        log.warning("version %d of stage %d can't be read: %s", version, stage, error)
+        return None

@@ -264,6 +264,20 @@ class StageEngine:
         with self._lock:
             self.sum.frozen = False
 
+    def absorb(self, step: int, indices: Sequence[int], slices: Sequence[Encoded]) -> bool:
+        """Adds another replica's whole sum, and what is counted in it. False if that can't be: this sum is frozen, or
+        has one of the indices.
+        """
+        self._require(step)
+        pieces = self.sum.decode(slices)  # all of them first: nothing may fail half-way
+        hops = {HopId(step, index) for index in indices}
+        with self._lock:
+            if self.sum.frozen or hops & self.sum.counted:
+                return False
+            self.sum.counted |= hops
+        self.sum.absorb(pieces)
+        return True
+
     def contribution(self, step: int, start: int, stop: int, *, codec: str) -> Encoded:
         """Elements [start, stop) of the step's sum, in memory of their own."""
         self._require(step)

@@ -22,10 +22,9 @@ from swarmd.stage.tokens import load_tokenizer
 TEMPERATURE = 0.7  # below 1 the model keeps to what it is surer of, which reads better from a small one
 
 
-def assemble(directories: Sequence[Path], run: RunConfig) -> tuple[int, StageModule]:
-    """The newest version of which every stage has a whole checkpoint in some directory, as one module on the CPU.
-
-    Raises ConfigError if there is none, or if the checkpoints are of another model.
+def find_whole(directories: Sequence[Path], run: RunConfig) -> tuple[int, list[Checkpoint]]:
+    """The newest version of which every stage has a whole checkpoint in some directory, stage by stage. Raises
+    ConfigError if there is none.
     """
     every = range(run.model.stages)
     versions = {version for directory in directories for version, _ in saved(directory)}
@@ -33,9 +32,28 @@ def assemble(directories: Sequence[Path], run: RunConfig) -> tuple[int, StageMod
         found = [_find(directories, stage, version) for stage in every]
         whole = [checkpoint for checkpoint in found if checkpoint is not None]
         if len(whole) == len(found):
-            return version, _module(whole, run)
+            return version, whole
     places = ", ".join(map(str, directories)) or "no directory"
     raise ConfigError(f"no version has whole checkpoints of all {len(every)} stages in {places}; let the run save one.")
+
+
+def load_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """What a checkpoint holds, by name. Raises ConfigError."""
+    try:
+        return safetensors.torch.load(checkpoint.state)
+    except safetensors.SafetensorError as error:
+        raise ConfigError(
+            f"the checkpoint of stage {checkpoint.stage} holds no tensors ({error}); use another."
+        ) from error
+
+
+def assemble(directories: Sequence[Path], run: RunConfig) -> tuple[int, StageModule]:
+    """The newest version of which every stage has a whole checkpoint in some directory, as one module on the CPU.
+
+    Raises ConfigError if there is none, or if the checkpoints are of another model.
+    """
+    version, whole = find_whole(directories, run)
+    return version, _module(whole, run)
 
 
 @torch.inference_mode()
@@ -68,12 +86,7 @@ def _find(directories: Sequence[Path], stage: int, version: int) -> Checkpoint |
 def _module(checkpoints: Sequence[Checkpoint], run: RunConfig) -> StageModule:
     values: dict[str, Tensor] = {}
     for checkpoint in checkpoints:
-        try:
-            tensors = safetensors.torch.load(checkpoint.state)
-        except safetensors.SafetensorError as error:
-            raise ConfigError(
-                f"the checkpoint of stage {checkpoint.stage} holds no tensors ({error}); use another."
-            ) from error
+        tensors = load_tensors(checkpoint)
         values.update(
             {
                 name.removeprefix(PARAMETER_PREFIX): value

@@ -42,6 +42,19 @@ class StepSum:
         """Adds one hop's gradients, or takes them out again with sign -1."""
         torch._foreach_add_(self.views, list(gradients), alpha=sign)
 
+    def decode(self, slices: Sequence[Encoded]) -> list[Tensor]:
+        """The slices of another sum, in order. Raises PeerFault if they aren't exactly one whole, finite sum."""
+        if sum(check(piece) for piece in slices) != self.size:
+            raise PeerFault(f"slices of another length than this gradient's {self.size} elements came")
+        pieces = [decode(piece, self.flat.device).view(-1) for piece in slices]
+        if not all_finite(pieces):
+            raise PeerFault("a sum came with an infinity or NaN")
+        return pieces
+
+    def absorb(self, pieces: Sequence[Tensor]) -> None:
+        """Adds another sum."""
+        torch._foreach_add_(list(torch.split(self.flat, [piece.numel() for piece in pieces])), list(pieces))
+
     def assemble(self, parts: Sequence[Encoded]) -> GradientSummary:
         """Decodes a round's results into the averaged gradient. Raises PeerFault if they aren't exactly one whole
         gradient.

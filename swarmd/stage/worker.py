@@ -152,6 +152,9 @@ class Worker:
     async def thaw(self, step: int) -> None:
         await self._do(ROUND, None, lambda: self._engine.thaw(step))
 
+    async def absorb(self, step: int, indices: Sequence[int], slices: Sequence[Encoded]) -> bool:
+        return await self._do(ROUND, None, lambda: self._engine.absorb(step, indices, slices))
+
     async def contribution(self, step: int, start: int, stop: int, *, codec: str) -> Encoded:
         return await self._do(ROUND, None, lambda: self._engine.contribution(step, start, stop, codec=codec))
 

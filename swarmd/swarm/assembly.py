@@ -15,6 +15,7 @@ from swarmd.swarm.averaging import Rounds
 from swarmd.swarm.beats import Beats
 from swarmd.swarm.conductor import Conductor
 from swarmd.swarm.donor import Donor
+from swarmd.swarm.handover import HandOvers
 from swarmd.swarm.head import Head
 from swarmd.swarm.history import History
 from swarmd.swarm.joiner import Joiner
@@ -48,9 +49,9 @@ class Assembly:
         start: Start,
     ) -> None:
         self.stage, self.compute, self.data = stage, compute, data
-        self._links, self._start = links, start
+        self._links, self._membership, self._start = links, membership, start
         self._others = links.kinds()  # that are answered by what stays when this peer moves
-        self._closed = False
+        self._closed = self._serving = False
         self._beside: set[asyncio.Task[None]] = set()
         self.journeys = Journeys(run, limits, links, membership, history, compute, stage, rng, self.spawn)
         self.rounds = Rounds(run, limits, links, membership, history, self.journeys, compute, stage)
@@ -60,6 +61,10 @@ class Assembly:
         if stage == 0:
             assert data is not None, "a first stage is opened with its data"
             self.head = Head(run, limits, links, membership, history, self.journeys, conductor, data)
+        self.handovers = HandOvers(
+            run, links, membership, history, self.journeys, compute, stage, self.rounds.freezing,
+            self.head.inherit if self.head is not None else lambda indices: None,
+        )  # fmt: skip
         history.attach(stage, compute, self.rounds.gather)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -71,8 +76,11 @@ class Assembly:
             task.add_done_callback(self._beside.discard)
 
     def serve(self) -> None:
-        """The stage's state is here: takes part from now on."""
-        self.spawn(Beats(self._links, self.journeys, self.compute, self.spawn).run())
+        """The stage's state is here: takes part from now on, if it doesn't yet."""
+        if self._serving:
+            return
+        self._serving = True
+        self.spawn(Beats(self._links, self._membership, self.journeys, self.compute, self.spawn).run())
         if self.head is not None:
             self.spawn(self.head.run())
 
@@ -89,6 +97,7 @@ class Assembly:
         self._closed = True
         self.journeys.close()
         self.rounds.close()
+        self.handovers.close()
         for task in list(self._beside):
             task.cancel()
 

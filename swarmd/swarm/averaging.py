@@ -73,7 +73,7 @@ class Rounds:
         self._leading: dict[int, Leader] = {}
         self._reports: dict[int, asyncio.Task[StageReport]] = {}
         self._thaws = 0  # how often a frozen sum took in hops again
-        self._freezing = asyncio.Lock()  # so that the device and this peer always agree on whether the sum is frozen
+        self.freezing = asyncio.Lock()  # so that the device and this peer always agree on whether the sum is frozen
         self._attempts = itertools.count(1)
         links.answers(AskHoldings, self._answer_holdings)
         links.answers(Freeze, self._answer_freeze)
@@ -123,6 +123,11 @@ class Rounds:
             lambda: f"{own.peer}/{own.incarnation}/{self._history.departures}/{next(self._attempts)}",
         )
 
+    def leads(self, step: int) -> bool:
+        """Whether this peer leads the round of a step at present."""
+        task = self._reports.get(step)
+        return task is not None and not task.done()
+
     # ---------------------------------------------------------------------------------------------- member
 
     async def _answer_holdings(self, asker: PeerId, ask: AskHoldings) -> Frozen:
@@ -134,7 +139,7 @@ class Rounds:
         return await self._frozen(ask.step)
 
     async def _thaw(self, step: int) -> None:
-        async with self._freezing:
+        async with self.freezing:
             if self._journeys.frozen_step == step:
                 self._thaws += 1
                 self._end_exchange("the round begins again")
@@ -146,7 +151,7 @@ class Rounds:
         check_stage(freeze.stage, self._stage)
         await self._history.await_version(freeze.step - 1, freeze.record, leader, VERSION_WAIT_SECONDS)
         self._claims.take(freeze.step, freeze.ballot, leader, asyncio.get_running_loop().time())
-        async with self._freezing:
+        async with self.freezing:
             self._journeys.freeze(freeze.step)
             with unless_over(freeze.step):
                 await self._compute.freeze(freeze.step)

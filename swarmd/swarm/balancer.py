@@ -18,7 +18,7 @@ from swarmd.config import RunConfig
 from swarmd.errors import ConfigError, Refused
 from swarmd.swarm.commit import Move
 from swarmd.swarm.history import History
-from swarmd.swarm.membership import AT_WORK, Membership, nan_to_zero
+from swarmd.swarm.membership import ADMITTING, STAYING, Membership, nan_to_zero
 from swarmd.swarm.messages import Card, Summary
 from swarmd.swarm.rebalance import (
     Balance,
@@ -80,14 +80,14 @@ def stage_loads(
     powers, summaries = measured_powers(cards, works), summaries or {}
     stages = range(len(works))
     power, staying, candidates = [0.0] * len(works), [0] * len(works), [list[Candidate]() for _ in stages]
-    known = [[it for it in cards if it.stage == at and it.state in AT_WORK] for at in stages]
+    known = [[it for it in cards if it.stage == at and it.state in STAYING] for at in stages]
     summed = {at for at in stages if at in summaries and 0 < len(known[at]) < summaries[at].peers}
     for it in cards:
-        if it.stage not in stages or it.stage in summed or it.state not in (*AT_WORK, "joining"):
+        if it.stage not in stages or it.stage in summed or it.state not in (*STAYING, "joining"):
             continue
-        away = it.moving in stages and it.state in AT_WORK
+        away = it.moving in stages and it.state in STAYING
         power[it.moving if away else it.stage] += powers[it.peer]
-        if it.state in AT_WORK and not away:
+        if it.state in STAYING and not away:
             staying[it.stage] += 1
             if it.rested:
                 candidates[it.stage].append(Candidate(powers[it.peer], it.peer, it.has_data))
@@ -111,7 +111,7 @@ def _add_summary(it: Summary, power: list[float], staying: list[int], candidates
 def sum_up(stage: int, cards: Sequence[Card], works: Sequence[float], shown: tuple[Card, ...], peers: int) -> Summary:
     """What one of a stage's peers says of it to everyone."""
     powers = measured_powers(cards, works)
-    own = [it for it in cards if it.stage == stage and it.state in AT_WORK]
+    own = [it for it in cards if it.stage == stage and it.state in STAYING]
     load = stage_loads([it for it in cards if it.stage == stage], works)[stage]
     away = tuple((it.moving, powers[it.peer]) for it in own if it.moving >= 0)
     return Summary(stage, shown, peers, load.power, len(load.candidates), away)
@@ -209,7 +209,7 @@ class Balancer:
     def plan(self) -> Balance | None:
         """What the rule says of the swarm now; None if it can't concern this peer."""
         own, steps = self._membership.own, self._run.steps
-        able = own.state in AT_WORK and own.moving < 0 and own.rested and not self._history.behind
+        able = own.state in ADMITTING and own.moving < 0 and own.rested and not self._history.behind
         if not able or self._history.version >= steps - 1:
             return None
         loads = self._outlook.loads()

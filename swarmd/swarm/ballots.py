@@ -103,6 +103,9 @@ class Ballots:
 
     async def _answer_prepare(self, peer: PeerId, ask: Prepare) -> Promise:
         _check_ballot(peer, ask.ballot)
+        returned = self._history.returned
+        if returned is not None and returned.follows(ask.step, ask.parent):
+            return Promise(False, NO_BALLOT, NO_BALLOT, record_to_plain(returned))
         if self._history.version >= ask.step:
             record = self._history.record_at(ask.step)
             if record is None or record.parent != ask.parent:
@@ -113,7 +116,7 @@ class Ballots:
     async def _answer_accept(self, peer: PeerId, ask: Accept) -> Accepted:
         _check_ballot(peer, ask.ballot)
         record = record_from_plain(self._run, ask.record)
-        if (record.step, record.parent) != (ask.step, ask.parent):
+        if not record.follows(ask.step, ask.parent):
             raise PeerFault("a record of another step than it was proposed for")
         if self._history.version >= ask.step:
             raise Refused(f"step {ask.step} is over")
@@ -191,7 +194,7 @@ class Ballots:
         except PeerFault as fault:
             log.warning("an acceptor gave a bad record of step %d: %s", step, fault)
             return None
-        return record if (record.step, record.parent) == (step, parent) else None
+        return record if record.follows(step, parent) else None
 
     async def propose(self, mandate: Mandate, record: Record, complete: Callable[[], bool]) -> Record:
         """Has the acceptors accept a record; returns it as decided. Raises Outranked when a higher ballot is about."""

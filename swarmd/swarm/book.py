@@ -35,6 +35,13 @@ class Book:
             self.subtracted += 1
             self.sources.pop(index, None)
 
+    def inherit(self, indices: list[int], spoiled: list[int], loss_sum: float) -> None:
+        """The device has added another peer's whole sum to this one."""
+        assert not self.accumulated & set(indices), "an index counts once"
+        self.accumulated.update(indices)
+        self.spoiled.update(spoiled)
+        self.loss_sum += loss_sum
+
 
 class Books:
     """Those of the steps that haven't committed."""
@@ -49,6 +56,10 @@ class Books:
         """Whether an index is done with here; opens no book for a stranger's question."""
         book = self._books.get(step)
         return book is not None and book.has(index)
+
+    def forget(self, step: int) -> None:
+        """Another peer has this sum now."""
+        self._books.pop(step, None)
 
     def end_step(self, step: int) -> None:
         for old in [known for known in self._books if known <= step]:

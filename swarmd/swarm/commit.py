@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from swarmd.swarm.round_messages import StageReport
 from swarmd.values import PeerId
 
 UNHASHED = ("conductor", "seconds", "validation_loss", "ballot", "forked")
+RETURN = ("after", "after_version", "lives", "moves")
+"""Fields that say how a version was come to, and not what it is."""
+
 COUNTS = ("stage", "tokens", "microbatches", "resent", "subtracted", "lost", "duplicated")
 """Fields of a stage's entry that are counts."""
 
@@ -71,11 +74,36 @@ class Record:
     validation_loss: float | None = None  # of version step-1
     ballot: tuple[int, PeerId] = (0, "")  # under which it was decided
     forked: bool = False  # decided without a majority of the acceptors
+    after: str = ""  # of a return to this version: hash of the record that was the newest until then; else ""
+    after_version: int = 0  # and the version that it led to
+    lives: tuple[int, ...] = ()  # and the incarnations of its members: only these may speak for the next step
 
     @functools.cached_property
     def hash(self) -> str:
         content = {key: value for key, value in record_to_plain(self).items() if key not in UNHASHED}
         return _digest(content)
+
+    @functools.cached_property
+    def state(self) -> str:
+        """Names the parameters that it led to: the same for a record and for a return to its version."""
+        content = {key: value for key, value in record_to_plain(self).items() if key not in (*UNHASHED, *RETURN)}
+        for entry in content["stages"]:
+            del entry["members"], entry["holders"]
+        return _digest(content)
+
+    def names(self, peer: PeerId, incarnation: int) -> bool:
+        """Whether it is a return with this very peer as a member."""
+        return bool(self.after) and (peer, incarnation) in zip(self.members(), self.lives, strict=True)
+
+    def place_of(self, peer: PeerId) -> int | None:
+        """The stage at which a peer is a member."""
+        return next((entry.stage for entry in self.stages if peer in entry.members), None)
+
+    def follows(self, step: int, parent: str) -> bool:
+        """Whether it may be decided as what comes next where `parent` is the newest record, of version step - 1."""
+        if self.after:
+            return (self.after_version, self.after) == (step - 1, parent)
+        return (self.step, self.parent) == (step, parent)
 
     def members(self) -> tuple[PeerId, ...]:
         """Everyone who took part, stage by stage."""
@@ -152,6 +180,39 @@ def _entry(report: StageReport, finite: bool) -> StageEntry:
     )
 
 
+def build_return(
+    record: Record,
+    members: Sequence[tuple[PeerId, ...]],
+    lives: Mapping[PeerId, int],
+    *,
+    after: str,
+    after_version: int,
+    conductor: PeerId,
+) -> Record:
+    """Decides the version of a record anew: everyone goes back to it. `members`: who holds each stage from there on;
+    `lives`: their incarnations.
+    """
+    stages = tuple(
+        dataclasses.replace(entry, members=peers, holders=())
+        for entry, peers in zip(record.stages, members, strict=True)
+    )
+    return dataclasses.replace(
+        record,
+        stages=stages,
+        moves=(),
+        conductor=conductor,
+        forked=False,
+        after=after,
+        after_version=after_version,
+        lives=tuple(lives[peer] for peers in members for peer in peers),
+    )
+
+
+def founding(peer: PeerId, incarnation: int, record: Record) -> str:
+    """What a return comes after where nothing is left but disks: one that nobody else has founded, nor will."""
+    return _digest({"founder": peer, "incarnation": incarnation, "record": record.hash})
+
+
 def record_to_plain(record: Record) -> dict[str, Any]:
     """JSON-ready; tuples as lists."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(record), allow_nan=False))
@@ -167,7 +228,8 @@ def record_from_plain(run: RunConfig, plain: dict[str, Any]) -> Record:
         )
         moves = tuple(Move(**move) for move in plain["moves"])
         number, peer = plain["ballot"]
-        record = Record(**{**plain, "stages": stages, "moves": moves, "ballot": (number, peer)})
+        lives = tuple(plain["lives"])
+        record = Record(**{**plain, "stages": stages, "moves": moves, "ballot": (number, peer), "lives": lives})
         _check_record(run, record)
     except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as trouble:
         raise PeerFault(f"not a commit record: {trouble}") from None
@@ -183,6 +245,10 @@ def _check_record(run: RunConfig, record: Record) -> None:
         raise ValueError("its stages are not the run's")
     if not 1 <= record.step <= run.steps:
         raise ValueError(f"there is no step {record.step}")
+    if record.after and record.after_version < record.step:
+        raise ValueError("a return to a version that hadn't come")
+    if len(record.lives) != (len(record.members()) if record.after else 0):
+        raise ValueError("its members are not its lives")
     if record.learning_rate != learning_rate_at(run.optimizer, record.step, run.steps):
         raise ValueError("its learning rate is not the schedule's")
     if not record.skipped:
@@ -198,12 +264,18 @@ def _check_types(record: Record) -> None:
     numbers += [] if record.validation_loss is None else [record.validation_loss]
     if not all(type(number) in (int, float) and math.isfinite(number) and number >= 0 for number in numbers):
         raise TypeError("a number in it is none, or not finite")
-    counts = [record.step, record.tokens, record.total_tokens, record.ballot[0]]
+    counts = [record.step, record.tokens, record.total_tokens, record.ballot[0], record.after_version, *record.lives]
     counts += [getattr(entry, name) for entry in record.stages for name in COUNTS]
     counts += [stage for move in record.moves for stage in (move.source, move.target)]
     if not all(type(count) is int and count >= 0 for count in counts):
         raise TypeError("a count in it is none")
-    names = [record.parent, record.conductor, record.ballot[1], *(entry.digest for entry in record.stages)]
+    names = [
+        record.parent,
+        record.after,
+        record.conductor,
+        record.ballot[1],
+        *(entry.digest for entry in record.stages),
+    ]
     names += [move.peer for move in record.moves]
     names += [name for entry in record.stages for name in (*entry.members, *entry.holders)]
     if (

@@ -38,6 +38,7 @@ from swarmd.swarm.messages import (
     to_ranges,
 )
 from swarmd.swarm.moves import Wishes
+from swarmd.swarm.returns import Returns
 from swarmd.swarm.round_messages import AskHoldings, Close, Frozen, StageReport
 from swarmd.swarm.signals import Signal
 from swarmd.values import HopId, PeerId
@@ -53,6 +54,7 @@ PING_SECONDS = 2.0  # between two words to the leader of a round
 SILENCE_SECONDS = 12.0  # of a leader whose connection is up: it is paused, or its loop hangs
 VALIDATION_SECONDS = 30.0  # that a validation may last longer than its step
 RETRY_SECONDS = 0.5
+LATE_LOOK_SECONDS = 1.0  # between two looks at whether a lease is late enough to be given to a head that waits
 MANDATE_TRIES = 3  # times that all replicas of a stage were asked in vain to lead its round, before a new mandate
 PATIENCE_SECONDS = 1.0  # after being outranked; doubles each time, so that two conductors don't duel for ever
 PATIENCE_CEILING_SECONDS = 120.0
@@ -80,9 +82,11 @@ class Conductor:
         spawn: Spawn,
         ballots: Ballots,
         rng: random.Random,
+        returns: Returns,
         outlook: Outlook,
     ) -> None:
         self._run, self._links, self._membership, self._history = run, links, membership, history
+        self._returns = returns
         self._validate, self._spawn, self._ballots, self._rng = validate, spawn, ballots, rng
         self._distribution = Distribution(links, membership, history, spawn)
         self._outranked = 0  # times in a row
@@ -160,14 +164,40 @@ class Conductor:
         again = self._takes_over(step)
         if again:
             await self._ask_around(step)
-        mandate = await self._ballots.seek(step, self._is_complete)
-        record = mandate.decided
-        if record is None and mandate.bound is not None:  # it may be decided: nothing else may be proposed
-            record = await self._ballots.propose(mandate, mandate.bound, self._is_complete)
-        if record is None:
-            record = await self._ballots.propose(mandate, await self._train(mandate, again), self._is_complete)
-        self._spawn(self._distribution.spread(record))
+        lost = asyncio.create_task(self._returns.lost(), name=f"watch for what is lost at {step}")
+        try:
+
+            def complete() -> bool:  # or there is a way to go on all the same
+                return self._is_complete() or lost.done()
+
+            mandate = await self._ballots.seek(step, complete)
+            record = mandate.decided
+            if record is None and mandate.bound is not None:  # it may be decided: nothing else may be proposed
+                record = await self._ballots.propose(mandate, mandate.bound, complete)
+            if record is None:
+                record = await self._ballots.propose(mandate, await self._next(mandate, again), complete)
+        finally:
+            lost.cancel()
+            await asyncio.gather(lost, return_exceptions=True)
+        if record.after:
+            self._spawn(self._returns.tell(record))
+        else:
+            self._spawn(self._distribution.spread(record))
         await self._history.adopt(record, self._membership.own.peer)
+        if record.after:  # this peer's way back ends the step
+            await self._history.changed.until(lambda: self._history.record_hash == record.hash)
+
+    async def _next(self, mandate: Mandate, again: bool) -> Record:
+        """What to propose: the step's record, or a return if a stage stays lost."""
+        train = asyncio.create_task(self._train(mandate, again), name=f"train {mandate.step}")
+        lost = asyncio.create_task(self._returns.lost(), name=f"watch for what is lost in {mandate.step}")
+        try:
+            await asyncio.wait({train, lost}, return_when=asyncio.FIRST_COMPLETED)
+            return train.result() if train.done() else lost.result()
+        finally:
+            for task in (train, lost):
+                task.cancel()
+            await asyncio.gather(train, lost, return_exceptions=True)
 
     def _is_complete(self) -> bool:
         """Whether every stage is there: else it makes no sense to go on without the others."""
@@ -309,10 +339,12 @@ class Conductor:
         held = from_ranges(ask.held, leases.microbatches)
         completed = from_ranges(ask.completed, leases.microbatches)
         away = from_ranges(ask.away, leases.microbatches)
+        before = leases.completed, leases.free
         for late, indices in leases.heard(head, completed, held, loop.time(), away).items():
             self._spawn(self._revoke(late, Revoke(ask.step, to_ranges(indices))))
+        if head not in self._pulses or (leases.completed, leases.free) != before:  # nobody waits for a mere pulse
+            self._progress.notify()
         self._pulses.setdefault(head, Pulse()).beat(loop.time())
-        self._progress.notify()
         if ask.want <= 0:
             return Lease(ask.step, (), False)
         deadline = loop.time() + LEASE_POLL_SECONDS
@@ -324,7 +356,7 @@ class Conductor:
                 if indices:
                     self._began = self._began or loop.time()
                     return Lease(ask.step, to_ranges(indices), again, horizon)
-            await self._progress.wait(min(RETRY_SECONDS, deadline - loop.time()))
+            await self._progress.wait(min(LATE_LOOK_SECONDS, deadline - loop.time()))
         return Lease(ask.step, (), False)
 
     async def _revoke(self, head: PeerId, revoke: Revoke) -> None:
@@ -345,8 +377,9 @@ class Conductor:
         """No leases while a stage is empty, nor, after taking over, before every head was heard."""
         if self._membership.missing_stages(self._run.model.stages):
             return False
-        heads = {card.peer for card in self._membership.stage(0)}
-        return heads <= self._pulses.keys() or asyncio.get_running_loop().time() >= self._hearing_until
+        if asyncio.get_running_loop().time() >= self._hearing_until:
+            return True
+        return {card.peer for card in self._membership.stage(0)} <= self._pulses.keys()
 
     # ---------------------------------------------------------------------------------------------- moves
 
@@ -356,11 +389,11 @@ class Conductor:
         if ask.step == self._run.steps:
             return Wished(False, "the run ends with this step")
         stages = range(self._run.model.stages)
-        at_work = {stage: [card.peer for card in self._membership.stage(stage)] for stage in stages}
+        staying = {stage: [card.peer for card in self._membership.staying(stage)] for stage in stages}
         wish = Move(peer, ask.source, ask.target)
         if ask.balance and (why := self._outlook.objection(wish, self._wishes.others(peer))):
             return Wished(False, why)
-        why = self._wishes.ask(wish, at_work)
+        why = self._wishes.ask(wish, staying)
         return Wished(not why, why)
 
     def _moves(self, step: int, reports: list[StageReport]) -> tuple[Move, ...]:
@@ -371,18 +404,19 @@ class Conductor:
             return ()
         able: dict[int, list[PeerId]] = {}
         for report in reports:
-            at_work = [card.peer for card in self._membership.stage(report.stage)]
+            staying = [card.peer for card in self._membership.staying(report.stage)]
             having = report.holders or report.members  # of a step to be skipped nobody needs the gradient
-            able[report.stage] = [peer for peer in at_work if peer in having]
+            able[report.stage] = [peer for peer in staying if peer in having]
         return self._wishes.plan(able)
 
     def leased_to(self, head: PeerId) -> set[HopId]:
         """What this conductor waits for a head to finish."""
         return {HopId(self._step, index) for index in self._leases.held_by(head)} if self._leases else set()
 
-    def sweep(self, now: float) -> None:
+    def sweep(self, now: float) -> float:
         """Gives leases of silent heads to others; a head is as quickly found silent as a holder of hops. It may follow
-        another conductor, or not reach this one. What it has completed stays: it is in its sum.
+        another conductor, or not reach this one. What it has completed stays: it is in its sum. Returns the loop
+        time at which more may be silent.
         """
         for head in sorted(self._leases.holders()) if self._leases is not None else ():
             pulse = self._pulses.get(head)
@@ -391,9 +425,15 @@ class Conductor:
             if withdrawn := self._leases.withdraw(head):
                 log.info("head %s is silent: %d microbatches are given to others", head[-8:], len(withdrawn))
                 self._progress.notify()
+        return math.inf if self._leases is None else now
 
-    def peer_lost(self, peer: PeerId) -> None:
-        """A head is gone: what it had, finished or not, is given again."""
-        if self._leases is not None and (lost := self._leases.lose(peer)):
+    @property
+    def closing(self) -> bool:
+        """Whether this peer leads a step whose indices are all done."""
+        return self._leases is not None and self._leases.done
+
+    def peer_lost(self, peer: PeerId, heir: PeerId = "") -> None:
+        """A head is gone: what it had is given again; what it had finished only if no heir has it."""
+        if self._leases is not None and (lost := self._leases.lose(peer, heir)):
             log.info("head %s is lost: %d microbatches of step %d are given again", peer[-8:], len(lost), self._step)
         self._progress.notify()

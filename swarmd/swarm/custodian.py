@@ -133,7 +133,7 @@ class Custodian:
         if hop.again and (holder := await self.locate(key, self._next, self._members.get(key))):
             return holder
         while hop.evaluate or hop.record == self._history.record_hash:
-            live = [card.peer for card in self._membership.stage(self._next)]
+            live = [card.peer for card in self._membership.admitting(self._next)]
             self._full.intersection_update(live)
             members = self._members.get(key, ())
             counting = [peer for peer in live if peer in members] or live
@@ -151,13 +151,15 @@ class Custodian:
         raise HopForgotten(f"step {hop.step} is over")
 
     def rival_seconds(self, holder: PeerId) -> float | None:
-        """Seconds per microbatch of the fastest idle replica of the next stage besides a holder, if there is one."""
+        """Seconds per microbatch of the fastest idle replica of the next stage besides a holder, if there is one of
+        which that is known.
+        """
         idle = [
             card.peer
-            for card in self._membership.stage(self._next)
+            for card in self._membership.admitting(self._next)
             if card.peer != holder and card.in_flight == 0 and self.router.outstanding(card.peer) == 0
         ]
-        return min((self.router.seconds(peer) for peer in idle), default=None)
+        return min((self.router.seconds(peer) for peer in idle if self.router.knows(peer)), default=None)
 
     async def locate(self, key: HopId, stage: int, among: tuple[PeerId, ...] | None = None) -> PeerId | None:
         """The replica of a stage (one `among` these, if given) that has this hop already, if any says so."""
@@ -168,13 +170,18 @@ class Custodian:
 
     # ---------------------------------------------------------------------------------------------- sending again
 
-    def peer_lost(self, peer: PeerId) -> None:
-        """A peer is gone: hops it holds go elsewhere, and so do those it had answered, whose sums are lost with it."""
+    def peer_lost(self, peer: PeerId, heir: PeerId = "") -> None:
+        """A peer is gone: hops it holds go elsewhere, and so do those it had answered, which are lost with its sum. If
+        it has an heir they are in its sum, and sent again only should that one be lost, too.
+        """
         self.custody.disconnected(peer)
         self.router.drop(peer)
         self._full.discard(peer)
         for _, kept in self.retention.answered_by(peer):
-            self.send_again(kept)
+            if heir:
+                kept.holder = heir
+            else:
+                self.send_again(kept)
         self._changed.notify()
 
     def send_again(self, kept: Retained) -> None:

@@ -7,6 +7,7 @@ takes.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ UNCLAIMED_SECONDS = 20.0  # from sending a hop to its first mention in a beat: c
 HUNG_FACTOR = 10.0  # one compute task may take so many times the holder's own service time ...
 HUNG_FLOOR_SECONDS = 30.0  # ... but no less than this: first tasks compile kernels and page memory in
 RESCUE_FACTOR = 2.0  # a hop that waits for so many times what an idle replica would take, goes there
+STRAGGLER_SHARE = 0.1  # of the time that a hop has waited, between two looks at whether another would be faster
 RESCUE_FLOOR_SECONDS = 1.0  # a shorter wait isn't worth a second transfer
 AWAY_SMOOTHING = 0.1  # weight of the newest hop in the time that hops are away
 
@@ -165,8 +167,11 @@ class Custody:
         if all(passed.holder != peer for passed in self._passed.values()):
             self._holders.pop(peer, None)
 
-    def sweep(self, now: float, rivals: Rivals = lambda holder: None) -> None:
-        """Gives up on holders that are late, and on slow ones while others are idle."""
+    def sweep(self, now: float, rivals: Rivals = lambda holder: None) -> float:
+        """Gives up on holders that are late, and on slow ones while others are idle. Returns the loop time at which
+        more may be.
+        """
+        due = math.inf
         for passed in list(self._passed.values()):
             holder = self._holders[passed.holder]
             reason = lateness(now, passed, holder)
@@ -174,6 +179,10 @@ class Custody:
                 reason = straggling(now, passed, holder, rivals(passed.holder))
             if reason and not passed.lost.done():
                 passed.lost.set_result(reason)
+            due = min(due, max(passed.sent, holder.last_beat or 0.0) + holder.patience())
+            if passed.state in ("waiting", "backward"):
+                due = min(due, now + STRAGGLER_SHARE * (now - passed.since))
+        return due
 
     def waiting(self) -> dict[HopId, Passed]:
         return dict(self._passed)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.links import Links
-from swarmd.swarm.messages import AskChunk, AskSnapshot, Chunk, Snapshot
+from swarmd.swarm.messages import AskChunk, AskSnapshot, Chunk, Message, Snapshot
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.statesync import CHUNKS_AT_ONCE, SNAPSHOT_SECONDS, Manifest, chunk_hash, read_manifest
 from swarmd.values import Buffer, PeerId
@@ -35,6 +35,14 @@ RECRUIT_SECONDS = 2.0  # between questions to a donor that couldn't be reached
 ORPHAN_SECONDS = 10.0  # without any donor, though some are asked
 
 Candidates = Callable[[], list[PeerId]]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What donors are asked: for the snapshot, and for a chunk of it by its number."""
+
+    snapshot: Message
+    chunk: Callable[[int], Message]
 
 
 class OutOfDonors(Exception):
@@ -83,9 +91,12 @@ class Download:
         manifest: Manifest,
         candidates: Candidates,
         liars: set[PeerId],
+        questions: Questions | None = None,
     ) -> None:
         self._run, self._links, self._stage, self._gradient_size = run, links, stage, gradient_size
         self.manifest, self._candidates, self._liars = manifest, candidates, liars
+        version = manifest.version  # unless told otherwise, replicas are asked for what they have in memory
+        self._questions = questions or Questions(AskSnapshot(stage, version), lambda number: AskChunk(version, number))
         self.state = bytearray(manifest.snapshot.nbytes)
         self.given: dict[PeerId, int] = {}  # chunks by donor
         self._done: set[int] = set()
@@ -162,7 +173,7 @@ class Download:
 
     async def _win(self, peer: PeerId) -> None:
         loop = asyncio.get_running_loop()
-        question = AskSnapshot(self._stage, self.manifest.version)
+        question = self._questions.snapshot
         try:
             snapshot = await self._links.ask(peer, question, Snapshot, deadline_s=SNAPSHOT_SECONDS)
             same = read_manifest(self._run, snapshot, self._gradient_size).name == self.manifest.name
@@ -259,7 +270,7 @@ class Download:
     async def _fetch(self, supplier: Supplier, number: int) -> None:
         loop = asyncio.get_running_loop()
         asked, together = loop.time(), len(supplier.asked)
-        ask = AskChunk(self.manifest.version, number)
+        ask = self._questions.chunk(number)
         try:
             chunk = await self._links.ask(supplier.peer, ask, Chunk, deadline_s=CHUNK_SECONDS, urgency="bulk")
             self._take(number, chunk.data)

@@ -25,7 +25,7 @@ from swarmd.swarm.joiner import Joiner
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import AT_WORK, Membership
 from swarmd.swarm.messages import AskRecord, Card, Commit
-from swarmd.swarm.ports import Compute
+from swarmd.swarm.ports import Compute, Store
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
@@ -270,6 +270,24 @@ class Forks:
             "this peer %s version %d", "goes on at another history's" if crossed else "stays at", history.version
         )
         return crossed
+
+    async def mend_ledger(self, store: Store, tail: dict[int, str]) -> None:
+        """Voids what an earlier life of this peer wrote into its ledger in a history that was given up. `tail`: its
+        last lines, by step the hash of the record.
+        """
+        newest, stale = self._membership.newest(), list[str]()
+        low = 0
+        for step in sorted(tail, reverse=True):
+            known = self._history.hash_at(step)
+            if not known and newest.peer != self._membership.own.peer:
+                record = await self._ask(newest.peer, step)
+                known = record.hash if record is not None else ""
+            if known in ("", tail[step]):  # further back nobody remembers, or all is the same
+                low = step
+                break
+            stale.append(tail[step])
+        if stale:
+            store.void_ledger(low, frozenset(stale))
 
     async def _learn_chain(self, guide: PeerId, ancestor: int) -> None:
         """Fetches the records that led from the common version to ours, so that we know of others what they are."""

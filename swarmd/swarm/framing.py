@@ -24,6 +24,9 @@ KINDS: dict[str, type[Any]] = {
 """Every message class by its name, which is its kind on the wire."""
 
 
+PLAIN = (int, str, bool, float)
+"""Types that msgpack has, too."""
+
 Lower = Callable[[Any, list[Buffer]], Any]
 """Makes msgpack's own types of a field's value, and sets its buffers aside."""
 
@@ -37,22 +40,23 @@ def to_frame(message: Message) -> Frame:
     return Frame(type(message).__name__, _lower_fields(message, buffers), tuple(buffers))
 
 
-_LOWERS: dict[type[Any], dict[str, Lower | None]] = {}
-_LIFTS: dict[type[Any], dict[str, Lift]] = {}
+_LOWERS: dict[type[Any], list[tuple[str, Lower | None]]] = {}
+_LIFTS: dict[type[Any], list[tuple[str, type[Any] | None, Lift]]] = {}
 
 
-def _lowers(cls: type[Any]) -> dict[str, Lower | None]:
+def _lowers(cls: type[Any]) -> list[tuple[str, Lower | None]]:
     """How each field of a message class is lowered; None: as it is."""
     if cls not in _LOWERS:
-        _LOWERS[cls] = {name: _lower(hint) for name, hint in typing.get_type_hints(cls).items()}
+        _LOWERS[cls] = [(name, _lower(hint)) for name, hint in typing.get_type_hints(cls).items()]
     return _LOWERS[cls]
 
 
 def _lower_fields(message: Message, buffers: list[Buffer]) -> dict[str, Any]:
-    return {
-        name: getattr(message, name) if lower is None else lower(getattr(message, name), buffers)
-        for name, lower in _lowers(type(message)).items()
-    }
+    body = {}
+    for name, lower in _lowers(type(message)):
+        value = getattr(message, name)
+        body[name] = value if lower is None else lower(value, buffers)
+    return body
 
 
 def _lower(hint: Any) -> Lower | None:
@@ -75,8 +79,8 @@ def _lower_encoded(value: Encoded, buffers: list[Buffer]) -> Any:
     return [value.codec, list(value.shape), len(value.data)]
 
 
-def _as_lists(value: Any) -> Any:
-    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
+def _as_lists(value: tuple[Any, ...]) -> list[Any]:
+    return [_as_lists(item) if isinstance(item, tuple) else item for item in value]
 
 
 def from_frame(frame: Frame) -> Message:
@@ -98,24 +102,34 @@ def expect(answer: Message, *kinds: type[Any]) -> Message:
     return answer
 
 
-def _lifts(cls: type[Any]) -> dict[str, Lift]:
-    """How each field of a message class is lifted."""
+def _lifts(cls: type[Any]) -> list[tuple[str, type[Any] | None, Lift]]:
+    """How each field of a message class is lifted, and the type that needs no lifting."""
     if cls not in _LIFTS:
-        hints = typing.get_type_hints(cls)
-        _LIFTS[cls] = {name: _lift(hint, f"{cls.__name__}.{name}") for name, hint in hints.items()}
+        hints = typing.get_type_hints(cls).items()
+        _LIFTS[cls] = [(name, _plain_type(hint), _lift(hint, f"{cls.__name__}.{name}")) for name, hint in hints]
     return _LIFTS[cls]
+
+
+def _plain_type(hint: Any) -> type[Any] | None:
+    return hint if hint in PLAIN else None
 
 
 def _raise_fields(cls: type[Any], body: Any, buffers: Iterator[Buffer]) -> Any:
     lifts = _lifts(cls)
-    if not isinstance(body, dict) or body.keys() != lifts.keys():
+    if not isinstance(body, dict) or len(body) != len(lifts):
         raise PeerFault(f"{cls.__name__} with wrong fields")
-    return cls(**{name: lift(body[name], buffers) for name, lift in lifts.items()})
+    values = []
+    for name, plain, lift in lifts:
+        if name not in body:
+            raise PeerFault(f"{cls.__name__} with wrong fields")
+        value = body[name]
+        values.append(value if type(value) is plain else lift(value, buffers))
+    return cls(*values)
 
 
 def _lift(hint: Any, where: str) -> Lift:
     """What makes a value of the hint's type; `where` is for its complaints."""
-    if hint in (int, str, bool, float):
+    if hint in PLAIN:
         return _plain(hint, where)
     if hint == Buffer:
         return lambda value, buffers: _buffer(buffers, where)
@@ -128,7 +142,7 @@ def _lift(hint: Any, where: str) -> Lift:
         return lambda value, buffers: _dict(value, where)
     assert origin is tuple, "messages have no optional fields"
     if items[-1] is Ellipsis:
-        return _items(_lift(items[0], where), where)
+        return _items(_plain_type(items[0]), _lift(items[0], where), where)
     return _fixed([_lift(item, where) for item in items], where)
 
 
@@ -143,11 +157,11 @@ def _plain(hint: type[Any], where: str) -> Lift:
     return lift
 
 
-def _items(one: Lift, where: str) -> Lift:
+def _items(plain: type[Any] | None, one: Lift, where: str) -> Lift:
     def lift(value: Any, buffers: Iterator[Buffer]) -> Any:
         if not isinstance(value, list):
             raise PeerFault(f"{where} has the wrong type")
-        return tuple([one(item, buffers) for item in value])
+        return tuple([item if type(item) is plain else one(item, buffers) for item in value])
 
     return lift
 

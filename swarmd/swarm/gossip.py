@@ -22,6 +22,7 @@ from swarmd.swarm.membership import (
     SMALL_SWARM,
     Membership,
     heartbeat_interval,
+    is_near,
     rendezvous,
     summary_interval,
 )
@@ -31,6 +32,9 @@ from swarmd.values import Frame, PeerId
 log = logging.getLogger(__name__)
 
 ANNOUNCE_SECONDS = 5.0
+LOOKS_PER_HEARTBEAT = 8  # at who is near and not connected; at least every HEARTBEAT_SECONDS in a small swarm
+SECOND_WORD_SECONDS = 10.0  # after a peer's first heartbeat at the latest; by then it has met those near
+FIRST_SUMMARY_SECONDS = 20.0  # after the same; by then it knows its stage
 SUMMARY_CARDS = 16  # of a stage's peers in its summary
 CHANGE_SECONDS = 10.0  # between two summaries of a stage whose peers change
 SECOND_DIAL_SECONDS = 4.0  # the peer with the lower id dials; the other one steps in after this
@@ -87,12 +91,21 @@ class Gossip:
                     self._follow()
                     self._keep_in_touch()
                 await self._publish()
-                await asyncio.sleep(HEARTBEAT_SECONDS)
+                await asyncio.sleep(self._pause())
         finally:
             for task in self._dialling.values():
                 task.cancel()
             for topic in self._topics:
                 self._links.transport.unsubscribe(topic)
+
+    def _pause(self) -> float:
+        """Seconds until something may be due. In a large swarm, where everything is slower, one looks less often."""
+        if self._seen:
+            return HEARTBEAT_SECONDS
+        pause = heartbeat_interval(self._heard_from)
+        due = min(self._spoke + pause, self._summed_up + summary_interval(self._heard_from, len(self._works)))
+        wait = min(due - asyncio.get_running_loop().time(), pause / LOOKS_PER_HEARTBEAT)
+        return max(HEARTBEAT_SECONDS, wait)
 
     def _stage_topic(self, stage: int) -> str:
         return f"swarmd/{self._run}/stage/{stage}"
@@ -133,9 +146,15 @@ class Gossip:
         if stage < 0:
             return
         pause, long_pause = heartbeat_interval(self._heard_from), summary_interval(self._heard_from, len(self._works))
-        self._membership.heartbeat_seconds, self._membership.summary_seconds = pause, long_pause
+        edge = len(self._works) > 2 and stage in (0, len(self._works) - 1)  # those near hear one stage more
+        usual = heartbeat_interval(self._heard_from * 3 // 2) if edge else pause
+        self._membership.expect_every(usual, max(usual, long_pause))
+        first = self._spoke == -math.inf
         if now - self._spoke >= pause:
             self._spoke = now
+            if first:  # those who came at the same time may not hear it; nor is it known yet who sums up
+                self._spoke -= max(0.0, pause - SECOND_WORD_SECONDS)
+                self._summed_up = now + FIRST_SUMMARY_SECONDS - long_pause
             await self._links.transport.publish(self._stage_topic(stage), to_frame(self._next_card()))
         mine = self._membership.stage(stage)
         news = (len(mine), sum(card.moving >= 0 for card in mine))
@@ -160,9 +179,17 @@ class Gossip:
         return self._membership.own
 
     async def announce(self) -> None:
-        """Tells those near, as a request, that this peer's card changed."""
-        card = self._next_card()
-        await self._links.tell_all(self._near(), Announce(card), Ack, deadline_s=ANNOUNCE_SECONDS)
+        """Tells those near that this peer's card changed: with a greeting, if there was none yet, or as a request."""
+        announcement = Announce(self._next_card())
+        await asyncio.gather(*(self._announce_to(peer, announcement) for peer in self._near()))
+
+    async def _announce_to(self, peer: PeerId, announcement: Announce) -> None:
+        try:
+            async with asyncio.timeout(ANNOUNCE_SECONDS):
+                if not await self._links.introduce(peer):
+                    await self._links.ask(peer, announcement, Ack, deadline_s=None)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.debug("not announced to %s: %s", peer[-8:], trouble)
 
     async def _answer_announce(self, peer: PeerId, announce: Announce) -> Ack:
         if announce.card.peer != peer:
@@ -175,7 +202,7 @@ class Gossip:
         own = self._membership.own
         cards = [card for card in self._membership.cards() if card.peer != own.peer and card.state != "left"]
         if len(cards) > SMALL_SWARM:
-            cards = [card for card in cards if abs(card.stage - own.stage) <= 1]
+            cards = [card for card in cards if is_near(card, own.stage)]
         return [card.peer for card in cards[: 4 * SMALL_SWARM]]
 
     def _keep_in_touch(self) -> None:

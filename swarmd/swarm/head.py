@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 from collections import deque
+from collections.abc import Iterable
 
 from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused, SwarmError
@@ -62,8 +63,24 @@ class Head:
         self._running: dict[int, asyncio.Task[None]] = {}
         self._completed: set[int] = set()
         self._changed = Signal()
+        self._retired = False
         links.answers(Revoke, self._answer_revoke)
         journeys.tokens = lambda key: data.microbatch(*key)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything of its leases is to be done."""
+        return bool(self._pool or self._running)
+
+    def inherit(self, indices: Iterable[int]) -> None:
+        """Another head's sum is part of this one's: from now on this head reports what is in it."""
+        self._completed.update(indices)
+        self._changed.notify()
+
+    def retire(self) -> None:
+        """Gives up what isn't done yet, and begins nothing any more: the conductor gives it to others."""
+        self._retired = True
+        self._drop(self._history.version + 1, [*self._running, *(index for index, _ in self._pool)])
 
     async def run(self) -> None:
         """Trains step after step until the run is over."""
@@ -124,17 +141,18 @@ class Head:
         self._completed.add(key.index)
         self._running.pop(key.index, None)
         self._changed.notify()
+        self._journeys.changed.notify()  # for whoever waits until nothing is under way
 
     # ---------------------------------------------------------------------------------------------- conductor
 
     async def _fetch_leases(self, step: int) -> None:
         while True:
             want = self._slots() - len(self._running) - len(self._pool)
-            if want <= 0:
-                await self._changed.wait()
+            if want <= 0 or self._journeys.held_back:
+                await self._changed.wait(PULSE_SECONDS)
                 continue
             lease = await self._ask(step, want)
-            if lease is not None and lease.indices:
+            if lease is not None and lease.indices and not self._retired:
                 self._pool.extend((index, lease) for index in from_ranges(lease.indices, self._run.microbatches))
                 self._changed.notify()
 
@@ -167,11 +185,13 @@ class Head:
     async def _answer_revoke(self, conductor: PeerId, revoke: Revoke) -> Ack:
         """Others were faster with these: what isn't in the sum yet needn't come there."""
         if revoke.step == self._history.version + 1:
-            indices = from_ranges(revoke.indices, self._run.microbatches)
-            for index in indices:
-                if (journey := self._running.pop(index, None)) is not None:
-                    journey.cancel()
-                    self._journeys.give_up(HopId(revoke.step, index))
-            self._pool = deque(it for it in self._pool if it[0] not in indices)
-            self._changed.notify()
+            self._drop(revoke.step, from_ranges(revoke.indices, self._run.microbatches))
         return Ack()
+
+    def _drop(self, step: int, indices: list[int]) -> None:
+        for index in indices:
+            if (journey := self._running.pop(index, None)) is not None:
+                journey.cancel()
+                self._journeys.give_up(HopId(step, index))
+        self._pool = deque(it for it in self._pool if it[0] not in indices)
+        self._changed.notify()

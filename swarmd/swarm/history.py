@@ -61,6 +61,9 @@ class History:
         self._on_foreign: list[Callable[[PeerId], None]] = []
         self._on_relay: list[Callable[[PeerId, Commit], None]] = []
         self._on_restore: list[Callable[[], None]] = []
+        self._on_return: list[Callable[[Record], None]] = []
+        self.returned: Record | None = None  # the newest return that this peer has made
+        self.resumes = False  # the run goes on from what is on disks, and it isn't decided yet from where
         self._records: OrderedDict[int, Record] = OrderedDict()
         self.lock = asyncio.Lock()  # held while the version changes
         self._applying: set[asyncio.Task[None]] = set()
@@ -112,6 +115,10 @@ class History:
         """Calls back when the state was replaced by another version's or history's."""
         self._on_restore.append(callback)
 
+    def on_return(self, callback: Callable[[Record], None]) -> None:
+        """Calls back with a decided return to an earlier version."""
+        self._on_return.append(callback)
+
     def took_part(self, step: int) -> None:
         """This incarnation's sum is in the round of a step: if that becomes the record, it may be an acceptor of the
         next.
@@ -141,14 +148,19 @@ class History:
 
     def restore(self, record: Record | None, digest: str) -> None:
         """The parameters are now those after this record (None: the untrained ones), whatever they were before."""
-        # Steps after a version that is older than this peer's, or than its disk, are applied, and written, once more.
-        self._void(self.leaving if self.leaving is not None else record.step if record is not None else 0)
+        # Steps after a version that is older than this peer's, or than its disk, are applied, and written, once more;
+        # of a return, the step itself is.
+        returned = record is not None and bool(record.after)
+        self._void(self.leaving if self.leaving is not None else record.step - returned if record is not None else 0)
         if record is not None:
             self.version, self.record, self.record_hash = record.step, record, record.hash
             self._records = OrderedDict((step, it) for step, it in self._records.items() if step < record.step)
             self._records[record.step] = record
         self.digest, self.behind, self.ready, self.leaving = digest, False, True, None
-        self._contributed = []
+        self._contributed, self.resumes = [], False
+        if record is not None and returned:
+            self.returned = record
+            self._write(record)
         self.changes += 1
         for callback in self._on_restore:
             callback()
@@ -228,6 +240,9 @@ class History:
 
     async def _answer_commit(self, peer: PeerId, commit: Commit) -> Ack:
         record = record_from_plain(self._run, commit.record)
+        if record.after and record.hash != self.hash_at(record.step):
+            self._return(record)
+            return Ack()
         if self.hash_at(record.step) not in ("", record.hash):
             self._foreign(peer)
             raise Refused(f"another history: its record of step {record.step} is not ours")
@@ -237,12 +252,19 @@ class History:
         await self.adopt(record, peer)
         return Ack()
 
+    def _return(self, record: Record) -> None:
+        for callback in self._on_return:
+            callback(record)
+
     def _foreign(self, peer: PeerId) -> None:
         for callback in self._on_foreign:
             callback(peer)
 
     async def adopt(self, record: Record, source: PeerId) -> None:
         """Applies a record that someone decided, and those before it that are missing here."""
+        if record.after and record.hash != self.hash_at(record.step):
+            self._return(record)
+            return
         if self.on_ahead is not None and (self.behind or not self.ready):
             self.on_ahead(record, source)  # the state comes first
             return
@@ -318,16 +340,20 @@ class History:
         self._records[record.step] = record
         while len(self._records) > RECORDS_KEPT:
             self._records.popitem(last=False)
-        line = ledger_line(record, self._stage, digest)
+        self._write(record)
+        for callback in self._on_commit:
+            callback(record)
+        self.changed.notify()
+
+    def _write(self, record: Record) -> None:
+        """Puts the step that was just taken into the ledger."""
+        line = ledger_line(record, self._stage, self.digest)
         self._counts[record.step] = {name: line[name] for name in self.totals}
         while len(self._counts) > RECORDS_KEPT:
             self._counts.popitem(last=False)
         for name in self.totals:
             self.totals[name] += line[name]
         self._store.append_ledger(line)
-        for callback in self._on_commit:
-            callback(record)
-        self.changed.notify()
 
     def plain_record(self) -> dict[str, Any]:
         """The newest record, for those who start from this version; empty at version 0."""

@@ -47,6 +47,8 @@ class Joiner(Puller):
     async def reach_version(self, donors: Candidates, changed: Signal) -> None:
         """Brings the stage to the swarm's version: the whole state from donors, then gradient by gradient."""
         history = self._history
+        while history.resumes and self._newest().version == 0:  # nobody knows yet from where
+            await changed.wait(RETRY_SECONDS)
         goal = self._newest().version
         if goal == 0:
             history.restore(None, "")
@@ -78,6 +80,11 @@ class Joiner(Puller):
         self._loading = asyncio.create_task(work(), name="load state")
         await asyncio.shield(self._loading)
         self._is_here(manifest.version)
+
+    async def loaded(self) -> None:
+        """Returns when no state is being made this peer's: a load goes on though whoever began it was cancelled."""
+        if self._loading is not None:
+            await asyncio.wait({self._loading})
 
     async def _apply(self, backlog: Backlog) -> None:
         """Applies what was committed while the state came."""

@@ -10,7 +10,6 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig
@@ -36,8 +35,9 @@ from swarmd.swarm.messages import (
     hop_id,
 )
 from swarmd.swarm.ports import Compute
-from swarmd.swarm.retention import Answer, Retained
+from swarmd.swarm.retention import Answer
 from swarmd.swarm.signals import Signal
+from swarmd.swarm.work import Work
 from swarmd.values import BackwardResult, Buffer, Encoded, HopId, PeerId
 
 log = logging.getLogger(__name__)
@@ -47,27 +47,6 @@ ROOM_SECONDS = 5.0  # to tell someone that there is room
 
 OpenTokens = Callable[[HopId], Awaitable[Buffer]]
 """A microbatch's tokens, at a head."""
-
-
-@dataclass
-class Work:
-    """A hop under way at this peer."""
-
-    hop: HopId
-    custodian: PeerId  # "" at the head
-    nbytes: int
-    admitted: float  # loop time
-    state: str = "waiting"
-    since: float = 0.0
-    kept: Retained | None = None  # what was passed on
-    horizon_s: float = 0.0  # as its lease says
-    given_up: bool = False  # its custodian cancelled it: it will not be accumulated
-    subtract: bool = False  # the index is taken out of the sum
-    aside: bool = False  # nobody waits for an answer, and the index isn't on its way into the sum
-    task: asyncio.Task[Any] | None = None
-
-    def move(self, state: str) -> None:
-        self.state, self.since = state, asyncio.get_running_loop().time()
 
 
 class Journeys:
@@ -86,9 +65,10 @@ class Journeys:
         spawn: Spawn,
     ) -> None:
         self._run, self._limits, self._links, self._membership = run, limits, links, membership
-        self._history, self._compute, self._stage, self.spawn = history, compute, stage, spawn
+        self._history, self._compute, self.stage, self.spawn = history, compute, stage, spawn
         self.is_tail = stage == run.model.stages - 1
         self.changed = Signal()  # something finished, someone came or has room
+        self.entered = Signal()  # a hop began here
         self._books = Books()
         self.custodian = Custodian(
             links, membership, history, self.changed, stage, rng, spawn,
@@ -99,7 +79,9 @@ class Journeys:
         self.tokens: OpenTokens | None = None  # at a head
         self.frozen_step = 0  # whose sum takes nothing more at present: its hops wait
         self.settled_step = 0  # whose round has a whole result here
-        self.closed = False  # draining: nothing new is admitted
+        self.held_back = False  # paused or draining: nothing new is admitted
+        self.retiring = False  # draining: nothing is begun for rounds either
+        self.closed = False  # this peer leaves: whoever asks is refused
         self._work: dict[HopId, Work] = {}
         self._told_busy: dict[PeerId, None] = {}
         links.answers(Hop, self._answer_hop)
@@ -110,9 +92,9 @@ class Journeys:
     # ---------------------------------------------------------------------------------------------- holder
 
     async def _answer_hop(self, custodian: PeerId, hop: Hop) -> Gradient | NotFinite | Busy | Loss:
-        if self._stage == 0:
+        if self.stage == 0:
             raise Refused("the first stage takes no hops")
-        check_stage(hop.stage, self._stage)
+        check_stage(hop.stage, self.stage)
         if hop.evaluate:
             try:
                 return await self._evaluate(hop_id(hop), hop.tokens, hop.activation)
@@ -129,7 +111,7 @@ class Journeys:
         if work is None:
             if self.closed:
                 raise Refused("this peer takes no more hops")
-            if not self.has_room():
+            if not self.has_room() and not (self.held_back and self.book(key.step).has(key.index)):
                 self._told_busy[custodian] = None
                 return Busy(len(self._work))
             work = self._begin(key, custodian, hop.tokens, hop.activation, hop.again, hop.codec)
@@ -170,6 +152,7 @@ class Journeys:
         self._work[work.hop] = work
         work.task = asyncio.create_task(coroutine, name=f"hop {work.hop}")
         work.task.add_done_callback(lambda task: self._finish(work, task))
+        self.entered.notify()
 
     def _finish(self, work: Work, task: asyncio.Task[Any]) -> None:
         if self._work.get(work.hop) is work:
@@ -179,11 +162,26 @@ class Journeys:
             self._compute.forget(work.hop)
             if not work.aside:
                 self.retention.drop(work.hop)
+        self._offer_room()
+        self.changed.notify()
+
+    def hold_back(self, *, retiring: bool = False) -> None:
+        """From now on nothing new is admitted; what is under way comes to its end."""
+        self.held_back, self.retiring = True, retiring
+        self.changed.notify()
+
+    def go_on(self) -> None:
+        """Undoes `hold_back`."""
+        self.held_back = self.retiring = False
+        self._offer_room()
+        self.changed.notify()
+
+    def _offer_room(self) -> None:
+        """Whoever was told that there is no room is told that there is."""
         if self.has_room():
             for custodian in list(self._told_busy):
                 del self._told_busy[custodian]
                 self.spawn(self._tell_room(custodian))
-        self.changed.notify()
 
     async def _tell_room(self, custodian: PeerId) -> None:
         await self._links.tell_all([custodian], Room(self.room()), Ack, deadline_s=ROOM_SECONDS)
@@ -199,7 +197,7 @@ class Journeys:
                 tail = await self._compute.tail(key, tokens, activation, codec=codec, subtract=work.subtract)
                 gradient, counted, loss_sum = tail.gradient, tail.accumulated, tail.loss_sum
             else:
-                out = await self._compute.forward(key, tokens, activation, codec=self._codec(self._stage + 1))
+                out = await self._compute.forward(key, tokens, activation, codec=self._codec(self.stage + 1))
                 work.move("passed")
                 self.retention.drop(key)  # of an earlier journey, whose answer was evicted or didn't count
                 work.kept = self.retention.keep(
@@ -314,7 +312,7 @@ class Journeys:
 
         async def forward() -> Hop:
             try:
-                out = await self._compute.forward(key, tokens, activation, codec=self._codec(self._stage + 1))
+                out = await self._compute.forward(key, tokens, activation, codec=self._codec(self.stage + 1))
             finally:
                 self._compute.forget(key)  # no backward follows
             return self.message(key, tokens, out, again=True)
@@ -332,7 +330,7 @@ class Journeys:
         return answer
 
     async def _answer_locate(self, peer: PeerId, locate: Locate) -> Located:
-        check_stage(locate.stage, self._stage)
+        check_stage(locate.stage, self.stage)
         key = hop_id(locate)
         work = self._work.get(key)
         leaving = work is not None and work.subtract
@@ -370,12 +368,12 @@ class Journeys:
     ) -> Hop:
         """A hop for the next stage."""
         record, codec = self._history.record_hash, self._run.codecs.gradients
-        return Hop(key.step, key.index, record, again, evaluate, codec, tokens, out, horizon_s, self._stage + 1)
+        return Hop(key.step, key.index, record, again, evaluate, codec, tokens, out, horizon_s, self.stage + 1)
 
-    def peer_lost(self, peer: PeerId) -> None:
-        """A peer is gone, and its sum with it."""
+    def peer_lost(self, peer: PeerId, heir: PeerId = "") -> None:
+        """A peer is gone, and its sum with it, unless it has an heir."""
         self._told_busy.pop(peer, None)
-        self.custodian.peer_lost(peer)
+        self.custodian.peer_lost(peer, heir)
 
     async def _answer_room(self, holder: PeerId, room: Room) -> Ack:
         self.peer_has_room(holder)
@@ -394,7 +392,7 @@ class Journeys:
         if self.is_tail:
             tail = await self._compute.tail(key, tokens, activation, codec="fp32", evaluate=True)
             return Loss(tail.loss_sum, tail.tokens)
-        codec = self._codec(self._stage + 1)
+        codec = self._codec(self.stage + 1)
         out = await self._compute.forward(key, tokens, activation, codec=codec, evaluate=True)
         hop = self.message(key, tokens, out, again=False, evaluate=True)
         holder = await self.custodian.choose(hop)
@@ -405,6 +403,18 @@ class Journeys:
     def book(self, step: int) -> Book:
         """This peer's book of a step."""
         return self._books.of(step)
+
+    def hand_over(self, step: int) -> None:
+        """Another peer has this one's sum, and answers for it."""
+        self._books.forget(step)
+        self.changed.notify()
+
+    def give_up_all(self) -> int:
+        """Stops what is under way, as far as others finish it. Returns how many hops that are."""
+        passed = [work.hop for work in self._work.values() if work.state == "passed"]
+        for key in passed:
+            self.give_up(key)
+        return len(passed)
 
     def end_step(self, step: int) -> None:
         """The step has committed: forget its hops, and cancel what is still under way for it."""
@@ -438,8 +448,13 @@ class Journeys:
             return False
         return sum(work.nbytes for work in self._work.values()) < self._limits.in_flight_bytes
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way here."""
+        return bool(self._work)
+
     def room(self) -> int:
-        return max(0, self._limits.in_flight_hops - len(self._work))
+        return 0 if self.held_back else max(0, self._limits.in_flight_hops - len(self._work))
 
     def held_for(self) -> dict[PeerId, list[Work]]:
         """The hops of each custodian, for beats."""

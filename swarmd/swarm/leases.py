@@ -125,9 +125,14 @@ class Leases:
             pace = self._pace.get(head, now - since)
             self._pace[head] = pace + PACE_SMOOTHING * (now - since - pace)
 
-    def lose(self, head: PeerId) -> list[int]:
-        """A head is lost: its indices are free again, unless someone else has them, too. Returns them."""
+    def lose(self, head: PeerId, heir: PeerId = "") -> list[int]:
+        """A head is lost: its indices are free again, unless someone else has them, too; if an heir has its sum, only
+        those that it hadn't completed. Returns them.
+        """
         lost = [index for index, owner in self._completed.items() if owner == head]
+        if heir:
+            self._completed.update(dict.fromkeys(lost, heir))
+            lost = []
         for index in lost:
             del self._completed[index]
         return sorted([*self._free_again(lost), *self.withdraw(head)])

@@ -87,7 +87,10 @@ class Links:
         if isinstance(answer, SayHello):  # it lost sight of us between two connections
             self._greeted.discard(peer)
             await self.greet(peer)
-            answer = await self._ask(peer, message, *kinds, deadline_s=deadline_s, urgency=urgency)
+            answer = await self._ask(peer, message, SayHello, *kinds, deadline_s=deadline_s, urgency=urgency)
+            if isinstance(answer, SayHello):  # it greets, but is of no run yet: it is starting again
+                self._greeted.discard(peer)
+                raise PeerUnreachable(f"{peer[-8:]} has no run yet")
         self._membership.touch(peer, asyncio.get_running_loop().time())
         return cast("A", answer)
 
@@ -111,6 +114,15 @@ class Links:
             self._greetings[peer] = greeting
             greeting.add_done_callback(lambda done: self._greeting_done(peer, done))
         await asyncio.shield(greeting)
+
+    async def introduce(self, peer: PeerId) -> bool:
+        """Shakes hands with a peer that has never met this one on the present connection: so it has its card as it is
+        now. False if they have met, or are about to. Raises like `greet`.
+        """
+        if peer in self._greeted or peer in self._greetings:
+            return False
+        await self.greet(peer)
+        return True
 
     def _greeting_done(self, peer: PeerId, done: asyncio.Task[None]) -> None:
         del self._greetings[peer]

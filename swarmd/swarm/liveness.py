@@ -19,7 +19,8 @@ from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
 
-SWEEP_SECONDS = 0.5  # how often lateness is looked at
+SWEEP_SECONDS = 0.5  # how often lateness is looked at, while something may be late
+CALM_SWEEP_SECONDS = 2.0  # the same while nothing can be
 SEEK_SECONDS = 5.0  # between two tries to reach one that was dropped
 SOUGHT_AT_ONCE = 16
 SOUGHT_LIMIT = 256  # dropped peers that are looked for; the longest sought are given up first
@@ -50,14 +51,15 @@ class Liveness:
 
     def hear(self, card: Card) -> None:
         """Someone's card came, by handshake, announcement or gossip."""
+        if not self._membership.is_news(card):
+            return
         worked, before = self._membership.is_live(card.peer), self._membership.get(card.peer)
         generation = self._membership.generation
-        if not self._membership.hear(card, asyncio.get_running_loop().time()):
-            return
+        self._membership.hear(card, asyncio.get_running_loop().time())
         self._links.transport.learn(card.peer, card.addresses)
         self._heard(card)
         foreign = worked and not self._membership.fits(card)  # it goes over to another history
-        if card.state in ("left", "draining") or (worked and card.state == "joining") or foreign:
+        if card.state == "left" or (worked and card.state == "joining") or foreign:
             self._gone(card.peer)
         self._found(card)
         if self._membership.generation != generation or before is None or before.version != card.version:
@@ -116,11 +118,14 @@ class Liveness:
             log.info("peer %s is lost: %s", peer[-8:], trouble)
         self._gone(peer)
 
-    async def run(self, sweep: Callable[[float], None]) -> None:
-        """Drops the silent, and calls `sweep` with the time, until cancelled."""
+    async def run(self, sweep: Callable[[float], float]) -> None:
+        """Drops the silent, and calls `sweep`, until cancelled: with the time, for the time at which it must be called
+        again.
+        """
         loop = asyncio.get_running_loop()
+        due = 0.0
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.sleep(min(max(due - loop.time(), SWEEP_SECONDS), CALM_SWEEP_SECONDS))
             for card in self._membership.sweep(loop.time()):
                 peer = card.peer
                 if self._membership.is_spare(card):
@@ -133,4 +138,4 @@ class Liveness:
                 await self._links.transport.drop(peer)
                 self._gone(peer)
             self._seek_one(loop.time())
-            sweep(loop.time())
+            due = sweep(loop.time())

@@ -16,22 +16,27 @@ from swarmd.swarm.messages import Card, Summary
 from swarmd.values import PeerId
 
 HEARTBEAT_SECONDS = 2.0  # between heartbeats in a small swarm: a copy costs about 1 ms of CPU everywhere
-HEARD_PER_SECOND = 2.0  # heartbeats of different peers in a small swarm, and half as many in a large one, where the
-# mesh brings each of them about five times
+HEARD_PER_SECOND = 2.0  # heartbeats of different peers in a small swarm
+HEARD_SHARE = 0.25  # of that in the largest, where the mesh brings each of them about five times
 SUMMARIES_PER_SECOND = 0.5  # of different stages; each is as long as several heartbeats
 SILENCE_FLOOR_SECONDS = 12.0  # a peer silent for less is never dropped: a busy laptop stalls for seconds
 SILENCE_FLOOR_HEARTBEATS = 3.0  # ... nor one that was to speak no more than so often meanwhile
 SILENCE_CEILING_SECONDS = 120.0
 SILENCE_CEILING_HEARTBEATS = 4.0
 SILENCE_DEVIATIONS = 8.0
-LOOK_SECONDS = 5.0  # between two looks at who is silent, unless one is due earlier
 RHYTHM_SMOOTHING = 0.2  # weight of the newest interval
 SMALL_SWARM = 48  # peers up to which everyone knows, and keeps in touch with, everyone
 FEW = 3  # of a stage's peers that are known far from it in a large swarm: enough that one of them lives
 MEMBERS_LIMIT = 4096  # cards remembered; the longest unheard go first
 
-AT_WORK = ("waiting", "serving")
-"""States in which a peer takes hops and takes part in rounds."""
+ADMITTING = ("waiting", "serving")
+"""States in which a peer takes hops."""
+
+AT_WORK = (*ADMITTING, "paused", "draining")
+"""States in which a peer has its stage's state and takes part in rounds, and in the end of what it has begun."""
+
+STAYING = (*ADMITTING, "paused")
+"""Of these, those of whoever doesn't mean to leave."""
 
 
 @dataclass
@@ -66,7 +71,7 @@ class Member:
 
 def heartbeat_interval(peers_heard: int) -> float:
     """Seconds between heartbeats, so that nobody receives more than HEARD_PER_SECOND of them."""
-    many = 2 * peers_heard - SMALL_SWARM
+    many = SMALL_SWARM + (peers_heard - SMALL_SWARM) / HEARD_SHARE
     return max(HEARTBEAT_SECONDS, peers_heard / HEARD_PER_SECOND, many / HEARD_PER_SECOND)
 
 
@@ -126,7 +131,7 @@ class Membership:
     def __init__(self, own: Card) -> None:
         self._own = own
         self.fits: Callable[[Card], bool] = lambda card: True  # whether it is of this peer's history; `Forks` sets it
-        self.heartbeat_seconds = self.summary_seconds = HEARTBEAT_SECONDS  # how often others speak; `Gossip` sets it
+        self._heartbeat_seconds = self._summary_seconds = HEARTBEAT_SECONDS  # how often others speak
         self._members: dict[PeerId, Member] = {}
         self._reported: dict[int, Summary] = {}  # of each stage
         self.generation = 0  # grows whenever someone comes, goes, or changes stage, state or history
@@ -134,8 +139,9 @@ class Membership:
         self._live: list[PeerId] = []  # everyone not suspect
         self._kin: list[PeerId] = []  # of those, who is of this peer's history
         self._at_work: dict[int, list[PeerId]] = {}  # of those, who is at work, by stage
+        self._stage_cards: dict[int, list[Card]] = {}  # of those, until one of them changes
         self._newest: PeerId | None = None  # of the kin, who has the highest version; None: not known
-        self._look_at = 0.0  # loop time until which nobody can have become silent
+        self._look_at = math.inf  # loop time until which nobody can have become silent
         self._change(own.peer)
 
     @property
@@ -145,14 +151,18 @@ class Membership:
     @own.setter
     def own(self, card: Card) -> None:
         before, self._own = self._own, card
+        self._stage_cards.pop(card.stage, None)
         if _role(card) != _role(before):
             self._change(card.peer)
+        if card.stage != before.stage:
+            self._look_at = -math.inf  # others are near now
         if card.version != before.version:
             self._newest = None
 
     def _change(self, peer: PeerId) -> None:
         """A peer came, went, or counts elsewhere than before: it is put into its place among the others."""
         self.generation += 1
+        self._stage_cards.clear()
         self._remove(peer)
         member = self._members.get(peer)
         if peer != self._own.peer and (member is None or member.suspect):
@@ -194,32 +204,37 @@ class Membership:
     def _card(self, peer: PeerId) -> Card:
         return self._own if peer == self._own.peer else self._members[peer].card
 
+    def is_news(self, card: Card) -> bool:
+        """Whether a card is newer than what is known of its peer."""
+        member = self._members.get(card.peer)
+        if member is None:
+            return card.peer != self._own.peer
+        return (card.incarnation, card.sequence) > (member.card.incarnation, member.card.sequence)
+
     def hear(self, card: Card, now: float) -> bool:
         """Takes in a card. False if we knew a newer one. A newer one lifts suspicion."""
-        if card.peer == self.own.peer:
+        if not self.is_news(card):
             return False
         member = self._members.get(card.peer)
         if member is None:
             self._make_room()
-            self._members[card.peer] = Member(card, now)
+            member = self._members[card.peer] = Member(card, now)
+            self._expect(member)
             self._change(card.peer)
             return True
-        known = (member.card.incarnation, member.card.sequence)
-        if (card.incarnation, card.sequence) <= known:
-            return False
         if card.incarnation == member.card.incarnation and not member.suspect:
             member.rhythm.observe(now - member.heard)
         before = member.card
         changed = member.suspect or _role(card) != _role(before)
         member.card, member.heard, member.suspect = card, now, False
+        self._stage_cards.pop(card.stage, None)
         if changed or member.fits != self.fits(card):
             self._change(card.peer)
         elif card.version < before.version:
             self._newest = None
         elif member.fits:
             self._advance(card)
-        if card.state == "left":
-            self._look_at = now
+        self._expect(member)
         return True
 
     def report(self, summary: Summary) -> None:
@@ -232,6 +247,17 @@ class Membership:
     def summaries(self) -> dict[int, Summary]:
         """The last of each stage."""
         return self._reported
+
+    def _expect(self, member: Member) -> None:
+        """A card came: by when the next word is due. A word that comes without a card only puts that off."""
+        due = member.heard if member.card.state == "left" else member.heard + self._patience(member)
+        self._look_at = min(self._look_at, due)
+
+    def expect_every(self, heartbeat_seconds: float, summary_seconds: float) -> None:
+        """How often those near are to speak, and those far away to be spoken of."""
+        if heartbeat_seconds < self._heartbeat_seconds or summary_seconds < self._summary_seconds:
+            self._look_at = -math.inf  # who was not late before may be now
+        self._heartbeat_seconds, self._summary_seconds = heartbeat_seconds, summary_seconds
 
     def _make_room(self) -> None:
         if len(self._members) >= MEMBERS_LIMIT:
@@ -264,13 +290,12 @@ class Membership:
         for card in dropped:
             del self._members[card.peer]
             self._change(card.peer)
-        due = min((it.heard + self._patience(it) for it in self._members.values()), default=math.inf)
-        self._look_at = min(due, now + LOOK_SECONDS)
+        self._look_at = min((it.heard + self._patience(it) for it in self._members.values()), default=math.inf)
         return dropped
 
     def _patience(self, member: Member) -> float:
-        near = abs(member.card.stage - self._own.stage) <= 1
-        usual = self.heartbeat_seconds if near else self.summary_seconds
+        near = is_near(member.card, self._own.stage)
+        usual = self._heartbeat_seconds if near else self._summary_seconds
         floor = max(SILENCE_FLOOR_SECONDS, SILENCE_FLOOR_HEARTBEATS * usual)
         ceiling = max(SILENCE_CEILING_SECONDS, SILENCE_CEILING_HEARTBEATS * usual)
         return member.rhythm.limit(SILENCE_DEVIATIONS, floor, ceiling)
@@ -308,11 +333,21 @@ class Membership:
 
     def stage(self, stage: int) -> list[Card]:
         """The cards of a stage's peers at work, oneself included."""
-        return [self._card(peer) for peer in self._at_work.get(stage, ())]
+        if stage not in self._stage_cards:
+            self._stage_cards[stage] = [self._card(peer) for peer in self._at_work.get(stage, ())]
+        return list(self._stage_cards[stage])
+
+    def admitting(self, stage: int) -> list[Card]:
+        """Of these, the cards of those that take hops."""
+        return [card for card in self.stage(stage) if card.state in ADMITTING]
+
+    def staying(self, stage: int) -> list[Card]:
+        """Of a stage's peers at work, the cards of those that don't drain."""
+        return [card for card in self.stage(stage) if card.state in STAYING]
 
     def near(self, stage: int) -> int:
         """How many peers are of a stage or its neighbours, oneself included, whatever they do."""
-        return sum(1 for peer in self._live if abs(self._card(peer).stage - stage) <= 1)
+        return sum(1 for peer in self._live if is_near(self._card(peer), stage))
 
     def unseen(self, stage: int) -> int:
         """How many peers at work a stage has, by its summary, besides those that are known here."""
@@ -331,13 +366,29 @@ class Membership:
         return member is not None and not member.suspect and member.card.state in AT_WORK and self.fits(member.card)
 
     def is_spare(self, card: Card) -> bool:
-        """Whether a peer needn't be known here: it is far away in a large swarm, and others of its stage are known."""
-        far = abs(card.stage - self._own.stage) > 1
-        return far and self.population() > SMALL_SWARM and len(self.stage(card.stage)) >= FEW
+        """Whether a peer needn't be known here: it is far away in a large swarm, and others of its stage are known. A
+        newcomer that only asked here for its place has found one: were that near, it would have said so.
+        """
+        if self.population() <= SMALL_SWARM:
+            return False
+        far = not is_near(card, self._own.stage)
+        return far and (card.stage < 0 or len(self._at_work.get(card.stage, ())) >= FEW)
+
+    def held_back(self, stages: int) -> str:
+        """What is lacking where a stage's peers at work all take no hops, in a sentence; "" if nowhere."""
+        for stage in range(stages):
+            if self._at_work.get(stage) and not self.admitting(stage):
+                return f"a peer of stage {stage} that takes work: all of them are paused or draining"
+        return ""
 
     def missing_stages(self, stages: int) -> list[int]:
         """Stages without a single peer at work."""
         return [stage for stage in range(stages) if not self._at_work.get(stage)]
+
+
+def is_near(card: Card, stage: int) -> bool:
+    """Whether a peer is of a stage or its neighbours. One that has no place yet is near nobody."""
+    return card.stage >= 0 and abs(card.stage - stage) <= 1
 
 
 def _role(card: Card) -> tuple[int, int, str]:

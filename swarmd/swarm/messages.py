@@ -58,7 +58,7 @@ class Card:
     sequence: int  # grows with every heartbeat of an incarnation
     addresses: tuple[str, ...]
     stage: int  # -1: none yet
-    state: str  # joining | waiting | serving | draining | finished | left
+    state: str  # joining | waiting | serving | paused | draining | finished | left
     version: int
     record: str  # hash of the newest commit record it applied
     tokens: int  # target tokens trained in the history that led there: of two histories as long, the greater wins
@@ -75,6 +75,7 @@ class Card:
     rested: bool = True  # it hasn't moved lately, and may again
     has_data: bool = True  # it could be a head, as far as it knows
     measured: bool = False  # service_seconds is of enough microbatches to place peers by it
+    heir: PeerId = ""  # to whom a peer that left has handed its sum of the present step
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ class Place:
     stage: int
     cards: tuple[Card, ...]
     founder: PeerId = ""  # who began the run: the one acceptor of its first record
+    resumes: bool = False  # the run goes on from what is on disks, once it is decided from where: wait for that
 
 
 @dataclass(frozen=True)
@@ -392,6 +394,46 @@ class Wished:
 
     likely: bool
     why: str = ""
+
+
+# ------------------------------------------------------------------------------------------------- what is on disks
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A checkpoint on a peer's disk, whole."""
+
+    version: int
+    stage: int
+    state: str  # names it: `Record.state` of its record
+
+
+@dataclass(frozen=True)
+class AskStock:
+    """What of the run is on your disk? Answered with `Stock`, which takes the time to read it all once."""
+
+
+@dataclass(frozen=True)
+class Stock:
+    """Every whole checkpoint on a disk, of any stage."""
+
+    kept: tuple[Kept, ...]
+    has_data: bool  # its peer could be a head
+
+
+@dataclass(frozen=True)
+class AskCopy:
+    """Someone wants a checkpoint. Answered with a `Snapshot`, or a refusal."""
+
+    kept: Kept
+
+
+@dataclass(frozen=True)
+class AskPiece:
+    """Answered with the `Chunk` of a checkpoint, or a refusal."""
+
+    kept: Kept
+    number: int
 
 
 # ------------------------------------------------------------------------------------------------- sets of indices

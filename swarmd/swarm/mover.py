@@ -10,7 +10,7 @@ nobody: a mover that can't leave any more by then stays, and asks again or gives
 import logging
 from collections.abc import Awaitable, Callable
 
-from swarmd.config import LimitsConfig, ModelConfig, RunConfig
+from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.assembly import Assembly
 from swarmd.swarm.backlog import Backlog, Entry, Missed
@@ -19,12 +19,12 @@ from swarmd.swarm.conductor import Conductor
 from swarmd.swarm.download import Candidates
 from swarmd.swarm.history import History
 from swarmd.swarm.links import Links
-from swarmd.swarm.membership import AT_WORK, Membership
+from swarmd.swarm.membership import STAYING, Membership
 from swarmd.swarm.messages import AskMove, Card, Wished
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.pulling import Puller
 from swarmd.swarm.signals import Signal
-from swarmd.swarm.statesync import Manifest
+from swarmd.swarm.statesync import Manifest, model_elements
 from swarmd.values import Buffer
 
 log = logging.getLogger(__name__)
@@ -35,12 +35,6 @@ RETRY_SECONDS = 1.0  # when nobody gives the state, or nobody leads
 
 Arrive = Callable[[int], Awaitable[Assembly]]
 """Opens a stage on this peer's device. Raises ConfigError if it can't."""
-
-
-def model_elements(model: ModelConfig) -> int:
-    """Elements of the whole model, which no stage's gradient exceeds: the size of a stage that isn't open here."""
-    block = 4 * model.hidden**2 + 3 * model.hidden * model.ffn + 2 * model.hidden
-    return (2 * model.vocabulary + 1) * model.hidden + model.layers * block
 
 
 class Mover(Puller):
@@ -92,8 +86,9 @@ class Mover(Puller):
     def _may_leave(self, record: Record) -> bool:
         """Whether it can still be spared, and isn't needed to finish: the record was decided some time ago."""
         own, gone = self._membership.own, [move.peer for move in record.moves]
-        staying = [card.peer for card in self._membership.stage(self.move.source) if card.peer not in (own.peer, *gone)]
-        return bool(staying) and own.state in AT_WORK and self._history.leaving is None and not self._history.finished
+        gone.append(own.peer)
+        staying = [card.peer for card in self._membership.staying(self.move.source) if card.peer not in gone]
+        return bool(staying) and own.state in STAYING and self._history.leaving is None and not self._history.finished
 
     def _check_able(self) -> None:
         """Raises Refused when, at its old stage, there is no sense in moving any more."""
@@ -101,7 +96,7 @@ class Mover(Puller):
             return
         if self._history.finished:
             raise Refused("the run is over")
-        if self._membership.own.state not in AT_WORK or self._history.behind:
+        if self._membership.own.state not in STAYING or self._history.behind:
             raise Refused(f"this peer has lost touch with stage {self.move.source} itself; try again later")
 
     # ---------------------------------------------------------------------------------------------- the grant

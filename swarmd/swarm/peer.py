@@ -8,42 +8,48 @@ import asyncio
 import dataclasses
 import functools
 import logging
+import math
 import random
-from collections import Counter
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig, fingerprint
-from swarmd.errors import ConfigError, SwarmError
-from swarmd.status import HopRow, PeerRow, PeerState, Queues
+from swarmd.errors import ConfigError, Refused, SwarmError
+from swarmd.status import PeerState
+from swarmd.swarm.arriving import Arriving
 from swarmd.swarm.assembly import Assembly
 from swarmd.swarm.averaging import Rounds
 from swarmd.swarm.balancer import MEASURED_TASKS, Balancer, Outlook, rest_seconds
 from swarmd.swarm.ballots import Ballots
 from swarmd.swarm.commit import Record
 from swarmd.swarm.conductor import Conductor
+from swarmd.swarm.copies import Copies
+from swarmd.swarm.disks import Disks
 from swarmd.swarm.donor import Donor
+from swarmd.swarm.drain import Drain, Drained
 from swarmd.swarm.forks import Forks
 from swarmd.swarm.gossip import Gossip
-from swarmd.swarm.history import History
+from swarmd.swarm.history import RECORDS_KEPT, History
 from swarmd.swarm.joiner import Joiner
 from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
 from swarmd.swarm.liveness import Liveness
-from swarmd.swarm.membership import AT_WORK, Membership, peer_rows
+from swarmd.swarm.membership import ADMITTING, AT_WORK, Membership
 from swarmd.swarm.messages import Card
 from swarmd.swarm.placing import Places
 from swarmd.swarm.ports import Compute, Store
-from swarmd.swarm.pulling import Progress
+from swarmd.swarm.returns import Returns
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.switch import OpenStage, Switch
+from swarmd.swarm.view import View
 from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)
 
 LINGER_SECONDS = 20.0  # at the end of the run, for peers that haven't heard of the last commit
-KEEP_UP_SECONDS = 2.0  # between two looks at who is ahead, unless a card says so earlier
-REFRESH_SECONDS = 2.0  # between two looks at this peer's own figures, unless someone is told of them earlier
+KEEP_UP_SECONDS = 2.0  # between two looks at those who are ahead or of another history, unless a card comes earlier
+CALM_SECONDS = 10.0  # the same while nobody is
+REFRESH_SECONDS = 5.0  # between two looks at this peer's own figures, unless someone is told of them earlier
 
 
 class Peer:
@@ -60,11 +66,14 @@ class Peer:
         rng: random.Random,
         *,
         stage: int | None,
+        used: int | None = None,
         entries: Sequence[PeerId] = (),
+        resume: bool = False,
     ) -> None:
         self.run_config, self._limits, self.links, self.membership = run, limits, links, membership
         self._store, self._wanted = store, stage
-        self._entries = tuple(entries)  # peers through which this one came; none: it founds the run
+        self._resume = resume
+        self.entries = tuple(entries)  # peers through which this one came; none: it founds the run
         self.changed = Signal()
         self.history = History(run, links, store)
         self.forks = Forks(run, links, membership, self.history, rng)
@@ -79,40 +88,44 @@ class Peer:
         )
         outlook = Outlook(run, membership)
         self.gossip = Gossip(fingerprint(run), outlook.works, links, membership, self.liveness.hear, self._refresh)
-        self._places = Places(run, links, membership, self.history, self.liveness.hear, self._entries, outlook)
+        self._places = Places(run, links, membership, self.history, self.liveness.hear, self.entries, outlook, used)
         self.stage: int | None = None
         self.state: PeerState = "joining"
-        self.began: float | None = None  # loop time when this peer began to serve
         history, changed = self.history, self.changed
+        self.disks = Disks(run, links, membership, store)
+        self.returns = Returns(run, links, membership, history, self.disks, changed, limits.stage_lost_timeout_s)
+        self.copies = Copies(run, limits, membership, history, self.disks, store, changed)
         self.ballots = Ballots(run, links, membership, history, rng, limits.fork_timeout_s)
         self.conductor = Conductor(
-            run, links, membership, history, self._validate, changed, self.spawn, self.ballots, rng, outlook
-        )
-        self._switch = Switch(
             run,
-            limits,
             links,
             membership,
             history,
-            self.conductor,
-            open_stage,
-            rng,
+            self._validate,
             changed,
-            self._places,
-            start=self._start,
-            set_card=self._set,
-            announce=self._announce,
+            self.spawn,
+            self.ballots,
+            rng,
+            self.returns,
+            outlook,
         )
+        self.switch = Switch(
+            run, limits, links, membership, history, self.conductor, open_stage, rng, changed, self._places,
+            start=self._start, set_card=self._set, announce=self._announce,
+        )  # fmt: skip
         self.balancer = Balancer(
-            run, membership, history, outlook, changed, rng, move=functools.partial(self._switch.move, balance=True)
+            run, membership, history, outlook, changed, rng, move=functools.partial(self.switch.move, balance=True)
         )
+        ways = (membership, history, self.returns, self.switch, changed)
+        self.arriving = Arriving(*ways, self.donors, set_card=self._set, announce=self._announce)
+        self.view = View(self, self._refresh)
         self._group: asyncio.TaskGroup | None = None
-        self.validation_loss: float | None = None  # the newest
+        self.drainage: Drain | None = None  # this peer leaves
         self._beside: set[asyncio.Task[None]] = set()  # what `spawn` started
-        self._done = 0  # microbatches accumulated here
         self._refreshed = 0.0  # loop time at which the figures on this peer's card were brought up to date
         if not entries:
             self.history.founder, self.history.founded = membership.own.peer, True
+            self.history.resumes = resume
         self.history.on_commit(self._committed)
         self.history.on_restore(self._restored)
 
@@ -133,7 +146,7 @@ class Peer:
 
     @property
     def _assembly(self) -> Assembly | None:
-        return self._switch.assembly
+        return self.switch.assembly
 
     @property
     def journeys(self) -> Journeys | None:
@@ -148,11 +161,11 @@ class Peer:
         return self._assembly.donor if self._assembly is not None else None
 
     @property
-    def _joiner(self) -> Joiner | None:
+    def joiner(self) -> Joiner | None:
         return self._assembly.joiner if self._assembly is not None else None
 
     @property
-    def _compute(self) -> Compute | None:
+    def compute(self) -> Compute | None:
         return self._assembly.compute if self._assembly is not None else None
 
     # ---------------------------------------------------------------------------------------------- life
@@ -170,13 +183,15 @@ class Peer:
                 await self._serve()
             finally:
                 self._group = None
-                self._close()
+                self.switch.close()
+                self.history.close()
                 for task in list(self._beside):
                     task.cancel()
 
     async def _join(self) -> None:
         """Finds a stage and brings it to the swarm's version."""
-        switch, places = self._switch, self._places
+        tail = self._store.ledger_tail(RECORDS_KEPT)
+        switch, places = self.switch, self._places
         stage = await places.find(self._wanted, self.changed)
         try:
             assembly = await switch.open(stage)
@@ -187,24 +202,43 @@ class Peer:
             log.warning("not a head: %s", trouble)
             places.has_data = False
             assembly = await switch.open(await places.find(self._wanted, self.changed))
-        await self.gossip.announce()
-        await assembly.joiner.reach_version(self._donors, self.changed)
+        if self.history.resumes or self.membership.newest().version > 0:  # else it serves at once, and says so
+            await self.gossip.announce()
+        if self.history.resumes and self._founds():
+            record = await self.returns.found()
+            await self.history.adopt(record, self.membership.own.peer)
+            self.spawn(self.returns.tell(record))
+        await self.arriving.reach(assembly)
+        await self.forks.mend_ledger(self._store, tail)
 
-    def _donors(self) -> list[PeerId]:
-        return self._switch.donors(self.membership.own.stage)
+    def _founds(self) -> bool:
+        """Whether a run that is to be resumed waits for this peer to decide from where: it was told to resume it, and
+        nobody else does.
+        """
+        others = {card.peer for card in self.membership.cards()} - {self.membership.own.peer}
+        return self._resume and self.history.founder not in others
+
+    def donors(self) -> list[PeerId]:
+        return self.switch.donors(self.membership.own.stage)
 
     async def _rejoin(self) -> None:
         """Fetches the whole state anew. Meanwhile this peer is in no plan, like a newcomer."""
-        assert self._joiner is not None
+        assert self._assembly is not None
         self._set(state="joining")
         await self.gossip.announce()
-        await self._joiner.reach_version(self._donors, self.changed)
+        await self.arriving.reach(self._assembly)
+        await self._serve_again()
+
+    async def _serve_again(self) -> None:
+        """This peer was away from the swarm's version, and is there again."""
+        assert self._assembly is not None
+        self._assembly.serve()
         if not self.history.finished:
-            self._set(state="serving")
-            await self.gossip.announce()
+            self._set(state="paused" if self.journeys is not None and self.journeys.held_back else "serving")
+            await self._announce()
 
     async def _serve(self) -> None:
-        self.began = asyncio.get_running_loop().time()
+        self.view.began = asyncio.get_running_loop().time()
         self._set(state="serving")
         await self.gossip.announce()
         assert self._assembly is not None
@@ -230,7 +264,10 @@ class Peer:
     async def _keep_up(self) -> None:
         """Asks for records when others are ahead, and for the whole state when gradients are gone."""
         while not self.history.finished:
-            if self._switch.between:  # `Mover` brings this peer up
+            if self.returns.due is not None:
+                await self.arriving.go_back()
+                await self._serve_again()
+            if self.switch.between:  # `Mover` brings this peer up
                 await self.changed.wait(KEEP_UP_SECONDS)
                 continue
             if self.history.behind:
@@ -239,36 +276,67 @@ class Peer:
             if newest.version > self.history.version:
                 await self.history.catch_up(newest.peer, newest.version)
             await self._cross_over()
-            await self.changed.wait(KEEP_UP_SECONDS)
+            calm = self.membership.newest().version <= self.history.version and not self.membership.foreign()
+            await self.changed.wait(CALM_SECONDS if calm else KEEP_UP_SECONDS)
 
     async def _cross_over(self) -> None:
         """If another history wins over this peer's, it goes on in that one."""
         if (way := await self.forks.look()) is None:
             return
-        if self._switch.between:  # it has left its stage meanwhile
+        if self.switch.between:  # it has left its stage meanwhile
             self.history.leaving = None
             return
-        assert self._joiner is not None and self._compute is not None
+        assert self.joiner is not None and self.compute is not None
         state = self.state
         self._set(state="joining")
         await self.gossip.announce()
-        await self.forks.cross(way, self._joiner, self._compute)
+        await self.forks.cross(way, self.joiner, self.compute)
         newest = self.membership.newest()
         await self.history.catch_up(newest.peer, newest.version)
         self._set(state=state)
         self._refresh()
         await self.gossip.announce()
 
-    async def leave(self) -> None:
-        """Says goodbye."""
+    # ------------------------------------------------------------------------------------- pausing, leaving
+    async def pause(self) -> None:
+        """Takes no more hops, finishes those it has, and goes on taking part in rounds. Raises Refused."""
+        if self.journeys is None or self.switch.mover is not None or self.state not in (*ADMITTING, "paused"):
+            raise Refused(f"this peer is {self.state}, or moves; only one that stays where it serves can pause")
+        self.journeys.hold_back()
+        self._set(state="paused")
+        await self._announce()
+
+    async def resume(self) -> None:
+        """Takes hops again. Raises Refused."""
+        if self.journeys is None or self.state != "paused":
+            raise Refused(f"this peer is not paused: it is {self.state}")
+        self.journeys.go_on()
+        self._set(state="serving")
+        await self._announce()
+
+    async def drain(self, bound_s: float) -> Drained:
+        """Ends its work here within a bound, so that nothing of it is lost, and says goodbye."""
+        if self.switch.mover is not None:
+            self.switch.give_up()
+        drained = Drained()
+        if self._assembly is not None and self.state in AT_WORK and not self.history.behind:
+            self._assembly.journeys.hold_back(retiring=True)
+            self._set(state="draining")
+            self.spawn(self._announce())
+            self.drainage = Drain(
+                self.membership, self.history, self.conductor, self._assembly, self.run_config.model.stages,
+                self._save, bound_s,
+            )  # fmt: skip
+            drained = await self.drainage.run()
+        await self.leave(drained.heir)
+        return drained
+
+    async def leave(self, heir: PeerId = "") -> None:
+        """Says goodbye, and who has this peer's sum, if anyone has."""
         if self.journeys is not None:
             self.journeys.closed = True
-        self._set(state="left")
+        self._set(state="left", heir=heir)
         await self.gossip.announce()
-
-    def _close(self) -> None:
-        self._switch.close()
-        self.history.close()
 
     async def _announce(self) -> None:
         """This peer is somewhere else, or in another state."""
@@ -284,12 +352,12 @@ class Peer:
         """Goes to another stage; returns when it serves there. Raises Refused, with a sentence, if it stays. Cancelling
         it gives the move up, unless a record has granted it.
         """
-        await self._switch.move(stage)
+        await self.switch.move(stage)
 
     @property
     def moving_to(self) -> int | None:
         """The stage that this peer is on its way to: whoever counts replicas that stay, counts without it."""
-        return self._switch.mover.target if self._switch.mover is not None else None
+        return self.switch.mover.target if self.switch.mover is not None else None
 
     def _set(self, **changes: Any) -> None:
         """Changes this peer's card."""
@@ -303,7 +371,8 @@ class Peer:
     # ---------------------------------------------------------------------------------------------- others
 
     def _heard(self, card: Card) -> None:
-        if self.journeys is not None and card.room > 0 and self.membership.is_live(card.peer):
+        next_one = self.journeys is not None and card.stage == self.journeys.stage + 1
+        if self.journeys is not None and next_one and card.room > 0 and self.membership.is_live(card.peer):
             self.journeys.peer_has_room(card.peer)
 
     def _suspected(self, peer: PeerId) -> None:
@@ -311,28 +380,35 @@ class Peer:
             self.journeys.custody.disconnected(peer)
 
     def _gone(self, peer: PeerId) -> None:
+        """Its sum is lost with it, unless it said to whom it has handed it."""
+        card = self.membership.get(peer)
+        heir = card.heir if card is not None and card.state == "left" else ""
+        heir = heir if heir != peer and self.membership.is_live(heir) else ""
         if self.journeys is not None:
-            self.journeys.peer_lost(peer)
-        self.conductor.peer_lost(peer)
+            self.journeys.peer_lost(peer, heir)
+        self.conductor.peer_lost(peer, heir)
         self.changed.notify()
 
-    def _sweep(self, now: float) -> None:
-        """What is looked at twice a second."""
+    def _sweep(self, now: float) -> float:
+        """Looks at whatever may be late. Returns the loop time at which more may be."""
+        due = math.inf
         if self.journeys is not None:
-            self.journeys.custody.sweep(now, self.journeys.custodian.rival_seconds)
-        self.conductor.sweep(now)
+            due = self.journeys.custody.sweep(now, self.journeys.custodian.rival_seconds)
+        due = min(due, self.conductor.sweep(now))
         if self._donor is not None:
             self._donor.sweep(now)
         self.forks.sweep(now)
+        self.returns.sweep()
         if now - self._refreshed >= REFRESH_SECONDS:
             self._refresh()
+        return due
 
     def _refresh(self) -> None:
         """Keeps the figures on this peer's card current, for handshakes and heartbeats."""
-        if self._compute is None or self.journeys is None:
+        if self.compute is None or self.journeys is None:
             return
         self._refreshed = asyncio.get_running_loop().time()
-        progress, queues = self._compute.progress(), self.journeys.queues()
+        progress, queues = self.compute.progress(), self.journeys.queues()
         self.membership.own = dataclasses.replace(
             self.membership.own,
             addresses=self.links.transport.addresses(),
@@ -344,8 +420,8 @@ class Peer:
             in_flight=queues.total(),
             room=self.journeys.room(),
             service_seconds=progress.forward_seconds + progress.backward_seconds,
-            microbatches_per_second=self.microbatches_per_second(),
-            rested=self._refreshed - self._switch.arrived >= rest_seconds(self.run_config.rebalance_seconds),
+            microbatches_per_second=self.view.microbatches_per_second(),
+            rested=self._refreshed - self.switch.arrived >= rest_seconds(self.run_config.rebalance_seconds),
             has_data=self._places.has_data,
             measured=progress.counter >= MEASURED_TASKS,
         )
@@ -354,9 +430,10 @@ class Peer:
 
     def _restored(self) -> None:
         """Another version, or another history, is this peer's state now."""
-        if self.journeys is not None and self._rounds is not None:
-            self.journeys.abandon()
-            self._rounds.abandon()
+        if self._assembly is not None:
+            self._assembly.journeys.abandon()
+            self._assembly.rounds.abandon()
+            self._assembly.handovers.end_step()
             self.ballots.forget()
         if self._donor is not None:
             self._donor.forget()
@@ -364,13 +441,15 @@ class Peer:
         self.changed.notify()
 
     def _committed(self, record: Record) -> None:
-        assert self.journeys is not None and self._rounds is not None
-        self.validation_loss = record.validation_loss if record.validation_loss is not None else self.validation_loss
-        self._done += len(self.journeys.book(record.step).accumulated)
+        assert self._assembly is not None and self.journeys is not None and self._rounds is not None
+        if record.validation_loss is not None:
+            self.view.validation_loss = record.validation_loss
+        self.view.committed += len(self.journeys.book(record.step).accumulated)
         self.journeys.end_step(record.step)
         self._rounds.end_step(record.step)
+        self._assembly.handovers.end_step()
         self._refresh()
-        self._switch.hear(record)
+        self.switch.hear(record)
         every = self.run_config.checkpoint_every
         if every and record.step % every == 0 and not self.history.finished:
             self.spawn(self._save())
@@ -381,15 +460,18 @@ class Peer:
     async def _save(self) -> None:
         """Writes a checkpoint of this peer's stage at its present version."""
         async with self.history.lock:
-            if self._compute is None or self.stage is None or not self.history.ready:  # between two stages
+            if self.compute is None or self.stage is None or not self.history.ready:  # between two stages
                 return
             try:
-                state = await self._compute.export_state()
+                state = await self.compute.export_state()
             except MemoryError:
                 log.warning("no checkpoint of version %d: out of memory", self.history.version)
                 return
             version, record = self.history.version, self.history.plain_record()
-        await self._store.save_checkpoint(version, self.stage, state, record)
+            now, stage = self.history.record, self.stage
+        await self._store.save_checkpoint(version, stage, state, record)
+        if now is not None and not self.history.finished:
+            await self.copies.keep(now)
 
     async def _validate(self, version: int) -> float | None:
         """Mean loss of the held-out microbatches, None if it can't be had."""
@@ -406,68 +488,3 @@ class Peer:
             log.warning("no validation loss of version %d: %s", version, trouble)
             return None
         return total / tokens
-
-    # ---------------------------------------------------------------------------------------------- to be shown
-
-    def microbatches_per_second(self) -> float:
-        """This peer's own, since it began to serve."""
-        if self.began is None or self.journeys is None:
-            return 0.0
-        done = self._done + len(self.journeys.book(self.history.version + 1).accumulated)
-        return done / max(1e-9, asyncio.get_running_loop().time() - self.began)
-
-    def transfer(self) -> Progress:
-        """How much of the stage's state has come, while it does; of the other stage's while this peer moves."""
-        if self._switch.mover is not None:
-            return self._switch.mover.progress
-        return self._joiner.progress if self._joiner is not None else Progress()
-
-    def progress(self) -> float:
-        """Fraction of the present step that is done: as its conductor knows, or as one's own sum suggests."""
-        if self.journeys is None or self.stage is None:
-            return 0.0
-        done = self.conductor.completed()
-        if done is None:
-            replicas = max(1, len(self.membership.stage(self.stage)))
-            done = replicas * len(self.journeys.book(self.history.version + 1).accumulated)
-        return min(1.0, done / self.run_config.microbatches)
-
-    def queues(self) -> Queues:
-        states = self.journeys.queues() if self.journeys is not None else Counter[str]()
-        held, passed = states.total(), states["passed"]
-        retained = self.journeys.retention.nbytes if self.journeys else 0
-        busy = self._compute is not None and self._compute.progress().running is not None
-        reason = "" if busy else self._idle_reason(held, passed)
-        return Queues(states["waiting"], states["backward"], held, passed, retained, reason)
-
-    def _idle_reason(self, held: int, passed: int) -> str:
-        if self.state != "serving":
-            return f"this peer is {self.state}"
-        if self.waiting_for():
-            return self.waiting_for()
-        if passed:
-            return f"{passed} microbatches are with the next stage"
-        return "" if held else "no microbatch has come"
-
-    def rows(self) -> list[HopRow]:
-        return self.journeys.rows() if self.journeys is not None else []
-
-    def waiting_for(self) -> str:
-        """What the swarm lacks, as far as this peer knows."""
-        missing = self.membership.missing_stages(self.run_config.model.stages)
-        if self.state == "joining" and self.stage is None and self._entries:
-            return "a peer of the run that answers: those it came by don't"
-        if self._joiner is not None and self._joiner.pulling and not self._donors():
-            return f"a live replica of stage {self.stage}, to take its state from"
-        if missing and not self.history.finished and self.state != "joining":
-            names = ", ".join(map(str, missing))
-            return (
-                f"a peer for stage{'s' if len(missing) > 1 else ''} {names}: start one with `swarmd start --bootstrap`"
-            )
-        return self.ballots.waiting
-
-    def peer_rows(self) -> list[PeerRow]:
-        """Everyone this peer knows, itself first."""
-        now = asyncio.get_running_loop().time()
-        self._refresh()
-        return peer_rows(self.membership, now)

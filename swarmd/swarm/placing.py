@@ -40,9 +40,12 @@ class Places:
         hear: Callable[[Card], None],
         entries: tuple[PeerId, ...],
         outlook: Outlook,
+        used: int | None = None,
     ) -> None:
         self._stages, self._links, self._membership, self._history = run.model.stages, links, membership, history
-        self._hear, self._entries, self._outlook = hear, entries, outlook
+        self._hear, self._entries = hear, entries
+        self._outlook = outlook
+        self._used = used if used is not None and used < self._stages else None  # what is on its disk is mostly of this
         self.has_data = True  # until loading it fails
         self._promises: dict[PeerId, tuple[int, float]] = {}  # newcomer -> its stage, until when
         links.answers(AskPlace, self._answer)
@@ -58,13 +61,20 @@ class Places:
             for peer in dict.fromkeys((*self._links.transport.connected(), *known, *self._entries)):
                 stage = await self._ask(peer, wanted)
                 if stage is not None:
+                    if wanted is None and self._history.resumes and self._may_use():
+                        stage = self._used or 0
                     await self._meet_neighbours(peer, stage)
                     return stage
             if not self._entries:
                 if wanted is not None:
                     return wanted
+                if self._history.resumes and self._may_use():
+                    return self._used or 0
                 return self._place(self.has_data)
             await changed.wait(RETRY_SECONDS)
+
+    def _may_use(self) -> bool:
+        return self._used is not None and (self._used > 0 or self.has_data)
 
     async def _meet_neighbours(self, asked: PeerId, stage: int) -> None:
         """If whoever gave the place is far from it, someone near it is asked whom this peer will work with."""
@@ -86,6 +96,7 @@ class Places:
         for card in place.cards:
             self._hear(card)
         self._history.learn_founder(place.founder, self._membership.own.peer, again=not self._promises)
+        self._history.resumes = place.resumes and not self._history.ready
         return place.stage if 0 <= place.stage < self._stages else None
 
     async def _answer(self, peer: PeerId, ask: AskPlace) -> Place:
@@ -100,7 +111,7 @@ class Places:
         if stage < 0:
             stage = self._place(ask.has_data, peer)
         self._promises[peer] = (stage, now + PROMISE_SECONDS)
-        return Place(stage, cards_for(stage, self._membership), self._history.founder)
+        return Place(stage, cards_for(stage, self._membership), self._history.founder, self._history.resumes)
 
     def _place(self, has_data: bool, newcomer: PeerId = "") -> int:
         """The stage that needs a newcomer most; those to whom a place was promised are as good as there."""

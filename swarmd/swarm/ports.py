@@ -4,7 +4,7 @@ In production these are `net.libp2p`, `stage.worker`, `stage.data` and `daemon.l
 `sim.compute`. Time comes from the running event loop, chance from an injected `random.Random`.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import Any, Protocol
 
 from swarmd.values import (
@@ -136,6 +136,12 @@ class Compute(Protocol):
     async def thaw(self, step: int) -> None:
         """Undoes `freeze`: a round is begun again, and repairs may add to the sum first."""
 
+    async def absorb(self, step: int, indices: Sequence[int], slices: Sequence[Encoded]) -> bool:
+        """Adds another replica's whole sum of a step, in slices that follow each other, with what is counted in it.
+        False, and nothing has changed, if this sum is frozen or has one of the indices. Raises PeerFault for slices
+        that aren't one whole, finite sum.
+        """
+
     async def contribution(self, step: int, start: int, stop: int, *, codec: str) -> Encoded:
         """Elements [start, stop) of the step's flattened sum (fp32, over target tokens; zeros if nothing was
         accumulated).
@@ -182,10 +188,26 @@ class Store(Protocol):
     def append_ledger(self, line: dict[str, Any]) -> None:
         """A line per committed step. A full disk is reported, never raised."""
 
-    def void_ledger(self, version: int) -> None:
-        """Voids the lines of steps after `version`: they belong to a history that lost, or will come again. Never
-        raises.
+    def ledger_tail(self, count: int) -> dict[int, str]:
+        """The hashes of the records of the last lines, by step. Never raises."""
+
+    def void_ledger(self, version: int, records: Container[str] | None = None) -> None:
+        """Voids the lines of steps after `version`: they belong to a history that lost, or will come again. `records`:
+        only those of these records. Never raises.
         """
 
-    async def save_checkpoint(self, version: int, stage: int, state: Buffer, record: dict[str, Any]) -> None:
-        """Writes a stage's state at a version, manifest last. A full disk is reported, never raised."""
+    async def save_checkpoint(
+        self, version: int, stage: int, state: Buffer, record: dict[str, Any], *, copy: bool = False
+    ) -> None:
+        """Writes a stage's state at a version, manifest last, and lets go of older ones. `copy`: of another stage than
+        this peer's; those have a bound of their own. A full disk is reported, never raised.
+        """
+
+    async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:
+        """Version, stage and record of every checkpoint here that is whole, newest first. Never raises."""
+
+    async def load_checkpoint(self, version: int, stage: int) -> tuple[Buffer, dict[str, Any]] | None:
+        """The state and the record of a checkpoint. None if it isn't here, or not whole."""
+
+    async def read_checkpoint(self, version: int, stage: int, start: int, stop: int) -> Buffer | None:
+        """Bytes [start, stop) of a checkpoint's state as they are now; None if they can't be read."""

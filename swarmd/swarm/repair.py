@@ -56,6 +56,8 @@ class Repairs:
 
     def _bring(self, key: HopId, resend: Resend) -> bool:
         """Whether an index is on its way, or is now."""
+        if resend.stage == 0 and self._journeys.retiring:  # what is begun here now would be lost
+            return False
         if resend.stage == 0:
             if key in self._bringing:
                 return True

@@ -62,6 +62,25 @@ class Freeze:
 
 
 @dataclass(frozen=True)
+class HandOver:
+    """A peer that drains to a replica of its stage: a slice [start, stop) of its sum, which is to become part of yours.
+    Slices come in order; the last one has the whole added, or nothing. Answered with `TakenOver`, or a refusal.
+    """
+
+    step: int
+    record: str
+    stage: int
+    start: int
+    stop: int
+    data: Encoded
+    indices: Ranges  # in the whole sum; the same in all slices, like everything below
+    spoiled: Ranges  # whose numbers were not finite
+    loss_sum: float  # tail only, else 0
+    resent: int
+    subtracted: int
+
+
+@dataclass(frozen=True)
 class HeldPart:
     """An averaged part that a member has from an attempt before: it needn't be exchanged again."""
 
@@ -171,6 +190,13 @@ class Subtract:
     indices: Ranges
     ballot: Ballot = NO_BALLOT
     stage: int = ANY_STAGE  # whose sum is meant
+
+
+@dataclass(frozen=True)
+class TakenOver:
+    """`whole`: the sum that was handed over is part of this peer's now; else more slices are awaited."""
+
+    whole: bool
 
 
 @dataclass(frozen=True)

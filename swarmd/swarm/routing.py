@@ -128,6 +128,11 @@ class Router:
         """Hops sent to a peer and not answered."""
         return it.outstanding if (it := self._neighbours.get(peer)) else 0
 
+    def knows(self, peer: PeerId) -> bool:
+        """Whether a peer was measured, or says itself how fast it is."""
+        it = self._neighbours.get(peer)
+        return it is not None and (it.measured or it.hinted)
+
     def seconds(self, peer: PeerId) -> float:
         """Estimated seconds per microbatch of a peer."""
         it = self._neighbours.get(peer)

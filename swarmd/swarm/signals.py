@@ -4,31 +4,35 @@ import asyncio
 from collections.abc import Callable
 
 
+def _set(waiter: asyncio.Future[bool], there_was_one: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(there_was_one)
+
+
 class Signal:
     """Wakes everyone who waits, each time something changed."""
 
     def __init__(self) -> None:
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: list[asyncio.Future[bool]] = []
 
     def notify(self) -> None:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            _set(waiter, True)
 
     async def wait(self, seconds: float | None = None) -> bool:
         """Waits for the next change, at most so long. True if there was one."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
         self._waiters.append(waiter)
+        timer = None if seconds is None else loop.call_later(seconds, _set, waiter, False)
         try:
-            async with asyncio.timeout(seconds):
-                await waiter
-        except TimeoutError:
-            return False
+            return await waiter
         finally:
+            if timer is not None:
+                timer.cancel()
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
-        return True
 
     async def until(self, predicate: Callable[[], bool], seconds: float | None = None) -> bool:
         """Waits until the predicate holds, at most so long. True if it does."""

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 from dataclasses import dataclass
 
-from swarmd.config import RunConfig
+from swarmd.config import ModelConfig, RunConfig
 from swarmd.errors import PeerFault
 from swarmd.swarm.commit import Record, record_from_plain
 from swarmd.swarm.messages import Snapshot
@@ -45,6 +45,12 @@ class Manifest:
         """Where a chunk lies in the state."""
         start = number * self.snapshot.chunk_bytes
         return slice(start, min(start + self.snapshot.chunk_bytes, self.snapshot.nbytes))
+
+
+def model_elements(model: ModelConfig) -> int:
+    """Elements of the whole model, which no stage's gradient exceeds: the size of a stage that isn't open here."""
+    block = 4 * model.hidden**2 + 3 * model.hidden * model.ffn + 2 * model.hidden
+    return (2 * model.vocabulary + 1) * model.hidden + model.layers * block
 
 
 def read_manifest(run: RunConfig, snapshot: Snapshot, gradient_size: int) -> Manifest:

@@ -19,7 +19,7 @@ from swarmd.swarm.commit import Move, Record
 from swarmd.swarm.conductor import Conductor
 from swarmd.swarm.history import History
 from swarmd.swarm.links import Links
-from swarmd.swarm.membership import AT_WORK, Membership
+from swarmd.swarm.membership import ADMITTING, AT_WORK, Membership
 from swarmd.swarm.mover import Mover
 from swarmd.swarm.moves import objection
 from swarmd.swarm.placing import Places
@@ -111,6 +111,34 @@ class Switch:
         if self.assembly is not None:
             self.assembly.close()
 
+    def give_up(self) -> None:
+        """Stays at the old stage, unless it has left that already."""
+        if self._moving is not None and not self.between:
+            self._moving.cancel()
+
+    async def enter(self, stage: int) -> Assembly:
+        """Opens a stage, for whoever returns to an earlier version there: what was going on at the one before is void.
+        If it can't be opened, the one before is entered again. Raises ConfigError if that can't be opened either.
+        """
+        if self._moving is not None:
+            self._moving.cancel()
+            await asyncio.gather(self._moving, return_exceptions=True)
+        if self.assembly is not None and self.assembly.stage == stage:
+            return self.assembly
+        before = self._membership.own.stage
+        if self.assembly is not None:
+            self._history.detach()
+            self._left, self.assembly = self.assembly, None
+            self._left.leave()
+        try:
+            return await self._arrive(stage)
+        except ConfigError as trouble:
+            if stage == before:
+                raise
+            log.warning("back to stage %d: stage %d can't be opened here: %s", before, stage, trouble)
+            self._places.has_data = self._places.has_data and stage > 0
+            return await self._arrive(before)
+
     # ---------------------------------------------------------------------------------------------- moving
 
     async def move(self, stage: int, *, balance: bool = False) -> None:
@@ -137,11 +165,11 @@ class Switch:
         own, stages = self._membership.own, range(self._run.model.stages)
         if self.mover is not None:
             raise Refused(f"this peer is on its way to stage {self.mover.target} already")
-        if own.state not in AT_WORK:
+        if own.state not in ADMITTING:
             raise Refused(f"this peer is {own.state}; it can go to another stage only while it serves one")
         if stage == 0 and not self._places.has_data:
             raise Refused("the first stage needs the run's data, and this peer has no copy of it that fits")
-        replicas = {it: [card.peer for card in self._membership.stage(it)] for it in stages}
+        replicas = {it: [card.peer for card in self._membership.staying(it)] for it in stages}
         if why := objection(Move(own.peer, own.stage, stage), replicas):
             raise Refused(why)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from swarmd.daemon.control import ControlServer
 from swarmd.daemon.local import Home
 from swarmd.status import Bytes, HopRow, PeerRow, Queues, Status
+from swarmd.swarm.drain import Drained
 
 ADDRESS = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWAnExampleOfAPeerIdThatIsLongEnough"
 
@@ -44,18 +45,25 @@ SILENT_PEER = PeerRow("12D3KooWSecond", 1, "serving", 7, 0, 0, 0, 0.0, "cuda:0",
 HOP = HopRow(step=8, index=3, state="passed", custodian="12D3KooWFirst", holder="12D3KooWSecond", seconds=0.25)
 
 
+DRAINED = Drained(heir="12D3KooWSecond", handed_over=5, given_up=1)
+
+
 class FakeDaemon:
     """The control socket's Daemon, with settable answers."""
 
     def __init__(self) -> None:
         self.current = STATUS
         self.joined: list[str] = []
+        self.told: list[tuple[object, ...]] = []
         self.trouble: Exception | None = None
+        self.trouble_at_the_end: Exception | None = None  # of a command that takes a while
+        self.looks = 0
         self.hold: asyncio.Event | None = None
 
     def status(self) -> Status:
         if self.trouble is not None:
             raise self.trouble
+        self.looks += 1
         return self.current
 
     def say(self, **changes: object) -> None:
@@ -73,6 +81,34 @@ class FakeDaemon:
         if self.trouble is not None:
             raise self.trouble
         self.joined.append(bootstrap)
+
+    def doing(self) -> str:
+        return self.current.doing
+
+    async def switch(self, stage: int) -> None:
+        await self._do("switch", stage)
+
+    async def drain(self, why: str, bound_s: float | None = None) -> Drained:
+        await self._do("drain", bound_s)
+        return DRAINED
+
+    async def leave(self) -> None:
+        await self._do("leave")
+
+    async def pause(self) -> None:
+        await self._do("pause")
+
+    async def resume(self) -> None:
+        await self._do("resume")
+
+    async def _do(self, *command: object) -> None:
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.trouble is not None:
+            raise self.trouble
+        if self.trouble_at_the_end is not None:
+            raise self.trouble_at_the_end
+        self.told.append(command)
 
 
 @contextlib.asynccontextmanager

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import random
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,8 +15,9 @@ import pytest
 from rich.console import Console
 
 from swarmd.config import DataConfig, ModelConfig, RunConfig
-from swarmd.daemon import demo
-from swarmd.daemon.demo import Demo, DemoFailed, DemoOptions, prepare_home, verdict
+from swarmd.daemon import demo, demo_kills
+from swarmd.daemon.demo import Demo, DemoFailed, DemoOptions, prepare_home, run_demo, verdict
+from swarmd.daemon.demo_kills import plan_victim
 from swarmd.daemon.demo_process import DaemonProcess
 from swarmd.daemon.demo_report import judge, loss_curve, print_report, printable, read_ledgers, with_sample
 from swarmd.daemon.demo_view import Lines, LiveTable, peer_table, swarm_lines
@@ -118,7 +120,7 @@ async def test_a_signal_stops_every_daemon(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 async def test_a_daemon_that_does_not_heed_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "STOP_BOUND_S", 0.3)
+    monkeypatch.setattr(demo, "STOP_BOUND_S", 2.0)
     view = Said()
     work = asyncio.create_task(make(tmp_path, view, "0 lingers\n1 stubborn").run())
     await view.shown.wait()
@@ -140,6 +142,42 @@ async def test_a_daemon_that_does_not_end_with_the_others_is_named(
     monkeypatch.setattr(demo, "FINISH_BOUND_S", 0.3)
     with pytest.raises(DemoFailed, match=r"peer 1.* did not end within"):
         await make(tmp_path, Said(), "1 lingers").run()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_daemons_are_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_kills, "AWAY_S", 0.05)
+    view = Said()
+    behaviour = "\n".join(f"{number} lingers" for number in range(4))
+    swarm = make(tmp_path, view, behaviour, count=4, kill_every_s=0.2)
+    work = asyncio.create_task(swarm.run())
+    while not any("started again" in sentence for sentence in view.sentences):
+        assert not work.done()
+        await asyncio.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+    assert await work is None
+    assert any(sentence.startswith("kill -9 of peer") for sentence in view.sentences)
+    assert not any("last words" in sentence for sentence in view.sentences), "a kill is no surprise"
+    assert max(peer.starts for peer in swarm.peers) == 2
+
+
+def test_the_last_replica_at_work_is_never_killed(tmp_path: Path) -> None:
+    class Running(DaemonProcess):
+        runs, answers = True, True
+
+    peers = [Running(number, number % 2, tmp_path) for number in range(3)]  # stage 0 twice, stage 1 once
+    rng = random.Random(1)
+    assert plan_victim(peers, rng) is None, "nobody is known to be at work"
+    for peer in peers:
+        peer.status = STATUS
+    assert {plan_victim(peers, rng) for _ in range(50)} == {peers[0], peers[2]}
+    peers[2].status = replace(STATUS, state="joining")
+    assert plan_victim(peers, rng) is None
+
+
+def test_kills_need_a_second_replica() -> None:
+    with pytest.raises(ConfigError, match="--peers 4"):
+        run_demo(replace(OPTIONS, model="tiny", kill_every_s=20.0))
 
 
 def test_a_home_with_a_run_in_it_is_refused(tmp_path: Path) -> None:
@@ -188,6 +226,9 @@ def test_the_loss_is_judged(tmp_path: Path, losses: list[float | None], fell: bo
 
 def test_a_run_cut_short_or_without_a_sample_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = judge(RUN, tmp_path, [_peer(tmp_path, [5.0, 4.0])], 10.0, 1.0)
+    lost = replace(result, steps=STEPS, sample="x", ledger={**result.ledger, "lost": 2})
+    assert verdict(RUN, lost) == 1
+    assert "2 microbatches were lost" in capsys.readouterr().err
     assert verdict(RUN, replace(result, sample="x")) == 1
     assert f"only 2 of {STEPS} steps" in capsys.readouterr().err
     short = replace(RUN, steps=2)

@@ -7,7 +7,7 @@ import pytest
 from tests.e2e.swarm import Daemon, check_replicas, swarm
 from tests.e2e.test_training import INT8, write_settings
 
-LONG = dataclasses.replace(INT8, steps=250, validate_every=0)
+LONG = dataclasses.replace(INT8, steps=100, validate_every=0)
 
 
 async def at_version(daemon: Daemon, version: int) -> None:

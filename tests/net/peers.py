@@ -7,7 +7,7 @@ the test's loop.
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,12 +51,13 @@ class Peer:
         key: Path,
         listen: str = "/ip4/127.0.0.1/tcp/0",
         *,
+        announce: Sequence[str] = (),
         limits: TransportLimits | None = None,
         on_uvloop: bool = False,
     ) -> "Peer":
         peer = cls(uvloop.new_event_loop() if on_uvloop else asyncio.new_event_loop())
         try:
-            peer.transport = await peer.do(Libp2pTransport.start(key, [listen], limits=limits))
+            peer.transport = await peer.do(Libp2pTransport.start(key, [listen], announce, limits))
         except BaseException:
             await peer.end_loop()
             raise

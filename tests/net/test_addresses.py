@@ -5,7 +5,16 @@ import socket
 import pytest
 
 from swarmd.errors import ConfigError
-from swarmd.net.addresses import AddressBook, announced, check_free, dialable, parse, parse_dialled, parse_listened
+from swarmd.net.addresses import (
+    AddressBook,
+    announced,
+    check_free,
+    dialable,
+    parse,
+    parse_announced,
+    parse_dialled,
+    parse_listened,
+)
 from swarmd.net.limits import TransportLimits
 
 PEER = "12D3KooWNdo5kjPXU4ToRMdjC2siQYJQWhyavChcEvp8m1pB1Jbo"
@@ -61,6 +70,15 @@ def test_users_are_told_what_to_write() -> None:
         parse_dialled(f"/ip4/192.0.2.1/tcp/0/p2p/{PEER}")
     with pytest.raises(ConfigError, match="can't listen at"):
         parse_listened("/dns4/localhost/tcp/0")
+    for text in ("nonsense", "/ip4/192.0.2.1/tcp/0", "/ip4/0.0.0.0/tcp/1", f"/ip4/192.0.2.1/tcp/1/p2p/{PEER}"):
+        with pytest.raises(ConfigError, match="can't announce"):
+            parse_announced(text)
+
+
+def test_what_is_announced_replaces_where_we_listen() -> None:
+    told = [parse_announced("/dns4/train.example.org/tcp/4001")]
+    assert announced(["/ip4/127.0.0.1/tcp/7"], told) == ["/dns4/train.example.org/tcp/4001"]
+    assert announced(["/ip4/127.0.0.1/tcp/7"]) == ["/ip4/127.0.0.1/tcp/7"]
 
 
 def test_a_busy_port_and_a_foreign_address_are_found() -> None:

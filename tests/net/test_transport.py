@@ -269,6 +269,12 @@ async def test_addresses_can_be_dialled_when_listening_everywhere(make: Make) ->
     await two.connect(one)
 
 
+async def test_others_are_told_the_announced_address(make: Make) -> None:
+    """As behind NAT or a proxy: it listens at one port and is known by another."""
+    one = await make("one", announce=("/ip4/192.0.2.1/tcp/4001",))
+    assert one.transport.addresses() == (f"/ip4/192.0.2.1/tcp/4001/p2p/{one.id}",)
+
+
 async def test_a_crash_of_the_network_is_known(make: Make) -> None:
     one, two = await make("one"), await make("two")
     await one.connect(two)

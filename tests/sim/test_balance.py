@@ -9,8 +9,9 @@ import pytest
 
 from swarmd.sim import points
 from swarmd.sim.clock import run_virtual
-from swarmd.sim.faults import Crash, PointFault
+from swarmd.sim.faults import Crash
 from swarmd.sim.play import Play, play
+from swarmd.sim.point_faults import PointFault
 from swarmd.sim.scenario import Scenario
 from swarmd.sim.world import World
 from swarmd.swarm.balancer import rest_seconds

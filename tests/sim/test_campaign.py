@@ -11,7 +11,7 @@ from swarmd.sim import __main__ as command_line
 from swarmd.sim.campaign import Result, Summary, drawn, examine, replay_command, run_campaign
 from swarmd.sim.checks import Violation
 from swarmd.sim.draw import DRAWS, draw_scenario
-from swarmd.sim.faults import Acceptors, Crash, Cut, Fault, Pause, StageLoss
+from swarmd.sim.faults import Acceptors, Crash, Cut, Fault, Outage, Pause, StageLoss
 from swarmd.sim.named import NAMED
 from swarmd.sim.play import Outcome, play, report, shrink
 from swarmd.sim.scenario import Scenario
@@ -82,7 +82,7 @@ def test_scenarios_are_drawn_from_their_seed_and_print_as_python() -> None:
             {"Scenario": Scenario, "Link": Link, "LimitsConfig": LimitsConfig, "Symbols": Symbols, **names},
         )
         assert again == scenario == draw_scenario(scenario.seed)
-    assert {fault.kind for scenario in scenarios for fault in scenario.faults} == {*DRAWS, StageLoss.kind}
+    assert {fault.kind for scenario in scenarios for fault in scenario.faults} == {*DRAWS, StageLoss.kind, Outage.kind}
     assert {scenario.stages for scenario in scenarios} == {1, 2, 3, 4, 5}
 
 
@@ -157,7 +157,7 @@ def test_a_run_that_takes_too_long_is_a_violation(monkeypatch: pytest.MonkeyPatc
             pass
 
     monkeypatch.setattr("swarmd.sim.campaign.play", endless)
-    result = examine(0, wall_s=0.01)
+    result = examine(0, cpu_s=0.01)
     assert result.promise == 6
     assert result.lines[-1].endswith(replay_command(0))
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from swarmd.sim.clock import Deadlock, run_virtual
+from swarmd.sim.clock import SWEEP_TIMERS, Deadlock, VirtualLoop, run_virtual
 
 
 def test_hours_pass_at_once() -> None:
@@ -57,6 +57,34 @@ def test_a_world_in_which_nothing_can_happen_is_an_error_and_no_hang() -> None:
 
     with pytest.raises(Deadlock):
         run_virtual(main())
+
+
+def test_timers_of_one_moment_come_in_the_order_in_which_they_were_set() -> None:
+    async def main() -> list[int]:
+        loop, order = asyncio.get_running_loop(), list[int]()
+        for number in range(50):
+            loop.call_at(1.0, order.append, number)
+        await asyncio.sleep(2)
+        return order
+
+    assert run_virtual(main()) == list(range(50))
+
+
+def test_cancelled_timers_do_not_pile_up_and_others_still_come() -> None:
+    async def main() -> tuple[int, float]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        last = asyncio.create_task(asyncio.sleep(2e6))
+        for _ in range(20 * SWEEP_TIMERS):
+            loop.call_later(1e6, int).cancel()
+            await asyncio.sleep(0)
+        kept = loop.timers
+        await last
+        return kept, loop.time()
+
+    kept, ended = run_virtual(main())
+    assert kept <= 2 * SWEEP_TIMERS
+    assert ended == 2e6
 
 
 def test_each_world_begins_at_0() -> None:

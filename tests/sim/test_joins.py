@@ -229,7 +229,7 @@ def test_a_joiner_whose_only_acquaintance_dies_waits_and_founds_nothing() -> Non
 
     newcomer = run_virtual(main()).peers["newcomer"].peer
     assert (newcomer.stage, newcomer.state, newcomer.history.version) == (None, "joining", 0)
-    assert "answers" in newcomer.waiting_for()
+    assert "answers" in newcomer.view.waiting_for()
 
 
 # ------------------------------------------------------------------------------------------------- slow downloads
@@ -246,12 +246,12 @@ def test_ten_steps_commit_during_the_download_and_the_newcomer_catches_up(layout
         for name, it in world.peers.items():
             watch(it, name, asked)
         new = await world.start("new", stage=2)
-        await moment(world, lambda: new.peer.transfer().done > 0)
+        await moment(world, lambda: new.peer.view.transfer().done > 0)
         versions = {it.peer.history.version for it in world.peers.values() if it is not new}
-        shown = [new.peer.transfer()]
+        shown = [new.peer.view.transfer()]
         while new.peer.history.version == 0:
             await asyncio.sleep(0.1)
-            shown.append(new.peer.transfer())
+            shown.append(new.peer.view.transfer())
             assert new.peer.history.version or new.peer.state == "joining"
         assert step_of(world) - 1 >= max(versions) + 10
         assert len({it.done for it in shown}) > 5, "progress is shown"
@@ -327,7 +327,7 @@ def test_a_newcomer_that_dies_in_its_download_leaves_no_trace() -> None:
         await moment(world, lambda: everyone_at(world, 2))
         serve_slowly(world, 0.2)
         new = await world.start("new", stage=1)
-        await moment(world, lambda: new.peer.transfer().done > 0)
+        await moment(world, lambda: new.peer.view.transfer().done > 0)
         world.kill("new")
 
     world = train(RUN, events)
@@ -363,10 +363,10 @@ def test_the_last_replica_dies_and_takes_the_stage_with_it() -> None:
         await moment(world, lambda: everyone_at(world, 2))
         serve_slowly(world, 0.5)
         new = await world.start("new", stage=2)
-        await moment(world, lambda: new.peer.transfer().done > 0)
+        await moment(world, lambda: new.peer.view.transfer().done > 0)
         world.kill("tail1")
         await asyncio.sleep(120)
-        waits.append((new.peer.state, new.peer.history.version, new.peer.waiting_for()))
+        waits.append((new.peer.state, new.peer.history.version, new.peer.view.waiting_for()))
         await world.stop()
 
     run_virtual(main())
@@ -386,8 +386,8 @@ def test_a_donor_that_falls_silent_in_the_middle_costs_seconds() -> None:
         began = asyncio.get_running_loop().time()
         await moment(world, lambda: new.peer.state == "serving")
         assert asyncio.get_running_loop().time() - began < 8
-        assert new.peer._joiner is not None
-        assert {"middle2", "middle3"} <= set(new.peer._joiner.downloaded)
+        assert new.peer.joiner is not None
+        assert {"middle2", "middle3"} <= set(new.peer.joiner.downloaded)
         await world.finish()
         check_agreement(world)
         check_exact(world)
@@ -437,9 +437,9 @@ def test_three_donors_with_thin_uplinks_are_faster_than_one() -> None:
         await moment(world, lambda: everyone_at(world, 1))
         began = asyncio.get_running_loop().time()
         new = await world.start("new", stage=1)
-        await moment(world, lambda: new.peer._joiner is not None and bool(new.peer._joiner.downloaded))
-        assert new.peer._joiner is not None
-        assert len(new.peer._joiner.downloaded) == donors
+        await moment(world, lambda: new.peer.joiner is not None and bool(new.peer.joiner.downloaded))
+        assert new.peer.joiner is not None
+        assert len(new.peer.joiner.downloaded) == donors
         took = asyncio.get_running_loop().time() - began
         await world.stop()
         return took
@@ -459,7 +459,7 @@ def test_a_donor_whose_machine_is_paused_costs_seconds(seconds: float) -> None:
         await moment(world, lambda: served.get("middle1", 0) >= 2)
         world.pause("middle1")
         began = asyncio.get_running_loop().time()
-        await moment(world, lambda: new.peer._joiner is not None and bool(new.peer._joiner.downloaded))
+        await moment(world, lambda: new.peer.joiner is not None and bool(new.peer.joiner.downloaded))
         assert asyncio.get_running_loop().time() - began < 8
         await asyncio.sleep(max(0.0, began + seconds - asyncio.get_running_loop().time()))
         world.resume("middle1")

@@ -139,7 +139,7 @@ def test_it_serves_its_old_stage_until_the_state_is_here_and_a_record_grants_the
         it.peer.history.on_commit(lambda record: seen.append((bool(record.moves), it.peer.stage, it.peer.state)))
 
         def asked(world: World, name: str) -> None:
-            transfers.append((it.peer.transfer().done, it.peer.transfer().total))
+            transfers.append((it.peer.view.transfer().done, it.peer.view.transfer().total))
 
         world.fail_at("middle2", None, "ask.AskMove", asked)
         await ask(it, 2)
@@ -239,7 +239,7 @@ def test_the_conductor_refuses_what_the_peer_itself_thought_possible() -> None:
 def test_a_stage_that_cannot_be_opened_sends_the_peer_back() -> None:
     async def events(world: World) -> None:
         it = world.peers["middle1"]
-        switch: Any = it.peer._switch
+        switch: Any = it.peer.switch
         opened = switch._open_stage
 
         async def open_stage(stage: int) -> Any:
@@ -263,7 +263,7 @@ def test_a_move_that_is_given_up_before_it_is_granted_leaves_no_trace() -> None:
     async def events(world: World) -> None:
         it = world.peers["middle1"]
         move = ask(it, 2)
-        await moment(world, lambda: it.peer.transfer().done > 0)
+        await moment(world, lambda: it.peer.view.transfer().done > 0)
         move.cancel()
         await asyncio.sleep(1)
         assert (it.peer.stage, it.peer.state, it.peer.moving_to) == (1, "serving", None)
@@ -345,7 +345,7 @@ def test_movers_are_acceptors_of_the_step_that_they_miss() -> None:
 
 def slow(it: SimPeer, seconds: float) -> None:
     """Its device takes long to open a stage."""
-    switch: Any = it.peer._switch
+    switch: Any = it.peer.switch
     opened = switch._open_stage
 
     async def open_stage(stage: int) -> Any:

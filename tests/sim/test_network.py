@@ -14,9 +14,10 @@ import pytest
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.sim.clock import run_virtual
 from swarmd.sim.damage import WAYS
+from swarmd.sim.mesh import GOSSIP_DEGREE
 from swarmd.sim.network import DIAL_SECONDS, Link, SimNetwork
 from swarmd.sim.training import Text
-from swarmd.sim.transport import GOSSIP_DEGREE, SERVING_PER_PEER
+from swarmd.sim.transport import SERVING_PER_PEER
 from swarmd.sim.wires import HEADER_BYTES
 from swarmd.sim.world import World
 from swarmd.swarm import messages
@@ -158,7 +159,7 @@ def test_both_dialling_makes_two_and_losing_one_is_no_loss() -> None:
         b.transport.learn("a", ())
         await asyncio.gather(a.ask("b"), b.ask("a"))
         assert network._made == 2
-        a.transport._ends["b"][0].close("test", tell=True)
+        a.transport.ends["b"][0].close("test", tell=True)
         await asyncio.sleep(1)
         assert (a.lost, b.lost) == ([], [])
         assert await a.ask("b", "still") == "still"
@@ -503,6 +504,18 @@ def test_gossip_floods_the_subscribers_and_each_hears_it_once() -> None:
     play(test, "abcdefghijkl")
 
 
+def test_nobody_is_deaf_in_a_large_mesh() -> None:
+    async def test(network: SimNetwork, *nodes: Node) -> None:
+        for node in nodes:
+            node.follow()
+        for node in nodes:
+            await node.publish("hello")
+        await asyncio.sleep(1)
+        assert all(len(node.heard) == len(nodes) - 1 for node in nodes)
+
+    play(test, "".join(map(chr, range(ord("A"), ord("A") + 50))))
+
+
 def test_gossip_goes_round_a_wall_and_through_others() -> None:
     async def test(network: SimNetwork, a: Node, b: Node, c: Node) -> None:
         b.follow()
@@ -616,4 +629,4 @@ def test_the_same_seed_gives_the_same_trace_whatever_the_hash_seed() -> None:
     answers = [process.communicate(timeout=50) for process in runs]
     assert all(process.returncode == 0 for process in runs), answers
     assert answers[0][0] == answers[1][0]
-    assert int(answers[0][0].split()[0]) > 1000
+    assert int(answers[0][0].split()[0]) > 800

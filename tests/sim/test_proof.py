@@ -15,8 +15,8 @@ from swarmd.sim import proof
 from swarmd.sim.campaign import Result, Summary
 from swarmd.sim.compute import torch_engine
 from swarmd.sim.draw import DRAWS
-from swarmd.sim.faults import InStep
 from swarmd.sim.play import play
+from swarmd.sim.point_faults import InStep
 from swarmd.sim.proof import FAULTS, STEPS, TOLERANCE, Training, TrainingPlay, draw_training, examine
 from swarmd.sim.training import Text
 

@@ -1,11 +1,14 @@
 """Large swarms: they commit exact steps, and what each peer sends doesn't grow with them."""
 
+import logging
 from collections.abc import Callable
 
 import pytest
 
 from swarmd.sim.__main__ import run_command_line
-from swarmd.sim.figures import Scale, measure_scale
+from swarmd.sim.clock import run_virtual
+from swarmd.sim.figures import Scale, measure_scale, open_world, plan_run
+from swarmd.sim.world import ENTRIES
 from swarmd.swarm.beats import BEAT_CEILING_SECONDS, beat_interval
 from swarmd.swarm.custody import SILENCE_CEILING_SECONDS, UNCLAIMED_SECONDS
 from swarmd.swarm.gossip import cards_for
@@ -29,6 +32,30 @@ def test_traffic_per_peer_does_not_grow_with_the_swarm(peers: int, stages: int) 
     assert it.messages < MESSAGES_LIMIT
 
 
+def test_in_a_large_swarm_at_rest_nobody_is_taken_for_lost_and_no_hop_is_sent_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO):
+        it = measure_scale(96, 8, 60.0, seconds=10.0, microbatches_per_peer=4)
+    assert it.by_kind.get("Locate", 0.0) == 0.0
+    assert not [line for line in caplog.messages if "comes back" in line or "is dropped" in line or "is lost" in line]
+
+
+def test_who_joins_greets_those_near_and_announces_itself_only_to_those_it_has_met() -> None:
+    async def main() -> tuple[int, int]:
+        world = open_world(plan_run(4, 8, 1))
+        for number in range(32):
+            await world.start(f"peer{number:02d}", stage=number % 4)
+        await world.sleep(1)
+        frames = world.network.count().frames
+        await world.stop()
+        return frames["Announce"], frames["Hello"] // 2
+
+    announced, greeted = run_virtual(main())
+    assert greeted >= 32 * 31 // 2
+    assert announced <= 32 * ENTRIES
+
+
 @pytest.mark.parametrize("interval", [heartbeat_interval, lambda peers: summary_interval(peers, peers // 8)])
 def test_nobody_hears_more_gossip_in_a_larger_swarm(interval: Callable[[int], float]) -> None:
     rates = [peers / interval(peers) for peers in range(1, 5000)]
@@ -39,6 +66,8 @@ def test_nobody_hears_more_gossip_in_a_larger_swarm(interval: Callable[[int], fl
 def test_a_holder_with_many_custodians_beats_to_each_before_it_is_given_up() -> None:
     assert beat_interval(1) == beat_interval(2) == BEAT_SECONDS
     assert [beat_interval(count) for count in (10, 1000)] == [5.0, BEAT_CEILING_SECONDS]
+    assert beat_interval(1, SMALL_SWARM + 1) == 2.0
+    assert beat_interval(100, SMALL_SWARM + 1) == BEAT_CEILING_SECONDS
     assert min(UNCLAIMED_SECONDS, SILENCE_CEILING_SECONDS) > BEAT_CEILING_SECONDS
 
 

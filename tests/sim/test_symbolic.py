@@ -286,3 +286,21 @@ def test_it_follows_the_torch_engine_through_anything(stage: int, stages: int) -
                 case 10 if rng.random() < 0.3:
                     twins.end(step)
         assert not twins.symbolic.bugs
+
+
+def test_a_sum_is_taken_over_whole_or_not_at_all() -> None:
+    factory = Factory(RUN, SYMBOLS)
+    ours, theirs, alone = ((factory(RUN, 0), factory(RUN, 1)) for _ in range(3))
+    for index, engines in ((0, ours), (1, theirs), (2, theirs)):
+        journey(*engines, HopId(1, index))
+        journey(*alone, HopId(1, index))
+    for own, other, whole in zip(ours, theirs, alone, strict=True):
+        slices = [other.contribution(1, 0, 1, codec="fp32"), other.contribution(1, 1, own.gradient_size, codec="fp32")]
+        with pytest.raises(PeerFault):
+            own.absorb(1, [1, 2], slices[1:])
+        assert not own.absorb(1, [0, 1], slices), "an index counts once"
+        own.freeze(1)
+        assert not own.absorb(1, [1, 2], slices)
+        own.thaw(1)
+        assert own.absorb(1, [1, 2], slices)
+        assert (own.sum, own.counted) == (whole.sum, whole.counted)

@@ -1,18 +1,23 @@
 """Checkpoints: whole or passed over, and assembled into a model again."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
 from swarmd.sim.training import as_ids, plain_training, toy_tokens
 from swarmd.stage.checkpoint import load_stage, save_stage, saved, saved_versions
+from swarmd.stage.engine import StageEngine
 from swarmd.stage.export import assemble, generate
 from swarmd.stage.model import loss_sum
+from swarmd.stage.reshape import reshape
 from tests.stage.toy import toy_run, train_pipeline
 
 RECORD = {"step": 3, "hash": "00ff"}
@@ -144,3 +149,43 @@ def test_what_cannot_be_assembled_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no tensors"):
         assemble(homes, run)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_a_run_is_cut_into_other_stages_and_back(tmp_path: Path, optimizer: Any) -> None:
+    """Every tensor is exactly what it was, and each stage's engine takes its own."""
+    run = toy_run(steps=4)
+    run = dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, name=optimizer))
+    _, engines = train_pipeline(run)
+    record = {"stages": [{"squared_norm": 0.5, "stage": 0}, {"squared_norm": 0.25, "stage": 1}]}
+    for engine in engines:
+        save_stage(tmp_path / "two", run.steps, engine.stage, engine.export_state(), record, 2)
+    one = dataclasses.replace(run, model=dataclasses.replace(run.model, stages=1))
+    assert reshape([tmp_path / "two"], run, one, tmp_path / "one") == run.steps
+    assert reshape([tmp_path / "one"], one, run, tmp_path / "again") == run.steps
+    whole = StageEngine(one, 0)
+    checkpoint = load_stage(tmp_path / "one", 0)
+    assert checkpoint is not None
+    whole.import_state(checkpoint.state)
+    assert checkpoint.record["stages"][0]["squared_norm"] == 0.75
+    for engine in engines:
+        again = load_stage(tmp_path / "again", engine.stage)
+        assert again is not None
+        restored = StageEngine(run, engine.stage)
+        assert restored.import_state(again.state) == engine.digest()
+        before, after = safetensors.torch.load(bytes(engine.export_state())), safetensors.torch.load(again.state)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(value, after[name]) for name, value in before.items())
+        for name, value in engine.module.named().items():
+            assert torch.equal(value, whole.module.named()[name])
+
+
+def test_only_the_stages_may_differ(tmp_path: Path) -> None:
+    run = toy_run(steps=1)
+    wider = dataclasses.replace(run, model=dataclasses.replace(run.model, hidden=2 * run.model.hidden))
+    with pytest.raises(ConfigError, match="another model"):
+        reshape([tmp_path], run, wider, tmp_path)
+    shared = toy_run(shared=True)
+    with pytest.raises(ConfigError, match="shares one block"):
+        one = dataclasses.replace(shared, model=dataclasses.replace(shared.model, stages=1))
+        reshape([tmp_path], shared, one, tmp_path)

@@ -368,3 +368,34 @@ def test_nothing_is_taken_out_of_a_frozen_sum() -> None:
         engine.freeze(1)
     assert pass_through(run, pair, HOP, subtract=True), "it still counts"
     assert all(torch.equal(one, flat(other)) for one, other in zip(before, pair, strict=True))
+
+
+def test_a_sum_is_taken_over_whole_or_not_at_all() -> None:
+    """The sum of two replicas is that of one which did all of it, up to the order of fp32 additions."""
+    run = toy_run()
+    ours, theirs, alone = engines(run), engines(run), engines(run)
+    for index, pair in ((0, ours), (1, theirs), (2, theirs)):
+        assert pass_through(run, pair, HopId(1, index), subtract=False)
+        pass_through(run, alone, HopId(1, index), subtract=False)
+    for own, other, whole in zip(ours, theirs, alone, strict=True):
+        size, middle = own.gradient_size, own.gradient_size // 3
+        slices = [other.contribution(1, start, stop, codec="fp32") for start, stop in ((0, middle), (middle, size))]
+        before = own.sum.flat.clone()
+        with pytest.raises(PeerFault):
+            own.absorb(1, [1, 2], slices[:1])
+        with pytest.raises(PeerFault):
+            own.absorb(1, [1, 2], [encode(torch.full((size,), float("nan")), "fp32")])
+        assert not own.absorb(1, [0, 1], slices), "an index counts once"
+        own.freeze(1)
+        assert not own.absorb(1, [1, 2], slices)
+        own.thaw(1)
+        assert torch.equal(own.sum.flat, before)
+        assert own.absorb(1, [1, 2], slices)
+        assert own.sum.counted == whole.sum.counted
+        torch.testing.assert_close(own.sum.flat, whole.sum.flat)
+        with pytest.raises(KeyError):
+            own.absorb(2, [3], slices)
+    assert not pass_through(run, ours, HopId(1, 1), subtract=True), "what was taken over can be taken out"
+    assert not pass_through(run, alone, HopId(1, 1), subtract=True)
+    for own, whole in zip(ours, alone, strict=True):
+        torch.testing.assert_close(own.sum.flat, whole.sum.flat, rtol=1e-4, atol=1e-4)

@@ -1,6 +1,7 @@
 """When a holder is given up: silence, hops its beats don't name, a task that never ends. And what a sender retains."""
 
 import asyncio
+import math
 
 import pytest
 
@@ -115,6 +116,22 @@ def test_a_hop_that_beats_stop_naming_is_taken_back_alone() -> None:
             custody.sweep(loop.time())
         assert not kept.done()
         assert dropped.result() == "its beats don't name the hop"
+
+    run_virtual(main())
+
+
+def test_one_looks_again_when_something_can_be_late() -> None:
+    async def main() -> None:
+        loop, custody = asyncio.get_running_loop(), Custody()
+        assert custody.sweep(loop.time()) == math.inf
+        await asyncio.sleep(10)
+        custody.track(HopId(1, 0), "a")
+        assert custody.sweep(loop.time()) == 10 + SILENCE_FLOOR_SECONDS
+        await asyncio.sleep(3)
+        custody.hear("a", Beat((HopBeat(1, 0, "passed", 0.0),), 0, 0.0, 0.1), loop.time())
+        assert custody.sweep(loop.time()) == 13 + SILENCE_FLOOR_SECONDS
+        custody.hear("a", beat(0), loop.time())
+        assert custody.sweep(loop.time()) == loop.time(), "it waits: another may be faster soon"
 
     run_virtual(main())
 

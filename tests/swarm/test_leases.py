@@ -166,3 +166,13 @@ def test_against_a_dumb_twin(again: bool, events: list[tuple[str, str, object]])
         assert leases.completed == len(twin.finished)
         assert leases.done == (len(twin.finished) == 10)
         assert leases.holders() == {head for holders in twin.out.values() for head in holders}
+
+
+def test_the_heir_of_a_head_has_what_it_had_completed() -> None:
+    leases = Leases(4)
+    leases.give("a", 2, 1, 0.0)
+    leases.give("a", 1, 1, 0.0)
+    leases.heard("a", [0, 1], [2], 1.0)
+    assert leases.lose("a", "b") == [2], "only what isn't done is given again"
+    assert leases.completed == 2
+    assert leases.lose("b") == [0, 1], "now it is lost with the heir"

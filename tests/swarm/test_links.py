@@ -241,6 +241,19 @@ def test_a_peer_without_a_run_may_ask_for_the_settings_and_nothing_else() -> Non
     meet(test, run=None)
 
 
+def test_a_peer_that_has_no_run_yet_is_not_to_blame() -> None:
+    """One that was killed and starts again is still called by those who knew it."""
+
+    async def test(a: Node, b: Node) -> None:
+        lost: list[str] = []
+        b.links.on_lost(lost.append)
+        with pytest.raises(PeerUnreachable, match="no run yet"):
+            await a.links.ask("b", Room(3), Ack, deadline_s=1)
+        assert (b.rooms, lost) == ([], []), "the connection stays: through it the peer may be learning the run now"
+
+    meet(test, other_run=None)
+
+
 def test_an_idle_peer_has_no_settings_to_give() -> None:
     async def test(a: Node, b: Node) -> None:
         with pytest.raises(Refused, match="idle and has no run"):

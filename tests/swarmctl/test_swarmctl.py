@@ -19,9 +19,9 @@ from swarmctl.app import run_command_line
 from swarmctl.client import Client, parse_status
 from swarmctl.render import duration, render_status, size
 from swarmd.daemon.local import Home
-from swarmd.errors import ControlError
+from swarmd.errors import ControlError, Refused
 from swarmd.status import Status
-from tests.daemon.fakes import ADDRESS, HOP, PEER, SILENT_PEER, STATUS, FakeDaemon, served
+from tests.daemon.fakes import ADDRESS, DRAINED, HOP, PEER, SILENT_PEER, STATUS, FakeDaemon, served
 
 
 async def swarmctl(*arguments: str) -> tuple[int, str, str]:
@@ -65,9 +65,11 @@ async def test_status_is_readable(tmp_path: Path) -> None:
 
 async def test_what_the_swarm_waits_for_is_said(tmp_path: Path) -> None:
     async with daemon_at(tmp_path) as daemon:
-        daemon.say(state="waiting", waiting_for="stage 2 has no peer", loss=None)
+        full = ("can't save checkpoints: No space left on device",)
+        daemon.say(state="waiting", waiting_for="stage 2 has no peer", loss=None, warnings=full)
         _, out, _ = await swarmctl("status", "--home", str(tmp_path))
     assert "waiting: stage 2 has no peer" in out
+    assert "warning: can't save checkpoints: No space left on device" in out
     assert "not measured yet" in out
 
 
@@ -91,6 +93,64 @@ async def test_peers_and_queues(tmp_path: Path) -> None:
     assert json.loads(queues_json) == [asdict(HOP)]
 
 
+async def test_queues_say_why_the_device_is_idle(tmp_path: Path) -> None:
+    async with daemon_at(tmp_path) as daemon:
+        _, busy, _ = await swarmctl("queues", "--home", str(tmp_path))
+        daemon.say(queues=replace(STATUS.queues, idle_because="2 microbatches are with the next stage"))
+        _, idle, _ = await swarmctl("queues", "--home", str(tmp_path))
+    assert "computing" in busy
+    assert "idle: 2 microbatches are with the next stage" in idle
+    assert "2 wait for their forward, 1 for their backward, 2 are with the next stage" in idle
+
+
+COMMANDS = [
+    (["switch", "2"], ("switch", 2), {"switched": True, "stage": 2}, "serving stage 2."),
+    (["drain"], ("drain", None), {"drained": True, **asdict(DRAINED)}, "5 microbatches of the step are with"),
+    (["drain", "--timeout", "2.5"], ("drain", 2.5), {"drained": True, **asdict(DRAINED)}, "drained; the daemon ends."),
+    (["leave"], ("leave",), {"left": True}, "left; the daemon ends."),
+    (["pause"], ("pause",), {"paused": True}, "`swarmctl resume` lets it go on"),
+    (["resume"], ("resume",), {"paused": False}, "going on."),
+]
+
+
+@pytest.mark.parametrize(("command", "told", "result", "sentence"), COMMANDS, ids=lambda it: " ".join(map(str, it)))
+async def test_commands_reach_the_daemon(
+    tmp_path: Path, command: list[str], told: tuple[object, ...], result: dict[str, object], sentence: str
+) -> None:
+    async with daemon_at(tmp_path) as daemon:
+        code, out, err = await swarmctl("--home", str(tmp_path), *command, "--json")
+        assert (code, err, json.loads(out)) == (0, "", result)
+        code, out, _ = await swarmctl("--home", str(tmp_path), *command)
+        assert code == 0
+        assert sentence in out
+        assert daemon.told == [told, told]
+        daemon.trouble = Refused("stage 1 would be left with 0 replicas")
+        code, out, err = await swarmctl("--home", str(tmp_path), *command)
+    assert (code, out, err) == (2, "", "swarmctl: stage 1 would be left with 0 replicas\n")
+
+
+@pytest.mark.parametrize("trouble", [None, Refused("the conductor is silent")])
+async def test_a_command_that_takes_a_while_says_how_far_it_is(tmp_path: Path, trouble: Exception | None) -> None:
+    async with daemon_at(tmp_path) as daemon:
+        daemon.hold = asyncio.Event()
+        daemon.say(doing="moving to stage 2: its state comes", state_bytes=1_500_000, state_bytes_total=4_000_000)
+        running = asyncio.create_task(swarmctl("--home", str(tmp_path), "switch", "2", "--json"))
+        while daemon.looks < 2:
+            await asyncio.sleep(0.01)
+        daemon.say(doing="moving to stage 2: asking for it", state_bytes=0, state_bytes_total=0)
+        while daemon.looks < 4:
+            await asyncio.sleep(0.01)
+        daemon.trouble_at_the_end = trouble
+        daemon.hold.set()
+        code, out, err = await running
+    assert "moving to stage 2: its state comes (1.5 MB of 4.0 MB)" in err
+    assert err.count("asking for it") == 1, "what is the same is said once"
+    if trouble is None:
+        assert (code, json.loads(out)) == (0, {"switched": True, "stage": 2})
+    else:
+        assert (code, out, err.splitlines()[-1]) == (2, "", "swarmctl: the conductor is silent")
+
+
 async def test_the_home_of_the_environment_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWARMD_HOME", str(tmp_path))
     async with daemon_at(tmp_path):
@@ -109,7 +169,19 @@ async def test_join_reaches_the_daemon(tmp_path: Path) -> None:
     assert (code, out, err) == (2, "", "swarmctl: already in the run toy.\n")
 
 
-@pytest.mark.parametrize("command", [["status"], ["peers"], ["queues"], ["status", "--json"], ["status", "--watch"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"],
+        ["peers"],
+        ["queues"],
+        ["status", "--json"],
+        ["status", "--watch"],
+        ["switch", "1"],
+        ["drain"],
+        ["pause"],
+    ],
+)
 async def test_without_a_daemon_it_says_what_to_run(tmp_path: Path, command: list[str]) -> None:
     code, out, err = await swarmctl(*command, "--home", str(tmp_path))
     assert (code, out.strip()) == (2, "")
@@ -167,7 +239,19 @@ async def test_a_hung_daemon_is_given_up(tmp_path: Path) -> None:
             await asyncio.to_thread(Client(tmp_path, timeout_s=0.05).status)
 
 
-@pytest.mark.parametrize("arguments", [["stats"], ["status", "--nope"], ["join"], ["status", "extra"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["stats"],
+        ["status", "--nope"],
+        ["switch"],
+        ["switch", "-1"],
+        ["switch", "x"],
+        ["drain", "--timeout", "0"],
+        ["join"],
+        ["status", "extra"],
+    ],
+)
 async def test_a_mistake_is_one_sentence(arguments: list[str]) -> None:
     code, out, err = await swarmctl(*arguments)
     assert (code, out) == (2, "")

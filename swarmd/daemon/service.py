@@ -1,0 +1,89 @@
+"""`swarmd service install`: the systemd unit that comes with this package, with the paths of this machine in it.
+
+The unit is `configs/systemd/swarmd@.service`; between its marks stands what only the system's manager can do. Writes
+files and says what to do next; starts nothing.
+"""
+
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from swarmd.errors import ConfigError
+
+UNIT, EXAMPLE = "swarmd@.service", "example.env"
+PROGRAM = "/usr/local/bin/swarmd"  # as it stands in the unit
+SYSTEM_ENVIRONMENT = "/etc/swarmd"
+SYSTEM_BEGIN, SYSTEM_END = "# [system]", "# [end]"  # around what a user's manager has no right to
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the service's files go."""
+
+    unit: Path
+    environment: Path  # a directory: one file for each instance
+
+
+def places(*, user: bool) -> Places:
+    """The places that systemd looks at, of the system or of this user."""
+    if not user:
+        return Places(Path("/etc/systemd/system") / UNIT, Path(SYSTEM_ENVIRONMENT))
+    config = Path.home() / ".config"
+    return Places(config / "systemd/user" / UNIT, config / "swarmd")
+
+
+def program() -> str:
+    """How systemd starts this swarmd: the installed command beside this Python, else the module."""
+    beside = Path(sys.executable).parent / "swarmd"
+    found = str(beside) if beside.exists() else shutil.which("swarmd")
+    return _quoted(found) if found else f"{_quoted(sys.executable)} -m swarmd"
+
+
+def _quoted(path: str) -> str:
+    """A path in a unit: percent signs are specifiers there."""
+    return shlex.quote(path).replace("%", "%%")
+
+
+def unit_text(*, user: bool) -> str:
+    """The unit for this machine."""
+    text = _packaged(UNIT).replace(PROGRAM, program())
+    if not user:
+        return text
+    before, _, rest = text.partition(SYSTEM_BEGIN)
+    text = before + rest.partition(f"{SYSTEM_END}\n")[2]
+    text = text.replace(SYSTEM_ENVIRONMENT, "%E/swarmd").replace("multi-user.target", "default.target")
+    return text.replace("Wants=network-online.target\nAfter=network-online.target\n", "")
+
+
+def _packaged(name: str) -> str:
+    return (resources.files("configs") / "systemd" / name).read_text(encoding="utf-8")
+
+
+def install(*, user: bool) -> Places:
+    """Writes the unit and an example of its settings. Raises ConfigError."""
+    where = places(user=user)
+    try:
+        where.unit.parent.mkdir(parents=True, exist_ok=True)
+        where.environment.mkdir(parents=True, exist_ok=True)
+        where.unit.write_text(unit_text(user=user), encoding="utf-8")
+        (where.environment / EXAMPLE).write_text(_packaged(EXAMPLE), encoding="utf-8")
+    except OSError as error:
+        advice = "choose another home directory" if user else "use sudo, or --user for a service of your own"
+        raise ConfigError(f"can't write {error.filename} ({error.strerror}); {advice}.") from error
+    return where
+
+
+def advice(where: Places, *, user: bool) -> str:
+    """What to do next."""
+    systemctl = "systemctl --user" if user else "sudo systemctl"
+    lines = [
+        f"wrote {where.unit}",
+        f"settings: copy {where.environment / EXAMPLE} to {where.environment}/0.env and edit it",
+        f"start it: {systemctl} daemon-reload && {systemctl} enable --now swarmd@0",
+    ]
+    if user:
+        lines.append("after logout: loginctl enable-linger")
+    return "\n".join(lines)

@@ -1,0 +1,215 @@
+"""The Store port on a home directory: a ledger line per step, checkpoints of this peer's stage, copies of others'.
+
+Relies on `stage.checkpoint` for the format of checkpoints, and does all that takes time beside the event loop. A full
+or broken disk is reported (`trouble`, and now and then in the log), and never stops training.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Container
+from pathlib import Path
+from typing import Any, TypeVar
+
+from swarmd.daemon.local import Home, write_atomically
+from swarmd.stage.checkpoint import (
+    clear_torn,
+    limit_copies,
+    load_stage,
+    read_manifest,
+    read_state,
+    save_stage,
+    saved,
+    state_file,
+)
+from swarmd.values import Buffer
+
+LEDGER_LIMIT_BYTES = 64 << 20  # about 100,000 steps a file; the older half of the history is in ledger.jsonl.1
+CHECKPOINTS_KEPT = 2  # versions of a stage; the newest may be torn when the machine dies while it is written
+COPIES_LIMIT_BYTES = 64 << 30  # of other stages' checkpoints
+LINE_BYTES = 8 << 10  # of a ledger line, at most: it names the members of one stage
+TOLD_SECONDS = 60.0  # between two lines in the log about the same trouble: a full disk has one for each step
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class LocalStore:
+    """The disk of one daemon."""
+
+    def __init__(
+        self,
+        home: Home,
+        *,
+        keep: int = CHECKPOINTS_KEPT,
+        ledger_limit_bytes: int = LEDGER_LIMIT_BYTES,
+        copies_limit_bytes: int = COPIES_LIMIT_BYTES,
+    ) -> None:
+        assert keep >= CHECKPOINTS_KEPT
+        self._home, self._keep = home, keep
+        self._ledger_limit_bytes, self._copies_limit_bytes = ledger_limit_bytes, copies_limit_bytes
+        self._void = home.ledger.with_name("ledger-void.jsonl")
+        self._own = -1  # the stage whose checkpoints are this peer's own
+        self._verified: dict[Path, tuple[int, int]] = {}  # state -> its time and size when it was found whole
+        self._troubles: dict[str, str] = {}  # what can't be done -> why
+        self._told: dict[str, float] = {}  # -> when it was logged
+        with contextlib.suppress(OSError):
+            clear_torn(home.checkpoints)
+
+    @property
+    def trouble(self) -> str:
+        """What this disk can't do at present, in a sentence; "" when all is well."""
+        return "; ".join(f"can't {what}: {why}" for what, why in sorted(self._troubles.items()))
+
+    def _failed(self, what: str, error: OSError) -> None:
+        why = error.strerror or type(error).__name__
+        self._troubles[what] = why
+        now = time.monotonic()
+        if now - self._told.get(what, -TOLD_SECONDS) >= TOLD_SECONDS:
+            self._told[what] = now
+            log.error("can't %s in %s: %s; training goes on", what, self._home.path, why)
+
+    def _done(self, what: str) -> None:
+        if self._troubles.pop(what, None) is not None:
+            self._told.pop(what, None)
+            log.warning("can %s again in %s", what, self._home.path)
+
+    # ---------------------------------------------------------------------------------------------- ledger
+
+    def append_ledger(self, line: dict[str, Any]) -> None:
+        """Appends one line in one write, so that a crash can tear at most the last one."""
+        text = json.dumps(line, separators=(",", ":")) + "\n"
+        try:
+            self._rotate(self._home.ledger)
+            with self._home.ledger.open("ab", buffering=0) as ledger:
+                data = self._mend(ledger.tell()) + text.encode()
+                if (ledger.write(data) or 0) < len(data):
+                    raise OSError(0, "the line was written in part")
+        except OSError as error:
+            self._failed("write the ledger", error)
+        else:
+            self._done("write the ledger")
+
+    def ledger_tail(self, count: int) -> dict[int, str]:
+        """The records of the last lines."""
+        try:
+            with self._home.ledger.open("rb") as ledger:
+                ledger.seek(max(0, ledger.seek(0, os.SEEK_END) - count * LINE_BYTES))
+                lines = ledger.read().splitlines()[-count:]
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            self._failed("read the ledger", error)
+            return {}
+        return dict(it for line in lines if (it := _name_of(line)) is not None)
+
+    def void_ledger(self, version: int, records: Container[str] | None = None) -> None:
+        """Moves the lines of steps after `version` to ledger-void.jsonl; what can't be read stays where it is."""
+        for path in (self._home.ledger.with_name("ledger.jsonl.1"), self._home.ledger):
+            try:
+                self._void_in(path, version, records)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._failed("void lines of the ledger", error)
+                return
+        self._done("void lines of the ledger")
+
+    def _void_in(self, path: Path, version: int, records: Container[str] | None) -> None:
+        lines = path.read_bytes().splitlines(keepends=True)
+        names = [_name_of(line) for line in lines]
+        void = [it is not None and it[0] > version and (records is None or it[1] in records) for it in names]
+        if any(void):
+            self._rotate(self._void)
+            with self._void.open("ab") as voided:
+                voided.writelines(line for line, gone in zip(lines, void, strict=True) if gone)
+            write_atomically(path, b"".join(line for line, gone in zip(lines, void, strict=True) if not gone))
+
+    def _rotate(self, path: Path) -> None:
+        """Begins a new file when one is full, and lets go of the one before."""
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size > self._ledger_limit_bytes:
+                os.replace(path, path.with_name(path.name + ".1"))
+
+    def _mend(self, size: int) -> bytes:
+        """A line end, if a crash or a full disk tore the last line: the torn one must not swallow the next."""
+        if size == 0:
+            return b""
+        with self._home.ledger.open("rb") as ledger:
+            ledger.seek(size - 1)
+            return b"" if ledger.read(1) == b"\n" else b"\n"
+
+    # ---------------------------------------------------------------------------------------------- checkpoints
+
+    async def _beside(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(None, call)
+
+    async def save_checkpoint(
+        self, version: int, stage: int, state: Buffer, record: dict[str, Any], *, copy: bool = False
+    ) -> None:
+        """Writes a stage's state at a version beside the event loop."""
+        if not copy:
+            self._own = stage
+        if not copy or memoryview(state).nbytes <= self._copies_limit_bytes:
+            await self._beside(lambda: self._save(version, stage, state, record))
+
+    def _save(self, version: int, stage: int, state: Buffer, record: dict[str, Any]) -> None:
+        what = "save checkpoints"
+        try:
+            save_stage(self._home.checkpoints, version, stage, state, record, self._keep)
+            limit_copies(self._home.checkpoints, self._own, self._copies_limit_bytes)
+        except OSError as error:
+            self._failed(what, error)
+        else:
+            self._done(what)
+
+    async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:
+        """Whatever is whole. Each state is read once, and again only when its file has changed."""
+        return await self._beside(self._stock)
+
+    def _stock(self) -> list[tuple[int, int, dict[str, Any]]]:
+        found = []
+        try:
+            candidates = saved(self._home.checkpoints)
+        except OSError as error:
+            self._failed("read checkpoints", error)
+            return []
+        for version, stage in candidates:
+            path = state_file(self._home.checkpoints, version, stage)
+            manifest = read_manifest(self._home.checkpoints, version, stage)
+            if manifest is None:
+                continue
+            try:
+                seen = (path.stat().st_mtime_ns, path.stat().st_size)
+            except OSError:
+                continue
+            if self._verified.get(path) != seen:
+                if load_stage(self._home.checkpoints, stage, version) is None:
+                    continue
+                self._verified[path] = seen
+            found.append((version, stage, manifest["record"]))
+        self._verified = {path: seen for path, seen in self._verified.items() if path.exists()}
+        return found
+
+    async def load_checkpoint(self, version: int, stage: int) -> tuple[Buffer, dict[str, Any]] | None:
+        """A checkpoint, if it is whole."""
+        found = await self._beside(lambda: load_stage(self._home.checkpoints, stage, version))
+        return (found.state, found.record) if found is not None else None
+
+    async def read_checkpoint(self, version: int, stage: int, start: int, stop: int) -> Buffer | None:
+        """A piece of a state."""
+        return await self._beside(lambda: read_state(self._home.checkpoints, version, stage, start, stop))
+
+
+def _name_of(line: bytes) -> tuple[int, str] | None:
+    """Step and record of a ledger line; None if it is damaged."""
+    try:
+        plain = json.loads(line)
+        step, record = plain["step"], plain.get("record", "")
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        return None
+    return (step, record) if type(step) is int and isinstance(record, str) else None

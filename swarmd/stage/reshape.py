@@ -1,0 +1,78 @@
+"""The checkpoints of a run, cut into another number of stages: so that it can go on with more peers, or larger ones.
+
+Parameters and moments are kept by their names in the whole model, which all cuttings share, so each tensor only changes
+the file that it is in. Relies on `checkpoint` for verified states; knows no peers.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from swarmd.config import RunConfig
+from swarmd.errors import ConfigError
+from swarmd.stage.checkpoint import KEEP_AT_LEAST, save_stage
+from swarmd.stage.engine import OPTIMIZER_PREFIX, PARAMETER_PREFIX
+from swarmd.stage.export import find_whole, load_tensors
+from swarmd.stage.model import StageModule
+
+OF_ALL = ("version", f"{OPTIMIZER_PREFIX}updates")
+"""Tensors that every stage has alike."""
+
+
+def reshape(directories: Sequence[Path], run: RunConfig, target: RunConfig, output: Path) -> int:
+    """Writes the newest version of which every stage is in some directory, cut as `target` says. Returns the version.
+
+    Raises ConfigError if there is none, or the two runs differ in more than their stages; OSError.
+    """
+    _check(run, target)
+    version, checkpoints = find_whole(directories, run)
+    tensors: dict[str, Tensor] = {}
+    for checkpoint in checkpoints:
+        tensors.update(load_tensors(checkpoint))
+    record = _recut(checkpoints[0].record, target.model.stages)
+    for stage in range(target.model.stages):
+        names = names_of(target, stage)
+        state = {name: value for name, value in tensors.items() if name in OF_ALL or _parameter(name) in names}
+        save_stage(output, version, stage, safetensors.torch.save(state), record, KEEP_AT_LEAST)
+    return version
+
+
+def names_of(run: RunConfig, stage: int) -> frozenset[str]:
+    """The parameters of a stage, by name. Allocates none."""
+    with torch.device("meta"):
+        return frozenset(StageModule(run.model, stage, stage).named())
+
+
+def _parameter(name: str) -> str:
+    """The parameter that a tensor is, or is a moment of: `optimizer.first.NAME`, `optimizer.first.NAME.codes`."""
+    if name.startswith(PARAMETER_PREFIX):
+        return name.removeprefix(PARAMETER_PREFIX)
+    _, _, moment = name.removeprefix(OPTIMIZER_PREFIX).partition(".")
+    return moment.removesuffix(".codes").removesuffix(".scales")
+
+
+def _check(run: RunConfig, target: RunConfig) -> None:
+    """Raises ConfigError if the checkpoints of one run are of no use to the other."""
+    if dataclasses.replace(target.model, stages=run.model.stages) != run.model or target.optimizer != run.optimizer:
+        raise ConfigError("the new settings are of another model or optimizer; change nothing but model.stages.")
+    if run.model.shared and target.model.stages != run.model.stages:
+        raise ConfigError(
+            "each stage of this model shares one block among its layers, so its stages can't be cut anew."
+        )
+
+
+def _recut(record: dict[str, Any], stages: int) -> dict[str, Any]:
+    """The version's record as one of a run with other stages: its loss, norm and tokens stay what they were. The
+    gradients' digests are gone, and nobody took part.
+    """
+    entries = record["stages"]
+    counts = {**entries[-1], "digest": "", "members": [], "holders": []}
+    norms = [math.fsum(entry["squared_norm"] for entry in entries), *([0.0] * (stages - 1))]
+    cut = [{**counts, "stage": stage, "squared_norm": norm} for stage, norm in enumerate(norms)]
+    return {**record, "stages": cut, "moves": [], "after": "", "after_version": 0, "lives": []}

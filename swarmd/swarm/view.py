@@ -1,0 +1,98 @@
+"""What a peer shows of itself: figures, queues, why it idles, what the swarm waits for. Reads, changes nothing."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from swarmd.status import HopRow, PeerRow, Queues
+from swarmd.swarm.membership import peer_rows
+from swarmd.swarm.pulling import Progress
+
+if TYPE_CHECKING:
+    from swarmd.swarm.peer import Peer
+
+
+class View:
+    """One peer as others see it through the control socket and its card."""
+
+    def __init__(self, peer: "Peer", refresh: Callable[[], None]) -> None:
+        self._peer, self._refresh = peer, refresh
+        self.committed = 0  # microbatches accumulated here in steps that are over
+        self.began: float | None = None  # loop time when this peer began to serve
+        self.validation_loss: float | None = None  # the newest
+
+    def microbatches_per_second(self) -> float:
+        """This peer's own, since it began to serve."""
+        if self.began is None or self._peer.journeys is None:
+            return 0.0
+        return self.microbatches_done() / max(1e-9, asyncio.get_running_loop().time() - self.began)
+
+    def microbatches_done(self) -> int:
+        """Accumulated here since this peer came."""
+        journeys = self._peer.journeys
+        return self.committed + (len(journeys.book(self._peer.history.version + 1).accumulated) if journeys else 0)
+
+    def transfer(self) -> Progress:
+        """How much of the stage's state has come, while it does; of the other stage's while this peer moves."""
+        if self._peer.switch.mover is not None:
+            return self._peer.switch.mover.progress
+        return self._peer.joiner.progress if self._peer.joiner is not None else Progress()
+
+    def progress(self) -> float:
+        """Fraction of the present step that is done: as its conductor knows, or as one's own sum suggests."""
+        peer = self._peer
+        if peer.journeys is None or peer.stage is None:
+            return 0.0
+        done = peer.conductor.completed()
+        if done is None:
+            replicas = max(1, len(peer.membership.stage(peer.stage)))
+            done = replicas * len(peer.journeys.book(peer.history.version + 1).accumulated)
+        return min(1.0, done / peer.run_config.microbatches)
+
+    def queues(self) -> Queues:
+        """What waits where."""
+        journeys, compute = self._peer.journeys, self._peer.compute
+        states = journeys.queues() if journeys is not None else Counter[str]()
+        held, passed = states.total(), states["passed"]
+        retained = journeys.retention.nbytes if journeys is not None else 0
+        busy = compute is not None and compute.progress().running is not None
+        reason = "" if busy else self._idle_reason(held, passed)
+        return Queues(states["waiting"], states["backward"], held, passed, retained, reason)
+
+    def _idle_reason(self, held: int, passed: int) -> str:
+        if self._peer.state == "paused":
+            return "this peer is paused: `swarmctl resume` lets it go on"
+        if self._peer.state != "serving":
+            return f"this peer is {self._peer.state}"
+        if waiting := self.waiting_for():
+            return waiting
+        if passed:
+            return f"{passed} microbatches are with the next stage"
+        return "" if held else "no microbatch has come"
+
+    def rows(self) -> list[HopRow]:
+        """Every microbatch that is here."""
+        return self._peer.journeys.rows() if self._peer.journeys is not None else []
+
+    def waiting_for(self) -> str:
+        """What the swarm lacks, as far as this peer knows."""
+        peer, stages = self._peer, self._peer.run_config.model.stages
+        missing = peer.membership.missing_stages(stages)
+        if peer.history.resumes or peer.returns.under_way:
+            return peer.returns.waiting or "the others of the run, to go on together from what is on disks"
+        if peer.state == "joining" and peer.stage is None and peer.entries:
+            return "a peer of the run that answers: those it came by don't"
+        if peer.joiner is not None and peer.joiner.pulling and not peer.donors():
+            return f"a live replica of stage {peer.stage}, to take its state from"
+        if missing and not peer.history.finished and peer.state != "joining":
+            names, many = ", ".join(map(str, missing)), "s" * (len(missing) > 1)
+            needed = f"a peer for stage{many} {names}: start one with `swarmd start --bootstrap`"
+            return f"{needed}; and {peer.returns.waiting}" if peer.returns.waiting else needed
+        held = "" if peer.history.finished else peer.membership.held_back(stages)
+        return held or peer.ballots.waiting
+
+    def peer_rows(self) -> list[PeerRow]:
+        """Everyone this peer knows, itself first."""
+        self._refresh()
+        return peer_rows(self._peer.membership, asyncio.get_running_loop().time())

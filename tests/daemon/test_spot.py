@@ -1,0 +1,53 @@
+"""Word that the machine is about to go: from a file, from a command; nothing else is taken for it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from swarmd.config import NodeConfig
+from swarmd.daemon import spot
+from swarmd.daemon.spot import check_spot, spot_notice
+from swarmd.errors import ConfigError
+
+
+async def test_a_file_that_appears(tmp_path: Path) -> None:
+    notice = tmp_path / "notice"
+    config = NodeConfig(home="/h", spot_file=str(notice), spot_interval_s=0.01)
+    check_spot(config)
+    waiting = asyncio.create_task(spot_notice(config))
+    done, _ = await asyncio.wait({waiting}, timeout=0.1)
+    assert not done
+    notice.touch()
+    assert str(notice) in await waiting
+    with pytest.raises(ConfigError, match="remove it"):
+        check_spot(config)
+
+
+async def test_a_command_that_succeeds(tmp_path: Path) -> None:
+    counter = tmp_path / "counter"
+    command = f"echo x >> {counter}; test $(wc -l < {counter}) -ge 3"
+    reason = await spot_notice(NodeConfig(home="/h", spot_command=command, spot_interval_s=0.01))
+    assert command in reason
+    assert counter.read_text() == "x\n" * 3
+
+
+async def test_a_command_that_hangs_is_killed_and_no_notice(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(spot, "COMMAND_SECONDS", 0.05)
+    waiting = asyncio.create_task(
+        spot_notice(NodeConfig(home="/h", spot_command="exec sleep 100", spot_interval_s=0.01))
+    )
+    while "doesn't end" not in caplog.text:
+        await asyncio.sleep(0.01)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_nothing_to_look_at_is_never_a_notice() -> None:
+    waiting = asyncio.create_task(spot_notice(NodeConfig(home="/h", spot_interval_s=0.001)))
+    done, _ = await asyncio.wait({waiting}, timeout=0.1)
+    assert not done
+    waiting.cancel()

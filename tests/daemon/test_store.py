@@ -1,0 +1,138 @@
+"""A daemon's disk: ledger and checkpoints survive crashes, full disks and damage, and stay bounded."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from swarmd.daemon.local import Home
+from swarmd.daemon.store import LocalStore
+
+
+def test_the_ledger_has_a_line_per_step(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    store = LocalStore(home)
+    store.append_ledger({"step": 1, "loss": 5.5})
+    store.append_ledger({"step": 2, "loss": 5.4})
+    assert [json.loads(line)["step"] for line in home.ledger.read_text().splitlines()] == [1, 2]
+
+
+def test_a_torn_line_does_not_swallow_the_next(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.ledger.write_bytes(b'{"step": 1}\n{"st')
+    LocalStore(home).append_ledger({"step": 2})
+    assert home.ledger.read_text().splitlines() == ['{"step": 1}', '{"st', '{"step":2}']
+
+
+def test_lines_of_a_history_that_lost_are_moved_away(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.ledger.write_bytes(b'{"step": 1}\n{"st\n{"step": 2}\n{"step": 3}\n')
+    LocalStore(home).void_ledger(1)
+    assert home.ledger.read_text().splitlines() == ['{"step": 1}', '{"st']
+    assert (tmp_path / "ledger-void.jsonl").read_text().splitlines() == ['{"step": 2}', '{"step": 3}']
+
+
+def test_the_ledger_is_bounded(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    store = LocalStore(home, ledger_limit_bytes=200)
+    for step in range(100):
+        store.append_ledger({"step": step})
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert set(sizes) == {"ledger.jsonl", "ledger.jsonl.1"}
+    assert all(0 < size < 250 for size in sizes.values())
+    assert json.loads(home.ledger.read_text().splitlines()[-1])["step"] == 99
+
+
+def test_a_full_disk_is_said_and_not_raised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home = Home(tmp_path)
+    home.ledger.symlink_to("/dev/full")
+    LocalStore(home).append_ledger({"step": 3})
+    assert "can't write the ledger" in caplog.text
+    assert "No space left" in caplog.text
+
+
+async def test_a_checkpoint_that_cannot_be_written_is_said_and_not_raised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = Home(tmp_path)
+    home.checkpoints.write_text("a file where the directory should be")
+    await LocalStore(home).save_checkpoint(5, 0, b"state", {"step": 5})
+    assert "can't save checkpoints" in caplog.text
+
+
+RECORD = {"step": 5}
+
+
+async def test_a_full_disk_shows_until_it_works_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Told once in the log, not with every step; `trouble` says it as long as it lasts."""
+    home = Home(tmp_path)
+    store = LocalStore(home)
+    home.ledger.symlink_to("/dev/full")
+    home.checkpoints.write_text("a file where the directory should be")
+    for step in range(3):
+        store.append_ledger({"step": step})
+        await store.save_checkpoint(step, 0, b"state", RECORD)
+    assert "can't write the ledger: No space left on device" in store.trouble
+    assert "can't save checkpoints" in store.trouble
+    assert len([it for it in caplog.records if "training goes on" in it.message]) == 2
+    home.ledger.unlink()
+    home.checkpoints.unlink()
+    store.append_ledger({"step": 3})
+    await store.save_checkpoint(3, 0, b"state", RECORD)
+    assert store.trouble == ""
+
+
+async def test_only_what_is_whole_is_in_stock(tmp_path: Path) -> None:
+    """A bit that flips later is noticed, too, as the file is another one then."""
+    store = LocalStore(Home(tmp_path))
+    for version in (5, 10):
+        await store.save_checkpoint(version, 0, b"state", {"step": version})
+    await store.save_checkpoint(5, 1, b"copied", RECORD, copy=True)
+    assert [it[:2] for it in await store.stock()] == [(10, 0), (5, 1), (5, 0)]
+    state = tmp_path / "checkpoints" / "step-000010" / "stage-0.safetensors"
+    state.write_bytes(b"statf")
+    assert [it[:2] for it in await store.stock()] == [(5, 1), (5, 0)]
+    assert await store.load_checkpoint(10, 0) is None
+    assert await store.load_checkpoint(5, 1) == (b"copied", RECORD)
+    assert await store.read_checkpoint(5, 1, 1, 3) == b"op"
+    assert await store.read_checkpoint(7, 1, 1, 3) is None
+
+
+async def test_copies_have_a_bound_of_their_own(tmp_path: Path) -> None:
+    """The oldest go; what is this peer's own stays; a copy that alone is too large isn't written."""
+    store = LocalStore(Home(tmp_path), copies_limit_bytes=25)
+    await store.save_checkpoint(5, 0, b"0123456789", RECORD)
+    for stage in (1, 2, 3):
+        await store.save_checkpoint(5 + stage, stage, b"0123456789", RECORD, copy=True)
+    await store.save_checkpoint(9, 4, b"x" * 26, RECORD, copy=True)
+    assert [it[:2] for it in await store.stock()] == [(8, 3), (7, 2), (5, 0)]
+
+
+async def test_newer_versions_of_a_history_that_was_given_up_make_room(tmp_path: Path) -> None:
+    store = LocalStore(Home(tmp_path))
+    for version in (5, 10, 5):
+        await store.save_checkpoint(version, 0, b"state", {"step": version})
+    assert [it[:2] for it in await store.stock()] == [(5, 0)]
+
+
+def test_what_a_crash_left_half_written_is_cleared(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    torn = home.checkpoints / "step-000005" / ".new-abc"
+    torn.parent.mkdir(parents=True)
+    torn.write_bytes(b"half")
+    LocalStore(home)
+    assert not torn.exists()
+
+
+def test_voided_lines_are_bounded_and_named(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    store = LocalStore(home, ledger_limit_bytes=200)
+    for step in range(60):
+        store.append_ledger({"step": 1 + step % 2, "record": f"r{step}"})
+        store.void_ledger(1)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.glob("ledger-void*")}
+    assert set(sizes) == {"ledger-void.jsonl", "ledger-void.jsonl.1"}
+    assert all(0 < size < 300 for size in sizes.values())
+    store.append_ledger({"step": 2, "record": "other"})
+    store.void_ledger(0, {"other"})
+    assert store.ledger_tail(100) == {1: "r58"}
