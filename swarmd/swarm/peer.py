@@ -78,14 +78,9 @@ class Peer:
         self.history = History(run, links, store)
         self.forks = Forks(run, links, membership, self.history, rng)
         self.liveness = Liveness(
-            links,
-            membership,
-            self.changed,
-            suspected=self._suspected,
-            gone=self._gone,
-            heard=self._heard,
-            spawn=self.spawn,
-        )
+            links, membership, self.changed,
+            suspected=self._suspected, gone=self._gone, heard=self._heard, spawn=self.spawn,
+        )  # fmt: skip
         outlook = Outlook(run, membership)
         self.gossip = Gossip(fingerprint(run), outlook.works, links, membership, self.liveness.hear, self._refresh)
         self._places = Places(run, links, membership, self.history, self.liveness.hear, self.entries, outlook, used)
