@@ -5,6 +5,7 @@ tests hold it to the real model's. Knows no peers and no time.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from swarmd.config import ModelConfig, RunConfig
@@ -171,7 +172,7 @@ def recompute_share(run: RunConfig, stage: int, device: Device, dtype: str, held
         return float(run.recompute)
     if device.cores:
         return 0.0  # a host's memory holds many graphs of what its cores can compute
-    free = device.memory_bytes - state_bytes(run, stage)
+    free = device.memory_bytes - state_bytes(run, stage) + 2 * FP32 * stage_parameters(run.model, stage)
     kept = max(0.0, free) * 0.5 // graph_bytes(run, dtype)  # half of what is free, as `stage/engine.py` plans
     return max(0.0, 1.0 - kept / max(held, 1.0))
 
@@ -207,18 +208,17 @@ def _measured(run: RunConfig, stage: int, device: Device) -> tuple[float, float]
     return forward, backward
 
 
-def _between(points: tuple[Point, ...], hidden: int, of: "object") -> float:
+def _between(points: tuple[Point, ...], hidden: int, of: Callable[[Point], float]) -> float:
     """A measured figure at a width; beyond the measured ones it is that of the nearest."""
-    assert callable(of)
     below = [point for point in points if point.hidden <= hidden]
     above = [point for point in points if point.hidden >= hidden]
     if not below or not above:
-        return float(of(points[0] if not below else points[-1]))
+        return of(points[0] if not below else points[-1])
     left, right = below[-1], above[0]
     if left.hidden == right.hidden:
-        return float(of(left))
+        return of(left)
     share = math.log(hidden / left.hidden) / math.log(right.hidden / left.hidden)
-    return float(of(left) * (1 - share) + of(right) * share)
+    return of(left) * (1 - share) + of(right) * share
 
 
 # ------------------------------------------------------------------------------------------------- memory

@@ -17,8 +17,8 @@ from swarmd.sim.devices import Group
 from swarmd.sim.placement import Placement, plan_placement
 from swarmd.sim.rehearsal import Actor, Played, Rehearsed, rehearse
 
-PEERS_SIMULATED = 16  # at most, in one rehearsal: a few seconds each
-MICROBATCHES_SIMULATED = 24  # at most, per peer and step: the middle of such a step is steady
+PEERS_SIMULATED = 12  # at most, in one rehearsal: a few seconds each
+MICROBATCHES_SIMULATED = 16  # at most, per peer and step: the middle of such a step is steady
 HOPS_PER_PEER = 2  # as `swarm/head.py` keeps under way
 BUSY_ENOUGH = 0.85  # a stage whose device or link is in use for so much of the time is what limits the swarm
 GROWTH = (1, 2, 4)  # times as many peers
@@ -202,10 +202,7 @@ def look(question: Question) -> Outlook:
         raise ConfigError(_why_not(question, rates))
     speeds = _speeds(question, best)  # recomputing depends on how many share a stage
     rates = _rates(question, speeds)
-    if question.one_machine:
-        return _looked(question, best, best, speeds, rates)
-    small = _smaller(best)
-    return _looked(question, best, small, speeds, rates)
+    return _looked(question, best, best if question.one_machine else _smaller(best), speeds, rates)
 
 
 def _speeds(question: Question, placement: Placement | None) -> list[list[StageSpeed]]:

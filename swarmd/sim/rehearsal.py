@@ -6,7 +6,7 @@ of it, and how busy everybody is meanwhile. Knows no device by name and no plan.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from swarmd.config import LimitsConfig, RunConfig
 from swarmd.sim.clock import run_virtual
@@ -112,13 +112,6 @@ class MeteredEngine(PhantomEngine):
         self.done.append((asyncio.get_running_loop().time(), forward))
 
 
-@dataclass
-class _Stage:
-    """Engines and links in the order of the actors."""
-
-    engines: list[MeteredEngine] = field(default_factory=list)
-
-
 def rehearse(
     run: RunConfig,
     actors: Sequence[Actor],
@@ -150,11 +143,8 @@ async def _play(
     crowd: Sequence[float],
     seed: int,
 ) -> Rehearsed:
-    engines: list[MeteredEngine] = []
-
     def open_engine(run: RunConfig, stage: int) -> MeteredEngine:
-        engines.append(MeteredEngine(run, stage, parameters[stage], wire))
-        return engines[-1]
+        return MeteredEngine(run, stage, parameters[stage], wire)
 
     link = Link(delay_s=rtt_s / 2)
     world = World(run, NoText(run), seed=seed, link=link, engine=open_engine)
