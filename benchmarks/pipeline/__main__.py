@@ -56,7 +56,7 @@ def write_run(preset: str, quick: bool, folder: Path) -> Path:
     if quick:
         run = dataclasses.replace(run, sequences_per_step=run.sequences_per_step // QUICK_FRACTION)
     path = folder / f"{preset}.toml"
-    path.write_text(_as_toml(run))
+    path.write_text(as_toml(run))
     return path
 
 
@@ -128,7 +128,7 @@ def _leave(*_: object) -> None:
     raise SystemExit(1)
 
 
-def _as_toml(run: RunConfig) -> str:
+def as_toml(run: RunConfig) -> str:
     """Settings as TOML; JSON's notation of numbers, texts and lists is TOML's as well."""
     tables: list[tuple[str, dict[str, Any]]] = [("", {})]
     for key, value in to_plain(run).items():

@@ -149,8 +149,8 @@ def stage_speed(
     forward, backward = _measured(run, stage, device) if device.points else _stated(run, stage, device, dtype)
     boundaries = (stage > 0) + (stage < run.model.stages - 1)
     if device.points:
-        per_boundary = HOP_SECONDS + WIRE_SECONDS_PER_BYTE * wire.nbytes(run)
-        forward += boundaries * per_boundary / 2  # of a forward's boundaries each end does its half, in and out
+        per_boundary = HOP_SECONDS + 2 * WIRE_SECONDS_PER_BYTE * wire.nbytes(run)  # a tensor each way
+        forward += boundaries * per_boundary / 2
         backward += boundaries * per_boundary / 2
     else:
         products = boundaries * wire.flops(run) / 2 / device.matmul_flops(dtype)

@@ -14,6 +14,7 @@ from swarmd.errors import ConfigError
 from swarmd.sim import costs
 from swarmd.sim.costs import StageSpeed, Wire
 from swarmd.sim.devices import Group
+from swarmd.sim.phantom import BYTES_PER_ELEMENT
 from swarmd.sim.placement import Placement, plan_placement
 from swarmd.sim.rehearsal import Actor, Played, Rehearsed, rehearse
 
@@ -36,6 +37,7 @@ class Question:
     wire: Wire
     dtype: str  # fp32 | bf16 | fp16, of matrix products
     one_machine: bool = False  # profiled peers share this computer's cores
+    placement: Placement | None = None  # None: the best that is found
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,7 @@ def _wires(question: Question, outlook: Outlook, told: Callable[[str], None]) ->
         wire = costs.find_wire(name)
         told(f"{name} on the wire")
         other = outlook if name == question.wire.name else look(replace(question, wire=wire))
-        found.append(
-            Variant(name, other.tokens_per_second, other.bottleneck, wire.nbytes(question.run), wire.exists)
-        )
+        found.append(Variant(name, other.tokens_per_second, other.bottleneck, wire.nbytes(question.run), wire.exists))
     return found
 
 
@@ -184,7 +184,9 @@ def _notes(question: Question, outlook: Outlook) -> list[str]:
         if device.points and question.dtype != "fp32":
             notes.append(f"{device.name} was measured in fp32 and is counted so")
         if device.points and not device.points[0].hidden <= question.run.model.hidden <= device.points[-1].hidden:
-            notes.append(f"{device.name} was not measured at a width of {question.run.model.hidden}: the nearest counts")
+            notes.append(
+                f"{device.name} was not measured at a width of {question.run.model.hidden}: the nearest counts"
+            )
     tight = [row for row in outlook.rows if row.memory_share > 1]
     notes += [f"stage {row.stage} needs more memory than {row.device} has" for row in tight]
     return notes
@@ -196,8 +198,8 @@ def _notes(question: Question, outlook: Outlook) -> list[str]:
 def look(question: Question) -> Outlook:
     """The best placement of the groups and what comes of it. Raises ConfigError if there is none."""
     run, groups = question.run, question.groups
-    speeds, rates = _speeds(question, None), _rates(question, _speeds(question, None))
-    best = plan_placement([group.count for group in groups], rates)
+    rates = _rates(question, _speeds(question, None))
+    best = question.placement or plan_placement([group.count for group in groups], rates)
     if best is None:
         raise ConfigError(_why_not(question, rates))
     speeds = _speeds(question, best)  # recomputing depends on how many share a stage
@@ -217,7 +219,14 @@ def _speeds(question: Question, placement: Placement | None) -> list[list[StageS
             held = HOPS_PER_PEER * peers * (stages - stage) / stages / replicas
             row.append(
                 costs.stage_speed(
-                    run, stage, group.device, question.dtype, question.wire, pace=group.pace, held=held, replicas=replicas
+                    run,
+                    stage,
+                    group.device,
+                    question.dtype,
+                    question.wire,
+                    pace=group.pace,
+                    held=held,
+                    replicas=replicas,
                 )
             )
         found.append(row)
@@ -355,7 +364,7 @@ def _rows(
                 continue
             speed, device = speeds[number][stage], group.device
             need = costs.memory_bytes(run, stage, question.dtype)
-            averaging = 2 * costs.BYTES_PER_ELEMENT[run.codecs.averaging] * costs.stage_parameters(run.model, stage)
+            averaging = 2 * BYTES_PER_ELEMENT[run.codecs.averaging] * costs.stage_parameters(run.model, stage)
             averaging *= 1 - 1 / full.replicas(stage)
             operations = (1 + costs.BACKWARD_TIMES) * costs.stage_flops(run, stage) / speed.total_s
             rows.append(

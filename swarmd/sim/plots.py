@@ -27,5 +27,7 @@ def draw(title: str, lines: Sequence[Line]) -> str:
     figure.title(title)
     figure.draw(figure.signal([lines[0].xs[0]], [0.0], marker=" "))  # pulls the axis down to zero
     for line in lines:
-        figure.draw(figure.signal(list(line.xs), list(line.ys), marker=line.marker).lines(line.joined).label(line.label))
+        figure.draw(
+            figure.signal(list(line.xs), list(line.ys), marker=line.marker).lines(line.joined).label(line.label)
+        )
     return str(plotext.uncolorize(str(figure.build())))

@@ -7,8 +7,9 @@ of it, and how busy everybody is meanwhile. Knows no device by name and no plan.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
-from swarmd.config import LimitsConfig, RunConfig
+from swarmd.config import CodecName, LimitsConfig, RunConfig
 from swarmd.sim.clock import run_virtual
 from swarmd.sim.costs import StageSpeed, Wire
 from swarmd.sim.figures import NoText
@@ -112,6 +113,12 @@ class MeteredEngine(PhantomEngine):
         self.done.append((asyncio.get_running_loop().time(), forward))
 
 
+def _code(wire: Wire) -> CodecName:
+    """The name that peers agree on; sizes are the wire's own."""
+    assert wire.codec in ("fp32", "fp16", "bf16", "int8")
+    return cast("CodecName", wire.codec)
+
+
 def rehearse(
     run: RunConfig,
     actors: Sequence[Actor],
@@ -126,10 +133,14 @@ def rehearse(
 
     parameters: of each stage, what its round moves. crowd: as in `Host`, for actors that share a computer.
     """
-    codecs = replace(run.codecs, activations=wire.codec, gradients=wire.codec)
+    codecs = replace(run.codecs, activations=_code(wire), gradients=_code(wire))
     averaging = "int8" if run.codecs.averaging == "int8-bnb" else run.codecs.averaging
     run = replace(
-        run, codecs=replace(codecs, averaging=averaging), steps=WARM_STEPS + 2, validate_every=0, checkpoint_every=1 << 30
+        run,
+        codecs=replace(codecs, averaging=averaging),
+        steps=WARM_STEPS + 2,
+        validate_every=0,
+        checkpoint_every=1 << 30,
     )
     return run_virtual(_play(run, actors, wire, rtt_s, parameters, crowd, seed))
 
@@ -163,9 +174,9 @@ async def _play(
     began, before = loop.time(), [it.transport.traffic() for it in peers]
     await world.until(lambda: all(it.peer.history.version > WARM_STEPS for it in peers), LIMIT_SECONDS)
     ended, after = loop.time(), [it.transport.traffic() for it in peers]
-    opened = [it.compute.engine if it.compute is not None else None for it in peers]
     await world.stop()
-    mine = [engine for engine in opened if isinstance(engine, MeteredEngine)]
+    opened: list[Any] = [it.compute.engine for it in peers if it.compute is not None]
+    mine: list[MeteredEngine] = [engine for engine in opened if isinstance(engine, MeteredEngine)]
     assert len(mine) == len(actors), "every actor has a stage from the start"
     traffic = tuple(
         (float(late[0] - early[0]), float(late[1] - early[1])) for early, late in zip(before, after, strict=True)
@@ -186,9 +197,7 @@ def _window(run: RunConfig, engines: Sequence[MeteredEngine], began: float, ende
     return finished[first], finished[last - 1], (last - 1 - first) / seconds
 
 
-def _played(
-    run: RunConfig, actor: Actor, engine: MeteredEngine, wire: Wire, first: float, last: float
-) -> Played:
+def _played(run: RunConfig, actor: Actor, engine: MeteredEngine, wire: Wire, first: float, last: float) -> Played:
     seconds = last - first
     forwards = sum(1 for at, forward in engine.done if forward and first < at <= last)
     backwards = sum(1 for at, forward in engine.done if not forward and first < at <= last)

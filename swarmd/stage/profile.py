@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy
 import psutil
@@ -29,9 +29,9 @@ CUDA_WIDTHS = (512, 1024, 2048, 4096)
 TOKENS = {"cpu": (4, 128), "cuda": (4, 512)}  # sequences, and tokens of each
 FEW, MANY = 1, 3  # blocks of the two engines whose difference is a block, and whose rest is a hop's fixed part
 VOCABULARY = 256
-REPEATS = 7  # the median of so many counts
+REPEATS = 11  # the median of so many counts
 CROWD_WIDTH = 256  # where processes are timed together
-CROWD_SECONDS = 3.0  # each computes for so long
+CROWD_SECONDS = 1.5  # each computes for so long
 STAGES = 3  # so that stage 1 is neither head nor tail
 
 
@@ -44,8 +44,13 @@ class Timed:
     tail_s: float
 
 
-def measure_profile(device: str, threads: int, *, told: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """Everything about this machine, as JSON-ready data. Raises ConfigError if there is no such device."""
+def measure_profile(
+    device: str, threads: int, *, crowded: bool = True, told: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """Everything about this machine, as JSON-ready data; `crowded`: also how processes that compute at once get on.
+
+    Raises ConfigError if there is no such device.
+    """
     kind = check_device(device).type
     if threads:
         torch.set_num_threads(threads)
@@ -57,13 +62,15 @@ def measure_profile(device: str, threads: int, *, told: Callable[[str], None] = 
     told("the parts of a round")
     round_s = measure_round(device)
     crowd = [1.0]
-    if kind == "cpu":
+    if kind == "cpu" and crowded:
         told("processes that compute at once")
         crowd = measure_crowd(threads, max(1, cores // (threads or cores)))
     memory = psutil.virtual_memory().total if kind == "cpu" else torch.cuda.get_device_properties(device).total_memory
     return {
         "name": "this-machine",
-        "device": f"{device}, {torch.get_num_threads()} threads" if kind == "cpu" else torch.cuda.get_device_name(device),
+        "device": f"{device}, {torch.get_num_threads()} threads"
+        if kind == "cpu"
+        else torch.cuda.get_device_name(device),
         "cores": max(1, cores // torch.get_num_threads()) if kind == "cpu" else 0,
         "memory_bytes": memory,
         "points": points,
@@ -94,7 +101,11 @@ def plan_probe(hidden: int, kind: str, blocks: int) -> RunConfig:
 def measure_point(device: str, hidden: int) -> dict[str, float]:
     """One width: seconds of a block, and of the rest of a hop."""
     kind = check_device(device).type
-    few, many = (time_hops(plan_probe(hidden, kind, blocks), device) for blocks in (FEW, MANY))
+    probes = [Probe(plan_probe(hidden, kind, blocks), device) for blocks in (FEW, MANY)]
+    for _ in range(REPEATS + 1):  # in turns, as a machine's speed drifts
+        for probe in probes:
+            probe.step()
+    few, many = (probe.timed() for probe in probes)
     run = plan_probe(hidden, kind, FEW)
     tokens = run.tokens_per_microbatch
     forward = max(1e-9, (many.forward_s - few.forward_s) / (MANY - FEW))
@@ -121,33 +132,48 @@ def block_flops(model: ModelConfig, tokens: int) -> float:
     return 2.0 * tokens * weights + 2.0 * tokens * model.sequence_length * model.hidden
 
 
-def time_hops(run: RunConfig, device: str) -> Timed:
-    """Forward and backward of a middle stage, and the tail."""
-    middle, tail = StageEngine(run, 1, device), StageEngine(run, STAGES - 1, device)
-    length = run.model.sequence_length + 1
-    tokens = numpy.zeros((run.sequences_per_microbatch, length), dtype="<i4").tobytes()
-    head = StageEngine(run, 0, device)
-    activation = head.forward(HopId(1, 0), tokens, None, codec=run.codecs.activations)
-    forwards, backwards, tails = [], [], []
-    for index in range(REPEATS + 1):
-        hop = HopId(1, index)
-        begun = _now(device)
-        passed = middle.forward(hop, tokens, activation, codec=run.codecs.activations)
-        done = _now(device)
-        result = tail.tail(hop, tokens, passed, codec=run.codecs.gradients)
-        tailed = _now(device)
+class Probe:
+    """Three stages in one process, and the seconds that the work of a middle one and of the tail takes."""
+
+    def __init__(self, run: RunConfig, device: str) -> None:
+        self._device, self._codecs = device, run.codecs
+        self._middle, self._tail = StageEngine(run, 1, device), StageEngine(run, STAGES - 1, device)
+        self._tokens = sample(run)
+        self._activation = StageEngine(run, 0, device).forward(
+            HopId(1, 0), self._tokens, None, codec=run.codecs.activations
+        )
+        self._seconds: list[tuple[float, float, float]] = []
+
+    def step(self) -> None:
+        """One microbatch through middle and tail and back."""
+        hop, codec = HopId(1, len(self._seconds)), self._codecs.activations
+        times = [_now(self._device)]
+        passed = self._middle.forward(hop, self._tokens, self._activation, codec=codec)
+        times.append(_now(self._device))
+        result = self._tail.tail(hop, self._tokens, passed, codec=codec)
+        times.append(_now(self._device))
         assert result.gradient is not None
-        middle.backward(hop, result.gradient, codec=run.codecs.gradients)
-        forwards.append(done - begun)
-        tails.append(tailed - done)
-        backwards.append(_now(device) - tailed)
-    return Timed(*(statistics.median(each[1:]) for each in (forwards, backwards, tails)))
+        self._middle.backward(hop, result.gradient, codec=codec)
+        times.append(_now(self._device))
+        forward, tail, backward = (late - early for early, late in itertools.pairwise(times))
+        self._seconds.append((forward, backward, tail))
+
+    def timed(self) -> Timed:
+        """Medians; the first microbatch, which warms up, doesn't count."""
+        forwards, backwards, tails = zip(*self._seconds[1:], strict=True)
+        return Timed(statistics.median(forwards), statistics.median(backwards), statistics.median(tails))
+
+
+def sample(run: RunConfig) -> bytes:
+    """Tokens of a microbatch."""
+    shape = (run.sequences_per_microbatch, run.model.sequence_length + 1)
+    return numpy.zeros(shape, dtype="<i4").tobytes()
 
 
 def measure_round(device: str) -> dict[str, float]:
     """Seconds per element of what a round does, two members' contributions to a part."""
     run = plan_probe(CROWD_WIDTH, check_device(device).type, MANY)
-    engine, size = StageEngine(run, 1, device), 0
+    engine = StageEngine(run, 1, device)
     size = engine.gradient_size
     seconds: dict[str, list[float]] = {"contribution": [], "reduce": [], "assemble": [], "apply": []}
     for step in range(1, REPEATS + 2):
@@ -188,7 +214,7 @@ class Crowd:
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(most)
         ]
 
-    def __enter__(self) -> "Crowd":
+    def __enter__(self) -> Self:
         for worker in self._workers:
             _hear(worker)  # it is ready
         return self
@@ -231,7 +257,7 @@ def _work(arguments: Sequence[str]) -> None:
     torch.set_num_threads(max(1, int(arguments[0])))
     run = plan_probe(CROWD_WIDTH, "cpu", MANY)
     tail = StageEngine(run, STAGES - 1)
-    tokens = numpy.zeros((run.sequences_per_microbatch, run.model.sequence_length + 1), dtype="<i4").tobytes()
+    tokens = sample(run)
     activation = StageEngine(run, 0).forward(HopId(1, 0), tokens, None, codec=run.codecs.activations)
 
     def compute(number: int) -> float:
