@@ -1,4 +1,4 @@
-"""`python -m benchmarks.planner`: what the planner says of small swarms on this machine, and what real daemons do there.
+"""`python -m benchmarks.planner`: what the planner says of small swarms on this machine, and what real daemons do.
 
 The planner knows a profile (`swarmd profile`: seconds of a block at a few widths, of a round, and how fast 1, 2, .. 4
 processes run that compute at once), the settings, and the link's rate; it has seen none of the swarms. Daemons share
@@ -77,7 +77,8 @@ def slowed(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 @contextmanager
 def shaped(address: str, bytes_per_second: float) -> Iterator[str]:
     """The same multiaddr behind a slow link."""
-    before, port, after = address.partition("/tcp/")[0], *address.partition("/tcp/")[2].split("/", 1)
+    before, _, rest = address.partition("/tcp/")
+    port, _, after = rest.partition("/")
     command = [sys.executable, "-m", "benchmarks.planner.link", port, str(bytes_per_second)]
     proxy = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert proxy.stdout is not None
@@ -111,7 +112,7 @@ def measure(case: Case, steps: int, folder: Path) -> float:
     lost = sum(line["lost"] + line["duplicated"] for line in lines)
     if lost or any(line["members"] != list(lines[-1]["members"]) for line in lines[WARM_STEPS:]):
         raise SystemExit(f"{case.name}: peers came or went while it was measured; run it again")
-    return run.microbatches * run.tokens_per_microbatch / statistics.median(seconds)
+    return float(run.microbatches * run.tokens_per_microbatch / statistics.median(seconds))
 
 
 def _wait(daemons: list[Daemon], steps: int) -> list[dict[str, Any]]:

@@ -103,6 +103,7 @@ def stage_flops(run: RunConfig, stage: int) -> float:
 
 
 def head_flops(run: RunConfig) -> float:
+    """Of the tail's output layer, forward."""
     return 2.0 * run.tokens_per_microbatch * run.model.hidden * run.model.vocabulary
 
 

@@ -19,7 +19,7 @@ GB = 1e9
 TERA = 1e12
 MATMUL_SHARE = 0.55
 """Of the datasheet's tensor rate, in the matrix products of a training step. An assumption; with it the formulas of
-`costs.py` give 45 % of an A100's peak at width 2304 and 54 % at 25,600, where Megatron-LM (Narayanan et al. 2021, table
+`costs.py` give 44 % of an A100's peak at width 2304 and 50 % at 25,600, where Megatron-LM (Narayanan et al. 2021, table
 1) reports 44 % and 52 %.
 """
 COOL_SHARE = 0.35  # the same of cards of 70 W (T4, L4), which slow down under sustained load: an assumption

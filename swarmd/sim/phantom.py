@@ -12,7 +12,9 @@ from swarmd.errors import HopForgotten
 from swarmd.values import BackwardResult, Buffer, Encoded, GradientSummary, HopId, TailResult
 
 BYTES_PER_ELEMENT = {"fp32": 4.0, "fp16": 2.0078125, "bf16": 2.0, "int8": 1.0078125, "int8-bnb": 1.0009765625}
-"""On the wire, block scales included: `stage/codec.py` keeps one of four bytes per 512 elements, bitsandbytes per 4096."""
+"""On the wire, block scales included: `stage/codec.py` keeps one of four bytes per 512 elements, bitsandbytes one per
+4096.
+"""
 
 
 class Zeros:

@@ -197,7 +197,7 @@ def _notes(question: Question, outlook: Outlook) -> list[str]:
 
 def look(question: Question) -> Outlook:
     """The best placement of the groups and what comes of it. Raises ConfigError if there is none."""
-    run, groups = question.run, question.groups
+    groups = question.groups
     rates = _rates(question, _speeds(question, None))
     best = question.placement or plan_placement([group.count for group in groups], rates)
     if best is None:

@@ -1,7 +1,7 @@
 """One step of a planned swarm in virtual time: production peers, pretended devices and links, nothing computed.
 
-Takes peers with their stage, speeds and links; gives how long a step takes, how fast microbatches come out in the middle
-of it, and how busy everybody is meanwhile. Knows no device by name and no plan.
+Takes peers with their stage, speeds and links; gives how long a step takes, how fast microbatches come out in the
+middle of it, and how busy everybody is meanwhile. Knows no device by name and no plan.
 """
 
 import asyncio

@@ -1,4 +1,5 @@
-"""`python -m swarmd.sim scale`, `detect`, `straggler` and `square-cube`: figures of simulated swarms, as tables or JSON.
+"""`python -m swarmd.sim scale`, `detect`, `straggler` and `square-cube`: figures of simulated swarms, as tables or
+JSON.
 
 Parses and prints; `figures.py` measures. Whatever is printed says that it is simulated.
 """

@@ -29,7 +29,8 @@ PROFILE = {
     "memory_bytes": 8e9,
     "points": [
         {
-            "hidden": hidden, "tokens": 512, "forward_flops": flops, "forward_s": flops / 50e9, "backward_s": flops / 25e9,
+            "hidden": hidden, "tokens": 512, "forward_flops": flops,
+            "forward_s": flops / 50e9, "backward_s": flops / 25e9,
             "forward_fixed_s": 0.001, "backward_fixed_s": 0.002, "logit_s": 1e-9,
         }
         for hidden, flops in ((128, 2e8), (512, 3.2e9))
@@ -57,13 +58,13 @@ def question(peers: str, run: RunConfig | None = None, wire: str = "int8", rtt_s
 # ------------------------------------------------------------------------------------------------- formulas
 
 
-@pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("preset", [name for name in preset_names() if name != "125m"])  # cut like 1b
 def test_parameters_are_those_of_the_real_model(preset: str) -> None:
     from swarmd.stage.model import applied_parameters, distinct_parameters
 
     model = load_run(preset).model
     for stage in range(model.stages):
-        assert costs.stage_parameters(model, stage) == distinct_parameters(model, stage)
+        assert costs.stage_parameters(model, stage) == distinct_parameters(model, stage, stage)
     run = load_run(preset)
     products = 2.0 * run.tokens_per_microbatch * applied_parameters(model)
     embedding = 2.0 * run.tokens_per_microbatch * model.vocabulary * model.hidden  # looked up, not multiplied
@@ -79,10 +80,8 @@ def test_operations_are_those_that_pytorch_counts() -> None:
     from swarmd.stage.model import StageModule
 
     run = toy_run()
-    with torch.device("meta"):
-        module, x = StageModule(run.model, 2), torch.empty(1, 256, 512)
-    with FlopCounterMode(display=False) as counter:
-        module(x)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        StageModule(run.model, 2)(torch.zeros(1, 256, 512))
     half_of_scores = 2.0 * 256 * 256 * 512 * 2  # it counts all of attention's scores; half are needed
     counted = counter.get_total_flops()
     assert costs.stage_flops(run, 2) in (
@@ -120,13 +119,13 @@ def test_wider_stages_use_a_device_better() -> None:
             vocabulary=2, hidden=hidden, ffn=4 * hidden, heads=hidden // 128, layers=3, stages=3, sequence_length=2048,
             compute_dtype="bf16",
         )  # fmt: skip
-        run = RunConfig(name="wide", model=model, sequences_per_step=1, sequences_per_microbatch=1, recompute=False)
+        run = RunConfig(name="wide", model=model, sequences_per_step=4, sequences_per_microbatch=4, recompute=False)
         roomy = replace(DEVICES["A100"], memory_bytes=1e15)
         speed = costs.stage_speed(run, 1, roomy, "bf16", find_wire("int8"), pace=1.0, held=1.0, replicas=1)
         shares.append(3 * costs.stage_flops(run, 1) / speed.total_s / roomy.half_flops)
     assert shares == sorted(shares)
-    assert 0.35 < shares[1] < 0.5
-    assert 0.45 < shares[2] < 0.55
+    assert shares[1] == pytest.approx(0.44, abs=0.03)
+    assert shares[2] == pytest.approx(0.52, abs=0.03)
 
 
 def test_a_profile_is_read_between_its_widths() -> None:
@@ -228,15 +227,15 @@ def test_a_single_row_of_peers_is_as_fast_as_its_devices() -> None:
 
 
 def test_a_slow_link_is_what_limits() -> None:
-    """10 kB/s for 2 x 132 kB each way: 26 s a microbatch at a middle stage, whose device takes 3."""
-    speed = StageSpeed(1.0, 2.0, 0.0, {})
-    run = toy_run(microbatches=24)
+    """A tensor takes 2 s, and a middle stage sends two and gets two a microbatch; its device takes 1 s."""
+    speed = StageSpeed(0.3, 0.7, 0.0, {})
+    run = toy_run(microbatches=40)
     tensor = find_wire("int8").nbytes(run)
-    actors = [Actor(stage, speed, tensor / 10, tensor / 10) for stage in range(3)]
+    actors = [Actor(stage, speed, tensor / 2, tensor / 2) for stage in range(3)]
     done = rehearse(run, actors, find_wire("int8"), rtt_s=0.0, parameters=[1000] * 3)
-    assert done.rate == pytest.approx(1 / 20.0, rel=0.1)
+    assert done.rate == pytest.approx(1 / 4.0, rel=0.1)
     assert done.actors[1].sent > 0.9
-    assert done.actors[1].busy < 0.2
+    assert done.actors[1].busy < 0.3
 
 
 def test_traffic_that_is_told_is_what_the_links_carried() -> None:
@@ -276,12 +275,13 @@ def test_four_peers_on_two_cores_are_as_fast_as_two() -> None:
 
 
 def test_a_plan_answers_everything() -> None:
-    it = plan(question("6xT4@200Mbps$0.35,2xA100@1Gbps$1.1"), told=lambda line: None)
+    it = plan(question("6xT4@200Mbps$0.35,2xA100@1Gbps$1.1", run=toy_run(microbatches=400)))
     look = it.outlook
     assert sum(row.count for row in look.rows) == it.peers == 8
     assert {row.stage for row in look.rows} == {0, 1, 2}
-    assert all(0 < row.utilisation <= 1 and 0 < row.sent and row.memory_share < 1 for row in look.rows)
+    assert all(0 < row.utilisation <= 1 and row.sent > 0 and row.memory_share < 1 for row in look.rows)
     assert it.run_seconds == pytest.approx(10 * look.step_s)
+    assert it.price_per_hour is not None
     assert it.price_per_hour == pytest.approx(6 * 0.35 + 2 * 1.1)
     assert it.run_price == pytest.approx(it.price_per_hour * it.run_seconds / 3600)
     assert [variant.what for variant in it.wires] == ["fp16", "int8", "4-bit", "bottleneck-2", "maxout-2"]
@@ -305,16 +305,16 @@ def test_on_a_thick_link_the_device_decides() -> None:
 
 
 def test_a_scaled_rehearsal_tells_what_the_whole_would() -> None:
-    """24 peers are rehearsed as 12; the whole swarm and step give nearly the same."""
-    run = toy_run(hidden=1024, microbatches=400)
-    small = look(question("24xT4@1Gbps", run=run))
-    assert "12 of the 24 peers" in small.rehearsed
-    groups = parse_peers("24xT4@1Gbps")
+    """18 peers are rehearsed as 9; the whole swarm and step give nearly the same."""
+    run = toy_run(hidden=1024, microbatches=240)
+    small = look(question("18xT4@1Gbps", run=run))
+    assert "9 of the 18 peers" in small.rehearsed
+    groups = parse_peers("18xT4@1Gbps")
     speeds = [
-        costs.stage_speed(run, stage, groups[0].device, "fp32", find_wire("int8"), pace=1.0, held=1.0, replicas=8)
+        costs.stage_speed(run, stage, groups[0].device, "fp32", find_wire("int8"), pace=1.0, held=1.0, replicas=6)
         for stage in range(3)
     ]
-    actors = [Actor(stage, speeds[stage], groups[0].up, groups[0].down) for stage in range(3) for _ in range(8)]
+    actors = [Actor(stage, speeds[stage], groups[0].up, groups[0].down) for stage in range(3) for _ in range(6)]
     parameters = [costs.stage_parameters(run.model, stage) for stage in range(3)]
     whole = rehearse(run, actors, find_wire("int8"), rtt_s=0.01, parameters=parameters)
     assert small.step_s == pytest.approx(whole.step_s, rel=0.15)
