@@ -18,7 +18,7 @@ from swarmd.sim.phantom import BYTES_PER_ELEMENT
 from swarmd.sim.placement import Placement, plan_placement
 from swarmd.sim.rehearsal import Actor, Played, Rehearsed, rehearse
 
-PEERS_SIMULATED = 12  # at most, in one rehearsal: a few seconds each
+PEERS_SIMULATED = 12  # about, in one rehearsal: a few seconds each
 MICROBATCHES_SIMULATED = 16  # at most, per peer and step: the middle of such a step is steady
 HOPS_PER_PEER = 2  # as `swarm/head.py` keeps under way
 BUSY_ENOUGH = 0.85  # a stage whose device or link is in use for so much of the time is what limits the swarm
@@ -268,11 +268,7 @@ def _smaller(placement: Placement) -> Placement:
     """A swarm of the same kind that is quick to simulate."""
     peers = sum(map(sum, placement.counts))
     factor = -(-peers // PEERS_SIMULATED)
-    counts = [[round(count / factor) for count in row] for row in placement.counts]
-    for stage in range(len(counts[0])):
-        if not any(row[stage] for row in counts):
-            most = max(range(len(counts)), key=lambda group: placement.counts[group][stage])
-            counts[most][stage] = 1
+    counts = [[max(1, round(count / factor)) if count else 0 for count in row] for row in placement.counts]
     return Placement(tuple(map(tuple, counts)))
 
 

@@ -1,9 +1,9 @@
 """The square-cube law: how busy devices are when a stage's compute grows like the cube of the width and its traffic
 like the square.
 
-The paper's four models (Ryabinin et al. 2023, section 4.1) at 500 Mb/s and five latencies, simulated with the production
-code, beside the figures that the paper measured. One peer per stage, a V100 each, no averaging: utilisation is that of
-the middle of a step, where the pipeline is full.
+The paper's four models (Ryabinin et al. 2023, section 4.1) at 500 Mb/s and five latencies, simulated with the
+production code, beside the figures that the paper measured. One peer per stage, a V100 each, no averaging: utilisation
+is that of the middle of a step, where the pipeline is full.
 """
 
 from collections.abc import Iterator
