@@ -137,7 +137,13 @@ class StageSpeed:
     def total_s(self) -> float:
         return self.forward_s + self.backward_s
 
+    def at(self, pace: float) -> "StageSpeed":
+        """The same device, so many times as fast."""
+        rounds = {method: seconds / pace for method, seconds in self.rounds.items()}
+        return StageSpeed(self.forward_s / pace, self.backward_s / pace, self.recompute, rounds)
+
     def speed(self) -> Speed:
+        """As simulated devices take it."""
         return Speed(self.forward_s, self.backward_s, 0.0, JITTER, self.rounds)
 
 

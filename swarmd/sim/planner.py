@@ -281,11 +281,11 @@ def _looked(
 ) -> Outlook:
     run = question.run
     short = _shorter(run, small, rates)
-    actors, owners = _actors(question, small, speeds)
+    scale = _size(full) / _size(small)
+    actors, owners = _actors(question, full, small, speeds)
     parameters = [_averaged(run, stage, full, small) for stage in range(run.model.stages)]
     crowd = next((group.device.crowd for group in question.groups if group.device.crowd), (1.0,))
     done = rehearse(short, actors, question.wire, rtt_s=question.rtt_s, parameters=parameters, crowd=crowd)
-    scale = full.throughput(rates) / small.throughput(rates)
     rate, overhead = done.rate * scale, max(0.0, done.step_s - short.microbatches / done.rate)
     step = run.microbatches / rate + overhead
     rows = tuple(_rows(question, full, speeds, owners, done, step, overhead))
@@ -318,15 +318,22 @@ def _shorter(run: RunConfig, placement: Placement, rates: Sequence[Sequence[floa
 
 
 def _actors(
-    question: Question, placement: Placement, speeds: Sequence[Sequence[StageSpeed]]
+    question: Question, full: Placement, small: Placement, speeds: Sequence[Sequence[StageSpeed]]
 ) -> tuple[list[Actor], list[tuple[int, int]]]:
-    """One per peer, heads first, and the group and stage of each."""
-    actors, owners = [], []
+    """One per peer, heads first, and the group and stage of each.
+
+    Where peers don't divide evenly, those that are rehearsed are a little faster or slower, device and link, so that
+    every stage has its share of the capacity: else another stage would be the slowest.
+    """
+    actors, owners, scale = [], [], _size(full) / _size(small)
     for stage in range(question.run.model.stages):
         for number, group in enumerate(question.groups):
+            count = small.counts[number][stage]
             host = 0 if question.one_machine and group.device.cores else None
-            for _ in range(placement.counts[number][stage]):
-                actors.append(Actor(stage, speeds[number][stage], group.up, group.down, host))
+            pace = full.counts[number][stage] / count / scale if count else 1.0
+            speed = speeds[number][stage].at(pace)
+            for _ in range(count):
+                actors.append(Actor(stage, speed, group.up * pace, group.down * pace, host))
                 owners.append((number, stage))
     return actors, owners
 
