@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint sim prove chaos soak bench-pipeline bench-joining bench-rebalance bench-codecs bench-start clean
+.PHONY: help demo test lint sim prove chaos soak bench-pipeline bench-joining bench-rebalance bench-codecs bench-start bench-planner clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -59,6 +59,9 @@ bench-codecs: .venv/.installed-dev ## Error and speed of the codecs
 
 bench-start: .venv/.installed-dev ## Seconds from a start to listening, and to the first microbatch
 	$(BIN)/python -m benchmarks.start
+
+bench-planner: .venv/.installed-dev ## What the planner says of small swarms here, beside what real daemons do
+	$(BIN)/python -m benchmarks.planner
 
 clean: ## Remove the virtual environment and caches
 	rm -rf .venv .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

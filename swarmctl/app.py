@@ -58,6 +58,15 @@ Examples:
   swarmctl drain --timeout 25                      within 25 seconds: a spot machine is about to go
 """
 
+_PLAN_EXAMPLES = """
+\b
+Examples:
+  swarmctl plan --model 13b-shared --peers '32xT4@200Mbps,4xA100@1Gbps' --rtt 50
+  swarmctl plan --model 1b --peers '16xRTX3090@100/20Mbps$0.20' --quick
+  swarmctl plan --model 13b-shared --peers 8xL4@500Mbps --price L4=0.70 --wire 4-bit --json
+  swarmd profile --output laptop.json; swarmctl plan --model tiny --peers 6xlaptop.json --one-machine
+"""
+
 _Home = Annotated[Path | None, typer.Option("--home", metavar="DIR", help="The daemon's home directory.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
@@ -191,6 +200,51 @@ def join(
         return "joined; `swarmctl status` shows how it goes."
 
     return _show(context, home, as_json, lambda client: client.join(bootstrap), sentence)
+
+
+@app.command("plan", epilog=_PLAN_EXAMPLES)
+def plan_command(
+    context: typer.Context,
+    model: Annotated[str, typer.Option(metavar="NAME|FILE", help="What to train: a preset or a TOML file.")],
+    peers: Annotated[
+        str, typer.Option(metavar="LIST", help="Count x device * pace @ bandwidth $ price per hour, with commas.")
+    ],
+    rtt: Annotated[float, typer.Option(metavar="MS", min=0.0, help="Round trip between peers.")] = 50.0,
+    price: Annotated[
+        list[str] | None, typer.Option(metavar="DEVICE=PRICE", help="Per hour and peer. Repeatable.")
+    ] = None,
+    wire: Annotated[
+        str | None, typer.Option(metavar="CODEC", help="fp16, int8, 4-bit, bottleneck-2, ... Default: the run's.")
+    ] = None,
+    compute: Annotated[str, typer.Option(metavar="DTYPE", help="auto (the run's), fp32, bf16 or fp16.")] = "auto",
+    stages: Annotated[int | None, typer.Option(metavar="S", min=1, help="Stages. Default: the run's.")] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps. Default: the run's.")] = None,
+    one_machine: Annotated[bool, typer.Option("--one-machine", help="All peers share one profiled machine.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Only the plan itself, without what-ifs.")] = False,
+    as_json: _Json = False,
+) -> int:
+    """What a swarm would do that you think of renting: speed, time, bottleneck, traffic, memory, cost. Simulated."""
+
+    def action() -> int:
+        from dataclasses import asdict
+
+        from swarmctl.plan import answer, render_plan
+        from swarmctl.render import console
+
+        def told(line: str) -> None:
+            print(f"simulating: {line}", file=sys.stderr)
+
+        plan = answer(
+            model, peers, rtt_ms=rtt, prices=price or (), wire=wire, compute=compute, stages=stages, steps=steps,
+            one_machine=one_machine, variants=not quick, told=told,
+        )  # fmt: skip
+        if as_json:
+            print(json.dumps({"simulated": True, **asdict(plan)}))
+        else:
+            console().print(render_plan(plan))
+        return 0
+
+    return _reported(context, action)
 
 
 def _show(

@@ -60,6 +60,14 @@ Examples:
   swarmd service install --print                   look at it first
 """
 
+_PROFILE_EXAMPLES = """
+\b
+Examples:
+  swarmd profile --output laptop.json              this machine's CPU, daemons of one thread
+  swarmd profile --device cuda:0 --output box.json its first GPU
+  swarmctl plan --model tiny --peers 6xlaptop.json --one-machine
+"""
+
 _HOME_HELP = "Directory of this daemon: identity, log, ledger, checkpoints. Default: $SWARMD_HOME or ~/.swarmd."
 
 
@@ -219,6 +227,37 @@ def install(
             print(files.unit_text(user=user), end="")
         else:
             print(files.advice(files.install(user=user), user=user))
+        return 0
+
+    return _reported(run, debug)
+
+
+@app.command(epilog=_PROFILE_EXAMPLES)
+def profile(
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Write it there. Default: print it on stdout.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda:N", help="What to measure.")] = "cpu",
+    threads: Annotated[int, typer.Option(metavar="N", min=1, help="CPU threads of a daemon.")] = 1,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> int:
+    """Measure how fast this machine computes, for `swarmctl plan`. Takes a minute; nothing else should run."""
+
+    def run() -> int:
+        import json
+
+        from swarmd.stage.profile import measure_profile
+
+        measured = measure_profile(device, threads, told=lambda line: print(f"measuring: {line}", file=sys.stderr))
+        if output is None:
+            print(json.dumps(measured))
+            return 0
+        measured["name"] = output.stem
+        try:
+            output.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"can't write {output} ({error.strerror}); choose another --output.") from error
+        print(f"{output}: use it as --peers 4x{output} in `swarmctl plan`.", file=sys.stderr)
         return 0
 
     return _reported(run, debug)

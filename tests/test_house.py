@@ -48,6 +48,11 @@ OWN_IMPORTS = (
         (*LEAVES, "swarmd", "swarmd.settings", "swarmd.swarm", "swarmd.stage", "swarmd.net", "swarmd.daemon"),
         "it assembles what is real; simulated parts must not get into a daemon",
     ),
+    Rule(
+        "swarmctl/plan.py",
+        ("swarmd.status", "swarmd.errors", "swarmd.settings", "swarmd.sim", "swarmctl"),
+        "a plan is a simulation; it is made by the simulator, which needs no torch",
+    ),
     Rule("swarmctl", ("swarmd.status", "swarmd.errors", "swarmctl"), "it starts at once and works without torch"),
 )
 
@@ -111,6 +116,8 @@ def test_a_room_imports_only_what_it_may(rule: Rule) -> None:
     for path in sources(rule.place):
         if path.name.startswith("demo") and rule.place == "swarmd/daemon":
             continue  # the demo stands outside the daemon: it is a client of control sockets, with swarmctl's client
+        if path == ROOT / "swarmctl/plan.py" and rule.place == "swarmctl":
+            continue  # it has a rule of its own, and is loaded only for `swarmctl plan`: see below
         assert not foreign_to(rule, parse(path)), f"{path.relative_to(ROOT)}: not allowed, because {rule.reason}"
 
 
@@ -213,6 +220,16 @@ def test_swarmctl_loads_no_torch_libp2p_or_trio(tmp_path: Path) -> None:
     )
     assert {"swarmctl", "rich", "typer"} <= modules  # the check sees something
     assert not modules & {"torch", "libp2p", "trio", "numpy", "uvloop", "aiohttp", "bitsandbytes"}
+
+
+def test_a_plan_is_simulated_without_torch_libp2p_or_trio() -> None:
+    """It is asked for on laptops that will never train."""
+    modules = loaded_by(
+        "from swarmctl.app import run_command_line\n"
+        "run_command_line(['plan', '--model', 'tiny', '--peers', '3xT4@1Gbps', '--quick'])"
+    )
+    assert {"swarmctl", "swarmd", "rich"} <= modules
+    assert not modules & {"torch", "libp2p", "trio", "uvloop", "aiohttp", "bitsandbytes"}
 
 
 def test_swarmd_answers_mistakes_without_loading_anything_heavy() -> None:

@@ -9,8 +9,8 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from swarmd.config import RunConfig
@@ -53,6 +53,7 @@ class Speed:
     backward_s: float = 0.020
     round_s: float = 0.002  # each task of a round
     jitter: float = 0.0  # each duration is off by up to this share, either way
+    rounds: Mapping[str, float] = field(default_factory=dict)  # those tasks of a round that take another time
 
 
 @dataclass
@@ -169,12 +170,14 @@ class SimCompute:
         while self._queue and self._machine.alive:
             *_, task = heapq.heappop(self._queue)
             if not task.future.cancelled():
+                self._machine.set_busy(True)
                 self._task = task
                 if self._is_void(task):
                     task.left = 0.0  # refused before anything is computed
                 self._since = self._seen = asyncio.get_running_loop().time()
                 self._arm()
                 return
+        self._machine.set_busy(False)
 
     def _is_void(self, task: _Task) -> bool:
         """Whether a task's hop was given up, or its step is over, while it waited."""
@@ -302,7 +305,7 @@ class SimCompute:
         self.engine.forget(hop)
 
     async def _round(self, method: str, step: int | None, call: Callable[[], T]) -> T:
-        return await self._do(ROUND, method, step, self._speed.round_s, call)
+        return await self._do(ROUND, method, step, self._speed.rounds.get(method, self._speed.round_s), call)
 
     async def freeze(self, step: int) -> None:
         await self._round("freeze", step, lambda: self.engine.freeze(step))

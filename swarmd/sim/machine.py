@@ -7,7 +7,7 @@ its timers late and all at once when it goes on. The code that runs on it knows 
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal
 
 from swarmd.sim.points import Points
@@ -71,6 +71,31 @@ class GatedTimer(asyncio.TimerHandle):
             self.machine.stashed.append(self)
 
 
+class Host:
+    """One computer under several machines of the world: their devices are processes that share its cores.
+
+    speeds: of each process when 1, 2, .. of them compute at once, relative to one alone; beyond the last, they share
+    evenly what that many get.
+    """
+
+    def __init__(self, speeds: Sequence[float]) -> None:
+        assert speeds and min(speeds) > 0, "a host that computes nothing"
+        self._speeds = tuple(speeds)
+        self._busy: dict[Machine, None] = {}
+
+    def note(self, machine: "Machine", *, busy: bool) -> None:
+        if busy == (machine in self._busy):
+            return
+        if busy:
+            self._busy[machine] = None
+        else:
+            del self._busy[machine]
+        count, most = len(self._busy), len(self._speeds)
+        slowdown = 1.0 / self._speeds[count - 1] if 0 < count <= most else count / most / self._speeds[-1]
+        for each in (*self._busy, machine):
+            each.slowdown = slowdown or 1.0
+
+
 class Machine:
     """One machine of the world, as long as it lives. A restarted peer gets another one."""
 
@@ -85,6 +110,7 @@ class Machine:
         self.context = contextvars.Context()
         self.context.run(MACHINE.set, self)
         self._tasks: dict[asyncio.Task[Any], None] = {}  # in the order of their start
+        self.host: Host | None = None  # whose cores its device shares with others
         self._slowdown = 1.0
         self._watchers: list[Callable[[], None]] = []
 
@@ -110,6 +136,11 @@ class Machine:
         assert factor > 0, "a device that never ends is a hung one"
         self._slowdown = factor
         self._tell()
+
+    def set_busy(self, busy: bool) -> None:
+        """Its device begins to compute, or has nothing more to do."""
+        if self.host is not None:
+            self.host.note(self, busy=busy)
 
     def watch(self, callback: Callable[[], None]) -> None:
         """Calls back when the machine pauses, goes on, changes its speed or dies. Devices need to know."""

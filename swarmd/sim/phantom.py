@@ -4,13 +4,17 @@ It obeys the rules of the real one (an index counts once, forgotten work is refu
 the swarm around it behaves as it would; its tensors are views of one block of zeros as large as real ones would be.
 """
 
+import math
 from collections.abc import Sequence
 
 from swarmd.config import RunConfig
 from swarmd.errors import HopForgotten
 from swarmd.values import BackwardResult, Buffer, Encoded, GradientSummary, HopId, TailResult
 
-BYTES_PER_CODE = 1.008  # of an int8 activation element, block scales included (docs: measured by benchmarks.codecs)
+BYTES_PER_ELEMENT = {"fp32": 4.0, "fp16": 2.0078125, "bf16": 2.0, "int8": 1.0078125, "int8-bnb": 1.0009765625}
+"""On the wire, block scales included: `stage/codec.py` keeps one of four bytes per 512 elements, bitsandbytes one per
+4096.
+"""
 
 
 class Zeros:
@@ -26,6 +30,12 @@ class Zeros:
 
 
 ZEROS = Zeros()
+
+
+def encoded(codec: str, shape: tuple[int, ...], bytes_per_element: float | None = None) -> Encoded:
+    """As large as the tensor would be on the wire."""
+    each = BYTES_PER_ELEMENT[codec] if bytes_per_element is None else bytes_per_element
+    return Encoded(codec, shape, (ZEROS.view(round(each * math.prod(shape))),))
 
 
 class PhantomEngine:
@@ -55,10 +65,10 @@ class PhantomEngine:
         if attempt is not None and self.attempt(hop) != attempt:
             raise HopForgotten(f"hop {tuple(hop)} was forgotten")
 
-    def _activation(self) -> Encoded:
+    def _activation(self, codec: str) -> Encoded:
         model = self.run.model
         shape = (self.run.sequences_per_microbatch, model.sequence_length, model.hidden)
-        return Encoded("int8", shape, (ZEROS.view(int(BYTES_PER_CODE * shape[0] * shape[1] * shape[2])),))
+        return encoded(codec, shape)
 
     def forward(
         self,
@@ -72,13 +82,13 @@ class PhantomEngine:
     ) -> Encoded:
         if not evaluate:
             self._check(hop, attempt)
-        return self._activation()
+        return self._activation(codec)
 
     def backward(
         self, hop: HopId, gradient: Encoded, *, codec: str, attempt: int | None = None, subtract: bool = False
     ) -> BackwardResult:
         self._check(hop, attempt)
-        return BackwardResult(None if self.stage == 0 else self._activation(), self._count(hop, subtract=subtract))
+        return BackwardResult(None if self.stage == 0 else self._activation(codec), self._count(hop, subtract=subtract))
 
     def tail(
         self,
@@ -95,7 +105,7 @@ class PhantomEngine:
         if evaluate:
             return TailResult(float(count), count, None, accumulated=False)
         self._check(hop, attempt)
-        return TailResult(float(count), count, self._activation(), self._count(hop, subtract=subtract))
+        return TailResult(float(count), count, self._activation(codec), self._count(hop, subtract=subtract))
 
     def _count(self, hop: HopId, *, subtract: bool) -> bool:
         if subtract:
@@ -127,7 +137,7 @@ class PhantomEngine:
 
     def contribution(self, step: int, start: int, stop: int, *, codec: str) -> Encoded:
         self._require(step)
-        return Encoded("fp16", (stop - start,), (ZEROS.view(2 * (stop - start)),))
+        return encoded(codec, (stop - start,))
 
     def reduce(self, contributions: Sequence[Encoded], tokens: int, *, codec: str) -> Encoded:
         return contributions[0]

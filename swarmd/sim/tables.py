@@ -1,4 +1,5 @@
-"""`python -m swarmd.sim scale`, `detect` and `straggler`: figures of simulated swarms, as tables or JSON.
+"""`python -m swarmd.sim scale`, `detect`, `straggler` and `square-cube`: figures of simulated swarms, as tables or
+JSON.
 
 Parses and prints; `figures.py` measures. Whatever is printed says that it is simulated.
 """
@@ -11,7 +12,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from swarmd.errors import ConfigError
+from swarmd.sim.costs import find_wire
+from swarmd.sim.devices import find_device
 from swarmd.sim.figures import Scale, Straggler, detection_seconds, measure_scale, straggler_costs
+from swarmd.sim.plots import Line, draw
+from swarmd.sim.square_cube import DEVICE, DTYPE, Cell, measure
 
 PROGRESS_SECONDS = 60.0  # virtual, between two lines on the progress
 
@@ -36,6 +42,14 @@ STRAGGLER_EXAMPLES = """
 Examples:
   python -m swarmd.sim straggler             one peer ten times slower: as head, in the middle, as tail
   python -m swarmd.sim straggler --json
+"""
+
+SQUARE_CUBE_EXAMPLES = """
+\b
+Examples:
+  python -m swarmd.sim square-cube                   four models, five latencies, beside the paper: a minute
+  python -m swarmd.sim square-cube --wire fp16 --json
+  python -m swarmd.sim square-cube --device T4 --layers 4
 """
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; the rest on stderr.")]
@@ -120,6 +134,49 @@ def straggler(as_json: AsJson = False) -> int:
         table.add_row(where, f"{row.seconds:.1f}", f"{row.kept:.1%}", f"{row.of_capacity:.1%}")
     Console().print(table)
     return 0
+
+
+def square_cube(
+    wire: Annotated[str, typer.Option(metavar="CODEC", help="On the wire: int8, fp16, 4-bit, ...")] = "int8",
+    device: Annotated[str, typer.Option(metavar="NAME", help="One per stage.")] = DEVICE,
+    compute: Annotated[str, typer.Option(metavar="DTYPE", help="fp16, bf16 or fp32, of matrix products.")] = DTYPE,
+    layers: Annotated[int, typer.Option(metavar="N", min=1, help='Shared layers in a stage of "ours".')] = 16,
+    as_json: AsJson = False,
+) -> int:
+    """Utilisation of the paper's four models at 500 Mb/s and five latencies, beside what the paper measured."""
+    cells: list[Cell] = []
+    try:
+        for cell in measure(find_wire(wire), compute, find_device(device), layers):
+            typer.echo(f"{cell.model} at {1e3 * cell.rtt_s:g} ms: {cell.utilisation:.1f} %", err=True)
+            cells.append(cell)
+    except ConfigError as error:
+        typer.echo(str(error), err=True)
+        return 2
+    if as_json:
+        _print_json({"wire": wire, "device": device, "compute": compute, "cells": list(map(dataclasses.asdict, cells))})
+        return 0
+    rtts = list(dict.fromkeys(cell.rtt_s for cell in cells))
+    headings = [f"{1e3 * rtt:g} ms" for rtt in rtts]
+    title = f"utilisation in percent (paper's in brackets), one {device} per stage, 500 Mb/s, {wire}, {compute}"
+    table = _table(title, "model", "compute", "link", *headings)
+    for model in dict.fromkeys(cell.model for cell in cells):
+        row = [cell for cell in cells if cell.model == model]
+        figures = [f"{cell.utilisation:.1f} ({cell.published:.1f})" for cell in row]
+        table.add_row(model, f"{1e3 * row[0].compute_s:.0f} ms", f"{1e3 * row[0].transfer_s:.0f} ms", *figures)
+    Console().print(table)
+    typer.echo(_plot_cells(cells))
+    return 0
+
+
+def _plot_cells(cells: list[Cell]) -> str:
+    """Utilisation over latency: lines are ours, crosses the paper's."""
+    lines = []
+    for model in dict.fromkeys(cell.model for cell in cells):
+        row = [cell for cell in cells if cell.model == model]
+        latencies = [1e3 * cell.rtt_s for cell in row]
+        lines.append(Line(model, latencies, [cell.utilisation for cell in row]))
+        lines.append(Line(f"{model}, paper", latencies, [cell.published for cell in row], model[0], joined=False))
+    return draw("utilisation in percent over round trip in ms", lines)
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -6,18 +6,20 @@ everyone with the same bytes. What is averaged stays, also when the attempt fail
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.held import Held, part_digest
 from swarmd.swarm.links import Links
 from swarmd.swarm.ports import Compute
-from swarmd.swarm.round_messages import Averaged, Contribution, Plan
+from swarmd.swarm.round_messages import Averaged, Contribution, Part, Plan
 from swarmd.values import Encoded, PeerId
 
 EXCHANGE_SECONDS = 600.0  # for a part on a slow link; lost and silent peers end an attempt much sooner
-PARTS_AT_ONCE = 4  # bounds the memory and the bytes in flight of one member's exchange
+PARTS_AT_ONCE = 4  # at least; bounds the memory and the bytes in flight of one member's exchange ...
+PARTS_AT_ONCE_LIMIT = 32  # ... which is one part per owner, up to this many: 256 MB in fp16
 NOTHING = Encoded("fp32", (0,), (b"",))
 
 
@@ -54,7 +56,7 @@ class Exchange:
         """Sends every part to its owner and brings the averaged ones. `check` raises when the sum is another than the
         plan is for. Raises Refused when an owner fails.
         """
-        pace = asyncio.Semaphore(PARTS_AT_ONCE)
+        pace = asyncio.Semaphore(plan_pace(self.plan.parts))
 
         async def one(number: int) -> Encoded:
             async with pace:
@@ -62,10 +64,10 @@ class Exchange:
 
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(number)) for number in range(len(self.plan.parts))]
+                tasks = {number: group.create_task(one(number)) for number in plan_turns(self.plan.parts)}
         except* (PeerUnreachable, TimeoutError, Refused, PeerFault, MemoryError) as troubles:
             raise Refused(f"an owner failed: {troubles.exceptions[0]}") from None
-        return tuple(task.result() for task in tasks)
+        return tuple(tasks[number].result() for number in sorted(tasks))
 
     async def _average(self, number: int, check: Callable[[], None]) -> Encoded:
         plan, part, data = self.plan, self.plan.parts[number], NOTHING
@@ -133,6 +135,26 @@ class Exchange:
             bucket.fail(why)
             if over and bucket.reducing is not None:
                 bucket.reducing.cancel()
+
+
+def plan_turns(parts: Sequence[Part]) -> tuple[int, ...]:
+    """The order in which every member goes through the parts: each owner's first, each owner's second, and so on.
+
+    It must be the same everywhere, as a part waits for all. Owner by owner, all would send to one of them at a time,
+    and the round would take as long as that one's link takes for everything.
+    """
+    seen: Counter[PeerId] = Counter()
+    turns = []
+    for number, part in enumerate(parts):
+        turns.append((seen[part.owner], number))
+        seen[part.owner] += 1
+    return tuple(number for _, number in sorted(turns))
+
+
+def plan_pace(parts: Sequence[Part]) -> int:
+    """How many parts a member has under way: one for each owner, so that none is idle."""
+    owners = len({part.owner for part in parts})
+    return min(PARTS_AT_ONCE_LIMIT, max(PARTS_AT_ONCE, owners))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""Predicted against measured throughput of real daemons on this machine."""
