@@ -21,7 +21,7 @@ demo: .venv/.installed ## Train a small model with a swarm of six daemons on thi
 	@$(BIN)/swarmd demo
 
 # Tests with real processes and sockets have the machine to themselves; all others share its cores.
-REAL := tests/net tests/daemon tests/e2e
+REAL := tests/net tests/daemon tests/e2e tests/chaos
 
 test: lint ## Check style and types, then run the tests
 	$(BIN)/python -m pytest -q -n auto $(addprefix --ignore=,$(REAL))
