@@ -69,6 +69,7 @@ class Rounds:
         self._held = Held(limits.held_gradients)
         self._offered: dict[int, tuple[str, Whole]] = {}  # step -> digest and parts, brought by `hold` and not checked
         self._assembled = (0, "")  # step and digest of what the device would apply
+        self._decided = 0  # the step whose record is being applied: no attempt may replace its gradient any more
         self._exchange: Exchange | None = None
         self._leading: dict[int, Leader] = {}
         self._reports: dict[int, asyncio.Task[StageReport]] = {}
@@ -205,6 +206,8 @@ class Rounds:
                 raise Refused("the plan is for a sum that has changed since")
         exchange = self._begin_exchange(plan)
         averaged = await exchange.take_part(check)
+        if self._decided == plan.step:
+            raise Refused(f"step {plan.step} is decided")
         digest, squared_norm = await self._assemble(plan.step, averaged)
         self._held.add(plan.step, digest, averaged)
         if self._thaws == thaws and self._journeys.frozen_step == plan.step:
@@ -263,6 +266,7 @@ class Rounds:
     async def gather(self, record: Record) -> bool:
         """Makes sure that the gradient a record names is assembled, fetching it from a holder if need be."""
         entry = record.stages[self._stage]
+        self._decided = record.step
         if self._assembled == (record.step, entry.digest) and self._held.whole(*self._assembled) is not None:
             return True
         here = self._held.whole(record.step, entry.digest)
@@ -322,6 +326,7 @@ class Rounds:
     def abandon(self) -> None:
         """The state was replaced: rounds under way, and results that were not committed, are of no use any more."""
         self._held.abandon(self._history.version)
+        self._decided = 0
         self._end(self._run.steps)
 
     def _end(self, step: int) -> None:

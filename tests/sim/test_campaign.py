@@ -16,7 +16,7 @@ from swarmd.sim.named import NAMED
 from swarmd.sim.play import Outcome, play, report, shrink
 from swarmd.sim.scenario import Scenario
 from swarmd.sim.symbolic import SymbolicEngine
-from swarmd.swarm.peer import Peer
+from swarmd.swarm.view import View
 
 SEEDS = range(40)  # about 15 seconds of CPU
 CALM = Scenario(replicas=(2, 1), microbatches=4, steps=3)
@@ -127,7 +127,7 @@ def test_a_stage_that_is_lost_stops_the_swarm_and_everyone_says_so(monkeypatch: 
     outcome = play(scenario)
     assert (outcome.passed, outcome.struck) == (True, {StageLoss.kind: 1})
     assert 0 < outcome.version < 8
-    monkeypatch.setattr(Peer, "waiting_for", lambda peer: "")
+    monkeypatch.setattr(View, "waiting_for", lambda view: "")
     silent = play(scenario)
     assert {it.promise for it in silent.violations} == {6}
     assert {it.peer for it in silent.violations} == {"head1", "head2"}

@@ -82,11 +82,10 @@ def test_operations_are_those_that_pytorch_counts() -> None:
     run = toy_run()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         StageModule(run.model, 2)(torch.zeros(1, 256, 512))
-    half_of_scores = 2.0 * 256 * 256 * 512 * 2  # it counts all of attention's scores; half are needed
+    half_of_scores = 2.0 * 256 * 256 * 512 * 2  # half are needed; kernels count all, half, or none of them
     counted = counter.get_total_flops()
-    assert costs.stage_flops(run, 2) in (
-        pytest.approx(counted, rel=0.01), pytest.approx(counted - half_of_scores, rel=0.01)
-    )  # fmt: skip
+    ways = [counted + halves * half_of_scores for halves in (-1, 0, 1)]
+    assert any(costs.stage_flops(run, 2) == pytest.approx(way, rel=1e-3) for way in ways)
 
 
 @pytest.mark.parametrize("codec", ["fp32", "fp16", "bf16", "int8"])

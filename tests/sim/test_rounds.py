@@ -223,9 +223,9 @@ def test_the_leader_has_brought_what_no_custodian_knows_to_be_missing(victim: st
     async def events(world: World) -> None:
         await moment(world, lambda: everyone_at(world, 1))
         for it in world.peers.values():
-            setattr(journeys_of(it).custodian, "peer_lost", lambda peer: None)  # noqa: B010
+            setattr(journeys_of(it).custodian, "peer_lost", lambda peer, heir="": None)  # noqa: B010
             assert it.peer.conductor is not None
-            setattr(it.peer.conductor, "peer_lost", lambda peer: None)  # noqa: B010
+            setattr(it.peer.conductor, "peer_lost", lambda peer, heir="": None)  # noqa: B010
         await moment(world, lambda: step_of(world) == STEP)
         victims_stage = PAIRS[victim]
         leads = conductor_of(world).name
@@ -347,7 +347,7 @@ def test_a_member_lost_when_everything_is_averaged_delays_nothing() -> None:
         victim = next(it for it in of_stage(world, 1) if it is not leader)
         size = compute_of(leader).gradient_size
         for it in of_stage(world, 0):  # nobody sends again of himself
-            setattr(journeys_of(it).custodian, "peer_lost", lambda peer: None)  # noqa: B010
+            setattr(journeys_of(it).custodian, "peer_lost", lambda peer, heir="": None)  # noqa: B010
 
         await moment(world, lambda: sum(stop - start for start, stop in averaged(leader)) == size)
         world.kill(victim.name)
