@@ -76,14 +76,9 @@ class Peer:
         self.history = History(run, links, store)
         self.forks = Forks(run, links, membership, self.history, rng)
         self.liveness = Liveness(
-            links,
-            membership,
-            self.changed,
-            suspected=self._suspected,
-            gone=self._gone,
-            heard=self._heard,
-            spawn=self.spawn,
-        )
+            links, membership, self.changed,
+            suspected=self._suspected, gone=self._gone, heard=self._heard, spawn=self.spawn,
+        )  # fmt: skip
         self.gossip = Gossip(fingerprint(run), run.model.stages, links, membership, self.liveness.hear, self._refresh)
         self._places = Places(run, links, membership, self.history, self.liveness.hear, self.entries, used)
         self.stage: int | None = None
@@ -97,20 +92,9 @@ class Peer:
             run, links, membership, history, self._validate, changed, self.spawn, self.ballots, rng, self.returns
         )
         self.switch = Switch(
-            run,
-            limits,
-            links,
-            membership,
-            history,
-            self.conductor,
-            open_stage,
-            rng,
-            changed,
-            self._places,
-            start=self._start,
-            set_card=self._set,
-            announce=self._announce,
-        )
+            run, limits, links, membership, history, self.conductor, open_stage, rng, changed, self._places,
+            start=self._start, set_card=self._set, announce=self._announce,
+        )  # fmt: skip
         ways = (membership, history, self.returns, self.switch, changed)
         self.arriving = Arriving(*ways, self.donors, set_card=self._set, announce=self._announce)
         self.view = View(self, self._refresh)
