@@ -8,6 +8,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from swarmd.config import ModelConfig, RunConfig
@@ -176,6 +177,18 @@ class Scale:
     by_kind: dict[str, float]  # messages of the most frequent kinds, per peer and second
 
 
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """The garbage of a large world is looked for less often meanwhile."""
+    before = gc.get_threshold()
+    gc.set_threshold(*GC_THRESHOLDS)
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
+
+
 async def _start_waves(world: World, peers: int, stages: int, speed: Speed) -> None:
     """Starts peers round the stages: the first alone, as it founds the run, then many at once, as machines come when
     somebody rents them.
@@ -200,11 +213,11 @@ def measure_scale(
 
     async def main() -> Scale:
         began = time.process_time()
-        gc.set_threshold(*GC_THRESHOLDS)
         world = open_world(plan_run(stages, max(1, microbatches_per_peer * peers // stages), 1_000_000))
         await _start_waves(world, peers, stages, speed_of(seconds))
         loop = asyncio.get_running_loop()
         await asyncio.sleep(MEETING_SECONDS)
+        gc.freeze()  # what there is by now is there to the end
         start, first, joined = loop.time(), world.network.count(), time.process_time()
         while loop.time() < start + virtual_seconds:
             await asyncio.sleep(min(TOLD_SECONDS, start + virtual_seconds - loop.time()))
@@ -233,4 +246,5 @@ def measure_scale(
             by_kind={kind: round(count / span, 4) for kind, count in frames.most_common(KINDS_SHOWN)},
         )
 
-    return run_virtual(main())
+    with _seldom_collected():
+        return run_virtual(main())

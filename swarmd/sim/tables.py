@@ -58,7 +58,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout;
 def scale(
     peers: Annotated[int, typer.Option(metavar="N", min=1, help="Spread evenly over the stages.")] = 64,
     stages: Annotated[int, typer.Option(metavar="S", min=1)] = 8,
-    minutes: Annotated[float, typer.Option(metavar="M", min=0.1, help="Virtual, after the last has joined.")] = 10.0,
+    minutes: Annotated[float, typer.Option(metavar="M", min=0.1, help="Virtual, once all have met.")] = 10.0,
     as_json: AsJson = False,
 ) -> int:
     """Run a large swarm and count its messages, what they weigh, and what the simulation costs."""
