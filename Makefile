@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint sim prove chaos soak bench-pipeline bench-joining bench-rebalance bench-codecs bench-start bench-planner clean
+.PHONY: help demo test test-long lint sim prove chaos soak bench-pipeline bench-joining bench-rebalance bench-codecs bench-start bench-planner clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -26,6 +26,9 @@ REAL := tests/net tests/daemon tests/e2e tests/chaos
 test: lint ## Check style and types, then run the tests
 	$(BIN)/python -m pytest -q -n auto $(addprefix --ignore=,$(REAL))
 	$(BIN)/python -m pytest -q $(REAL)
+
+test-long: .venv/.installed-dev ## Tests that need minutes of real daemons each
+	$(BIN)/python -m pytest -q -m long $(REAL)
 
 lint: .venv/.installed-dev ## Check style and types
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ through a `Course`, which knows the world and spares what the scenario must not 
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -262,7 +262,7 @@ class Hold(Fault):
         if not live(course, self.peer):
             return False
         it = course.world.peers[self.peer]
-        telling = self._tell(it, it.peer.pause())
+        telling = self._tell(it, it.peer.pause)
         try:  # the faults may end while it still tells the others
             await asyncio.wait([telling])
             if telling.cancelled() or not telling.result():
@@ -270,13 +270,13 @@ class Hold(Fault):
             await asyncio.sleep(self.seconds)
         finally:
             if course.world.peers.get(self.peer) is it:
-                self._tell(it, it.peer.resume())
+                self._tell(it, it.peer.resume)
         return True
 
-    def _tell(self, it: SimPeer, command: Coroutine[Any, Any, None]) -> "asyncio.Task[bool]":
+    def _tell(self, it: SimPeer, command: Callable[[], Coroutine[Any, Any, None]]) -> "asyncio.Task[bool]":
         async def tell() -> bool:
             try:
-                await command
+                await command()
             except Refused:
                 return False
             return True

@@ -15,6 +15,7 @@ LOOKS = 3  # further looks at the balance, in which nobody moves
 PERIOD_SECONDS = 20.0
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_five_at_the_first_stage_and_one_at_each_other_settle_and_stay() -> None:
     model = dataclasses.replace(RUN.model, layers=3, stages=3)

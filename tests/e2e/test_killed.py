@@ -20,8 +20,8 @@ ALONE = dataclasses.replace(
 )
 
 
-async def start(it: Swarm, model: Path, home: Path) -> Daemon:
-    return await it.start("--model", str(model), home=home)
+async def start(it: Swarm, model: Path, home: Path, *more: str) -> Daemon:
+    return await it.start("--model", str(model), *more, home=home)
 
 
 async def kill(daemon: Daemon) -> None:
@@ -69,7 +69,7 @@ async def test_a_killed_daemon_never_stops_the_next_start() -> None:
         peer = (await daemon.status())["peer_id"]
         await kill(daemon)  # while it writes its ledger and checkpoints
         litter(home)
-        daemon = await start(it, model, home)
+        daemon = await start(it, model, home, "--resume")
         status = await daemon.until(lambda status: status["version"] >= 1)
         assert status["peer_id"] == peer, "it is the same peer"
         assert [path.name for path in home.iterdir() if path.name.startswith(".")] == []
