@@ -466,7 +466,7 @@ class Peer:
             now, stage = self.history.record, self.stage
         await self._store.save_checkpoint(version, stage, state, record)
         if now is not None and not self.history.finished:
-            await self.copies.keep(now)
+            self.spawn(self.copies.keep(now))  # from others, who may be slow or gone: nobody waits for it
 
     async def _validate(self, version: int) -> float | None:
         """Mean loss of the held-out microbatches, None if it can't be had."""
