@@ -169,9 +169,9 @@ def test_the_last_replica_at_work_is_never_killed(tmp_path: Path) -> None:
     rng = random.Random(1)
     assert plan_victim(peers, rng) is None, "nobody is known to be at work"
     for peer in peers:
-        peer.status = STATUS
+        peer.status = replace(STATUS, stage=peer.number % 2)
     assert {plan_victim(peers, rng) for _ in range(50)} == {peers[0], peers[2]}
-    peers[2].status = replace(STATUS, state="joining")
+    peers[2].status = replace(STATUS, stage=0, state="joining")
     assert plan_victim(peers, rng) is None
 
 
