@@ -163,13 +163,13 @@ async def test_daemons_are_killed_and_started_again(tmp_path: Path, monkeypatch:
 
 def test_the_last_replica_at_work_is_never_killed(tmp_path: Path) -> None:
     class Running(DaemonProcess):
-        runs, answers = True, True
+        runs = True
 
     peers = [Running(number, number % 2, tmp_path) for number in range(3)]  # stage 0 twice, stage 1 once
     rng = random.Random(1)
     assert plan_victim(peers, rng) is None, "nobody is known to be at work"
     for peer in peers:
-        peer.status = replace(STATUS, stage=peer.number % 2)
+        peer.status, peer.answers = replace(STATUS, stage=peer.number % 2), True
     assert {plan_victim(peers, rng) for _ in range(50)} == {peers[0], peers[2]}
     peers[2].status = replace(STATUS, stage=0, state="joining")
     assert plan_victim(peers, rng) is None
