@@ -103,14 +103,19 @@ class Conductor:
         links.answers(AskMove, self._answer_move)
 
     def leader(self, step: int) -> PeerId:
-        """Who leads a step, in this peer's eyes; itself when it knows nobody at work."""
+        """Who leads a step, in this peer's eyes; itself when it knows nobody at work. "" when it can't know: in a large
+        swarm those far from the heads know few of them, and that these are gone doesn't mean that all are.
+        """
         seen = (step, self._membership.generation, self._history.record_hash)
         if self._leader[0] != seen:  # it is asked for at every change of anything
             # Heads of the record come before all others; so one that arrives from another stage changes nothing.
             members, first = frozenset(self._history.members()), frozenset(self._history.members(stage=0))
             heads = [card for card in self._membership.stage(0) if card.peer in first or not members]
-            order = conductor_order(step, heads or self._membership.kin(), members)
-            self._leader = seen, order[0] if order else self._membership.own.peer
+            if heads or self._membership.knows_all_of(0):
+                order = conductor_order(step, heads or self._membership.kin(), members)
+                self._leader = seen, order[0] if order else self._membership.own.peer
+            else:
+                self._leader = seen, ""
         return self._leader[1]
 
     def is_first(self, step: int) -> bool:

@@ -349,6 +349,10 @@ class Membership:
         """How many peers are of a stage or its neighbours, oneself included, whatever they do."""
         return sum(1 for peer in self._live if is_near(self._card(peer), stage))
 
+    def knows_all_of(self, stage: int) -> bool:
+        """Whether this peer should know every replica of a stage: those near, and in a small swarm all."""
+        return abs(self._own.stage - stage) <= 1 or self.population() <= SMALL_SWARM
+
     def unseen(self, stage: int) -> int:
         """How many peers at work a stage has, by its summary, besides those that are known here."""
         known = len(self._at_work.get(stage, ()))
