@@ -26,7 +26,9 @@ def conductor(own_stage: int, heads: list[str], members: list[str], others: int)
     )
     links: Any = SimpleNamespace(answers=lambda kind, answerer: None)
     unused = cast("Any", None)
-    return Conductor(unused, links, membership, history, unused, Signal(), unused, unused, random.Random(0))
+    return Conductor(
+        unused, links, membership, history, unused, Signal(), unused, unused, random.Random(0), unused, unused
+    )
 
 
 @pytest.mark.parametrize("own_stage", [0, 1, 5])
