@@ -41,6 +41,7 @@ STRAGGLER_EXAMPLES = """
 \b
 Examples:
   python -m swarmd.sim straggler             one peer ten times slower: as head, in the middle, as tail
+  python -m swarmd.sim straggler --replicas 10
   python -m swarmd.sim straggler --json
 """
 
@@ -117,10 +118,13 @@ def detect(
     return 0
 
 
-def straggler(as_json: AsJson = False) -> int:
+def straggler(
+    replicas: Annotated[int, typer.Option(metavar="N", min=2, help="Of each of three stages.")] = 4,
+    as_json: AsJson = False,
+) -> int:
     """One peer that is ten times slower than the rest: what it costs the whole swarm."""
     rows: list[Straggler] = []
-    for row in straggler_costs():
+    for row in straggler_costs(replicas=replicas, microbatches=60 * replicas):
         typer.echo("all equal" if row.stage is None else f"slow peer in stage {row.stage}", err=True)
         rows.append(row)
     if as_json:
