@@ -17,7 +17,7 @@ from swarmd.sim.machine import Host
 from swarmd.sim.network import Link
 from swarmd.sim.phantom import PhantomEngine, encoded
 from swarmd.sim.world import World
-from swarmd.values import BackwardResult, Buffer, Encoded, HopId, TailResult
+from swarmd.values import BackwardResult, Encoded, TailResult
 
 WINDOW = (0.25, 0.80)  # of a step's microbatches: the swarm is full by the first and not yet draining at the second
 LIMIT_SECONDS = 1e7  # virtual; a plan that takes longer for two steps is none
@@ -70,41 +70,18 @@ class MeteredEngine(PhantomEngine):
         shape = (self.run.sequences_per_microbatch, model.sequence_length, model.hidden // wire.factor)
         return encoded(codec, shape, wire.bytes_per_element)
 
-    def forward(
-        self,
-        hop: HopId,
-        tokens: Buffer,
-        activation: Encoded | None,
-        *,
-        codec: str,
-        evaluate: bool = False,
-        attempt: int | None = None,
-    ) -> Encoded:
-        result = super().forward(hop, tokens, activation, codec=codec, evaluate=evaluate, attempt=attempt)
+    def forward(self, *args: Any, **options: Any) -> Encoded:
+        result = super().forward(*args, **options)
         self._note(forward=True)
         return result
 
-    def backward(
-        self, hop: HopId, gradient: Encoded, *, codec: str, attempt: int | None = None, subtract: bool = False
-    ) -> BackwardResult:
-        result = super().backward(hop, gradient, codec=codec, attempt=attempt, subtract=subtract)
+    def backward(self, *args: Any, **options: Any) -> BackwardResult:
+        result = super().backward(*args, **options)
         self._note(forward=False)
         return result
 
-    def tail(
-        self,
-        hop: HopId,
-        tokens: Buffer,
-        activation: Encoded | None,
-        *,
-        codec: str,
-        evaluate: bool = False,
-        attempt: int | None = None,
-        subtract: bool = False,
-    ) -> TailResult:
-        result = super().tail(
-            hop, tokens, activation, codec=codec, evaluate=evaluate, attempt=attempt, subtract=subtract
-        )
+    def tail(self, *args: Any, **options: Any) -> TailResult:
+        result = super().tail(*args, **options)
         self._note(forward=True)
         self._note(forward=False)
         return result
