@@ -156,7 +156,12 @@ def start(
         float | None, typer.Option(metavar="S", min=0.1, help="Look for the notice so often. Default: 5.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run of --home from the checkpoints that its peers have.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run of --home from the checkpoints that its peers have. With --model: begin it where "
+            "there are none yet.",
+        ),
     ] = False,
     stage_lost_timeout: Annotated[
         float | None,

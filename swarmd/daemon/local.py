@@ -49,6 +49,7 @@ class RememberedRun:
     fingerprint: str
     stage: int | None = None  # that was served here last
     peers: tuple[str, ...] = ()  # addresses of others
+    checkpointed: bool = False  # it has come to a version that its peers wrote to their disks
 
 
 class Home:
@@ -214,6 +215,7 @@ def _parse_run(plain: Any) -> RememberedRun | None:
     run, name, stage, peers = (plain.get(key) for key in ("run", "fingerprint", "stage", "peers"))
     if not isinstance(run, dict) or not isinstance(name, str) or not isinstance(peers, list):
         return None
+    checkpointed = plain.get("checkpointed", False)
     if not (stage is None or (type(stage) is int and stage >= 0)) or not all(isinstance(it, str) for it in peers):
         return None
-    return RememberedRun(run, name, stage, tuple(peers))
+    return RememberedRun(run, name, stage, tuple(peers), checkpointed) if isinstance(checkpointed, bool) else None

@@ -58,6 +58,7 @@ class Node:
         self._worker: Worker | None = None
         self._store: LocalStore | None = None
         self._known: RememberedRun | None = None  # what this home says of the run, if it knew it before
+        self._resume = config.resume
         self._found: deque[str] = deque(maxlen=64)  # addresses heard of on the local network
         self._changed = Signal()
         self._adopting = asyncio.Lock()  # several peers may offer a run at once
@@ -99,7 +100,7 @@ class Node:
             stage=self.config.stage,
             used=self._known.stage if self._known is not None else None,
             entries=self._entries,
-            resume=self.config.resume,
+            resume=self._resume,
         )
         self._peer.history.on_commit(self._committed)
         watcher = asyncio.create_task(self._watch(self._peer))
@@ -114,7 +115,7 @@ class Node:
         ConfigError.
         """
         self._check_home(run)
-        if self._known is not None and self.config.resume:
+        if self._known is not None and self._resume:
             await self._look_for_living(self._known)
         elif self._known is not None and self._home.has_checkpoints():
             raise ConfigError(
@@ -122,8 +123,15 @@ class Node:
                 "or choose another --home to begin anew."
             )
         if self._run is None:
+            if self._resume and not self._is_checkpointed():
+                log.log(NOTICE, "nothing to go on from: the run begins")
+                self._resume = False
             log.log(NOTICE, "run %s (%s): %d steps, %d stages", run.name, fingerprint(run), run.steps, run.model.stages)
             self._run = run
+
+    def _is_checkpointed(self) -> bool:
+        """Whether the run has come to a version that is on disks, as far as this home knows."""
+        return self._home.has_checkpoints() or (self._known is not None and self._known.checkpointed)
 
     def _check_home(self, run: RunConfig) -> None:
         """A home with another run's checkpoints is left as it is. Raises ConfigError."""
@@ -237,7 +245,11 @@ class Node:
         assert self._run is not None
         others = [card for card in self._membership.cards() if card.peer != self.transport.peer_id]
         peers = [address for card in others[:PEERS_REMEMBERED] for address in card.addresses[:1]]
-        self._home.remember_run(RememberedRun(to_plain(self._run), fingerprint(self._run), stage, tuple(peers)))
+        version = self._peer.history.version if self._peer is not None else 0
+        checkpointed = self._is_checkpointed() or version >= self._run.checkpoint_every
+        known = RememberedRun(to_plain(self._run), fingerprint(self._run), stage, tuple(peers), checkpointed)
+        self._home.remember_run(known)
+        self._known = known
 
     def _load_data(self) -> Data:
         from swarmd.stage.data import load_data

@@ -83,9 +83,10 @@ class View:
             return peer.returns.waiting or "the others of the run, to go on together from what is on disks"
         if peer.state == "joining" and peer.stage is None and peer.entries:
             return "a peer of the run that answers: those it came by don't"
-        if peer.joiner is not None and peer.joiner.pulling and not peer.donors():
+        pulling = peer.joiner is not None and peer.joiner.pulling
+        if pulling and not peer.donors():
             return f"a live replica of stage {peer.stage}, to take its state from"
-        if missing and not peer.history.finished and peer.state != "joining":
+        if missing and not peer.history.finished and (pulling or peer.state != "joining"):
             names, many = ", ".join(map(str, missing)), "s" * (len(missing) > 1)
             needed = f"a peer for stage{many} {names}: start one with `swarmd start --bootstrap`"
             return f"{needed}; and {peer.returns.waiting}" if peer.returns.waiting else needed

@@ -123,6 +123,34 @@ async def test_a_home_of_another_run_is_left_as_it_is(tmp_path: Path) -> None:
     assert saved.read_text() == "{}"
 
 
+@pytest.mark.timeout(900)
+async def test_a_founder_that_always_resumes(tmp_path: Path) -> None:
+    """As a service does, which can't change its words: it begins the run where nothing is saved, though it was begun
+    before, and goes on with it later.
+    """
+    async with swarm() as it:
+        words = ("--model", str(write_settings(SAVING, it.directory / "run.toml")), "--stages", "2", "--resume")
+        homes = tmp_path / "first", tmp_path / "second"
+
+        async def begin() -> list[Daemon]:
+            first = await it.start(*words, home=homes[0])
+            await first.until(lambda status: "stage 1" in status["waiting_for"])
+            second = await it.start("--bootstrap", await first.address(), home=homes[1])
+            return [first, second]
+
+        alone = await it.start(*words, home=homes[0])
+        await alone.until(lambda status: "stage 1" in status["waiting_for"])
+        assert (homes[0] / "run.json").exists()
+        await kill_all([alone])
+        daemons = await begin()
+        await at_version(daemons[0], 10)
+        await kill_all(daemons)
+        daemons = await begin()
+        assert [await daemon.end(400) for daemon in daemons] == [0] * 2
+        check_history(daemons)
+        assert all((home / "ledger-void.jsonl").exists() for home in homes), "it went on, and didn't begin again"
+
+
 async def test_nothing_to_resume(tmp_path: Path) -> None:
     code, _, error = await run_command("swarmd", "start", "--resume", "--home", str(tmp_path))
     assert code == 2
