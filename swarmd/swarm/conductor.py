@@ -191,6 +191,8 @@ class Conductor:
         await self._history.adopt(record, self._membership.own.peer)
         if record.after:  # this peer's way back ends the step
             await self._history.changed.until(lambda: self._history.record_hash == record.hash)
+        else:  # it may not be able to apply it; there's no use in learning it again at once
+            await self._history.changed.until(lambda: self._history.version >= step, RETRY_SECONDS)
 
     async def _next(self, mandate: Mandate, again: bool) -> Record:
         """What to propose: the step's record, or a return if a stage stays lost."""

@@ -97,6 +97,9 @@ class Joiner(Puller):
                 if history.version == before:
                     return
 
+    def _stale(self) -> int:
+        return self._history.version if self._history.behind else 0
+
     async def _own_pieces(self) -> dict[str, memoryview]:
         """The chunks of the state that this peer has already, by hash: some may not have changed since."""
         if not self._history.ready or self._history.version == 0:

@@ -69,9 +69,13 @@ class Puller:
         since. False if nobody gives it whole.
         """
         liars: set[PeerId] = set()  # not asked again in this transfer
-        floor = 0  # versions up to this one are too old: what was committed next can't be had any more
+        stale = self._stale()
+        floor = stale  # versions up to this one are too old: what was committed next can't be had any more
         for _ in range(VERSIONS):
             found = await self._find(donors, liars, floor)
+            if found is None and stale:  # nobody has a newer one; and what was missing may be there again
+                stale = floor = 0
+                continue
             if found is None:
                 return False
             manifest, suppliers = found
@@ -129,6 +133,10 @@ class Puller:
     async def _own_pieces(self) -> dict[str, memoryview]:
         """The chunks of the state that this peer has already, by hash."""
         return {}
+
+    def _stale(self) -> int:
+        """A version from which there was no way on."""
+        return 0
 
     def _is_here(self, version: int) -> None:
         """The state was loaded."""

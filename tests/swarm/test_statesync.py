@@ -442,6 +442,23 @@ def test_an_old_state_of_ones_own_spares_what_has_not_changed() -> None:
     run_virtual(main())
 
 
+def test_who_missed_a_gradient_does_not_take_the_version_before_it_again() -> None:
+    """A donor still has that pinned, and gives it to whoever asks for no version in particular."""
+
+    async def main() -> None:
+        joiner, donors = crowd(1, version=3)
+        await donors[0].links.ask(donors[0].name, AskSnapshot(0), Snapshot, deadline_s=10)
+        joiner.compute.version = 3
+        joiner.history.restore(CHAIN[2], "digest")
+        joiner.history.behind = True
+        for _ in range(2):
+            donors[0].commit()
+        assert await joiner_of(joiner, donors).pull(names(donors))
+        assert joiner.history.version == 5
+
+    run_virtual(main())
+
+
 def test_the_loser_of_a_fork_takes_a_state_that_is_not_newer() -> None:
     async def main() -> None:
         joiner, donors = crowd(1)
