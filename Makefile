@@ -8,7 +8,8 @@ TORCH_INDEX_URL ?=
 BIN := .venv/bin
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 # uv can override libp2p's pin of fastecdsa, which needs a compiler; pip can't. See [tool.uv] in pyproject.toml.
-INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+# Compiled at once: a service may have no right to write there later, and then each start would compile it all again.
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long lint sim prove chaos soak bench-pipeline bench-joining bench-rebalance bench-codecs bench-start bench-planner clean
