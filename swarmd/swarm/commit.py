@@ -214,8 +214,8 @@ def founding(peer: PeerId, incarnation: int, record: Record) -> str:
 
 
 def record_to_plain(record: Record) -> dict[str, Any]:
-    """JSON-ready; tuples as lists. (Written out, as `dataclasses.asdict` takes twenty times as long, and records are many.)"""
-    plain = _fields(record)
+    """JSON-ready; tuples as lists."""
+    plain = _fields(record)  # `dataclasses.asdict` takes twenty times as long, and records are many
     plain["stages"] = [
         {**_fields(entry), "members": list(entry.members), "holders": list(entry.holders)} for entry in record.stages
     ]
