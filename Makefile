@@ -21,15 +21,15 @@ help: ## This list
 demo: .venv/.installed ## Train a small model with a swarm of six daemons on this machine, about 3 minutes
 	@$(BIN)/swarmd demo
 
-# Tests with real processes and sockets have the machine to themselves; all others share its cores.
-REAL := tests/net tests/daemon tests/e2e tests/chaos
+# Whole swarms of real daemons have the machine to themselves; all others share its cores.
+SWARMS := tests/e2e tests/chaos
 
-test: lint ## Check style and types, then run the tests
-	$(BIN)/python -m pytest -q -n auto $(addprefix --ignore=,$(REAL))
-	$(BIN)/python -m pytest -q $(REAL)
+test: lint ## Check style and types, then run the tests, about 12 minutes
+	$(BIN)/python -m pytest -q -n auto $(addprefix --ignore=,$(SWARMS))
+	$(BIN)/python -m pytest -q $(SWARMS)
 
-test-long: .venv/.installed-dev ## Tests that need minutes of real daemons each
-	$(BIN)/python -m pytest -q -m long $(REAL)
+test-long: .venv/.installed-dev ## The tests that take too long to be among those, about 12 minutes
+	$(BIN)/python -m pytest -q -m long
 
 lint: .venv/.installed-dev ## Check style and types
 	$(BIN)/ruff check .

@@ -3,8 +3,7 @@
 Every peer looks, from time to time and soon after someone has come or gone, with the same pure rule (`rebalance.py`) at
 what it knows of all stages; whoever the rule names begins to move. Its card says so at once, so that others count
 without it. Views differ now and then: the conductor, who grants moves in the record, refuses those that don't help any
-more. A peer that has moved rests for an
-hour, so that nobody goes to and fro.
+more. A peer that has moved rests for an hour, so that nobody goes to and fro.
 """
 
 import asyncio

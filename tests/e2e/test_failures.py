@@ -7,7 +7,7 @@ import pytest
 from tests.e2e.swarm import Daemon, check_replicas, swarm
 from tests.e2e.test_training import INT8, write_settings
 
-LONG = dataclasses.replace(INT8, steps=100, validate_every=0)
+LONG = dataclasses.replace(INT8, steps=50, validate_every=0)
 
 
 async def at_version(daemon: Daemon, version: int) -> None:
@@ -47,6 +47,7 @@ async def test_a_missing_stage_is_named_and_the_run_goes_on_when_it_comes() -> N
         assert middle.ledger()[0]["stage"] == 1, "the newcomer takes the stage that needs it"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(200)
 async def test_the_conductor_dies() -> None:
     """Whoever leads the present step is killed; another head takes over."""

@@ -85,6 +85,7 @@ def flip(path: Path) -> None:
     path.write_bytes(raw)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_a_stage_that_is_gone_is_brought_back_from_copies(tmp_path: Path) -> None:
     """All replicas of the middle stage are killed at once, disks and all; one of the heads takes their place."""
@@ -123,13 +124,15 @@ async def test_a_home_of_another_run_is_left_as_it_is(tmp_path: Path) -> None:
     assert saved.read_text() == "{}"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_a_founder_that_always_resumes(tmp_path: Path) -> None:
     """As a service does, which can't change its words: it begins the run where nothing is saved, though it was begun
     before, and goes on with it later.
     """
     async with swarm() as it:
-        words = ("--model", str(write_settings(SAVING, it.directory / "run.toml")), "--stages", "2", "--resume")
+        run = dataclasses.replace(SAVING, model=dataclasses.replace(SAVING.model, layers=2, stages=2))
+        words = ("--model", str(write_settings(run, it.directory / "run.toml")), "--resume")
         homes = tmp_path / "first", tmp_path / "second"
 
         async def begin() -> list[Daemon]:

@@ -89,10 +89,11 @@ async def test_fp32_on_the_wire_gives_the_parameters_of_one_process(tmp_path: Pa
 
 @pytest.mark.timeout(300)
 async def test_int8_on_the_wire_with_two_replicas_a_stage(tmp_path: Path) -> None:
-    losses, _ = await asyncio.to_thread(reference, INT8, tmp_path)
+    run = dataclasses.replace(INT8, steps=10)
+    losses, _ = await asyncio.to_thread(reference, run, tmp_path)
     async with swarm() as it:
-        daemons = await train(it, INT8, [0, 1, 2, 0, 1, 2])
-        assert check_replicas(daemons) == STEPS
+        daemons = await train(it, run, [0, 1, 2, 0, 1, 2])
+        assert check_replicas(daemons) == run.steps
         ledger = daemons[0].ledger()
     assert ledger[-1]["loss"] == pytest.approx(losses[-1], rel=0.01)
     assert all(line["microbatches"] == INT8.microbatches and len(line["members"]) <= 2 for line in ledger)
