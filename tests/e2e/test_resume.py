@@ -14,7 +14,7 @@ from swarmd.stage.export import assemble
 from tests.e2e.swarm import Daemon, run_command, swarm
 from tests.e2e.test_training import RUN, TOLERANCE, reference, write_settings
 
-SAVING = dataclasses.replace(RUN, steps=24, sequences_per_step=32, checkpoint_every=4, validate_every=0)
+SAVING = dataclasses.replace(RUN, steps=16, sequences_per_step=32, checkpoint_every=4, validate_every=0)
 PATIENCE = ("--stage-lost-timeout", "3")
 
 

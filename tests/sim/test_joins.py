@@ -448,7 +448,7 @@ def test_three_donors_with_thin_uplinks_are_faster_than_one() -> None:
     assert three < 0.6 * one
 
 
-@pytest.mark.parametrize("seconds", [30.0, 5.0])
+@pytest.mark.parametrize("seconds", [30.0, pytest.param(5.0, marks=pytest.mark.long)])
 def test_a_donor_whose_machine_is_paused_costs_seconds(seconds: float) -> None:
     async def main() -> None:
         world = World(LONG, Text(LONG))
@@ -485,11 +485,12 @@ def check_same(world: World) -> None:
 
 
 JOINERS = ("ask.AskSnapshot", "asked.AskSnapshot", "ask.AskChunk", "asked.AskChunk", "begin.import_state")
+LONG_PAUSE = pytest.param(points.pause_for(20.0), marks=pytest.mark.long)
 DONORS = ("serve.AskSnapshot", "begin.export_state", "served.AskSnapshot", "serve.AskChunk", "served.AskChunk")
 
 
 @pytest.mark.parametrize("point", [*JOINERS, *DONORS])
-@pytest.mark.parametrize("action", [points.crash, points.pause_for(20.0)], ids=["crash", "pause"])
+@pytest.mark.parametrize("action", [points.crash, LONG_PAUSE], ids=["crash", "pause"])
 def test_whoever_fails_at_any_point_of_a_transfer_all_others_end_alike(point: str, action: Action) -> None:
     async def main() -> None:
         world = World(RUN, Text(RUN))
@@ -522,7 +523,9 @@ def test_a_peer_that_restarts_comes_back_like_a_newcomer(disk: bool) -> None:
     run_virtual(main())
 
 
-@pytest.mark.parametrize("name", ["head2", "middle2", "tail1"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.long) for name in ("head2", "tail1")), "middle2"]
+)
 def test_a_peer_that_lost_a_gradient_for_good_comes_back_like_a_newcomer(name: PeerId) -> None:
     states: list[str] = []
 

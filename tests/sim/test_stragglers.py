@@ -36,7 +36,9 @@ def seconds(slow: str | None) -> float:
     return run_virtual(main())
 
 
-@pytest.mark.parametrize("slow", ["head1", "middle1", "tail1"])
+@pytest.mark.parametrize(
+    "slow", ["head1", *(pytest.param(name, marks=pytest.mark.long) for name in ("middle1", "tail1"))]
+)
 def test_a_slow_peer_costs_little_more_than_what_it_lacks(slow: str) -> None:
     """Relative to the capacity that is left: 3.1 of 4 replicas."""
     capacity = (3 + NORMAL.forward_s / SLOW.forward_s) / 4
