@@ -1,7 +1,7 @@
 """`python -m benchmarks.joining`: a daemon joins a running swarm over a link of a set bandwidth. How long until its
 first microbatch, and what the others' steps took before, meanwhile and after.
 
-Real daemons on this machine, a proxy that shapes the newcomer's link, devices of a set speed (see `chaos.paced`). The
+Real daemons on this machine, a proxy that shapes the newcomer's link, devices of a set speed (see `paced`). The
 bound: (state + gradients committed meanwhile) bytes over the bandwidth x 1.2 + 5 s, from the start of the process, so
 the 5 s contain Python and torch. Exits 0 if it holds and no step meanwhile took over 1.5 times the slowest before.
 """

@@ -32,7 +32,7 @@ class Daemon(DaemonProcess):
     """One daemon behind its proxy. Started again, it has the same home, identity, port and stage."""
 
     def __init__(self, number: int, stage: int, home: Path, pace: Pace, weather: Weather, fleet: "Fleet") -> None:
-        program = (sys.executable, "-m", "benchmarks.chaos.paced", str(pace.forward_s), str(pace.backward_s))
+        program = (sys.executable, "-m", "benchmarks.paced", str(pace.forward_s), str(pace.backward_s))
         super().__init__(number, stage, home, program)
         self._fleet = fleet
         self.port = free_port()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,19 @@ AGREEMENT = 0.05  # of the ledger's seconds with the clock's
 class Daemon:
     """One `swarmd start` in a home of its own."""
 
-    def __init__(self, home: Path, arguments: list[str]) -> None:
+    def __init__(self, home: Path, arguments: list[str], program: Sequence[str] = ()) -> None:
         self.home = home
         self._cpu_seconds = 0.0
-        command = [_script("swarmd"), "start", "--device", "cpu", "--threads", "1", "--listen", LOOPBACK]
+        command = [
+            *(program or (_script("swarmd"),)),
+            "start",
+            "--device",
+            "cpu",
+            "--threads",
+            "1",
+            "--listen",
+            LOOPBACK,
+        ]
         # Its words go to our stderr, which is the log; stdout is for the result.
         self.process = subprocess.Popen([*command, "--home", str(home), *arguments], stdout=sys.stderr)
 

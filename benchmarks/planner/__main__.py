@@ -1,28 +1,24 @@
 """`python -m benchmarks.planner`: what the planner says of small swarms on this machine, and what real daemons do.
 
-The planner knows a profile (`swarmd profile`: seconds of a block at a few widths, of a round, and how fast 1, 2, .. 4
-processes run that compute at once), the settings, and the link's rate; it has seen none of the swarms. Daemons share
-the machine's cores with each other and with whatever else runs, so how fast processes run at once is measured before
-and after each swarm, and predictions use the mean. Swarms take turns; the error is that of medians over the rounds.
+The planner knows a profile (`swarmd profile`: CPU seconds of a block at a few widths, and of a round), the settings,
+and the link's rate; it has seen none of the swarms. A swarm's daemons stand for machines of their own but share few
+cores, so each is a device that takes two or three times as long as one core (`benchmarks.paced`): its thread sleeps the
+rest, all else is the production code. Swarms take turns; the error is the median over the rounds.
 """
 
 import argparse
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from benchmarks.pipeline.swarm import Daemon
 from benchmarks.planner.cases import CASES, Case
@@ -31,16 +27,14 @@ from swarmd.sim.costs import find_wire
 from swarmd.sim.devices import Device, Group, profile_from_plain
 from swarmd.sim.placement import Placement
 from swarmd.sim.planner import Question, look
-from swarmd.stage.profile import Crowd, measure_profile
+from swarmd.stage.profile import measure_profile
 
 THREADS = 1  # of a daemon
 WARM_STEPS = 1
-DUTY_SECONDS = 0.04  # a slowed daemon is stopped for half of each
 LIMIT_SECONDS = 600.0  # of one swarm
 POLL_SECONDS = 0.05
 LOOPBACK_BYTES_PER_SECOND = 200e6  # of libp2p between two processes here (docs/planning.md)
 ERROR_LIMIT = 0.15  # the promise
-QUIET_SHARE = 0.85  # of a core that a single process gets; with less, others use the machine
 
 
 @dataclass(frozen=True)
@@ -50,28 +44,6 @@ class Measured:
     case: Case
     tokens_per_second: float
     predicted: float
-    crowd: tuple[float, ...]
-
-
-@contextmanager
-def slowed(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Half of the time it is stopped."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(DUTY_SECONDS / 2) and process.poll() is None:
-            process.send_signal(signal.SIGSTOP)
-            over.wait(DUTY_SECONDS / 2)
-            process.send_signal(signal.SIGCONT)
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
@@ -97,22 +69,25 @@ def measure(case: Case, steps: int, folder: Path) -> float:
     daemons: list[Daemon] = []
     with ExitStack() as stack:
         stack.callback(_end, daemons)
-        daemons.append(Daemon(folder / "head", ["--model", str(settings), "--stage", "0"]))
+        daemons.append(Daemon(folder / "head", ["--model", str(settings), "--stage", "0"], _program(case.slowness)))
         address = daemons[0].address()
         if case.link_bytes_per_second:
             address = stack.enter_context(shaped(address, case.link_bytes_per_second))
         for stage, count in enumerate(case.replicas):
             for number in range(1 if stage == 0 else 0, count):
-                home = folder / f"stage{stage}-{number}"
-                daemons.append(Daemon(home, ["--bootstrap", address, "--stage", str(stage)]))
-                if stage == case.slow and number == count - 1:
-                    stack.enter_context(slowed(daemons[-1].process))
+                slowness = case.slowness * (2 if stage == case.slow and number == count - 1 else 1)
+                words = ["--bootstrap", address, "--stage", str(stage)]
+                daemons.append(Daemon(folder / f"stage{stage}-{number}", words, _program(slowness)))
         lines = _wait(daemons, WARM_STEPS + steps)
     seconds = [line["seconds"] for line in lines[WARM_STEPS:]]
     lost = sum(line["lost"] + line["duplicated"] for line in lines)
     if lost or any(line["members"] != list(lines[-1]["members"]) for line in lines[WARM_STEPS:]):
         raise SystemExit(f"{case.name}: peers came or went while it was measured; run it again")
     return float(run.microbatches * run.tokens_per_microbatch / statistics.median(seconds))
+
+
+def _program(slowness: float) -> tuple[str, ...]:
+    return sys.executable, "-m", "benchmarks.paced", f"x{slowness:g}"
 
 
 def _wait(daemons: list[Daemon], steps: int) -> list[dict[str, Any]]:
@@ -142,34 +117,26 @@ def predict(case: Case, device: Device, steps: int) -> float:
     rate = case.link_bytes_per_second or LOOPBACK_BYTES_PER_SECOND
     slow = tuple(int(stage == case.slow) for stage in stages)
     normal = tuple(count - less for count, less in zip(case.replicas, slow, strict=True))
-    groups, counts = [Group(sum(normal), device, rate, rate)], [normal]
+    pace = 1 / case.slowness
+    groups, counts = [Group(sum(normal), device, rate, rate, pace=pace)], [normal]
     if any(slow):
-        groups.append(Group(1, device, rate, rate, pace=0.5))
+        groups.append(Group(1, device, rate, rate, pace=pace / 2))
         counts.append(slow)
-    question = Question(
-        run, tuple(groups), 0.0, find_wire(case.codec), "fp32", one_machine=True, placement=Placement(tuple(counts))
-    )
+    question = Question(run, tuple(groups), 0.0, find_wire(case.codec), "fp32", placement=Placement(tuple(counts)))
     return look(question).tokens_per_second
 
 
 def run_rounds(cases: list[Case], rounds: int, steps: int) -> Iterator[Measured]:
-    """Every swarm once per round, with the machine's speed taken on both sides."""
-    most = max(sum(case.replicas) for case in cases)
-    with Crowd(most, THREADS) as crowd:
-        for number in range(rounds):
-            _say("profile of this machine")
-            plain = measure_profile("cpu", THREADS, crowded=False)
-            before = [crowd.speed(count) for count in range(1, most + 1)]
-            for case in cases:
-                with tempfile.TemporaryDirectory() as folder:
-                    rate = measure(case, steps, Path(folder))
-                after = [crowd.speed(count) for count in range(1, most + 1)]
-                speeds = tuple((one + other) / 2 for one, other in zip(before, after, strict=True))
-                device = replace(profile_from_plain(plain), crowd=speeds)
-                it = Measured(case, rate, predict(case, device, steps), speeds)
-                _say(f"round {number + 1}, {case.name}: {it.predicted:,.0f} predicted, {rate:,.0f} measured")
-                before = after
-                yield it
+    """Every swarm once per round."""
+    for number in range(rounds):
+        _say("profile of this machine")
+        device = profile_from_plain(measure_profile("cpu", THREADS, crowded=False))
+        for case in cases:
+            with tempfile.TemporaryDirectory() as folder:
+                rate = measure(case, steps, Path(folder))
+            it = Measured(case, rate, predict(case, device, steps))
+            _say(f"round {number + 1}, {case.name}: {it.predicted:,.0f} predicted, {rate:,.0f} measured")
+            yield it
 
 
 def _say(line: str) -> None:
@@ -191,7 +158,6 @@ def summarise(measured: list[Measured]) -> list[dict[str, Any]]:
                 "measured": rate,
                 "error": statistics.median(errors),
                 "errors": errors,
-                "one_process": statistics.median(it.crowd[0] for it in mine),
             }
         )
     return rows
@@ -210,7 +176,7 @@ def main() -> int:
         _say("nothing to measure: --only names no swarm, or --rounds or --steps is under 1.")
         return 2
     rows = summarise(list(run_rounds(cases, arguments.rounds, arguments.steps)))
-    machine = {"cores": psutil.cpu_count(), "load": os.getloadavg()[0]}
+    machine = {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
     if arguments.json:
         print(json.dumps({"machine": machine, "rows": rows}, indent=2))
     else:
@@ -219,8 +185,6 @@ def main() -> int:
             each = ", ".join(f"{error:+.0%}" for error in row["errors"])
             print(f"{row['case']:<32}{row['predicted']:>11,.0f}{row['measured']:>11,.0f}{row['error']:>+8.1%}   {each}")
         print(f"tokens/s, medians of {arguments.rounds} rounds; {machine['cores']} cores")
-    if min(row["one_process"] for row in rows) < QUIET_SHARE:
-        _say("others used this machine meanwhile: a single process got less than a core.")
     return int(any(abs(row["error"]) > ERROR_LIMIT for row in rows))
 
 

@@ -9,7 +9,7 @@ NEVER = 1_000_000  # steps between checkpoints: no disk inside a measured step
 
 @dataclass(frozen=True)
 class Case:
-    """One swarm on this machine. Every daemon has one CPU thread."""
+    """One swarm on this machine. Every daemon has one CPU thread, and computes for a share of the time only."""
 
     name: str
     replicas: tuple[int, ...]  # of each stage
@@ -18,8 +18,13 @@ class Case:
     sequence_length: int = 128
     microbatches: int = 48
     codec: CodecName = "int8"
-    slow: int | None = None  # stage whose last replica runs half of the time only
+    slow: int | None = None  # stage whose last replica is half as fast as the others
     link_bytes_per_second: float | None = None  # between head and tail
+
+    @property
+    def slowness(self) -> float:
+        """How many times as long as a core a device takes, so that they fit on two cores together."""
+        return 2.0 if sum(self.replicas) <= 2 else 3.0
 
     def run(self, steps: int) -> RunConfig:
         model = ModelConfig(

@@ -43,7 +43,7 @@ LIVING_SECONDS = 5.0  # for peers of a run that is to be resumed to answer, if t
 PEERS_REMEMBERED = 16  # addresses of so many are written down
 RATE_RECORDS = 10  # committed steps that the shown tokens per second are averaged over
 GOODBYE_SECONDS = 5.0  # to tell the neighbours; those who don't hear it notice the broken connection
-PLAIN_CODECS = ("fp32", "fp16", "bf16", "int8")  # what every device can, before the worker says what this one can
+PLAIN_CODECS = ("fp32", "fp16", "bf16", "int8")  # what every device can
 
 
 class Node:
@@ -57,7 +57,7 @@ class Node:
         self._peer: Peer | None = None
         self._worker: Worker | None = None
         self._store: LocalStore | None = None
-        self._known: RememberedRun | None = None  # what this home says of the run, if it knew it before
+        self._known: RememberedRun | None = None  # what this home says of the run
         self._resume = config.resume
         self._found: deque[str] = deque(maxlen=64)  # addresses heard of on the local network
         self._changed = Signal()
@@ -123,9 +123,7 @@ class Node:
                 "or choose another --home to begin anew."
             )
         if self._run is None:
-            if self._resume and not self._is_checkpointed():
-                log.log(NOTICE, "nothing to go on from: the run begins")
-                self._resume = False
+            self._resume = self._resume and self._is_checkpointed()  # else it begins
             log.log(NOTICE, "run %s (%s): %d steps, %d stages", run.name, fingerprint(run), run.steps, run.model.stages)
             self._run = run
 
@@ -245,11 +243,10 @@ class Node:
         assert self._run is not None
         others = [card for card in self._membership.cards() if card.peer != self.transport.peer_id]
         peers = [address for card in others[:PEERS_REMEMBERED] for address in card.addresses[:1]]
-        version = self._peer.history.version if self._peer is not None else 0
-        checkpointed = self._is_checkpointed() or version >= self._run.checkpoint_every
-        known = RememberedRun(to_plain(self._run), fingerprint(self._run), stage, tuple(peers), checkpointed)
-        self._home.remember_run(known)
-        self._known = known
+        saved = self._peer is not None and self._peer.history.version >= self._run.checkpoint_every
+        plain, name = to_plain(self._run), fingerprint(self._run)
+        self._known = RememberedRun(plain, name, stage, tuple(peers), saved or self._is_checkpointed())
+        self._home.remember_run(self._known)
 
     def _load_data(self) -> Data:
         from swarmd.stage.data import load_data
