@@ -289,8 +289,11 @@ def _reshape(sources: list[Home], stages: int, home: Home) -> int:
     with home.locked():
         if home.has_checkpoints():
             raise ConfigError(f"{home.path} holds checkpoints already; choose another --home.")
-        version = cut_anew([source.checkpoints for source in sources], run, target, home.checkpoints)
-        home.remember_run(RememberedRun(to_plain(target), fingerprint(target)))
+        try:
+            version = cut_anew([source.checkpoints for source in sources], run, target, home.checkpoints)
+            home.remember_run(RememberedRun(to_plain(target), fingerprint(target)))
+        except OSError as error:
+            raise ConfigError(f"can't write {home.path} ({error.strerror}); choose another --home.") from error
     print(f"version {version} in {stages} stages: go on with `swarmd start --resume --home {home.path}`")
     return 0
 

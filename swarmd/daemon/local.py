@@ -135,11 +135,8 @@ class Home:
         return remembered
 
     def remember_run(self, remembered: RememberedRun) -> None:
-        """Says whose the ledger and the checkpoints are. A full disk is logged, not raised."""
-        try:
-            write_atomically(self.run_file, (json.dumps(dataclasses.asdict(remembered), indent=2) + "\n").encode())
-        except OSError as error:
-            log.error("can't write %s: %s", self.run_file, error.strerror)
+        """Says whose the ledger and the checkpoints are. Raises OSError."""
+        write_atomically(self.run_file, (json.dumps(dataclasses.asdict(remembered), indent=2) + "\n").encode())
 
     def remembered_run(self) -> RememberedRun | None:
         """Whose run this home is of, None if of none yet. Raises ConfigError when the file is damaged."""

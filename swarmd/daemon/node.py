@@ -240,13 +240,13 @@ class Node:
 
     def _remember(self, stage: int | None) -> None:
         """Writes down whose checkpoints these are, and where others of the run were last."""
-        assert self._run is not None
+        assert self._run is not None and self._store is not None
         others = [card for card in self._membership.cards() if card.peer != self.transport.peer_id]
         peers = [address for card in others[:PEERS_REMEMBERED] for address in card.addresses[:1]]
         saved = self._peer is not None and self._peer.history.version >= self._run.checkpoint_every
         plain, name = to_plain(self._run), fingerprint(self._run)
         self._known = RememberedRun(plain, name, stage, tuple(peers), saved or self._is_checkpointed())
-        self._home.remember_run(self._known)
+        self._store.remember_run(self._known)
 
     def _load_data(self) -> Data:
         from swarmd.stage.data import load_data

@@ -14,7 +14,7 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any, TypeVar
 
-from swarmd.daemon.local import Home, write_atomically
+from swarmd.daemon.local import Home, RememberedRun, write_atomically
 from swarmd.stage.checkpoint import (
     clear_torn,
     limit_copies,
@@ -77,6 +77,16 @@ class LocalStore:
         if self._troubles.pop(what, None) is not None:
             self._told.pop(what, None)
             log.warning("can %s again in %s", what, self._home.path)
+
+    def remember_run(self, known: RememberedRun) -> None:
+        """Whose the ledger and the checkpoints are."""
+        what = "write whose run this is"
+        try:
+            self._home.remember_run(known)
+        except OSError as error:
+            self._failed(what, error)
+        else:
+            self._done(what)
 
     # ---------------------------------------------------------------------------------------------- ledger
 

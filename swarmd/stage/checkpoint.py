@@ -56,9 +56,16 @@ def save_stage(directory: Path, version: int, stage: int, state: Buffer, record:
         "record": record,
     }
     manifest["check"] = _check(manifest)
-    _write(folder / f"stage-{stage}.safetensors", state)
-    path = folder / f"stage-{stage}.json"
-    _write(path, json.dumps(manifest, indent=1).encode())
+    tensors, path = folder / f"stage-{stage}.safetensors", folder / f"stage-{stage}.json"
+    try:
+        _write(tensors, state)
+        _write(path, json.dumps(manifest, indent=1).encode())
+    except OSError:
+        with contextlib.suppress(OSError):  # what there was before, whole, stays
+            if not path.exists():
+                tensors.unlink(missing_ok=True)
+            folder.rmdir()
+        raise
     _prune(directory, stage, version, max(keep, KEEP_AT_LEAST))
     return path
 

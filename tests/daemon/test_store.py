@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from swarmd.daemon.local import Home
+from swarmd.daemon.local import Home, RememberedRun
 from swarmd.daemon.store import LocalStore
 
 
@@ -49,6 +49,13 @@ def test_a_full_disk_is_said_and_not_raised(tmp_path: Path, caplog: pytest.LogCa
     LocalStore(home).append_ledger({"step": 3})
     assert "can't write the ledger" in caplog.text
     assert "No space left" in caplog.text
+
+
+def test_whose_run_it_is_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = LocalStore(Home(tmp_path / "gone"))
+    for _ in range(3):
+        store.remember_run(RememberedRun({}, "00ff"))
+    assert len([it for it in caplog.records if "can't write whose run this is" in it.message]) == 1
 
 
 async def test_a_checkpoint_that_cannot_be_written_is_said_and_not_raised(

@@ -103,6 +103,7 @@ def test_a_full_disk_leaves_the_older_ones(tmp_path: Path, monkeypatch: pytest.M
             save(tmp_path, 3)
     assert saved_versions(tmp_path, 1) == [2, 1]
     assert not list(tmp_path.rglob(".new-*"))
+    assert not (tmp_path / "step-000003").exists(), "nor does every try leave a folder"
     assert json.loads((tmp_path / "step-000002" / "stage-1.json").read_text())["version"] == 2
 
 
