@@ -15,6 +15,11 @@ CodecName = Literal["fp32", "fp16", "bf16", "int8", "int8-bnb"]
 `bnb`).
 """
 
+RoutingPolicy = Literal["iwrr", "weighted", "p2c"]
+"""How a peer chooses among the next stage's: interleaved weighted round robin, a weighted draw, the better of two
+(`swarm/routing.py`).
+"""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -85,6 +90,7 @@ class RunConfig:
     validation_microbatches: int = 4
     checkpoint_every: int = 100  # steps; the last version is always kept
     rebalance_seconds: float = 300.0  # between two looks, by each peer, if it should serve another stage; 0: never
+    routing: RoutingPolicy = "iwrr"  # the best of the three in docs/simulator.md, "Routing"
     recompute: bool | Literal["auto"] = "auto"  # run the forward again in backward instead of keeping graphs
 
     @property

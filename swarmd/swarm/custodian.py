@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
+from swarmd.config import RoutingPolicy
 from swarmd.errors import HopForgotten, PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.custody import Custody
 from swarmd.swarm.history import History
@@ -45,11 +46,12 @@ class Custodian:
         rng: random.Random,
         spawn: Spawn,
         *,
+        routing: RoutingPolicy,
         retained_bytes: int,
     ) -> None:
         self._links, self._membership, self._history = links, membership, history
         self._changed, self._next, self._spawn = changed, stage + 1, spawn
-        self.router = Router(rng)
+        self.router = Router(rng, routing)
         self.custody = Custody()
         self.retention = Retention(retained_bytes)
         self._full: set[PeerId] = set()  # peers that answered Busy and haven't said Room since
@@ -139,7 +141,7 @@ class Custodian:
             counting = [peer for peer in live if peer in members] or live
             candidates = [peer for peer in counting if peer not in self._full]
             for card in self._membership.stage(self._next):
-                self.router.hint(card.peer, card.service_seconds)
+                self.router.hint(card.peer, card.service_seconds, card.forward + card.backward)
             choice = self.router.choose(candidates, loop.time(), hop.horizon_s or math.inf)
             if choice is not None:
                 return choice

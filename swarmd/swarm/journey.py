@@ -72,7 +72,7 @@ class Journeys:
         self._books = Books()
         self.custodian = Custodian(
             links, membership, history, self.changed, stage, rng, spawn,
-            retained_bytes=limits.retained_bytes,
+            routing=run.routing, retained_bytes=limits.retained_bytes,
         )  # fmt: skip
         self.router, self.custody = self.custodian.router, self.custodian.custody
         self.retention = self.custodian.retention

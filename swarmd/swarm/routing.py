@@ -9,8 +9,8 @@ import math
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
+from swarmd.config import RoutingPolicy
 from swarmd.values import PeerId
 
 SMOOTHING = 0.1  # weight of the newest measurement, as in the published code
@@ -19,8 +19,6 @@ BAN_FIRST_SECONDS = 2.0
 BAN_LIMIT_SECONDS = 60.0  # a ban doubles up to this: every healthy peer is tried again
 HORIZON_FACTOR = 2.0  # near the end of a step only peers that take at most so many times what the best one takes
 TIE = 1e-9  # virtual times closer than this are drawn for
-
-Policy = Literal["iwrr", "weighted"]
 
 
 @dataclass
@@ -32,6 +30,7 @@ class Neighbour:
     hinted: bool = False  # not measured, but it says itself how long it takes
     virtual_time: float = 0.0
     outstanding: int = 0  # hops sent and not answered
+    waiting: int = 0  # hops for its device, whoever sent them; as old as its last card
     banned_until: float = 0.0
     ban_seconds: float = BAN_FIRST_SECONDS
 
@@ -39,7 +38,7 @@ class Neighbour:
 class Router:
     """Chooses among the peers of the next stage."""
 
-    def __init__(self, rng: random.Random, policy: Policy = "iwrr") -> None:
+    def __init__(self, rng: random.Random, policy: RoutingPolicy = "iwrr") -> None:
         self._rng = rng
         self._policy = policy
         self._neighbours: dict[PeerId, Neighbour] = {}
@@ -60,7 +59,8 @@ class Router:
         done = {peer: (1 + it.outstanding) * seconds[peer] for peer, it in fit.items()}
         limit = max(horizon_s, HORIZON_FACTOR * min(done.values()))
         fit = {peer: it for peer, it in fit.items() if done[peer] <= limit}
-        choice = self._draw(fit, seconds) if self._policy == "weighted" else self._smallest(fit, seconds)
+        policies = {"iwrr": self._smallest, "weighted": self._draw, "p2c": self._better_of_two}
+        choice = policies[self._policy](fit, seconds)
         fit[choice].virtual_time += seconds[choice]
         return choice
 
@@ -84,6 +84,18 @@ class Router:
         weights = [1.0 / (seconds[peer] * (1 + it.outstanding)) for peer, it in fit.items()]
         return self._rng.choices(list(fit), weights)[0]
 
+    def _better_of_two(self, fit: Mapping[PeerId, Neighbour], seconds: Mapping[PeerId, float]) -> PeerId:
+        """Two drawn in proportion to their speeds: drawn alike, slow ones would get more than they can do (arXiv
+        2004.00538). Of what waits there our own share is counted twice until it is answered: nobody says whose it is.
+        """
+        weights = {peer: 1.0 / seconds[peer] for peer in fit}
+        one = self._rng.choices(list(weights), list(weights.values()))[0]
+        if len(fit) == 1:
+            return one
+        del weights[one]
+        other = self._rng.choices(list(weights), list(weights.values()))[0]
+        return min(one, other, key=lambda peer: (1 + fit[peer].outstanding + fit[peer].waiting) * seconds[peer])
+
     def sent(self, peer: PeerId) -> None:
         self._neighbours.setdefault(peer, Neighbour()).outstanding += 1
 
@@ -99,10 +111,13 @@ class Router:
         it.seconds = max(it.seconds, 1e-6)
         it.measured, it.ban_seconds, it.banned_until = True, BAN_FIRST_SECONDS, 0.0
 
-    def hint(self, peer: PeerId, seconds: float) -> None:
-        """What a peer says of itself; counts until it is measured."""
+    def hint(self, peer: PeerId, seconds: float, waiting: int = 0) -> None:
+        """What a peer says of itself: its seconds count until it is measured, its queue until it says another."""
         it = self._neighbours.get(peer)
-        if it is not None and not it.measured and seconds > 0:
+        if it is None:
+            return
+        it.waiting = max(0, waiting)
+        if not it.measured and seconds > 0:
             it.seconds, it.hinted = seconds, True
 
     def failed(self, peer: PeerId, now: float) -> None:

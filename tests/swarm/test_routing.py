@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swarmd.config import RoutingPolicy
 from swarmd.swarm import routing
-from swarmd.swarm.routing import BAN_FIRST_SECONDS, BAN_LIMIT_SECONDS, Policy, Router
+from swarmd.swarm.routing import BAN_FIRST_SECONDS, BAN_LIMIT_SECONDS, Router
 
 SPEEDS = {"slow": 1.0, "middling": 2.0, "fast": 4.0}  # microbatches per second
 
@@ -27,7 +28,7 @@ def work(router: Router, speeds: dict[str, float], hops: int) -> Counter[str]:
 
 
 @pytest.mark.parametrize(("policy", "tolerance"), [("iwrr", 0.05), ("weighted", 0.10)])
-def test_shares_are_in_proportion_to_speed(policy: Policy, tolerance: float) -> None:
+def test_shares_are_in_proportion_to_speed(policy: RoutingPolicy, tolerance: float) -> None:
     router = Router(random.Random(1), policy)
     work(router, SPEEDS, 50)  # to be measured
     counts = work(router, SPEEDS, 7000)
