@@ -19,7 +19,10 @@ SILENCE_DEVIATIONS = 8.0
 SILENCE_FLOOR_SECONDS = 6.0  # a loaded machine may stall a beat for seconds
 LATE_BEAT_SECONDS = SILENCE_FLOOR_SECONDS - BEAT_SECONDS  # by which a beat may come later than announced
 SILENCE_CEILING_SECONDS = 30.0
-UNCLAIMED_SECONDS = 20.0  # from sending a hop to its first mention in a beat: covers the transfer on a slow link
+UNCLAIMED_SECONDS = 20.0  # without mention in the beats of a holder that does beat
+UNDER_WAY_TIMES = 2.0  # on a thin line a hop, or its gradient, may be under way for so many times what others took
+UNDER_WAY_CEILING_SECONDS = 120.0  # ... but no longer than this: membership drops who is silent for as long
+UNDER_WAY_SMOOTHING = 0.1  # weight of a hop that arrived sooner than the others
 HUNG_FACTOR = 10.0  # one compute task may take so many times the holder's own service time ...
 HUNG_FLOOR_SECONDS = 30.0  # ... but no less than this: first tasks compile kernels and page memory in
 RESCUE_FACTOR = 2.0  # a hop that waits for so many times what an idle replica would take, goes there
@@ -58,12 +61,24 @@ class Holder(Pulse):
     busy_seconds: float = 0.0
     service_seconds: float = 0.0
     next_seconds: float = 0.0  # from its last beat to the next one: so it said
+    under_way_seconds: float = 0.0  # how long hops are under way to it, for all that is known
 
     def patience(self) -> float:
-        """A holder with many custodians beats to each less often, and says so."""
+        """A holder with many custodians beats to each less often, and says so. One that has nothing yet, or nothing
+        any more, sends no beats: how long that may last depends on the line.
+        """
         measured = self.rhythm.mean + SILENCE_DEVIATIONS * self.rhythm.deviation
         wanted = max(SILENCE_FLOOR_SECONDS, self.next_seconds + LATE_BEAT_SECONDS, measured)
-        return min(SILENCE_CEILING_SECONDS, wanted)
+        return self.arrival_patience(min(SILENCE_CEILING_SECONDS, wanted))
+
+    def arrival_patience(self, least: float) -> float:
+        """Seconds that a hop, or its gradient, may be under way."""
+        return max(least, min(UNDER_WAY_CEILING_SECONDS, UNDER_WAY_TIMES * self.under_way_seconds))
+
+    def arrived(self, seconds: float) -> None:
+        """A hop came there after so long. Longer counts at once, shorter by and by."""
+        weight = 1.0 if seconds > self.under_way_seconds else UNDER_WAY_SMOOTHING
+        self.under_way_seconds += weight * (seconds - self.under_way_seconds)
 
 
 @dataclass
@@ -83,7 +98,8 @@ def lateness(now: float, hop: Passed, holder: Holder) -> str:
     silence = now - max(hop.sent, holder.last_beat or 0.0)
     if silence > holder.patience():
         return f"no beat for {silence:.1f} s"
-    if holder.last_beat is not None and now - max(hop.sent, hop.claimed or 0.0) > UNCLAIMED_SECONDS:
+    unclaimed = holder.arrival_patience(UNCLAIMED_SECONDS)
+    if holder.last_beat is not None and now - max(hop.sent, hop.claimed or 0.0) > unclaimed:
         return "its beats don't name the hop"
     if holder.busy_seconds > max(HUNG_FLOOR_SECONDS, HUNG_FACTOR * holder.service_seconds):
         return f"one task computes since {holder.busy_seconds:.0f} s"
@@ -157,6 +173,8 @@ class Custody:
         for row in beat.hops:
             passed = self._passed.get(HopId(row.step, row.index))
             if passed is not None and passed.holder == peer:
+                if passed.claimed is None:
+                    holder.arrived(max(0.0, now - row.seconds - passed.sent))
                 passed.claimed, passed.state, passed.since = now, row.state, now - row.seconds
 
     def disconnected(self, peer: PeerId) -> None:
@@ -175,6 +193,9 @@ class Custody:
         for passed in list(self._passed.values()):
             holder = self._holders[passed.holder]
             reason = lateness(now, passed, holder)
+            if reason and not passed.lost.done():  # perhaps it was still under way: the next one has more time
+                waited = now - max(passed.sent, passed.claimed or 0.0)
+                holder.under_way_seconds = max(holder.under_way_seconds, waited)
             if not reason and may_straggle(now, passed):
                 reason = straggling(now, passed, holder, rivals(passed.holder))
             if reason and not passed.lost.done():
