@@ -18,6 +18,7 @@ NEWCOMER_SECONDS = 1e-3  # estimate before the first measurement: small, so that
 BAN_FIRST_SECONDS = 2.0
 BAN_LIMIT_SECONDS = 60.0  # a ban doubles up to this: every healthy peer is tried again
 HORIZON_FACTOR = 2.0  # near the end of a step only peers that take at most so many times what the best one takes
+DEBT_MICROBATCHES = 4.0  # who was away, or is behind a line that keeps it from its share, is owed no more than so many
 TIE = 1e-9  # virtual times closer than this are drawn for
 
 
@@ -42,6 +43,7 @@ class Router:
         self._rng = rng
         self._policy = policy
         self._neighbours: dict[PeerId, Neighbour] = {}
+        self._virtual_time = 0.0  # the highest at which anyone was chosen
 
     def choose(self, candidates: Iterable[PeerId], now: float, horizon_s: float = math.inf) -> PeerId | None:
         """The peer for the next microbatch, or None if there is none that isn't banned.
@@ -61,6 +63,7 @@ class Router:
         fit = {peer: it for peer, it in fit.items() if done[peer] <= limit}
         policies = {"iwrr": self._smallest, "weighted": self._draw, "p2c": self._better_of_two}
         choice = policies[self._policy](fit, seconds)
+        self._virtual_time = max(self._virtual_time, fit[choice].virtual_time)
         fit[choice].virtual_time += seconds[choice]
         return choice
 
@@ -76,6 +79,8 @@ class Router:
         return {peer: it.seconds if it.measured or it.hinted else fastest for peer, it in fit.items()}
 
     def _smallest(self, fit: Mapping[PeerId, Neighbour], seconds: Mapping[PeerId, float]) -> PeerId:
+        for peer, it in fit.items():
+            it.virtual_time = max(it.virtual_time, self._virtual_time - DEBT_MICROBATCHES * seconds[peer])
         keys = {peer: it.virtual_time + it.outstanding * seconds[peer] for peer, it in fit.items()}
         least = min(keys.values())
         return self._rng.choice([peer for peer in fit if keys[peer] <= least + TIE])
