@@ -165,6 +165,7 @@ def scenario(
 app.command(epilog=tables.SCALE_EXAMPLES)(tables.scale)
 app.command(epilog=tables.DETECT_EXAMPLES)(tables.detect)
 app.command(epilog=tables.STRAGGLER_EXAMPLES)(tables.straggler)
+app.command(epilog=tables.ROUTING_EXAMPLES)(tables.routing)
 app.command("square-cube", epilog=tables.SQUARE_CUBE_EXAMPLES)(tables.square_cube)
 
 

@@ -73,6 +73,7 @@ class SimNetwork:
         self._groups: dict[PeerId, int] | None = None
         self._off: dict[PeerId, None] = {}  # without power
         self._held: dict[tuple[PeerId, PeerId], list[Flight]] = {}
+        self.gossip_lag_s = 0.0  # what is gossiped is taken in so much after it came
         self.corrupted: dict[PeerId, float] = {}  # rate of frames that arrive damaged, by sender
 
     def transport(

@@ -5,7 +5,7 @@ middle of it, and how busy everybody is meanwhile. Knows no device by name and n
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -22,6 +22,9 @@ from swarmd.values import BackwardResult, Encoded, TailResult
 WINDOW = (0.25, 0.80)  # of a step's microbatches: the swarm is full by the first and not yet draining at the second
 LIMIT_SECONDS = 1e7  # virtual; a plan that takes longer for two steps is none
 WARM_STEPS = 1  # until everyone has measured everyone
+
+Story = Callable[[World], Coroutine[Any, Any, None]]
+"""What befalls a world once all its peers were started; actors are `peer0000` and so on there."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Rehearsed:
 
     step_s: float
     rate: float  # microbatches per second in the middle of the step
+    middle: tuple[float, float]  # seconds of the step between which that was
     actors: tuple[Played, ...]
     traffic: tuple[tuple[float, float], ...]  # bytes sent and received by each actor in the whole measured step
 
@@ -105,10 +109,12 @@ def rehearse(
     parameters: Sequence[int],
     crowd: Sequence[float] = (1.0,),
     seed: int = 0,
+    story: Story | None = None,
 ) -> Rehearsed:
     """Plays the first two steps of the run and measures the second.
 
-    parameters: of each stage, what its round moves. crowd: as in `Host`, for actors that share a computer.
+    parameters: of each stage, what its round moves. crowd: as in `Host`, for actors that share a computer. story: what
+    befalls the peers meanwhile.
     """
     codecs = replace(run.codecs, activations=_code(wire), gradients=_code(wire))
     averaging = "int8" if run.codecs.averaging == "int8-bnb" else run.codecs.averaging
@@ -119,7 +125,7 @@ def rehearse(
         validate_every=0,
         checkpoint_every=1 << 30,
     )
-    return run_virtual(_play(run, actors, wire, rtt_s, parameters, crowd, seed))
+    return run_virtual(_play(run, actors, wire, rtt_s, parameters, crowd, seed, story))
 
 
 async def _play(
@@ -130,6 +136,7 @@ async def _play(
     parameters: Sequence[int],
     crowd: Sequence[float],
     seed: int,
+    story: Story | None,
 ) -> Rehearsed:
     def open_engine(run: RunConfig, stage: int) -> MeteredEngine:
         return MeteredEngine(run, stage, parameters[stage], wire)
@@ -147,6 +154,8 @@ async def _play(
             it.machine.host = hosts.setdefault(actor.host, Host(crowd))
     loop = asyncio.get_running_loop()
     peers = [world.peers[name] for name in names]
+    if story is not None:
+        world.spawn(story(world))
     await world.until(lambda: all(it.peer.history.version >= WARM_STEPS for it in peers), LIMIT_SECONDS)
     began, before = loop.time(), [it.transport.traffic() for it in peers]
     await world.until(lambda: all(it.peer.history.version > WARM_STEPS for it in peers), LIMIT_SECONDS)
@@ -160,7 +169,7 @@ async def _play(
     )
     first, last, rate = _window(run, mine, began, ended)
     played = tuple(_played(run, actor, engine, wire, first, last) for actor, engine in zip(actors, mine, strict=True))
-    return Rehearsed(ended - began, rate, played, traffic)
+    return Rehearsed(ended - began, rate, (first - began, last - began), played, traffic)
 
 
 def _window(run: RunConfig, engines: Sequence[MeteredEngine], began: float, ended: float) -> tuple[float, float, float]:

@@ -1,11 +1,13 @@
-"""`python -m swarmd.sim scale`, `detect`, `straggler` and `square-cube`: figures of simulated swarms, as tables or
-JSON.
+"""`python -m swarmd.sim scale`, `detect`, `straggler`, `routing` and `square-cube`: figures of simulated swarms, as
+tables or JSON.
 
-Parses and prints; `figures.py` measures. Whatever is printed says that it is simulated.
+Parses and prints; `figures.py`, `wiring.py` and `square_cube.py` measure. Whatever is printed says that it is
+simulated.
 """
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -13,11 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from swarmd.errors import ConfigError
+from swarmd.sim import wiring
 from swarmd.sim.costs import find_wire
 from swarmd.sim.devices import find_device
 from swarmd.sim.figures import Scale, Straggler, detection_seconds, measure_scale, straggler_costs
 from swarmd.sim.plots import Line, draw
 from swarmd.sim.square_cube import DEVICE, DTYPE, Cell, measure
+from swarmd.sim.wiring import Got
 
 PROGRESS_SECONDS = 60.0  # virtual, between two lines on the progress
 
@@ -43,6 +47,14 @@ Examples:
   python -m swarmd.sim straggler             one peer ten times slower: as head, in the middle, as tail
   python -m swarmd.sim straggler --replicas 10
   python -m swarmd.sim straggler --json
+"""
+
+ROUTING_EXAMPLES = """
+\b
+Examples:
+  python -m swarmd.sim routing                        three policies, ten situations, five seeds: twenty minutes
+  python -m swarmd.sim routing --only "1, 2, 4" --seeds 1
+  python -m swarmd.sim routing --json
 """
 
 SQUARE_CUBE_EXAMPLES = """
@@ -138,6 +150,61 @@ def straggler(
         table.add_row(where, f"{row.seconds:.1f}", f"{row.kept:.1%}", f"{row.of_capacity:.1%}")
     Console().print(table)
     return 0
+
+
+def routing(
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each policy in each situation.")] = 5,
+    only: Annotated[str, typer.Option(metavar="TEXT", help="Situations with this in their names.")] = "",
+    microbatches: Annotated[
+        int, typer.Option(metavar="N", min=5, help="Per step and unit of the middle stage's speed.")
+    ] = wiring.MICROBATCHES,
+    as_json: AsJson = False,
+) -> int:
+    """Compare the policies by which the next peer is chosen: how much of a stage's speed they use, and in which
+    proportions.
+    """
+    rows: list[Got] = []
+    for row in wiring.compare(seeds, named=only, microbatches=microbatches):
+        typer.echo(f"{row.situation}, {row.policy}, seed {row.seed}: {row.used:.1%}", err=True)
+        rows.append(row)
+    if not rows:
+        known = "; ".join(it.name for it in wiring.SITUATIONS)
+        typer.echo(f"no situation has {only} in its name; there are: {known}.", err=True)
+        return 2
+    if as_json:
+        _print_json({"microbatches": microbatches, "rows": [dataclasses.asdict(row) for row in rows]})
+        return 0
+    _print_policies("percent of the sum of speeds, in the middle of a step", rows, lambda mine: _spread(mine, "used"))
+    _print_policies("percent of the sum of speeds, of whole steps", rows, lambda mine: _spread(mine, "used_in_step"))
+    uneven = [row for row in rows if row.speeds == wiring.UNEVEN]
+    _print_policies("proportions in which peers were chosen (farthest off: a peer in a run)", uneven, _proportions)
+    return 0
+
+
+def _print_policies(title: str, rows: list[Got], cell: Callable[[list[Got]], str]) -> None:
+    """A row for each situation, with what all runs of each policy give."""
+    table = _table(title, "situation", *wiring.POLICIES)
+    for situation in dict.fromkeys(row.situation for row in rows):
+        mine = [row for row in rows if row.situation == situation]
+        table.add_row(situation, *(cell([row for row in mine if row.policy == policy]) for policy in wiring.POLICIES))
+    if table.row_count:
+        Console().print(table)
+
+
+def _spread(rows: list[Got], name: str) -> str:
+    """Mean, least and greatest."""
+    figures = [100 * getattr(row, name) for row in rows]
+    return f"{sum(figures) / len(figures):.1f} ({min(figures):.1f} to {max(figures):.1f})"
+
+
+def _proportions(rows: list[Got]) -> str:
+    """What peers of each speed did, in terms of speed, and by how much any one differs from its own."""
+    means = []
+    for speed in sorted(set(rows[0].speeds)):
+        shares = [share for row in rows for share, own in zip(row.shares, row.speeds, strict=True) if own == speed]
+        means.append(f"{speed * sum(shares) / len(shares):.2f}")
+    farthest = max(abs(share - 1) for row in rows for share in row.shares)
+    return f"{' : '.join(means)} ({farthest:.0%})"
 
 
 def square_cube(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused
 from swarmd.sim.damage import damaged
-from swarmd.sim.machine import Machine
+from swarmd.sim.machine import WORLD, Machine
 from swarmd.sim.mesh import Meshes
 from swarmd.sim.points import step_of
 from swarmd.sim.wires import HEADER_BYTES, LANES, Downlink, Uplink
@@ -420,7 +420,15 @@ class SimTransport:
         if self.network.trace.on:
             self.note_arrival(gossip.author, gossip.frame, gossip.frame)
         self._pass_on(gossip, source)
-        listener(gossip.author, gossip.frame)
+        if self.network.gossip_lag_s:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.network.gossip_lag_s, self.machine.call, self._hear_late, gossip, context=WORLD)
+        else:
+            listener(gossip.author, gossip.frame)
+
+    def _hear_late(self, gossip: Gossip) -> None:
+        if (listener := self.listeners.get(gossip.topic)) is not None:
+            listener(gossip.author, gossip.frame)
 
     # ---------------------------------------------------------------------------------------------- what was seen
 
