@@ -100,7 +100,7 @@ class Custodian:
             self._full.add(holder)
             return None
         if isinstance(answer, Gradient):
-            self.router.measured(holder, max(answer.compute_seconds, 1e-6))
+            self.router.measured(holder, answer.compute_seconds)
         return answer
 
     async def _watched(self, key: HopId, holder: PeerId, hop: Hop) -> Gradient | NotFinite | Busy:

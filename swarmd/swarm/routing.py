@@ -15,6 +15,8 @@ from swarmd.values import PeerId
 
 SMOOTHING = 0.1  # weight of the newest measurement, as in the published code
 NEWCOMER_SECONDS = 1e-3  # estimate before the first measurement: small, so that newcomers are tried at once
+SECONDS_FLOOR = 1e-6  # per microbatch, whatever a peer says
+SECONDS_LIMIT = 3600.0  # ... for sums of it to stay exact enough; nan and infinity count as this
 BAN_FIRST_SECONDS = 2.0
 BAN_LIMIT_SECONDS = 60.0  # a ban doubles up to this: every healthy peer is tried again
 HORIZON_FACTOR = 2.0  # near the end of a step only peers that take at most so many times what the best one takes
@@ -111,9 +113,8 @@ class Router:
 
     def measured(self, peer: PeerId, seconds: float) -> None:
         """An answer came that took the peer so many seconds of its own; lifts its bans."""
-        it = self._neighbours.setdefault(peer, Neighbour())
+        it, seconds = self._neighbours.setdefault(peer, Neighbour()), credible(seconds)
         it.seconds = seconds if not it.measured else it.seconds + SMOOTHING * (seconds - it.seconds)
-        it.seconds = max(it.seconds, 1e-6)
         it.measured, it.ban_seconds, it.banned_until = True, BAN_FIRST_SECONDS, 0.0
 
     def hint(self, peer: PeerId, seconds: float, waiting: int = 0) -> None:
@@ -123,7 +124,7 @@ class Router:
             return
         it.waiting = max(0, waiting)
         if not it.measured and seconds > 0:
-            it.seconds, it.hinted = seconds, True
+            it.seconds, it.hinted = credible(seconds), True
 
     def failed(self, peer: PeerId, now: float) -> None:
         """It broke off, refused or fell silent: not for a while."""
@@ -157,3 +158,8 @@ class Router:
         """Estimated seconds per microbatch of a peer."""
         it = self._neighbours.get(peer)
         return it.seconds if it else NEWCOMER_SECONDS
+
+
+def credible(seconds: float) -> float:
+    """What another peer says of its speed, as a number to reckon with."""
+    return min(SECONDS_LIMIT, max(SECONDS_FLOOR, seconds)) if math.isfinite(seconds) else SECONDS_LIMIT

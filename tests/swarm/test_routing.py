@@ -1,7 +1,9 @@
 """Routing: shares in proportion to speed, bans with bounds, newcomers tried but not flooded."""
 
+import math
 import random
 from collections import Counter
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from swarmd.config import RoutingPolicy
 from swarmd.swarm import routing
-from swarmd.swarm.routing import BAN_FIRST_SECONDS, BAN_LIMIT_SECONDS, Router
+from swarmd.swarm.routing import BAN_FIRST_SECONDS, BAN_LIMIT_SECONDS, DEBT_MICROBATCHES, Router
 
 SPEEDS = {"slow": 1.0, "middling": 2.0, "fast": 4.0}  # microbatches per second
 
@@ -154,6 +156,22 @@ def test_answers_of_no_time_at_all_do_no_harm() -> None:
     router.lift("stranger")
 
 
+@pytest.mark.parametrize("policy", get_args(RoutingPolicy))
+@pytest.mark.parametrize("lie", [math.nan, math.inf, -math.inf, 1e300, -1.0])
+def test_a_peer_that_lies_of_its_speed_spoils_nothing_for_the_others(policy: RoutingPolicy, lie: float) -> None:
+    router = Router(random.Random(0), policy)
+    work(router, {"fast": 2.0, "slow": 1.0}, 30)
+    router.choose(["fast", "slow", "liar", "silent liar"], 0.0)
+    for _ in range(3):
+        router.choose(["liar"], 0.0)
+        router.measured("liar", lie)
+        router.hint("silent liar", lie)
+    counts = work(router, {"fast": 2.0, "slow": 1.0}, 300)
+    assert counts["fast"] >= 175
+    assert counts["slow"] >= 75 or policy == "p2c", "which has no queue to flee from here"
+    assert router.choose(["fast", "slow", "liar", "silent liar"], 0.0) is not None
+
+
 def test_near_the_end_of_a_step_a_slow_peer_gets_nothing_that_all_would_wait_for() -> None:
     router = Router(random.Random(0))
     router.measured("fast", 1.0)
@@ -163,6 +181,92 @@ def test_near_the_end_of_a_step_a_slow_peer_gets_nothing_that_all_would_wait_for
     late = [router.choose(["fast", "slow"], 0.0, 5.0) for _ in range(22)]
     assert late.count("slow") == 0
     assert router.choose(["slow"], 0.0, 0.0) == "slow", "when there is no other"
+
+
+def test_who_was_away_is_owed_a_few_microbatches_only() -> None:
+    """It doesn't get all of them until it has caught up."""
+    router = Router(random.Random(0))
+    work(router, {"a": 1.0, "b": 1.0}, 20)
+    router.failed("b", 0.0)
+    work(router, {"a": 1.0, "b": 1.0}, 100)
+    router.lift("b")
+    counts = work(router, {"a": 1.0, "b": 1.0}, 40)
+    assert counts["b"] - counts["a"] == pytest.approx(DEBT_MICROBATCHES, abs=2)
+
+
+def test_a_peer_behind_a_thin_line_does_not_hoard() -> None:
+    """Its device would be as fast as the other, but every second microbatch is stuck on its line."""
+    router, stuck, most = Router(random.Random(0)), 0, 0
+    work(router, {"thin": 1.0, "usual": 1.0}, 10)
+    for _ in range(1000):
+        peer = router.choose(["thin", "usual"], 0.0)
+        assert peer is not None
+        router.sent(peer)
+        if peer == "usual":
+            router.returned("usual")
+        else:
+            stuck += 1
+            if stuck % 2 == 0:
+                router.returned("thin")
+        most = max(most, router.outstanding("thin"))
+    assert most <= DEBT_MICROBATCHES + 2
+
+
+SIX = [f"p{number}" for number in range(6)]
+
+
+def test_the_better_of_two_is_the_one_with_the_smaller_expected_wait() -> None:
+    """With two candidates both are always drawn."""
+    router = Router(random.Random(0), "p2c")
+    router.choose(["a", "b"], 0.0)
+    router.measured("a", 1.0)
+    router.measured("b", 3.0)
+    chosen = []
+    for _ in range(8):
+        peer = router.choose(["a", "b"], 0.0)
+        assert peer is not None
+        router.sent(peer)
+        chosen.append(peer)
+    assert chosen[:2] == ["a", "a"], "waits of 1 and 2 seconds beside 3"
+    assert Counter(chosen) == {"a": 6, "b": 2}
+    for _ in range(6):
+        router.returned("a")
+    assert router.choose(["a", "b"], 0.0) == "a"
+
+
+def test_what_a_card_says_waits_there_counts_until_the_next_card() -> None:
+    router = Router(random.Random(0), "p2c")
+    router.choose(["a", "b"], 0.0)
+    router.hint("a", 1.0, 5)
+    router.hint("b", 1.0, 0)
+    assert {router.choose(["a", "b"], 0.0) for _ in range(20)} == {"b"}
+    router.hint("a", 1.0, -7)
+    router.hint("b", 1.0, 1)
+    assert {router.choose(["a", "b"], 0.0) for _ in range(20)} == {"a"}
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.sampled_from(SIX), st.integers(0, 9), min_size=2), st.integers(0, 99))
+def test_the_worst_of_all_is_never_the_better_of_two(queues: dict[str, int], seed: int) -> None:
+    router = Router(random.Random(seed), "p2c")
+    router.choose(queues, 0.0)
+    for peer, queue in queues.items():
+        router.measured(peer, 1.0)
+        router.hint(peer, 1.0, queue)
+    worst = max(queues.values())
+    chosen = {router.choose(queues, 0.0) for _ in range(50)}
+    if list(queues.values()).count(worst) == 1:
+        assert next(peer for peer in queues if queues[peer] == worst) not in chosen
+    assert chosen <= queues.keys()
+
+
+@pytest.mark.parametrize("policy", get_args(RoutingPolicy))
+def test_every_policy_keeps_the_bans_and_knows_one_peer_from_none(policy: RoutingPolicy) -> None:
+    router = Router(random.Random(0), policy)
+    router.failed("a", 0.0)
+    assert {router.choose(["a", "b"], 1.0) for _ in range(10)} == {"b"}
+    assert router.choose(["a"], 1.0) is None
+    assert router.choose([], 1.0) is None
 
 
 def test_a_peer_is_believed_until_it_is_measured() -> None:
