@@ -174,7 +174,7 @@ class Custody:
             passed = self._passed.get(HopId(row.step, row.index))
             if passed is not None and passed.holder == peer:
                 if passed.claimed is None:
-                    holder.arrived(max(0.0, now - row.seconds - passed.sent))
+                    holder.arrived(max(0.0, now - max(0.0, row.seconds) - passed.sent))
                 passed.claimed, passed.state, passed.since = now, row.state, now - row.seconds
 
     def disconnected(self, peer: PeerId) -> None:

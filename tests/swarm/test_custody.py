@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -10,6 +11,8 @@ from swarmd.swarm.custody import (
     HUNG_FLOOR_SECONDS,
     SILENCE_FLOOR_SECONDS,
     UNCLAIMED_SECONDS,
+    UNDER_WAY_CEILING_SECONDS,
+    UNDER_WAY_TIMES,
     Custody,
     Holder,
     Passed,
@@ -118,6 +121,52 @@ def test_a_hop_that_beats_stop_naming_is_taken_back_alone() -> None:
         assert dropped.result() == "its beats don't name the hop"
 
     run_virtual(main())
+
+
+def test_on_a_thin_line_a_hop_is_given_more_time_each_time_until_it_arrives() -> None:
+    """Else it would be sent again and again, each time behind its own older copies."""
+
+    async def main() -> list[float]:
+        loop, custody, waited = asyncio.get_running_loop(), Custody(), []
+        for _ in range(6):
+            lost, began = custody.track(HopId(1, 0), "a"), loop.time()
+            while not lost.done():
+                await asyncio.sleep(0.5)
+                custody.sweep(loop.time())
+            waited.append(loop.time() - began)
+            custody.done(HopId(1, 0))
+        return waited
+
+    waited = run_virtual(main())
+    assert waited[0] == pytest.approx(SILENCE_FLOOR_SECONDS, abs=1)
+    for first, second in pairwise(waited):
+        assert second == pytest.approx(min(UNDER_WAY_CEILING_SECONDS, UNDER_WAY_TIMES * first), abs=1)
+    assert waited[-1] == pytest.approx(UNDER_WAY_CEILING_SECONDS, abs=1)
+
+
+def test_how_long_hops_are_under_way_is_learned_from_those_that_arrive() -> None:
+    holder = Holder()
+    holder.arrived(10.0)
+    assert holder.patience() == 20.0
+    assert holder.arrival_patience(UNCLAIMED_SECONDS) == 20.0
+    for _ in range(50):
+        holder.arrived(0.1)
+    assert holder.patience() == SILENCE_FLOOR_SECONDS
+
+    async def main() -> float:
+        loop, custody = asyncio.get_running_loop(), Custody()
+        custody.track(HopId(1, 0), "a")
+        await asyncio.sleep(5)
+        custody.hear("a", beat(0), loop.time())  # it has just come
+        custody.done(HopId(1, 0))
+        custody.track(HopId(1, 1), "a")
+        return custody.sweep(loop.time()) - loop.time()
+
+    assert run_virtual(main()) == pytest.approx(UNDER_WAY_TIMES * 5.0)
+    holder = Holder()
+    holder.arrived(7.0)
+    holder.arrived(8.0)
+    assert holder.under_way_seconds == 8.0
 
 
 def test_one_looks_again_when_something_can_be_late() -> None:
