@@ -52,7 +52,7 @@ Examples:
 ROUTING_EXAMPLES = """
 \b
 Examples:
-  python -m swarmd.sim routing                        three policies, ten situations, five seeds: twenty minutes
+  python -m swarmd.sim routing                        three policies, ten situations, three seeds: 15 minutes
   python -m swarmd.sim routing --only "1, 2, 4" --seeds 1
   python -m swarmd.sim routing --json
 """
@@ -153,7 +153,7 @@ def straggler(
 
 
 def routing(
-    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each policy in each situation.")] = 5,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each policy in each situation.")] = 3,
     only: Annotated[str, typer.Option(metavar="TEXT", help="Situations with this in their names.")] = "",
     microbatches: Annotated[
         int, typer.Option(metavar="N", min=5, help="Per step and unit of the middle stage's speed.")
