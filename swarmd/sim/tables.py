@@ -52,7 +52,7 @@ Examples:
 ROUTING_EXAMPLES = """
 \b
 Examples:
-  python -m swarmd.sim routing                        three policies, ten situations, three seeds: 15 minutes
+  python -m swarmd.sim routing                        three policies, ten situations, three seeds: 11 minutes
   python -m swarmd.sim routing --only "1, 2, 4" --seeds 1
   python -m swarmd.sim routing --json
 """
