@@ -61,6 +61,7 @@ def test_13b_shared_has_the_papers_settings() -> None:
         (f'name="x"\nsteps=1.5\n{MODEL}', "steps is 1.5, but must be a valid integer"),
         (f'name="x"\nsteps=true\n{MODEL}', "steps is True, but must be a valid integer"),
         (f'name="x"\nrecompute="maybe"\n{MODEL}', "recompute is 'maybe', but"),
+        (f'name="x"\nrouting="fastest"\n{MODEL}', "routing is 'fastest', but"),
         (f'name="x"\n{MODEL}shared="yes"\n', "model.shared is 'yes', but must be a valid boolean"),
         (f'name="x"\n{MODEL}\n[optimizer]\nname="sgd"\n', "optimizer.name is 'sgd', but must be 'adamw', 'lamb'"),
         (f'name="x"\n{MODEL}\n[optimizer]\nbetas=[0.9]\n', "optimizer.betas needs more values"),

@@ -170,6 +170,7 @@ def test_a_peer_that_lies_of_its_speed_spoils_nothing_for_the_others(policy: Rou
     assert counts["fast"] >= 175
     assert counts["slow"] >= 75 or policy == "p2c", "which has no queue to flee from here"
     assert router.choose(["fast", "slow", "liar", "silent liar"], 0.0) is not None
+    assert router.choose(["fast", "slow"], 0.0, lie) in ("fast", "slow"), "of the time that is left in the step, too"
 
 
 def test_near_the_end_of_a_step_a_slow_peer_gets_nothing_that_all_would_wait_for() -> None:
