@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 CONTRIBUTIONS_KEPT = 2  # steps: the one before decides who may be an acceptor
 RECORDS_KEPT = 256  # for those who missed some; a record is about a kilobyte per stage
 RECORD_SECONDS = 10.0  # to answer with a record
+REFUSED_SECONDS = 10.0  # for so long one may be between two histories, or not have heard of a record
 
 Gather = Callable[[Record], Awaitable[bool]]
 """Makes sure that `Compute` has assembled the gradient a record names. False: nobody has it any more."""
@@ -64,6 +65,8 @@ class History:
         self._on_return: list[Callable[[Record], None]] = []
         self.returned: Record | None = None  # the newest return that this peer has made
         self.resumes = False  # the run goes on from what is on disks, and it isn't decided yet from where
+        self.heard = 0  # the highest version of those whom this peer came by: they may be gone again
+        self._refused: tuple[int, float] = (-1, 0.0)  # the version from which no record leads on, and since when
         self._records: OrderedDict[int, Record] = OrderedDict()
         self.lock = asyncio.Lock()  # held while the version changes
         self._applying: set[asyncio.Task[None]] = set()
@@ -281,10 +284,21 @@ class History:
                 record = record_from_plain(self._run, commit.record)
             except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
                 log.info("no record of step %d from %s: %s", before + 1, source[-8:], trouble)
+                if isinstance(trouble, Refused):
+                    self._no_record()
                 return
             await self._advance(record, source)
             if self.version == before:
                 return
+
+    def _no_record(self) -> None:
+        """Someone who is ahead has refused the next record. Who was away for too long gets no record any more."""
+        now = asyncio.get_running_loop().time()
+        if self._refused[0] != self.version:
+            self._refused = self.version, now
+        elif now - self._refused[1] > REFUSED_SECONDS:
+            self._refused = -1, 0.0
+            self._fall_behind(f"nobody has the record of step {self.version + 1} any more")
 
     async def _advance(self, record: Record, source: PeerId) -> None:
         """Applies a record if it is the next one, to the end even if whoever brought it is lost meanwhile: the device

@@ -49,7 +49,8 @@ class Joiner(Puller):
         history = self._history
         while history.resumes and self._newest().version == 0:  # nobody knows yet from where
             await changed.wait(RETRY_SECONDS)
-        goal = self._newest().version
+        # Who comes to a swarm that has begun, and is cut off from it before it is there, has nothing to begin with.
+        goal = max(self._newest().version, 0 if history.ready else history.heard)
         if goal == 0:
             history.restore(None, "")
         self.pulling = goal > 0

@@ -95,6 +95,7 @@ class Places:
             return None
         for card in place.cards:
             self._hear(card)
+            self._history.heard = max(self._history.heard, card.version)
         self._history.learn_founder(place.founder, self._membership.own.peer, again=not self._promises)
         self._history.resumes = place.resumes and not self._history.ready
         return place.stage if 0 <= place.stage < self._stages else None

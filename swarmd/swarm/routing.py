@@ -2,8 +2,8 @@
 
 Interleaved weighted round robin (arXiv 2301.11913, section 3.2 and appendix): every peer has a virtual time that grows
 by its measured seconds per microbatch each time it is chosen; the smallest is next. `weighted` draws at random in
-inverse proportion to the same seconds; `p2c` draws two and takes the one with the shorter wait. docs/simulator.md compares
-them. Knows nothing of messages; time and chance are given to it.
+inverse proportion to the same seconds; `p2c` draws two and takes the one with the shorter wait. docs/simulator.md
+compares them. Knows nothing of messages; time and chance are given to it.
 """
 
 import math
@@ -62,7 +62,9 @@ class Router:
             return None
         seconds = self._estimates(fit)
         done = {peer: (1 + it.outstanding) * seconds[peer] for peer, it in fit.items()}
-        limit = max(HORIZON_FACTOR * min(done.values()), horizon_s)  # in this order, a horizon of nan counts for nothing
+        limit = max(
+            HORIZON_FACTOR * min(done.values()), horizon_s
+        )  # in this order, a horizon of nan counts for nothing
         fit = {peer: it for peer, it in fit.items() if done[peer] <= limit}
         policies = {"iwrr": self._smallest, "weighted": self._draw, "p2c": self._better_of_two}
         choice = policies[self._policy](fit, seconds)

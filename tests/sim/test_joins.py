@@ -17,9 +17,11 @@ from swarmd.sim.compute import Speed
 from swarmd.sim.points import Action
 from swarmd.sim.training import Text
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm import statesync
+from swarmd.swarm import history, statesync
+from swarmd.swarm.assembly import Assembly
 from swarmd.swarm.commit import Record
 from swarmd.swarm.messages import AskChunk, AskSnapshot, Chunk, Snapshot
+from swarmd.swarm.switch import Switch
 from swarmd.values import PeerId
 from tests.sim.toy import (
     PAIRS,
@@ -561,3 +563,42 @@ def test_a_peer_that_lost_a_gradient_for_good_comes_back_like_a_newcomer(name: P
     assert any(name in line["members"] for line in ledger if line["step"] > max(missing))
     digests = {it.peer.history.digest for it in world.peers.values() if it.peer.stage == world.peers[name].peer.stage}
     assert len(digests) == 1
+
+
+def test_a_peer_that_was_away_for_longer_than_records_are_kept_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "RECORDS_KEPT", 2)
+
+    async def events(world: World) -> None:
+        await moment(world, lambda: everyone_at(world, 2))
+        rest = [name for name in world.peers if name != "middle2"]
+        world.network.partition([["middle2"], rest])
+        await moment(world, lambda: all(world.peers[name].peer.history.version >= 7 for name in rest))
+        world.network.heal()
+
+    world = train(LONG, events)
+    check_same(world)
+    assert world.peers["middle2"].peer.joiner.downloaded  # type: ignore[union-attr]
+
+
+def test_who_is_cut_off_before_it_has_arrived_begins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was told its place by a swarm that had begun. While its device gets ready, all others are lost to it."""
+    open_at_once = Switch.open
+
+    async def open_slowly(switch: Switch, stage: int) -> Assembly:
+        await asyncio.sleep(25)
+        return await open_at_once(switch, stage)
+
+    async def events(world: World) -> None:
+        await moment(world, lambda: everyone_at(world, 2))
+        monkeypatch.setattr(Switch, "open", open_slowly)
+        new = await world.start("new", stage=1)
+        await moment(world, lambda: new.peer.history.heard > 0)
+        assert new.peer.history.version == 0
+        others = [name for name in world.peers if name != "new"]
+        world.network.partition([["new"], others])
+        await asyncio.sleep(40)
+        assert new.peer.state == "joining"
+        world.network.heal()
+
+    world = train(dataclasses.replace(LONG, steps=40), events)
+    check_same(world)
