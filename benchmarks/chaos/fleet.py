@@ -44,12 +44,12 @@ class Daemon(DaemonProcess):
 
     async def begin(self, options: Sequence[str]) -> None:
         """Starts the process."""
-        self.killed = False
         self.started_s = asyncio.get_running_loop().time()
         listen = f"/ip4/{LOOPBACK}/tcp/{self.port}"
         announce = f"/ip4/{LOOPBACK}/tcp/{self.proxy.port}"
         common = ("--device", "cpu", "--listen", listen, "--announce", announce, "--stage", str(self.stage))
         await self.start([*common, *options])
+        self.killed = False  # not before: until then it is the end of the process before that shows
 
     async def listening(self) -> str:
         """Its address, once it has one. Raises TimeoutError."""
