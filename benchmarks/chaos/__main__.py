@@ -38,8 +38,8 @@ RUN = RunConfig(
     sequences_per_microbatch=2,  # 48 microbatches: about 10 s a step for nine daemons of this pace
     validate_every=0,
     checkpoint_every=5,
-    # Nobody goes elsewhere: these devices take as long at any stage, which misleads the rule, and capacity is counted by
-    # the stages that daemons were started for.
+    # Nobody goes elsewhere: these devices take as long at any stage, which misleads the rule, and capacity is counted
+    # by the stages that daemons were started for.
     rebalance_seconds=0.0,
     seed=11,
 )
