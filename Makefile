@@ -21,12 +21,12 @@ help: ## This list
 demo: .venv/.installed ## Train a small model with a swarm of six daemons on this machine, about 3 minutes
 	@$(BIN)/swarmd demo
 
-# Whole swarms of real daemons have the machine to themselves; all others share its cores.
+# Whole swarms of real daemons run two at a time, as they wait more than they compute; all others share the cores.
 SWARMS := tests/e2e tests/chaos
 
 test: lint ## Check style and types, then run the tests, about 12 minutes
 	$(BIN)/python -m pytest -q -n auto $(addprefix --ignore=,$(SWARMS))
-	$(BIN)/python -m pytest -q $(SWARMS)
+	$(BIN)/python -m pytest -q -n 2 $(SWARMS)
 
 test-long: .venv/.installed-dev ## The tests that take too long to be among those, about 12 minutes
 	$(BIN)/python -m pytest -q -m long

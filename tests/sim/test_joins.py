@@ -31,6 +31,7 @@ from tests.sim.toy import (
     check_exact,
     compute_of,
     everyone_at,
+    long,
     moment,
     start_all,
     step_of,
@@ -450,7 +451,7 @@ def test_three_donors_with_thin_uplinks_are_faster_than_one() -> None:
     assert three < 0.6 * one
 
 
-@pytest.mark.parametrize("seconds", [30.0, pytest.param(5.0, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seconds", [30.0, *long(5.0)])
 def test_a_donor_whose_machine_is_paused_costs_seconds(seconds: float) -> None:
     async def main() -> None:
         world = World(LONG, Text(LONG))
@@ -486,19 +487,25 @@ def check_same(world: World) -> None:
         assert ends.pop()[0] == world.run.steps
 
 
-JOINERS = ("ask.AskSnapshot", "asked.AskSnapshot", "ask.AskChunk", "asked.AskChunk", "begin.import_state")
-LONG_PAUSE = pytest.param(points.pause_for(20.0), marks=pytest.mark.long)
-DONORS = ("serve.AskSnapshot", "begin.export_state", "served.AskSnapshot", "serve.AskChunk", "served.AskChunk")
+EDGES = ("asked.AskChunk", "begin.import_state", "serve.AskChunk")
+JOINERS = ("ask.AskSnapshot", "asked.AskSnapshot", "ask.AskChunk")
+DONORS = ("serve.AskSnapshot", "begin.export_state", "served.AskSnapshot", "served.AskChunk")
 
 
-@pytest.mark.parametrize("point", [*JOINERS, *DONORS])
-@pytest.mark.parametrize("action", [points.crash, LONG_PAUSE], ids=["crash", "pause"])
+@pytest.mark.parametrize("point", [*EDGES, *long(*JOINERS, *DONORS)])
+@pytest.mark.parametrize("action", [points.crash, *long(points.pause_for(20.0))], ids=["crash", "pause"])
 def test_whoever_fails_at_any_point_of_a_transfer_all_others_end_alike(point: str, action: Action) -> None:
     async def main() -> None:
         world = World(RUN, Text(RUN))
         await start_all(world, CROWD)
         await moment(world, lambda: everyone_at(world, 2))
-        world.fail_at("new" if point in JOINERS else "*", None, point, action, skip=point.endswith("AskChunk") * 3)
+        world.fail_at(
+            "new" if point not in DONORS and point != "serve.AskChunk" else "*",
+            None,
+            point,
+            action,
+            skip=point.endswith("AskChunk") * 3,
+        )
         await world.start("new", stage=1)
         await world.until(lambda: not world.points.armed, 60)
         await world.until(lambda: everyone_at(world, RUN.steps), 600)
@@ -525,9 +532,7 @@ def test_a_peer_that_restarts_comes_back_like_a_newcomer(disk: bool) -> None:
     run_virtual(main())
 
 
-@pytest.mark.parametrize(
-    "name", [*(pytest.param(name, marks=pytest.mark.long) for name in ("head2", "tail1")), "middle2"]
-)
+@pytest.mark.parametrize("name", ["middle2", *long("head2", "tail1")])
 def test_a_peer_that_lost_a_gradient_for_good_comes_back_like_a_newcomer(name: PeerId) -> None:
     states: list[str] = []
 

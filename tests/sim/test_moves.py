@@ -27,6 +27,7 @@ from tests.sim.toy import (
     conductor_of,
     everyone_at,
     journeys_of,
+    long,
     moment,
     step_of,
     train,
@@ -274,7 +275,7 @@ def test_a_move_that_is_given_up_before_it_is_granted_leaves_no_trace() -> None:
 # ------------------------------------------------------------------------------------------------- what goes wrong
 
 
-@pytest.mark.parametrize("point", ["serve.AskMove", "served.AskMove", "ask.Close", "asked.Close", "ask.Accept"])
+@pytest.mark.parametrize("point", ["served.AskMove", "ask.Accept", *long("serve.AskMove", "ask.Close", "asked.Close")])
 def test_the_conductor_dies_with_the_wish(point: str) -> None:
     """The next one knows nothing of it, and is asked again."""
 
@@ -299,7 +300,9 @@ def arm(world: World, point: str) -> points.Action:
     return act
 
 
-@pytest.mark.parametrize("point", ["ask.AskChunk", "ask.AskMove", "asked.AskMove", "begin.import_state", "begin.apply"])
+@pytest.mark.parametrize(
+    "point", ["asked.AskMove", "begin.import_state", *long("ask.AskChunk", "ask.AskMove", "begin.apply")]
+)
 @pytest.mark.parametrize("power", [False, True], ids=["crash", "power loss"])
 def test_the_mover_dies_on_its_way(point: str, power: bool) -> None:
     async def events(world: World) -> None:
@@ -376,7 +379,7 @@ SPLITS = {
 }
 
 
-@pytest.mark.parametrize("seconds", [3.0, 80.0], ids=["short", "long"])
+@pytest.mark.parametrize("seconds", [3.0, *long(80.0)], ids=["short", "long"])
 @pytest.mark.parametrize("groups", SPLITS.values(), ids=SPLITS.keys())
 def test_a_move_during_a_partition(groups: tuple[tuple[str, ...], ...], seconds: float) -> None:
     calm = Scenario(replicas=(2, 3, 2), steps=12, microbatches=24)

@@ -34,6 +34,7 @@ from tests.sim.toy import (
     journeys_of,
     leader_of,
     ledger_of,
+    long,
     moment,
     reference,
     rounds_of,
@@ -218,7 +219,7 @@ def test_custodian_and_holder_die_together() -> None:
 
 
 @pytest.mark.parametrize("retained", [1, 4 << 30], ids=["evicted", "retained"])
-@pytest.mark.parametrize("victim", ["head1", "middle1", "tail1"])
+@pytest.mark.parametrize("victim", ["middle1", *long("head1", "tail1")])
 def test_the_leader_has_brought_what_no_custodian_knows_to_be_missing(victim: str, retained: int) -> None:
     async def events(world: World) -> None:
         await moment(world, lambda: everyone_at(world, 1))
@@ -362,7 +363,7 @@ def test_a_member_lost_when_everything_is_averaged_delays_nothing() -> None:
 # ------------------------------------------------------------------------------------------------- silence
 
 
-@pytest.mark.parametrize("name", ["middle1", "middle2", "tail1"])
+@pytest.mark.parametrize("name", ["middle1", *long("middle2", "tail1")])
 def test_a_device_that_hangs_after_it_accumulated_is_left_out(name: str) -> None:
     async def events(world: World) -> None:
         await moment(world, lambda: step_of(world) == STEP and accumulated(world.peers[name], STEP) >= 2)
@@ -375,7 +376,7 @@ def test_a_device_that_hangs_after_it_accumulated_is_left_out(name: str) -> None
     check(train(SHORT, events))
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("stage", [0, *long(1, 2)])
 @pytest.mark.parametrize("leads", [False, True], ids=["member", "leader"])
 def test_a_device_that_hangs_in_the_round_is_left_out(stage: int, leads: bool) -> None:
     async def events(world: World) -> None:
@@ -389,7 +390,7 @@ def test_a_device_that_hangs_in_the_round_is_left_out(stage: int, leads: bool) -
     check(train(SHORT, events))
 
 
-@pytest.mark.parametrize("seconds", [3.0, 8.0, 30.0])
+@pytest.mark.parametrize("seconds", [8.0, *long(3.0, 30.0)])
 def test_a_paused_member_may_wake_at_any_time(seconds: float) -> None:
     """Before it is missed, when it has been left out of a round that goes on, and long after the commit."""
 

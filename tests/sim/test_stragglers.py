@@ -9,7 +9,7 @@ from swarmd.sim.clock import run_virtual
 from swarmd.sim.compute import Speed
 from swarmd.sim.training import Text
 from swarmd.sim.world import World
-from tests.sim.toy import RUN, check_agreement, check_exact, everyone_at, moment
+from tests.sim.toy import RUN, check_agreement, check_exact, everyone_at, long, moment
 
 NORMAL, SLOW = Speed(0.5, 1.0, 0.01), Speed(5.0, 10.0, 0.01)
 LAYOUT = {f"{role}{n}": stage for stage, role in enumerate(("head", "middle", "tail")) for n in range(4)}
@@ -36,9 +36,7 @@ def seconds(slow: str | None) -> float:
     return run_virtual(main())
 
 
-@pytest.mark.parametrize(
-    "slow", ["head1", *(pytest.param(name, marks=pytest.mark.long) for name in ("middle1", "tail1"))]
-)
+@pytest.mark.parametrize("slow", ["head1", *long("middle1", "tail1")])
 def test_a_slow_peer_costs_little_more_than_what_it_lacks(slow: str) -> None:
     """Relative to the capacity that is left: 3.1 of 4 replicas."""
     capacity = (3 + NORMAL.forward_s / SLOW.forward_s) / 4

@@ -9,6 +9,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+import pytest
 import torch
 
 from swarmd.config import CodecConfig, LimitsConfig, ModelConfig, OptimizerConfig, RunConfig
@@ -44,6 +45,11 @@ RUN = RunConfig(
 SHORT = dataclasses.replace(RUN, steps=6)
 PAIRS = {"head1": 0, "head2": 0, "middle1": 1, "middle2": 1, "tail1": 2, "tail2": 2}
 """Two replicas a stage."""
+
+
+def long(*cases: Any) -> list[Any]:
+    """Cases that only `make test-long` plays, as another of their kind is always played."""
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.long) for case in cases]
 
 
 def codecs(name: Any) -> CodecConfig:
