@@ -62,9 +62,7 @@ class Router:
             return None
         seconds = self._estimates(fit)
         done = {peer: (1 + it.outstanding) * seconds[peer] for peer, it in fit.items()}
-        limit = max(
-            HORIZON_FACTOR * min(done.values()), horizon_s
-        )  # in this order, a horizon of nan counts for nothing
+        limit = max(HORIZON_FACTOR * min(done.values()), horizon_s)  # in this order, a horizon of nan is none
         fit = {peer: it for peer, it in fit.items() if done[peer] <= limit}
         policies = {"iwrr": self._smallest, "weighted": self._draw, "p2c": self._better_of_two}
         choice = policies[self._policy](fit, seconds)
