@@ -239,7 +239,8 @@ class Play:
         """Whether a lost stage is there again, or can be brought back from disks; by a newcomer if nobody can be
         spared.
         """
-        if any(it.peer.stage == stage for it in self.world.peers.values()):
+        holders = [it.peer.history for it in self.world.peers.values() if it.peer.stage == stage]
+        if any(history.ready and history.version for history in holders):  # not who was on its way there for its state
             return True
         way = self._way_back()
         if isinstance(way, str) and way.startswith(NOBODY_TO_SPARE):
