@@ -63,17 +63,19 @@ class Holder(Pulse):
     next_seconds: float = 0.0  # from its last beat to the next one: so it said
     under_way_seconds: float = 0.0  # how long hops are under way to it, for all that is known
 
-    def patience(self) -> float:
+    def patience(self, under_way_s: float | None = None) -> float:
         """A holder with many custodians beats to each less often, and says so. One that has nothing yet, or nothing
-        any more, sends no beats: how long that may last depends on the line.
+        any more, sends no beats: how long that may last depends on the line. `under_way_s`: as it was known when a hop
+        was sent; None: as it is known now.
         """
         measured = self.rhythm.mean + SILENCE_DEVIATIONS * self.rhythm.deviation
         wanted = max(SILENCE_FLOOR_SECONDS, self.next_seconds + LATE_BEAT_SECONDS, measured)
-        return self.arrival_patience(min(SILENCE_CEILING_SECONDS, wanted))
+        return self.arrival_patience(min(SILENCE_CEILING_SECONDS, wanted), under_way_s)
 
-    def arrival_patience(self, least: float) -> float:
+    def arrival_patience(self, least: float, under_way_s: float | None = None) -> float:
         """Seconds that a hop, or its gradient, may be under way."""
-        return max(least, min(UNDER_WAY_CEILING_SECONDS, UNDER_WAY_TIMES * self.under_way_seconds))
+        under_way = self.under_way_seconds if under_way_s is None else under_way_s
+        return max(least, min(UNDER_WAY_CEILING_SECONDS, UNDER_WAY_TIMES * under_way))
 
     def arrived(self, seconds: float) -> None:
         """A hop came there after so long. Longer counts at once, shorter by and by."""
@@ -89,6 +91,8 @@ class Passed:
     sent: float  # loop time
     lost: asyncio.Future[str]  # gets the reason when the holder is given up
     claimed: float | None = None  # loop time of the last beat that named it
+    under_way_s: float | None = None  # `Holder.under_way_seconds` when it was sent: of a silent holder one hop that is
+    # given up must not lengthen the wait for the others
     state: str = ""  # there, by that beat
     since: float = 0.0  # loop time at which it came into that state
 
@@ -96,9 +100,9 @@ class Passed:
 def lateness(now: float, hop: Passed, holder: Holder) -> str:
     """Why this hop should be taken away from its holder; "" if it shouldn't."""
     silence = now - max(hop.sent, holder.last_beat or 0.0)
-    if silence > holder.patience():
+    if silence > holder.patience(hop.under_way_s):
         return f"no beat for {silence:.1f} s"
-    unclaimed = holder.arrival_patience(UNCLAIMED_SECONDS)
+    unclaimed = holder.arrival_patience(UNCLAIMED_SECONDS, hop.under_way_s)
     if holder.last_beat is not None and now - max(hop.sent, hop.claimed or 0.0) > unclaimed:
         return "its beats don't name the hop"
     if holder.busy_seconds > max(HUNG_FLOOR_SECONDS, HUNG_FACTOR * holder.service_seconds):
@@ -139,9 +143,9 @@ class Custody:
         loop = asyncio.get_running_loop()
         self.give_up(key, "it is sent anew")
         self.done(key)
-        passed = Passed(holder, loop.time(), loop.create_future())
+        known = self._holders.setdefault(holder, Holder())
+        passed = Passed(holder, loop.time(), loop.create_future(), under_way_s=known.under_way_seconds)
         self._passed[key] = passed
-        self._holders.setdefault(holder, Holder())
         return passed.lost
 
     def done(self, key: HopId, lost: asyncio.Future[str] | None = None) -> None:
@@ -200,7 +204,7 @@ class Custody:
                 reason = straggling(now, passed, holder, rivals(passed.holder))
             if reason and not passed.lost.done():
                 passed.lost.set_result(reason)
-            due = min(due, max(passed.sent, holder.last_beat or 0.0) + holder.patience())
+            due = min(due, max(passed.sent, holder.last_beat or 0.0) + holder.patience(passed.under_way_s))
             if passed.state in ("waiting", "backward"):
                 due = min(due, now + STRAGGLER_SHARE * (now - passed.since))
         return due

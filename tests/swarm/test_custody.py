@@ -169,6 +169,26 @@ def test_how_long_hops_are_under_way_is_learned_from_those_that_arrive() -> None
     assert holder.under_way_seconds == 8.0
 
 
+def test_a_silent_holder_loses_all_its_hops_within_a_second() -> None:
+    """That the first of them is given up says nothing of the line to the others."""
+
+    async def main() -> list[float]:
+        loop, custody = asyncio.get_running_loop(), Custody()
+        lost = []
+        for index in range(4):
+            lost.append(custody.track(HopId(1, index), "a"))
+            await asyncio.sleep(0.25)
+        custody.hear("a", beat(*range(3)), loop.time())
+        fell_silent, given_up = loop.time(), dict[int, float]()
+        while len(given_up) < len(lost):
+            await asyncio.sleep(0.05)
+            custody.sweep(loop.time())
+            given_up.update({at: loop.time() for at, it in enumerate(lost) if it.done() and at not in given_up})
+        return [at - fell_silent for at in given_up.values()]
+
+    assert max(run_virtual(main())) < SILENCE_FLOOR_SECONDS + 1.0
+
+
 def test_one_looks_again_when_something_can_be_late() -> None:
     async def main() -> None:
         loop, custody = asyncio.get_running_loop(), Custody()
