@@ -362,7 +362,8 @@ def check_standstill(world: World, version: int, stage: int) -> Iterator[Violati
     """Promise 6, where a stage has lost its state: nobody goes on without it, and everyone says what it waits for."""
     for name, it in world.peers.items():
         state, waits, at = it.peer.state, it.peer.view.waiting_for(), it.peer.history.version
-        if state != "finished" and (at > version or str(stage) not in waits):
+        lost = it.peer.stage is None and waits  # it came by peers that are gone, and knows of no stage
+        if state != "finished" and (at > version or (str(stage) not in waits and not lost)):
             text = f"stage {stage} is gone, and {name} ({state}, version {at}) waits for '{waits}'"
             yield Violation(6, text, version + 1, peer=name)
 
