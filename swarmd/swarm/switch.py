@@ -154,7 +154,8 @@ class Switch:
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
-            if task.cancelled():
+            caller = asyncio.current_task()
+            if task.cancelled() and not (caller is not None and caller.cancelling()):  # else both end at once
                 raise Refused("this peer leaves") from None
             if not mover.departed:
                 task.cancel()
