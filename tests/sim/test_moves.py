@@ -272,6 +272,23 @@ def test_a_move_that_is_given_up_before_it_is_granted_leaves_no_trace() -> None:
     assert granted(swarm(events)) == []
 
 
+def test_whoever_waits_for_a_move_ends_when_both_are_cancelled_at_once() -> None:
+    """As when a peer leaves while it moves for balance: what is taken for a refusal would go on for ever."""
+
+    async def events(world: World) -> None:
+        it = world.peers["middle1"]
+        move = ask(it, 2)
+        await moment(world, lambda: it.peer.view.transfer().done > 0)
+        moving = it.peer.switch._moving
+        assert moving is not None
+        moving.add_done_callback(lambda _: move.cancel())
+        it.peer.switch.give_up()
+        await asyncio.wait([move])
+        assert move.cancelled()
+
+    swarm(events)
+
+
 # ------------------------------------------------------------------------------------------------- what goes wrong
 
 
