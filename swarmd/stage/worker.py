@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from swarmd.config import RunConfig
 from swarmd.errors import SwarmError
+from swarmd.stage.memory import give_back
 from swarmd.values import BackwardResult, Buffer, ComputeProgress, Encoded, GradientSummary, HopId, TailResult
 
 if TYPE_CHECKING:
@@ -165,12 +166,22 @@ class Worker:
         return await self._do(ROUND, None, lambda: self._engine.assemble(step, parts))
 
     async def apply(self, step: int, *, learning_rate: float, clip_factor: float) -> str:
-        return await self._do(
-            ROUND, None, lambda: self._engine.apply(step, learning_rate=learning_rate, clip_factor=clip_factor)
+        return await self._end_step(
+            lambda: self._engine.apply(step, learning_rate=learning_rate, clip_factor=clip_factor)
         )
 
     async def skip(self, step: int) -> str:
-        return await self._do(ROUND, None, lambda: self._engine.skip(step))
+        return await self._end_step(lambda: self._engine.skip(step))
+
+    async def _end_step(self, call: Callable[[], str]) -> str:
+        """What a step leaves behind is freed by now."""
+
+        def end() -> str:
+            digest = call()
+            give_back()
+            return digest
+
+        return await self._do(ROUND, None, end)
 
     async def export_state(self) -> Buffer:
         return await self._do(ROUND, None, self._engine.export_state)

@@ -1,0 +1,33 @@
+"""Freed memory goes back to the system, in a process of its own, since what a test run left behind would hide it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from swarmd.stage import memory
+
+# Small allocations with one in use at the end, so that the heap's top can't shrink by itself.
+FRAGMENT = """
+import ctypes, psutil
+from swarmd.stage import memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+pieces = [libc.malloc(50_000) for _ in range(1_000)]
+for piece in pieces: ctypes.memset(piece, 1, 50_000)
+for piece in pieces[:-1]: libc.free(piece)
+before = psutil.Process().memory_info().rss
+memory.give_back()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(memory._trim is None, reason="this C library gives memory back by itself")
+def test_freed_memory_below_memory_in_use_goes_back() -> None:
+    done = subprocess.run([sys.executable, "-c", FRAGMENT], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 40_000_000
+
+
+def test_a_library_without_trimming_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_trim", None)
+    memory.give_back()
