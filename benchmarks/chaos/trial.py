@@ -97,11 +97,11 @@ async def _phases(storm: "Storm", options: TrialOptions, run: RunConfig) -> Tria
     return trial
 
 
-async def until(holds: Callable[[], bool], seconds: float) -> bool:
+async def until(holds: Callable[[], bool], seconds: float, poll_s: float = POLL_S) -> bool:
     """Whether it came to hold in time. What is watched is outside this process, so nothing could tell."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not holds() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(poll_s)
     return holds()
 
 

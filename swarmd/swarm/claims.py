@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from swarmd.errors import Refused
-from swarmd.swarm.membership import rendezvous
+from swarmd.swarm.membership import leader_order
 from swarmd.swarm.messages import NO_BALLOT, Ballot
 from swarmd.values import PeerId
 
@@ -38,11 +38,7 @@ class Claims:
         """Someone wants the round to begin again. Raises Refused while another leads it under the same ballot."""
         self.admit(step, ballot)
         heard = now - self._heard < LEADER_SECONDS and self._is_live(self.leader)
-        if (
-            heard
-            and self.leader not in ("", peer)
-            and rendezvous(f"leader/{step}/{self._stage}", [self.leader, peer])[-1] != peer
-        ):
+        if heard and self.leader not in ("", peer) and leader_order(step, self._stage, [self.leader, peer])[-1] != peer:
             raise Refused(f"{OVERRULED}: {self.leader[-8:]}")
 
     def take(self, step: int, ballot: Ballot, leader: PeerId, now: float) -> None:

@@ -23,7 +23,7 @@ from swarmd.swarm.distribution import Distribution
 from swarmd.swarm.history import History
 from swarmd.swarm.leases import Leases
 from swarmd.swarm.links import Links
-from swarmd.swarm.membership import AT_WORK, Membership, conductor_order, rendezvous
+from swarmd.swarm.membership import AT_WORK, Membership, conductor_order, leader_order, rendezvous
 from swarmd.swarm.messages import (
     Ack,
     Announce,
@@ -292,7 +292,7 @@ class Conductor:
         close, tries = Close(mandate.step, mandate.parent, mandate.ballot, stage), 0
         while True:
             live = [card.peer for card in self._membership.stage(stage)]
-            for leader in rendezvous(f"leader/{mandate.step}/{stage}", live):
+            for leader in leader_order(mandate.step, stage, live):
                 report = await self._ask_leader(leader, close)
                 if report is not None and report.stage == stage:
                     return report

@@ -99,6 +99,11 @@ def conductor_order(step: int, cards: Iterable[Card], members: Container[PeerId]
     ]
 
 
+def leader_order(step: int, stage: int, peers: Iterable[PeerId]) -> list[PeerId]:
+    """Who leads a stage's round of a step: the first, and when that fails the next."""
+    return rendezvous(f"leader/{step}/{stage}", peers)
+
+
 def first_card(
     peer: PeerId, incarnation: int, addresses: tuple[str, ...], device: str, codecs: tuple[str, ...]
 ) -> Card:

@@ -20,7 +20,7 @@ from swarmd.sim.training import Text, plain_training
 from swarmd.sim.world import SimPeer, World
 from swarmd.swarm.averaging import Rounds
 from swarmd.swarm.journey import Journeys
-from swarmd.swarm.membership import rendezvous
+from swarmd.swarm.membership import leader_order
 from tests.stage.toy import FP32
 
 torch.set_num_threads(1)
@@ -119,7 +119,7 @@ def conductor_of(world: World) -> SimPeer:
 def leader_of(world: World, step: int, stage: int) -> SimPeer:
     """Who leads a stage's round: first in the order that the conductor follows."""
     replicas = [name for name, it in world.peers.items() if it.peer.stage == stage and it.peer.state == "serving"]
-    return world.peers[rendezvous(f"leader/{step}/{stage}", replicas)[0]]
+    return world.peers[leader_order(step, stage, replicas)[0]]
 
 
 def everyone(world: World) -> Iterable[SimPeer]:

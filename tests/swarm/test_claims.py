@@ -4,11 +4,11 @@ import pytest
 
 from swarmd.errors import Refused
 from swarmd.swarm.claims import LEADER_SECONDS, OVERRULED, Claims
-from swarmd.swarm.membership import rendezvous
+from swarmd.swarm.membership import leader_order
 from swarmd.swarm.messages import NO_BALLOT, Ballot
 
 STEP, STAGE = 4, 1
-FIRST, SECOND = rendezvous(f"leader/{STEP}/{STAGE}", ["a", "b"])
+FIRST, SECOND = leader_order(STEP, STAGE, ["a", "b"])
 LOW, HIGH = Ballot(1, "z"), Ballot(2, "a")
 
 
