@@ -291,8 +291,9 @@ class Conductor:
         """
         close, tries = Close(mandate.step, mandate.parent, mandate.ballot, stage), 0
         while True:
-            live = [card.peer for card in self._membership.stage(stage)]
-            for leader in leader_order(mandate.step, stage, live):
+            live, now = [card.peer for card in self._membership.stage(stage)], asyncio.get_running_loop().time()
+            order = leader_order(mandate.step, stage, live)
+            for leader in sorted(order, key=lambda peer: self._membership.is_silent(peer, now)):
                 report = await self._ask_leader(leader, close)
                 if report is not None and report.stage == stage:
                     return report

@@ -139,6 +139,7 @@ class Custodian:
             self._full.intersection_update(live)
             members = self._members.get(key, ())
             counting = [peer for peer in live if peer in members] or live
+            counting = self._speaking(counting) or counting
             candidates = [peer for peer in counting if peer not in self._full]
             for card in self._membership.stage(self._next):
                 self.router.hint(card.peer, card.service_seconds, card.forward + card.backward)
@@ -152,6 +153,11 @@ class Custodian:
                 self._full.clear()
         raise HopForgotten(f"step {hop.step} is over")
 
+    def _speaking(self, peers: list[PeerId]) -> list[PeerId]:
+        """Those that were heard of lately."""
+        now = asyncio.get_running_loop().time()
+        return [peer for peer in peers if not self._membership.is_silent(peer, now)]
+
     def rival_seconds(self, holder: PeerId) -> float | None:
         """Seconds per microbatch of the fastest idle replica of the next stage besides a holder, if there is one of
         which that is known.
@@ -164,9 +170,11 @@ class Custodian:
         return min((self.router.seconds(peer) for peer in idle if self.router.knows(peer)), default=None)
 
     async def locate(self, key: HopId, stage: int, among: tuple[PeerId, ...] | None = None) -> PeerId | None:
-        """The replica of a stage (one `among` these, if given) that has this hop already, if any says so."""
+        """The replica of a stage (one `among` these, if given) that has this hop already, if any says so. Nobody waits
+        for those that are silent.
+        """
         replicas = [card.peer for card in self._membership.stage(stage)]
-        asked = [peer for peer in replicas if among is None or peer in among]
+        asked = [peer for peer in self._speaking(replicas) if among is None or peer in among]
         answers = await self._links.tell_all(asked, Locate(*key, stage), Located, deadline_s=LOCATE_SECONDS)
         return next((peer for peer, located in answers.items() if located.here), None)
 
@@ -174,7 +182,8 @@ class Custodian:
 
     def peer_lost(self, peer: PeerId, heir: PeerId = "") -> None:
         """A peer is gone: hops it holds go elsewhere, and so do those it had answered, which are lost with its sum. If
-        it has an heir they are in its sum, and sent again only should that one be lost, too.
+        it has an heir they are in its sum, and sent again only should that one be lost, too. Whoever is cut off from
+        most of its neighbours keeps them: more likely their sums are fine, and if not the round asks for what it lacks.
         """
         self.custody.disconnected(peer)
         self.router.drop(peer)
@@ -182,9 +191,16 @@ class Custodian:
         for _, kept in self.retention.answered_by(peer):
             if heir:
                 kept.holder = heir
-            else:
+            elif not self._is_cut_off():
                 self.send_again(kept)
         self._changed.notify()
+
+    def _is_cut_off(self) -> bool:
+        stages = range(max(0, self._next - 2), self._next + 1)  # one's own is `_next` - 1
+        if self._history.record is None:
+            return False
+        near = [peer for entry in self._history.record.stages if entry.stage in stages for peer in entry.members]
+        return not self._membership.reaches_half(near, asyncio.get_running_loop().time())
 
     def send_again(self, kept: Retained) -> None:
         """Sends an answered hop once more, so that its index is in the next stage's sum after all."""

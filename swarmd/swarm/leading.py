@@ -8,7 +8,7 @@ believes whom dead. Whoever stays silent is left out; what is averaged stays ave
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from swarmd.swarm.claims import OVERRULED
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership, nan_to_zero, rendezvous
 from swarmd.swarm.messages import Ballot, Message, from_ranges, to_ranges
-from swarmd.swarm.parts import Coverage, choose_held, complete_parts, measure_coverage
+from swarmd.swarm.parts import Coverage, choose_held, complete_parts, find_superfluous, measure_coverage
 from swarmd.swarm.round_messages import (
     AskHoldings,
     Freeze,
@@ -41,6 +41,7 @@ A = TypeVar("A")
 PATIENCE_FACTOR = 10.0  # a member may take so many times the stage's slowest microbatch to answer ...
 PATIENCE_FLOOR_SECONDS = 5.0  # ... but no less than this: a loaded machine stalls for seconds ...
 PATIENCE_CEILING_SECONDS = 60.0  # ... and no more, or a hung device would hold up the swarm
+HASTY_SECONDS = 1.5  # for one that nothing was heard of lately
 SILENCES = 2  # questions in a row that a member may leave unanswered: after a stall of our own all come late at once
 WATCH_SECONDS = 2.0  # between looks at the members of an attempt that goes on
 REPAIR_POLL_SECONDS = 0.5
@@ -150,22 +151,29 @@ class Leader:
         self._silences.pop(peer, None)
         return answer
 
-    async def _ask_all(self, peers: list[PeerId], question: Message, kind: type[A], seconds: float) -> dict[PeerId, A]:
+    async def _ask_all(
+        self, peers: list[PeerId], question: Message, kind: type[A], seconds: float, hasty: Sequence[PeerId] = ()
+    ) -> dict[PeerId, A]:
+        """Everyone at once. `hasty`: who doesn't get so many seconds."""
+        limits = {peer: min(seconds, HASTY_SECONDS) if peer in hasty else seconds for peer in peers}
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = {peer: group.create_task(self._ask(peer, question, kind, seconds)) for peer in peers}
+                tasks = {peer: group.create_task(self._ask(peer, question, kind, limits[peer])) for peer in peers}
         except* Refused as troubles:
             raise Refused(str(troubles.exceptions[0])) from None
         return {peer: answer for peer, task in tasks.items() if (answer := task.result()) is not None}
 
     async def _ask_members(self, kind: type[AskHoldings] | type[Freeze]) -> dict[PeerId, Frozen]:
         """What everyone who answers has. Whoever stays silent is left out of the round."""
+        now = asyncio.get_running_loop().time()
         peers = [card.peer for card in self._membership.stage(self._stage) if card.peer not in self._left_out]
+        silent = [peer for peer in peers if peer != self._own and self._membership.is_silent(peer, now)]
+        peers = [peer for peer in peers if peer not in silent or peer not in self._asked]  # silent ones only once
         question = kind(self._step, self._record, self.ballot, self._stage)
         if self._own not in peers:
             raise Refused("this peer isn't at work")
         self._asked.update(peers)
-        answers = await self._ask_all(peers, question, Frozen, self._patience())
+        answers = await self._ask_all(peers, question, Frozen, self._patience(), hasty=silent)
         self._leave_out_the_silent()
         return answers
 
@@ -180,7 +188,8 @@ class Leader:
     def _holdings(self, frozen: dict[PeerId, Frozen]) -> dict[PeerId, list[int]]:
         """What is in the sums that count."""
         limit = self._run.microbatches
-        return {peer: from_ranges(it.indices, limit) for peer, it in frozen.items() if peer not in self._void}
+        found = {peer: from_ranges(it.indices, limit) for peer, it in frozen.items() if peer not in self._void}
+        return {**found, **{peer: [] for peer in find_superfluous(found)}}
 
     # ---------------------------------------------------------------------------------------------- repairing
 
@@ -393,7 +402,11 @@ class Leader:
         result = results[self._own] if plan is not None else Result("", 0.0)
         lost = len(self._lost) if plan is not None else 0
         counted = self._run.microbatches - lost
-        loss_sum = sum(frozen[peer].loss_sum for peer in holdings) if self._loss_sum is None else self._loss_sum
+        loss_sum = (
+            sum(frozen[peer].loss_sum for peer in holdings if holdings[peer])
+            if self._loss_sum is None
+            else self._loss_sum
+        )
         return StageReport(
             stage=self._stage,
             digest=result.digest,

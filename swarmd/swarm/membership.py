@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import math
 from bisect import bisect_left, insort
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass, field
 
 from swarmd.status import PeerRow
@@ -299,11 +299,17 @@ class Membership:
         return dropped
 
     def _patience(self, member: Member) -> float:
-        near = is_near(member.card, self._own.stage)
-        usual = self._heartbeat_seconds if near else self._summary_seconds
-        floor = max(SILENCE_FLOOR_SECONDS, SILENCE_FLOOR_HEARTBEATS * usual)
+        usual = self._usual(member)
         ceiling = max(SILENCE_CEILING_SECONDS, SILENCE_CEILING_HEARTBEATS * usual)
-        return member.rhythm.limit(SILENCE_DEVIATIONS, floor, ceiling)
+        return member.rhythm.limit(SILENCE_DEVIATIONS, self._floor(usual), ceiling)
+
+    def _usual(self, member: Member) -> float:
+        """Seconds between words of it."""
+        near = is_near(member.card, self._own.stage)
+        return self._heartbeat_seconds if near else self._summary_seconds
+
+    def _floor(self, usual_s: float) -> float:
+        return max(SILENCE_FLOOR_SECONDS, SILENCE_FLOOR_HEARTBEATS * usual_s)
 
     def get(self, peer: PeerId) -> Card | None:
         if peer == self.own.peer:
@@ -373,6 +379,15 @@ class Membership:
             return True
         member = self._members.get(peer)
         return member is not None and not member.suspect and member.card.state in AT_WORK and self.fits(member.card)
+
+    def is_silent(self, peer: PeerId, now: float) -> bool:
+        """Whether nothing was heard of a live peer for half the time after which the silent may be dropped."""
+        member = self._members.get(peer)
+        return member is not None and now - member.heard >= self._floor(self._usual(member)) / 2
+
+    def reaches_half(self, peers: Collection[PeerId], now: float) -> bool:
+        """Whether half of these peers at least, oneself included, are live and not silent."""
+        return 2 * sum(self.is_live(peer) and not self.is_silent(peer, now) for peer in peers) >= len(peers)
 
     def is_spare(self, card: Card) -> bool:
         """Whether a peer needn't be known here: it is far away in a large swarm, and others of its stage are known. A

@@ -3,7 +3,7 @@
 Pure functions of plain data, tested against dumb twins.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,23 +28,36 @@ class Coverage:
 def measure_coverage(holdings: Mapping[PeerId, Sequence[int]], microbatches: int) -> Coverage:
     """Adds up who has which index of a step, and names the one that counts where several have it.
 
-    That is the member with the fewest such indices, of equals the lower id: so few members have to subtract, which any
-    of them may fail at.
+    That is the member that has most to subtract already, of equals the lower id: a subtraction computes a microbatch
+    anew, so members share them.
     """
     having: dict[int, list[PeerId]] = defaultdict(list)
     for peer in sorted(holdings):
         for index in holdings[peer]:
             having[index].append(peer)
-    several = {index: peers for index, peers in having.items() if len(peers) > 1}
-    shared = {peer: sum(peer in peers for peers in several.values()) for peer in holdings}
-    surplus: dict[PeerId, list[int]] = defaultdict(list)
-    for index in sorted(several):
-        counts = min(several[index], key=lambda peer: (shared[peer], peer))
-        for peer in several[index]:
+    surplus: dict[PeerId, list[int]] = {peer: [] for peer in sorted(holdings)}
+    for index in sorted(having):
+        counts = min(having[index], key=lambda peer: (-len(surplus[peer]), peer))
+        for peer in having[index]:
             if peer != counts:
                 surplus[peer].append(index)
     missing = tuple(index for index in range(microbatches) if index not in having)
-    return Coverage(missing, {peer: tuple(surplus[peer]) for peer in sorted(surplus)})
+    return Coverage(missing, {peer: tuple(indices) for peer, indices in surplus.items() if indices})
+
+
+def find_superfluous(holdings: Mapping[PeerId, Sequence[int]]) -> set[PeerId]:
+    """Members whose indices are all in others' sums: without their sums there is less to subtract.
+
+    One that was cut off comes back like this when its work was done again meanwhile. The one with the most indices goes
+    first, of equals the lower id, as long as every index stays with somebody.
+    """
+    count = Counter(index for indices in holdings.values() for index in indices)
+    found: set[PeerId] = set()
+    for peer in sorted(holdings, key=lambda peer: (-len(holdings[peer]), peer)):
+        if holdings[peer] and all(count[index] > 1 for index in holdings[peer]):
+            found.add(peer)
+            count.subtract(holdings[peer])
+    return found
 
 
 def choose_held(held: Mapping[PeerId, Iterable[HeldPart]]) -> tuple[Part, ...]:

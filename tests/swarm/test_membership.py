@@ -104,6 +104,18 @@ def test_the_silent_are_dropped_by_their_own_rhythm() -> None:
     assert [it.peer for it in members.sweep(40.0 + SILENCE_CEILING_SECONDS + 0.1)] == ["slow"]
 
 
+def test_who_was_not_heard_lately_is_silent_long_before_it_is_dropped() -> None:
+    members = swarm("a", "b", "c")
+    soon = SILENCE_FLOOR_SECONDS / 2
+    members.touch("a", soon)
+    assert not any(members.is_silent(peer, soon - 0.1) for peer in "abc")
+    assert [peer for peer in ("a", "b", "c", "me", "stranger") if members.is_silent(peer, soon)] == ["b", "c"]
+    assert not members.sweep(soon)
+    assert members.reaches_half(["a", "b", "c", "me"], soon), "half of four"
+    assert not members.reaches_half(["a", "b", "c"], soon)
+    assert not members.reaches_half(["me", "stranger", "b"], soon), "a stranger is no live member"
+
+
 def test_the_silent_are_dropped_when_they_are_due_however_seldom_one_looks() -> None:
     members = Membership(card("me"))
     members.expect_every(100.0, 100.0)

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmd.swarm.parts import Coverage, choose_held, complete_parts, measure_coverage, plan_parts
+from swarmd.swarm.parts import (
+    Coverage,
+    choose_held,
+    complete_parts,
+    find_superfluous,
+    measure_coverage,
+    plan_parts,
+)
 from swarmd.swarm.round_messages import HeldPart, Part
 
 OWNERS = st.dictionaries(st.text("abcd", min_size=1, max_size=3), st.floats(0.01, 100.0), min_size=1, max_size=7)
@@ -63,7 +70,8 @@ def test_what_coverage_demands_makes_every_index_count_once(holdings: dict[str, 
     [
         ({"a": [0, 2], "b": [1]}, (), {}),
         ({"a": [0, 2], "b": [0]}, (1,), {"b": (0,)}),  # equals: the lower id counts
-        ({"a": [0, 1], "b": [0], "c": [1, 2]}, (), {"a": (0, 1)}),  # one subtracts rather than two
+        ({"a": [0, 1], "b": [0], "c": [1, 2]}, (), {"b": (0,), "c": (1,)}),
+        ({"a": [0, 1, 2], "b": [0, 1], "c": [2]}, (), {"b": (0,), "a": (1,), "c": (2,)}),  # they share the work
         ({"a": [0], "b": [0], "c": [0, 1, 2]}, (), {"b": (0,), "c": (0,)}),
         ({}, (0, 1, 2), {}),
     ],
@@ -72,6 +80,21 @@ def test_whose_share_counts(
     holdings: dict[str, list[int]], missing: tuple[int, ...], surplus: dict[str, tuple[int, ...]]
 ) -> None:
     assert measure_coverage(holdings, 3) == Coverage(missing, surplus)
+
+
+@given(HOLDINGS)
+def test_without_the_superfluous_every_index_is_still_there_and_nobody_else_is_superfluous(
+    holdings: dict[str, list[int]],
+) -> None:
+    left = {peer: it for peer, it in holdings.items() if peer not in find_superfluous(holdings)}
+    assert {index for it in left.values() for index in it} == {index for it in holdings.values() for index in it}
+    assert not find_superfluous(left)
+
+
+def test_of_two_of_whom_one_is_superfluous_the_one_with_more_to_subtract_goes() -> None:
+    assert find_superfluous({"a": [0], "b": [0, 1], "c": [1, 2]}) == {"b"}
+    assert find_superfluous({"a": [0], "b": [0]}) == {"a"}
+    assert find_superfluous({"a": [0], "b": []}) == set()
 
 
 @st.composite
