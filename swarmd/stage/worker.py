@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 ROUND, BACKWARD, FORWARD, EVALUATE = range(4)
 """The order of kinds of work. The tail's task counts as forward: it admits new work, though it includes a backward."""
 
+WARM_UP_TASKS = 5  # of a kind, until which only the newest counts: the first ones page memory in and compile kernels
+
 CLOSE_LIMIT_S = 10.0  # seconds to wait at close for the task that runs; a hung device must not stop the daemon's end
 AVERAGE_WEIGHT = 0.1  # of the newest measurement in the moving averages: follows a change within some twenty hops
 OUT_OF_MEMORY = (
@@ -62,6 +64,7 @@ class Worker:
         self._counter = 0
         self._running: tuple[HopId | None, float] | None = None  # what runs, and since when
         self._seconds = {FORWARD: 0.0, BACKWARD: 0.0}
+        self._measured = {FORWARD: 0, BACKWARD: 0}
         self._ended: asyncio.Future[None]  # done when the thread is
 
     @classmethod
@@ -264,8 +267,9 @@ class Worker:
         _post(task.loop, _deliver, task.future, result, failure)
 
     def _measure(self, kind: int, seconds: float) -> None:
-        average = self._seconds[kind]
-        self._seconds[kind] = average + AVERAGE_WEIGHT * (seconds - average) if average else seconds
+        self._measured[kind] += 1
+        weight = AVERAGE_WEIGHT if self._measured[kind] > WARM_UP_TASKS else 1.0
+        self._seconds[kind] += weight * (seconds - self._seconds[kind])
 
 
 def _post(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *arguments: object) -> None:

@@ -78,8 +78,8 @@ class Daemon:
 class Swarm:
     """Some daemons; whoever leaves the block stops them all."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, program: Sequence[str]) -> None:
+        self.directory, self._program = directory, program
         self.daemons: list[Daemon] = []
 
     async def start(self, *arguments: str, home: Path | None = None) -> Daemon:
@@ -87,7 +87,7 @@ class Swarm:
         home = home or self.directory / str(len(self.daemons))
         common = ("--home", str(home), "--device", "cpu", "--threads", "1", "--listen", "/ip4/127.0.0.1/tcp/0")
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "swarmd", "start", *common, *arguments, stdin=asyncio.subprocess.DEVNULL
+            sys.executable, "-m", *self._program, "start", *common, *arguments, stdin=asyncio.subprocess.DEVNULL
         )
         daemon = Daemon(home, process)
         self.daemons.append(daemon)
@@ -108,10 +108,12 @@ class Swarm:
 
 
 @contextlib.asynccontextmanager
-async def swarm() -> AsyncIterator[Swarm]:
-    """Homes are directly under the temporary directory: a socket's path is short."""
+async def swarm(program: Sequence[str] = ("swarmd",)) -> AsyncIterator[Swarm]:
+    """Homes are directly under the temporary directory: a socket's path is short. `program`: a module that is swarmd,
+    and its first arguments.
+    """
     with tempfile.TemporaryDirectory(prefix="swarmd-") as directory:
-        it = Swarm(Path(directory))
+        it = Swarm(Path(directory), program)
         try:
             yield it
         finally:

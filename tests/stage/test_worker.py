@@ -154,6 +154,14 @@ async def test_a_hop_is_taken_out_of_the_sum_again(head: Worker) -> None:
     await tail.close()
 
 
+async def test_a_slow_first_task_does_not_count_for_the_speed(head: Worker) -> None:
+    for seconds in (60.0, *[1.0] * worker_module.WARM_UP_TASKS):
+        head._measure(worker_module.FORWARD, seconds)
+    assert head.progress().forward_seconds == pytest.approx(1.0)
+    head._measure(worker_module.FORWARD, 2.0)
+    assert head.progress().forward_seconds == pytest.approx(1.0 + worker_module.AVERAGE_WEIGHT)
+
+
 async def test_the_event_loop_stays_free_and_sees_the_pulse(head: Worker) -> None:
     assert head.progress().forward_seconds == 0.0
     gate = Gate(head)
