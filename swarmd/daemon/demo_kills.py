@@ -35,6 +35,7 @@ class Killer:
         self._peers, self._every_s, self._options, self._say = peers, every_s, options, say
         self._rng = random.Random()
         self.away: set[int] = set()  # numbers of the daemons that were killed and are not back at work
+        self._down: set[int] = set()  # those of them that aren't started again yet: their last answer is an old one
         self.kills = 0
 
     async def run(self) -> None:
@@ -51,7 +52,8 @@ class Killer:
     def notice_returns(self) -> None:
         """Takes in who is at work again."""
         for peer in self._peers:
-            if peer.number in self.away and peer.runs and peer.status and peer.status.state in ("serving", "finished"):
+            back = peer.number in self.away - self._down
+            if back and peer.runs and peer.status and peer.status.state in ("serving", "finished"):
                 self.away.discard(peer.number)
 
     def _nearly_over(self) -> bool:
@@ -61,9 +63,11 @@ class Killer:
     async def _kill(self, victim: DaemonProcess) -> None:
         self.kills += 1
         self.away.add(victim.number)
+        self._down.add(victim.number)
         self._say(f"kill -9 of peer {victim.number} (stage {victim.stage})")
         victim.signal(signal.SIGKILL)
         await victim.ended()
         await asyncio.sleep(AWAY_S)
         await victim.start(self._options(victim))
+        self._down.discard(victim.number)
         self._say(f"peer {victim.number} is started again")

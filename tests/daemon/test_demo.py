@@ -17,7 +17,7 @@ from rich.console import Console
 from swarmd.config import DataConfig, ModelConfig, RunConfig
 from swarmd.daemon import demo, demo_kills
 from swarmd.daemon.demo import Demo, DemoFailed, DemoOptions, prepare_home, run_demo, verdict
-from swarmd.daemon.demo_kills import plan_victim
+from swarmd.daemon.demo_kills import Killer, plan_victim
 from swarmd.daemon.demo_process import DaemonProcess
 from swarmd.daemon.demo_report import judge, loss_curve, print_report, printable, read_ledgers, with_sample
 from swarmd.daemon.demo_view import Lines, LiveTable, peer_table, swarm_lines
@@ -159,6 +159,30 @@ async def test_daemons_are_killed_and_started_again(tmp_path: Path, monkeypatch:
     assert any(sentence.startswith("kill -9 of peer") for sentence in view.sentences)
     assert not any("last words" in sentence for sentence in view.sentences), "a kill is no surprise"
     assert max(peer.starts for peer in swarm.peers) == 2
+
+
+async def test_who_was_killed_is_away_until_it_is_started_again_whatever_it_said_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the signal and the process' end the daemon seems to run and to serve."""
+    victim, other = (DaemonProcess(number, 0, tmp_path / f"peer-{number}", FAKE) for number in range(2))
+    monkeypatch.setattr(DaemonProcess, "runs", True)
+    monkeypatch.setattr(DaemonProcess, "signal", lambda *_: None)
+    for peer in (victim, other):
+        peer.status, peer.answers = replace(STATUS, state="serving"), True
+    killer = Killer([victim, other], 1.0, lambda _: [], lambda _: None)
+    started = asyncio.Event()
+    monkeypatch.setattr(DaemonProcess, "ended", lambda _: started.wait())
+    monkeypatch.setattr(DaemonProcess, "start", lambda *_: asyncio.sleep(0))
+    monkeypatch.setattr(demo_kills, "AWAY_S", 0.0)
+    kill = asyncio.create_task(killer._kill(victim))
+    await asyncio.sleep(0)
+    killer.notice_returns()
+    assert killer.away == {victim.number}
+    started.set()
+    await kill
+    killer.notice_returns()
+    assert killer.away == set()
 
 
 def test_the_last_replica_at_work_is_never_killed(tmp_path: Path) -> None:
