@@ -34,14 +34,14 @@ RUN = RunConfig(
     model=ModelConfig(vocabulary=256, hidden=512, ffn=1_360, heads=8, layers=2, stages=2, sequence_length=64),
     codecs=CodecConfig("int8", "int8", "fp16"),
     steps=1_000_000,
-    sequences_per_step=32,
-    sequences_per_microbatch=2,
+    sequences_per_step=96,
+    sequences_per_microbatch=2,  # 48 microbatches: about 15 s a step
     validate_every=0,
     checkpoint_every=1_000_000,
 )
 FOUNDERS = 4  # two of each stage
-STEPS_BEFORE = 4
-STEPS_AFTER = 3
+STEPS_BEFORE = 3
+STEPS_AFTER = 2
 STEPS_BOUND_S = 600.0
 POLL_S = 0.1
 SLACK, START_S = 1.2, 5.0  # of the bound

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import dataclasses
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -149,7 +148,7 @@ async def kill_stage(fleet: Fleet, watch: Watch) -> Recovery:
         victim.kill()
     for victim in victims:
         await victim.ended()
-        shutil.rmtree(victim.home.path)
+        victim.home.path.rename(victim.home.path.with_name(f"{victim.home.path.name}-lost"))  # with its ledger
     returned, earlier = await watch.next_record()
     say(f"back to version {earlier} after {returned - killed:.1f} s")
     committed, _ = await watch.next_record()
