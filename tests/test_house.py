@@ -31,12 +31,17 @@ class Rule(NamedTuple):
 OWN_IMPORTS = (
     Rule("swarmd/config.py", (), "everyone imports it, so whatever it imported everyone would carry"),
     Rule("swarmd/errors.py", (), "everyone imports it, so whatever it imported everyone would carry"),
+    Rule("swarmd/memory.py", (), "the process and the device's thread call it"),
     Rule("swarmd/status.py", (), "swarmctl imports it and must stay light"),
     Rule("swarmd/values.py", (), "everyone imports it, so whatever it imported everyone would carry"),
     Rule("swarmd/schedule.py", ("swarmd.config",), "swarm/ decides the learning rate with it, without torch"),
     Rule("swarmd/settings.py", ("swarmd.config", "swarmd.errors"), "settings are checked before anything is started"),
     Rule("swarmd/swarm", (*LEAVES, "swarmd.swarm"), "the same code runs in virtual time, where no network or torch is"),
-    Rule("swarmd/stage", (*LEAVES, "swarmd.stage"), "a stage computes the same whether or not there is a swarm"),
+    Rule(
+        "swarmd/stage",
+        (*LEAVES, "swarmd.memory", "swarmd.stage"),
+        "a stage computes the same whether or not there is a swarm",
+    ),
     Rule("swarmd/net", (*LEAVES, "swarmd.net"), "bytes travel without anyone there knowing what they mean"),
     Rule(
         "swarmd/sim",
@@ -45,7 +50,16 @@ OWN_IMPORTS = (
     ),
     Rule(
         "swarmd/daemon",
-        (*LEAVES, "swarmd", "swarmd.settings", "swarmd.swarm", "swarmd.stage", "swarmd.net", "swarmd.daemon"),
+        (
+            *LEAVES,
+            "swarmd",
+            "swarmd.memory",
+            "swarmd.settings",
+            "swarmd.swarm",
+            "swarmd.stage",
+            "swarmd.net",
+            "swarmd.daemon",
+        ),
         "it assembles what is real; simulated parts must not get into a daemon",
     ),
     Rule(

@@ -21,6 +21,7 @@ from swarmd.daemon.node import Node
 from swarmd.daemon.spot import check_spot, spot_notice
 from swarmd.daemon.systemd import Notifier
 from swarmd.errors import SwarmError
+from swarmd.memory import share_arenas
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ async def run_daemon(node: NodeConfig, run: RunConfig | None, *, idle: bool) -> 
     change.
     """
     started = time.monotonic()
+    share_arenas()
     check_spot(node)
     home = Home(node.home)
     async with _listening(node, home) as daemon, _served(daemon, home):

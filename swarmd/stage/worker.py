@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from swarmd.config import RunConfig
 from swarmd.errors import SwarmError
-from swarmd.stage.memory import give_back
+from swarmd.memory import give_back
 from swarmd.values import BackwardResult, Buffer, ComputeProgress, Encoded, GradientSummary, HopId, TailResult
 
 if TYPE_CHECKING:

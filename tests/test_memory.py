@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from swarmd.stage import memory
+from swarmd import memory
 
 # Small allocations with one in use at the end, so that the heap's top can't shrink by itself.
 FRAGMENT = """
 import ctypes, psutil
-from swarmd.stage import memory
+from swarmd import memory
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 pieces = [libc.malloc(50_000) for _ in range(1_000)]
