@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import plotext
 
-from swarmd.sim.flow import Flow, Rule, Setting, Swarm
+from swarmd.sim.flow import STATE_BYTES, STEP_SECONDS, Flow, Rule, Setting, Swarm
 from swarmd.sim.traces import Change, generated, recorded
 
 HOURS = 32.0
@@ -68,10 +68,10 @@ def mean_and_interval(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), factor * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def measure(trace: str, swarm: str, rule: Rule, period_s: float, seeds: int, hours: float) -> Row:
+def measure(trace: str, swarm: str, setting: Setting, seeds: int, hours: float) -> Row:
     began, flows = time.process_time(), list[Flow]()
     for seed in range(seeds):
-        flows.append(Swarm(Setting(rule, period_s), TRACES[trace](seed), seed, hours).run())
+        flows.append(Swarm(setting, TRACES[trace](seed), seed, hours).run())
         print(f"{trace}, {swarm}: seed {seed} is done", file=sys.stderr)
     return Row(trace, swarm, tuple(flows), time.process_time() - began)
 
@@ -121,10 +121,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--hours", type=float, default=HOURS)
     parser.add_argument("--trace", choices=TRACES, action="append", help="only this one; may be given twice")
+    parser.add_argument("--step", type=float, default=STEP_SECONDS, help="seconds of a step (default %(default)s)")
+    parser.add_argument("--state", type=float, default=STATE_BYTES / 1e6, help="MB of a stage's (default %(default)s)")
     parser.add_argument("--plot", metavar="FILE", help="save the curves as PNG; needs matplotlib")
     arguments = parser.parse_args()
+    if min(arguments.seeds, arguments.hours, arguments.step, arguments.state) <= 0:
+        parser.error("--seeds, --hours, --step and --state must be positive")
     rows = [
-        measure(trace, swarm, rule, period_s, arguments.seeds, arguments.hours)
+        measure(
+            trace,
+            swarm,
+            Setting(rule, period_s, step_s=arguments.step, state_bytes=1e6 * arguments.state),
+            arguments.seeds,
+            arguments.hours,
+        )
         for trace in arguments.trace or TRACES
         for swarm, rule, period_s in SWARMS
     ]
