@@ -22,6 +22,36 @@ print(before - psutil.Process().memory_info().rss)
 """
 
 
+# glibc tells of its arenas, one heap each, in XML.
+THREADS = """
+import ctypes, sys, threading
+from swarmd import memory
+libc = ctypes.CDLL(None)
+libc.fopen.restype = libc.malloc.restype = ctypes.c_void_p
+if sys.argv[1] == "share": memory.share_arenas()
+barrier = threading.Barrier(8)
+def work():
+    barrier.wait()
+    libc.malloc(50_000)
+    barrier.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+file = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(memory._trim is None, reason="only glibc has arenas")
+def test_threads_share_arenas() -> None:
+    def arenas(how: str) -> int:
+        command = [sys.executable, "-c", THREADS, how]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.count("<heap nr=")
+
+    assert arenas("share") <= memory.ARENAS < arenas("each")
+
+
 @pytest.mark.skipif(memory._trim is None, reason="this C library gives memory back by itself")
 def test_freed_memory_below_memory_in_use_goes_back() -> None:
     done = subprocess.run([sys.executable, "-c", FRAGMENT], capture_output=True, text=True, check=True)

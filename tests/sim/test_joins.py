@@ -499,13 +499,8 @@ def test_whoever_fails_at_any_point_of_a_transfer_all_others_end_alike(point: st
         world = World(RUN, Text(RUN))
         await start_all(world, CROWD)
         await moment(world, lambda: everyone_at(world, 2))
-        world.fail_at(
-            "new" if point not in DONORS and point != "serve.AskChunk" else "*",
-            None,
-            point,
-            action,
-            skip=point.endswith("AskChunk") * 3,
-        )
+        victim = "*" if point in (*DONORS, "serve.AskChunk") else "new"
+        world.fail_at(victim, None, point, action, skip=point.endswith("AskChunk") * 3)
         await world.start("new", stage=1)
         await world.until(lambda: not world.points.armed, 60)
         await world.until(lambda: everyone_at(world, RUN.steps), 600)
