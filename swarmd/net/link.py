@@ -95,7 +95,11 @@ class Link:
                 answer.exception()  # the connection broke while the message waited for room; that was raised instead
 
     def received(self, stream: StreamName, data: Buffer) -> None:
-        """Takes bytes as they came. Raises PeerFault."""
+        """Takes bytes as they came; those that were read when the connection was over already are nobody's any more.
+        Raises PeerFault.
+        """
+        if self.failed:
+            return
         for envelope in self._decoders[stream].feed(data):
             if envelope.type == frames.REQUEST:
                 self._begin_serving(envelope)

@@ -209,6 +209,22 @@ async def test_when_the_connection_breaks_everybody_knows_at_once() -> None:
         await one.request(Frame("x", {}), "hop")
 
 
+async def test_what_is_read_after_the_end_is_neither_served_nor_kept() -> None:
+    served: list[str] = []
+
+    async def serve(peer: str, frame: Frame) -> Frame:
+        served.append(frame.kind)
+        return frame
+
+    two = link(serve)
+    request = b"".join(frames.encode(REQUEST, 1, Frame("x", {}, (bytes(500),))).chunks("control"))
+    two.fail("cut")
+    two.received("control", request)
+    two.received("bulk", request[:200])
+    await asyncio.sleep(0)
+    assert (served, two.partial_bytes) == ([], 0)
+
+
 async def test_a_frame_over_the_limit_is_the_callers_mistake() -> None:
     with pytest.raises(ValueError, match="larger than a message may be"):
         await link(message_bytes=1000).request(Frame("x", {}, (bytes(2000),)), "hop")
