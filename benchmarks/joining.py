@@ -53,7 +53,8 @@ class Join:
     """Seconds from the start of the newcomer's process."""
 
     listening_s: float = 0.0
-    pulling_s: float = 0.0  # its stage is on the device, and its state begins to come
+    pulling_s: float = 0.0  # its state begins to come
+    opened_s: float = 0.0  # its stage is on the device
     serving_s: float = 0.0
     first_microbatch_s: float = 0.0
     state_bytes: int = 0
@@ -112,8 +113,10 @@ def _status(daemon: Daemon) -> Status:
 def _note(join: Join, status: Status, seconds: float) -> None:
     join.listening_s = join.listening_s or seconds
     join.state_bytes = max(join.state_bytes, status.state_bytes_total)
-    if status.state_bytes_total or status.state == "serving":
+    if status.state_bytes_total:
         join.pulling_s = join.pulling_s or seconds
+    if status.opened:
+        join.opened_s = join.opened_s or seconds
     if status.state == "serving" and not join.serving_s:
         join.serving_s, join.served_version = seconds, status.version
     if status.microbatches_done:
@@ -156,7 +159,8 @@ def print_table(result: dict[str, Any]) -> None:
     times = Table("the newcomer", "seconds from its start")
     for name, key in (
         ("listens", "listening_s"),
-        ("has its stage on the device, pulls its state", "pulling_s"),
+        ("pulls its state", "pulling_s"),
+        ("has its stage on the device", "opened_s"),
         ("serves", "serving_s"),
         ("has done its first microbatch", "first_microbatch_s"),
         ("bound", "bound_s"),

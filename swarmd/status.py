@@ -93,6 +93,7 @@ class Status:
     memory_bytes: int = 0
     open_files: int = 0  # file descriptors, sockets included
     tasks: int = 0  # of the event loop
+    opened: bool = False  # its stage is on the device
     microbatches_done: int = 0  # accumulated here since the daemon began to serve
     state_bytes: int = 0  # of the stage's state that have come, while it is pulled
     state_bytes_total: int = 0  # 0: nothing is pulled

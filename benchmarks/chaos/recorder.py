@@ -112,8 +112,7 @@ class Recorder:
         status = daemon.status
         if status is None or not daemon.runs:
             return Sample(now, daemon.number, daemon.started_s, alive=False, at_work=False)
-        opened = status.state in ("serving", "waiting") or status.state_bytes_total > 0
-        alive = opened and not daemon.paused and not self._kept_from_work(daemon.number)
+        alive = status.opened and not daemon.paused and not self._kept_from_work(daemon.number)
         at_work = alive and status.state in ("serving", "waiting") and status.version >= self.version - 1
         try:
             memory = psutil.Process(daemon.pid).memory_info().rss

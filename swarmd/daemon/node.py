@@ -426,6 +426,7 @@ class Node:
             memory_bytes=self._process.memory_info().rss,
             open_files=self._process.num_fds(),
             tasks=len(asyncio.all_tasks()),
+            opened=peer is not None and peer.compute is not None,
             microbatches_done=peer.view.microbatches_done() if peer else 0,
             state_bytes=transfer.done if transfer else 0,
             state_bytes_total=transfer.total if transfer else 0,

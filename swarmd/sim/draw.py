@@ -52,6 +52,7 @@ STAGE_LOSS_SHARE = 0.08  # of scenarios that lose a stage for good
 REBALANCE_SHARE = 0.3  # of scenarios in which peers move of their own accord
 REBALANCE_SECONDS = (0.2, 1.0, 5.0)  # hurried: runs are short, and every stage that loses a peer is to be helped
 OUTAGE_SHARE = 0.04  # of scenarios in which the whole swarm goes down
+OPENING_SHARE = 0.5  # of scenarios in which a device takes long to open a stage, as real ones do
 SAFETY_SHARE = 0.7  # faults strike within this share of what the run takes without them
 GIB = 1 << 30
 
@@ -92,6 +93,8 @@ def draw_scenario(seed: int) -> Scenario:
         faults += draw_repairs(rng, calm)
     if rng.random() < REBALANCE_SHARE:
         calm = dataclasses.replace(calm, rebalance_seconds=rng.choice(REBALANCE_SECONDS))
+    if rng.random() < OPENING_SHARE:
+        calm = dataclasses.replace(calm, open_seconds=neat(log_uniform(rng, 0.01, 10.0)))
     return dataclasses.replace(calm, faults=tuple(sorted(faults, key=lambda fault: (fault.at_s, repr(fault)))))
 
 

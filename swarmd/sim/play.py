@@ -86,7 +86,9 @@ class Play:
         """A world that computes with symbols, and who watches it."""
         it, factory = self.scenario, Factory(self.run, self.scenario.symbols)
         data = SymbolicData(self.run, it.symbols)
-        world = World(self.run, data, seed=it.seed, link=it.link, engine=factory, trace=trace)
+        world = World(
+            self.run, data, seed=it.seed, link=it.link, engine=factory, trace=trace, open_seconds=it.open_seconds
+        )
         return world, SymbolicWatch(world, factory=factory)
 
     # ---------------------------------------------------------------------------------------------- for faults

@@ -35,6 +35,7 @@ class Scenario:
     downlinks: tuple[float, ...] = ()
     limits: LimitsConfig = LIMITS
     symbols: Symbols = SYMBOLS
+    open_seconds: float = 0.0  # that a device takes to open a stage
     chunk_bytes: int = 1024  # of a state on its way to a joiner
     validate_every: int = 0
     checkpoint_every: int = 0

@@ -140,8 +140,10 @@ class World:
         link: Link | None = None,
         engine: OpenEngine | None = None,
         trace: bool = False,
+        open_seconds: float = 0.0,
     ) -> None:
         self.run, self.seed = run, seed
+        self._open_seconds = open_seconds  # that a device takes to open a stage
         self.trace = Trace(trace)
         self.network = SimNetwork(link, rng=random.Random(f"{seed}/network"), trace=self.trace, failed=self._failed)
         self.points = Points(self)
@@ -194,6 +196,8 @@ class World:
         links = Links(transport, membership, lambda: settings)
 
         async def open_stage(stage: int) -> tuple[SimCompute, Data | None]:
+            if self._open_seconds:
+                await asyncio.sleep(self._open_seconds)
             rng = random.Random(f"{self.seed}/{name}/device")
             it.compute = SimCompute(self._engine(self.run, stage), settled.speed, machine, rng=rng, trace=self.trace)
             return it.compute, self._data if stage == 0 else None

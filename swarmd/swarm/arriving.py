@@ -53,7 +53,7 @@ class Arriving:
             for task in (reaching, due):
                 task.cancel()
             await asyncio.gather(reaching, due, return_exceptions=True)
-        await assembly.joiner.loaded()
+        await assembly.joiner.ended()
         await self.go_back()
 
     async def go_back(self) -> None:

@@ -22,7 +22,6 @@ from swarmd.swarm.joiner import Joiner
 from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership
-from swarmd.swarm.messages import Card
 from swarmd.swarm.ports import Compute, Data
 
 Start = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None] | None"]
@@ -44,8 +43,8 @@ class Assembly:
         data: Data | None,
         stage: int,
         rng: random.Random,
+        joiner: Joiner,
         *,
-        newest: Callable[[], Card],
         start: Start,
     ) -> None:
         self.stage, self.compute, self.data = stage, compute, data
@@ -56,7 +55,7 @@ class Assembly:
         self.journeys = Journeys(run, limits, links, membership, history, compute, stage, rng, self.spawn)
         self.rounds = Rounds(run, limits, links, membership, history, self.journeys, compute, stage)
         self.donor = Donor(links, history, compute, stage)
-        self.joiner = Joiner(run, limits, links, history, compute, stage, newest=newest, hold=self.rounds.hold)
+        self.joiner = joiner
         self.head: Head | None = None
         if stage == 0:
             assert data is not None, "a first stage is opened with its data"
@@ -66,6 +65,7 @@ class Assembly:
             self.head.inherit if self.head is not None else lambda indices: None,
         )  # fmt: skip
         history.attach(stage, compute, self.rounds.gather)
+        joiner.opened(compute, self.rounds.hold)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs something beside; it ends with the assembly at the latest."""
@@ -95,6 +95,7 @@ class Assembly:
     def close(self) -> None:
         """Ends what is under way."""
         self._closed = True
+        self.joiner.close()
         self.journeys.close()
         self.rounds.close()
         self.handovers.close()

@@ -1,7 +1,8 @@
 """The receiving end of a state transfer: how a newcomer, or a peer that fell behind, gets its stage's state.
 
 It pulls the state from its replicas and follows what is committed meanwhile (`pulling.py`), loads it and applies what
-came after. Until then it is in no plan and delays nobody.
+came after. Until then it is in no plan and delays nobody. A newcomer's state comes while its stage is being opened; it
+is loaded when the device is there.
 """
 
 import asyncio
@@ -33,16 +34,26 @@ class Joiner(Puller):
         limits: LimitsConfig,
         links: Links,
         history: History,
-        compute: Compute,
         stage: int,
-        *,
         newest: Callable[[], Card],
-        hold: Hold,
     ) -> None:
-        super().__init__(run, limits, links, history, stage, compute.gradient_size, newest)
-        self._compute, self._hold = compute, hold
+        super().__init__(run, limits, links, history, stage, statesync.model_elements(run.model), newest)
+        self._compute: Compute
+        self._hold: Hold
+        self._opened = asyncio.Event()  # the two are there
+        self._early: asyncio.Task[bool] | None = None
         self._loading: asyncio.Task[None] | None = None
         self.pulling = False  # needs the state of a version that others are at
+
+    def begin(self, donors: Candidates) -> None:
+        """Pulls from now on, before the stage is open; `reach_version` goes on with it."""
+        self.pulling = True
+        self._early = asyncio.create_task(self.pull(donors), name="pull early")
+
+    def opened(self, compute: Compute, hold: Hold) -> None:
+        """The stage is on the device: a state can be loaded. `hold` takes the gradients that came meanwhile."""
+        self._compute, self._hold = compute, hold
+        self._opened.set()
 
     async def reach_version(self, donors: Candidates, changed: Signal) -> None:
         """Brings the stage to the swarm's version: the whole state from donors, then gradient by gradient."""
@@ -57,7 +68,7 @@ class Joiner(Puller):
         while history.behind or (goal := max(goal, self._newest().version)) > history.version:
             before = history.version
             if not history.ready or history.behind:
-                await self.pull(donors)
+                await self._pull_on(donors)
             else:
                 newest = self._newest()
                 await history.catch_up(newest.peer, newest.version)
@@ -65,7 +76,18 @@ class Joiner(Puller):
                 await changed.wait(RETRY_SECONDS)
         self.pulling = False
 
+    async def _pull_on(self, donors: Candidates) -> None:
+        """What was begun early, if it was; else anew."""
+        early, self._early = self._early, None
+        await (early or self.pull(donors))
+
+    def close(self) -> None:
+        """Ends what was begun early and nobody waits for."""
+        if self._early is not None:
+            self._early.cancel()
+
     async def _take(self, manifest: Manifest, state: Buffer, backlog: Backlog) -> None:
+        await self._opened.wait()
         await self._load(manifest, state, backlog)
         await self._apply(backlog)
 
@@ -82,8 +104,14 @@ class Joiner(Puller):
         await asyncio.shield(self._loading)
         self._is_here(manifest.version)
 
-    async def loaded(self) -> None:
-        """Returns when no state is being made this peer's: a load goes on though whoever began it was cancelled."""
+    async def ended(self) -> None:
+        """Returns when no state comes or is being made this peer's: a load goes on though whoever began it was
+        cancelled.
+        """
+        self.close()
+        if self._early is not None:
+            await asyncio.gather(self._early, return_exceptions=True)
+            self._early = None
         if self._loading is not None:
             await asyncio.wait({self._loading})
 

@@ -157,7 +157,7 @@ class Peer:
 
     @property
     def joiner(self) -> Joiner | None:
-        return self._assembly.joiner if self._assembly is not None else None
+        return self.switch.joiner
 
     @property
     def compute(self) -> Compute | None:
@@ -186,17 +186,17 @@ class Peer:
     async def _join(self) -> None:
         """Finds a stage and brings it to the swarm's version."""
         tail = self._store.ledger_tail(RECORDS_KEPT)
-        switch, places = self.switch, self._places
+        places = self._places
         stage = await places.find(self._wanted, self.changed)
         try:
-            assembly = await switch.open(stage)
+            assembly = await self._open(stage)
         except ConfigError as trouble:
             alone = self.run_config.model.stages == 1 or not self.membership.members()
             if stage > 0 or self._wanted is not None or alone:
                 raise
             log.warning("not a head: %s", trouble)
             places.has_data = False
-            assembly = await switch.open(await places.find(self._wanted, self.changed))
+            assembly = await self._open(await places.find(self._wanted, self.changed))
         if self.history.resumes or self.membership.newest().version > 0:  # else it serves at once, and says so
             await self.gossip.announce()
         if self.history.resumes and self._founds():
@@ -205,6 +205,11 @@ class Peer:
             self.spawn(self.returns.tell(record))
         await self.arriving.reach(assembly)
         await self.forks.mend_ledger(self._store, tail)
+
+    async def _open(self, stage: int) -> Assembly:
+        """A newcomer's first stage. If the run has begun, its state comes meanwhile. Raises ConfigError."""
+        begun = not self.history.resumes and self.membership.newest().version > 0
+        return await self.switch.open(stage, pull=begun)
 
     def _founds(self) -> bool:
         """Whether a run that is to be resumed waits for this peer to decide from where: it was told to resume it, and

@@ -18,6 +18,7 @@ from swarmd.swarm.assembly import Assembly, Start
 from swarmd.swarm.commit import Move, Record
 from swarmd.swarm.conductor import Conductor
 from swarmd.swarm.history import History
+from swarmd.swarm.joiner import Joiner
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import ADMITTING, AT_WORK, Membership
 from swarmd.swarm.mover import Mover
@@ -60,6 +61,7 @@ class Switch:
         self._changed, self._places, self._start = changed, places, start
         self._set_card, self._announce = set_card, announce
         self.assembly: Assembly | None = None  # None: between two stages, or before the first
+        self.joiner: Joiner | None = None  # of the stage that is open, or being opened
         self.mover: Mover | None = None
         self.arrived = -math.inf  # loop time of the last move
         self._left: Assembly | None = None  # what the stage before was, until that has ended
@@ -70,9 +72,23 @@ class Switch:
         """Whether this peer has left a stage and doesn't serve the next one yet."""
         return self.mover is not None and self.mover.departed
 
-    async def open(self, stage: int) -> Assembly:
-        """Opens a stage and makes it this peer's; heads must have the same data. Raises ConfigError."""
+    async def open(self, stage: int, *, pull: bool = False) -> Assembly:
+        """Opens a stage and makes it this peer's; heads must have the same data. `pull`: its state is pulled meanwhile.
+        Raises ConfigError.
+        """
         self._set_card(stage=stage)
+        joiner = self.joiner = Joiner(
+            self._run, self._limits, self._links, self._history, stage, self._membership.newest
+        )
+        if pull:
+            joiner.begin(lambda: self.donors(stage))
+        try:
+            return await self._assemble(stage, joiner)
+        except BaseException:
+            await joiner.ended()
+            raise
+
+    async def _assemble(self, stage: int, joiner: Joiner) -> Assembly:
         compute, data = await self._open_stage(stage)
         own = self._membership.own.peer
         others = {card.data for card in self._membership.stage(0) if card.peer != own} - {""}
@@ -92,7 +108,7 @@ class Switch:
             data,
             stage,
             self._rng,
-            newest=self._membership.newest,
+            joiner,
             start=self._start,
         )
         self._set_card(data=data.digest if data else "", codecs=compute.codecs)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from swarmd.config import LimitsConfig
+from swarmd.errors import ConfigError
 from swarmd.sim import points
 from swarmd.sim.clock import run_virtual
 from swarmd.sim.compute import Speed
@@ -61,6 +62,55 @@ def test_a_newcomer_is_identical_from_its_first_step(stage: int) -> None:
     lines = world.peers["new"].store.ledger
     assert lines[0]["step"] > 2, "the steps before were in the state"
     assert any("new" in line["members"] for line in lines), "it takes part once it has caught up"
+
+
+def test_the_state_comes_while_the_stage_is_being_opened() -> None:
+    """A download of seconds beside an opening of seconds: the newcomer is there when the longer of the two is over."""
+
+    async def main(opening: float, chunk: float) -> float:
+        world = World(LONG, Text(LONG), open_seconds=opening)
+        await start_all(world, CROWD)
+        await moment(world, lambda: everyone_at(world, 2))
+        serve_slowly(world, chunk)
+        new = await world.start("new", stage=1)
+        began = asyncio.get_running_loop().time()
+        await moment(world, lambda: new.peer.view.transfer().done > 0)
+        assert (new.peer.compute is None) == (opening > 0)
+        await moment(world, lambda: new.peer.state == "serving")
+        took = asyncio.get_running_loop().time() - began
+        await world.finish()
+        check_agreement(world)
+        check_exact(world)
+        return took
+
+    download = run_virtual(main(0.0, 0.5))
+    assert download > 2
+    assert run_virtual(main(download, 0.5)) < 1.3 * download
+    assert run_virtual(main(2 * download, 0.5)) < 2.3 * download
+
+
+def test_a_stage_that_cannot_be_opened_ends_the_pull_of_its_state() -> None:
+    async def events(world: World) -> None:
+        await moment(world, lambda: everyone_at(world, 2))
+        served = serve_slowly(world, 0.5)
+        new = await world.start("new")
+        switch: Any = new.peer.switch
+
+        async def open_stage(stage: int) -> Any:
+            if stage == 0:
+                await moment(world, lambda: "head1" in served)
+                raise ConfigError("no data here")
+            return await opened(stage)
+
+        opened, switch._open_stage = switch._open_stage, open_stage
+        await moment(world, lambda: new.peer.state == "serving")
+        assert (new.peer.stage or 0) > 0
+        names = [task.get_name() for task in asyncio.all_tasks()]
+        assert "pull early" not in names
+
+    world = train(LONG, events, layout={"head1": 0, "middle1": 1, "middle2": 1, "middle3": 1, "tail1": 2, "tail2": 2})
+    check_agreement(world)
+    check_exact(world)
 
 
 def test_training_does_not_wait_for_a_newcomer() -> None:
@@ -584,9 +634,9 @@ def test_who_is_cut_off_before_it_has_arrived_begins_nothing(monkeypatch: pytest
     """It was told its place by a swarm that had begun. While its device gets ready, all others are lost to it."""
     open_at_once = Switch.open
 
-    async def open_slowly(switch: Switch, stage: int) -> Assembly:
+    async def open_slowly(switch: Switch, stage: int, *, pull: bool = False) -> Assembly:
         await asyncio.sleep(25)
-        return await open_at_once(switch, stage)
+        return await open_at_once(switch, stage, pull=pull)
 
     async def events(world: World) -> None:
         await moment(world, lambda: everyone_at(world, 2))

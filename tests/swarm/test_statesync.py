@@ -29,6 +29,7 @@ from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership
 from swarmd.swarm.messages import AskChunk, AskRecord, AskSnapshot, Card, Chunk, Commit, Settings, Snapshot
 from swarmd.swarm.round_messages import AskGradient, GradientPart, StageReport
+from swarmd.swarm.signals import Signal
 from swarmd.swarm.statesync import chunk_hash
 from swarmd.values import Encoded, PeerId
 from tests.swarm.cards import card
@@ -366,20 +367,55 @@ def test_the_last_chunk_of_a_slow_donor_is_asked_of_a_fast_one_too() -> None:
 # ------------------------------------------------------------------------------------------------- the whole transfer
 
 
-def joiner_of(node: Node, donors: list[Node], held: list[int] | None = None) -> Joiner:
+def joiner_of(node: Node, donors: list[Node], held: list[int] | None = None, *, opened: bool = True) -> Joiner:
     def newest() -> Card:
         live = [donor for donor in donors if donor.network.transports.get(donor.name)]
         first = max(live, key=lambda donor: donor.history.version, default=node)
         return card(first.name, version=first.history.version)
 
-    return Joiner(
-        RUN, LimitsConfig(), node.links, node.history, cast("Any", node.compute), 0,
-        newest=newest, hold=lambda step, digest, parts: (held if held is not None else []).append(step),
-    )  # fmt: skip
+    joiner = Joiner(RUN, LimitsConfig(), node.links, node.history, 0, newest)
+    if opened:
+        open_stage(joiner, node, held)
+    return joiner
+
+
+def open_stage(joiner: Joiner, node: Node, held: list[int] | None = None) -> None:
+    joiner.opened(
+        cast("Any", node.compute), lambda step, digest, parts: (held if held is not None else []).append(step)
+    )
 
 
 def names(donors: list[Node]) -> Callable[[], list[PeerId]]:
     return lambda: [donor.name for donor in donors if donor.name in donor.network.transports]
+
+
+def test_a_state_that_comes_before_the_stage_is_open_is_loaded_when_it_is() -> None:
+    async def main() -> None:
+        joiner, donors = crowd(2)
+        it = joiner_of(joiner, donors, opened=False)
+        it.begin(names(donors))
+        await asyncio.sleep(60)
+        assert (it.progress.done, joiner.compute.imported) == (it.progress.total, [])
+        assert it.pulling
+        open_stage(it, joiner)
+        assert await seconds(it.reach_version(names(donors), Signal())) < 0.1
+        assert (joiner.compute.imported, joiner.history.version, it.pulling) == ([state_of(5)], 5, False)
+
+    run_virtual(main())
+
+
+def test_a_pull_that_nobody_waits_for_ends_and_leaves_nothing() -> None:
+    async def main() -> None:
+        joiner, donors = crowd(2)
+        before = asyncio.all_tasks()
+        it = joiner_of(joiner, donors, opened=False)
+        it.begin(names(donors))
+        await asyncio.sleep(60)
+        await it.ended()
+        assert asyncio.all_tasks() == before
+        assert joiner.history.on_ahead is None
+
+    run_virtual(main())
 
 
 def test_all_donors_of_a_version_are_used_and_those_of_others_are_not() -> None:
