@@ -1,19 +1,5 @@
-"""For every test in virtual time: no task may fail unheard."""
+"""For every test in virtual time: nothing fails unheard."""
 
-import gc
-import logging
-from collections.abc import Iterator
+from tests.unheard import nothing_fails_unheard, only_what_is_ours
 
-import pytest
-
-
-@pytest.fixture(autouse=True)
-def _nothing_fails_unheard(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """asyncio logs an exception that nobody retrieved when the task is collected, and what the loop swallowed."""
-    yield
-    gc.collect()
-    records = [record for when in ("call", "teardown") for record in caplog.get_records(when)]
-    unheard = [
-        record.getMessage() for record in records if record.name == "asyncio" and record.levelno >= logging.ERROR
-    ]
-    assert not unheard, unheard[:3]
+__all__ = ["nothing_fails_unheard", "only_what_is_ours"]
