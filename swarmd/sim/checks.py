@@ -305,7 +305,7 @@ def check_bounds(world: World, bounds: Iterable[Bound] = BOUNDS) -> Iterator[Vio
     peers = max(1, len(world.peers))
     hops = sum(len(inside(it, "peer.journeys._work") or ()) for it in world.peers.values())
     limit = peers * (TASKS_FLOOR + TASKS_PER_NEIGHBOUR * peers) + TASKS_PER_HOP * hops
-    if (tasks := len(asyncio.all_tasks())) > limit:
+    if (tasks := sum(len(it.machine.tasks()) for it in world.peers.values())) > limit:
         yield Violation(5, f"{tasks} tasks run for {peers} peers with {hops} hops, of {limit} allowed")
     if (held := world.network.held()) > (most := HELD_FRAMES_PER_PAIR * peers * peers + TASKS_PER_HOP * hops):
         yield Violation(5, f"{held} frames wait between {peers} peers, of {most} allowed")

@@ -178,7 +178,8 @@ def test_tasks_without_end_are_seen() -> None:
         async def idle() -> None:
             await asyncio.sleep(1000)
 
-        tasks = [asyncio.create_task(idle()) for _ in range(1000)]
+        machine = next(iter(it.world.peers.values())).machine
+        tasks = [machine.spawn(idle()) for _ in range(1000)]
         it.watch.look()
         for task in tasks:
             task.cancel()
