@@ -58,6 +58,29 @@ def test_freed_memory_below_memory_in_use_goes_back() -> None:
     assert int(done.stdout) > 40_000_000
 
 
+CYCLES = """
+import gc, sys
+from swarmd import memory
+class Node: pass
+loaded = [Node() for _ in range(500_000)]  # as torch has
+gc.collect()
+if sys.argv[1] == "settle": memory.settle()
+def garbage():
+    one = Node()
+    one.itself, one.ballast = one, [Node()]
+for _ in range(30_000): garbage()
+print(sum(isinstance(it, Node) for it in gc.get_objects()))
+"""
+
+
+def test_garbage_is_collected_though_much_is_loaded() -> None:
+    def left(how: str) -> int:
+        command = [sys.executable, "-c", CYCLES, how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert left("settle") < 10_000
+
+
 def test_a_library_without_trimming_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_trim", None)
     memory.give_back()

@@ -20,6 +20,7 @@ from swarmd.daemon.local import Home, Remembered, RememberedRun
 from swarmd.daemon.logs import NOTICE
 from swarmd.daemon.store import LocalStore
 from swarmd.errors import ConfigError, ControlError, PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.memory import settle
 from swarmd.status import Bytes, HopRow, PeerRow, PeerState, Queues, Status
 from swarmd.swarm.commit import Record
 from swarmd.swarm.drain import Drained
@@ -234,6 +235,7 @@ class Node:
         began = time.monotonic()
         data = await asyncio.to_thread(self._load_data) if stage == 0 else None
         self._worker = await Worker.start(self._run, stage, self.config.device, self.config.threads)
+        settle()
         log.log(NOTICE, "stage %d is on %s after %.1f s", stage, self.config.device, time.monotonic() - began)
         self._remember(stage)
         return self._worker, data
@@ -244,8 +246,8 @@ class Node:
         others = [card for card in self._membership.cards() if card.peer != self.transport.peer_id]
         peers = [address for card in others[:PEERS_REMEMBERED] for address in card.addresses[:1]]
         saved = self._peer is not None and self._peer.history.version >= self._run.checkpoint_every
-        plain, name = to_plain(self._run), fingerprint(self._run)
-        self._known = RememberedRun(plain, name, stage, tuple(peers), saved or self._is_checkpointed())
+        run = to_plain(self._run), fingerprint(self._run)
+        self._known = RememberedRun(*run, stage, tuple(peers), saved or self._is_checkpointed())
         self._store.remember_run(self._known)
 
     def _load_data(self) -> Data:
@@ -361,7 +363,7 @@ class Node:
                     drained = await self._peer.drain(bound_s)
             except TimeoutError:
                 log.warning("not everyone heard the goodbye")
-            log.log(NOTICE, "drained: %s", summary(drained))
+            log.log(NOTICE, "drained: %s", drained.sentence())
         self.end(why)
         return drained
 
@@ -477,20 +479,6 @@ class Node:
             return None
         mean = sum(record.seconds for record in self._records) / len(self._records)
         return mean * (self._run.steps - self._peer.history.version)
-
-
-def summary(drained: Drained) -> str:
-    """How a drain went, one sentence."""
-    said = []
-    if drained.heir:
-        said.append(f"{drained.handed_over} microbatches of the step are with {drained.heir[-8:]} now")
-    if drained.given_up:
-        said.append(f"{drained.given_up} that were under way go elsewhere")
-    if drained.lost:
-        said.append(f"{drained.lost} must be done again")
-    if drained.stage_left_empty:
-        said.append("its stage is left empty, and the swarm waits for another peer there")
-    return ", ".join(said) or "nothing of the step was left here"
 
 
 def _describe(run: RunConfig) -> str:

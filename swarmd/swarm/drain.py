@@ -35,6 +35,19 @@ class Drained:
     lost: int = 0  # microbatches that others must do again, as nobody took this peer's sum
     stage_left_empty: bool = False
 
+    def sentence(self) -> str:
+        """For a person."""
+        said = []
+        if self.heir:
+            said.append(f"{self.handed_over} microbatches of the step are with {self.heir[-8:]} now")
+        if self.given_up:
+            said.append(f"{self.given_up} that were under way go elsewhere")
+        if self.lost:
+            said.append(f"{self.lost} must be done again")
+        if self.stage_left_empty:
+            said.append("its stage is left empty, and the swarm waits for another peer there")
+        return ", ".join(said) or "nothing of the step was left here"
+
 
 class Drain:
     """One drain of this peer."""
