@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from sys import intern
 from typing import Any
 
 from swarmd.config import RunConfig
@@ -28,7 +29,7 @@ COUNTS = ("stage", "tokens", "microbatches", "resent", "subtracted", "lost", "du
 """Fields of a stage's entry that are counts."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StageEntry:
     """One stage's part of a record."""
 
@@ -233,17 +234,22 @@ def record_from_plain(run: RunConfig, plain: dict[str, Any]) -> Record:
     """A record as a peer or a disk gave it. Raises PeerFault if it isn't one of this run."""
     try:
         stages = tuple(
-            StageEntry(**{**entry, "members": tuple(entry["members"]), "holders": tuple(entry["holders"])})
+            StageEntry(**{**entry, "members": _peers(entry["members"]), "holders": _peers(entry["holders"])})
             for entry in plain["stages"]
         )
         moves = tuple(Move(**move) for move in plain["moves"])
         number, peer = plain["ballot"]
         lives = tuple(plain["lives"])
-        record = Record(**{**plain, "stages": stages, "moves": moves, "ballot": (number, peer), "lives": lives})
+        record = Record(**{**plain, "stages": stages, "moves": moves, "ballot": (number, intern(peer)), "lives": lives})
         _check_record(run, record)
     except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as trouble:
         raise PeerFault(f"not a commit record: {trouble}") from None
     return record
+
+
+def _peers(names: Sequence[str]) -> tuple[PeerId, ...]:
+    """The same few names are in hundreds of records that are kept: each once. Raises TypeError."""
+    return tuple(map(intern, names))
 
 
 def _check_record(run: RunConfig, record: Record) -> None:
