@@ -36,7 +36,7 @@ class Group:
 
 GROUPS: dict[str, Group] = {
     "meeting": Group(("Hello", "AskSettings", "AskPlace", "Announce")),
-    "lease": Group(("AskLease", "Revoke")),
+    "lease": Group(("AskLease", "Revoke", "Lead")),
     "move": Group(("AskMove",)),
     "drain": Group(("HandOver",), ("absorb",)),
     "journey": Group(

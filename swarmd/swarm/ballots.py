@@ -151,7 +151,7 @@ class Ballots:
         try:
             while True:
                 acceptors = plan_acceptors(step, self._history.record, self._history.founder)
-                ballot = Ballot(self._next_number(step), own)
+                ballot = Ballot(self._next_number(step, parent), own)
                 answers = await self._poll(acceptors, Prepare(step, parent, ballot), Promise)
                 granted = [it for it in answers.values() if it.granted]
                 higher = self._note(step, highest_ballot(answers.values()))
@@ -169,8 +169,11 @@ class Ballots:
         finally:
             self.waiting = ""
 
-    def _next_number(self, step: int) -> int:
+    def _next_number(self, step: int, parent: str) -> int:
+        """Above all that this peer has seen for the step, as an acceptor, too."""
         seen = self._highest[1] if self._highest[0] == step else 0
+        if (acceptor := self._memory.get((step, parent))) is not None:
+            seen = max(seen, acceptor.promised.number)
         self._highest = (step, seen + 1)
         return seen + 1
 
@@ -224,7 +227,7 @@ class Ballots:
             self.waiting = ""
 
     async def _poll(self, peers: tuple[PeerId, ...], question: Prepare | Accept, kind: type[A]) -> dict[PeerId, A]:
-        """Asks everyone, and waits for no more answers than make a majority of yes."""
+        """Asks everyone, and waits for no more answers than make a majority of yes, or rule it out."""
         tasks = [
             asyncio.create_task(self._links.tell_all([peer], question, kind, deadline_s=ANSWER_SECONDS))
             for peer in peers
@@ -233,7 +236,9 @@ class Ballots:
         try:
             for done in asyncio.as_completed(tasks):
                 answers.update(await done)
-                if is_majority(sum(1 for it in answers.values() if it.granted), len(peers)):
+                granted = sum(1 for it in answers.values() if it.granted)
+                refused = len(answers) - granted
+                if is_majority(granted, len(peers)) or not is_majority(len(peers) - refused, len(peers)):
                     break
             return answers
         finally:

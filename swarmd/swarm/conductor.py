@@ -23,13 +23,14 @@ from swarmd.swarm.distribution import Distribution
 from swarmd.swarm.history import History
 from swarmd.swarm.leases import Leases
 from swarmd.swarm.links import Links
-from swarmd.swarm.membership import AT_WORK, Membership, conductor_order, leader_order, rendezvous
+from swarmd.swarm.membership import AT_WORK, Membership, leader_order, rendezvous
 from swarmd.swarm.messages import (
     Ack,
     Announce,
     AskLease,
     AskMove,
     AskRecord,
+    Card,
     Commit,
     Lease,
     Revoke,
@@ -41,17 +42,19 @@ from swarmd.swarm.moves import Wishes
 from swarmd.swarm.returns import Returns
 from swarmd.swarm.round_messages import AskHoldings, Close, Frozen, StageReport
 from swarmd.swarm.signals import Signal
+from swarmd.swarm.succession import Succession
 from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)
 
 LEASE_POLL_SECONDS = 5.0  # a head that asks when nothing is free is answered after this at the latest
 HEARING_SECONDS = 4.0  # a new conductor waits so long for every head to say what it holds
+WORD_SECONDS = 1.0  # for others to hear of a takeover, and to say that they know better: the ballot would tell, too
 VERSION_WAIT_SECONDS = 30.0
 START_SECONDS = 2.0  # a head may ask before the conductor has noticed that it comes first
 CLOSE_SECONDS = 900.0  # bound on a round; a lost or silent leader ends the wait much sooner
 PING_SECONDS = 2.0  # between two words to the leader of a round
-SILENCE_SECONDS = 12.0  # of a leader whose connection is up: it is paused, or its loop hangs
+SILENCE_SECONDS = 6.0  # of a leader whose connection is up: it is paused, or its loop hangs; the next one costs little
 VALIDATION_SECONDS = 30.0  # that a validation may last longer than its step
 RETRY_SECONDS = 0.5
 LATE_LOOK_SECONDS = 1.0  # between two looks at whether a lease is late enough to be given to a head that waits
@@ -91,11 +94,11 @@ class Conductor:
         self._distribution = Distribution(links, membership, history, spawn)
         self._outranked = 0  # times in a row
         self._changed = changed  # of the membership, or of this peer's version
+        self._succession = Succession(links, membership, history, changed, spawn)
         self._leases: Leases | None = None
         self._step = 0
         self._hearing_until = 0.0
         self._progress = Signal()
-        self._leader: tuple[tuple[int, int, str], PeerId] = (0, 0, ""), ""  # what it follows from, and who it is
         self._pulses: dict[PeerId, Pulse] = {}  # of heads, as they ask
         self._began: float | None = None  # loop time of the step's first lease
         self._wishes, self._outlook = Wishes(), outlook
@@ -103,20 +106,8 @@ class Conductor:
         links.answers(AskMove, self._answer_move)
 
     def leader(self, step: int) -> PeerId:
-        """Who leads a step, in this peer's eyes; itself when it knows nobody at work. "" when it can't know: in a large
-        swarm those far from the heads know few of them, and that these are gone doesn't mean that all are.
-        """
-        seen = (step, self._membership.generation, self._history.record_hash)
-        if self._leader[0] != seen:  # it is asked for at every change of anything
-            # Heads of the record come before all others; so one that arrives from another stage changes nothing.
-            members, first = frozenset(self._history.members()), frozenset(self._history.members(stage=0))
-            heads = [card for card in self._membership.stage(0) if card.peer in first or not members]
-            if heads or self._membership.knows_all_of(0):
-                order = conductor_order(step, heads or self._membership.kin(), members)
-                self._leader = seen, order[0] if order else self._membership.own.peer
-            else:
-                self._leader = seen, ""
-        return self._leader[1]
+        """Who leads a step, in this peer's eyes. "" when it can't know."""
+        return self._succession.leader(step)
 
     def is_first(self, step: int) -> bool:
         return self.leader(step) == self._membership.own.peer
@@ -215,11 +206,12 @@ class Conductor:
         loop, step = asyncio.get_running_loop(), mandate.step
         again = again or not mandate.fresh
         if again:
-            everyone = [card.peer for card in self._membership.kin() if card.state in AT_WORK]
+            self._succession.lead(mandate)
+            everyone = [card.peer for card in self._speaking() if card.state in AT_WORK]
             question = AskHoldings(
                 step, mandate.parent, mandate.ballot
             )  # ends rounds that the lost conductor had begun
-            await self._links.tell_all(everyone, question, Frozen, deadline_s=HEARING_SECONDS)
+            await self._links.tell_all(everyone, question, Frozen, deadline_s=WORD_SECONDS)
             self._hearing_until = loop.time() + HEARING_SECONDS
         self._pulses, self._step, self._leases = {}, step, Leases(self._run.microbatches, again=again)
         self._began = None
@@ -257,13 +249,18 @@ class Conductor:
     async def _ask_around(self, step: int) -> None:
         """Someone may have the step's record already: that is cheaper than to decide it once more."""
         own = self._membership.own.peer
-        others = [card.peer for card in self._membership.kin() if card.peer != own]
-        answers = await self._links.tell_all(others, AskRecord(step), Commit, deadline_s=HEARING_SECONDS)
+        others = [card.peer for card in self._speaking() if card.peer != own]
+        answers = await self._links.tell_all(others, AskRecord(step), Commit, deadline_s=WORD_SECONDS)
         for peer, commit in answers.items():
             try:
                 await self._history.adopt(record_from_plain(self._run, commit.record), peer)
             except PeerFault as fault:
                 log.warning("a bad record of step %d from %s: %s", step, peer[-8:], fault)
+
+    def _speaking(self) -> list[Card]:
+        """Of the kin, those that were heard of lately: nobody waits for the others."""
+        now = asyncio.get_running_loop().time()
+        return [card for card in self._membership.kin() if not self._membership.is_silent(card.peer, now)]
 
     async def _validation(self, version: int) -> float | None:
         every = self._run.validate_every
@@ -328,7 +325,11 @@ class Conductor:
             heard = peer == own or await self._links.tell_all([peer], ping, Ack, deadline_s=SILENCE_SECONDS / 2)
             if heard or loop.time() - asked > SILENCE_SECONDS:  # the latter: this peer itself was stopped
                 answered = loop.time()
-            await self._changed.wait(PING_SECONDS)
+                await self._changed.wait(PING_SECONDS)
+            elif self._membership.is_silent(peer, loop.time()):  # since before it was asked
+                break
+            else:
+                await self._changed.wait(RETRY_SECONDS)
         return "is silent" if self._membership.is_live(peer) else "is lost"
 
     # ---------------------------------------------------------------------------------------------- heads
@@ -382,12 +383,17 @@ class Conductor:
         return max(HORIZON_FLOOR_SECONDS, leases.free / rate)
 
     def _may_give(self) -> bool:
-        """No leases while a stage is empty, nor, after taking over, before every head was heard."""
-        if self._membership.missing_stages(self._run.model.stages):
+        """No leases while a stage is empty or the others may have another conductor by now, nor, after taking over,
+        before every head was heard.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._membership.missing_stages(self._run.model.stages) or self._succession.is_cut_off(now):
             return False
-        if asyncio.get_running_loop().time() >= self._hearing_until:
+        if now >= self._hearing_until:
             return True
-        return {card.peer for card in self._membership.stage(0)} <= self._pulses.keys()
+        return {
+            card.peer for card in self._speaking() if card.stage == 0 and card.state in AT_WORK
+        } <= self._pulses.keys()
 
     # ---------------------------------------------------------------------------------------------- moves
 
@@ -426,6 +432,8 @@ class Conductor:
         another conductor, or not reach this one. What it has completed stays: it is in its sum. Returns the loop
         time at which more may be silent.
         """
+        self._succession.take_over(now)
+        self._succession.tell(now)
         for head in sorted(self._leases.holders()) if self._leases is not None else ():
             pulse = self._pulses.get(head)
             if self._leases is None or pulse is None or not pulse.silent(now):

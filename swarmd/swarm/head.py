@@ -28,6 +28,7 @@ HOPS_PER_PEER = 2  # microbatches under way per peer of the swarm: one being com
 SLOTS_FLOOR = 2
 PULSE_SECONDS = 1.0  # a head with leases says so this often, as holders do: it is found silent as fast
 LEASE_SECONDS = 60.0  # the conductor answers after a few seconds at most; this covers a wait for its version
+FOLLOW_SECONDS = 1.0  # between looks at whether whoever was asked still leads
 RETRY_SECONDS = 0.3
 
 
@@ -175,12 +176,18 @@ class Head:
         question = AskLease(
             step, self._history.record_hash, want, to_ranges(self._completed), to_ranges(held), to_ranges(away)
         )
+        asking = asyncio.ensure_future(self._links.ask(leader, question, Lease, deadline_s=LEASE_SECONDS))
         try:
-            return await self._links.ask(leader, question, Lease, deadline_s=LEASE_SECONDS)
+            while not (await asyncio.wait({asking}, timeout=FOLLOW_SECONDS))[0]:
+                if self._conductor.leader(step) != leader:  # it is silent, and another leads by now
+                    return None
+            return asking.result()
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.debug("no lease of step %d from %s: %s", step, leader[-8:], trouble)
             await asyncio.sleep(RETRY_SECONDS)
             return None
+        finally:
+            asking.cancel()
 
     async def _answer_revoke(self, conductor: PeerId, revoke: Revoke) -> Ack:
         """Others were faster with these: what isn't in the sum yet needn't come there."""

@@ -282,6 +282,16 @@ class Lease:
 
 
 @dataclass(frozen=True)
+class Lead:
+    """A conductor that took over to everyone: from now on this step is led under this ballot. Answered with `Ack`."""
+
+    step: int
+    record: str  # before it
+    ballot: Ballot
+    incarnation: int  # of the conductor: when it has been started anew it leads no longer
+
+
+@dataclass(frozen=True)
 class Revoke:
     """Conductor to a head: another has completed these indices first; stop working on them. Answered with `Ack`."""
 
