@@ -5,6 +5,7 @@ the members whose sums count, a hop goes to one of them.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import math
@@ -28,7 +29,10 @@ log = logging.getLogger(__name__)
 
 LOCATE_SECONDS = 3.0  # asking replicas who has a hop: one round trip and a busy loop
 RECHECK_SECONDS = 5.0  # bound on waiting for a word (room, a new peer) that may have been lost
+SILENCE_LOOK_SECONDS = 1.0  # between looks at whether a holder has fallen silent
 CANCEL_SECONDS = 5.0
+HEED_SECONDS = 0.5  # for a holder to know that it is given up, before the hop goes elsewhere: two slow round trips
+GIVEN_UP = "the hop was given up here"  # because others have it: that says nothing against the holder
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -90,9 +94,12 @@ class Custodian:
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             self._check_kept(kept)
             log.info("hop %s comes back from %s: %s", tuple(key), holder[-8:], trouble)
-            self.router.failed(holder, now)
+            if GIVEN_UP in str(trouble):
+                self._members.pop(key, None)  # whoever has it answers again, and wasn't among these
+            else:
+                self.router.failed(holder, now)
             kept.hop = sent_again(hop)
-            await self._cancel(holder, key)  # before asking who has the hop: this one has not, then
+            await self._cancel(holder, key)
             return None
         finally:
             self.router.returned(holder)
@@ -122,8 +129,24 @@ class Custodian:
         return cast("Gradient | NotFinite | Busy", answer)
 
     async def _cancel(self, holder: PeerId, key: HopId) -> None:
-        if holder in self._links.transport.connected():
-            await self._links.tell_all([holder], Cancel(((key.step, key.index),)), Ack, deadline_s=CANCEL_SECONDS)
+        """Tells a holder that it is given up. It is to know before others are asked who has the hop: this one has not,
+        then. But nobody waits long for the word of one that may be silent. It travels behind the hop: one that goes on
+        after a stop would begin with what it was told before to give up.
+        """
+        if holder not in self._links.transport.connected():
+            return
+        heard = asyncio.Event()
+
+        async def tell() -> None:
+            cancel = Cancel(((key.step, key.index),))
+            with contextlib.suppress(PeerUnreachable, TimeoutError, Refused, PeerFault):
+                await self._links.ask(holder, cancel, Ack, deadline_s=CANCEL_SECONDS, urgency="hop")
+            heard.set()
+
+        self._spawn(tell())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HEED_SECONDS):
+                await heard.wait()
 
     # ---------------------------------------------------------------------------------------------- choosing
 
@@ -157,6 +180,11 @@ class Custodian:
         """Those that were heard of lately."""
         now = asyncio.get_running_loop().time()
         return [peer for peer in peers if not self._membership.is_silent(peer, now)]
+
+    def sweep(self, now: float) -> float:
+        """Gives up on holders that are late. Returns the loop time at which more may be."""
+        due = self.custody.sweep(now, self.rival_seconds, lambda peer: self._membership.is_silent(peer, now))
+        return due if due == math.inf else min(due, now + SILENCE_LOOK_SECONDS)
 
     def rival_seconds(self, holder: PeerId) -> float | None:
         """Seconds per microbatch of the fastest idle replica of the next stage besides a holder, if there is one of

@@ -30,6 +30,11 @@ STRAGGLER_SHARE = 0.1  # of the time that a hop has waited, between two looks at
 RESCUE_FLOOR_SECONDS = 1.0  # a shorter wait isn't worth a second transfer
 AWAY_SMOOTHING = 0.1  # weight of the newest hop in the time that hops are away
 
+SILENT = "nothing was heard of it for a while"
+
+IsSilent = Callable[[PeerId], bool]
+"""Whether no word at all, beats or others, came from a holder lately."""
+
 Rivals = Callable[[PeerId], float | None]
 """Seconds per microbatch of the fastest idle replica besides a holder; None: there is none."""
 
@@ -189,15 +194,17 @@ class Custody:
         if all(passed.holder != peer for passed in self._passed.values()):
             self._holders.pop(peer, None)
 
-    def sweep(self, now: float, rivals: Rivals = lambda holder: None) -> float:
+    def sweep(
+        self, now: float, rivals: Rivals = lambda holder: None, is_silent: IsSilent = lambda holder: False
+    ) -> float:
         """Gives up on holders that are late, and on slow ones while others are idle. Returns the loop time at which
         more may be.
         """
         due = math.inf
         for passed in list(self._passed.values()):
             holder = self._holders[passed.holder]
-            reason = lateness(now, passed, holder)
-            if reason and not passed.lost.done():  # perhaps it was still under way: the next one has more time
+            reason = SILENT if is_silent(passed.holder) else lateness(now, passed, holder)
+            if reason not in ("", SILENT) and not passed.lost.done():  # it may be under way: the next one has more time
                 waited = now - max(passed.sent, passed.claimed or 0.0)
                 holder.under_way_seconds = max(holder.under_way_seconds, waited)
             if not reason and may_straggle(now, passed):

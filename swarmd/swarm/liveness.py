@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 0.5  # how often lateness is looked at, while something may be late
 CALM_SWEEP_SECONDS = 2.0  # the same while nothing can be
+STALL_SECONDS = 2.0  # of one's own, after which others' words, which are waiting, are heard before anyone is judged
 SEEK_SECONDS = 5.0  # between two tries to reach one that was dropped
 SOUGHT_AT_ONCE = 16
 SOUGHT_LIMIT = 256  # dropped peers that are looked for; the longest sought are given up first
@@ -125,7 +126,10 @@ class Liveness:
         loop = asyncio.get_running_loop()
         due = 0.0
         while True:
-            await asyncio.sleep(min(max(due - loop.time(), SWEEP_SECONDS), CALM_SWEEP_SECONDS))
+            slept, began = min(max(due - loop.time(), SWEEP_SECONDS), CALM_SWEEP_SECONDS), loop.time()
+            await asyncio.sleep(slept)
+            if loop.time() - began > slept + STALL_SECONDS:  # it was this peer that was stopped, and not the others
+                await asyncio.sleep(SWEEP_SECONDS)
             for card in self._membership.sweep(loop.time()):
                 peer = card.peer
                 if self._membership.is_spare(card):

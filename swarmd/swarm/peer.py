@@ -393,7 +393,7 @@ class Peer:
         """Looks at whatever may be late. Returns the loop time at which more may be."""
         due = math.inf
         if self.journeys is not None:
-            due = self.journeys.custody.sweep(now, self.journeys.custodian.rival_seconds)
+            due = self.journeys.custodian.sweep(now)
         due = min(due, self.conductor.sweep(now))
         if self._donor is not None:
             self._donor.sweep(now)

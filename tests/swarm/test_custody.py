@@ -189,6 +189,18 @@ def test_a_silent_holder_loses_all_its_hops_within_a_second() -> None:
     assert max(run_virtual(main())) < SILENCE_FLOOR_SECONDS + 1.0
 
 
+def test_whoever_is_silent_altogether_loses_all_that_was_passed_on_to_it() -> None:
+    async def main() -> None:
+        custody = Custody()
+        early = custody.track(HopId(1, 0), "a")
+        await asyncio.sleep(SILENCE_FLOOR_SECONDS - 1)
+        late, other = custody.track(HopId(1, 1), "a"), custody.track(HopId(1, 2), "b")
+        custody.sweep(asyncio.get_running_loop().time(), is_silent=lambda peer: peer == "a")
+        assert (early.done(), late.done(), other.done()) == (True, True, False)
+
+    run_virtual(main())
+
+
 def test_one_looks_again_when_something_can_be_late() -> None:
     async def main() -> None:
         loop, custody = asyncio.get_running_loop(), Custody()
