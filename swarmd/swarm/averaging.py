@@ -137,6 +137,7 @@ class Rounds:
         await self._history.await_version(ask.step - 1, ask.record, asker, VERSION_WAIT_SECONDS)
         self._claims.give_way(ask.step, ask.ballot, asker, asyncio.get_running_loop().time())
         await self._thaw(ask.step)
+        self.repairs.spare(ask.step, from_ranges(ask.spared, self._run.microbatches))
         return await self._frozen(ask.step)
 
     async def _thaw(self, step: int) -> None:

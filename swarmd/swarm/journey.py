@@ -16,7 +16,7 @@ from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import HopForgotten, NonFinite, PeerFault, PeerUnreachable, Refused
 from swarmd.status import HopRow
 from swarmd.swarm.book import Book, Books
-from swarmd.swarm.custodian import Custodian, Spawn
+from swarmd.swarm.custodian import GIVEN_UP, Custodian, Spawn
 from swarmd.swarm.history import History
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership
@@ -123,10 +123,10 @@ class Journeys:
             return answered
         except asyncio.CancelledError:
             if work.task.cancelled():
-                raise Refused("the hop was cancelled") from None
+                raise Refused(GIVEN_UP) from None
             raise
         except (HopForgotten, MemoryError) as trouble:
-            raise Refused(str(trouble) or "out of memory") from None
+            raise Refused(GIVEN_UP if work.given_up else str(trouble) or "out of memory") from None
 
     def train(self, key: HopId, tokens: Buffer, *, again: bool, horizon_s: float = 0.0) -> asyncio.Task[Answer]:
         """Starts a microbatch's journey at the head. Its task ends when the index is in this peer's sum. Nothing may
@@ -193,6 +193,8 @@ class Journeys:
             codec = "fp16"
         try:
             await self._while_frozen(work)
+            if work.given_up:  # before the device has heard of it
+                raise HopForgotten(GIVEN_UP)
             if self.is_tail:
                 tail = await self._compute.tail(key, tokens, activation, codec=codec, subtract=work.subtract)
                 gradient, counted, loss_sum = tail.gradient, tail.accumulated, tail.loss_sum
@@ -343,6 +345,11 @@ class Journeys:
             if work is not None and work.custodian == custodian:
                 self.give_up(work.hop)
         return Ack()
+
+    def spare(self, key: HopId) -> None:
+        """Another replica has this index in its sum: who waits here for its gradient gets it there."""
+        if self.is_under_way(key) and key.index not in self.book(key.step).accumulated:
+            self.give_up(key)
 
     def give_up(self, key: HopId) -> None:
         """Stops a hop that others finish, unless it is in the sum already."""

@@ -41,7 +41,7 @@ A = TypeVar("A")
 PATIENCE_FACTOR = 10.0  # a member may take so many times the stage's slowest microbatch to answer ...
 PATIENCE_FLOOR_SECONDS = 5.0  # ... but no less than this: a loaded machine stalls for seconds ...
 PATIENCE_CEILING_SECONDS = 60.0  # ... and no more, or a hung device would hold up the swarm
-HASTY_SECONDS = 1.5  # for one that nothing was heard of lately
+HASTY_SECONDS = 0.5  # for one that nothing was heard of lately: if it is coming back, it answers at once
 SILENCES = 2  # questions in a row that a member may leave unanswered: after a stall of our own all come late at once
 WATCH_SECONDS = 2.0  # between looks at the members of an attempt that goes on
 REPAIR_POLL_SECONDS = 0.5
@@ -163,13 +163,12 @@ class Leader:
             raise Refused(str(troubles.exceptions[0])) from None
         return {peer: answer for peer, task in tasks.items() if (answer := task.result()) is not None}
 
-    async def _ask_members(self, kind: type[AskHoldings] | type[Freeze]) -> dict[PeerId, Frozen]:
+    async def _ask_members(self, question: AskHoldings | Freeze) -> dict[PeerId, Frozen]:
         """What everyone who answers has. Whoever stays silent is left out of the round."""
         now = asyncio.get_running_loop().time()
         peers = [card.peer for card in self._membership.stage(self._stage) if card.peer not in self._left_out]
         silent = [peer for peer in peers if peer != self._own and self._membership.is_silent(peer, now)]
         peers = [peer for peer in peers if peer not in silent or peer not in self._asked]  # silent ones only once
-        question = kind(self._step, self._record, self.ballot, self._stage)
         if self._own not in peers:
             raise Refused("this peer isn't at work")
         self._asked.update(peers)
@@ -198,7 +197,7 @@ class Leader:
         last.
         """
         while True:
-            frozen = await self._ask_members(Freeze)
+            frozen = await self._ask_members(Freeze(self._step, self._record, self.ballot, self._stage))
             if self._is_whole(frozen):
                 return frozen
             await self._repair()
@@ -234,14 +233,22 @@ class Leader:
         """Has sums repaired until they look whole."""
         loop = asyncio.get_running_loop()
         best, since = -1, loop.time()
+        spared: set[int] = set()
         while True:
-            frozen = await self._ask_members(AskHoldings)
+            question = AskHoldings(self._step, self._record, self.ballot, self._stage, to_ranges(spared))
+            frozen = await self._ask_members(question)
             if self._is_whole(frozen):
                 return
             holdings = self._holdings(frozen)
             coverage = measure_coverage(holdings, self._run.microbatches)
             under_way = {i for peer in holdings for i in from_ranges(frozen[peer].under_way, self._run.microbatches)}
-            await self._resend([index for index in coverage.missing if index not in under_way], sorted(holdings))
+            held = {index for indices in holdings.values() for index in indices}
+            twice = (held & under_way) - spared
+            spared = (spared & held) | twice
+            if twice:  # what comes to an end meanwhile would have to be subtracted
+                continue
+            counting = sorted(peer for peer in holdings if holdings[peer] or not frozen[peer].indices)
+            await self._resend([index for index in coverage.missing if index not in under_way], counting)
             await self._subtract(coverage)
             progress = self._run.microbatches - len(coverage.missing) - sum(map(len, coverage.surplus.values()))
             if progress != best:
@@ -255,10 +262,12 @@ class Leader:
         """Has indices brought that are in no sum, nor on their way to one."""
         now = asyncio.get_running_loop().time()
         self._lacks = {index: self._lacks.get(index, Lack(now)) for index in missing}
+        silent = any(self._membership.is_silent(card.peer, now) for card in self._membership.stage(self._stage))
+        after = 0.0 if silent else RESEND_AFTER_SECONDS  # whoever has them says no word, and no custodian was told
         due = [
             index
             for index, lack in self._lacks.items()
-            if now - lack.since >= RESEND_AFTER_SECONDS and now - lack.asked >= RESEND_AGAIN_SECONDS
+            if now - lack.since >= after and now - lack.asked >= RESEND_AGAIN_SECONDS
         ]
         if not due or not members:
             return
@@ -271,6 +280,7 @@ class Leader:
             sources = rendezvous(f"resend/{self._step}/{self._stage}", live)
         turn = turn % max(1, len(sources))
         sources = [*sources[turn:], *sources[:turn]]
+        sources.sort(key=lambda peer: self._membership.is_silent(peer, now))  # whoever is silent is waited for last
         left = due
         if self._stage > 0:
             for source in sources:  # one after another, so that two don't send the same

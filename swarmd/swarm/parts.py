@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from swarmd.swarm.round_messages import HeldPart, Part
 from swarmd.values import PeerId
 
+SUBTRACTED_PER_ADDED = 2  # so many subtractions are worth as much as one microbatch that must be brought and added
 PART_ELEMENTS = 4 << 20  # 16 MB in fp32: small enough to fly beside activations, large enough to amortise a message
 
 
@@ -46,15 +47,17 @@ def measure_coverage(holdings: Mapping[PeerId, Sequence[int]], microbatches: int
 
 
 def find_superfluous(holdings: Mapping[PeerId, Sequence[int]]) -> set[PeerId]:
-    """Members whose indices are all in others' sums: without their sums there is less to subtract.
+    """Members without whose sums there is less to do: nearly all of their indices are in others' sums, too, and what
+    isn't is sooner done again than the rest is subtracted.
 
     One that was cut off comes back like this when its work was done again meanwhile. The one with the most indices goes
-    first, of equals the lower id, as long as every index stays with somebody.
+    first, of equals the lower id.
     """
     count = Counter(index for indices in holdings.values() for index in indices)
     found: set[PeerId] = set()
     for peer in sorted(holdings, key=lambda peer: (-len(holdings[peer]), peer)):
-        if holdings[peer] and all(count[index] > 1 for index in holdings[peer]):
+        alone = sum(count[index] == 1 for index in holdings[peer])
+        if holdings[peer] and alone * SUBTRACTED_PER_ADDED <= len(holdings[peer]) - alone:
             found.add(peer)
             count.subtract(holdings[peer])
     return found

@@ -102,6 +102,14 @@ class Repairs:
         if key.step == self._history.version + 1:
             await asyncio.shield(self._journeys.train(key, tokens, again=True))
 
+    def spare(self, step: int, indices: list[int]) -> None:
+        """Others have these in their sums after all. At a head that is the conductor's business, but for what is begun
+        here for a round.
+        """
+        for key in (HopId(step, index) for index in indices):
+            if self._stage > 0 or key in self._bringing:
+                self._journeys.spare(key)
+
     # ---------------------------------------------------------------------------------------------- messages again
 
     async def _answer_hop_question(self, peer: PeerId, ask: AskHop) -> Hop:

@@ -19,6 +19,7 @@ class AskHoldings:
     record: str
     ballot: Ballot = NO_BALLOT
     stage: int = ANY_STAGE  # whose sum is meant
+    spared: Ranges = ()  # in others' sums: what is under way with these here needn't be finished
 
 
 @dataclass(frozen=True)
