@@ -12,7 +12,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint sim prove chaos soak bench-pipeline bench-joining bench-recovery bench-rebalance bench-codecs bench-start bench-planner clean
+.PHONY: help demo test test-long lint sim prove chaos chaos-virtual soak bench-pipeline bench-joining bench-recovery bench-rebalance bench-codecs bench-start bench-planner clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -44,6 +44,9 @@ prove: .venv/.installed-dev ## Real training in virtual time under fifty faults 
 
 chaos: .venv/.installed-dev ## Nine real daemons under kills, partitions, slow links and more, about 15 minutes
 	@$(BIN)/python -m benchmarks.chaos
+
+chaos-virtual: .venv/.installed-dev ## The same faults in virtual time: hours of them, and what each kind costs, 3 minutes
+	@$(BIN)/python -m benchmarks.chaos.virtual
 
 MINUTES ?= 60
 soak: .venv/.installed-dev ## The same for an hour (MINUTES=60), a fault every 30 s: is memory flat?
