@@ -7,6 +7,7 @@ everybody asks.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -17,6 +18,8 @@ from swarmd.swarm.membership import Membership, conductor_order
 from swarmd.swarm.messages import Ack, Lead
 from swarmd.swarm.signals import Signal
 from swarmd.values import PeerId
+
+log = logging.getLogger(__name__)
 
 AHEAD = 2  # steps beyond this peer's version whose leaders it remembers: others may be a commit further
 TELL_SECONDS = 3.0  # for a peer to hear who leads
@@ -89,6 +92,7 @@ class Succession:
         order = self._order(step) or []
         speaking = [peer for peer in order if peer == own or not self._membership.is_silent(peer, now)]
         if speaking[:1] == [own] and not self.is_cut_off(now):
+            log.info("step %d: %s, who leads it, is silent; this peer takes over", step, leader[-8:])
             self._taking, self._before = (step, self._history.record_hash), leader
             self._changed.notify()
 
