@@ -117,6 +117,8 @@ class LimitsConfig:
     # conductor goes on alone
     stage_lost_timeout_s: float = 60.0  # without a peer at a stage, until the swarm returns to what is on disks of it
     copies_bytes: int = 64 << 30  # of other stages' checkpoints on this peer's disk
+    move_wait_s: float = 15.0  # a peer that goes to another stage waits so long for the end of a step; if that is
+    # further away, it hands what it has of the step to another replica
 
 
 @dataclass(frozen=True)

@@ -384,7 +384,8 @@ class Node:
         transfer = peer.view.transfer()
         if 0 < transfer.total > transfer.done:
             return f"moving to stage {peer.moving_to}: its state comes"
-        return f"moving to stage {peer.moving_to}: " + ("opening it" if peer.state == "joining" else "asking for it")
+        doing = peer.switch.leaving or ("opening it" if peer.state == "joining" else "asking for it")
+        return f"moving to stage {peer.moving_to}: {doing}"
 
     def peers(self) -> list[PeerRow]:
         return self._peer.view.peer_rows() if self._peer is not None else []

@@ -5,6 +5,7 @@ itself where it can be worked out: gradients and parameters are compared with `R
 """
 
 import asyncio
+import itertools
 import traceback
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -183,12 +184,23 @@ def _life(name: PeerId, it: SimPeer) -> Life:
     return name, it.peer.membership.own.incarnation
 
 
-def check_moves(stages: dict[PeerId, list[int]]) -> Iterator[Violation]:
-    """Promise 9. `stages`: where each peer was, in order."""
-    for peer, visited in stages.items():
-        if len(set(visited)) < len(visited):
-            way = " -> ".join(map(str, visited))
-            yield Violation(9, f"{peer} moved back and forth between stages: {way}", peer=peer)
+@dataclass
+class Visit:
+    """A peer at a stage."""
+
+    stage: int
+    since: float  # virtual time
+    until: float
+
+
+def check_moves(visits: dict[PeerId, list[Visit]], rest_s: float) -> Iterator[Violation]:
+    """Promise 9: nobody comes back to a stage that it has left less than `rest_s` ago. `visits`: in order."""
+    for peer, visited in visits.items():
+        for earlier, later in itertools.combinations(visited, 2):
+            if earlier.stage == later.stage and later.since - earlier.until < rest_s:
+                way = " -> ".join(str(it.stage) for it in visited)
+                yield Violation(9, f"{peer} moved back and forth between stages: {way}", peer=peer)
+                break
 
 
 # ------------------------------------------------------------------------------------------------- promise 5

@@ -53,6 +53,7 @@ REBALANCE_SHARE = 0.3  # of scenarios in which peers move of their own accord
 REBALANCE_SECONDS = (0.2, 1.0, 5.0)  # hurried: runs are short, and every stage that loses a peer is to be helped
 OUTAGE_SHARE = 0.04  # of scenarios in which the whole swarm goes down
 OPENING_SHARE = 0.5  # of scenarios in which a device takes long to open a stage, as real ones do
+EARLY_SHARE = 0.6  # of scenarios in which movers don't wait for the end of a step, as they don't where steps are long
 SAFETY_SHARE = 0.7  # faults strike within this share of what the run takes without them
 GIB = 1 << 30
 
@@ -95,6 +96,8 @@ def draw_scenario(seed: int) -> Scenario:
         calm = dataclasses.replace(calm, rebalance_seconds=rng.choice(REBALANCE_SECONDS))
     if rng.random() < OPENING_SHARE:
         calm = dataclasses.replace(calm, open_seconds=neat(log_uniform(rng, 0.01, 10.0)))
+    if rng.random() < EARLY_SHARE:
+        calm = dataclasses.replace(calm, limits=dataclasses.replace(calm.limits, move_wait_s=rng.choice((0.0, 0.3))))
     return dataclasses.replace(calm, faults=tuple(sorted(faults, key=lambda fault: (fault.at_s, repr(fault)))))
 
 

@@ -3,8 +3,8 @@
 No messages, so 32 hours of 400 peers take seconds. What is decided is decided by production's functions
 (`swarm/rebalance.py`, `swarm/moves.py`), from views as late as production's: a peer sees its own stage and its
 neighbours almost at once, of the others what their last summary says. A move takes what it takes there: the state comes
-while the peer serves its old stage; the record of a step grants it, if it still helps then; and between the two stages
-it serves none. A newcomer serves when it has its state.
+while the peer serves its old stage; the record of a step grants it, or, if that is far away, its sum goes to another
+replica; if it still helps then; and between the two stages it serves none. A newcomer serves when it has its state.
 """
 
 import functools
@@ -15,12 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from swarmd.config import LimitsConfig
 from swarmd.sim.traces import Change
 from swarmd.swarm.balancer import rest_seconds, settle_seconds
 from swarmd.swarm.commit import Move
+from swarmd.swarm.departing import FINISH_SECONDS
 from swarmd.swarm.gossip import CHANGE_SECONDS
 from swarmd.swarm.moves import objection
 from swarmd.swarm.rebalance import (
+    STATE_BYTES_PER_PARAMETER,
     Candidate,
     StageLoad,
     Terms,
@@ -37,8 +40,9 @@ Rule = Literal["none", "random", "published", "balance"]
 
 DETECT_SECONDS = 3.0  # from a peer's death until its neighbours count without it (`liveness.py`)
 HEAR_SECONDS = 1.0  # of a summary, or of a neighbour's news
-STATE_BYTES = 12 * 31_600_000  # a model of a billion parameters in 32 stages: fp32, with two moments
-STEP_SECONDS = 60.0  # moves are granted at the end of a step
+STATE_BYTES = STATE_BYTES_PER_PARAMETER * 31_600_000  # a model of a billion parameters in 32 stages
+SUM_SHARE = 4 / STATE_BYTES_PER_PARAMETER  # of the state's bytes, that a sum of gradients has: fp32
+STEP_SECONDS = 60.0  # at the end of a step moves are granted
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,18 @@ class Setting:
     state_bytes: float = STATE_BYTES
     bytes_per_second: float = 25e6  # 200 Mb/s
     step_s: float = STEP_SECONDS
+    move_wait_s: float = LimitsConfig().move_wait_s  # for the end of a step; inf: moves always wait for it
     terms_switch_s: float = 10.0
     powers: tuple[float, ...] = (1.0,)  # of peers, drawn
 
     @property
     def download_s(self) -> float:
         return self.state_bytes / self.bytes_per_second
+
+    @property
+    def hand_over_s(self) -> float:
+        """What leaving in the middle of a step takes, at most: to end what is under way, and to hand the sum over."""
+        return FINISH_SECONDS + SUM_SHARE * self.download_s
 
 
 @dataclass(frozen=True)
@@ -290,11 +300,23 @@ class Swarm:
         self._movers[body.name] = body
         self._changed(move.source)
         self._changed(move.target)
-        self._at(self._now + self._setting.download_s, lambda: self._waiting.append(body))
+        self._at(self._now + self._setting.download_s, lambda: self._ask(body))
+
+    def _ask(self, body: Body) -> None:
+        """It has the state: it waits for the record, or leaves before if that is far away."""
+        step_s = self._setting.step_s
+        if step_s - self._now % step_s <= self._setting.move_wait_s:
+            self._waiting.append(body)
+        else:
+            self._let_go([body], self._setting.hand_over_s)
 
     def _grant(self) -> None:
-        """The record of a step: whoever has the state goes, if that still helps and leaves enough behind."""
+        """The record of a step."""
         waiting, self._waiting = self._waiting, []
+        self._let_go(waiting, 0.0)
+
+    def _let_go(self, waiting: list[Body], leaving_s: float) -> None:
+        """Whoever has the state goes, if that still helps and leaves enough behind."""
         granted: list[Move] = []
         for body in waiting:
             if self._movers.pop(body.name, None) is None:  # it is dead
@@ -306,7 +328,7 @@ class Swarm:
             }  # fmt: skip
             if not objection(move, staying, granted) and (self._setting.rule == "published" or self._helps(body, move)):
                 granted.append(move)
-                self._leave(body)
+                self._leave(body, leaving_s)
             else:
                 body.state, body.target = "serving", -1
                 self._changed(move.source)
@@ -317,7 +339,8 @@ class Swarm:
         loads = [StageLoad(sum(it.power for it in stage.peers.values()), 0) for stage in self._stages]
         return pays(move, body.power, loads, self._works)
 
-    def _leave(self, body: Body) -> None:
+    def _leave(self, body: Body, leaving_s: float) -> None:
+        """From now on it serves nobody, until it has left its stage and is at the next one."""
         old, new = self._stages[body.stage], self._stages[body.target]
         old.serving -= body.power
         del old.peers[body.name]
@@ -326,7 +349,7 @@ class Swarm:
         new.peers[body.name] = body
         self._changed(body.stage)
         self.moves += 1
-        self._at(self._now + self._setting.terms_switch_s, lambda: self._arrive(body))
+        self._at(self._now + leaving_s + self._setting.terms_switch_s, lambda: self._arrive(body))
 
 
 class Meter:

@@ -37,7 +37,7 @@ class Group:
 GROUPS: dict[str, Group] = {
     "meeting": Group(("Hello", "AskSettings", "AskPlace", "Announce")),
     "lease": Group(("AskLease", "Revoke", "Lead")),
-    "move": Group(("AskMove",)),
+    "move": Group(("AskMove", "AskStay")),
     "drain": Group(("HandOver",), ("absorb",)),
     "journey": Group(
         ("Hop", "Room", "Beat", "Cancel", "Locate", "AskHop"),

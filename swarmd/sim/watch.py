@@ -4,6 +4,7 @@ What the numbers must be depends on what engines compute with: `SymbolicWatch` k
 """
 
 import asyncio
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from swarmd.sim.checks import (
     Life,
     Line,
     Violation,
+    Visit,
     at_work,
     check_agreement,
     check_bounds,
@@ -33,6 +35,7 @@ from swarmd.sim.checks import (
 )
 from swarmd.sim.symbolic import Factory, SymbolicEngine
 from swarmd.sim.world import SimPeer, World
+from swarmd.swarm.balancer import rest_seconds
 from swarmd.values import PeerId
 
 
@@ -48,7 +51,7 @@ class Watch:
     found: list[Violation] = field(default_factory=list)
     _digests: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
     _at_work: dict[Life, int] = field(default_factory=dict)
-    _stages: dict[PeerId, list[int]] = field(default_factory=dict)
+    _visits: dict[PeerId, list[Visit]] = field(default_factory=dict)
     _seen_lines: dict[int, tuple[int, int]] = field(default_factory=dict)  # of `everyone`: lines; lines voided
     _returned: dict[PeerId, str] = field(default_factory=dict)  # the newest return that a peer has made
 
@@ -64,7 +67,7 @@ class Watch:
         self._keep(check_counts(self.world.run.microbatches, lines))
         self._keep(check_agreement(self._digests, lines))
         self._keep(check_last_replicas(self._at_work, self.world, self.leaving))
-        self._keep(check_moves(self._stages))
+        self._keep(check_moves(self._visits, rest_seconds(self.world.run.rebalance_seconds) or math.inf))
         self._keep(check_bounds(self.world))
         self._hear()
         self._at_work = at_work(self.world)
@@ -114,14 +117,15 @@ class Watch:
         for it in (*self.world.past, *self.world.dead.values(), *self.world.peers.values()):
             if id(it) not in known:
                 self.everyone.append(it)
-                self._stages.pop(it.name, None)  # in another life it may well be needed elsewhere
+                self._visits.pop(it.name, None)  # in another life it may well be needed elsewhere
             if (returned := it.peer.history.returned) is not None and self._returned.get(it.name) != returned.hash:
                 self._returned[it.name] = returned.hash
-                self._stages.pop(it.name, None)  # and so after a return
+                self._visits.pop(it.name, None)  # and so after a return
         for (name, _), stage in at_work(self.world).items():
-            visited = self._stages.setdefault(name, [])
-            if not visited or visited[-1] != stage:
-                visited.append(stage)
+            visited, now = self._visits.setdefault(name, []), asyncio.get_running_loop().time()
+            if not visited or visited[-1].stage != stage:
+                visited.append(Visit(stage, now, now))
+            visited[-1].until = now
 
     def _lines(self) -> Iterator[Line]:
         """Lines that came into ledgers since the last look."""

@@ -1,8 +1,8 @@
 """What belongs to one stage at one peer, built and torn down together: hops, rounds, state transfers, the head, beats.
 
 A peer has one `Assembly` at a time. When it goes to another stage the whole is closed at once, in the same turn of the
-event loop in which the record that grants the move was applied: nothing of the next step gets into the old sum. From
-then on its questions are refused, until the new stage's assembly answers them.
+event loop in which the record that grants the move was applied, or in which its sum was found to be with its heir:
+nothing more gets into the old sum. From then on its questions are refused, until the new stage's assembly answers them.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from swarmd.config import LimitsConfig, RunConfig
 from swarmd.swarm.averaging import Rounds
 from swarmd.swarm.beats import Beats
 from swarmd.swarm.conductor import Conductor
+from swarmd.swarm.departing import Departures
 from swarmd.swarm.donor import Donor
 from swarmd.swarm.handover import HandOvers
 from swarmd.swarm.head import Head
@@ -64,6 +65,9 @@ class Assembly:
             run, links, membership, history, self.journeys, compute, stage, self.rounds.freezing,
             self.head.inherit if self.head is not None else lambda indices: None,
         )  # fmt: skip
+        self.departures = Departures(
+            run, links, membership, history, conductor, self.journeys, self.rounds, self.handovers, self.head, stage
+        )
         history.attach(stage, compute, self.rounds.gather)
         joiner.opened(compute, self.rounds.hold)
 
@@ -99,6 +103,7 @@ class Assembly:
         self.journeys.close()
         self.rounds.close()
         self.handovers.close()
+        self.departures.close()
         for task in list(self._beside):
             task.cancel()
 

@@ -129,6 +129,10 @@ class Rounds:
         task = self._reports.get(step)
         return task is not None and not task.done()
 
+    def averaged(self, step: int) -> bool:
+        """Whether this peer has a step's whole gradient, and others may count on that."""
+        return self._assembled[0] == step or self._held.has(step) or self.leads(step)
+
     # ---------------------------------------------------------------------------------------------- member
 
     async def _answer_holdings(self, asker: PeerId, ask: AskHoldings) -> Frozen:

@@ -38,17 +38,20 @@ from swarmd.values import PeerId
 log = logging.getLogger(__name__)
 
 REST_PERIODS = 12  # after a move a peer stays so long: an hour by default
-SETTLE_SHARE = 0.05  # of the period: news that come together are looked at together
+SETTLE_SHARE = 0.05  # of the period: news that come together are looked at together ...
+SETTLE_CEILING_SECONDS = 3.0  # ... but a stage that has lost a peer slows everyone down meanwhile
 SAME_SPEED = 1.5  # speeds that differ by less from the median count as equal: warming up and other load change them so
 MEASURED_TASKS = 60  # of the device, some thirty microbatches, until its speed counts: the first ones are slow
 SPEED_SPREAD = 16.0  # no peer counts as faster or slower by more: what it says of itself may be wrong
+
+LEAVING = (*STAYING, "draining")  # states of a peer that goes to another stage and hasn't left its own yet
 
 Powers = Mapping[PeerId, float]
 
 
 def settle_seconds(period_s: float) -> float:
     """From a change until it is looked at."""
-    return SETTLE_SHARE * period_s
+    return min(SETTLE_SHARE * period_s, SETTLE_CEILING_SECONDS)
 
 
 def rest_seconds(period_s: float) -> float:
@@ -82,9 +85,9 @@ def stage_loads(
     known = [[it for it in cards if it.stage == at and it.state in STAYING] for at in stages]
     summed = {at for at in stages if at in summaries and 0 < len(known[at]) < summaries[at].peers}
     for it in cards:
-        if it.stage not in stages or it.stage in summed or it.state not in (*STAYING, "joining"):
+        away = it.moving in stages and it.state in LEAVING
+        if it.stage not in stages or it.stage in summed or not (away or it.state in (*STAYING, "joining")):
             continue
-        away = it.moving in stages and it.state in STAYING
         power[it.moving if away else it.stage] += powers[it.peer]
         if it.state in STAYING and not away:
             staying[it.stage] += 1
@@ -110,7 +113,7 @@ def _add_summary(it: Summary, power: list[float], staying: list[int], candidates
 def sum_up(stage: int, cards: Sequence[Card], works: Sequence[float], shown: tuple[Card, ...], peers: int) -> Summary:
     """What one of a stage's peers says of it to everyone."""
     powers = measured_powers(cards, works)
-    own = [it for it in cards if it.stage == stage and it.state in STAYING]
+    own = [it for it in cards if it.stage == stage and it.state in LEAVING]
     load = stage_loads([it for it in cards if it.stage == stage], works)[stage]
     away = tuple((it.moving, powers[it.peer]) for it in own if it.moving >= 0)
     return Summary(stage, shown, peers, load.power, len(load.candidates), away)
@@ -135,16 +138,24 @@ class Outlook:
         Everyone else who is on the way still counts where it is: of several that go to the same place, the first to ask
         get there.
         """
-        cards = [dataclasses.replace(card, moving=-1) for card in self._membership.kin()]
+        cards = [_as_it_was(card) for card in self._membership.kin()]
         powers = measured_powers(cards, self.works)
         loads = self.loads(cards)
+        where = {card.peer: card.stage for card in cards}
         for move in granted:
-            loads = with_move(loads, move, powers.get(move.peer, 0.0))
+            if where.get(move.peer) == move.source:  # else it has left already
+                loads = with_move(loads, move, powers.get(move.peer, 0.0))
         if wish.target not in range(len(loads)) or wish.source not in range(len(loads)):
             return f"this run has no stage {wish.target}"
         if pays(wish, powers.get(wish.peer, 0.0), loads, self.works):
             return ""
         return f"stage {wish.target} doesn't need it more than stage {wish.source} any more"
+
+
+def _as_it_was(card: Card) -> Card:
+    """A card of someone who is on its way, as if it weren't."""
+    leaves = card.moving >= 0 and card.state in LEAVING
+    return dataclasses.replace(card, moving=-1, state="serving") if leaves else card
 
 
 # ------------------------------------------------------------------------------------------------- when

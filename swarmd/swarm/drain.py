@@ -66,7 +66,8 @@ class Drain:
         self._assembly, self._journeys, self._stages, self._save = assembly, assembly.journeys, stages, save
         self._deadline = asyncio.get_running_loop().time() + bound_s
         self._bound_s = bound_s
-        self._heir: tuple[int, PeerId, int] = (0, "", 0)  # of which step, who, and how much
+        step, heir = assembly.departures.heir  # it was about to leave its stage
+        self._heir: tuple[int, PeerId, int] = (step, heir, 0)  # of which step, who, and how much
         self.doing = ""  # one sentence, to be shown
 
     async def run(self) -> Drained:

@@ -83,6 +83,11 @@ class Head:
         self._retired = True
         self._drop(self._history.version + 1, [*self._running, *(index for index, _ in self._pool)])
 
+    def go_on(self) -> None:
+        """Undoes `retire`."""
+        self._retired = False
+        self._changed.notify()
+
     async def run(self) -> None:
         """Trains step after step until the run is over."""
         while not self._history.finished:

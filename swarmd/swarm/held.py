@@ -85,6 +85,10 @@ class Held:
         while len(self._wholes) > self._steps:
             self._wholes.popitem(last=False)
 
+    def has(self, step: int) -> bool:
+        """Whether any whole gradient of a step is here."""
+        return step in self._wholes
+
     def whole(self, step: int, digest: str) -> Whole | None:
         return self._wholes.get(step, OrderedDict()).get(digest)
 

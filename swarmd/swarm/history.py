@@ -45,6 +45,7 @@ class History:
         self.version = 0
         self.record_hash = self._genesis = genesis_hash(fingerprint(run))
         self.record: Record | None = None
+        self.entered = 0.0  # loop time when this peer came to this version
         self.digest = ""  # of the parameters at this version
         self.totals = {"resent": 0, "subtracted": 0, "lost": 0, "duplicated": 0}
         self.ready = False  # the parameters are those of `version`: records may be applied
@@ -157,6 +158,7 @@ class History:
         self._void(self.leaving if self.leaving is not None else record.step - returned if record is not None else 0)
         if record is not None:
             self.version, self.record, self.record_hash = record.step, record, record.hash
+            self.entered = asyncio.get_running_loop().time()
             self._records = OrderedDict((step, it) for step, it in self._records.items() if step < record.step)
             self._records[record.step] = record
         self.digest, self.behind, self.ready, self.leaving = digest, False, True, None
@@ -351,6 +353,7 @@ class History:
 
     def _enter(self, record: Record, digest: str) -> None:
         self.version, self.record, self.record_hash, self.digest = record.step, record, record.hash, digest
+        self.entered = asyncio.get_running_loop().time()
         self._records[record.step] = record
         while len(self._records) > RECORDS_KEPT:
             self._records.popitem(last=False)

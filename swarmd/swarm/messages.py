@@ -71,11 +71,11 @@ class Card:
     room: int  # hops it would still admit
     service_seconds: float  # its own time per microbatch, forward and backward; 0 until measured
     microbatches_per_second: float
-    moving: int = -1  # the stage that it will leave this one for, once a record grants it
+    moving: int = -1  # the stage that it will leave this one for; while it does so, it drains
     rested: bool = True  # it hasn't moved lately, and may again
     has_data: bool = True  # it could be a head, as far as it knows
     measured: bool = False  # service_seconds is of enough microbatches to place peers by it
-    heir: PeerId = ""  # to whom a peer that left has handed its sum of the present step
+    heir: PeerId = ""  # who has the sum of the present step of a peer that has just left its stage, or the swarm
 
 
 @dataclass(frozen=True)
@@ -404,6 +404,17 @@ class Wished:
 
     likely: bool
     why: str = ""
+
+
+@dataclass(frozen=True)
+class AskStay:
+    """A mover to a replica of its stage: promise not to go to another stage before the record of this step is applied,
+    as I leave before. Answered with `Ack`, or a refusal.
+    """
+
+    step: int
+    record: str
+    stage: int
 
 
 # ------------------------------------------------------------------------------------------------- what is on disks

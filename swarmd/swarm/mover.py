@@ -1,13 +1,16 @@
 """A peer's way from one stage to another: the state first, then the grant, then the change.
 
 The peer serves its old stage while the other one's state comes into host memory and is followed (`pulling.py`). Then it
-asks the conductor, step after step, until a record grants the move (`moves.py`). With the record that does, and not
-before, it leaves: its last sum is in there, and nothing of the next step was begun. It opens the new stage, loads the
-state, repeats the commits since by their gradients, and goes on at the version at which it left. A grant obliges
-nobody: a mover that can't leave any more by then stays, and asks again or gives up.
+asks the conductor, step after step, whether the move still helps, and leaves with the first record that grants it
+(`moves.py`): its last sum is in there, and nothing of the next step was begun. If the end of the step is far away, it
+leaves before, and another replica takes its sum over (`departing.py`). It opens the new stage, loads the state, repeats
+the commits since by their gradients, and goes on at the version at which it left. A grant obliges nobody: a mover that
+can't leave any more by then stays, and asks again or gives up.
 """
 
+import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 from swarmd.config import LimitsConfig, RunConfig
@@ -36,6 +39,9 @@ RETRY_SECONDS = 1.0  # when nobody gives the state, or nobody leads
 Arrive = Callable[[int], Awaitable[Assembly]]
 """Opens a stage on this peer's device. Raises ConfigError if it can't."""
 
+Leave = Callable[["Mover"], Awaitable[bool]]
+"""Leaves the old stage before the step is over, if that is possible now."""
+
 
 class Mover(Puller):
     """One move of this peer."""
@@ -55,10 +61,11 @@ class Mover(Puller):
         newest: Callable[[], Card],
         donors: Candidates,
         arrive: Arrive,
+        leave: Leave,
     ) -> None:
         super().__init__(run, limits, links, history, target, model_elements(run.model), newest)
         self._membership, self._conductor, self._changed = membership, conductor, changed
-        self._donors, self._arrive = donors, arrive
+        self._donors, self._arrive, self._leave = donors, arrive, leave
         self.target, self._balance = target, balance
         self.move = Move(membership.own.peer, membership.own.stage, target)
         self.departed = False  # it has left its old stage
@@ -125,6 +132,9 @@ class Mover(Puller):
                 answer = await self._ask_for_it(step, leader)
                 if answer is not None and not answer.likely and not self.departed:
                     raise Refused(answer.why)
+                far = answer is not None and self._step_left() > self._limits.move_wait_s
+                if far and not self.departed and await self._leave(self):
+                    return
 
                 def news(step: int = step, leader: str = leader) -> bool:
                     changed = self._history.version >= step or self._conductor.leader(step) != leader
@@ -133,6 +143,11 @@ class Mover(Puller):
                 await self._changed.until(news, RETRY_SECONDS if answer is None else ASK_AGAIN_SECONDS)
         finally:
             self._wishing = False
+
+    def _step_left(self) -> float:
+        """Seconds until the present step is over, if it takes as long as the one before."""
+        now, record = asyncio.get_running_loop().time(), self._history.record
+        return record.seconds - (now - self._history.entered) if record is not None else math.inf
 
     async def _ask_for_it(self, step: int, leader: str) -> Wished | None:
         question = AskMove(step, self._history.record_hash, self.move.source, self.target, self._balance)

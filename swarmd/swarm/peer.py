@@ -316,8 +316,7 @@ class Peer:
 
     async def drain(self, bound_s: float) -> Drained:
         """Ends its work here within a bound, so that nothing of it is lost, and says goodbye."""
-        if self.switch.mover is not None:
-            self.switch.give_up()
+        await self.switch.give_up()
         drained = Drained()
         if self._assembly is not None and self.state in AT_WORK and not self.history.behind:
             self._assembly.journeys.hold_back(retiring=True)
@@ -335,7 +334,7 @@ class Peer:
         """Says goodbye, and who has this peer's sum, if anyone has."""
         if self.journeys is not None:
             self.journeys.closed = True
-        self._set(state="left", heir=heir)
+        self._set(state="left", heir=heir or self.membership.own.heir)
         await self.gossip.announce()
 
     async def _announce(self) -> None:
@@ -380,9 +379,9 @@ class Peer:
             self.journeys.custody.disconnected(peer)
 
     def _gone(self, peer: PeerId) -> None:
-        """Its sum is lost with it, unless it said to whom it has handed it."""
+        """Its sum is lost with it, unless it said to whom it has handed it: it leaves the swarm, or its stage."""
         card = self.membership.get(peer)
-        heir = card.heir if card is not None and card.state == "left" else ""
+        heir = card.heir if card is not None and card.state in ("left", "joining") else ""
         heir = heir if heir != peer and self.membership.is_live(heir) else ""
         if self.journeys is not None:
             self.journeys.peer_lost(peer, heir)

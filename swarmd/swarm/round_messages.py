@@ -64,7 +64,7 @@ class Freeze:
 
 @dataclass(frozen=True)
 class HandOver:
-    """A peer that drains to a replica of its stage: a slice [start, stop) of its sum, which is to become part of yours.
+    """A peer that leaves to a replica of its stage: a slice [start, stop) of its sum, which is to become part of yours.
     Slices come in order; the last one has the whole added, or nothing. Answered with `TakenOver`, or a refusal.
     """
 

@@ -1,8 +1,9 @@
 """Which stage this peer is at, and the change from one to another: opens stages, assembles what belongs to them.
 
 `Mover` is the way; what happens at its ends is here: the old stage's assembly is closed in the turn of the event loop
-in which the record that grants the move was applied, and the new one's is built when the device is free. If the new
-stage can't be opened, the peer goes back to the old one, like a newcomer.
+in which the record that grants the move was applied, or nothing of the step is left here (`departing.py`), and the new
+one's is built when the device is free. If the new stage can't be opened, the peer goes back to the old one, like a
+newcomer.
 """
 
 import asyncio
@@ -72,6 +73,11 @@ class Switch:
         """Whether this peer has left a stage and doesn't serve the next one yet."""
         return self.mover is not None and self.mover.departed
 
+    @property
+    def leaving(self) -> str:
+        """What is still to be done at the old stage, one sentence; "" when nothing is."""
+        return self.assembly.departures.doing if self.assembly is not None and self.mover is not None else ""
+
     async def open(self, stage: int, *, pull: bool = False) -> Assembly:
         """Opens a stage and makes it this peer's; heads must have the same data. `pull`: its state is pulled meanwhile.
         Raises ConfigError.
@@ -127,10 +133,13 @@ class Switch:
         if self.assembly is not None:
             self.assembly.close()
 
-    def give_up(self) -> None:
-        """Stays at the old stage, unless it has left that already."""
+    async def give_up(self) -> None:
+        """Stays at the old stage, unless it has left that already. What it had begun to leave there stays as it is."""
         if self._moving is not None and not self.between:
             self._moving.cancel()
+            await asyncio.wait([self._moving])
+        if self.assembly is not None:
+            await self.assembly.departures.cease()
 
     async def enter(self, stage: int) -> Assembly:
         """Opens a stage, for whoever returns to an earlier version there: what was going on at the one before is void.
@@ -204,6 +213,7 @@ class Switch:
             newest=self._membership.newest,
             donors=lambda: self.donors(stage),
             arrive=self._arrive,
+            leave=self._leave,
         )
 
     async def _move(self, mover: Mover) -> None:
@@ -224,21 +234,39 @@ class Switch:
                 self._set_card(state="serving")
         finally:
             self.mover = self._moving = None
-            self._set_card(moving=-1)
+            self._set_card(moving=-1, heir="")
         await self._announce()
         if why:
             raise Refused(why)
 
     def hear(self, record: Record) -> None:
         """A record was applied. If it takes this peer away from its stage, that is over now."""
-        if self.mover is None or not self.mover.hear(record):
-            return
+        stays = self.assembly.departures.stays if self.assembly is not None else 0
+        if self.mover is not None and stays < record.step and self.mover.hear(record):
+            self._depart(self.mover)
+
+    async def _leave(self, mover: Mover) -> bool:
+        """Leaves the old stage in the middle of a step, if that is possible now."""
+
+        def depart(heir: PeerId) -> None:
+            mover.departed = True
+            self._depart(mover, heir)
+
+        assert self.assembly is not None, "whoever wants to leave is somewhere"
+        return await self.assembly.departures.leave(depart, self._set_state)
+
+    def _set_state(self, state: str) -> None:
+        self._set_card(state=state)
+        self._start(self._announce())
+
+    def _depart(self, mover: Mover, heir: PeerId = "") -> None:
+        """The old stage is over for this peer. `heir`: who has its sum, if the step isn't over."""
         assert self.assembly is not None, "whoever departs is somewhere"
         self._history.detach()
         self._left, self.assembly = self.assembly, None
         self._left.leave()
         self.arrived = asyncio.get_running_loop().time()
-        self._set_card(stage=self.mover.target, state="joining", moving=-1, rested=False)
+        self._set_card(stage=mover.target, state="joining", moving=-1, rested=False, heir=heir)
         self._start(self._announce())
 
     async def _arrive(self, stage: int) -> Assembly:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from swarmd.sim.checks import BOUNDS, Bound, Violation, check_bounds, check_chain, check_moves
+from swarmd.sim.checks import BOUNDS, Bound, Violation, Visit, check_bounds, check_chain, check_moves
 from swarmd.sim.clock import run_virtual
 from swarmd.sim.play import Play, play
 from swarmd.sim.reference import share
@@ -249,7 +249,9 @@ def test_a_broken_chain_is_seen(ledgers: list[list[dict[str, object]]], words: s
 
 
 def test_moving_back_and_forth_is_seen() -> None:
-    assert [it.promise for it in check_moves({"a": [0, 1, 0], "b": [0, 1]})] == [9]
+    way = [Visit(0, 0.0, 5.0), Visit(1, 6.0, 9.0), Visit(0, 10.0, 11.0)]
+    assert [it.promise for it in check_moves({"a": way, "b": way[:2]}, 5.1)] == [9]
+    assert not list(check_moves({"a": way}, 5.0)), "it has rested"
 
     async def change(it: Play) -> None:
         for stage in (0, 1, 0):

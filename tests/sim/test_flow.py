@@ -1,6 +1,7 @@
 """Swarms as flows: what they count, and that rebalancing brings what it should. And the traces they are played on."""
 
 import itertools
+import math
 
 import pytest
 
@@ -30,6 +31,19 @@ def test_a_stage_that_loses_two_is_helped_and_the_price_is_a_download_a_step_and
     lost = (1 - flow.last_hour / 100) * 3600 * 3  # microbatches; one third of the rate for so many seconds
     assert 15 < lost < 3 + 10 + 15 + 60 + 10
     assert play(trace, "none").last_hour == pytest.approx(100 * 2 / 3, abs=0.5)
+
+
+def test_who_leaves_in_the_middle_of_a_long_step_is_there_sooner() -> None:
+    """Of a step of ten minutes; the price is what it takes to hand its sum over."""
+    trace = [*begin(16), Change(3600.0, 1, comes=False), Change(3600.0, 5, comes=False)]
+
+    def lost(move_wait_s: float) -> float:
+        setting = Setting("balance", 60.0, stages=4, step_s=600.0, move_wait_s=move_wait_s)
+        return (1 - Swarm(setting, trace, 0, 2.0).run().last_hour / 100) * 3600 * 3
+
+    at_once = 3 + 1 + 3 + 15.2 + 10.1 + 10  # to notice, hear, look (or a little sooner), pull, hand over, switch
+    assert at_once - 3 < lost(15.0) < at_once + 0.5
+    assert lost(math.inf) == pytest.approx(600.0, abs=15.0), "it waits for the record"
 
 
 def test_of_all_rules_ours_loses_least_and_moves_less_than_the_published_one() -> None:

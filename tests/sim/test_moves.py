@@ -4,21 +4,20 @@ moves is identical to its new replicas from then on.
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from swarmd.errors import ConfigError, Refused
 from swarmd.sim import points
-from swarmd.sim.clock import run_virtual
 from swarmd.sim.faults import Crash, Move, Partition
-from swarmd.sim.play import Play, play
+from swarmd.sim.play import play
 from swarmd.sim.scenario import Scenario
 from swarmd.sim.world import SimPeer, World
 from swarmd.swarm import statesync
-from swarmd.swarm.messages import AskChunk, Hop
+from swarmd.swarm.messages import Hop
 from swarmd.values import Encoded
+from tests.sim.movers import ask, granted, members, slow_chunks, swarm
 from tests.sim.toy import (
     PAIRS,
     RUN,
@@ -41,51 +40,6 @@ CROWD = {**PAIRS, "middle3": 1}
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the toy's state is many of them."""
     monkeypatch.setattr(statesync, "CHUNK_BYTES", 2048)
-
-
-def ask(it: SimPeer, stage: int) -> "asyncio.Task[None]":
-    """Has a peer move, on its own machine."""
-    task = it.machine.spawn(it.peer.move(stage), name=f"move {it.name}")
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return task
-
-
-def granted(world: World) -> list[tuple[str, int, int]]:
-    """Every move in the records of the living."""
-    records = {step: record for it in world.peers.values() for step, record in it.peer.history._records.items()}
-    return [(move.peer, move.source, move.target) for step in sorted(records) for move in records[step].moves]
-
-
-def members(world: World, name: str) -> dict[int, set[int]]:
-    """At which stages a peer's sum counted, by stage the steps."""
-    found: dict[int, set[int]] = {}
-    for it in (*world.peers.values(), *world.dead.values()):
-        for line in it.store.ledger:
-            if name in line["members"]:
-                found.setdefault(line["stage"], set()).add(line["step"])
-    return found
-
-
-def swarm(
-    events: Callable[[World], Awaitable[None]], *, replicas: tuple[int, ...] = (2, 3, 2), steps: int = 14
-) -> World:
-    """A symbolic swarm to which something happens, and of which every promise is checked."""
-    scenario = Scenario(replicas=replicas, steps=steps)
-
-    async def main() -> World:
-        course = Play(scenario, trace=False)
-        for peer, stage in scenario.peers.items():
-            await course.start(peer, stage)
-        await moment(course.world, lambda: everyone_at(course.world, 2))
-        await events(course.world)
-        await course.world.until(lambda: everyone_at(course.world, steps), 600)
-        course.watch.look()
-        course.watch.conclude()
-        await course.stop()
-        assert not course.watch.found, course.watch.found
-        return course.world
-
-    return run_virtual(main())
 
 
 # ------------------------------------------------------------------------------------------------- a move
@@ -154,18 +108,6 @@ def test_it_serves_its_old_stage_until_the_state_is_here_and_a_record_grants_the
     ((done, total),) = transfers
     assert done == total > 0, "it asks once the state is here"
     assert len(members(world, "middle2")[1]) >= at + 2, "it counted at its old stage all that time"
-
-
-def slow_chunks(world: World, seconds: float = 1.0) -> None:
-    """Each chunk of a state takes a while."""
-    for it in world.peers.values():
-        give = it.peer.links._answerers[AskChunk]
-
-        async def slow(peer: str, ask: AskChunk, give: Any = give) -> Any:
-            await asyncio.sleep(seconds)
-            return await give(peer, ask)
-
-        it.peer.links.answers(AskChunk, slow)
 
 
 # ------------------------------------------------------------------------------------------------- what is refused
@@ -282,7 +224,7 @@ def test_whoever_waits_for_a_move_ends_when_both_are_cancelled_at_once() -> None
         moving = it.peer.switch._moving
         assert moving is not None
         moving.add_done_callback(lambda _: move.cancel())
-        it.peer.switch.give_up()
+        await it.peer.switch.give_up()
         await asyncio.wait([move])
         assert move.cancelled()
 

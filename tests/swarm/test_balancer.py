@@ -33,8 +33,9 @@ def test_everyone_counts_where_it_is_or_will_be() -> None:
     cards = (
         card("a", stage=0), card("b", stage=0, moving=2), card("c", stage=1, state="joining"),
         card("d", stage=1, state="left"), card("e", stage=2, rested=False), card("f", stage=-1, state="joining"),
+        card("g", stage=0, state="draining"), card("h", stage=0, state="draining", moving=1),
     )  # fmt: skip
-    assert loads(*cards) == [(1.0, 1, 1), (1.0, 0, 0), (2.0, 1, 0)]
+    assert loads(*cards) == [(1.0, 1, 1), (2.0, 0, 0), (2.0, 1, 0)]
 
 
 def test_a_place_that_nobody_has_heard_of_is_not_counted() -> None:
@@ -122,6 +123,17 @@ def test_of_several_that_go_to_one_place_the_first_to_ask_get_there() -> None:
             granted.append(Move(name, 0, 1))
     assert [move.peer for move in granted] == ["a", "b"]
     assert why == "stage 1 doesn't need it more than stage 0 any more"
+
+
+@pytest.mark.parametrize("state", ["draining", "joining"])
+def test_one_that_was_granted_and_leaves_at_once_counts_once(state: str) -> None:
+    """While it ends its work at the old stage, and when it has left that."""
+    going = card("a", stage=0, moving=1, state=state) if state == "draining" else card("a", stage=1, state=state)
+    others = (card("b", stage=0), card("c", stage=0), card("x", stage=1), card("y", stage=2), card("z", stage=2))
+    outlook = Outlook(RUN, swarm(going, *others))
+    assert outlook.objection(Move("b", 0, 1), [Move("a", 0, 1)]) == "stage 1 doesn't need it more than stage 0 any more"
+    outlook = Outlook(RUN, swarm(going, *others, card("d", stage=0)))
+    assert outlook.objection(Move("b", 0, 1), [Move("a", 0, 1)]) == "", "of four that are left one more may go"
 
 
 def test_a_move_to_nowhere_is_objected_to() -> None:
