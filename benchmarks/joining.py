@@ -70,20 +70,20 @@ async def measure(home: Path, bandwidth: float) -> tuple[Join, list[dict[str, An
         await fleet.found(home / "run.toml", FOUNDERS)
         witness, newcomer = fleet.daemons[1], fleet.daemons[FOUNDERS]
         say(f"training until version {STEPS_BEFORE}")
-        await _version(witness, STEPS_BEFORE)
+        await reach(witness, STEPS_BEFORE)
         fleet.weather.slow_down(newcomer.number, 0.0, bandwidth)
         say("a newcomer joins")
         join = await _join(fleet, newcomer, witness)
         say(f"training until version {join.served_version + STEPS_AFTER + 1}")
-        await _version(witness, join.served_version + STEPS_AFTER + 1)
+        await reach(witness, join.served_version + STEPS_AFTER + 1)
         await fleet.stop()
         return join, list(read_lines(witness.home.path))
     finally:
         await fleet.close()
 
 
-async def _version(daemon: Daemon, version: int) -> None:
-    """Waits for it. Raises TimeoutError."""
+async def reach(daemon: Daemon, version: int) -> None:
+    """Waits until a daemon is at a version. Raises TimeoutError."""
     async with asyncio.timeout(STEPS_BOUND_S):
         while daemon.status is None or daemon.status.version < version:
             await asyncio.sleep(POLL_S)

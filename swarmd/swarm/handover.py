@@ -7,6 +7,7 @@ of them subtract, as always. A frozen sum is neither given nor taken: its round 
 """
 
 import asyncio
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,7 @@ from swarmd.values import Encoded, PeerId
 log = logging.getLogger(__name__)
 
 SLICE_ELEMENTS = 4 << 20  # 16 MB of fp32: far below the limit of a frame
+LAST_ELEMENTS = 16 << 10  # at most in the last one, so that its answer comes soon on any line
 BYTES_PER_ELEMENT = 8  # at most, whatever the codec
 SLICE_SECONDS = 60.0  # for one slice on a slow link
 LAST_SECONDS = 4.0  # for the last one, while this peer tells no leader what it has: less than a leader's patience
@@ -108,26 +110,26 @@ class HandOvers:
     async def _give_to(self, sibling: PeerId) -> bool:
         step, size = self._history.version + 1, self._compute.gradient_size
         estate = self._estate(step)
-        starts = list(range(0, size, SLICE_ELEMENTS))
-        for start in starts[:-1]:
-            await self._send(sibling, estate, start, SLICE_SECONDS)
+        slices = cut(size)
+        for start, stop in slices[:-1]:
+            await self._send(sibling, estate, start, stop, SLICE_SECONDS)
         async with self._freezing:  # from here to the answer whoever asks what is in the sum must wait
             same = self._history.version + 1 == step and self._estate(step) == estate and not self._journeys.busy
             if not same or self._journeys.frozen_step == step:
                 raise Refused("the sum has changed meanwhile, or is frozen")
-            if not await self._send_last(sibling, estate, starts[-1]):
+            if not await self._send_last(sibling, estate, *slices[-1]):
                 raise Refused("it has forgotten the first slices")
             self._unsure = ""
             self._journeys.hand_over(step)
         log.info("step %d: %s has this peer's sum", step, sibling[-8:])
         return True
 
-    async def _send_last(self, sibling: PeerId, estate: Estate, start: int) -> bool:
+    async def _send_last(self, sibling: PeerId, estate: Estate, start: int, stop: int) -> bool:
         """Asks again if the answer is lost. Raises like `Links.ask`; then it may be there or not."""
         self._unsure = sibling
         for left in reversed(range(LAST_TRIES)):
             try:
-                return await self._send(sibling, estate, start, LAST_SECONDS / LAST_TRIES)
+                return await self._send(sibling, estate, start, stop, LAST_SECONDS / LAST_TRIES)
             except (PeerUnreachable, TimeoutError):
                 if not left:
                     raise
@@ -136,10 +138,8 @@ class HandOvers:
                 raise
         raise AssertionError("the last try returns or raises")
 
-    async def _send(self, sibling: PeerId, estate: Estate, start: int, seconds: float) -> bool:
+    async def _send(self, sibling: PeerId, estate: Estate, start: int, stop: int, seconds: float) -> bool:
         """Sends one slice. Whether the whole has been taken."""
-        size = self._compute.gradient_size
-        stop = min(size, start + SLICE_ELEMENTS)
         with unless_over(estate.step):
             data = await self._compute.contribution(estate.step, start, stop, codec=CODEC)
         message = HandOver(
@@ -251,3 +251,9 @@ class HandOvers:
         self.end_step()
         for task in self._taking:
             task.cancel()
+
+
+def cut(size: int) -> list[tuple[int, int]]:
+    """The slices of a sum of so many elements; the last one is short."""
+    borders = [*range(0, max(0, size - LAST_ELEMENTS), SLICE_ELEMENTS), max(0, size - LAST_ELEMENTS), size]
+    return [(start, stop) for start, stop in itertools.pairwise(borders) if stop > start]

@@ -140,6 +140,7 @@ class Leases:
     def withdraw(self, head: PeerId) -> list[int]:
         """A head is silent: what it hasn't completed is free again. Returns it."""
         self._away.pop(head, None)
+        self._pace.pop(head, None)  # nobody is too slow beside one that isn't there
         held = [index for index, since in self._leased.items() if head in since]
         for index in held:
             del self._leased[index][head]

@@ -89,6 +89,8 @@ def test_a_slow_head_gets_nothing_near_the_end_of_a_step() -> None:
     assert leases.give("slow", 1, 1, 20.0, horizon_s=30.0) == ([2], False)
     assert leases.give("slow", 1, 1, 20.0, horizon_s=10.0) == ([], False)
     assert leases.give("fast", 1, 1, 20.0, horizon_s=10.0) == ([3], False)
+    leases.lose("fast")
+    assert leases.give("slow", 1, 1, 20.0, horizon_s=10.0)[0], "who is left is not too slow beside one that is gone"
 
 
 def test_a_silent_head_keeps_only_what_it_has_completed() -> None:
