@@ -2,9 +2,9 @@
 step has begun. When its state is there, when it has left its old stage, when it serves the new one, and what the steps
 took before, meanwhile and after.
 
-Real daemons on this machine, three of the first stage and two of the second; a proxy that shapes the mover's link,
-devices of a set speed (see `paced`). A step takes about 36 s, so whoever waited for its record would wait for most of
-that. Exits 0 if the mover had left before the step was over and nothing was lost or counted twice.
+Real daemons on this machine, three of each of two stages; a proxy that shapes the mover's link, devices of a set speed
+(see `paced`). A step takes about a minute, so whoever waited for its record would wait for most of that. Exits 0 if the
+mover, who is no head and so doesn't lead the step, had left before it was over, and nothing was lost or counted twice.
 """
 
 import argparse
@@ -21,15 +21,16 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.chaos.fleet import Daemon, Fleet
+from benchmarks.chaos.fleet import Daemon, Fleet, Pace
 from benchmarks.chaos.outcome import read_lines
 from benchmarks.chaos.trial import say
 from benchmarks.joining import PACE, POLL_S, RUN, STEPS_BOUND_S, reach
 from benchmarks.toml import as_toml
+from swarmd.config import RunConfig
 from swarmd.status import Status
 
-LONG = dataclasses.replace(RUN, name="moving", sequences_per_step=240)  # 120 microbatches
-FOUNDERS = 5
+MICROBATCHES = 300  # a step, at the pace of `RUN`: about a minute
+FOUNDERS = 6
 STEPS_BEFORE = 2
 STEPS_AFTER = 2
 
@@ -50,16 +51,26 @@ class Way:
     served_in: int = 0
 
 
-async def measure(home: Path, bandwidth: float) -> tuple[Way, list[dict[str, Any]]]:
+def plan(hidden: int) -> tuple[RunConfig, Pace]:
+    """A run whose stages are so wide, and devices that are as much slower."""
+    times = (hidden / RUN.model.hidden) ** 2
+    model = dataclasses.replace(RUN.model, hidden=hidden, ffn=RUN.model.ffn * hidden // RUN.model.hidden)
+    sequences = RUN.sequences_per_microbatch * max(12, round(MICROBATCHES / times))
+    run = dataclasses.replace(RUN, name="moving", model=model, sequences_per_step=sequences)
+    return run, Pace(PACE.forward_s * times, PACE.backward_s * times)
+
+
+async def measure(home: Path, hidden: int, bandwidth: float) -> tuple[Way, list[dict[str, Any]]]:
     """The mover's times, and the ledger of a peer of the stage that it left."""
-    fleet = Fleet(home, LONG.model.stages, FOUNDERS // LONG.model.stages + 1, PACE)
-    (home / "run.toml").write_text(as_toml(LONG))
+    run, pace = plan(hidden)
+    fleet = Fleet(home, run.model.stages, FOUNDERS // run.model.stages, pace)
+    (home / "run.toml").write_text(as_toml(run))
     try:
         await fleet.found(home / "run.toml", FOUNDERS)
         witness, mover = fleet.daemons[0], fleet.daemons[FOUNDERS - 1]
         say(f"training until version {STEPS_BEFORE}")
         fleet.weather.slow_down(mover.number, 0.0, bandwidth)
-        await reach(witness, STEPS_BEFORE)
+        await reach(mover, STEPS_BEFORE)
         say(f"daemon {mover.number} goes from stage {mover.stage} to {1 - mover.stage}")
         way = await _switch(mover, 1 - mover.stage)
         say(f"training until version {way.served_in + STEPS_AFTER}")
@@ -89,7 +100,7 @@ async def _switch(mover: Daemon, stage: int) -> Way:
 
 
 def _note(way: Way, status: Status, stage: int, seconds: float, done: int) -> int:
-    """Takes in a status. Returns how many microbatches it had done before it served the new stage."""
+    """Takes in a status. Returns how many microbatches it had done by then, without those that it has handed over."""
     way.state_bytes = max(way.state_bytes, status.state_bytes_total)
     if status.state_bytes_total and status.state_bytes == status.state_bytes_total:
         way.pulled_s = way.pulled_s or seconds
@@ -105,7 +116,7 @@ def _note(way: Way, status: Status, stage: int, seconds: float, done: int) -> in
         way.serving_s, way.served_in = seconds, status.version + 1
     if status.microbatches_done > done:
         way.first_microbatch_s = seconds
-    return done
+    return status.microbatches_done
 
 
 def figures(way: Way, lines: list[dict[str, Any]], bandwidth: float) -> dict[str, Any]:
@@ -159,13 +170,15 @@ def main() -> int:
     """Measures and prints."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.moving", description=__doc__)
     parser.add_argument("--bandwidth", type=float, default=5.0, help="of the mover's link, MB/s (default 5)")
+    parser.add_argument("--hidden", type=int, default=512, help="width of the model (default 512: a state of 39 MB; "
+                        "1600 makes it 379 MB)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args()
-    if arguments.bandwidth <= 0:
-        print("--bandwidth must be positive.", file=sys.stderr)
+    if arguments.bandwidth <= 0 or arguments.hidden < 64 or arguments.hidden % 64:
+        print("--bandwidth must be positive, --hidden a multiple of 64.", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="swarmd-moving-") as directory:
-        way, lines = uvloop.run(measure(Path(directory), arguments.bandwidth * 1e6))
+        way, lines = uvloop.run(measure(Path(directory), arguments.hidden, arguments.bandwidth * 1e6))
     result = figures(way, lines, arguments.bandwidth * 1e6)
     if arguments.json:
         print(json.dumps(result, indent=2))

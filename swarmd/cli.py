@@ -92,6 +92,7 @@ class StartOptions:
     spot_file: str | None = None
     spot_command: str | None = None
     spot_interval_s: float | None = None
+    spot_notice_s: float | None = None
     resume: bool = False
     stage_lost_timeout_s: float | None = None
 
@@ -155,6 +156,15 @@ def start(
     spot_interval: Annotated[
         float | None, typer.Option(metavar="S", min=0.1, help="Look for the notice so often. Default: 5.")
     ] = None,
+    spot_notice: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            min=0,
+            help="From the notice to the end. What is more than --drain-timeout is used: it works on while others "
+            "prepare to take its place. Default: 30; AWS gives 120.",
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -173,7 +183,8 @@ def start(
     """Start a daemon that holds one stage of a run and trains it with its peers."""
     options = StartOptions(
         model, gpu, device, stage, tuple(bootstrap or ()), tuple(listen or ()), tuple(announce or ()), data, steps,
-        stages, idle, mdns, threads, drain_timeout, spot_file, spot_command, spot_interval, resume, stage_lost_timeout,
+        stages, idle, mdns, threads, drain_timeout, spot_file, spot_command, spot_interval, spot_notice, resume,
+        stage_lost_timeout,
     )  # fmt: skip
     return _reported(lambda: _start(options, Home(home or default_home()), debug=debug, log_json=log_json), debug)
 
@@ -392,6 +403,7 @@ def plan_node(options: StartOptions, home: Home, remembered: Remembered | None, 
         spot_file=options.spot_file,
         spot_command=options.spot_command,
         spot_interval_s=defaults.spot_interval_s if options.spot_interval_s is None else options.spot_interval_s,
+        spot_notice_s=defaults.spot_notice_s if options.spot_notice_s is None else options.spot_notice_s,
         resume=options.resume,
         limits=limits,
     )

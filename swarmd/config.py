@@ -138,8 +138,14 @@ class NodeConfig:
     spot_file: str | None = None  # this machine is about to be taken away once it exists
     spot_command: str | None = None  # ... or once this line of shell succeeds
     spot_interval_s: float = 5.0  # between two looks: the shortest notice of the large clouds is 30 s
+    spot_notice_s: float = 30.0  # from the notice to the end: what is more than a drain takes is worked through
     resume: bool = False  # a run that this node founds goes on from what is on its peers' disks
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+
+    @property
+    def grace_s(self) -> float:
+        """Seconds for which it works on after a notice, which it may hear of late."""
+        return max(0.0, self.spot_notice_s - self.spot_interval_s - self.drain_s)
 
 
 def to_plain(config: Any) -> dict[str, Any]:

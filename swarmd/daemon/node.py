@@ -344,6 +344,12 @@ class Node:
             raise ControlError("this daemon serves no stage yet; `swarmctl status` shows what it is at.")
         return self._peer
 
+    async def end_soon(self, why: str) -> None:
+        """This machine will be gone soon; until it drains others may prepare to take its place."""
+        if self._peer is not None and self.config.grace_s > 0:
+            log.log(NOTICE, "works on for %.0f s before it drains: %s", self.config.grace_s, why)
+            await self._peer.end_soon()
+
     async def drain(self, why: str, bound_s: float | None = None) -> Drained:
         """Ends this daemon's work within a bound, so that nothing of it is lost; then the daemon is to end. Who asks
         again waits for the same drain.
@@ -380,7 +386,7 @@ class Node:
         if peer.drainage is not None:
             return f"draining: {peer.drainage.doing}" if peer.drainage.doing else "draining"
         if peer.moving_to is None:
-            return ""
+            return "works on until it drains: its machine will be gone soon" if peer.membership.own.ending else ""
         transfer = peer.view.transfer()
         if 0 < transfer.total > transfer.done:
             return f"moving to stage {peer.moving_to}: its state comes"

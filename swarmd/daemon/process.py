@@ -110,7 +110,11 @@ async def _until_over(daemon: Node, life: Coroutine[None, None, None]) -> int:
     try:
         ends: set[asyncio.Future[Any]] = {living, stopped, spotted, daemon.ended, daemon.transport.failed}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if stopped.done() or (spotted.done() and not spotted.cancelled()):
+        others = ends - {spotted}
+        if spotted.done() and not any(it.done() for it in others):
+            await daemon.end_soon(spotted.result())
+            await asyncio.wait(others, timeout=daemon.config.grace_s, return_when=asyncio.FIRST_COMPLETED)
+        if stopped.done() or (spotted.done() and not any(it.done() for it in others)):
             why = f"on {stopped.result()}" if stopped.done() else f"the machine is about to go: {spotted.result()}"
             draining = asyncio.create_task(daemon.drain(why), name="drain")
             over: set[asyncio.Future[Any]] = {draining, living, daemon.transport.failed}

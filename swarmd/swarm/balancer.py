@@ -88,6 +88,8 @@ def stage_loads(
         away = it.moving in stages and it.state in LEAVING
         if it.stage not in stages or it.stage in summed or not (away or it.state in (*STAYING, "joining")):
             continue
+        if it.ending:  # whoever is to take its place may come before it goes
+            continue
         power[it.moving if away else it.stage] += powers[it.peer]
         if it.state in STAYING and not away:
             staying[it.stage] += 1
@@ -204,9 +206,9 @@ class Balancer:
         await self._changed.until(lambda: self._membership.generation != generation, seconds)
 
     def _replicas(self) -> tuple[int, ...]:
-        """How many peers each stage has at work."""
-        stages = range(self._run.model.stages)
-        return tuple(len(self._membership.stage(at)) + self._membership.unseen(at) for at in stages)
+        """How many peers each stage has at work, without those whose machines will be gone soon."""
+        members, stages = self._membership, range(self._run.model.stages)
+        return tuple(sum(not card.ending for card in members.stage(at)) + members.unseen(at) for at in stages)
 
     async def _look(self) -> bool:
         """Moves if the rule names this peer. False if it was to, and couldn't."""
@@ -219,7 +221,7 @@ class Balancer:
     def plan(self) -> Balance | None:
         """What the rule says of the swarm now; None if it can't concern this peer."""
         own, steps = self._membership.own, self._run.steps
-        able = own.state in ADMITTING and own.moving < 0 and own.rested and not self._history.behind
+        able = own.state in ADMITTING and own.moving < 0 and own.rested and not own.ending and not self._history.behind
         if not able or self._history.version >= steps - 1:
             return None
         loads = self._outlook.loads()

@@ -68,7 +68,7 @@ class Departures:
         state, history = self._membership.own.state, self._history
         own = self._membership.own.peer
         asks = self._task is not None and self._in_order(ask.step, [mover, own])[0] == mover
-        if self._journeys.closed or state not in STAYING or asks:
+        if self._journeys.closed or state not in STAYING or self._membership.own.ending or asks:
             raise Refused(f"this peer is {state}, and may leave stage {self._stage} itself")
         if history.behind or not history.ready or history.leaving is not None:
             raise Refused("this peer may have to fetch the stage's state itself")

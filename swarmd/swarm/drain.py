@@ -95,8 +95,10 @@ class Drain:
 
     def _siblings(self) -> list[PeerId]:
         own = self._membership.own
-        staying = [card.peer for card in self._membership.staying(own.stage) if card.peer != own.peer]
-        return rendezvous(f"heir/{self._step}/{own.stage}", staying)
+        others = [card for card in self._membership.stage(own.stage) if card.peer != own.peer and card.state in STAYING]
+        order = rendezvous(f"heir/{self._step}/{own.stage}", [card.peer for card in others])
+        ending = {card.peer for card in others if card.ending}  # better than nobody
+        return sorted(order, key=lambda peer: peer in ending)
 
     # ---------------------------------------------------------------------------------------------- under way
 

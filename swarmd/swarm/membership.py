@@ -353,8 +353,8 @@ class Membership:
         return [card for card in self.stage(stage) if card.state in ADMITTING]
 
     def staying(self, stage: int) -> list[Card]:
-        """Of a stage's peers at work, the cards of those that don't drain."""
-        return [card for card in self.stage(stage) if card.state in STAYING]
+        """Of a stage's peers at work, the cards of those that neither drain nor will do so soon."""
+        return [card for card in self.stage(stage) if card.state in STAYING and not card.ending]
 
     def near(self, stage: int) -> int:
         """How many peers are of a stage or its neighbours, oneself included, whatever they do."""
@@ -415,9 +415,9 @@ def is_near(card: Card, stage: int) -> bool:
     return card.stage >= 0 and abs(card.stage - stage) <= 1
 
 
-def _role(card: Card) -> tuple[int, int, str]:
+def _role(card: Card) -> tuple[int, int, str, bool]:
     """What of a card decides where its peer is counted."""
-    return card.incarnation, card.stage, card.state
+    return card.incarnation, card.stage, card.state, card.ending
 
 
 def nan_to_zero(value: float) -> float:

@@ -75,6 +75,7 @@ class Card:
     rested: bool = True  # it hasn't moved lately, and may again
     has_data: bool = True  # it could be a head, as far as it knows
     measured: bool = False  # service_seconds is of enough microbatches to place peers by it
+    ending: bool = False  # it works on, but its machine will be gone soon: nobody counts on it
     heir: PeerId = ""  # who has the sum of the present step of a peer that has just left its stage, or the swarm
 
 

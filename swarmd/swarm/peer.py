@@ -330,6 +330,11 @@ class Peer:
         await self.leave(drained.heir)
         return drained
 
+    async def end_soon(self) -> None:
+        """This peer's machine will be gone soon: it works on, and others may take its place meanwhile."""
+        self._set(ending=True)
+        await self._announce()
+
     async def leave(self, heir: PeerId = "") -> None:
         """Says goodbye, and who has this peer's sum, if anyone has."""
         if self.journeys is not None:

@@ -51,3 +51,9 @@ async def test_nothing_to_look_at_is_never_a_notice() -> None:
     done, _ = await asyncio.wait({waiting}, timeout=0.1)
     assert not done
     waiting.cancel()
+
+
+def test_what_is_left_of_the_notice_is_worked_through() -> None:
+    """A notice may be heard of late, and the drain must fit in."""
+    assert NodeConfig(home="/h", spot_notice_s=120.0).grace_s == 120.0 - 5.0 - 60.0
+    assert NodeConfig(home="/h").grace_s == 0.0

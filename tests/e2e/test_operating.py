@@ -27,7 +27,7 @@ async def test_a_swarm_is_operated_until_nobody_is_left() -> None:
         first = await it.start("--model", str(write_settings(ENDLESS, it.directory / "run.toml")), "--stage", "0")
         notice = it.directory / "notice"
         address = await first.address()
-        spot = ("--spot-file", str(notice), "--spot-interval", "0.1")
+        spot = ("--spot-file", str(notice), "--spot-interval", "0.1", "--spot-notice", "62.1")
         second = await it.start("--bootstrap", address, "--stage", "1", *spot)
         third = await it.start("--bootstrap", address, "--stage", "1")
         await third.until(lambda status: status["version"] >= 2 and status["state"] == "serving")
@@ -55,7 +55,8 @@ async def test_a_swarm_is_operated_until_nobody_is_left() -> None:
         assert "drained" in first.log()
         await third.until(lambda status: status["version"] >= version + 3)
 
-        notice.touch()  # the last replica of its stage
+        notice.touch()  # the last replica of its stage; it works on for two of its seconds
+        await second.until(lambda status: "will be gone soon" in status["doing"] and status["state"] == "serving")
         assert await second.end(60) == 0, second.log()
         assert f"{notice} is there" in second.log()
         assert "stage 1 is left empty" in second.log()

@@ -105,6 +105,24 @@ def test_the_fast_one_goes_where_it_is_needed() -> None:
     assert [(move.source, move.target) for move in moves(world)] == [(0, 1)]
 
 
+def test_whoever_is_to_go_soon_has_its_place_taken_before_it_goes() -> None:
+    """It works on meanwhile, and nobody is lost when it goes."""
+    told: list[float] = []
+
+    async def events(world: World) -> None:
+        await moment(world, lambda: everyone_at(world, 3))
+        it = world.peers["middle1"]
+        await it.machine.spawn(it.peer.end_soon(), name="end soon")
+        told.append(asyncio.get_running_loop().time())
+        await world.until(lambda: layout(world) == [3, 3, 2], 60)
+        assert it.peer.state == "serving"
+        await it.machine.spawn(it.peer.drain(20.0), name="drain")
+        await world.until(lambda: layout(world) == [3, 2, 2], 60)
+
+    world = swarm(dataclasses.replace(UNEVEN, replicas=(4, 2, 2)), events, until=30)
+    assert [(move.source, move.target) for move in moves(world)] == [(0, 1)]
+
+
 def test_a_stage_that_loses_peers_is_helped_soon() -> None:
     """Much sooner than the next look is due: deaths are news."""
     helped: list[float] = []
