@@ -4,7 +4,9 @@
 all hours, the first and the last, as mean over the seeds with its 95 % confidence interval. On the same traces: nobody
 moves, with newcomers placed at random or where they are needed; SWARM's published rule every T seconds, at its best
 (everyone knows everything at once); and ours, from production's functions and with production's late views. In all of
-them a newcomer needs its state before it serves, and a move is a download, the end of a step, and a switch.
+them a newcomer needs its state before it serves, and a move is a download, the end of a step (or, in the middle of a
+long one, the handing over of a sum), and a switch. Peers go without a word; in the last two rows they have two minutes'
+notice, as AWS gives it (`swarmd start --spot-notice 120`): they work on for one, while others may come, and drain.
 """
 
 import argparse
@@ -22,13 +24,15 @@ from swarmd.sim.flow import STATE_BYTES, STEP_SECONDS, Flow, Rule, Setting, Swar
 from swarmd.sim.traces import Change, generated, recorded
 
 HOURS = 32.0
-SWARMS: tuple[tuple[str, Rule, float], ...] = (
-    ("nobody moves, newcomers anywhere", "random", 300.0),
-    ("nobody moves", "none", 300.0),
-    ("SWARM, T = 300 s", "published", 300.0),
-    ("SWARM, T = 60 s", "published", 60.0),
-    ("ours, T = 300 s", "balance", 300.0),
-    ("ours, T = 60 s", "balance", 60.0),
+SWARMS: tuple[tuple[str, Rule, float, float], ...] = (  # and seconds of a period, and of notice before a peer goes
+    ("nobody moves, newcomers anywhere", "random", 300.0, 0.0),
+    ("nobody moves", "none", 300.0, 0.0),
+    ("SWARM, T = 300 s", "published", 300.0, 0.0),
+    ("SWARM, T = 60 s", "published", 60.0, 0.0),
+    ("ours, T = 300 s", "balance", 300.0, 0.0),
+    ("ours, T = 60 s", "balance", 60.0, 0.0),
+    ("ours, T = 300 s, 120 s notice", "balance", 300.0, 120.0),
+    ("ours, T = 60 s, 120 s notice", "balance", 60.0, 120.0),
 )
 TRACES: dict[str, Callable[[int], list[Change]]] = {"generated": generated, "recorded": recorded}
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # of 95 %, by degrees of freedom
@@ -131,12 +135,12 @@ def main() -> None:
         measure(
             trace,
             swarm,
-            Setting(rule, period_s, step_s=arguments.step, state_bytes=1e6 * arguments.state),
+            Setting(rule, period_s, step_s=arguments.step, state_bytes=1e6 * arguments.state, notice_s=notice_s),
             arguments.seeds,
             arguments.hours,
         )
         for trace in arguments.trace or TRACES
-        for swarm, rule, period_s in SWARMS
+        for swarm, rule, period_s, notice_s in SWARMS
     ]
     if arguments.plot:
         save_plot(arguments.plot, rows)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from swarmd.config import LimitsConfig
+from swarmd.config import LimitsConfig, NodeConfig
 from swarmd.sim.traces import Change
 from swarmd.swarm.balancer import rest_seconds, settle_seconds
 from swarmd.swarm.commit import Move
@@ -57,6 +57,8 @@ class Setting:
     step_s: float = STEP_SECONDS
     move_wait_s: float = LimitsConfig().move_wait_s  # for the end of a step; inf: moves always wait for it
     terms_switch_s: float = 10.0
+    notice_s: float = 0.0  # that a peer is told before it goes; it drains at the end of that
+    drain_s: float = NodeConfig("").drain_s
     powers: tuple[float, ...] = (1.0,)  # of peers, drawn
 
     @property
@@ -89,9 +91,10 @@ class Body:
     name: str
     power: float
     stage: int = -1
-    state: Literal["joining", "serving", "moving", "between", "gone"] = "joining"
+    state: Literal["joining", "serving", "moving", "between", "drained", "gone"] = "joining"
     target: int = -1  # while it moves
     arrived_s: float = -math.inf  # by its last move
+    ending: bool = False  # it will be gone soon
 
 
 class Stage:
@@ -130,6 +133,12 @@ class Swarm:
         setting, end = self._setting, self._hours * 3600
         for change in self._trace:
             happens = self._comes if change.comes else self._goes
+            if not change.comes and setting.notice_s > 0:
+                self._at(change.at_s - setting.notice_s, functools.partial(self._told, change.instance))
+                self._at(
+                    change.at_s - min(setting.notice_s, setting.drain_s),
+                    functools.partial(self._drain, change.instance),
+                )
             self._at(change.at_s, functools.partial(happens, change.instance))
         if setting.rule == "published":
             self._every(setting.period_s, self._publish)
@@ -183,12 +192,28 @@ class Swarm:
         else:
             self._at(self._now + self._setting.download_s, lambda: self._arrive(body))
 
+    def _told(self, instance: int) -> None:
+        """It has word that it will be gone soon, and works on."""
+        if (body := self._bodies.get(instance)) is not None:  # else it comes later
+            body.ending = True
+            self._changed(body.stage)
+
+    def _drain(self, instance: int) -> None:
+        """It ends its work, and hands it on."""
+        self._told(instance)
+        if (body := self._bodies.get(instance)) is not None:
+            self._stop(body)
+            body.state = "drained"
+
+    def _stop(self, body: Body) -> None:
+        if body.state in ("serving", "moving"):
+            self._stages[body.stage].serving -= body.power
+
     def _goes(self, instance: int) -> None:
         body = self._bodies.pop(instance)
         self._movers.pop(body.name, None)
         self._alive -= body.power
-        if body.state in ("serving", "moving"):
-            self._stages[body.stage].serving -= body.power
+        self._stop(body)
         body.state = "gone"
         stage, target = body.stage, body.target
 
@@ -213,19 +238,21 @@ class Swarm:
 
     def _load(self, stage: int) -> StageLoad:
         """A stage as its own peers see it."""
-        peers = self._stages[stage].peers.values()
+        peers = [it for it in self._stages[stage].peers.values() if not it.ending]
         staying = [it for it in peers if it.state in ("serving", "gone")]
         rested = (it for it in staying if self._now - it.arrived_s >= self._rest_s)
         power = sum(it.power for it in peers if it.state != "moving") + self._incoming(stage)
         return StageLoad(power, len(staying), in_order(Candidate(it.power, it.name) for it in rested))
 
     def _incoming(self, stage: int) -> float:
-        return sum(it.power for it in self._movers.values() if it.target == stage)
+        return sum(it.power for it in self._movers.values() if it.target == stage and not it.ending)
 
     def _powers(self) -> list[float]:
         """Of all stages, as whoever knows everything sees them."""
-        powers = [sum(it.power for it in stage.peers.values()) for stage in self._stages]
+        powers = [sum(it.power for it in stage.peers.values() if not it.ending) for stage in self._stages]
         for it in self._movers.values():
+            if it.ending:
+                continue
             powers[it.stage] -= it.power
             powers[it.target] += it.power
         return powers
@@ -294,7 +321,7 @@ class Swarm:
 
     def _begin(self, move: Move) -> None:
         body = self._stages[move.source].peers.get(move.peer)
-        if body is None or body.state != "serving":
+        if body is None or body.state != "serving" or body.ending:
             return
         body.state, body.target = "moving", move.target
         self._movers[body.name] = body
@@ -319,14 +346,16 @@ class Swarm:
         """Whoever has the state goes, if that still helps and leaves enough behind."""
         granted: list[Move] = []
         for body in waiting:
-            if self._movers.pop(body.name, None) is None:  # it is dead
+            if self._movers.pop(body.name, None) is None or body.state != "moving":  # it is gone
                 continue
             move = Move(body.name, body.stage, body.target)
+            stay = ("serving", "moving", "gone")
             staying = {
-                at: [it.name for it in stage.peers.values() if it.state in ("serving", "moving", "gone")]
-                for at, stage in enumerate(self._stages) if at in (body.stage, body.target)
-            }  # fmt: skip
-            if not objection(move, staying, granted) and (self._setting.rule == "published" or self._helps(body, move)):
+                at: [it.name for it in self._stages[at].peers.values() if it.state in stay and not it.ending]
+                for at in (body.stage, body.target)
+            }
+            helps = self._setting.rule == "published" or self._helps(body, move)
+            if helps and not body.ending and not objection(move, staying, granted):
                 granted.append(move)
                 self._leave(body, leaving_s)
             else:
@@ -336,7 +365,7 @@ class Swarm:
 
     def _helps(self, body: Body, move: Move) -> bool:
         """The conductor's guard: who is on the way still counts where it is, so the first to ask get there."""
-        loads = [StageLoad(sum(it.power for it in stage.peers.values()), 0) for stage in self._stages]
+        loads = [StageLoad(sum(it.power for it in stage.peers.values() if not it.ending), 0) for stage in self._stages]
         return pays(move, body.power, loads, self._works)
 
     def _leave(self, body: Body, leaving_s: float) -> None:

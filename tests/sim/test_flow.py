@@ -46,6 +46,19 @@ def test_who_leaves_in_the_middle_of_a_long_step_is_there_sooner() -> None:
     assert lost(math.inf) == pytest.approx(600.0, abs=15.0), "it waits for the record"
 
 
+def test_who_has_notice_has_its_place_taken_before_it_goes() -> None:
+    """17 peers, of which one of a stage of four goes: four can be everywhere all the time."""
+    trace = [*begin(17), Change(3600.0, 1, comes=False)]
+
+    def lost(notice_s: float) -> float:
+        setting = Setting("balance", 60.0, stages=4, notice_s=notice_s)
+        return (1 - Swarm(setting, trace, 0, 2.0).run().overall / 100) * 7200 * 4
+
+    assert lost(0.0) > 30
+    assert 10 < lost(75.0) < lost(0.0), "the other is still on its way when it drains, a minute before it goes"
+    assert lost(120.0) == pytest.approx(0.0, abs=0.1)
+
+
 def test_of_all_rules_ours_loses_least_and_moves_less_than_the_published_one() -> None:
     trace = generated(0, hours=32.0)
     late = [Change(it.at_s, it.instance, it.comes) for it in trace if it.at_s < 31 * 3600]
