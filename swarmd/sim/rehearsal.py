@@ -111,7 +111,7 @@ def rehearse(
     seed: int = 0,
     story: Story | None = None,
 ) -> Rehearsed:
-    """Plays the first two steps of the run and measures the second.
+    """Plays the first two steps of the run and measures the second. Nobody moves: the placement is what is asked about.
 
     parameters: of each stage, what its round moves. crowd: as in `Host`, for actors that share a computer. story: what
     befalls the peers meanwhile.
@@ -124,6 +124,7 @@ def rehearse(
         steps=WARM_STEPS + 2,
         validate_every=0,
         checkpoint_every=1 << 30,
+        rebalance_seconds=0.0,
     )
     return run_virtual(_play(run, actors, wire, rtt_s, parameters, crowd, seed, story))
 
