@@ -12,7 +12,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint sim prove chaos chaos-virtual soak bench-pipeline bench-joining bench-recovery bench-rebalance bench-codecs bench-start bench-planner clean
+.PHONY: help demo test test-long lint sim prove chaos chaos-virtual soak bench-pipeline bench-joining bench-recovery bench-moving bench-rebalance bench-codecs bench-start bench-planner clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -57,6 +57,9 @@ bench-pipeline: .venv/.installed-dev ## Tokens per second of a 2-stage swarm, be
 
 bench-joining: .venv/.installed-dev ## How long a newcomer takes, and what the others' steps take meanwhile
 	@$(BIN)/python -m benchmarks.joining
+
+bench-moving: .venv/.installed-dev ## How long a daemon takes to another stage, in the middle of a step
+	@$(BIN)/python -m benchmarks.moving
 
 bench-recovery: .venv/.installed-dev ## What the swarm needs when tail, conductor, round leader or a whole stage is killed
 	@$(BIN)/python -m benchmarks.recovery
