@@ -69,6 +69,10 @@ Examples:
 """
 
 _HOME_HELP = "Directory of this daemon: identity, log, ledger, checkpoints. Default: $SWARMD_HOME or ~/.swarmd."
+_NOTICE_HELP = (
+    "From the notice to the end. What is more than --drain-timeout is used: it works on while others prepare to "
+    "take its place. Default: 30; AWS gives 120."
+)
 
 
 @dataclass(frozen=True)
@@ -156,15 +160,7 @@ def start(
     spot_interval: Annotated[
         float | None, typer.Option(metavar="S", min=0.1, help="Look for the notice so often. Default: 5.")
     ] = None,
-    spot_notice: Annotated[
-        float | None,
-        typer.Option(
-            metavar="S",
-            min=0,
-            help="From the notice to the end. What is more than --drain-timeout is used: it works on while others "
-            "prepare to take its place. Default: 30; AWS gives 120.",
-        ),
-    ] = None,
+    spot_notice: Annotated[float | None, typer.Option(metavar="S", min=0, help=_NOTICE_HELP)] = None,
     resume: Annotated[
         bool,
         typer.Option(

@@ -6,6 +6,7 @@ settings come from a preset or from whoever is joined.
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import random
 import time
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from swarmd.config import NodeConfig, RunConfig, fingerprint, to_plain
+from swarmd.daemon.device import device_memory
 from swarmd.daemon.local import Home, Remembered, RememberedRun
 from swarmd.daemon.logs import NOTICE
 from swarmd.daemon.store import LocalStore
@@ -80,6 +82,8 @@ class Node:
 
     async def live(self, run: RunConfig | None, *, idle: bool) -> None:
         """Founds a run, joins one, or waits to be told; then trains to its end. Raises ConfigError, SwarmError."""
+        memory = await device_memory(self.config.device)
+        self._membership.own = dataclasses.replace(self._membership.own, memory_bytes=memory)
         if run is not None:
             await self._begin(run)
         else:

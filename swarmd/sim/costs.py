@@ -8,19 +8,19 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from swarmd.config import ModelConfig, RunConfig
+from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
 from swarmd.sim.compute import Speed
 from swarmd.sim.devices import LAUNCH_SECONDS, Device, Point
 from swarmd.sim.phantom import BYTES_PER_ELEMENT
 from swarmd.swarm.parts import PART_ELEMENTS
+from swarmd.swarm.sizes import FP32, block_parameters, stage_parameters, state_bytes
 
 BACKWARD_TIMES = 2  # a backward's matrix products are twice a forward's
 KERNELS = 60  # that PyTorch starts for one block's forward; twice as many for its backward: counted roughly
 MOVES = 2  # each tensor of a block is written once and read once
 WEIGHT_BYTES = (6, 28)  # moved per parameter and forward, and backward: casts, finite check, addition to the sum
 ROUND_BYTES = {"contribution": 6, "reduce": 10, "assemble": 14, "apply": 40}  # of the device's memory, per element
-FP32, MOMENTS_FP32, MOMENTS_8BIT = 4, 8, 2  # bytes per parameter
 LOGIT_BYTES = 10  # per token and word: logits in bf16 and fp32, their gradient
 WIRE_SECONDS_PER_BYTE = 5e-9
 """Of a core, for encrypting and framing at either end: 200 MB/s between two processes (docs/planning.md). GPUs' hosts
@@ -71,22 +71,6 @@ def find_wire(name: str) -> Wire:
 
 
 # ------------------------------------------------------------------------------------------------- the model
-
-
-def block_parameters(model: ModelConfig) -> int:
-    """Of one block: four matrices of attention, three of SwiGLU, two gains."""
-    return 4 * model.hidden**2 + 3 * model.hidden * model.ffn + 2 * model.hidden
-
-
-def stage_parameters(model: ModelConfig, stage: int) -> int:
-    """Distinct ones that a peer of the stage holds."""
-    blocks = 1 if model.shared else model.layers // model.stages
-    count = blocks * block_parameters(model)
-    if stage == 0:
-        count += model.vocabulary * model.hidden
-    if stage == model.stages - 1:
-        count += (model.vocabulary + 1) * model.hidden
-    return count
 
 
 def block_flops(run: RunConfig) -> float:
@@ -229,14 +213,6 @@ def _between(points: tuple[Point, ...], hidden: int, of: Callable[[Point], float
 
 
 # ------------------------------------------------------------------------------------------------- memory
-
-
-def state_bytes(run: RunConfig, stage: int) -> float:
-    """Of the device, whatever it computes: parameters, sum, moments, and the averaged gradient with the next version's
-    parameters while a step is applied (a microbatch's gradients need no more).
-    """
-    moments = MOMENTS_8BIT if run.optimizer.name.endswith("8bit") else MOMENTS_FP32
-    return stage_parameters(run.model, stage) * (4.0 * FP32 + moments)
 
 
 def memory_bytes(run: RunConfig, stage: int, dtype: str) -> float:

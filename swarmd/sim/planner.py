@@ -17,6 +17,7 @@ from swarmd.sim.devices import Group
 from swarmd.sim.phantom import BYTES_PER_ELEMENT
 from swarmd.sim.placement import Placement, plan_placement
 from swarmd.sim.rehearsal import Actor, Played, Rehearsed, rehearse
+from swarmd.swarm.sizes import block_parameters, stage_parameters
 
 PEERS_SIMULATED = 12  # about, in one rehearsal: a few seconds each
 MICROBATCHES_SIMULATED = 16  # at most, per peer and step: the middle of such a step is steady
@@ -137,7 +138,7 @@ def plan(question: Question, *, variants: bool = True, told: Callable[[str], Non
 
 def _applied(run: RunConfig) -> int:
     model = run.model
-    return model.layers * costs.block_parameters(model) + (2 * model.vocabulary + 1) * model.hidden
+    return model.layers * block_parameters(model) + (2 * model.vocabulary + 1) * model.hidden
 
 
 def _validation_seconds(run: RunConfig, outlook: Outlook) -> float:
@@ -344,8 +345,8 @@ def _averaged(run: RunConfig, stage: int, full: Placement, small: Placement) -> 
     """
     many, few = full.replicas(stage), small.replicas(stage)
     if few < 2:
-        return costs.stage_parameters(run.model, stage)
-    return round(costs.stage_parameters(run.model, stage) * (1 - 1 / many) / (1 - 1 / few))
+        return stage_parameters(run.model, stage)
+    return round(stage_parameters(run.model, stage) * (1 - 1 / many) / (1 - 1 / few))
 
 
 def _rows(
@@ -367,7 +368,7 @@ def _rows(
                 continue
             speed, device = speeds[number][stage], group.device
             need = costs.memory_bytes(run, stage, question.dtype)
-            averaging = 2 * BYTES_PER_ELEMENT[run.codecs.averaging] * costs.stage_parameters(run.model, stage)
+            averaging = 2 * BYTES_PER_ELEMENT[run.codecs.averaging] * stage_parameters(run.model, stage)
             averaging *= 1 - 1 / full.replicas(stage)
             operations = (1 + costs.BACKWARD_TIMES) * costs.stage_flops(run, stage) / speed.total_s
             rows.append(

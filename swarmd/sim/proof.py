@@ -40,7 +40,7 @@ FAULTS = 50  # that strike a run, at least
 DRAWN_PER_FAULT = 2.4  # some find their peer dead, or must spare a stage's last replica
 DEADLY = ("crash", "power loss")  # actions at points
 BACK_SECONDS = (0.2, 40.0)  # after which a dead peer is started again
-LEARNING_RATE = 5e-3  # at 2e-2 the toy's training amplifies rounding so much that even a calm run ends 4e-5 apart
+LEARNING_RATE = 2.5e-3  # at 2e-2 the toy's training amplifies rounding so much that even a calm run ends 4e-5 apart
 EPS = 1e-5  # of Adam. At 1e-8 a single element whose gradient is nearly zero can move by 1e-5 of its tensor's norm
 # because sums were added in another order, in a plain loop as in a swarm
 LONGEST_SECONDS = 130.0  # of a fault, with the time until it strikes and until a dead peer is back

@@ -33,6 +33,7 @@ from swarmd.swarm.rebalance import (
     with_move,
 )
 from swarmd.swarm.signals import Signal
+from swarmd.swarm.sizes import state_bytes
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ def stage_loads(
         if it.state in STAYING and not away:
             staying[it.stage] += 1
             if it.rested:
-                candidates[it.stage].append(Candidate(powers[it.peer], it.peer, it.has_data))
+                candidates[it.stage].append(Candidate(powers[it.peer], it.peer, it.has_data, it.memory_bytes))
     for at in sorted(summed):
         _add_summary(summaries[at], power, staying, candidates)
     return [StageLoad(power[at], staying[at], in_order(candidates[at])) for at in stages]
@@ -126,7 +127,8 @@ class Outlook:
 
     def __init__(self, run: RunConfig, membership: Membership) -> None:
         self.works = stage_works(run.model)
-        self.terms = Terms(download_seconds(run.model))
+        needs = tuple(state_bytes(run, stage) for stage in range(run.model.stages))
+        self.terms = Terms(download_seconds(run.model), needs=needs)
         self._membership = membership
 
     def loads(self, besides: Iterable[Card] = ()) -> list[StageLoad]:

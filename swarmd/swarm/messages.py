@@ -74,6 +74,7 @@ class Card:
     moving: int = -1  # the stage that it will leave this one for; while it does so, it drains
     rested: bool = True  # it hasn't moved lately, and may again
     has_data: bool = True  # it could be a head, as far as it knows
+    memory_bytes: float = 0.0  # of its device; 0: unknown
     measured: bool = False  # service_seconds is of enough microbatches to place peers by it
     ending: bool = False  # it works on, but its machine will be gone soon: nobody counts on it
     heir: PeerId = ""  # who has the sum of the present step of a peer that has just left its stage, or the swarm
@@ -126,6 +127,7 @@ class AskPlace:
 
     stage: int  # the stage it insists on, or -1
     has_data: bool  # it could be a head
+    memory_bytes: float = 0.0  # of its device; 0: unknown
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from swarmd.swarm.balancer import Outlook
 from swarmd.swarm.gossip import cards_for
 from swarmd.swarm.history import History
 from swarmd.swarm.links import Links
-from swarmd.swarm.membership import Membership
+from swarmd.swarm.membership import Membership, nan_to_zero
 from swarmd.swarm.messages import AskPlace, Card, Place
 from swarmd.swarm.rebalance import plan_place
 from swarmd.swarm.signals import Signal
+from swarmd.swarm.sizes import lacking
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ class Places:
         outlook: Outlook,
         used: int | None = None,
     ) -> None:
-        self._stages, self._links, self._membership, self._history = run.model.stages, links, membership, history
+        self._run, self._stages = run, run.model.stages
+        self._links, self._membership, self._history = links, membership, history
         self._hear, self._entries = hear, entries
         self._outlook = outlook
         self._used = used if used is not None and used < self._stages else None  # what is on its disk is mostly of this
@@ -70,7 +72,7 @@ class Places:
                     return wanted
                 if self._history.resumes and self._may_use():
                     return self._used or 0
-                return self._place(self.has_data)
+                return self._place(self.has_data, self._membership.own.memory_bytes)
             await changed.wait(RETRY_SECONDS)
 
     def _may_use(self) -> bool:
@@ -87,7 +89,8 @@ class Places:
                 return
 
     async def _ask(self, peer: PeerId, wanted: int | None) -> int | None:
-        question = AskPlace(-1 if wanted is None else wanted, self.has_data)
+        stage = -1 if wanted is None else wanted
+        question = AskPlace(stage, self.has_data, self._membership.own.memory_bytes)
         try:
             place = await self._links.ask(peer, question, Place, deadline_s=PLACE_SECONDS)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
@@ -110,12 +113,14 @@ class Places:
         self._promises = {who: it for who, it in self._promises.items() if it[1] > now and who != peer}
         stage = ask.stage
         if stage < 0:
-            stage = self._place(ask.has_data, peer)
+            stage = self._place(ask.has_data, nan_to_zero(ask.memory_bytes), peer)
         self._promises[peer] = (stage, now + PROMISE_SECONDS)
         return Place(stage, cards_for(stage, self._membership), self._history.founder, self._history.resumes)
 
-    def _place(self, has_data: bool, newcomer: PeerId = "") -> int:
-        """The stage that needs a newcomer most; those to whom a place was promised are as good as there."""
+    def _place(self, has_data: bool, memory_bytes: float, newcomer: PeerId = "") -> int:
+        """The stage that needs a newcomer most, of those that its device may hold, if there are any; those to whom a
+        place was promised are as good as there.
+        """
         coming = []
         for who, (promised, _) in self._promises.items():
             known = self._membership.get(who)
@@ -125,5 +130,6 @@ class Places:
         if newcomer:  # it may have been here before
             coming.append(dataclasses.replace(self._membership.own, peer=newcomer, stage=-1, state="joining"))
         able = [stage for stage in range(self._stages) if stage > 0 or has_data]
+        able = [stage for stage in able if not lacking(self._run, stage, memory_bytes)] or able
         planned = plan_place(self._outlook.loads(coming), self._outlook.works, able)
         return 0 if planned is None else planned

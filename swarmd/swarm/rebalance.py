@@ -36,6 +36,7 @@ class Candidate:
     power: float
     peer: PeerId = ""
     has_data: bool = True  # it can be a head
+    memory_bytes: float = 0.0  # of its device; 0: unknown
 
 
 def in_order(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
@@ -59,6 +60,12 @@ class Terms:
     download_s: float = 0.0
     switch_s: float = SWITCH_SECONDS
     minimum: int = 1  # replicas that a stage keeps
+    needs: tuple[float, ...] = ()  # bytes of a device's memory that each stage takes at least; none: anyone can hold it
+
+    def can_serve(self, it: Candidate, stage: int) -> bool:
+        """Whether a peer can, for all that is known."""
+        short = bool(self.needs) and 0 < it.memory_bytes < self.needs[stage]
+        return not short and (stage > 0 or it.has_data)
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,7 @@ def plan_balance(loads: Sequence[StageLoad], works: Sequence[float], terms: Term
     Each step of the search raises the least capacity of the two stages it touches, so the search ends. Steps are taken
     into the plan as soon as all that came since the last of it pay for themselves together.
     """
-    state = _Placement(loads, works, terms.minimum)
+    state = _Placement(loads, works, terms)
     before = state.least()
     plan, taken, steps = Balance((), before, before), list[_Step](), list[_Step]()
     cost = 0.0  # microbatches that are not done because of the steps that aren't in the plan yet
@@ -196,10 +203,10 @@ def _is_sure(gain: float, before: float, steps: Sequence[_Step], works: Sequence
 class _Placement:
     """A placement that is changed step by step."""
 
-    def __init__(self, loads: Sequence[StageLoad], works: Sequence[float], minimum: int) -> None:
-        self._works = works
+    def __init__(self, loads: Sequence[StageLoad], works: Sequence[float], terms: Terms) -> None:
+        self._works, self._terms = works, terms
         self._have = capacities(loads, works)
-        self._free = [load.staying - minimum for load in loads]
+        self._free = [load.staying - terms.minimum for load in loads]
         self._candidates = [list(load.candidates) for load in loads]
 
     def least(self) -> float:
@@ -232,11 +239,11 @@ class _Placement:
         have, works = self._have, self._works
         back = comes.power if comes is not None else 0.0
         even = (have[source] - have[target]) / (1 / works[source] + 1 / works[target])  # would make them equal
-        candidates = self._candidates[source]
-        if target == 0:
-            candidates = [it for it in candidates if it.has_data]
-        elif source == 0 and comes is not None and not comes.has_data:
+        if comes is not None and not self._terms.can_serve(comes, source):
             return best
+        candidates = self._candidates[source]
+        if target == 0 or self._terms.needs:
+            candidates = [it for it in candidates if self._terms.can_serve(it, target)]
         place = bisect_left(candidates, even + back, key=lambda it: it.power)
         for at in (place - 1, place):
             if 0 <= at < len(candidates):

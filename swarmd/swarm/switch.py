@@ -27,6 +27,7 @@ from swarmd.swarm.moves import objection
 from swarmd.swarm.placing import Places
 from swarmd.swarm.ports import Compute, Data
 from swarmd.swarm.signals import Signal
+from swarmd.swarm.sizes import lacking
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
@@ -195,6 +196,8 @@ class Switch:
             raise Refused(f"this peer is {own.state}; it can go to another stage only while it serves one")
         if stage == 0 and not self._places.has_data:
             raise Refused("the first stage needs the run's data, and this peer has no copy of it that fits")
+        if stage in stages and (why := lacking(self._run, stage, own.memory_bytes)):
+            raise Refused(why)
         replicas = {it: [card.peer for card in self._membership.staying(it)] for it in stages}
         if why := objection(Move(own.peer, own.stage, stage), replicas):
             raise Refused(why)

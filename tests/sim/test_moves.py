@@ -16,6 +16,7 @@ from swarmd.sim.scenario import Scenario
 from swarmd.sim.world import SimPeer, World
 from swarmd.swarm import statesync
 from swarmd.swarm.messages import Hop
+from swarmd.swarm.sizes import state_bytes
 from swarmd.values import Encoded
 from tests.sim.movers import ask, granted, members, slow_chunks, swarm
 from tests.sim.toy import (
@@ -150,6 +151,27 @@ def test_a_move_that_is_out_of_the_question_is_refused_with_a_sentence(name: str
 
     world = swarm(events, replicas=(2, 2, 1), steps=5)
     assert granted(world) == []
+
+
+def test_a_device_that_is_too_small_for_a_stage_neither_goes_there_nor_is_placed_there() -> None:
+    """The last stage has the vocabulary besides."""
+    placed: list[int | None] = []
+
+    async def events(world: World) -> None:
+        needs = [state_bytes(world.run, stage) for stage in range(3)]
+        assert needs[1] < needs[2]
+        it = world.peers["middle1"]
+        it.peer.membership.own = dataclasses.replace(it.peer.membership.own, memory_bytes=needs[1])
+        with pytest.raises(Refused, match=r"stage 2 takes .* at least, and this device has"):
+            await ask(it, 2)
+        places: Any = world.peers["head1"].peer._places
+        placed.extend(
+            places._place(has_data, memory) for has_data, memory in ((True, 0.0), (False, needs[1]), (False, 1.0))
+        )
+
+    world = swarm(events, replicas=(2, 2, 1), steps=5)
+    assert granted(world) == []
+    assert placed == [2, 1, 2], "where nothing fits, where it is needed most"
 
 
 def test_a_move_while_another_is_under_way_is_refused() -> None:

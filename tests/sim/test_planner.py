@@ -20,6 +20,7 @@ from swarmd.sim.placement import Placement, plan_placement
 from swarmd.sim.planner import Question, look, plan
 from swarmd.sim.rehearsal import Actor, rehearse
 from swarmd.sim.square_cube import SHAPES
+from swarmd.swarm.sizes import stage_parameters, state_bytes
 
 MBPS = 1e6 / 8
 PROFILE = {
@@ -64,7 +65,7 @@ def test_parameters_are_those_of_the_real_model(preset: str) -> None:
 
     model = load_run(preset).model
     for stage in range(model.stages):
-        assert costs.stage_parameters(model, stage) == distinct_parameters(model, stage, stage)
+        assert stage_parameters(model, stage) == distinct_parameters(model, stage, stage)
     run = load_run(preset)
     products = 2.0 * run.tokens_per_microbatch * applied_parameters(model)
     embedding = 2.0 * run.tokens_per_microbatch * model.vocabulary * model.hidden  # looked up, not multiplied
@@ -104,10 +105,10 @@ def test_memory_holds_what_an_engine_holds() -> None:
 
     run = toy_run()
     assert costs.graph_bytes(run, "fp32") == graph_bytes(run.model, run.tokens_per_microbatch)
-    parameters = costs.stage_parameters(run.model, 1)
-    assert costs.state_bytes(run, 1) == 24 * parameters
+    parameters = stage_parameters(run.model, 1)
+    assert state_bytes(run, 1) == 24 * parameters
     eight_bit = replace(run, optimizer=replace(run.optimizer, name="adamw8bit"))
-    assert costs.state_bytes(eight_bit, 1) == 18 * parameters
+    assert state_bytes(eight_bit, 1) == 18 * parameters
 
 
 def test_wider_stages_use_a_device_better() -> None:
@@ -314,7 +315,7 @@ def test_a_scaled_rehearsal_tells_what_the_whole_would() -> None:
         for stage in range(3)
     ]
     actors = [Actor(stage, speeds[stage], groups[0].up, groups[0].down) for stage in range(3) for _ in range(6)]
-    parameters = [costs.stage_parameters(run.model, stage) for stage in range(3)]
+    parameters = [stage_parameters(run.model, stage) for stage in range(3)]
     whole = rehearse(run, actors, find_wire("int8"), rtt_s=0.01, parameters=parameters)
     assert small.step_s == pytest.approx(whole.step_s, rel=0.15)
 

@@ -1,5 +1,6 @@
 """Who should move, in tables, by properties, and against a dumb twin that tries every placement."""
 
+import dataclasses
 import itertools
 import math
 import random
@@ -134,6 +135,21 @@ def test_only_who_has_the_data_becomes_a_head() -> None:
     assert plan_balance(loads, [1.0, 1.0], FREE).moves == ()
     loads[1] = StageLoad(5.0, 5, (*blind, Candidate(1.0, "seer")))
     assert plan_balance(loads, [1.0, 1.0], FREE).moves == (Move("seer", 1, 0),)
+
+
+def test_nobody_goes_where_its_device_is_too_small() -> None:
+    """Also not in exchange for another. What nobody knows limits nothing."""
+    small = tuple(Candidate(1.0, f"small{number}", memory_bytes=16e9) for number in range(4))
+    terms = dataclasses.replace(FREE, needs=(15e9, 20e9))
+    loads = [StageLoad(4.0, 4, small), StageLoad(1.0, 1, ())]
+    assert plan_balance(loads, [1.0, 1.0], terms).moves == ()
+    loads[0] = StageLoad(5.0, 5, (*small, Candidate(1.0, "unknown")))
+    assert plan_balance(loads, [1.0, 1.0], terms).moves == (Move("unknown", 0, 1),)
+    fast = tuple(Candidate(5.0, f"fast{number}", memory_bytes=16e9) for number in range(2))
+    slow = tuple(Candidate(1.0, f"slow{number}", memory_bytes=80e9) for number in range(2))
+    loads = [StageLoad(10.0, 2, fast), StageLoad(2.0, 2, slow)]
+    assert len(plan_balance(loads, [1.0, 1.0], FREE).moves) > 0
+    assert plan_balance(loads, [1.0, 1.0], terms).moves == ()
 
 
 def test_who_is_on_the_way_counts_where_it_goes() -> None:

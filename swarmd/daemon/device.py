@@ -1,0 +1,54 @@
+"""How much memory a device has, before torch is loaded: what a stage takes decides where a newcomer is placed.
+
+Of a GPU its driver's tool is asked. What can't be found out counts as unknown, and limits nothing.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+
+import psutil
+
+log = logging.getLogger(__name__)
+
+TOOL = "nvidia-smi"
+TOOL_SECONDS = 5.0
+MIB = 1 << 20
+
+
+async def device_memory(device: str) -> float:
+    """Bytes of a device as torch names it (cpu, cuda, cuda:1); 0 if that can't be found out."""
+    if device == "cpu":
+        return float(psutil.virtual_memory().total)
+    kind, _, number = device.partition(":")
+    if kind != "cuda":
+        return 0.0
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    index = int(number or 0)
+    if visible and index >= len(visible):
+        return 0.0
+    return await _ask_driver(visible[index] if visible else str(index))
+
+
+async def _ask_driver(name: str) -> float:
+    """`name`: a number or a UUID."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            TOOL, f"--id={name}", "--query-gpu=memory.total", "--format=csv,noheader,nounits",
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+    except OSError:
+        return 0.0
+    try:
+        async with asyncio.timeout(TOOL_SECONDS):
+            said, _ = await process.communicate()
+        return float(said.decode().strip()) * MIB
+    except (TimeoutError, ValueError) as trouble:
+        log.info("the memory of GPU %s can't be found out: %r", name, trouble)
+        return 0.0
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
