@@ -4,6 +4,9 @@ The planner knows a profile (`swarmd profile`: CPU seconds of a block at a few w
 and the link's rate; it has seen none of the swarms. A swarm's daemons stand for machines of their own but share few
 cores, so each is a device that takes two or three times as long as one core (`benchmarks.paced`): its thread sleeps the
 rest, all else is the production code. Swarms take turns; the error is the median over the rounds.
+
+A shared machine's speed drifts by tens of percent within minutes. So a probe is timed right after the profile, and
+before and after each swarm; the prediction is for the profiled device as fast as the machine was then.
 """
 
 import argparse
@@ -27,7 +30,7 @@ from swarmd.sim.costs import find_wire
 from swarmd.sim.devices import Device, Group, profile_from_plain
 from swarmd.sim.placement import Placement
 from swarmd.sim.planner import Question, look
-from swarmd.stage.profile import measure_profile
+from swarmd.stage.profile import FEW, Probe, measure_profile, plan_probe
 
 THREADS = 1  # of a daemon
 WARM_STEPS = 1
@@ -35,6 +38,7 @@ LIMIT_SECONDS = 600.0  # of one swarm
 POLL_SECONDS = 0.05
 LOOPBACK_BYTES_PER_SECOND = 200e6  # of libp2p between two processes here (docs/planning.md)
 ERROR_LIMIT = 0.15  # the promise
+PROBE_WIDTH, PROBE_STEPS = 256, 6
 
 
 @dataclass(frozen=True)
@@ -111,13 +115,22 @@ def _end(daemons: list[Daemon]) -> None:
             daemon.process.wait()
 
 
-def predict(case: Case, device: Device, steps: int) -> float:
-    """Tokens per second, as the planner says."""
+def probe_seconds() -> float:
+    """What a small stage takes for a microbatch at present, on one thread."""
+    probe = Probe(plan_probe(PROBE_WIDTH, "cpu", FEW), "cpu")
+    for _ in range(PROBE_STEPS):
+        probe.step()
+    timed = probe.timed()
+    return timed.forward_s + timed.backward_s + timed.tail_s
+
+
+def predict(case: Case, device: Device, steps: int, speed: float) -> float:
+    """Tokens per second, as the planner says, where the device is `speed` times as fast as its profile."""
     run, stages = case.run(WARM_STEPS + steps), range(len(case.replicas))
     rate = case.link_bytes_per_second or LOOPBACK_BYTES_PER_SECOND
     slow = tuple(int(stage == case.slow) for stage in stages)
     normal = tuple(count - less for count, less in zip(case.replicas, slow, strict=True))
-    pace = 1 / case.slowness
+    pace = speed / case.slowness
     groups, counts = [Group(sum(normal), device, rate, rate, pace=pace)], [normal]
     if any(slow):
         groups.append(Group(1, device, rate, rate, pace=pace / 2))
@@ -131,11 +144,15 @@ def run_rounds(cases: list[Case], rounds: int, steps: int) -> Iterator[Measured]
     for number in range(rounds):
         _say("profile of this machine")
         device = profile_from_plain(measure_profile("cpu", THREADS, crowded=False))
+        profiled = probe_seconds()
         for case in cases:
+            before = probe_seconds()
             with tempfile.TemporaryDirectory() as folder:
                 rate = measure(case, steps, Path(folder))
-            it = Measured(case, rate, predict(case, device, steps))
-            _say(f"round {number + 1}, {case.name}: {it.predicted:,.0f} predicted, {rate:,.0f} measured")
+            speed = 2 * profiled / (before + probe_seconds())
+            it = Measured(case, rate, predict(case, device, steps, speed))
+            told = f"{it.predicted:,.0f} predicted at {speed:.2f} of the profile's speed, {rate:,.0f} measured"
+            _say(f"round {number + 1}, {case.name}: {told}")
             yield it
 
 
