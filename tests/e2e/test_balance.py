@@ -50,5 +50,4 @@ async def test_five_at_the_first_stage_and_one_at_each_other_settle_and_stay() -
         code, out, _ = await run_command("swarmctl", "--home", str(movers[0].home), "status")
         assert code == 0
         assert "moved because" in out
-        assert "needs it more than stage 0" in movers[0].log()
         assert check_replicas(daemons) > 3
