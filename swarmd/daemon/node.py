@@ -45,6 +45,7 @@ JOIN_PATIENCE_SECONDS = 30.0  # for a bootstrap peer given on the command line; 
 LIVING_SECONDS = 5.0  # for peers of a run that is to be resumed to answer, if they still work at it
 PEERS_REMEMBERED = 16  # addresses of so many are written down
 RATE_RECORDS = 10  # committed steps that the shown tokens per second are averaged over
+PASSING_SECONDS = 1.0  # what the swarm waits for no longer than this is not worth a warning
 GOODBYE_SECONDS = 5.0  # to tell the neighbours; those who don't hear it notice the broken connection
 PLAIN_CODECS = ("fp32", "fp16", "bf16", "int8")  # what every device can
 
@@ -264,8 +265,8 @@ class Node:
         """Says in the log what the swarm waits for, whenever that changes."""
         told = ""
         while True:
-            waiting = peer.view.waiting_for()
-            if waiting != told:
+            await asyncio.sleep(PASSING_SECONDS)
+            if (waiting := peer.view.waiting_for()) != told:
                 log.warning("waiting for %s", waiting) if waiting else log.log(NOTICE, "the swarm is complete")
                 told = waiting
             await peer.changed.wait()

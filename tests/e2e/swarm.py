@@ -141,6 +141,13 @@ async def run_command(*command: str, seconds: float = START_SECONDS) -> tuple[in
     return process.returncode or 0, out.decode(), err.decode()
 
 
+async def swarmctl(daemon: Daemon, *command: str, code: int = 0) -> tuple[dict[str, Any], str]:
+    """The object on stdout (empty if there is none) and what is on stderr."""
+    got, out, error = await run_command("swarmctl", "--home", str(daemon.home), *command, "--json")
+    assert (got, "Traceback" in error) == (code, False), (out, error, daemon.log())
+    return (json.loads(out) if out.strip() else {}), error
+
+
 def check_replicas(daemons: Sequence[Daemon]) -> int:
     """Replicas agree at every step (promise 2), along one chain of records. Returns the number of steps."""
     seen: dict[tuple[int, int], tuple[str, str, str]] = {}

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from tests.e2e.swarm import Daemon, check_replicas, swarm
+from tests.e2e.swarm import Daemon, check_replicas, swarm, swarmctl
 from tests.e2e.test_training import INT8, write_settings
 
 LONG = dataclasses.replace(INT8, steps=50, validate_every=0)
@@ -19,16 +19,20 @@ async def test_killed_replicas_and_a_newcomer() -> None:
     """A head, a middle and a tail die, one at a time; a newcomer takes a place, pulls its state and is identical."""
     async with swarm() as it:
         model = write_settings(LONG, it.directory / "run.toml")
-        daemons = await it.found(model, [0, 1, 2, 0, 1, 2])
-        await at_version(daemons[0], 3)
-        newcomer = await it.start("--bootstrap", await daemons[0].address())
-        for victim, version in ((daemons[3], 3), (daemons[4], 8), (daemons[5], 13)):
-            await at_version(daemons[0], version)
+        head, *others, head2, middle2, tail2 = daemons = await it.found(model, [0, 1, 2, 0, 1, 2])
+        await at_version(head, 3)
+        head2.kill()
+        await swarmctl(head, "pause")  # so that the run waits for the newcomer, however long that takes
+        newcomer = await it.start("--bootstrap", await head.address())
+        began = (await newcomer.until(lambda status: status["state"] == "serving"))["version"]
+        await swarmctl(head, "resume")
+        for victim, version in ((middle2, began + 5), (tail2, began + 10)):
+            await at_version(head, version)
             victim.kill()
-        survivors = [*daemons[:3], newcomer]
+        survivors = [head, *others, newcomer]
         assert [await daemon.end() for daemon in survivors] == [0] * 4
         assert check_replicas([*daemons, newcomer]) == LONG.steps
-        ledger, late = daemons[0].ledger(), newcomer.ledger()
+        ledger, late = head.ledger(), newcomer.ledger()
     assert late[0]["step"] > 3, "the newcomer began at a later version"
     assert late[-1]["step"] == LONG.steps
     assert sum(line["lost"] + line["duplicated"] for line in ledger) == 0, ledger

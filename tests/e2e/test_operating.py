@@ -1,24 +1,15 @@
 """Operating real daemons: pause, resume, switch, drain (by command, by signal, by notice), leave. Each ends with 0."""
 
 import dataclasses
-import json
 import signal
-from typing import Any
 
 import pytest
 
-from tests.e2e.swarm import Daemon, check_replicas, run_command, swarm
+from tests.e2e.swarm import check_replicas, swarm, swarmctl
 from tests.e2e.test_training import INT8, write_settings
 
 MODEL = dataclasses.replace(INT8.model, layers=2, stages=2)
 ENDLESS = dataclasses.replace(INT8, model=MODEL, steps=100_000, validate_every=0)
-
-
-async def swarmctl(daemon: Daemon, *command: str, code: int = 0) -> tuple[dict[str, Any], str]:
-    """The object on stdout (empty if there is none) and what is on stderr."""
-    got, out, error = await run_command("swarmctl", "--home", str(daemon.home), *command, "--json")
-    assert (got, "Traceback" in error) == (code, False), (out, error, daemon.log())
-    return (json.loads(out) if out.strip() else {}), error
 
 
 @pytest.mark.timeout(240)
