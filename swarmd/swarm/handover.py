@@ -79,8 +79,8 @@ class HandOvers:
         self._completed = completed  # hears of indices that came here so: a head reports them
         self._incoming: dict[PeerId, Incoming] = {}  # one at a time: each may be as large as the stage's gradient
         self._taken: dict[PeerId, Estate] = {}  # of the present step
-        self._taking: set[asyncio.Task[None]] = set()
-        self._unsure: PeerId = ""  # may have taken this peer's sum: its answer was lost
+        self._taking: dict[asyncio.Task[None], tuple[PeerId, Estate]] = {}
+        self.unsure: PeerId = ""  # has all of this peer's sum, and may have taken it: its answer is lost, or to come
         links.answers(HandOver, self._answer)
 
     # ---------------------------------------------------------------------------------------------- giving
@@ -89,15 +89,15 @@ class HandOvers:
         """Hands this peer's sum to one of the siblings: who has it now, "" if nobody took it. Nothing may be on its
         way into the sum.
         """
-        if self._unsure in siblings:  # the same one again, or two may have it
-            siblings = [self._unsure]
+        if self.unsure in siblings:  # the same one again, or two may have it
+            siblings = [self.unsure]
         for sibling in siblings:
             try:
                 if await self._give_to(sibling):
                     return sibling
             except (PeerUnreachable, TimeoutError, Refused, PeerFault, MemoryError) as trouble:
                 log.info("%s doesn't take this peer's sum: %s", sibling[-8:], trouble)
-            if self._unsure == sibling:
+            if self.unsure == sibling:
                 break
         return ""
 
@@ -111,7 +111,7 @@ class HandOvers:
         step, size = self._history.version + 1, self._compute.gradient_size
         estate = self._estate(step)
         slices = cut(size)
-        for start, stop in slices[:-1]:
+        for start, stop in slices[:-1] if self.unsure != sibling else ():
             await self._send(sibling, estate, start, stop, SLICE_SECONDS)
         async with self._freezing:  # from here to the answer whoever asks what is in the sum must wait
             same = self._history.version + 1 == step and self._estate(step) == estate and not self._journeys.busy
@@ -119,14 +119,14 @@ class HandOvers:
                 raise Refused("the sum has changed meanwhile, or is frozen")
             if not await self._send_last(sibling, estate, *slices[-1]):
                 raise Refused("it has forgotten the first slices")
-            self._unsure = ""
+            self.unsure = ""
             self._journeys.hand_over(step)
         log.info("step %d: %s has this peer's sum", step, sibling[-8:])
         return True
 
     async def _send_last(self, sibling: PeerId, estate: Estate, start: int, stop: int) -> bool:
         """Asks again if the answer is lost. Raises like `Links.ask`; then it may be there or not."""
-        self._unsure = sibling
+        self.unsure = sibling
         for left in reversed(range(LAST_TRIES)):
             try:
                 return await self._send(sibling, estate, start, stop, LAST_SECONDS / LAST_TRIES)
@@ -134,7 +134,7 @@ class HandOvers:
                 if not left:
                     raise
             except (Refused, PeerFault, MemoryError):
-                self._unsure = ""
+                self.unsure = ""
                 raise
         raise AssertionError("the last try returns or raises")
 
@@ -159,6 +159,9 @@ class HandOvers:
         )
         if self._taken.get(giver) == estate:  # it hasn't had the answer
             return TakenOver(True)
+        for task, taking in self._taking.items():
+            if taking == (giver, estate):  # the device takes its time
+                return await self._taken_by(task)
         self._check(estate)
         incoming = self._collect(giver, estate, message)
         if incoming.elements < self._compute.gradient_size:
@@ -166,18 +169,22 @@ class HandOvers:
         del self._incoming[giver]
         # A task of its own: once the device has begun, the book must hear of its end, also if the giver is lost.
         task = asyncio.create_task(self._take(giver, incoming), name=f"take over from {giver[-8:]}")
-        self._taking.add(task)
+        self._taking[task] = giver, estate
         task.add_done_callback(self._ended)
+        return await self._taken_by(task)
+
+    async def _taken_by(self, task: "asyncio.Task[None]") -> TakenOver:
+        """Once that has ended. Raises like `_take`, and Refused if it was called off."""
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.cancelled():
-                raise Refused(f"step {estate.step} is over") from None
+                raise Refused("the step is over") from None
             raise
         return TakenOver(True)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._taking.discard(task)
+        del self._taking[task]
         if not task.cancelled():
             task.exception()  # whoever waited has it; nobody may have
 
@@ -244,7 +251,7 @@ class HandOvers:
         """The step is over: what is on its way belongs to no sum any more."""
         self._incoming.clear()
         self._taken.clear()
-        self._unsure = ""
+        self.unsure = ""
 
     def close(self) -> None:
         """Ends what is under way."""

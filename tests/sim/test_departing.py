@@ -141,6 +141,29 @@ def test_the_mover_or_its_heir_dies_meanwhile(point: str, power: bool) -> None:
     swarm(events, microbatches=30, limits=NOW)
 
 
+@pytest.mark.parametrize("seconds", [5.0, *long(3.0, 9.0)])
+def test_an_heir_whose_device_takes_its_time(seconds: float) -> None:
+    """Longer than an answer is awaited: the mover asks again, and doesn't go on, or its sum would be another."""
+
+    async def events(world: World) -> None:
+        def hang(world: World, name: str) -> None:
+            world.hang(name)
+            asyncio.get_running_loop().call_later(seconds, world.unhang, name)
+
+        it = await with_a_sum(world, "middle2")
+        for name in ("middle1", "middle3"):
+            world.fail_at(name, None, "begin.absorb", hang)
+        move = ask(it, 2)
+        step, heir = await departure(world, "middle2")
+        assert step == step_of(world)
+        assert accumulated(world.peers[heir], step) >= 3
+        await move
+
+    world = swarm(events, microbatches=90, limits=NOW)
+    assert granted(world) == [], "no record was needed"
+    assert not any(line["subtracted"] for it in world.peers.values() for line in it.store.ledger)
+
+
 @pytest.mark.parametrize("power", [False, *long(True)], ids=["crash", "power loss"])
 def test_the_heir_dies_later_in_the_step(power: bool) -> None:
     """What the mover had is lost with it, and done again."""
