@@ -66,8 +66,9 @@ class Assembly:
             self.head.inherit if self.head is not None else lambda indices: None,
         )  # fmt: skip
         self.departures = Departures(
-            run, links, membership, history, conductor, self.journeys, self.rounds, self.handovers, self.head, stage
-        )
+            run, links, membership, history, conductor, self.journeys, self.rounds, compute, self.handovers, self.head,
+            stage,
+        )  # fmt: skip
         history.attach(stage, compute, self.rounds.gather)
         joiner.opened(compute, self.rounds.hold)
 

@@ -21,13 +21,15 @@ from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import STAYING, Membership, rendezvous
 from swarmd.swarm.messages import Ack, AskStay, check_stage
+from swarmd.swarm.ports import Compute
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
 
 STAY_SECONDS = 5.0  # for a replica to promise that it stays
 VERSION_WAIT_SECONDS = 3.0  # ... for which it must be at the step
-FINISH_SECONDS = 5.0  # for what is under way; the rest is given up, and others finish it
+FINISH_SECONDS = 5.0  # without work for the device: what is still under way is given up then, and others finish it ...
+FINISH_LIMIT_SECONDS = 60.0  # ... or after this at the latest
 LOOK_SECONDS = 0.25  # between two looks at whether something holds that nobody tells of
 
 Depart = Callable[[PeerId], None]
@@ -46,13 +48,14 @@ class Departures:
         conductor: Conductor,
         journeys: Journeys,
         rounds: Rounds,
+        compute: Compute,
         handovers: HandOvers,
         head: Head | None,
         stage: int,
     ) -> None:
         self._run, self._links, self._membership, self._history = run, links, membership, history
         self._conductor, self._journeys, self._rounds = conductor, journeys, rounds
-        self._handovers, self._head, self._stage = handovers, head, stage
+        self._compute, self._handovers, self._head, self._stage = compute, handovers, head, stage
         self.stays = 0  # until the record of this step is applied: so it has promised
         self.heir: tuple[int, PeerId] = (0, "")  # of which step, and who: has this peer's sum
         self.doing = ""  # one sentence, to be shown
@@ -149,11 +152,17 @@ class Departures:
 
     async def _finish(self, step: int) -> None:
         """Waits for what is under way, and gives up what doesn't come to its end soon."""
-        loop = asyncio.get_running_loop()
-        end, head, journeys = loop.time() + FINISH_SECONDS, self._head, self._journeys
-        while (journeys.busy or (head is not None and head.busy)) and loop.time() < end and self._goes_on(step):
+        loop, head, journeys = asyncio.get_running_loop(), self._head, self._journeys
+        worked = now = loop.time()
+        limit = now + FINISH_LIMIT_SECONDS
+        while (journeys.busy or (head is not None and head.busy)) and now < limit and self._goes_on(step):
+            if self._compute.progress().running is not None:
+                worked = now
+            elif now - worked >= FINISH_SECONDS:
+                break
             self.doing = f"finishing {journeys.queues().total()} microbatches"
             await journeys.changed.wait(LOOK_SECONDS)
+            now = loop.time()
         if head is not None and self._goes_on(step):
             head.retire()
         while journeys.busy and self._goes_on(step):  # what is on the device ends by itself
