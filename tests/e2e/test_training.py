@@ -28,6 +28,7 @@ RUN = RunConfig(
     sequences_per_microbatch=2,
     validate_every=5,
     checkpoint_every=1000,
+    rebalance_seconds=0.0,  # nobody goes where the test doesn't send it
     seed=7,
 )
 INT8 = dataclasses.replace(RUN, codecs=CodecConfig("int8", "int8", "fp16"))
