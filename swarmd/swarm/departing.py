@@ -151,7 +151,7 @@ class Departures:
             set_state(state)
 
     async def _finish(self, step: int) -> None:
-        """Waits for what is under way, and gives up what doesn't come to its end soon."""
+        """Waits for what is under way while the device works at it, and gives up what doesn't come to its end so."""
         loop, head, journeys = asyncio.get_running_loop(), self._head, self._journeys
         worked = now = loop.time()
         limit = now + FINISH_LIMIT_SECONDS
@@ -173,8 +173,8 @@ class Departures:
         return self._wanted and self.may() and self._history.version + 1 == step
 
     async def _try(self, step: int, heir: PeerId, depart: Depart) -> bool:
-        """One try to go. False if it stays, and may go on: once its sum is with another it may not, before the step is
-        over, as the device still has that sum, and would add to it.
+        """One try to go. False if it stays, and may go on: once its sum is with another, or may be, it may not before
+        the step is over, as the device still has that sum, and would add to it.
         """
         book, given = self._journeys.book(step), self.heir[0] == step
         if not self._goes_on(step) or self._journeys.busy or not self._membership.is_live(heir):
