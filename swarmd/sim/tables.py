@@ -253,7 +253,7 @@ def _plot_cells(cells: list[Cell]) -> str:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=f"simulated: {title}", title_justify="left", show_header=any(columns))
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     return table
 
 
