@@ -154,7 +154,23 @@ def to_plain(config: Any) -> dict[str, Any]:
     return plain
 
 
+LATER: tuple[str, ...] = ()
+"""Settings of a run, by their path (`optimizer.beta3`), that came after the first release."""
+
+
 def fingerprint(run: RunConfig) -> str:
-    """16 hex digits that differ whenever two runs' settings do. Peers with different ones refuse each other."""
-    canonical = json.dumps(to_plain(run), sort_keys=True, separators=(",", ":"))
+    """16 hex digits that differ whenever two runs' settings do. Peers with different ones refuse each other.
+
+    A setting that came later counts only where it isn't its default, so that a home of an older release keeps its name.
+    """
+    plain = to_plain(run)
+    for path in LATER:
+        *tables, name = path.split(".")
+        table, config = plain, type(run)
+        for key in tables:
+            table, config = table[key], type(getattr(run, key))
+        default = next(it.default for it in dataclasses.fields(config) if it.name == name)
+        if table[name] == default:
+            del table[name]
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,138 @@
+"""What a daemon says of itself: its status, what it is at, and itself in one line. Reads, changes nothing."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+
+from swarmd.config import RunConfig, fingerprint
+from swarmd.status import Bytes, PeerState, Queues, Status
+from swarmd.swarm.membership import AT_WORK
+from swarmd.values import PeerId
+
+if TYPE_CHECKING:
+    from swarmd.daemon.node import Node
+
+
+class Report:
+    """One daemon as the control socket, the service manager and its log show it."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self._started = time.monotonic()
+        self._process = psutil.Process()
+
+    def status(self) -> Status:
+        run, peer = self._node.search.run, self._node.peer
+        version = peer.history.version if peer else 0
+        last = self._node.records[-1] if self._node.records else None
+        sent, received = self._node.transport.traffic()
+        transfer = peer.view.transfer() if peer else None
+        return Status(
+            peer_id=self._node.transport.peer_id,
+            run=run.name if run else "",
+            fingerprint=fingerprint(run) if run else "",
+            model=_describe(run) if run else "",
+            stage=peer.stage if peer else None,
+            stages=run.model.stages if run else 0,
+            state=self._state(),
+            waiting_for=peer.view.waiting_for() if peer else "",
+            version=version,
+            step=min(version + 1, run.steps) if run else 0,
+            steps=run.steps if run else 0,
+            loss=None if last is None or last.skipped else last.loss,
+            validation_loss=self._validation_loss(),
+            tokens_per_second=self._rate(),
+            microbatches_per_second=peer.view.microbatches_per_second() if peer else 0.0,
+            progress=peer.view.progress() if peer else 0.0,
+            seconds_left=self._seconds_left(),
+            queues=peer.view.queues() if peer else Queues(idle_because="this daemon is idle"),
+            peers=self._replicas(),
+            addresses=self._node.addresses(),
+            device=self._node.config.device,
+            bytes=Bytes(sent, received),
+            uptime_seconds=time.monotonic() - self._started,
+            conductor=self._conductor(),
+            record=peer.history.record_hash if peer else "",
+            ledger=dict(peer.history.totals) if peer else {},
+            memory_bytes=self._process.memory_info().rss,
+            open_files=self._process.num_fds(),
+            tasks=len(asyncio.all_tasks()),
+            opened=peer is not None and peer.compute is not None,
+            microbatches_done=peer.view.microbatches_done() if peer else 0,
+            state_bytes=transfer.done if transfer else 0,
+            state_bytes_total=transfer.total if transfer else 0,
+            state_donors=transfer.donors if transfer else 0,
+            moving_to=peer.moving_to if peer else None,
+            moved_because=peer.moved_because if peer else "",
+            doing=self.doing(),
+            warnings=tuple(filter(None, (self._node.store.trouble,))) if self._node.store else (),
+        )
+
+    def doing(self) -> str:
+        """What it was told to do and is at, one sentence; "" when it was told nothing."""
+        peer = self._node.peer
+        if peer is None:
+            return ""
+        if peer.drainage is not None:
+            return f"draining: {peer.drainage.doing}" if peer.drainage.doing else "draining"
+        if peer.moving_to is None:
+            return "works on until it drains: its machine will be gone soon" if peer.membership.own.ending else ""
+        transfer = peer.view.transfer()
+        if 0 < transfer.total > transfer.done:
+            return f"moving to stage {peer.moving_to}: its state comes"
+        doing = peer.switch.leaving or ("opening it" if peer.state == "joining" else "asking for it")
+        return f"moving to stage {peer.moving_to}: {doing}"
+
+    def summary(self) -> str:
+        """The daemon in one line."""
+        run, peer = self._node.search.run, self._node.peer
+        if run is None or peer is None:
+            return self._state()
+        stage = "no stage yet" if peer.stage is None else f"stage {peer.stage} of {run.model.stages}"
+        step = min(peer.history.version + 1, run.steps)
+        return f"{self._state()}, {stage}, step {step} of {run.steps} of run {run.name}"
+
+    def _state(self) -> PeerState:
+        if self._node.search.run is None:
+            return "idle"
+        if self._node.peer is None:
+            return "joining"
+        return (
+            "waiting"
+            if self._node.peer.state == "serving" and self._node.peer.view.waiting_for()
+            else self._node.peer.state
+        )
+
+    def _replicas(self) -> dict[str, int]:
+        if self._node.search.run is None:
+            return {}
+        live = [card.stage for card in self._node.membership.cards() if card.state in (*AT_WORK, "finished")]
+        return {str(stage): live.count(stage) for stage in range(self._node.search.run.model.stages)}
+
+    def _conductor(self) -> PeerId:
+        peer = self._node.peer
+        if peer is None or peer.conductor is None or peer.history.finished:
+            return ""
+        return peer.conductor.leader(peer.history.version + 1)
+
+    def _validation_loss(self) -> float | None:
+        return self._node.peer.view.validation_loss if self._node.peer else None
+
+    def _rate(self) -> float:
+        seconds = sum(record.seconds for record in self._node.records)
+        return sum(record.tokens for record in self._node.records) / seconds if seconds > 0 else 0.0
+
+    def _seconds_left(self) -> float | None:
+        if self._node.search.run is None or not self._node.records or self._node.peer is None:
+            return None
+        mean = sum(record.seconds for record in self._node.records) / len(self._node.records)
+        return mean * (self._node.search.run.steps - self._node.peer.history.version)
+
+
+def _describe(run: RunConfig) -> str:
+    model = run.model
+    layers = f"{model.layers} layers of width {model.hidden} in {model.stages} stages"
+    sharing = ", one block shared in each stage" if model.shared else ""
+    return f"{layers}{sharing}, {run.sequences_per_step} sequences a step"

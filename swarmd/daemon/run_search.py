@@ -1,0 +1,184 @@
+"""How a daemon comes to a run: it founds one, goes on with one that is on its disk, or takes the settings of a peer's.
+
+Asks at the addresses that it was given, remembers or hears of on the local network, until one gives a run. Relies on
+`Links` for the greeting, which proves the run's fingerprint, and on the home for what an earlier life wrote down.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from swarmd.config import NodeConfig, RunConfig, fingerprint, to_plain
+from swarmd.daemon.local import Home, Remembered, RememberedRun
+from swarmd.daemon.logs import NOTICE
+from swarmd.errors import ConfigError, ControlError, PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.swarm.links import Links
+from swarmd.swarm.membership import Membership
+from swarmd.swarm.messages import Settings
+from swarmd.swarm.signals import Signal
+from swarmd.values import PeerId
+
+if TYPE_CHECKING:
+    from swarmd.net.libp2p import Libp2pTransport
+
+log = logging.getLogger(__name__)
+
+JOIN_RETRY_SECONDS = 1.0
+JOIN_PATIENCE_SECONDS = 30.0  # for a bootstrap peer given on the command line; a remembered one is tried for ever
+LIVING_SECONDS = 5.0  # for peers of a run that is to be resumed to answer, if they still work at it
+ADDRESSES_HEARD = 64  # on the local network, at most so many are tried
+
+
+class RunSearch:
+    """Which run this daemon is of, and through whom it came to it."""
+
+    def __init__(
+        self, config: NodeConfig, home: Home, transport: "Libp2pTransport", links: Links, membership: Membership
+    ) -> None:
+        self._config, self._home, self._transport = config, home, transport
+        self._links, self._membership = links, membership
+        self.run: RunConfig | None = None
+        self.known: RememberedRun | None = None  # what this home says of the run
+        self.resume = config.resume
+        self.entries: tuple[PeerId, ...] = ()  # the peers that gave the run's settings
+        self._found: deque[str] = deque(maxlen=ADDRESSES_HEARD)  # on the local network
+        self._changed = Signal()
+        self._adopting = asyncio.Lock()  # several peers may offer a run at once
+
+    def settings(self) -> Settings | None:
+        """What others are told of the run."""
+        return Settings(to_plain(self.run), fingerprint(self.run)) if self.run else None
+
+    async def begin(self, run: RunConfig) -> None:
+        """Begins a run, or goes on with one from checkpoints; where others of it still live, joins them. Raises
+        ConfigError.
+        """
+        self._check_home(run)
+        if self.known is not None and self.resume:
+            await self._look_for_living(self.known)
+        elif self.known is not None and self._home.has_checkpoints():
+            raise ConfigError(
+                f"{self._home.path} holds checkpoints of this run: add --resume to go on from them, "
+                "or choose another --home to begin anew."
+            )
+        if self.run is None:
+            self.resume = self.resume and self.is_checkpointed()  # else it begins
+            log.log(NOTICE, "run %s (%s): %d steps, %d stages", run.name, fingerprint(run), run.steps, run.model.stages)
+            self.run = run
+
+    def is_checkpointed(self) -> bool:
+        """Whether the run has come to a version that is on disks, as far as this home knows."""
+        return self._home.has_checkpoints() or (self.known is not None and self.known.checkpointed)
+
+    def _check_home(self, run: RunConfig) -> None:
+        """A home with another run's checkpoints is left as it is. Raises ConfigError."""
+        known = self._home.remembered_run()
+        if known is not None and known.fingerprint != fingerprint(run):
+            if self._home.has_checkpoints():
+                raise ConfigError(
+                    f"{self._home.path} holds checkpoints of run {known.fingerprint}, and this is run "
+                    f"{fingerprint(run)} ({run.name}): choose another --home, or move {self._home.checkpoints} away."
+                )
+            known = None
+        self.known = known
+
+    async def _look_for_living(self, known: RememberedRun) -> None:
+        """Joins the run if one of the peers that this home knew still works at it."""
+
+        async def try_it(address: str) -> None:
+            with contextlib.suppress(SwarmError, TimeoutError):
+                await self._adopt(address, only=known.fingerprint)
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LIVING_SECONDS):
+                await asyncio.gather(*(try_it(address) for address in known.peers))
+
+    async def find(self, *, idle: bool) -> None:
+        """Takes the run's settings from the first peer that gives them; one that is silent keeps nobody waiting."""
+        if idle:
+            log.log(NOTICE, "idle: `swarmctl join --bootstrap MULTIADDR` makes this daemon join a swarm")
+            await self._changed.until(lambda: self.run is not None)
+            return
+        remembered = self._home.remembered()
+        addresses = self._config.bootstrap or (remembered.bootstrap if remembered and not self._config.mdns else ())
+        patient = not self._config.bootstrap
+        deadline = time.monotonic() + JOIN_PATIENCE_SECONDS
+        while self.run is None:
+            troubles = await self._try_all((*addresses, *self._found))
+            if self.run is not None:
+                return
+            if not patient and time.monotonic() > deadline:
+                raise PeerUnreachable(f"no bootstrap peer gave the run's settings: {'; '.join(troubles)}")
+            await self._changed.wait(JOIN_RETRY_SECONDS)
+
+    async def _try_all(self, addresses: Sequence[str]) -> list[str]:
+        """Asks at all addresses at once, until one gives a run. Returns why the others didn't."""
+        troubles = []
+        tries = [asyncio.create_task(self._try_to_adopt(address)) for address in addresses]
+        try:
+            for attempt in asyncio.as_completed(tries):
+                if not (trouble := await attempt):
+                    break
+                troubles.append(trouble)
+        finally:
+            for one in tries:
+                one.cancel()
+            await asyncio.gather(*tries, return_exceptions=True)
+        return troubles
+
+    async def _try_to_adopt(self, address: str) -> str:
+        """Why the run's settings couldn't be had there, or nothing. Raises ConfigError for a bad address."""
+        try:
+            await self._adopt(address)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.info("%s: %s", address, trouble)
+            return f"{address}: {trouble}"
+        return ""
+
+    async def _adopt(self, address: str, only: str = "") -> None:
+        """Asks the peer at an address for the run's settings and makes them this daemon's. `only`: a fingerprint."""
+        from swarmd.settings import run_from_plain
+
+        if self.run is not None:
+            return
+        peer = await self._transport.connect(address)
+        settings = await self._links.ask_settings(peer)
+        try:
+            run = run_from_plain(settings.run, "the run's settings")
+        except ConfigError as trouble:
+            raise Refused(f"it gave settings that this version can't use: {trouble}") from None
+        if fingerprint(run) != settings.fingerprint:
+            raise Refused("its settings don't have the fingerprint it claims; one of the two is of another version")
+        async with self._adopting:
+            if only not in ("", settings.fingerprint) or self.run is not None:
+                return
+            self._check_home(run)
+            self.run = run  # the greeting proves its fingerprint
+            try:
+                await self._links.greet(peer)
+            except BaseException:
+                self.run = None
+                raise
+            self.entries = (peer,)
+        log.log(NOTICE, "joined run %s (%s) at %s", run.name, settings.fingerprint, address)
+        self._changed.notify()
+
+    async def join(self, bootstrap: str) -> None:
+        """Makes an idle daemon join, and remember it. Raises ConfigError, ControlError, SwarmError."""
+        if self.run is not None:
+            raise ControlError(
+                f"this daemon already trains run {self.run.name}; stop it first, or give another --home."
+            )
+        await self._adopt(bootstrap)
+        self._home.remember(Remembered((bootstrap,), self._config.stage))
+
+    def found(self, peer: PeerId, addresses: tuple[str, ...], run: str) -> None:
+        """Another daemon on the local network; only one that has a run is of use."""
+        new = [address for address in addresses if address not in self._found]
+        if run and new and peer != self._transport.peer_id:
+            self._found.extend(new)
+            self._changed.notify()
