@@ -27,8 +27,8 @@ from swarmd.swarm.commit import Record
 from swarmd.swarm.drain import Drained
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership, first_card
-from swarmd.swarm.peer import Peer
 from swarmd.swarm.messages import Settings
+from swarmd.swarm.peer import Peer
 from swarmd.swarm.ports import Compute, Data
 from swarmd.values import PeerId
 
