@@ -4,11 +4,12 @@ Of a GPU its driver's tool is asked. What can't be found out counts as unknown, 
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 
 import psutil
+
+from swarmd.daemon.children import child
 
 log = logging.getLogger(__name__)
 
@@ -33,22 +34,11 @@ async def device_memory(device: str) -> float:
 
 async def _ask_driver(name: str) -> float:
     """`name`: a number or a UUID."""
+    question = (TOOL, f"--id={name}", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
     try:
-        process = await asyncio.create_subprocess_exec(
-            TOOL, f"--id={name}", "--query-gpu=memory.total", "--format=csv,noheader,nounits",
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-    except OSError:
-        return 0.0
-    try:
-        async with asyncio.timeout(TOOL_SECONDS):
+        async with child(*question, stdout=asyncio.subprocess.PIPE) as process, asyncio.timeout(TOOL_SECONDS):
             said, _ = await process.communicate()
         return float(said.decode().strip()) * MIB
-    except (TimeoutError, ValueError) as trouble:
+    except (OSError, ValueError) as trouble:  # no such tool, or it is silent for too long
         log.info("the memory of GPU %s can't be found out: %r", name, trouble)
         return 0.0
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()

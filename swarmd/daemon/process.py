@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from swarmd.config import NodeConfig, RunConfig
+from swarmd.daemon.children import end_all
 from swarmd.daemon.control import ControlServer
 from swarmd.daemon.local import Home
 from swarmd.daemon.logs import NOTICE
@@ -151,6 +152,7 @@ def _on_signals() -> "asyncio.Future[str]":
 
     def caught(name: str) -> None:
         if stopped.done():
+            end_all()
             os._exit(SECOND_SIGNAL_EXIT)
         stopped.set_result(name)
 

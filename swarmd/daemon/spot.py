@@ -5,11 +5,11 @@ turns that into one of these. Knows nothing of what is done about it.
 """
 
 import asyncio
-import contextlib
 import logging
 from pathlib import Path
 
 from swarmd.config import NodeConfig
+from swarmd.daemon.children import child
 from swarmd.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -45,18 +45,10 @@ async def spot_notice(config: NodeConfig) -> str:
 
 
 async def _run(command: str) -> int | None:
-    """The exit status of a line of shell, None if it doesn't end in time."""
-    process = await asyncio.create_subprocess_exec(
-        "/bin/sh", "-c", command,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(COMMAND_SECONDS):
-            return await process.wait()
-    except TimeoutError:
-        return None
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+    """The exit status of a line of shell, None if it doesn't end in time. Nothing that it started is left."""
+    async with child("/bin/sh", "-c", command) as process:
+        try:
+            async with asyncio.timeout(COMMAND_SECONDS):
+                return await process.wait()
+        except TimeoutError:
+            return None

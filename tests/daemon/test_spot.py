@@ -3,10 +3,12 @@
 import asyncio
 from pathlib import Path
 
+import psutil
 import pytest
 
 from swarmd.config import NodeConfig
 from swarmd.daemon import spot
+from swarmd.daemon.children import end_all
 from swarmd.daemon.spot import check_spot, spot_notice
 from swarmd.errors import ConfigError
 
@@ -44,6 +46,66 @@ async def test_a_command_that_hangs_is_killed_and_no_notice(
     assert not waiting.done()
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
+
+
+def runs(process: int) -> bool:
+    """Whether a process is there and not merely unburied."""
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def started_by(path: Path) -> int:
+    """The process whose number appears in a file."""
+    async with asyncio.timeout(20):
+        while not (path.exists() and (text := path.read_text()).endswith("\n")):
+            await asyncio.sleep(0.01)
+    return int(text)
+
+
+async def gone(process: int) -> None:
+    async with asyncio.timeout(20):
+        while runs(process):
+            await asyncio.sleep(0.01)
+
+
+async def test_what_a_command_that_hangs_has_started_is_ended_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spot, "COMMAND_SECONDS", 0.3)
+    written = tmp_path / "grandchild"
+    command = f"test -e {written} && exit 1; sleep 100 & echo $! > {written}; cat /dev/zero | tail -f /dev/null"
+    waiting = asyncio.create_task(spot_notice(NodeConfig(home="/h", spot_command=command, spot_interval_s=0.01)))
+    grandchild = await started_by(written)
+    await gone(grandchild)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "without unwinding"])
+async def test_at_the_daemon_s_end_nothing_of_a_command_is_left(end: str, tmp_path: Path) -> None:
+    written = tmp_path / "grandchild"
+    command = f"sleep 100 & echo $! > {written}; wait"
+    waiting = asyncio.create_task(spot_notice(NodeConfig(home="/h", spot_command=command, spot_interval_s=100.0)))
+    grandchild = await started_by(written)
+    assert runs(grandchild)
+    if end == "cancelled":
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    else:
+        end_all()
+    await gone(grandchild)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_what_a_command_that_ended_left_behind_is_ended(tmp_path: Path) -> None:
+    written = tmp_path / "grandchild"
+    reason = await spot_notice(NodeConfig(home="/h", spot_command=f"sleep 100 & echo $! > {written}"))
+    assert written.name in reason
+    await gone(int(written.read_text()))
 
 
 async def test_nothing_to_look_at_is_never_a_notice() -> None:
