@@ -22,7 +22,7 @@ demo: .venv/.installed ## Train a small model with a swarm of six daemons on thi
 	@$(BIN)/swarmd demo
 
 # Whole swarms of real daemons run two at a time, as they wait more than they compute; all others share the cores.
-SWARMS := tests/e2e tests/chaos
+SWARMS := tests/e2e tests/chaos tests/compat
 
 test: lint ## Check style and types, then run the tests, about 12 minutes
 	$(BIN)/python -m pytest -q -n auto $(addprefix --ignore=,$(SWARMS))

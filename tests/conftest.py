@@ -3,11 +3,16 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Before anything imports torch: its thread pools are sized once. Subprocesses inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
+
+# A busy machine makes an example slow; the time limit on each test stays.
+hypothesis.settings.register_profile("swarmd", deadline=None)
+hypothesis.settings.load_profile("swarmd")
 
 
 @pytest.fixture(autouse=True)
