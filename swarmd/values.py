@@ -86,3 +86,13 @@ class Frame:
     def nbytes(self) -> int:
         """Payload bytes; the body is small."""
         return sum(memoryview(part).nbytes for part in self.buffers)
+
+
+def host_of(machine: str) -> str:
+    """The machine in a card's `machine`, whatever network of it the peer is on; "" when it isn't known."""
+    return machine.partition("/")[0]
+
+
+def network_of(machine: str) -> str:
+    """The network in a card's `machine`: peers that name the same share the loopback; "" when it isn't known."""
+    return machine.partition("/")[2]

@@ -55,7 +55,9 @@ class Node:
         self._worker: Worker | None = None
         self._on_run: Callable[[str], Awaitable[None]] | None = None
         self.records: deque[Record] = deque(maxlen=RATE_RECORDS)
-        card = first_card(transport.peer_id, time.time_ns(), transport.addresses(), config.device, PLAIN_CODECS)
+        card = first_card(
+            transport.peer_id, time.time_ns(), transport.addresses(), config.device, PLAIN_CODECS, transport.machine
+        )
         self.membership = Membership(card)
         self._links = Links(transport, self.membership, self._settings)
         self.search = RunSearch(config, home, transport, self._links, self.membership)

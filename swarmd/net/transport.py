@@ -17,6 +17,7 @@ from swarmd.net import addresses as multiaddrs
 from swarmd.net import frames
 from swarmd.net.limits import TransportLimits
 from swarmd.net.link import Link, StreamName
+from swarmd.net.machine import machine_name
 from swarmd.values import Frame, PeerId, Urgency
 
 Handler = Callable[[PeerId, Frame], Awaitable[Frame]]
@@ -67,6 +68,7 @@ class WireTransport(ABC):
     def __init__(self, peer_id: PeerId, limits: TransportLimits) -> None:
         self.limits = limits
         self._peer_id = peer_id
+        self.machine = machine_name()
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()  # callbacks must not inherit the context of Trio's tasks
         self.failed: asyncio.Future[BaseException] = self._loop.create_future()

@@ -105,7 +105,12 @@ def leader_order(step: int, stage: int, peers: Iterable[PeerId]) -> list[PeerId]
 
 
 def first_card(
-    peer: PeerId, incarnation: int, addresses: tuple[str, ...], device: str, codecs: tuple[str, ...]
+    peer: PeerId,
+    incarnation: int,
+    addresses: tuple[str, ...],
+    device: str,
+    codecs: tuple[str, ...],
+    machine: str = "",
 ) -> Card:
     """What a peer says of itself before it has a stage."""
     return Card(
@@ -127,6 +132,7 @@ def first_card(
         room=0,
         service_seconds=0.0,
         microbatches_per_second=0.0,
+        machine=machine,
     )
 
 

@@ -78,6 +78,7 @@ class Card:
     measured: bool = False  # service_seconds is of enough microbatches to place peers by it
     ending: bool = False  # it works on, but its machine will be gone soon: nobody counts on it
     heir: PeerId = ""  # who has the sum of the present step of a peer that has just left its stage, or the swarm
+    machine: str = ""  # HOST/NETWORK, hashed: equal HOSTs are one machine, equal NETWORKs share the loopback
 
 
 @dataclass(frozen=True)
