@@ -41,7 +41,7 @@ def to_frame(message: Message) -> Frame:
 
 
 _LOWERS: dict[type[Any], list[tuple[str, Lower | None]]] = {}
-_LIFTS: dict[type[Any], list[tuple[str, type[Any] | None, Lift]]] = {}
+_LIFTS: dict[type[Any], list[tuple[str, type[Any] | None, Lift, Any]]] = {}
 
 
 def _lowers(cls: type[Any]) -> list[tuple[str, Lower | None]]:
@@ -102,11 +102,13 @@ def expect(answer: Message, *kinds: type[Any]) -> Message:
     return answer
 
 
-def _lifts(cls: type[Any]) -> list[tuple[str, type[Any] | None, Lift]]:
-    """How each field of a message class is lifted, and the type that needs no lifting."""
+def _lifts(cls: type[Any]) -> list[tuple[str, type[Any] | None, Lift, Any]]:
+    """How each field of a message class is lifted, the type that needs no lifting, and the field's default."""
     if cls not in _LIFTS:
-        hints = typing.get_type_hints(cls).items()
-        _LIFTS[cls] = [(name, _plain_type(hint), _lift(hint, f"{cls.__name__}.{name}")) for name, hint in hints]
+        hints, defaults = typing.get_type_hints(cls).items(), {it.name: it.default for it in dataclasses.fields(cls)}
+        _LIFTS[cls] = [
+            (name, _plain_type(hint), _lift(hint, f"{cls.__name__}.{name}"), defaults[name]) for name, hint in hints
+        ]
     return _LIFTS[cls]
 
 
@@ -115,15 +117,21 @@ def _plain_type(hint: Any) -> type[Any] | None:
 
 
 def _raise_fields(cls: type[Any], body: Any, buffers: Iterator[Buffer]) -> Any:
-    lifts = _lifts(cls)
-    if not isinstance(body, dict) or len(body) != len(lifts):
+    """A field that has a default may be missing: it came with a later release than the sender's."""
+    if not isinstance(body, dict):
         raise PeerFault(f"{cls.__name__} with wrong fields")
-    values = []
-    for name, plain, lift in lifts:
-        if name not in body:
+    values, found = [], 0
+    for name, plain, lift, default in _lifts(cls):
+        if name in body:
+            value = body[name]
+            values.append(value if type(value) is plain else lift(value, buffers))
+            found += 1
+        elif default is not dataclasses.MISSING:
+            values.append(default)
+        else:
             raise PeerFault(f"{cls.__name__} with wrong fields")
-        value = body[name]
-        values.append(value if type(value) is plain else lift(value, buffers))
+    if found != len(body):
+        raise PeerFault(f"{cls.__name__} with wrong fields")
     return cls(*values)
 
 

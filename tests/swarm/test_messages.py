@@ -111,6 +111,14 @@ def test_a_body_that_is_no_map_is_its_senders_fault() -> None:
             from_frame(Frame("Ack", wrong))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_an_earlier_release_does_not_send_has_its_default(kind: str) -> None:
+    later = {it.name: it.default for it in dataclasses.fields(KINDS[kind]) if it.default is not dataclasses.MISSING}
+    frame = to_frame(dataclasses.replace(filled(KINDS[kind]), **later))
+    old = dataclasses.replace(frame, body={name: it for name, it in frame.body.items() if name not in later})
+    assert from_frame(old) == from_frame(frame)
+
+
 def test_whole_numbers_are_taken_for_fractions() -> None:
     """msgpack of other languages writes 2.0 as 2."""
     assert from_frame(body(CARD, service_seconds=2)).service_seconds == 2.0
