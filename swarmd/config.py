@@ -92,6 +92,12 @@ class RunConfig:
     rebalance_seconds: float = 300.0  # between two looks, by each peer, if it should serve another stage; 0: never
     routing: RoutingPolicy = "iwrr"  # the best of the three in docs/simulator.md, "Routing"
     recompute: bool | Literal["auto"] = "auto"  # run the forward again in backward instead of keeping graphs
+    earlier: tuple[int, ...] = ()  # `steps` before it was prolonged, and before that, the first total first
+
+    @property
+    def totals(self) -> tuple[int, ...]:
+        """Every number of steps that the run has had, the present one last."""
+        return (*self.earlier, self.steps)
 
     @property
     def microbatches(self) -> int:
@@ -154,7 +160,7 @@ def to_plain(config: Any) -> dict[str, Any]:
     return plain
 
 
-LATER: tuple[str, ...] = ()
+LATER: tuple[str, ...] = ("earlier",)
 """Settings of a run, by their path (`optimizer.beta3`), that came after the first release."""
 
 
@@ -170,7 +176,19 @@ def fingerprint(run: RunConfig) -> str:
         for key in tables:
             table, config = table[key], type(getattr(run, key))
         default = next(it.default for it in dataclasses.fields(config) if it.name == name)
-        if table[name] == default:
+        if table[name] == (list(default) if isinstance(default, tuple) else default):
             del table[name]
     canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
+
+
+def prolonged(run: RunConfig, steps: int) -> RunConfig:
+    """The same run with another total of steps: what was committed under the present one stays as it is."""
+    return run if steps == run.steps else dataclasses.replace(run, steps=steps, earlier=run.totals)
+
+
+def lineage(run: RunConfig) -> tuple[str, ...]:
+    """The run's fingerprints: as it was founded, after each time that it was prolonged, and last the present one."""
+    totals = run.totals
+    forms = (dataclasses.replace(run, steps=steps, earlier=totals[:place]) for place, steps in enumerate(totals))
+    return tuple(map(fingerprint, forms))

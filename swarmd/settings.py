@@ -25,6 +25,8 @@ SETTINGS_BYTES_LIMIT = 1 << 20  # bytes; a settings file is a page, so anything 
 SIZE_LIMIT = 1 << 20  # of any one dimension; keeps a stranger's settings from asking for absurd allocations
 COUNT_LIMIT = 1 << 40  # steps, seeds and sequences fit an exact float and an int64 product
 
+EARLIER_LIMIT = 64  # times that a run is prolonged; the fingerprint of each is worked out wherever somebody joins
+
 _RUN = TypeAdapter(RunConfig)
 
 Problem = tuple[bool, str, str]
@@ -109,6 +111,11 @@ def _run_problems(run: RunConfig) -> Iterator[Problem]:
     batch, micro = run.sequences_per_step, run.sequences_per_microbatch
     yield not 0 < len(run.name) <= 64 or not run.name.isprintable(), "name", "must be 1 to 64 printable characters"
     yield not 1 <= run.steps <= COUNT_LIMIT, "steps", f"is {run.steps}, but must be at least 1"
+    yield (
+        len(run.earlier) > EARLIER_LIMIT or not all(1 <= steps <= COUNT_LIMIT for steps in run.earlier),
+        "earlier",
+        f"must be at most {EARLIER_LIMIT} totals of steps, each at least 1; a run can't be prolonged more often",
+    )
     yield not 1 <= micro <= SIZE_LIMIT, "sequences_per_microbatch", f"is {micro}, but must be at least 1"
     yield not 1 <= batch <= SIZE_LIMIT, "sequences_per_step", f"is {batch}, but must be at least 1"
     yield (
@@ -165,9 +172,9 @@ def _optimizer_problems(run: RunConfig) -> Iterator[Problem]:
     clip = optimizer.clip_norm
     yield not (math.isfinite(clip) and clip >= 0), "optimizer.clip_norm", "must be positive, or 0 to turn clipping off"
     yield (
-        not 0 <= optimizer.warmup_steps <= run.steps,
+        not 0 <= optimizer.warmup_steps <= max(run.totals),
         "optimizer.warmup_steps",
-        f"is {optimizer.warmup_steps}, but must be from 0 to steps = {run.steps}",
+        f"is {optimizer.warmup_steps}, but must be from 0 to steps = {max(run.totals)}",
     )
     yield not 0.0 <= optimizer.final_fraction <= 1.0, "optimizer.final_fraction", "must be from 0 to 1"
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmd.config import OptimizerConfig, fingerprint, to_plain
+from swarmd.config import ModelConfig, OptimizerConfig, RunConfig, fingerprint, lineage, prolonged, to_plain
 from swarmd.errors import ConfigError
 from swarmd.schedule import learning_rate_at
 from swarmd.settings import load_run, preset_names, run_from_plain, with_overrides
@@ -26,6 +26,27 @@ def test_presets_load_and_survive_the_wire(name: str) -> None:
     sent = json.loads(json.dumps(to_plain(run)))
     assert run_from_plain(sent) == run
     assert fingerprint(run_from_plain(sent)) == fingerprint(run)
+
+
+def test_a_prolonged_run_knows_what_it_was_called_before() -> None:
+    run = load_run("tiny")
+    once = prolonged(run, run.steps + 10)
+    twice = prolonged(once, run.steps + 5)
+    assert twice.totals == (run.steps, run.steps + 10, run.steps + 5)
+    assert prolonged(twice, twice.steps) == twice
+    assert lineage(twice) == (fingerprint(run), fingerprint(once), fingerprint(twice))
+    assert run_from_plain(to_plain(twice)) == twice
+
+
+def test_what_the_first_release_wrote_keeps_its_fingerprint() -> None:
+    """As commit 849cc63 gave it."""
+    assert fingerprint(RunConfig("old", ModelConfig(256, 8, 16, 2, 2, 2, 16))) == "754960a8091ca706"
+
+
+@pytest.mark.parametrize("earlier", [[0], [-5], [1 << 41], [10] * 65, ["10"], 10, [1.5]])
+def test_earlier_totals_that_can_not_be(earlier: object) -> None:
+    with pytest.raises(ConfigError, match="earlier"):
+        run_from_plain({**to_plain(load_run("tiny")), "earlier": earlier})
 
 
 def test_every_preset_is_known_and_none_else() -> None:

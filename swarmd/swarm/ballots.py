@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, Refused, SwarmError
-from swarmd.swarm.commit import Record, record_from_plain, record_to_plain
+from swarmd.swarm.commit import Record, is_of_now, record_from_plain, record_to_plain
 from swarmd.swarm.consensus import (
     NUMBER_LIMIT,
     Acceptor,
@@ -116,7 +116,7 @@ class Ballots:
     async def _answer_accept(self, peer: PeerId, ask: Accept) -> Accepted:
         _check_ballot(peer, ask.ballot)
         record = record_from_plain(self._run, ask.record)
-        if not record.follows(ask.step, ask.parent):
+        if not record.follows(ask.step, ask.parent) or not is_of_now(self._run, record):
             raise PeerFault("a record of another step than it was proposed for")
         if self._history.version >= ask.step:
             raise Refused(f"step {ask.step} is over")
@@ -197,7 +197,7 @@ class Ballots:
         except PeerFault as fault:
             log.warning("an acceptor gave a bad record of step %d: %s", step, fault)
             return None
-        return record if record.follows(step, parent) else None
+        return record if record.follows(step, parent) and is_of_now(self._run, record) else None
 
     async def propose(self, mandate: Mandate, record: Record, complete: Callable[[], bool]) -> Record:
         """Has the acceptors accept a record; returns it as decided. Raises Outranked when a higher ballot is about."""

@@ -15,15 +15,20 @@ from dataclasses import dataclass
 from sys import intern
 from typing import Any
 
-from swarmd.config import RunConfig
+from swarmd.config import RunConfig, lineage
 from swarmd.errors import PeerFault
 from swarmd.schedule import learning_rate_at
 from swarmd.swarm.round_messages import StageReport
 from swarmd.values import PeerId
 
 UNHASHED = ("conductor", "seconds", "validation_loss", "ballot", "forked")
-RETURN = ("after", "after_version", "lives", "moves")
+RETURN = ("after", "after_version", "lives", "moves", "continues")
 """Fields that say how a version was come to, and not what it is."""
+
+LATER: tuple[tuple[str, object], ...] = (("total_steps", 0), ("continues", ""))
+"""Fields that came after the first release, and their defaults: only what differs from these is hashed, so that older
+records keep their names.
+"""
 
 COUNTS = ("stage", "tokens", "microbatches", "resent", "subtracted", "lost", "duplicated")
 """Fields of a stage's entry that are counts."""
@@ -78,16 +83,17 @@ class Record:
     after: str = ""  # of a return to this version: hash of the record that was the newest until then; else ""
     after_version: int = 0  # and the version that it led to
     lives: tuple[int, ...] = ()  # and the incarnations of its members: only these may speak for the next step
+    total_steps: int = 0  # of the run when it was decided, whose schedule it follows; 0: as the run was founded
+    continues: str = ""  # of the return with which a prolonged run begins: hash of the record it was prolonged from
 
     @functools.cached_property
     def hash(self) -> str:
-        content = {key: value for key, value in record_to_plain(self).items() if key not in UNHASHED}
-        return _digest(content)
+        return _digest(_without(record_to_plain(self), UNHASHED))
 
     @functools.cached_property
     def state(self) -> str:
         """Names the parameters that it led to: the same for a record and for a return to its version."""
-        content = {key: value for key, value in record_to_plain(self).items() if key not in (*UNHASHED, *RETURN)}
+        content = _without(record_to_plain(self), (*UNHASHED, *RETURN))
         for entry in content["stages"]:
             del entry["members"], entry["holders"]
         return _digest(content)
@@ -111,9 +117,31 @@ class Record:
         return tuple(peer for entry in self.stages for peer in entry.members)
 
 
-def genesis_hash(fingerprint: str) -> str:
-    """The parent of the first record."""
-    return _digest({"run": fingerprint})
+def genesis_hash(run: RunConfig) -> str:
+    """The parent of the first record; it stays the same however often the run is prolonged."""
+    return _digest({"run": lineage(run)[0]})
+
+
+def total_of(run: RunConfig) -> int:
+    """What a record that is decided now says of the run's total."""
+    return run.steps if run.earlier else 0
+
+
+def is_of_now(run: RunConfig, record: Record) -> bool:
+    """Whether a record may be decided now: it follows the present schedule, or is a return to a version of an earlier
+    one.
+    """
+    return bool(record.after) or record.total_steps == total_of(run)
+
+
+def _without(content: dict[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
+    """What of a record is hashed."""
+    defaults = dict(LATER)
+    return {
+        name: value
+        for name, value in content.items()
+        if name not in left_out and (name not in defaults or value != defaults[name])
+    }
 
 
 def _digest(content: dict[str, Any]) -> str:
@@ -156,6 +184,7 @@ def build_record(
         grad_norm=norm,
         clip_factor=factor,
         learning_rate=learning_rate_at(run.optimizer, step, run.steps),
+        total_steps=total_of(run),
         skipped=not finite,
         total_tokens=total_tokens + tail.tokens,
         moves=moves,
@@ -189,9 +218,10 @@ def build_return(
     after: str,
     after_version: int,
     conductor: PeerId,
+    continues: str = "",
 ) -> Record:
     """Decides the version of a record anew: everyone goes back to it. `members`: who holds each stage from there on;
-    `lives`: their incarnations.
+    `lives`: their incarnations; `continues`: the record's hash if a prolonged run begins with the return.
     """
     stages = tuple(
         dataclasses.replace(entry, members=peers, holders=())
@@ -206,6 +236,7 @@ def build_return(
         after=after,
         after_version=after_version,
         lives=tuple(lives[peer] for peers in members for peer in peers),
+        continues=continues,
     )
 
 
@@ -259,13 +290,18 @@ def _check_record(run: RunConfig, record: Record) -> None:
         raise ValueError("a move to a stage that the run doesn't have")
     if [entry.stage for entry in record.stages] != list(range(run.model.stages)):
         raise ValueError("its stages are not the run's")
-    if not 1 <= record.step <= run.steps:
+    if record.total_steps not in (0, *run.totals[1:]):
+        raise ValueError(f"the run never had a total of {record.total_steps} steps")
+    steps = record.total_steps or run.totals[0]
+    if not 1 <= record.step <= steps:
         raise ValueError(f"there is no step {record.step}")
     if record.after and record.after_version < record.step:
         raise ValueError("a return to a version that hadn't come")
     if len(record.lives) != (len(record.members()) if record.after else 0):
         raise ValueError("its members are not its lives")
-    if record.learning_rate != learning_rate_at(run.optimizer, record.step, run.steps):
+    if record.continues and not record.after:
+        raise ValueError("it continues a run and is no return")
+    if record.learning_rate != learning_rate_at(run.optimizer, record.step, steps):
         raise ValueError("its learning rate is not the schedule's")
     if not record.skipped:
         norm, factor = clip_factor([entry.squared_norm for entry in record.stages], run.optimizer.clip_norm)
@@ -281,6 +317,7 @@ def _check_types(record: Record) -> None:
     if not all(type(number) in (int, float) and math.isfinite(number) and number >= 0 for number in numbers):
         raise TypeError("a number in it is none, or not finite")
     counts = [record.step, record.tokens, record.total_tokens, record.ballot[0], record.after_version, *record.lives]
+    counts += [record.total_steps]
     counts += [getattr(entry, name) for entry in record.stages for name in COUNTS]
     counts += [stage for move in record.moves for stage in (move.source, move.target)]
     if not all(type(count) is int and count >= 0 for count in counts):
@@ -288,6 +325,7 @@ def _check_types(record: Record) -> None:
     names = [
         record.parent,
         record.after,
+        record.continues,
         record.conductor,
         record.ballot[1],
         *(entry.digest for entry in record.stages),
@@ -326,4 +364,5 @@ def ledger_line(record: Record, stage: int, digest: str) -> dict[str, Any]:
         "grad_digest": entry.digest,
         "digest": digest,
         "seconds": record.seconds,
+        **({"continues": record.continues} if record.continues else {}),
     }

@@ -11,11 +11,12 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from swarmd.config import RunConfig, fingerprint
+from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.commit import (
     Record,
     genesis_hash,
+    is_of_now,
     ledger_line,
     record_from_plain,
     record_to_plain,
@@ -43,7 +44,7 @@ class History:
     def __init__(self, run: RunConfig, links: Links, store: Store) -> None:
         self._run, self._links, self._store = run, links, store
         self.version = 0
-        self.record_hash = self._genesis = genesis_hash(fingerprint(run))
+        self.record_hash = self._genesis = genesis_hash(run)
         self.record: Record | None = None
         self.entered = 0.0  # loop time when this peer came to this version
         self.digest = ""  # of the parameters at this version
@@ -327,7 +328,7 @@ class History:
     async def _apply(self, record: Record, source: PeerId) -> None:
         """Goes one version further. The lock is held."""
         assert self._compute is not None and self._gather is not None
-        if record.parent != self.record_hash:
+        if record.parent != self.record_hash or not is_of_now(self._run, record):
             log.warning("record of step %d from %s belongs to another history", record.step, source[-8:])
             self._foreign(source)
             return

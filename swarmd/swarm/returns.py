@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from swarmd.config import RunConfig
-from swarmd.swarm.commit import Record, build_return, founding, record_to_plain
+from swarmd.errors import ConfigError
+from swarmd.swarm.commit import Record, build_return, founding, record_to_plain, total_of
 from swarmd.swarm.disks import Disks
 from swarmd.swarm.download import OutOfDonors
 from swarmd.swarm.history import History
@@ -137,7 +138,7 @@ class Returns:
 
     async def found(self) -> Record:
         """The return with which a run goes on of which nothing is left but disks; waits until it can be made. Those
-        who are there then, and who come later, are told.
+        who are there then, and who come later, are told. Raises ConfigError if more steps are done than it has.
         """
         loop, own = asyncio.get_running_loop(), self._membership.own
         came, seen = loop.time(), frozenset[PeerId]()
@@ -145,9 +146,14 @@ class Returns:
             places = self._places()
             if frozenset(places) != seen:
                 seen, came = frozenset(places), loop.time()
-            way = await self._plan(self._run.steps, spares=loop.time() - came > self._timeout_s)
+            way = await self._plan(max(self._run.totals), spares=loop.time() - came > self._timeout_s)
+            if isinstance(way, Way) and way.version > self._run.steps:
+                raise ConfigError(
+                    f"the run has come to version {way.version}, on its peers' disks, which is more than "
+                    f"--steps {self._run.steps}: give --steps {way.version} or more."
+                )
             if isinstance(way, Way) and loop.time() - came >= QUIET_SECONDS:
-                record = await self._record(way, lambda it: founding(own.peer, own.incarnation, it), way.version)
+                record = await self._record(way, lambda it: founding(own.peer, own.incarnation, it))
                 if record is not None:
                     return record
             await self._changed.wait(LOOK_SECONDS)
@@ -198,8 +204,10 @@ class Returns:
         record = self._history.record_at(version)
         return record.state if record is not None else ""
 
-    async def _record(self, way: Way, after: Callable[[Record], str], version: int) -> Record | None:
-        """The return itself. `after`: gives what it follows, from the record of the version that it leads to."""
+    async def _record(self, way: Way, after: Callable[[Record], str], version: int | None = None) -> Record | None:
+        """The return itself. `after`: gives what it follows, from the record of the version that it leads to; this is
+        of `version`, or, where a run is founded again, of the version that it leads to.
+        """
         record = self._history.record_at(way.version)
         if record is None or record.state != way.state:
             holders = [peer for peers in way.members for peer in peers]
@@ -212,8 +220,16 @@ class Returns:
         lives = {card.peer: card.incarnation for card in self._membership.cards()}
         if not all(peer in lives for peers in way.members for peer in peers):  # someone has gone meanwhile
             return None
-        own = self._membership.own.peer
-        return build_return(record, way.members, lives, after=after(record), after_version=version, conductor=own)
+        prolonged = version is None and record.total_steps != total_of(self._run)
+        return build_return(
+            record,
+            way.members,
+            lives,
+            after=after(record),
+            after_version=way.version if version is None else version,
+            conductor=self._membership.own.peer,
+            continues=record.hash if prolonged else "",
+        )
 
     async def tell(self, record: Record) -> None:
         """Tells everyone of a return who doesn't show that it was made, until another one is made."""

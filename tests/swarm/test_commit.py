@@ -8,14 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmd.config import ModelConfig, OptimizerConfig, RunConfig
+from swarmd.config import ModelConfig, OptimizerConfig, RunConfig, prolonged
 from swarmd.errors import PeerFault
 from swarmd.schedule import learning_rate_at
 from swarmd.swarm.commit import (
+    LATER,
     Record,
     build_record,
+    build_return,
     clip_factor,
     genesis_hash,
+    is_of_now,
     ledger_line,
     record_from_plain,
     record_to_plain,
@@ -91,7 +94,68 @@ def test_records_are_named_alike_after_a_journey() -> None:
     assert again == it
     assert again.hash == it.hash
     assert len(it.hash) == 32
-    assert genesis_hash("one") != genesis_hash("other")
+    assert genesis_hash(RUN) != genesis_hash(dataclasses.replace(RUN, seed=1))
+
+
+# ------------------------------------------------------------------------------------------------- prolonged runs
+
+LONGER = prolonged(prolonged(RUN, 20), 15)
+
+
+def at(run: RunConfig, step: int) -> Record:
+    """A record as it is decided in a run."""
+    return build_record(run, "parent", step, (report(0), report(1)), conductor="c", seconds=1.5, validation_loss=None)
+
+
+def test_each_record_follows_the_schedule_of_its_time() -> None:
+    twenty = prolonged(RUN, 20)
+    old, mid, new = at(RUN, 9), at(twenty, 9), at(LONGER, 9)
+    assert [it.total_steps for it in (old, mid, new)] == [0, 20, 15]
+    assert [it.learning_rate for it in (old, mid, new)] == [
+        learning_rate_at(RUN.optimizer, 9, steps) for steps in (10, 20, 15)
+    ]
+    for it in (old, mid, new):
+        assert record_from_plain(LONGER, record_to_plain(it)) == it, "all of them are records of the run"
+    assert len({it.hash for it in (old, mid, new)}) == len({it.state for it in (old, mid, new)}) == 3
+    assert [is_of_now(LONGER, it) for it in (old, mid, new)] == [False, False, True]
+    assert record_from_plain(LONGER, record_to_plain(at(twenty, 20))).step == 20, "it was shortened after that"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"total_steps": 12},
+        {"total_steps": RUN.steps},
+        {"total_steps": 20},
+        {"total_steps": "10"},
+        {"step": 16},
+        {"continues": "hash"},
+        {"continues": 5},
+    ],
+)
+def test_a_record_of_no_schedule_of_the_run_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(PeerFault):
+        record_from_plain(LONGER, {**record_to_plain(at(LONGER, 9)), **changes})
+
+
+def test_what_the_first_release_wrote_keeps_its_name() -> None:
+    """Hashes as commit 849cc63 gave them, of a record without the later fields."""
+    old = {name: value for name, value in record_to_plain(record()).items() if name not in dict(LATER)}
+    it = record_from_plain(LONGER, old)
+    assert (it.hash, it.state) == ("92130820aed6b3b11fe0a7f39437db86", "178bc9d12baf05a81b81ae76b41dbae0")
+    assert genesis_hash(RUN) == genesis_hash(LONGER) == "87f7f3c334821905e58f4ba1b321c248"
+
+
+def test_a_return_with_which_a_prolonged_run_begins_names_what_it_continues() -> None:
+    old = at(RUN, 9)
+    members, lives = (("m0",), ("m1",)), {"m0": 1, "m1": 2}
+    it = build_return(old, members, lives, after="founder", after_version=9, conductor="c", continues=old.hash)
+    assert it.state == old.state, "the same parameters"
+    assert is_of_now(LONGER, it)
+    assert record_from_plain(LONGER, record_to_plain(it)) == it
+    assert it.hash != dataclasses.replace(it, continues="").hash
+    assert ledger_line(it, 0, "d")["continues"] == old.hash
+    assert "continues" not in ledger_line(old, 0, "d")
 
 
 # ------------------------------------------------------------------------------------------------- bad numbers

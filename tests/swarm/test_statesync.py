@@ -54,7 +54,7 @@ def chain(length: int, holders: tuple[PeerId, ...] = ("a", "b")) -> list[Record]
     """A history; the record of step n is at n - 1."""
     records: list[Record] = []
     for step in range(1, length + 1):
-        parent = records[-1].hash if records else genesis_hash(fingerprint(RUN))
+        parent = records[-1].hash if records else genesis_hash(RUN)
         report = StageReport(0, f"g{step}", 1.0, 64, 64.0, 8, 0, 0, 0, True, holders, holders)
         made = build_record(RUN, parent, step, [report], conductor="c", seconds=1.0, validation_loss=None)
         records.append(made)
