@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from swarmd.errors import SwarmError
+from swarmd.printable import printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -232,7 +233,7 @@ def plan_command(
         from swarmctl.render import console
 
         def told(line: str) -> None:
-            print(f"simulating: {line}", file=sys.stderr)
+            print(f"simulating: {printable(line)}", file=sys.stderr)
 
         plan = answer(
             model, peers, rtt_ms=rtt, prices=price or (), wire=wire, compute=compute, stages=stages, steps=steps,
@@ -288,7 +289,7 @@ def _tell(
                 view.show(progress.doing, progress.done, progress.total)
 
             content = command(_client(context, home), told)
-        print(json.dumps(content) if as_json else sentence(content))
+        print(json.dumps(content) if as_json else printable_lines(sentence(content)))
         return 0
 
     return _reported(context, action)
@@ -324,12 +325,12 @@ def _reported(context: typer.Context, action: Callable[[], int]) -> int:
         return EXIT_FAILED
     except SwarmError as error:
         if context.obj["debug"]:
-            traceback.print_exc()
+            print(printable_lines(traceback.format_exc()), file=sys.stderr)
         return _say(str(error), EXIT_USER)
 
 
 def _say(sentence: str, code: int) -> int:
-    print(f"swarmctl: {sentence}", file=sys.stderr)
+    print(f"swarmctl: {printable(sentence)}", file=sys.stderr)
     return code
 
 

@@ -11,8 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from swarmctl.render import duration, size
+from swarmctl.render import duration, size, words
 from swarmd.errors import ConfigError
+from swarmd.printable import SENTENCE_LIMIT
 from swarmd.settings import load_run, with_overrides
 from swarmd.sim.costs import find_wire
 from swarmd.sim.devices import parse_peers
@@ -59,7 +60,7 @@ def render_plan(it: Plan) -> RenderableType:
     if it.growth:
         parts.append(_variants("peers", "", it.growth, it.outlook.tokens_per_second))
         parts.append(_plot(it))
-    parts += [Text(f"note: {note}", style="dim") for note in it.notes]
+    parts += [words(f"note: {note}", "dim", SENTENCE_LIMIT) for note in it.notes]
     return Group(*parts)
 
 
@@ -80,7 +81,7 @@ def _summary(it: Plan) -> RenderableType:
         ("cost", money),
         ("bottleneck", look.bottleneck),
     ):
-        table.add_row(name, value)
+        table.add_row(words(name), words(value, limit=SENTENCE_LIMIT))
     return table
 
 
@@ -95,7 +96,7 @@ def _rows(it: Plan) -> RenderableType:
     for name in ("stage", "peers", "device", "busy", "of peak", "uplink", "downlink", "sent", "received", "memory"):
         table.add_column(name, justify="left" if name == "device" else "right")
     for row in it.outlook.rows:
-        table.add_row(*_cells(row))
+        table.add_row(*map(words, _cells(row)))
     return table
 
 
@@ -125,7 +126,7 @@ def _variants(what: str, more: str, variants: Sequence[Variant], base: float) ->
         name = it.what if it.exists else f"{it.what} (not in swarmd yet)"
         ratio = f"{it.tokens_per_second / base:.2f} x"
         middle = (size(it.wire_bytes),) if more else ()
-        table.add_row(name, f"{it.tokens_per_second:,.0f}", ratio, *middle, it.bottleneck)
+        table.add_row(*map(words, (name, f"{it.tokens_per_second:,.0f}", ratio, *middle, it.bottleneck)))
     return table
 
 

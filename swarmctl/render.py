@@ -1,15 +1,18 @@
 """Status, peers and queues as tables a person can read.
 
-Relies on rich; computes nothing beyond units and shortening. It knows only the plain data of `swarmd.status`.
+Relies on rich; computes nothing beyond units and shortening. It knows only the plain data of `swarmd.status`. Much of
+that are other peers' words: they are shown as plain text, never as markup, and can't steer the terminal.
 """
 
-from typing import Self
+import sys
+from typing import Self, TextIO
 
 from rich import progress
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from swarmd.printable import CELL_LIMIT, SENTENCE_LIMIT, printable
 from swarmd.status import HopRow, PeerRow, Status
 
 PEER_ID_TAIL = 8  # characters; the beginnings of peer ids are all alike
@@ -27,10 +30,22 @@ _STATE_COLOURS = {
 }
 
 
-def console() -> Console:
-    """The terminal, or a wide page when the output goes elsewhere."""
-    plain = Console(highlight=False)
-    return plain if plain.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+def console(stream: TextIO | None = None) -> Console:
+    """The terminal (stdout unless another stream is given), or a wide page when the output goes elsewhere. Nothing is
+    taken as markup, and what the stream's encoding lacks is shown as its escape.
+    """
+    stream = stream or sys.stdout
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+    plain = Console(file=stream, highlight=False, markup=False, emoji=False)
+    if not plain.is_terminal:
+        plain = Console(file=stream, highlight=False, markup=False, emoji=False, width=PIPED_WIDTH)
+    return plain
+
+
+def words(value: object, style: str = "", limit: int = CELL_LIMIT) -> Text:
+    """A cell, or a line, of words that may come from anyone."""
+    return Text(printable(value, limit), style=style)
 
 
 def render_status(status: Status) -> RenderableType:
@@ -39,14 +54,14 @@ def render_status(status: Status) -> RenderableType:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in _status_lines(status):
-        table.add_row(name, value)
+        table.add_row(words(name), value if isinstance(value, Text) else words(value, limit=SENTENCE_LIMIT))
     notes = [f"waiting: {status.waiting_for}"] if status.waiting_for else []
     notes += [f"warning: {warning}" for warning in status.warnings]
-    return Group(table, *(Text(note, style="yellow") for note in notes)) if notes else table
+    return Group(table, *(words(note, "yellow", SENTENCE_LIMIT) for note in notes)) if notes else table
 
 
-def _status_lines(status: Status) -> list[tuple[str, RenderableType]]:
-    lines: list[tuple[str, RenderableType]] = [
+def _status_lines(status: Status) -> list[tuple[str, str | Text]]:
+    lines: list[tuple[str, str | Text]] = [
         ("peer", status.peer_id),
         ("state", _state(status.state)),
         *([("doing", status.doing)] if status.doing else []),
@@ -103,9 +118,9 @@ def render_peers(peers: list[PeerRow]) -> RenderableType:
     for peer in sorted(peers, key=lambda peer: (peer.stage is None, peer.stage or 0, peer.peer_id)):
         heard = "itself" if peer.is_self else f"{peer.last_heard_seconds:.1f} s ago"
         table.add_row(
-            short(peer.peer_id), "-" if peer.stage is None else str(peer.stage), _state(peer.state, peer.suspect),
-            str(peer.version), str(peer.forward), str(peer.backward), str(peer.in_flight),
-            f"{peer.microbatches_per_second:.2f}", peer.device, heard,
+            words(short(peer.peer_id)), words("-" if peer.stage is None else peer.stage),
+            _state(peer.state, peer.suspect), words(peer.version), words(peer.forward), words(peer.backward),
+            words(peer.in_flight), words(f"{peer.microbatches_per_second:.2f}"), words(peer.device), words(heard),
         )  # fmt: skip
     return table
 
@@ -120,7 +135,8 @@ def render_queues(hops: list[HopRow]) -> RenderableType:
     for hop in sorted(hops, key=lambda hop: (hop.step, hop.index)):
         sender = short(hop.custodian) if hop.custodian else "own data"
         table.add_row(
-            str(hop.step), str(hop.index), hop.state, f"{hop.seconds:.1f} s", sender, short(hop.holder) or "-"
+            words(hop.step), words(hop.index), words(hop.state), words(f"{hop.seconds:.1f} s"), words(sender),
+            words(short(hop.holder) or "-"),
         )  # fmt: skip
     return table
 
@@ -133,7 +149,7 @@ def render_work(hops: list[HopRow], status: Status) -> RenderableType:
     return Group(
         render_queues(hops),
         Text(f"{held}{queues.downstream} are with the next stage; {size(queues.retained_bytes)} retained"),
-        Text(why, style="yellow" if queues.idle_because else "green"),
+        words(why, "yellow" if queues.idle_because else "green", SENTENCE_LIMIT),
     )
 
 
@@ -141,14 +157,16 @@ class ProgressView:
     """How far a command is, on stderr: a bar on a terminal, elsewhere a line whenever something changes."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = console(sys.stderr)
         self._told = ""
         self._bar: progress.Progress | None = None
         self._task = progress.TaskID(0)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
-            columns = (progress.SpinnerColumn(), "{task.description}", progress.BarColumn(), "{task.fields[amount]}")
+            doing = progress.TextColumn("{task.description}", markup=False)
+            amount = progress.TextColumn("{task.fields[amount]}", markup=False)
+            columns = (progress.SpinnerColumn(), doing, progress.BarColumn(), amount)
             self._bar = progress.Progress(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task("", total=None, amount="")
             self._bar.start()
@@ -160,7 +178,7 @@ class ProgressView:
 
     def show(self, doing: str, done: int, total: int) -> None:
         """Something has changed, maybe. `done` of `total` bytes are there; 0: none are fetched."""
-        amount = f"{size(done)} of {size(total)}" if total else ""
+        doing, amount = printable(doing), f"{size(done)} of {size(total)}" if total else ""
         if self._bar is not None:
             shares = {"total": float(total) if total else None, "completed": float(done)}
             self._bar.update(self._task, description=doing, amount=amount, **shares)  # type: ignore[arg-type]
@@ -170,7 +188,7 @@ class ProgressView:
 
 
 def _state(state: str, suspect: bool = False) -> Text:
-    text = Text(state, style=_STATE_COLOURS.get(state, ""))
+    text = words(state, _STATE_COLOURS.get(state, ""))
     return text.append(" (silent)", style="red") if suspect else text
 
 

@@ -18,6 +18,7 @@ from swarmd import __version__
 from swarmd.config import NodeConfig, RunConfig
 from swarmd.daemon.local import Home, Remembered, RememberedRun, default_home
 from swarmd.errors import ConfigError, ControlError, SwarmError
+from swarmd.printable import printable, printable_lines
 
 EXIT_FAILED = 1  # failed while running
 EXIT_USER = 2  # the user must change something
@@ -260,7 +261,9 @@ def profile(
 
         from swarmd.stage.profile import measure_profile
 
-        measured = measure_profile(device, threads, told=lambda line: print(f"measuring: {line}", file=sys.stderr))
+        measured = measure_profile(
+            device, threads, told=lambda line: print(f"measuring: {printable(line)}", file=sys.stderr)
+        )
         if output is None:
             print(json.dumps(measured))
             return 0
@@ -433,7 +436,7 @@ def _reported(action: Callable[[], int], debug: bool) -> int:
         return _say("interrupted.", EXIT_FAILED)
     except Exception as error:  # noqa: BLE001 - the one place where a failure becomes a clean end
         if debug:
-            traceback.print_exc()
+            print(printable_lines(traceback.format_exc()), file=sys.stderr)
         known = _known_trouble(error)
         sentence = str(known) if known else f"failed: {type(error).__name__}: {error} (--debug shows where)."
         _note_in_log(sentence, None if known else error)
@@ -463,7 +466,7 @@ def _known_trouble(error: BaseException) -> SwarmError | None:
 
 
 def _say(sentence: str, code: int) -> int:
-    print(f"swarmd: {sentence}", file=sys.stderr)
+    print(f"swarmd: {printable(sentence)}", file=sys.stderr)
     return code
 
 

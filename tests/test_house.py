@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 FILE_LINES_LIMIT = 800  # a file ends where its question ends, mostly far below
 FUNCTION_LINES_LIMIT = 70
 
-LEAVES = ("swarmd.config", "swarmd.errors", "swarmd.status", "swarmd.values", "swarmd.schedule")
+LEAVES = ("swarmd.config", "swarmd.errors", "swarmd.printable", "swarmd.status", "swarmd.values", "swarmd.schedule")
 
 
 class Rule(NamedTuple):
@@ -32,6 +32,7 @@ OWN_IMPORTS = (
     Rule("swarmd/config.py", (), "everyone imports it, so whatever it imported everyone would carry"),
     Rule("swarmd/errors.py", (), "everyone imports it, so whatever it imported everyone would carry"),
     Rule("swarmd/memory.py", (), "the process and the device's thread call it"),
+    Rule("swarmd/printable.py", (), "everything that shows words imports it, swarmctl too"),
     Rule("swarmd/status.py", (), "swarmctl imports it and must stay light"),
     Rule("swarmd/values.py", (), "everyone imports it, so whatever it imported everyone would carry"),
     Rule("swarmd/schedule.py", ("swarmd.config",), "swarm/ decides the learning rate with it, without torch"),
@@ -64,10 +65,14 @@ OWN_IMPORTS = (
     ),
     Rule(
         "swarmctl/plan.py",
-        ("swarmd.status", "swarmd.errors", "swarmd.settings", "swarmd.sim", "swarmctl"),
+        ("swarmd.status", "swarmd.errors", "swarmd.printable", "swarmd.settings", "swarmd.sim", "swarmctl"),
         "a plan is a simulation; it is made by the simulator, which needs no torch",
     ),
-    Rule("swarmctl", ("swarmd.status", "swarmd.errors", "swarmctl"), "it starts at once and works without torch"),
+    Rule(
+        "swarmctl",
+        ("swarmd.status", "swarmd.errors", "swarmd.printable", "swarmctl"),
+        "it starts at once and works without torch",
+    ),
 )
 
 WORLD = (

@@ -23,6 +23,7 @@ from swarmd.daemon.demo_process import DaemonProcess
 from swarmd.daemon.demo_report import DemoResult, judge, print_report, with_sample
 from swarmd.daemon.demo_view import View, make_view
 from swarmd.errors import ConfigError, SwarmError
+from swarmd.printable import printable
 
 POLL_INTERVAL_S = 1.0  # each poll costs every daemon a few milliseconds of the cores it trains on
 FIRST_POLL_INTERVAL_S = 0.1  # while only the first daemon's address is awaited
@@ -68,7 +69,7 @@ def run_demo(options: DemoOptions) -> int:
             "with --kill-every."
         )
     home = prepare_home(options.home)
-    print(f"the daemons live in {home}", file=sys.stderr)
+    print(f"the daemons live in {printable(home)}", file=sys.stderr)
     stages = run.model.stages
     places = [max(0, number + stages - options.peers) if options.uneven else number % stages
               for number in range(options.peers)]  # fmt: skip
@@ -118,7 +119,7 @@ def verdict(run: RunConfig, result: DemoResult) -> int:
         trouble = f"the final checkpoints gave no sample ({result.sample_error})"
     if trouble is None:
         return EXIT_OK
-    print(f"swarmd: {trouble}.", file=sys.stderr)
+    print(f"swarmd: {printable(trouble)}.", file=sys.stderr)
     return EXIT_FAILED
 
 
@@ -210,7 +211,8 @@ class Demo:
             if first.status is not None and first.status.addresses:
                 return first.status.addresses[0]
             if not first.runs:
-                raise DemoFailed(f"the first daemon {first.how_it_ended()}; its last words:\n{first.last_words()}")
+                self._view.say(f"the last words of the first daemon:\n{first.last_words()}")
+                raise DemoFailed(f"the first daemon {first.how_it_ended()}")
             await asyncio.sleep(FIRST_POLL_INTERVAL_S)
         raise DemoFailed(f"the first daemon did not listen within {LISTEN_BOUND_S:.0f} s; see {first.home.log}.")
 

@@ -17,6 +17,7 @@ from typing import Any
 from swarmctl.render import duration
 from swarmd.config import RunConfig
 from swarmd.daemon.demo_process import DaemonProcess
+from swarmd.printable import printable
 
 LAST_STEPS = 10  # one step's loss is noisy; the last is the mean of this many
 SAMPLE_TOKENS = 300  # a few lines of text, a few seconds on one core
@@ -175,19 +176,19 @@ def print_report(result: DemoResult) -> None:
     print(f"ledger   {', '.join(f'{count} {name}' for name, count in result.ledger.items())}")
     if result.kills:
         print(f"kills    {result.kills} daemons killed and started again while it trained")
-    print(f"files    {result.home}/peer-*: swarmd.log, ledger.jsonl, checkpoints/")
+    print(f"files    {printable(result.home)}/peer-*: swarmd.log, ledger.jsonl, checkpoints/")
     if result.sample is not None:
         print("sample   written by the model of the final checkpoints:\n")
-        print("\n".join(f"    {line}" for line in printable(result.sample).splitlines()))
+        print("\n".join(f"    {line}" for line in _fit_for_a_terminal(result.sample).splitlines()))
     else:
-        print(f"sample   none could be generated: {result.sample_error}")
+        print(f"sample   none could be generated: {printable(result.sample_error)}")
 
 
 def _loss(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3f}"
 
 
-def printable(text: str) -> str:
+def _fit_for_a_terminal(text: str) -> str:
     """A model's text without what could confuse a terminal."""
     return "".join(
         letter if (letter.isprintable() and letter != "\ufffd") or letter in "\n\t" else "·" for letter in text

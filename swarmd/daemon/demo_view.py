@@ -13,9 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from swarmctl.render import duration, short
+from swarmctl.render import console, duration, short, words
 from swarmd.config import RunConfig
 from swarmd.daemon.demo_process import DaemonProcess
+from swarmd.printable import SENTENCE_LIMIT, printable_lines
 from swarmd.status import Status
 
 LINES_PER_RUN = 20  # progress lines over the whole run when there is no terminal
@@ -35,8 +36,8 @@ class View(Protocol):
 
 def make_view(run: RunConfig) -> View:
     """A table that renews itself on a terminal, else lines."""
-    console = Console(stderr=True, highlight=False)
-    return LiveTable(run, console) if console.is_terminal else Lines(run)
+    terminal = console(sys.stderr)
+    return LiveTable(run, terminal) if terminal.is_terminal else Lines(run)
 
 
 def leader(peers: Sequence[DaemonProcess]) -> Status | None:
@@ -63,7 +64,7 @@ class LiveTable:
         self._live.update(Group(peer_table(peers), swarm_lines(self._run, peers, elapsed_s)), refresh=True)
 
     def say(self, text: str) -> None:
-        self._console.print(Text(text))
+        self._console.print(Text(printable_lines(text)))
 
     def close(self) -> None:
         self._live.stop()
@@ -88,7 +89,7 @@ class Lines:
         self.say(f"{elapsed_s:6.1f} s  {one_line(self._run, status)}")
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(printable_lines(text), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         pass
@@ -114,13 +115,12 @@ def peer_table(peers: Sequence[DaemonProcess]) -> Table:
         status = peer.status
         stage = peer.stage if status is None or status.stage is None else status.stage
         if status is None:
-            table.add_row(str(peer.number), "", str(stage), _state(peer), "", "", "", "", "", str(peer.starts))
+            table.add_row(str(peer.number), "", words(stage), _state(peer), "", "", "", "", "", str(peer.starts))
             continue
-        queues = status.queues
+        queues, rate = status.queues, f"{status.microbatches_per_second:.2f}"
         table.add_row(
-            str(peer.number), short(status.peer_id), str(stage), _state(peer), str(queues.forward),
-            str(queues.backward), str(queues.in_flight), str(status.version), f"{status.microbatches_per_second:.2f}",
-            str(peer.starts),
+            str(peer.number), words(short(status.peer_id)), words(stage), _state(peer), words(queues.forward),
+            words(queues.backward), words(queues.in_flight), words(status.version), rate, str(peer.starts),
         )  # fmt: skip
     return table
 
@@ -133,14 +133,14 @@ def _state(peer: DaemonProcess) -> Text:
     if peer.status is None:
         return Text("starting", style="yellow")
     if not peer.answers:
-        return Text(f"{peer.status.state} (silent)", style="yellow")
-    return Text(peer.status.state, style="green" if peer.status.state == "serving" else "")
+        return words(f"{peer.status.state} (silent)", "yellow")
+    return words(peer.status.state, "green" if peer.status.state == "serving" else "")
 
 
 def swarm_lines(run: RunConfig, peers: Sequence[DaemonProcess], elapsed_s: float) -> RenderableType:
     """The swarm's figures and a bar."""
     status = leader(peers)
-    head = Text(f"{run.name}  {duration(elapsed_s)}  {one_line(run, status)}")
+    head = words(f"{run.name}  {duration(elapsed_s)}  {one_line(run, status)}", limit=SENTENCE_LIMIT)
     if status is None:
         return head
     if status.validation_loss is not None:

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from swarmd.printable import printable, printable_lines
+
 NOTICE = 25  # between INFO and WARNING: what the person at the terminal wants to see
 LOG_LIMIT_BYTES = 10 << 20  # of one file; a day of a busy daemon at INFO
 LOG_FILES_KEPT = 3  # older files beside the present one, so at most 40 MB a home
@@ -65,11 +67,20 @@ class _LogFile(logging.handlers.RotatingFileHandler):
 
 
 class _Readable(logging.Formatter):
-    """One line a record, in UTC, so that the logs of machines in several places can be laid side by side."""
+    """One line a record, in UTC, so that the logs of machines in several places can be laid side by side. A traceback
+    follows indented, so none of its lines, and nothing that anyone says, passes for another record.
+    """
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+        super().__init__()
         self.converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{record.msecs:03.0f}Z"
+        line = f"{when} {record.levelname:<7} {record.name}: {_message(record)}"
+        if record.exc_info:
+            line += "\n" + printable_lines(self.formatException(record.exc_info), "    ")
+        return line
 
 
 class _Terse(logging.Formatter):
@@ -77,7 +88,7 @@ class _Terse(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         warning = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return f"{self.formatTime(record, '%H:%M:%S')} {warning}{record.getMessage()}"
+        return f"{self.formatTime(record, '%H:%M:%S')} {warning}{_message(record)}"
 
 
 class _JsonLines(logging.Formatter):
@@ -88,8 +99,12 @@ class _JsonLines(logging.Formatter):
             "time": round(record.created, 3),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = printable_lines(self.formatException(record.exc_info))
         return json.dumps(line)
+
+
+def _message(record: logging.LogRecord) -> str:
+    return printable(record.getMessage().strip())

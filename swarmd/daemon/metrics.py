@@ -11,6 +11,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from swarmd.printable import CELL_LIMIT, printable
 from swarmd.status import Status
 
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -28,7 +29,7 @@ class _StatusCollector(Collector):
         yield _info(self._status)
         peers = GaugeMetricFamily("swarmd_stage_replicas", "Live replicas of a stage", labels=["stage"])
         for stage, replicas in self._status.peers.items():
-            peers.add_metric([stage], replicas)
+            peers.add_metric([printable(stage, CELL_LIMIT)], replicas)
         yield peers
 
 
@@ -77,4 +78,5 @@ def _counters(status: Status) -> Iterator[Metric]:
 
 def _info(status: Status) -> Metric:
     labels = {"peer_id": status.peer_id, "run": status.run, "state": status.state, "device": status.device}
-    return InfoMetricFamily("swarmd_peer", "Who this is", value=labels)
+    shown = {name: printable(value, CELL_LIMIT) for name, value in labels.items()}  # one name comes from the run
+    return InfoMetricFamily("swarmd_peer", "Who this is", value=shown)

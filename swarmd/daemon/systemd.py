@@ -10,6 +10,8 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 
+from swarmd.printable import printable
+
 log = logging.getLogger(__name__)
 
 STATUS_SECONDS = 10.0  # between two status lines where no watchdog asks for more
@@ -36,7 +38,9 @@ class Notifier:
         """Sends assignments such as READY=1. What can't be sent is logged: the daemon goes on without."""
         if not self._address:
             return
-        text = "\n".join(f"{name}={' '.join(str(word).split())[:STATUS_LIMIT]}" for name, word in words.items())
+        text = "\n".join(
+            f"{name}={printable(' '.join(str(word).split()), STATUS_LIMIT)}" for name, word in words.items()
+        )
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.setblocking(False)
             try:

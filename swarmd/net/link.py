@@ -16,6 +16,7 @@ from swarmd.net import frames
 from swarmd.net.frames import Decoder, Envelope, Message
 from swarmd.net.limits import TransportLimits
 from swarmd.net.outbox import Outbox
+from swarmd.printable import printable
 from swarmd.values import Buffer, Frame, PeerId, Urgency
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class Link:
             assert envelope.frame is not None
             answer.set_result(envelope.frame)
         elif envelope.type == frames.REFUSAL:
-            answer.set_exception(Refused(envelope.sentence))
+            answer.set_exception(Refused(printable(envelope.sentence)))
         else:
             answer.set_exception(Refused("the peer is answering as many of our requests as it allows"))
 

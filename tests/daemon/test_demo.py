@@ -19,7 +19,7 @@ from swarmd.daemon import demo, demo_kills
 from swarmd.daemon.demo import Demo, DemoFailed, DemoOptions, prepare_home, run_demo, verdict
 from swarmd.daemon.demo_kills import Killer, plan_victim
 from swarmd.daemon.demo_process import DaemonProcess
-from swarmd.daemon.demo_report import judge, loss_curve, print_report, printable, read_ledgers, with_sample
+from swarmd.daemon.demo_report import judge, loss_curve, print_report, read_ledgers, with_sample
 from swarmd.daemon.demo_view import Lines, LiveTable, peer_table, swarm_lines
 from swarmd.errors import ConfigError
 from tests.daemon.fake_swarmd import STEPS
@@ -101,8 +101,10 @@ async def test_a_stage_without_daemons_ends_the_demo_and_the_others(tmp_path: Pa
 
 @pytest.mark.usefixtures("quick")
 async def test_a_first_daemon_that_dies_ends_the_demo_with_its_last_words(tmp_path: Path) -> None:
-    with pytest.raises(DemoFailed, match="out of luck"):
-        await make(tmp_path, Said(), "0 dies").run()
+    view = Said()
+    with pytest.raises(DemoFailed, match="ended with exit code"):
+        await make(tmp_path, view, "0 dies").run()
+    assert any("out of luck" in sentence for sentence in view.sentences)
 
 
 @pytest.mark.usefixtures("quick")
@@ -308,8 +310,9 @@ def test_the_live_table_leaves_sentences_above_it(tmp_path: Path) -> None:
     assert "loss 3.250" in drawn
 
 
-def test_text_of_a_model_cannot_confuse_a_terminal() -> None:
-    assert printable("a\tb\n\x1b[2J\x00é") == "a\tb\n·[2J·é"
+def test_text_of_a_model_cannot_confuse_a_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    print_report(replace(judge(RUN, tmp_path, [], 1.0, 1.0), sample="a\tb\n\x1b[2J\x00é"))
+    assert capsys.readouterr().out.endswith("    a\tb\n    ·[2J·é\n")
 
 
 def test_tables_and_lines_show_the_swarm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

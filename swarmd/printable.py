@@ -1,0 +1,30 @@
+"""Words from elsewhere (a peer, a file, a library), made fit to be shown: on a terminal, in a pipe, in a log.
+
+Whatever could move a cursor, change colours, reorder or hide letters, or begin another line is shown as its escape,
+as Python writes it, and nothing is longer than a bound. Relies on nothing; everything that shows words uses it.
+"""
+
+SENTENCE_LIMIT = 2000  # characters; the longest sentence of ours names a dozen addresses
+CELL_LIMIT = 120  # characters of a table's cell
+LINES_LIMIT = 200  # of a traceback, or of a log's end; the last are kept, which say what happened
+CUT = "..."
+
+
+def printable(words: object, limit: int = SENTENCE_LIMIT) -> str:
+    """The words as one line of at most `limit` characters that a terminal shows and does not obey."""
+    text = words if isinstance(words, str) else str(words)
+    if len(text) > limit:
+        text = text[: limit - len(CUT)] + CUT
+    if text.isprintable():  # the usual case; neither controls, line ends, joiners, overrides nor lone surrogates
+        return text
+    shown = "".join(letter if letter.isprintable() else _escape(letter) for letter in text)
+    return shown if len(shown) <= limit else shown[: limit - len(CUT)] + CUT
+
+
+def printable_lines(words: str, indent: str = "") -> str:
+    """Several lines, each printable and indented: no line of them can pass for another record of a log."""
+    return "\n".join(indent + printable(line) for line in words.splitlines()[-LINES_LIMIT:])
+
+
+def _escape(letter: str) -> str:
+    return letter.encode("unicode_escape").decode()
