@@ -24,6 +24,10 @@ class PeerUnreachable(SwarmError):
     """The peer is gone, can't be dialled, or the connection broke before an answer came."""
 
 
+class WrongPeer(PeerUnreachable):
+    """Somebody answers at the peer's address, and proves to be another peer."""
+
+
 class Refused(SwarmError):
     """The peer understood the request and said no, with a sentence: other run, other history, nothing to give."""
 

@@ -4,24 +4,40 @@ Only TCP: /ip4, /ip6, /dns, /dns4 or /dns6, then /tcp/<port>, then /p2p/<peer id
 wrongly is a ConfigError with a sentence; what a peer wrote wrongly is left out.
 """
 
+import contextlib
 import errno
 import ipaddress
 import re
 import socket
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import psutil
 
 from swarmd.errors import ConfigError
-from swarmd.net.limits import TransportLimits
 from swarmd.values import PeerId
 
 _MULTIADDR = re.compile(
     r"/(?P<family>ip4|ip6|dns|dns4|dns6)/(?P<host>[0-9A-Za-z.:_%-]{1,253})/tcp/(?P<port>[0-9]{1,5})"
     r"(?:/p2p/(?P<peer>[1-9A-HJ-NP-Za-km-z]{20,120}))?"
 )
+
+
+Scope = Literal["loopback", "link-local", "private", "shared", "public", "name", "nowhere"]
+"""From where an address can be dialled: this machine, one wire, a site's networks, those behind a carrier's NAT or of a
+VPN (100.64.0.0/10), everywhere, whatever a name stands for, or not at all.
+"""
+
+IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+SITES: tuple[Network, ...] = tuple(
+    map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
+)
+"""RFC 1918 and RFC 4193: each site uses them for itself."""
+SHARED = ipaddress.ip_network("100.64.0.0/10")  # RFC 6598
+NOWHERE: tuple[Network, ...] = tuple(map(ipaddress.ip_network, ("0.0.0.0/8", "240.0.0.0/4", "::/128")))
 
 
 class Address(NamedTuple):
@@ -39,6 +55,40 @@ class Address(NamedTuple):
     def transport(self) -> str:
         """Without the peer id."""
         return f"/{self.family}/{self.host}/tcp/{self.port}"
+
+
+def scope(address: Address) -> Scope:
+    """From where an address can be dialled."""
+    if address.family not in ("ip4", "ip6"):
+        name = address.host.rstrip(".").lower()
+        return "loopback" if name == "localhost" or name.endswith(".localhost") else "name"
+    ip = ip_of(address)
+    if ip.is_loopback:
+        return "loopback"
+    if ip.is_link_local:
+        return "link-local"
+    if ip.is_multicast or any(ip in network for network in NOWHERE):
+        return "nowhere"
+    if any(ip in network for network in SITES):
+        return "private"
+    return "shared" if ip in SHARED else "public"
+
+
+def ip_of(address: Address) -> IP:
+    """Of an ip4 or ip6 address; an IPv4 address written as IPv6 is the former."""
+    ip = ipaddress.ip_address(address.host)
+    return getattr(ip, "ipv4_mapped", None) or ip
+
+
+def local_interfaces() -> list[Interface]:
+    """This machine's addresses, each with the network that it is in. Raises OSError."""
+    found = []
+    for entry in [entry for entries in psutil.net_if_addrs().values() for entry in entries]:
+        if entry.family in (socket.AF_INET, socket.AF_INET6) and entry.netmask:
+            host = entry.address.partition("%")[0]
+            prefix = int(ipaddress.ip_address(entry.netmask.partition("/")[0])).bit_count()
+            found.append(ipaddress.ip_interface(f"{host}/{prefix}"))
+    return found
 
 
 def parse(text: str) -> Address | None:
@@ -80,7 +130,7 @@ def parse_listened(text: str) -> Address:
 def parse_announced(text: str) -> Address:
     """An address at which a user says that others reach this daemon. Raises ConfigError."""
     address = parse(text)
-    if address is None or address.peer or not _worth_dialling(address, ""):
+    if address is None or address.peer or not worth_dialling(address, ""):
         raise ConfigError(
             f"can't announce {text!r}; write the address that others dial as /ip4/<host>/tcp/<port>, "
             "such as /ip4/203.0.113.5/tcp/4001"
@@ -121,7 +171,17 @@ def dialable(host: str, port: int) -> list[Address]:
         if entry.family == wanted and "%" not in entry.address
     ]
     outside = [ip for ip in found if not ip.is_loopback and not ip.is_link_local]
-    return [Address(family, str(ip), port, "") for ip in dict.fromkeys(outside or found)]
+    first = _outward(wanted)
+    order = sorted(dict.fromkeys(outside or found), key=lambda ip: str(ip) != first)
+    return [Address(family, str(ip), port, "") for ip in order]
+
+
+def _outward(family: socket.AddressFamily) -> str:
+    """This machine's address on its way out, which people should see first; "" where there is no such way."""
+    with socket.socket(family, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(("192.0.2.1" if family == socket.AF_INET else "2001:db8::1", 9))  # sends nothing
+        return str(probe.getsockname()[0])
+    return ""
 
 
 def announced(listened: Iterable[str], told: Sequence[Address] = ()) -> list[str]:
@@ -134,30 +194,6 @@ def announced(listened: Iterable[str], told: Sequence[Address] = ()) -> list[str
     return [str(each) for address in found for each in dialable(address.host, address.port)]
 
 
-class AddressBook:
-    """Where peers said they can be dialled. Bounded both ways; the newest addresses win."""
-
-    def __init__(self, limits: TransportLimits) -> None:
-        self._limits = limits
-        self._known: OrderedDict[PeerId, tuple[Address, ...]] = OrderedDict()
-
-    def learn(self, peer: PeerId, addresses: Sequence[str]) -> None:
-        parsed = map(parse, addresses[: self._limits.addresses_per_peer])
-        fresh = [each._replace(peer=peer) for each in parsed if each is not None and _worth_dialling(each, peer)]
-        merged = dict.fromkeys([*fresh, *self._known.pop(peer, ())])
-        if merged:
-            self._known[peer] = tuple(merged)[: self._limits.addresses_per_peer]
-        while len(self._known) > self._limits.known_peers:
-            self._known.popitem(last=False)
-
-    def addresses(self, peer: PeerId) -> tuple[Address, ...]:
-        return self._known.get(peer, ())
-
-
-def _worth_dialling(address: Address, peer: PeerId) -> bool:
-    if not address.port or address.peer not in ("", peer):
-        return False
-    if address.family not in ("ip4", "ip6"):
-        return True
-    ip = ipaddress.ip_address(address.host)
-    return not ip.is_unspecified and not ip.is_multicast
+def worth_dialling(address: Address, peer: PeerId) -> bool:
+    """Whether it is an address of this peer that somebody somewhere could dial."""
+    return bool(address.port) and address.peer in ("", peer) and scope(address) != "nowhere"

@@ -37,6 +37,7 @@ from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.rcmgr.connection_limits import ConnectionLimits
 from libp2p.rcmgr.manager import ResourceLimits, ResourceManager
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
@@ -129,6 +130,13 @@ def _socket_of(muxed: Any) -> Any:
     with contextlib.suppress(AttributeError):
         return muxed.secured_conn.conn.read_writer.read_write_closer.stream.stream
     return None
+
+
+def _is_of_another(error: BaseException | None) -> bool:
+    """Whether a dial failed because another peer answered, whose key is not that of the one who was dialled."""
+    while error is not None and not isinstance(error, PeerIDMismatchesPubkey):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def cut(muxed: Any, *, abort: bool) -> None:
@@ -345,22 +353,28 @@ class Libp2pTransport(WireTransport):
     # Dialling
 
     async def _dial(self, peer: PeerId, addresses: Sequence[multiaddrs.Address], done: asyncio.Future[None]) -> None:
-        problem = "it does not answer"
+        problem, others = "it does not answer", False
         try:
             with trio.move_on_after(self.limits.dial_s):
-                await self._open_streams(await self._first_to_answer(ID.from_base58(peer), addresses))
+                connection, address = await self._first_to_answer(ID.from_base58(peer), addresses)
+                await self._open_streams(connection)
+                self.book.worked(peer, address)
                 problem = ""
         except Exception as error:
             problem = str(error.__cause__ or error) or type(error).__name__
-        self._dialled(peer, addresses, done, problem)
+            others = _is_of_another(error)
+        self._dialled(peer, addresses, done, problem, others=others)
 
-    async def _first_to_answer(self, peer: ID, addresses: Sequence[multiaddrs.Address]) -> Any:
+    async def _first_to_answer(
+        self, peer: ID, addresses: Sequence[multiaddrs.Address]
+    ) -> tuple[INetConn, multiaddrs.Address]:
         """Each address once, the next beside it when one is slow; cancelling a handshake harms nobody."""
-        swarm, found, problems = self._host.get_network(), list[INetConn](), list[Exception]()
+        swarm = self._host.get_network()
+        found, problems = list[tuple[INetConn, multiaddrs.Address]](), list[Exception]()
 
         async def attempt(address: multiaddrs.Address, over: trio.Event, scope: trio.CancelScope) -> None:
             try:
-                found.append(await swarm.dial_addr(Multiaddr(address.transport), peer))
+                found.append((await swarm.dial_addr(Multiaddr(address.transport), peer), address))
                 scope.cancel()
             except Exception as error:
                 problems.append(error)
@@ -373,8 +387,8 @@ class Libp2pTransport(WireTransport):
                 with trio.move_on_after(NEXT_ADDRESS_S):
                     await over.wait()
         if not found:
-            raise problems[-1]
-        for spare in found[1:]:
+            raise min(problems, key=_is_of_another)  # a peer that can't be reached may come yet
+        for spare, _ in found[1:]:
             cut(spare.muxed_conn, abort=True)
         return found[0]
 

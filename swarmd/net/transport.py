@@ -12,9 +12,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import Any
 
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import PeerFault, PeerUnreachable, Refused, WrongPeer
 from swarmd.net import addresses as multiaddrs
 from swarmd.net import frames
+from swarmd.net.address_book import AddressBook
 from swarmd.net.limits import TransportLimits
 from swarmd.net.link import Link, StreamName
 from swarmd.net.machine import machine_name
@@ -77,7 +78,7 @@ class WireTransport(ABC):
         self._handler: Handler | None = None
         self._callbacks: list[Callable[[PeerId], None]] = []
         self.told: tuple[multiaddrs.Address, ...] = ()  # to others, instead of where it listens
-        self._book = multiaddrs.AddressBook(limits)
+        self.book = AddressBook(limits, self.machine)
         self._connections: list[Connection] = []  # from their first word on
         self._peers: dict[PeerId, list[Connection]] = {}  # the ready ones
         self._dials: dict[PeerId, asyncio.Future[None]] = {}
@@ -111,9 +112,9 @@ class WireTransport(ABC):
     def traffic(self) -> tuple[int, int]:
         return self._sent, self._received
 
-    def learn(self, peer: PeerId, addresses: Sequence[str]) -> None:
+    def learn(self, peer: PeerId, addresses: Sequence[str], machine: str | None = None) -> None:
         if peer != self._peer_id:
-            self._book.learn(peer, addresses)
+            self.book.learn(peer, addresses, machine)
 
     def serve(self, handler: Handler) -> None:
         self._handler = handler
@@ -129,7 +130,7 @@ class WireTransport(ABC):
     ) -> Frame:
         async with asyncio.timeout(deadline_s):
             if peer not in self._peers:
-                await self._dial_once(peer, self._book.addresses(peer))
+                await self._dial_once(peer, self.book.addresses(peer))
             ready = self._peers.get(peer)
             if not ready:
                 raise PeerUnreachable(f"the connection to {peer} broke at once")
@@ -153,7 +154,9 @@ class WireTransport(ABC):
         if self._closing:
             raise PeerUnreachable("this daemon is stopping")
         if not addresses:
-            raise PeerUnreachable(f"no address of {peer} is known")
+            said = ", ".join(address.transport for address in self.book.known(peer).all())
+            why = f"none of its addresses can be dialled from here: {said}" if said else "no address of it is known"
+            raise PeerUnreachable(f"{peer} can't be reached: {why}")
         dial = self._dials.get(peer)
         if dial is None:
             dial = self._dials[peer] = self._loop.create_future()
@@ -161,14 +164,24 @@ class WireTransport(ABC):
         await asyncio.shield(dial)
 
     def _dialled(
-        self, peer: PeerId, addresses: Sequence[multiaddrs.Address], done: asyncio.Future[None], problem: str
+        self,
+        peer: PeerId,
+        addresses: Sequence[multiaddrs.Address],
+        done: asyncio.Future[None],
+        problem: str,
+        *,
+        others: bool = False,
     ) -> None:
+        """A dial is over, with a connection unless there was a problem. `others`: all who answered were others."""
         self._dials.pop(peer, None)
         if done.done():
             return
         if problem:
             tried = ", ".join(address.transport for address in addresses)
-            done.set_exception(PeerUnreachable(f"{peer} can't be reached at {tried}: {problem}"))
+            if others:
+                done.set_exception(WrongPeer(f"another peer than {peer} answers at {tried}"))
+            else:
+                done.set_exception(PeerUnreachable(f"{peer} can't be reached at {tried}: {problem}"))
             done.exception()  # seen, also when everybody who waited for it was cancelled
         else:
             done.set_result(None)

@@ -312,7 +312,7 @@ class SimTransport:
             await self._dial_once(peer)
         return peer
 
-    def learn(self, peer: PeerId, addresses: Sequence[str]) -> None:
+    def learn(self, peer: PeerId, addresses: Sequence[str], machine: str | None = None) -> None:
         if peer != self._peer:
             self._known.add(peer)
 

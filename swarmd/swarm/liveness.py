@@ -57,7 +57,7 @@ class Liveness:
         worked, before = self._membership.is_live(card.peer), self._membership.get(card.peer)
         generation = self._membership.generation
         self._membership.hear(card, asyncio.get_running_loop().time())
-        self._links.transport.learn(card.peer, card.addresses)
+        self._links.transport.learn(card.peer, card.addresses, card.machine)
         self._heard(card)
         foreign = worked and not self._membership.fits(card)  # it goes over to another history
         if card.state == "left" or (worked and card.state == "joining") or foreign:

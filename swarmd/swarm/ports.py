@@ -61,8 +61,10 @@ class Transport(Protocol):
     async def connect(self, address: str) -> PeerId:
         """Dials a multiaddr and says who is there. Raises ConfigError (not a usable multiaddr), PeerUnreachable."""
 
-    def learn(self, peer: PeerId, addresses: Sequence[str]) -> None:
-        """Remembers where a peer can be dialled. Bounded; newest addresses win."""
+    def learn(self, peer: PeerId, addresses: Sequence[str], machine: str | None = None) -> None:
+        """Remembers where a peer says that it can be dialled, and on which machine it is; None: it didn't say, somebody
+        else told. Bounded; newest addresses win, and what has worked is tried first.
+        """
 
     def connected(self) -> tuple[PeerId, ...]:
         """Peers with a live connection, in the order they came."""

@@ -6,7 +6,6 @@ import pytest
 
 from swarmd.errors import ConfigError
 from swarmd.net.addresses import (
-    AddressBook,
     announced,
     check_free,
     dialable,
@@ -14,11 +13,10 @@ from swarmd.net.addresses import (
     parse_announced,
     parse_dialled,
     parse_listened,
+    scope,
 )
-from swarmd.net.limits import TransportLimits
 
 PEER = "12D3KooWNdo5kjPXU4ToRMdjC2siQYJQWhyavChcEvp8m1pB1Jbo"
-OTHER = "12D3KooWLRPJoDwC5h3QfNnQ2ZyhMVzTQb2mMhkRLz2dHUPLhGXn"
 
 
 @pytest.mark.parametrize(
@@ -101,31 +99,43 @@ def test_all_interfaces_become_their_addresses() -> None:
     assert all(text.endswith("/tcp/5") and "0.0.0.0" not in text for text in everywhere)
 
 
-def known(book: AddressBook, peer: str) -> list[str]:
-    return [address.transport for address in book.addresses(peer)]
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/ip4/127.0.0.1/tcp/1", "loopback"),
+        ("/ip4/127.8.9.10/tcp/1", "loopback"),
+        ("/ip6/::1/tcp/1", "loopback"),
+        ("/ip6/::ffff:127.0.0.1/tcp/1", "loopback"),
+        ("/dns4/localhost/tcp/1", "loopback"),
+        ("/dns/LOCALHOST./tcp/1", "loopback"),
+        ("/dns4/printer.localhost/tcp/1", "loopback"),
+        ("/ip4/169.254.169.254/tcp/80", "link-local"),
+        ("/ip6/fe80::1/tcp/1", "link-local"),
+        ("/ip4/10.0.0.1/tcp/1", "private"),
+        ("/ip4/172.17.0.1/tcp/1", "private"),
+        ("/ip4/172.32.0.1/tcp/1", "public"),
+        ("/ip4/192.168.1.1/tcp/1", "private"),
+        ("/ip6/fd7a:115c:a1e0::1/tcp/1", "private"),
+        ("/ip6/::ffff:192.168.1.1/tcp/1", "private"),
+        ("/ip4/100.64.0.1/tcp/1", "shared"),
+        ("/ip4/100.128.0.1/tcp/1", "public"),
+        ("/ip4/203.0.113.7/tcp/1", "public"),
+        ("/ip6/2001:db8::1/tcp/1", "public"),
+        ("/dns4/train.example.org/tcp/1", "name"),
+        ("/ip4/0.0.0.0/tcp/1", "nowhere"),
+        ("/ip6/::/tcp/1", "nowhere"),
+        ("/ip4/224.0.0.1/tcp/1", "nowhere"),
+        ("/ip6/ff02::1/tcp/1", "nowhere"),
+        ("/ip4/255.255.255.255/tcp/1", "nowhere"),
+    ],
+)
+def test_from_where_an_address_can_be_dialled(text: str, expected: str) -> None:
+    address = parse(text)
+    assert address is not None
+    assert scope(address) == expected
 
 
-def test_the_book_keeps_the_newest_and_is_bounded() -> None:
-    book = AddressBook(TransportLimits(known_peers=2, addresses_per_peer=2))
-    book.learn(PEER, ["/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.2/tcp/1"])
-    book.learn(PEER, [f"/ip4/192.0.2.3/tcp/1/p2p/{PEER}"])
-    assert known(book, PEER) == ["/ip4/192.0.2.3/tcp/1", "/ip4/192.0.2.1/tcp/1"]
-    book.learn(OTHER, ["/ip4/192.0.2.9/tcp/1"])
-    book.learn("third", ["/ip4/192.0.2.9/tcp/1"])
-    assert known(book, PEER) == []
-    assert known(book, OTHER) == ["/ip4/192.0.2.9/tcp/1"]
+def test_this_machine_has_a_loopback_and_knows_its_network() -> None:
+    from swarmd.net.addresses import local_interfaces
 
-
-def test_the_book_leaves_out_what_is_not_worth_dialling() -> None:
-    book = AddressBook(TransportLimits())
-    book.learn(
-        PEER,
-        [
-            "junk",
-            "/ip4/0.0.0.0/tcp/1",
-            "/ip4/224.0.0.1/tcp/1",
-            "/ip4/192.0.2.1/tcp/0",
-            f"/ip4/192.0.2.1/tcp/1/p2p/{OTHER}",
-        ],
-    )
-    assert known(book, PEER) == []
+    assert "127.0.0.0/8" in [str(own.network) for own in local_interfaces()]

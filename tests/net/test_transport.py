@@ -14,7 +14,7 @@ import libp2p.stream_muxer.yamux.yamux as yamux
 import pytest
 from libp2p.host.exceptions import StreamFailure
 
-from swarmd.errors import ConfigError, PeerUnreachable, Refused
+from swarmd.errors import ConfigError, PeerUnreachable, Refused, WrongPeer
 from swarmd.net.limits import TransportLimits
 from swarmd.values import Frame
 from tests.net.peers import PATIENCE_S, Peer, until
@@ -53,12 +53,12 @@ async def test_a_request_finds_its_way_and_back(make: Make, on_uvloop: bool) -> 
 
 async def test_who_cannot_be_reached_is_said_in_a_sentence(make: Make) -> None:
     one, two = await make("one"), await make("two")
-    with pytest.raises(PeerUnreachable, match="no address"):
+    with pytest.raises(PeerUnreachable, match="no address of it"):
         await one.request(two, Frame("x", {}))
     one.transport.learn(two.id, ["/ip4/127.0.0.1/tcp/1"])
     with pytest.raises(PeerUnreachable, match=r"can't be reached at /ip4/127\.0\.0\.1/tcp/1"):
         await one.request(two, Frame("x", {}))
-    with pytest.raises(PeerUnreachable):  # somebody else answers there
+    with pytest.raises(WrongPeer, match="another peer than 12D3KooWLRPJ"):
         await one.do(
             one.transport.connect(two.address.replace(two.id, "12D3KooWLRPJoDwC5h3QfNnQ2ZyhMVzTQb2mMhkRLz2dHUPLhGXn"))
         )
@@ -68,6 +68,16 @@ async def test_who_cannot_be_reached_is_said_in_a_sentence(make: Make) -> None:
         await one.do(one.transport.connect("/ip4/127.0.0.1/tcp/1"))
     one.transport.learn(two.id, [two.address])
     assert (await one.request(two, Frame("x", {}))).kind == "echo"  # nothing of that is held against it
+    assert [str(address) for address in one.transport.book.known(two.id).worked] == [two.address]
+
+
+async def test_an_address_of_another_machine_alone_is_not_dialled(make: Make) -> None:
+    one, two = await make("one"), await make("two")
+    one.transport.learn(two.id, [two.address], "another/machine")
+    with pytest.raises(PeerUnreachable, match=r"none of its addresses can be dialled from here: /ip4/127\.0\.0\.1"):
+        await one.request(two, Frame("x", {}))
+    one.transport.learn(two.id, [two.address], two.transport.machine)
+    assert (await one.request(two, Frame("x", {}))).kind == "echo"
 
 
 async def test_a_deadline_passes_and_the_connection_lives(make: Make) -> None:
