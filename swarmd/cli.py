@@ -70,6 +70,9 @@ Examples:
 """
 
 _HOME_HELP = "Directory of this daemon: identity, log, ledger, checkpoints. Default: $SWARMD_HOME or ~/.swarmd."
+_LISTEN_HELP = (
+    "Listen there. Repeatable. Default: /ip4/0.0.0.0/tcp/4001, or the next port that is free; the home keeps it."
+)
 _NOTICE_HELP = (
     "From the notice to the end. What is more than --drain-timeout is used: it works on while others prepare to "
     "take its place. Default: 30; AWS gives 120."
@@ -136,7 +139,7 @@ def start(
     ] = None,
     listen: Annotated[
         list[str] | None,
-        typer.Option(metavar="MULTIADDR", help="Listen there. Repeatable. Default: /ip4/0.0.0.0/tcp/0."),
+        typer.Option(metavar="MULTIADDR", help=_LISTEN_HELP),
     ] = None,
     announce: Annotated[
         list[str] | None,

@@ -133,7 +133,7 @@ class NodeConfig:
 
     home: str
     device: str = "cpu"
-    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
+    listen: tuple[str, ...] = ()  # none: all interfaces, at port 4001 or the next free one, which the home keeps
     announce: tuple[str, ...] = ()  # where others can dial it, if not where it listens: behind NAT or a proxy
     bootstrap: tuple[str, ...] = ()
     stage: int | None = None  # None: the stage that needs it most

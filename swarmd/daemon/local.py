@@ -21,8 +21,9 @@ from swarmd.errors import ConfigError
 
 SOCKET_PATH_LIMIT_BYTES = 107  # sun_path of Linux is 108 bytes with the closing zero
 DIAL_TIMEOUT_S = 1.0  # a daemon that lives accepts on its own socket at once
-HALF_WRITTEN = (".node.json.*", ".ledger.jsonl.*", ".identity-*", ".control.new")
+HALF_WRITTEN = (".node.json.*", ".ledger.jsonl.*", ".identity-*", ".control.new", ".port.*", ".run.json.*")
 """Files on their way to their names, directly under the home."""
+PORT_FILE_LIMIT_BYTES = 16
 NODE_FILE_LIMIT_BYTES = 1 << 20  # it holds a few addresses; the run's settings are no longer either
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Home:
         self.checkpoints = self.path / "checkpoints"
         self.log = self.path / "swarmd.log"
         self.lock = self.path / "lock"
+        self.port_file = self.path / "port"
 
     def prepare(self) -> None:
         """Creates the directory, readable by its owner only. Raises ConfigError."""
@@ -133,6 +135,26 @@ class Home:
         if remembered is None:
             raise ConfigError(f"{self.node_file} is damaged; remove it and give --bootstrap again.")
         return remembered
+
+    def kept_port(self) -> int:
+        """Where this daemon listened last without being told where; 0: it never did. A damaged file is as good as none:
+        another port will be found.
+        """
+        try:
+            with self.port_file.open("rb") as file:
+                text = file.read(PORT_FILE_LIMIT_BYTES).decode("ascii", errors="replace").strip()
+        except OSError:
+            return 0
+        return int(text) if text.isdecimal() and int(text) < 1 << 16 else 0
+
+    def keep_port(self, port: int) -> None:
+        """So that others find this daemon where they knew it. A full disk is logged, not raised."""
+        if port == self.kept_port():
+            return
+        try:
+            write_atomically(self.port_file, f"{port}\n".encode())
+        except OSError as error:
+            log.error("can't keep the port in %s: %s", self.port_file, error.strerror)
 
     def remember_run(self, remembered: RememberedRun) -> None:
         """Says whose the ledger and the checkpoints are. Raises OSError."""

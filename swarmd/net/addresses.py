@@ -5,7 +5,6 @@ wrongly is a ConfigError with a sentence; what a peer wrote wrongly is left out.
 """
 
 import contextlib
-import errno
 import ipaddress
 import re
 import socket
@@ -136,26 +135,6 @@ def parse_announced(text: str) -> Address:
             "such as /ip4/203.0.113.5/tcp/4001"
         )
     return address
-
-
-def check_free(addresses: Iterable[Address]) -> None:
-    """Raises ConfigError where someone listens there already, or the address is not this machine's.
-
-    The library's listeners share a port without a word (SO_REUSEPORT), so a plain socket asks first. SO_REUSEADDR
-    lets it pass over the remains of connections of a daemon that just ended, not over a listener.
-    """
-    for address in addresses:
-        kind = socket.AF_INET if address.family == "ip4" else socket.AF_INET6
-        with socket.socket(kind, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if kind == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                probe.bind((address.host, address.port))
-            except OSError as error:
-                in_use = error.errno == errno.EADDRINUSE
-                problem = "the port is in use by another program" if in_use else error.strerror
-                raise ConfigError(f"can't listen at {address}: {problem}; choose another with --listen") from error
 
 
 def dialable(host: str, port: int) -> list[Address]:

@@ -51,6 +51,7 @@ from swarmd.net import logs
 from swarmd.net.identity import load_or_create_seed
 from swarmd.net.limits import GOSSIP, RESOURCES, TransportLimits
 from swarmd.net.link import STREAMS, StreamName
+from swarmd.net.listening import Reservation, reserve
 from swarmd.net.transport import TOPIC_PREFIX, Connection, OurTopics, WireTransport
 from swarmd.values import PeerId
 
@@ -176,10 +177,11 @@ class _Connection(Connection):
 class Libp2pTransport(WireTransport):
     """The swarm's `Transport`. From `start` to `close`; one at a time per thread, being a Trio guest run."""
 
-    def __init__(self, seed: bytes, listen: Sequence[multiaddrs.Address], limits: TransportLimits) -> None:
+    def __init__(self, seed: bytes, reservation: Reservation, limits: TransportLimits) -> None:
         self._keys = create_new_key_pair(seed)
         super().__init__(ID.from_pubkey(self._keys.public_key).to_base58(), limits)
-        self._listen = [Multiaddr(address.transport) for address in listen]
+        self.reservation = reservation
+        self._listen = [Multiaddr(address.transport) for address in reservation.addresses]
         self._by_muxed: dict[Any, _Connection] = {}
         self._ready, self._done = self._loop.create_future(), self._loop.create_future()  # without results
         self._registering: set[ID] = set()
@@ -193,13 +195,24 @@ class Libp2pTransport(WireTransport):
 
     @classmethod
     async def start(
-        cls, identity: Path, listen: Sequence[str], announce: Sequence[str] = (), limits: TransportLimits | None = None
+        cls,
+        identity: Path,
+        listen: Sequence[str],
+        announce: Sequence[str] = (),
+        limits: TransportLimits | None = None,
+        kept_port: int = 0,
     ) -> "Libp2pTransport":
-        """Listens, tells others `announce` if given, can dial. Raises ConfigError (identity, address, busy port)."""
+        """Listens, tells others `announce` if given, can dial. Without `listen` it takes the kept port if that is
+        free, else another. Raises ConfigError (identity, address, busy port).
+        """
         wanted, told = tuple(map(multiaddrs.parse_listened, listen)), tuple(map(multiaddrs.parse_announced, announce))
         seed = load_or_create_seed(identity)
-        multiaddrs.check_free(wanted)
-        transport = cls(seed, wanted, limits or TransportLimits())
+        reservation = reserve(wanted, kept_port)
+        try:
+            transport = cls(seed, reservation, limits or TransportLimits())
+        except BaseException:
+            reservation.release()
+            raise
         transport.told = told
         trio.lowlevel.start_guest_run(
             transport._main,
@@ -212,9 +225,10 @@ class Libp2pTransport(WireTransport):
             await asyncio.wait((transport._ready, transport._done), return_when=asyncio.FIRST_COMPLETED)
             if not transport._ready.done():
                 raise transport.failed.result()
-            for address in wanted:
+            for address in reservation.addresses:
                 if address.transport not in transport._host.get_network().listeners:
                     raise ConfigError(f"can't listen at {address}; choose another address or port with --listen")
+            reservation.listening()
         except BaseException:
             await transport.close()
             raise
@@ -232,6 +246,7 @@ class Libp2pTransport(WireTransport):
         if not self._done.done():
             self._scope.cancel()
             await asyncio.wait((self._done,), timeout=CLOSE_S)
+        self.reservation.release()
 
     def _on_done(self, outcome: Any) -> None:
         self._network_ended(getattr(outcome, "error", None))

@@ -62,6 +62,16 @@ def test_a_join_is_remembered(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["node.json"]
 
 
+def test_a_port_is_kept(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    assert home.kept_port() == 0
+    home.keep_port(4002)
+    assert Home(tmp_path).kept_port() == 4002
+    for damage in (b"", b"no port", b"70000", b"-1", b"\xff", b"4" * 1000):
+        home.port_file.write_bytes(damage)
+        assert home.kept_port() == 0
+
+
 @pytest.mark.parametrize(
     "damage",
     [
