@@ -344,6 +344,8 @@ class Conductor:
 
     async def _answer_lease(self, head: PeerId, ask: AskLease) -> Lease:
         leases = await self._leads(ask.step, ask.record, head)
+        if self._membership.get(head) is None:  # what is kept of heads is bounded as the membership is
+            raise Refused("this peer doesn't know you any more")
         loop = asyncio.get_running_loop()
         held = from_ranges(ask.held, leases.microbatches)
         completed = from_ranges(ask.completed, leases.microbatches)

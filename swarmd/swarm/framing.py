@@ -27,6 +27,10 @@ KINDS: dict[str, type[Any]] = {
 PLAIN = (int, str, bool, float)
 """Types that msgpack has, too."""
 
+TEXT_CHARACTERS = 512  # of a text in a message; an address may have some 400, everything else is shorter by far
+ITEMS = {"Card.addresses": 256, "Card.codecs": 64, "Summary.cards": 64, "Summary.away": 4096}
+"""How many items some fields may have, of what is kept of every peer or stage; all others a frame's size bounds."""
+
 Lower = Callable[[Any, list[Buffer]], Any]
 """Makes msgpack's own types of a field's value, and sets its buffers aside."""
 
@@ -124,7 +128,8 @@ def _raise_fields(cls: type[Any], body: Any, buffers: Iterator[Buffer]) -> Any:
     for name, plain, lift, default in _lifts(cls):
         if name in body:
             value = body[name]
-            values.append(value if type(value) is plain else lift(value, buffers))
+            fits = type(value) is plain and (plain is not str or len(value) <= TEXT_CHARACTERS)
+            values.append(value if fits else lift(value, buffers))
             found += 1
         elif default is not dataclasses.MISSING:
             values.append(default)
@@ -157,6 +162,8 @@ def _lift(hint: Any, where: str) -> Lift:
 def _plain(hint: type[Any], where: str) -> Lift:
     def lift(value: Any, buffers: Iterator[Buffer]) -> Any:
         if type(value) is hint:
+            if hint is str and len(value) > TEXT_CHARACTERS:
+                raise PeerFault(f"{where} is a text of {len(value)} characters")
             return value
         if hint is float and type(value) is int:
             return float(value)
@@ -166,9 +173,15 @@ def _plain(hint: type[Any], where: str) -> Lift:
 
 
 def _items(plain: type[Any] | None, one: Lift, where: str) -> Lift:
+    most = ITEMS.get(where)
+    if plain is str:
+        plain = None  # each is measured
+
     def lift(value: Any, buffers: Iterator[Buffer]) -> Any:
         if not isinstance(value, list):
             raise PeerFault(f"{where} has the wrong type")
+        if most is not None and len(value) > most:
+            raise PeerFault(f"{where} has {len(value)} items")
         return tuple([item if type(item) is plain else one(item, buffers) for item in value])
 
     return lift

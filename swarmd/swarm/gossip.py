@@ -135,7 +135,7 @@ class Gossip:
             return
         if isinstance(message, Card) and message.peer == author:
             self._heard(message)
-        elif isinstance(message, Summary):
+        elif isinstance(message, Summary) and message.stage < len(self._works):
             self._membership.report(message)
             for card in message.cards[:SUMMARY_CARDS]:
                 self._heard(card)

@@ -28,6 +28,8 @@ RHYTHM_SMOOTHING = 0.2  # weight of the newest interval
 SMALL_SWARM = 48  # peers up to which everyone knows, and keeps in touch with, everyone
 FEW = 3  # of a stage's peers that are known far from it in a large swarm: enough that one of them lives
 MEMBERS_LIMIT = 4096  # cards remembered; the longest unheard go first
+ADDRESSES_KEPT = 16  # of a card: two for each way into a machine that has many
+AWAY_KEPT = 256  # movers in a stage's summary: a few at a time go
 
 ADMITTING = ("waiting", "serving")
 """States in which a peer takes hops."""
@@ -136,11 +138,18 @@ def first_card(
     )
 
 
+def bounded(card: Card) -> Card:
+    """A card with no more addresses than are kept, and told."""
+    if len(card.addresses) <= ADDRESSES_KEPT:
+        return card
+    return dataclasses.replace(card, addresses=card.addresses[:ADDRESSES_KEPT])
+
+
 class Membership:
     """The cards of everyone else, and one's own."""
 
     def __init__(self, own: Card) -> None:
-        self._own = own
+        self._own = bounded(own)
         self.fits: Callable[[Card], bool] = lambda card: True  # whether it is of this peer's history; `Forks` sets it
         self._heartbeat_seconds = self._summary_seconds = HEARTBEAT_SECONDS  # how often others speak
         self._members: dict[PeerId, Member] = {}
@@ -161,7 +170,7 @@ class Membership:
 
     @own.setter
     def own(self, card: Card) -> None:
-        before, self._own = self._own, card
+        before, self._own = self._own, bounded(card)
         self._stage_cards.pop(card.stage, None)
         if _role(card) != _role(before):
             self._change(card.peer)
@@ -226,6 +235,7 @@ class Membership:
         """Takes in a card. False if we knew a newer one. A newer one lifts suspicion."""
         if not self.is_news(card):
             return False
+        card = bounded(card)
         member = self._members.get(card.peer)
         if member is None:
             self._make_room()
@@ -252,7 +262,7 @@ class Membership:
         """A stage's summary says how many peers it has, and what they can do."""
         if 0 <= summary.stage < MEMBERS_LIMIT and 0 <= summary.peers <= MEMBERS_LIMIT:
             before = self._reported.get(summary.stage)
-            self._reported[summary.stage] = dataclasses.replace(summary, cards=(), away=summary.away[:MEMBERS_LIMIT])
+            self._reported[summary.stage] = dataclasses.replace(summary, cards=(), away=summary.away[:AWAY_KEPT])
             self.generation += before is None or before.peers != summary.peers
 
     def summaries(self) -> dict[int, Summary]:

@@ -25,6 +25,7 @@ from swarmd.values import PeerId
 log = logging.getLogger(__name__)
 
 PLACE_SECONDS = 10.0
+PROMISES_LIMIT = 256  # newcomers whose place counts as taken; of more than these the first are forgotten
 PROMISE_SECONDS = 60.0  # a place given to a newcomer counts as taken for so long
 RETRY_SECONDS = 1.0
 
@@ -114,6 +115,8 @@ class Places:
         stage = ask.stage
         if stage < 0:
             stage = self._place(ask.has_data, nan_to_zero(ask.memory_bytes), peer)
+        while len(self._promises) >= PROMISES_LIMIT:
+            del self._promises[next(iter(self._promises))]
         self._promises[peer] = (stage, now + PROMISE_SECONDS)
         return Place(stage, cards_for(stage, self._membership), self._history.founder, self._history.resumes)
 

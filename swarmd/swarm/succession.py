@@ -130,12 +130,22 @@ class Succession:
             self._telling.discard(peer)
 
     async def _answer_lead(self, peer: PeerId, lead: Lead) -> Ack:
-        if peer == lead.ballot.peer and 0 < lead.step - self._history.version <= AHEAD:
+        known = self._membership.get(peer) is not None
+        if known and peer == lead.ballot.peer and 0 < lead.step - self._history.version <= AHEAD:
             self._hear(lead)
         return Ack()
 
     def _hear(self, lead: Lead) -> None:
-        self._leads = {place: it for place, it in self._leads.items() if place[0] > self._history.version}
+        """Of each peer that is known only the last word about a step counts, so that nobody fills the memory."""
+        for place, leads in list(self._leads.items()):
+            if place[0] == lead.step:
+                leads.pop(lead.ballot.peer, None)
+            elif place[0] <= self._history.version:
+                leads.clear()
+            for peer in [peer for peer in leads if self._membership.get(peer) is None]:
+                del leads[peer]
+            if not leads:
+                del self._leads[place]
         self._leads.setdefault((lead.step, lead.record), {})[lead.ballot.peer] = lead
         if self._taking == (lead.step, lead.record):  # the ballots decide from now on
             self._taking = (0, "")

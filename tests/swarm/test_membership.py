@@ -19,6 +19,7 @@ from swarmd.swarm.membership import (
     nan_to_zero,
     rendezvous,
 )
+from swarmd.swarm.messages import Summary
 from tests.swarm.cards import card
 
 
@@ -160,6 +161,27 @@ def test_cards_remembered_are_bounded_and_the_longest_unheard_go_first(monkeypat
     members.touch("a", 5.0)
     members.hear(card("d"), 6.0)
     assert sorted(members.members()) == ["a", "c", "d"]
+
+
+def test_of_each_card_one_s_own_too_a_bounded_number_of_addresses_is_kept() -> None:
+    many = tuple(f"/ip4/10.0.0.{number}/tcp/1" for number in range(100))
+    members = Membership(card("me", addresses=many))
+    members.hear(card("a", addresses=many), 0.0)
+    members.hear(card("a", addresses=many[1:], sequence=2), 1.0)
+    told = members.get("a")
+    assert told is not None
+    assert told.addresses == many[1 : 1 + membership.ADDRESSES_KEPT]
+    assert members.own.addresses == many[: membership.ADDRESSES_KEPT]
+    members.own = card("me", addresses=many[2:])
+    assert members.own.addresses == many[2 : 2 + membership.ADDRESSES_KEPT]
+
+
+def test_of_a_summary_a_bounded_number_of_movers_is_kept() -> None:
+    members = swarm("a")
+    members.report(Summary(1, (), 5000, away=tuple((2, 1.0) for _ in range(4000))))
+    assert members.summaries() == {}
+    members.report(Summary(1, (), 4000, away=tuple((2, 1.0) for _ in range(4000))))
+    assert len(members.summaries()[1].away) == membership.AWAY_KEPT
 
 
 # ------------------------------------------------------------------------------------------------- rhythm

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmd.errors import PeerFault
-from swarmd.swarm.framing import KINDS, expect, from_frame, to_frame
-from swarmd.swarm.messages import Ack, AskLease, Busy, Card, Chunk, Hop, Place, from_ranges, to_ranges
+from swarmd.swarm.framing import ITEMS, KINDS, TEXT_CHARACTERS, expect, from_frame, to_frame
+from swarmd.swarm.messages import Ack, AskLease, Busy, Card, Chunk, Hop, Place, Summary, from_ranges, to_ranges
 from swarmd.swarm.round_messages import Averaged, Plan
 from swarmd.values import Buffer, Encoded, Frame
 from tests.swarm.cards import card
@@ -93,6 +93,10 @@ WRONG: dict[str, Frame] = {
     "a part with a field too few": body(filled(Plan), parts=[{"start": 0, "stop": 1}]),
     "a record that is a list": body(filled(KINDS["Commit"]), record=[]),
     "a record with numbers for names": body(filled(KINDS["Commit"]), record={1: 2}),
+    "a text without end": body(HOP, record="r" * (TEXT_CHARACTERS + 1)),
+    "a text without end among others": body(CARD, codecs=["fp32", "c" * (TEXT_CHARACTERS + 1)]),
+    "addresses without end": body(CARD, addresses=["a"] * (ITEMS["Card.addresses"] + 1)),
+    "a summary of a crowd": body(Summary(0, (), 1), cards=[to_frame(CARD).body] * (ITEMS["Summary.cards"] + 1)),
     "a buffer missing": Frame("Chunk", to_frame(Chunk(b"")).body),
     "a buffer too many": Frame("Ack", {}, (b"extra",)),
 }
@@ -102,6 +106,12 @@ WRONG: dict[str, Frame] = {
 def test_what_is_not_exactly_a_message_is_its_senders_fault(frame: Frame) -> None:
     with pytest.raises(PeerFault):
         from_frame(frame)
+
+
+def test_every_bound_on_items_is_of_a_field() -> None:
+    for where in ITEMS:
+        kind, _, name = where.partition(".")
+        assert typing.get_origin(typing.get_type_hints(KINDS[kind])[name]) is tuple
 
 
 def test_a_body_that_is_no_map_is_its_senders_fault() -> None:

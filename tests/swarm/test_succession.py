@@ -210,3 +210,23 @@ def test_what_was_heard_of_steps_that_are_over_is_forgotten() -> None:
         it.history.version = step - 1
         run_virtual(it.succession._answer_lead(SECOND, Lead(step, "r", Ballot(2, SECOND), 1)))
     assert len(it.succession._leads) == 1
+
+
+def test_whatever_one_peer_says_it_leads_only_its_last_word_about_a_step_is_remembered() -> None:
+    it = seat(MIDDLES[0])
+    for number in range(100):
+        for step in (STEP, STEP + 1):
+            hears(it, SECOND, Lead(step, f"history {number}", Ballot(number, SECOND), 1))
+    assert sum(len(leads) for leads in it.succession._leads.values()) == 2
+    assert hears(it, SECOND, Lead(STEP, "r", Ballot(2, SECOND), 1)) == SECOND
+
+
+def test_of_strangers_and_of_those_that_are_forgotten_nothing_is_remembered() -> None:
+    it = seat(MIDDLES[0])
+    hears(it, "stranger", Lead(STEP, "r", Ballot(9, "stranger"), 1))
+    assert not it.succession._leads
+    hears(it, SECOND, Lead(STEP, "r", Ballot(2, SECOND), 1))
+    it.membership.hear(card(SECOND, sequence=2, state="left", version=STEP - 1), 1.0)
+    it.membership.sweep(1.0)
+    hears(it, THIRD, Lead(STEP, "r", Ballot(3, THIRD), 1))
+    assert [peer for leads in it.succession._leads.values() for peer in leads] == [THIRD]
