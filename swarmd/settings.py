@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from swarmd.config import CodecConfig, DataConfig, ModelConfig, OptimizerConfig, RunConfig
 from swarmd.errors import ConfigError
+from swarmd.files import read_regular
 
 SETTINGS_BYTES_LIMIT = 1 << 20  # bytes; a settings file is a page, so anything longer is the wrong file
 SIZE_LIMIT = 1 << 20  # of any one dimension; keeps a stranger's settings from asking for absurd allocations
@@ -45,16 +46,17 @@ def load_run(model: str) -> RunConfig:
         text = importlib.resources.files("configs").joinpath(f"{model}.toml").read_text(encoding="utf-8")
         return run_from_toml(text, f"preset {model}")
     path = Path(model)
-    if not path.is_file():
+    try:
+        return run_from_toml(read_regular(path, SETTINGS_BYTES_LIMIT).decode(), str(path))
+    except FileNotFoundError as error:
         near = difflib.get_close_matches(model, preset_names(), n=1)
         hint = f"did you mean {near[0]}? Presets are" if near else "presets are"
-        raise ConfigError(f"no preset or file is called {model}; {hint} {', '.join(preset_names())}.")
-    try:
-        if path.stat().st_size > SETTINGS_BYTES_LIMIT:
-            raise ConfigError(f"{path} is too long for a settings file; give a TOML file like those in configs/.")
-        return run_from_toml(path.read_text(encoding="utf-8"), str(path))
+        raise ConfigError(f"no preset or file is called {model}; {hint} {', '.join(preset_names())}.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} can't be read as a TOML settings file ({error}); give a readable file.") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(
+            f"{path} can't be read as a TOML settings file ({why}); give one like those in configs/."
+        ) from error
 
 
 def run_from_toml(text: str, where: str) -> RunConfig:
@@ -63,6 +65,10 @@ def run_from_toml(text: str, where: str) -> RunConfig:
         plain = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where} is not valid TOML ({error}); correct that line.") from error
+    except RecursionError as error:
+        raise ConfigError(
+            f"{where} is nested too deeply for a settings file; give one like those in configs/."
+        ) from error
     return run_from_plain(plain, where)
 
 
@@ -184,6 +190,7 @@ def _data_problems(run: RunConfig) -> Iterator[Problem]:
     for key in ("source", "tokenizer", "text_field"):
         value = getattr(data, key)
         yield not 0 < len(value) <= 4096, f"data.{key}", "must not be empty"
+        yield "\0" in value, f"data.{key}", "holds a zero byte, which no name has"
     yield data.source == "hf:", "data.source", "must name a dataset after hf:, such as hf:owner/name"
     yield (
         data.tokenizer == "byte" and run.model.vocabulary < 256,

@@ -31,22 +31,31 @@ class Rule(NamedTuple):
 OWN_IMPORTS = (
     Rule("swarmd/config.py", (), "everyone imports it, so whatever it imported everyone would carry"),
     Rule("swarmd/errors.py", (), "everyone imports it, so whatever it imported everyone would carry"),
+    Rule("swarmd/files.py", (), "whoever reads a file imports it, before anything heavy is loaded"),
     Rule("swarmd/memory.py", (), "the process and the device's thread call it"),
     Rule("swarmd/printable.py", (), "everything that shows words imports it, swarmctl too"),
     Rule("swarmd/status.py", (), "swarmctl imports it and must stay light"),
     Rule("swarmd/values.py", (), "everyone imports it, so whatever it imported everyone would carry"),
     Rule("swarmd/schedule.py", ("swarmd.config",), "swarm/ decides the learning rate with it, without torch"),
-    Rule("swarmd/settings.py", ("swarmd.config", "swarmd.errors"), "settings are checked before anything is started"),
+    Rule(
+        "swarmd/settings.py",
+        ("swarmd.config", "swarmd.errors", "swarmd.files"),
+        "settings are checked before anything is started",
+    ),
     Rule("swarmd/swarm", (*LEAVES, "swarmd.swarm"), "the same code runs in virtual time, where no network or torch is"),
     Rule(
         "swarmd/stage",
-        (*LEAVES, "swarmd.memory", "swarmd.stage"),
+        (*LEAVES, "swarmd.files", "swarmd.memory", "swarmd.stage"),
         "a stage computes the same whether or not there is a swarm",
     ),
-    Rule("swarmd/net", (*LEAVES, "swarmd.net"), "bytes travel without anyone there knowing what they mean"),
+    Rule(
+        "swarmd/net",
+        (*LEAVES, "swarmd.files", "swarmd.net"),
+        "bytes travel without anyone there knowing what they mean",
+    ),
     Rule(
         "swarmd/sim",
-        (*LEAVES, "swarmd.settings", "swarmd.swarm", "swarmd.stage", "swarmd.sim"),
+        (*LEAVES, "swarmd.files", "swarmd.settings", "swarmd.swarm", "swarmd.stage", "swarmd.sim"),
         "it runs production peers over simulated ports; with a real port it would not be a simulation",
     ),
     Rule(
@@ -54,6 +63,7 @@ OWN_IMPORTS = (
         (
             *LEAVES,
             "swarmd",
+            "swarmd.files",
             "swarmd.memory",
             "swarmd.settings",
             "swarmd.swarm",

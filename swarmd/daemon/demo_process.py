@@ -15,6 +15,7 @@ from pathlib import Path
 from swarmctl.client import Client, parse_status
 from swarmd.daemon.local import Home
 from swarmd.errors import ControlError
+from swarmd.files import open_regular
 from swarmd.status import Status
 
 POLL_TIMEOUT_S = 2.0  # on a busy machine the daemon's event loop may wait that long for a core
@@ -114,8 +115,8 @@ class DaemonProcess:
 
 def _tail(path: Path) -> list[str]:
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        with open_regular(path) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
             return file.read().decode(errors="replace").splitlines()[-LAST_WORDS:]
     except OSError:
         return []

@@ -5,7 +5,6 @@ Relies on the ledgers and checkpoints that the daemons left in their homes, on p
 """
 
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from swarmctl.render import duration
 from swarmd.config import RunConfig
 from swarmd.daemon.demo_process import DaemonProcess
+from swarmd.files import parse_json
 from swarmd.printable import printable
 
 LAST_STEPS = 10  # one step's loss is noisy; the last is the mean of this many
@@ -62,7 +62,7 @@ def read_ledgers(homes: Sequence[Path]) -> list[LedgerLine]:
 
 def _add_line(found: dict[tuple[int, int], LedgerLine], text: str) -> None:
     try:
-        line = json.loads(text)
+        line = parse_json(text)
     except ValueError:
         return
     if isinstance(line, dict) and type(line.get("step")) is int and type(line.get("stage")) is int:

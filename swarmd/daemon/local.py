@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmd.errors import ConfigError
+from swarmd.files import parse_json, read_json, read_regular
 
 SOCKET_PATH_LIMIT_BYTES = 107  # sun_path of Linux is 108 bytes with the closing zero
 DIAL_TIMEOUT_S = 1.0  # a daemon that lives accepts on its own socket at once
@@ -126,7 +127,7 @@ class Home:
     def remembered(self) -> Remembered | None:
         """The join of an earlier life, if there was one. Raises ConfigError when the file is damaged."""
         try:
-            raw = self.node_file.read_bytes()[: NODE_FILE_LIMIT_BYTES + 1]
+            raw = read_regular(self.node_file, NODE_FILE_LIMIT_BYTES)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -163,13 +164,12 @@ class Home:
     def remembered_run(self) -> RememberedRun | None:
         """Whose run this home is of, None if of none yet. Raises ConfigError when the file is damaged."""
         try:
-            plain = json.loads(self.run_file.read_bytes()[: NODE_FILE_LIMIT_BYTES + 1])
-            remembered = _parse_run(plain)
+            remembered = _parse_run(read_json(self.run_file, NODE_FILE_LIMIT_BYTES))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise ConfigError(f"can't read {self.run_file} ({error.strerror}); repair or remove it.") from error
-        except (ValueError, RecursionError):
+        except ValueError:
             remembered = None
         if remembered is None:
             raise ConfigError(
@@ -212,11 +212,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _parse_remembered(raw: bytes) -> Remembered | None:
-    if len(raw) > NODE_FILE_LIMIT_BYTES:
-        return None
     try:
-        plain = json.loads(raw)
-    except (ValueError, RecursionError):
+        plain = parse_json(raw)
+    except ValueError:
         return None
     if not isinstance(plain, dict):
         return None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from swarmd.daemon.local import Home, RememberedRun, write_atomically
+from swarmd.files import open_regular, parse_json, read_regular
 from swarmd.stage.checkpoint import (
     clear_torn,
     limit_copies,
@@ -95,7 +96,7 @@ class LocalStore:
         text = json.dumps(line, separators=(",", ":")) + "\n"
         try:
             self._rotate(self._home.ledger)
-            with self._home.ledger.open("ab", buffering=0) as ledger:
+            with open_regular(self._home.ledger, append=True) as ledger:
                 data = self._mend(ledger.tell()) + text.encode()
                 if (ledger.write(data) or 0) < len(data):
                     raise OSError(0, "the line was written in part")
@@ -107,7 +108,7 @@ class LocalStore:
     def ledger_tail(self, count: int) -> dict[int, str]:
         """The records of the last lines."""
         try:
-            with self._home.ledger.open("rb") as ledger:
+            with open_regular(self._home.ledger) as ledger:
                 ledger.seek(max(0, ledger.seek(0, os.SEEK_END) - count * LINE_BYTES))
                 lines = ledger.read().splitlines()[-count:]
         except FileNotFoundError:
@@ -130,13 +131,13 @@ class LocalStore:
         self._done("void lines of the ledger")
 
     def _void_in(self, path: Path, version: int, records: Container[str] | None) -> None:
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = read_regular(path, 2 * self._ledger_limit_bytes).splitlines(keepends=True)
         names = [_name_of(line) for line in lines]
         void = [it is not None and it[0] > version and (records is None or it[1] in records) for it in names]
         if any(void):
             self._rotate(self._void)
-            with self._void.open("ab") as voided:
-                voided.writelines(line for line, gone in zip(lines, void, strict=True) if gone)
+            with open_regular(self._void, append=True) as voided:
+                voided.write(b"".join(line for line, gone in zip(lines, void, strict=True) if gone))
             write_atomically(path, b"".join(line for line, gone in zip(lines, void, strict=True) if not gone))
 
     def _rotate(self, path: Path) -> None:
@@ -149,7 +150,7 @@ class LocalStore:
         """A line end, if a crash or a full disk tore the last line: the torn one must not swallow the next."""
         if size == 0:
             return b""
-        with self._home.ledger.open("rb") as ledger:
+        with open_regular(self._home.ledger) as ledger:
             ledger.seek(size - 1)
             return b"" if ledger.read(1) == b"\n" else b"\n"
 
@@ -218,8 +219,8 @@ class LocalStore:
 def _name_of(line: bytes) -> tuple[int, str] | None:
     """Step and record of a ledger line; None if it is damaged."""
     try:
-        plain = json.loads(line)
+        plain = parse_json(line)
         step, record = plain["step"], plain.get("record", "")
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
     return (step, record) if type(step) is int and isinstance(record, str) else None

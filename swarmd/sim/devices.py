@@ -5,7 +5,6 @@ The table holds what datasheets state (dense rates, no sparsity). What a device 
 assumption, named here and explained in docs/planning.md. Knows no model; `costs.py` turns both into seconds.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmd.errors import ConfigError
+from swarmd.files import read_json
 
 GB = 1e9
 TERA = 1e12
@@ -211,10 +211,7 @@ def find_device(name: str) -> Device:
 def read_profile(path: Path) -> Device:
     """What `swarmd profile` wrote. Raises ConfigError."""
     try:
-        if path.stat().st_size > PROFILE_BYTES_LIMIT:
-            raise ConfigError(f"{path} is too long for a profile; write one with `swarmd profile --output {path}`.")
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        return profile_from_plain(plain)
+        return profile_from_plain(read_json(path, PROFILE_BYTES_LIMIT))
     except OSError as error:
         raise ConfigError(f"{path} can't be read ({error.strerror}); write it with `swarmd profile`.") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:

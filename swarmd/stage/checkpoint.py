@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swarmd.files import open_regular, read_json, read_regular
 from swarmd.values import Buffer
 
 FORMAT = 1  # raised when older code could not read it
@@ -122,8 +123,7 @@ def read_manifest(directory: Path, version: int, stage: int) -> dict[str, Any] |
 
 def _manifest(path: Path, version: int, stage: int) -> dict[str, Any]:
     """Raises FileNotFoundError, OSError, ValueError (torn, damaged or of another version)."""
-    with path.open("rb") as file:
-        manifest = json.loads(file.read(MANIFEST_BYTES_LIMIT))
+    manifest = read_json(path, MANIFEST_BYTES_LIMIT)
     if not isinstance(manifest, dict) or manifest.pop("check", None) != _check(manifest):
         raise ValueError("its manifest is damaged")
     if (manifest["format"], manifest["version"], manifest["stage"]) != (FORMAT, version, stage):
@@ -136,9 +136,9 @@ def _load(folder: Path, version: int, stage: int) -> Checkpoint:
     path = folder / f"stage-{stage}.json"
     manifest = _manifest(path, version, stage)
     state_path = path.with_suffix(".safetensors")
-    if state_path.stat().st_size != manifest["bytes"]:
+    if type(manifest["bytes"]) is not int or state_path.stat().st_size != manifest["bytes"]:
         raise ValueError("its state has another length than the manifest says")
-    state = state_path.read_bytes()
+    state = read_regular(state_path, manifest["bytes"])
     if hashlib.blake2b(state, digest_size=32).hexdigest() != manifest["blake2b"]:
         raise ValueError("its state is damaged")
     return Checkpoint(version, stage, state, manifest["record"])
@@ -207,7 +207,7 @@ def limit_copies(directory: Path, own: int, limit_bytes: int) -> None:
 def read_state(directory: Path, version: int, stage: int, start: int, stop: int) -> bytes | None:
     """Bytes [start, stop) of a state as they are now, unverified; None if they can't be read."""
     try:
-        with state_file(directory, version, stage).open("rb") as file:
+        with open_regular(state_file(directory, version, stage)) as file:
             file.seek(start)
             return file.read(stop - start)
     except OSError as error:

@@ -6,7 +6,6 @@ and Hugging Face are extras, imported when they are chosen. Knows no tokens and 
 
 import glob
 import importlib
-import json
 import os
 import sysconfig
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmd.errors import ConfigError
+from swarmd.files import check_regular, open_regular, parse_json
 
 Piece = tuple[bytes, bool]
 """Some of a document's UTF-8 text, and whether the document ends here."""
@@ -43,6 +43,16 @@ def list_files(source: str) -> list[tuple[str, Path]]:
     """The files of a local source with the names they are ordered by. Raises ConfigError if there are none."""
     if source == "stdlib":
         return _library_files()
+    try:
+        files = _local_files(source)
+    except OSError as error:  # no right to look there, or a name that can't be
+        raise ConfigError(f"data source {source} can't be read ({error.strerror}); check --data.") from error
+    if not files:
+        raise ConfigError(f"data source {source} has no files; give stdlib, a file, directory or glob, or hf:NAME.")
+    return sorted(files)
+
+
+def _local_files(source: str) -> list[tuple[str, Path]]:
     if glob.has_magic(source):
         found = [Path(name) for name in glob.glob(source, recursive=True)]
         files = [(path.as_posix(), path) for path in found if path.is_file()]
@@ -52,10 +62,8 @@ def list_files(source: str) -> list[tuple[str, Path]]:
         files = [(path.relative_to(root).as_posix(), path) for path in found]
     else:
         path = Path(source)
-        files = [(path.name, path)] if path.is_file() else []
-    if not files:
-        raise ConfigError(f"data source {source} has no files; give stdlib, a file, directory or glob, or hf:NAME.")
-    return sorted(files)
+        files = [(path.name, path)] if path.exists() else []
+    return files
 
 
 def read_files(files: list[tuple[str, Path]], text_field: str) -> Iterator[Piece]:
@@ -104,7 +112,7 @@ def _library_files() -> list[tuple[str, Path]]:
 
 def _read_text(path: Path) -> Iterator[Piece]:
     """A text file in pieces that end at a line's end where one is near, so that words and characters stay whole."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         rest = b""
         while block := file.read(PIECE_BYTES):
             piece = rest + block
@@ -115,14 +123,14 @@ def _read_text(path: Path) -> Iterator[Piece]:
 
 
 def _read_jsonl(path: Path, text_field: str) -> Iterator[Piece]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         number = 0
         while line := file.readline(LINE_BYTES_LIMIT):
             number += 1
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:
                 raise ConfigError(f"{path} line {number} is not JSON; every line must be one object.") from error
             yield _field(row, text_field, f"{path} line {number}"), True
@@ -131,6 +139,7 @@ def _read_jsonl(path: Path, text_field: str) -> Iterator[Piece]:
 def _read_parquet(path: Path, text_field: str) -> Iterator[Piece]:
     parquet = _extra("pyarrow.parquet")
     try:
+        check_regular(path)
         with parquet.ParquetFile(path) as file:
             if text_field not in file.schema_arrow.names:
                 raise ConfigError(f"{path} has no column {text_field}; set data.text_field to one it has.")

@@ -21,10 +21,12 @@ import numpy.typing
 
 from swarmd.config import DataConfig
 from swarmd.errors import ConfigError
+from swarmd.files import check_regular, open_regular, read_json
 from swarmd.stage.sources import HF_PREFIX, Piece, list_files, read_files, read_hugging_face
 
 CACHE_FORMAT = 1  # raised when the same source would give another file
 REPORT_TOKENS = 50_000_000  # tokens between two words of progress: some seconds of work
+MANIFEST_BYTES_LIMIT = 1 << 16  # three words
 HASH_BYTES = 1 << 20  # bytes of a tokenizer file hashed at once
 END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")  # the usual names, most specific first
 BYTE_SEPARATOR = 0  # between documents; text has no such byte
@@ -67,7 +69,12 @@ class FileTokenizer:
         except ImportError as error:
             raise ConfigError("a tokenizer file needs tokenizers; run pip install 'swarmd[data]'.") from error
         try:
+            check_regular(path)
             self._tokenizer = library.Tokenizer.from_file(str(path))
+        except OSError as error:
+            raise ConfigError(
+                f"data.tokenizer {path} can't be read ({error.strerror}); give the path of a tokenizer.json, or byte."
+            ) from error
         except Exception as error:  # the library raises bare Exception for anything wrong with the file
             raise ConfigError(
                 f"{path} is not a tokenizer.json ({error}); set data.tokenizer to one, or to byte."
@@ -88,8 +95,6 @@ def load_tokenizer(name: str) -> Tokenizer:
     """`byte`, or the path of a tokenizer.json. Raises ConfigError."""
     if name == "byte":
         return ByteTokenizer()
-    if not Path(name).is_file():
-        raise ConfigError(f"data.tokenizer {name} is not a file; give the path of a tokenizer.json, or byte.")
     return FileTokenizer(Path(name))
 
 
@@ -115,7 +120,11 @@ def load_tokens(
     """
     streamed = data.source.startswith(HF_PREFIX)
     files = [] if streamed else list_files(data.source)
-    path = cache / f"{_cache_name(data, vocabulary, files, needed if streamed else 0)}.tokens"
+    try:
+        name = _cache_name(data, vocabulary, files, needed if streamed else 0)
+    except OSError as error:
+        raise ConfigError(f"{error.filename} can't be read ({error.strerror}); check --data.") from error
+    path = cache / f"{name}.tokens"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         found = _open(path, vocabulary)
@@ -153,7 +162,7 @@ def _cache_name(data: DataConfig, vocabulary: int, files: list[tuple[str, Path]]
 def _file_digest(path: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while block := file.read(HASH_BYTES):
                 digest.update(block)
     except OSError as error:
@@ -165,7 +174,7 @@ def _open(path: Path, vocabulary: int) -> TokenFile | None:
     """The file if it is there and whole: the manifest is written after it, and names its length."""
     manifest = path.with_suffix(".json")
     try:
-        said = json.loads(manifest.read_bytes())
+        said = read_json(manifest, MANIFEST_BYTES_LIMIT)
         count, largest, digest = int(said["count"]), int(said["largest"]), str(said["digest"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # never made, or torn: made again

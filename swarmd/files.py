@@ -1,0 +1,75 @@
+"""Reading files of which it isn't certain what they are: only regular ones, only so much, and never waiting.
+
+Opening a FIFO waits for somebody who writes, a device may have no end, and JSON may be nested deeper than Python's
+stack. All of these are an OSError or ValueError here, whose `strerror` or text reads well in a sentence.
+"""
+
+import errno
+import io
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+_KINDS = (
+    (stat.S_ISDIR, errno.EISDIR, "it is a directory"),
+    (stat.S_ISFIFO, errno.EINVAL, "it is a FIFO, not a file"),
+    (stat.S_ISSOCK, errno.EINVAL, "it is a socket, not a file"),
+    (stat.S_ISLNK, errno.ELOOP, "it is a link, not a file"),
+)
+
+
+def check_regular(path: Path | str, *, follow: bool = True) -> None:
+    """Raises OSError unless a regular file is there. `follow`: a link to one will do."""
+    _check(os.stat(path, follow_symlinks=follow), path)
+
+
+def open_regular(path: Path | str, *, append: bool = False, follow: bool = True) -> BinaryIO:
+    """Opens a regular file, unbuffered if to append (it is created if there is none), else to read. Raises OSError."""
+    try:
+        check_regular(path, follow=follow)  # before it is opened, since that alone moves some devices
+    except FileNotFoundError:
+        if not append:
+            raise
+    flags = (os.O_WRONLY | os.O_APPEND | os.O_CREAT) if append else os.O_RDONLY
+    flags |= os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        _check(os.fstat(descriptor), path)  # it may have been replaced meanwhile
+        raw = io.FileIO(descriptor, "ab" if append else "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return raw if append else io.BufferedReader(raw)
+
+
+def read_regular(path: Path | str, limit_bytes: int, *, follow: bool = True) -> bytes:
+    """All that is in a regular file. Raises OSError, also for one that is longer."""
+    with open_regular(path, follow=follow) as file:
+        content = file.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise OSError(errno.EFBIG, f"it is longer than {limit_bytes} bytes", str(path))
+    return content
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Raises ValueError for all that isn't JSON, or is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_json(path: Path | str, limit_bytes: int, *, follow: bool = True) -> Any:
+    """What a JSON file holds. Raises OSError, ValueError."""
+    return parse_json(read_regular(path, limit_bytes, follow=follow))
+
+
+def _check(found: os.stat_result, path: Path | str) -> None:
+    if stat.S_ISREG(found.st_mode):
+        return
+    for is_kind, number, words in _KINDS:
+        if is_kind(found.st_mode):
+            raise OSError(number, words, str(path))
+    raise OSError(errno.EINVAL, "it is a device, not a file", str(path))
