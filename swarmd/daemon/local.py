@@ -178,8 +178,19 @@ class Home:
         return remembered
 
     def has_checkpoints(self) -> bool:
-        """Whether a version of some stage was saved here."""
-        return self.checkpoints.is_dir() and any(self.checkpoints.glob("step-*/stage-*.json"))
+        """Whether a version of some stage was saved here. Version 0, which the first release wrote down when it ended
+        before the first step, is none.
+        """
+        return any(name.strip("0") for name in self._saved())
+
+    def never_stepped(self) -> bool:
+        """Whether version 0 was all that the first release ever wrote down here."""
+        return bool(self._saved()) and not self.has_checkpoints() and not self.ledger.exists()
+
+    def _saved(self) -> set[str]:
+        """The versions that were saved, as their folders name them."""
+        found = self.checkpoints.glob("step-*/stage-*.json") if self.checkpoints.is_dir() else ()
+        return {path.parent.name.removeprefix("step-") for path in found}
 
     def clear_stale_socket(self) -> None:
         """Removes the control socket of a daemon that died. Raises ConfigError when somebody answers on it."""

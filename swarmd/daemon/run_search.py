@@ -72,7 +72,10 @@ class RunSearch:
 
     def is_checkpointed(self) -> bool:
         """Whether the run has come to a version that is on disks, as far as this home knows."""
-        return self._home.has_checkpoints() or (self.known is not None and self.known.checkpointed)
+        if self._home.has_checkpoints():
+            return True
+        # The first release also said so in homes that held nothing but version 0.
+        return self.known is not None and self.known.checkpointed and not self._home.never_stepped()
 
     def _check_home(self, run: RunConfig) -> None:
         """A home with another run's checkpoints is left as it is. Raises ConfigError."""

@@ -76,6 +76,7 @@ class SimStore:
     async def save_checkpoint(
         self, version: int, stage: int, state: Buffer, record: dict[str, Any], *, copy: bool = False
     ) -> None:
+        assert version > 0, "the initial state is no checkpoint"
         if self._machine.points.armed:
             await self._machine.at("save", version)
         if self._machine.alive:

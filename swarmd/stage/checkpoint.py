@@ -22,6 +22,7 @@ from swarmd.files import open_regular, read_json, read_regular
 from swarmd.values import Buffer
 
 FORMAT = 1  # raised when older code could not read it
+FIRST_VERSION = 1  # version 0 is made from the seed; the first release wrote it down sometimes, without a record
 KEEP_AT_LEAST = 2  # versions: the newest may be the one that a power cut tore
 MANIFEST_BYTES_LIMIT = 16 << 20  # bytes; a record lists members, not tensors
 STEP_NAME = re.compile(r"step-(\d{6,})")
@@ -46,6 +47,7 @@ def save_stage(directory: Path, version: int, stage: int, state: Buffer, record:
 
     Raises OSError and leaves the older ones alone if the disk is full.
     """
+    assert version >= FIRST_VERSION, "the initial state is no checkpoint"
     folder = directory / f"step-{version:06d}"
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {
@@ -93,8 +95,9 @@ def saved_versions(directory: Path, stage: int) -> list[int]:
 
 
 def saved(directory: Path) -> list[tuple[int, int]]:
-    """Every (version, stage) with a manifest, newest first."""
-    return sorted(((version, stage) for version, stage, _ in _manifests(directory)), reverse=True)
+    """Every (version, stage) with a manifest, newest first; version 0 is none."""
+    found = ((version, stage) for version, stage, _ in _manifests(directory) if version >= FIRST_VERSION)
+    return sorted(found, reverse=True)
 
 
 def _manifests(directory: Path) -> Iterator[tuple[int, int, Path]]:
@@ -174,6 +177,8 @@ def _prune(directory: Path, stage: int, newest: int, keep: int) -> None:
     for version in versions:
         if version not in kept:
             remove(directory, version, stage)
+    for version in range(FIRST_VERSION):
+        remove(directory, version, stage)
 
 
 def remove(directory: Path, version: int, stage: int) -> None:

@@ -466,6 +466,8 @@ class Peer:
         async with self.history.lock:
             if self.compute is None or self.stage is None or not self.history.ready:  # between two stages
                 return
+            if self.history.record is None:  # version 0 is no checkpoint: it can be made anew, and has no record
+                return
             try:
                 state = await self.compute.export_state()
             except MemoryError:
@@ -474,7 +476,7 @@ class Peer:
             version, record = self.history.version, self.history.plain_record()
             now, stage = self.history.record, self.stage
         await self._store.save_checkpoint(version, stage, state, record)
-        if now is not None and not self.history.finished:
+        if not self.history.finished:
             self.spawn(self.copies.keep(now))  # from others, who may be slow or gone: nobody waits for it
 
     async def _validate(self, version: int) -> float | None:

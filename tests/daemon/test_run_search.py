@@ -1,13 +1,14 @@
 """The daemon looks for a run: at all addresses it was given at once."""
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from swarmd.config import ModelConfig, NodeConfig, RunConfig
-from swarmd.daemon.local import Home
+from swarmd.config import ModelConfig, NodeConfig, RunConfig, fingerprint, to_plain
+from swarmd.daemon.local import Home, RememberedRun
 from swarmd.daemon.run_search import RunSearch
 from swarmd.errors import PeerUnreachable
 from swarmd.sim.network import SimNetwork
@@ -39,6 +40,47 @@ def searching(tmp_path: Path, *bootstrap: str) -> Asking:
     membership = Membership(card)
     links = Links(transport, membership, lambda: None)
     return Asking(NodeConfig(home=str(tmp_path), bootstrap=bootstrap), Home(tmp_path), transport, links, membership)
+
+
+def old_home(path: Path, *, ledger: bool = False) -> Home:
+    """As the first release left it when it was stopped before the first step, and tried in vain to resume."""
+    folder = path / "checkpoints/step-000000"
+    folder.mkdir(parents=True)
+    (folder / "stage-0.json").write_text("{}")
+    (folder / "stage-0.safetensors").write_bytes(b"")
+    home = Home(path)
+    home.remember_run(RememberedRun(to_plain(RUN), fingerprint(RUN), 0, (), checkpointed=True))
+    if ledger:
+        home.ledger.write_text('{"step": 1}\n')
+    return home
+
+
+@pytest.mark.parametrize("resume", [False, True])
+async def test_a_home_that_never_came_to_a_step_starts_as_if_new(tmp_path: Path, resume: bool) -> None:
+    home = old_home(tmp_path)
+    assert not home.has_checkpoints()
+    search = searching(tmp_path)
+    search.resume = resume
+    await search.begin(RUN)
+    assert search.run == RUN
+    assert not search.resume
+
+
+@pytest.mark.parametrize("resume", [False, True])
+async def test_another_run_may_begin_where_none_ever_came_to_a_step(tmp_path: Path, resume: bool) -> None:
+    old_home(tmp_path)
+    search, other = searching(tmp_path), dataclasses.replace(RUN, seed=1)
+    search.resume = resume
+    await search.begin(other)
+    assert (search.run, search.resume) == (other, False)
+
+
+async def test_a_run_that_came_to_steps_is_resumed_also_where_nothing_of_it_is(tmp_path: Path) -> None:
+    old_home(tmp_path, ledger=True)
+    search = searching(tmp_path)
+    search.resume = True
+    await search.begin(RUN)
+    assert search.resume
 
 
 @pytest.mark.timeout(20)

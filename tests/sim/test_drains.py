@@ -148,6 +148,26 @@ def test_the_last_replica_leaves_all_the_same_and_says_so() -> None:
     run_virtual(main())
 
 
+def test_who_drains_before_the_first_step_leaves_no_checkpoint() -> None:
+    """Version 0 is made from the seed, and has no record with which a run could go on from it."""
+
+    async def main() -> None:
+        scenario = Scenario(replicas=(1, 1), steps=8, microbatches=MICROBATCHES)
+        course = Play(scenario, trace=False)
+        for peer, stage in scenario.peers.items():
+            await course.start(peer, stage)
+        world = course.world
+        await world.until(lambda: all(it.peer.state == "serving" for it in world.peers.values()), 30)
+        for name in list(world.peers):
+            it = world.peers[name]
+            drained = await drain(world, name, 2.0)
+            assert (it.peer.history.version, drained.stage_left_empty) == (0, True)
+            assert not it.store.checkpoints
+        await course.stop()
+
+    run_virtual(main())
+
+
 def test_all_drain_at_once_within_the_bound() -> None:
     async def main() -> None:
         scenario = Scenario(replicas=(2, 2, 2), steps=50, microbatches=MICROBATCHES, speeds=(0.05,))

@@ -38,6 +38,19 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     assert load_stage(tmp_path / "nowhere", 0) is None
 
 
+def test_the_initial_state_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        save(tmp_path, 0)
+    old = tmp_path / "step-000000"  # as the first release wrote it
+    old.mkdir()
+    for name in ("stage-1.json", "stage-1.safetensors"):
+        (old / name).write_text("{}")
+    assert saved_versions(tmp_path, 1) == []
+    assert load_stage(tmp_path, 1) is None
+    save(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
+
+
 def test_the_newest_are_kept_and_never_fewer_than_two(tmp_path: Path) -> None:
     for version in (1, 2, 3, 4):
         save(tmp_path, version, keep=3)
