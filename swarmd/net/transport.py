@@ -16,6 +16,7 @@ from swarmd.errors import PeerFault, PeerUnreachable, Refused, WrongPeer
 from swarmd.net import addresses as multiaddrs
 from swarmd.net import frames
 from swarmd.net.address_book import AddressBook
+from swarmd.net.dial_pace import DialPace
 from swarmd.net.limits import TransportLimits
 from swarmd.net.link import Link, StreamName
 from swarmd.net.machine import machine_name
@@ -79,6 +80,7 @@ class WireTransport(ABC):
         self._callbacks: list[Callable[[PeerId], None]] = []
         self.told: tuple[multiaddrs.Address, ...] = ()  # to others, instead of where it listens
         self.book = AddressBook(limits, self.machine)
+        self._pace = DialPace(limits)
         self._connections: list[Connection] = []  # from their first word on
         self._peers: dict[PeerId, list[Connection]] = {}  # the ready ones
         self._dials: dict[PeerId, asyncio.Future[None]] = {}
@@ -130,7 +132,7 @@ class WireTransport(ABC):
     ) -> Frame:
         async with asyncio.timeout(deadline_s):
             if peer not in self._peers:
-                await self._dial_once(peer, self.book.addresses(peer))
+                await self._dial_known(peer)
             ready = self._peers.get(peer)
             if not ready:
                 raise PeerUnreachable(f"the connection to {peer} broke at once")
@@ -142,6 +144,15 @@ class WireTransport(ABC):
             await self._dial_once(target.peer, (target,))
         self.learn(target.peer, (address,))
         return target.peer
+
+    async def _dial_known(self, peer: PeerId) -> None:
+        """Dials a peer at the addresses that are known, if it is time for it. Raises PeerUnreachable."""
+        addresses: Sequence[multiaddrs.Address] = self.book.addresses(peer)
+        if addresses and peer != self._peer_id and peer not in self._dials and not self._closing:
+            addresses, why = self._pace.admit(peer, addresses, self.book.known(peer).worked, self._loop.time())
+            if why:
+                raise PeerUnreachable(why)
+        await self._dial_once(peer, addresses)
 
     async def drop(self, peer: PeerId) -> None:
         for connection in [each for each in self._connections if each.peer == peer]:
@@ -178,10 +189,11 @@ class WireTransport(ABC):
             return
         if problem:
             tried = ", ".join(address.transport for address in addresses)
+            trouble = PeerUnreachable(f"{peer} can't be reached at {tried}: {problem}")
             if others:
-                done.set_exception(WrongPeer(f"another peer than {peer} answers at {tried}"))
-            else:
-                done.set_exception(PeerUnreachable(f"{peer} can't be reached at {tried}: {problem}"))
+                trouble = WrongPeer(f"another peer than {peer} answers at {tried}")
+            self._pace.failed(peer, addresses, str(trouble), self._loop.time())
+            done.set_exception(trouble)
             done.exception()  # seen, also when everybody who waited for it was cancelled
         else:
             done.set_result(None)
@@ -196,6 +208,7 @@ class WireTransport(ABC):
 
     def _set_ready(self, connection: Connection) -> None:
         connection.ready = True
+        self._pace.met(connection.peer)
         self._peers.setdefault(connection.peer, []).append(connection)
 
     def _take(self, connection: Connection, stream: StreamName, data: bytes) -> None:

@@ -6,8 +6,9 @@ decides by the clock it is given. The rules are free functions of plain data; `M
 
 import dataclasses
 import hashlib
+import itertools
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass, field
 
@@ -28,7 +29,8 @@ RHYTHM_SMOOTHING = 0.2  # weight of the newest interval
 SMALL_SWARM = 48  # peers up to which everyone knows, and keeps in touch with, everyone
 FEW = 3  # of a stage's peers that are known far from it in a large swarm: enough that one of them lives
 MEMBERS_LIMIT = 4096  # cards remembered; the longest unheard go first
-ADDRESSES_KEPT = 16  # of a card: two for each way into a machine that has many
+ADDRESSES_KEPT = 64  # of a card; a machine with containers has dozens
+ADDRESSES_CHARACTERS = 8192  # of all of them together; an honest one has some 100
 AWAY_KEPT = 256  # movers in a stage's summary: a few at a time go
 
 ADMITTING = ("waiting", "serving")
@@ -140,9 +142,11 @@ def first_card(
 
 def bounded(card: Card) -> Card:
     """A card with no more addresses than are kept, and told."""
-    if len(card.addresses) <= ADDRESSES_KEPT:
+    ends = list(itertools.accumulate(map(len, card.addresses)))
+    if len(ends) <= ADDRESSES_KEPT and (not ends or ends[-1] <= ADDRESSES_CHARACTERS):
         return card
-    return dataclasses.replace(card, addresses=card.addresses[:ADDRESSES_KEPT])
+    count = min(ADDRESSES_KEPT, bisect_right(ends, ADDRESSES_CHARACTERS))
+    return dataclasses.replace(card, addresses=card.addresses[:count])
 
 
 class Membership:

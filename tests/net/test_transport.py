@@ -71,6 +71,22 @@ async def test_who_cannot_be_reached_is_said_in_a_sentence(make: Make) -> None:
     assert [str(address) for address in one.transport.book.known(two.id).worked] == [two.address]
 
 
+async def test_where_a_peer_was_not_it_is_not_dialled_again_at_once(make: Make) -> None:
+    one, two = await make("one"), await make("two")
+    one.transport.learn(two.id, ["/ip4/127.0.0.1/tcp/1"])
+    sentences, ended = set(), time.monotonic() + 2.5
+    tries = 0
+    while time.monotonic() < ended:
+        with pytest.raises(PeerUnreachable, match="can't be reached at /ip4/127") as trouble:
+            await one.request(two, Frame("x", {}))
+        tries += 1
+        sentences.add("again in" in str(trouble.value))
+    assert sentences == {True, False}
+    assert one.transport._pace._tried[two.id].failures <= 3 < tries, "at 0, 1 and 3 s"
+    await two.do(two.transport.connect(one.address))
+    assert (await one.request(two, Frame("x", {}))).kind == "echo"
+
+
 async def test_an_address_of_another_machine_alone_is_not_dialled(make: Make) -> None:
     one, two = await make("one"), await make("two")
     one.transport.learn(two.id, [two.address], "another/machine")

@@ -172,6 +172,10 @@ def test_of_each_card_one_s_own_too_a_bounded_number_of_addresses_is_kept() -> N
     assert told is not None
     assert told.addresses == many[1 : 1 + membership.ADDRESSES_KEPT]
     assert members.own.addresses == many[: membership.ADDRESSES_KEPT]
+    members.hear(card("b", addresses=tuple(text * 20 for text in many)), 1.0)
+    long = members.get("b")
+    assert long is not None
+    assert 15 < len(long.addresses) < 25, "of all together so many characters"
     members.own = card("me", addresses=many[2:])
     assert members.own.addresses == many[2 : 2 + membership.ADDRESSES_KEPT]
 
