@@ -33,7 +33,12 @@ class Refused(SwarmError):
 
 
 class NonFinite(SwarmError):
-    """A gradient or a loss holds an infinity or NaN; nothing of it was accumulated."""
+    """A number is an infinity or NaN, or too large to travel; nothing of it was accumulated."""
+
+    def __init__(self, sentence: str, what: str = "number", source: int | None = None) -> None:
+        super().__init__(sentence)
+        self.what = what  # the kind of number: activation, loss, gradient, sum, average or parameters
+        self.source = source  # which of the inputs brought it, by place; None: it arose here
 
 
 class HopForgotten(SwarmError):

@@ -24,6 +24,7 @@ from swarmd.files import read_regular
 
 SETTINGS_BYTES_LIMIT = 1 << 20  # bytes; a settings file is a page, so anything longer is the wrong file
 SIZE_LIMIT = 1 << 20  # of any one dimension; keeps a stranger's settings from asking for absurd allocations
+RATE_LIMIT = 1e30  # of learning; more, times the decay, is no number of fp32
 COUNT_LIMIT = 1 << 40  # steps, seeds and sequences fit an exact float and an int64 product
 
 EARLIER_LIMIT = 64  # times that a run is prolonged; the fingerprint of each is worked out wherever somebody joins
@@ -171,7 +172,7 @@ def _model_problems(model: ModelConfig) -> Iterator[Problem]:
 def _optimizer_problems(run: RunConfig) -> Iterator[Problem]:
     optimizer = run.optimizer
     rate = optimizer.learning_rate
-    yield not (math.isfinite(rate) and rate > 0), "optimizer.learning_rate", f"is {rate}, but must be positive"
+    yield not 0 < rate <= RATE_LIMIT, "optimizer.learning_rate", f"is {rate}, but must be positive, up to {RATE_LIMIT}"
     yield not all(0.0 <= beta < 1.0 for beta in optimizer.betas), "optimizer.betas", "must be two numbers in [0, 1)"
     yield not 0.0 < optimizer.eps < 1.0, "optimizer.eps", "must be a small positive number, usually 1e-8"
     yield not 0.0 <= optimizer.weight_decay < 10.0, "optimizer.weight_decay", "must be 0 or a small positive number"

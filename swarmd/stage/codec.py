@@ -18,6 +18,7 @@ from torch import Tensor
 
 from swarmd.errors import NonFinite, PeerFault
 from swarmd.stage import bnb
+from swarmd.stage.finite import all_finite
 from swarmd.values import Buffer, Encoded
 
 BLOCK = 512  # elements per scale: 0.8 % more bytes at int8, and an error 6 % below that of 1024 (benchmarks/codecs.py)
@@ -27,6 +28,7 @@ DIMENSIONS_LIMIT = 8  # no tensor of ours has more than three
 ELEMENTS_LIMIT = 1 << 33  # elements; twice the largest stage of today, and far from overflowing an int64
 INT8_LARGEST = 127.0
 HALF_EXPONENT = 14  # blocks are scaled to below 2 ** 15, half of fp16's range, so that rounding never reaches infinity
+LARGEST_SENT = 3.4e38  # of fp32's 3.4028e38: rounding a larger number to a code could make an infinity of it
 SMALLEST_SCALE = 2.0**-110  # so that neither a scale nor its inverse is a denormal, which devices treat differently
 
 assert sys.byteorder == "little", "tensors travel little-endian"
@@ -54,7 +56,7 @@ def encode(tensor: Tensor, codec: str) -> Encoded:
     """The tensor as bytes. Buffers of CPU tensors may be the tensor's own memory (fp32), so it must not be changed
     later.
 
-    Raises NonFinite where a scale is needed and the tensor has an infinity or NaN.
+    Raises NonFinite if the tensor has an infinity or NaN, or something that would become one.
     """
     flat = tensor.detach().contiguous().view(-1)
     parts = _CODECS[codec].encode(flat.float()) if flat.numel() else ()
@@ -130,9 +132,14 @@ def _scaled(flat: Tensor, dtype: torch.dtype, plan_scales: Callable[[Tensor], Te
         if not dtype.is_floating_point:
             room.round_()
         codes[start : start + step].copy_(room)
-    if not bool(torch.isfinite(largest).all()):
-        raise NonFinite("a tensor to be sent has an infinity or NaN")
+    _check_largest(largest)
     return codes.view(-1)[: flat.numel()], scales
+
+
+def _check_largest(magnitudes: Tensor) -> None:
+    """Raises NonFinite, also for NaN, which is not less than anything."""
+    if not bool((magnitudes <= LARGEST_SENT).all()):
+        raise NonFinite("a tensor to be sent has an infinity, NaN or a number beyond 3.4e38")
 
 
 def _unscaled(parts: Parts, count: int) -> Tensor:
@@ -155,8 +162,7 @@ def _half_scales(largest: Tensor) -> Tensor:
 
 
 def _encode_bnb(flat: Tensor) -> Parts:
-    if not bool(torch.isfinite(flat.abs().amax())):  # its own largest magnitudes pass over NaN
-        raise NonFinite("a tensor to be sent has an infinity or NaN")
+    _check_largest(flat.abs().amax())  # its own largest magnitudes pass over NaN
     return bnb.quantise(flat, BNB_BLOCK)
 
 
@@ -168,9 +174,16 @@ def _decode_bnb(parts: Parts, count: int) -> Tensor:
 def _cast(dtype: torch.dtype) -> _Codec:
     return _Codec(
         layout=lambda count: ((dtype, count),),
-        encode=lambda flat: (flat.to(dtype),),
+        encode=lambda flat: (_finite(flat.to(dtype)),),
         decode=lambda parts, count: torch.empty(count, device=parts[0].device).copy_(parts[0]),
     )
+
+
+def _finite(flat: Tensor) -> Tensor:
+    """The same. Raises NonFinite, also if a finite number has become infinite in the cast."""
+    if not all_finite((flat,)):
+        raise NonFinite("a tensor to be sent has an infinity or NaN")
+    return flat
 
 
 def _scales_layout(dtype: torch.dtype, block: int) -> Callable[[int], tuple[tuple[torch.dtype, int], ...]]:

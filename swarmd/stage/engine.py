@@ -3,7 +3,7 @@
 Forward keeps its autograd graph until the gradient comes back; backward adds the parameters' gradients to the step's
 sum, at most once per hop; a round's result becomes the next version. All methods must be called from one thread,
 except `attempt` and `forget`. Sequences and gradients come from strangers, so their shapes and ranges are checked
-(`PeerFault`).
+(`PeerFault`). Whatever isn't finite, or would not be on the wire, is refused where it arises (`NonFinite`).
 
 Knows nothing of peers, leases or rounds. Shapes: B sequences of a microbatch, T tokens, D hidden width.
 """
@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from swarmd.config import ModelConfig, RunConfig
 from swarmd.errors import ConfigError, HopForgotten, NonFinite, PeerFault
 from swarmd.stage.codec import available_codecs, decode, encode
-from swarmd.stage.gradients import StepSum, all_finite, parameter_digest
+from swarmd.stage.finite import all_finite
+from swarmd.stage.gradients import StepSum, parameter_digest
 from swarmd.stage.model import build_stage, loss_sum
 from swarmd.stage.optimizer import Optimizer
 from swarmd.values import BackwardResult, Buffer, Encoded, GradientSummary, HopId, TailResult
@@ -58,6 +59,7 @@ class StageEngine:
         self.optimizer = Optimizer(run.optimizer, dict(self.module.named()))
         self.sum = StepSum(self.parameters)
         self.version = 0
+        self._broken = False  # moments are of a step whose parameters were refused
         self._lock = threading.Lock()  # over the three below, for `attempt` and `forget`
         self._kept: dict[HopId, Kept] = {}
         self._forgets: dict[HopId, int] = {}
@@ -102,14 +104,14 @@ class StageEngine:
         """Runs the stage, which is not the last, and keeps what backward needs unless `evaluate`."""
         assert not self.module.is_tail, "the last stage has `tail`"
         attempt = self._begin(hop, attempt, evaluate)
-        inputs, _ = self._inputs(tokens, activation)
+        inputs, _ = self._inputs(hop, tokens, activation)
         if evaluate:
             with torch.no_grad():
-                return encode(self.module(inputs), codec)
+                return _outgoing(self.module(inputs), codec, hop, "activation")
         keep_graph = self._keeps_graph()
         with torch.set_grad_enabled(keep_graph):
             output = self.module(inputs)
-        encoded = encode(output, codec)
+        encoded = _outgoing(output, codec, hop, "activation")
         kept = Kept(inputs, output if keep_graph else None, self.parameters, output.shape)
         with self._lock:
             self._check_attempt(hop, attempt)
@@ -133,7 +135,7 @@ class StageEngine:
             if incoming.shape != shape:
                 raise PeerFault(f"a gradient of shape {tuple(incoming.shape)} came for {tuple(shape)}")
         if not all_finite((incoming,)):
-            raise NonFinite(f"the gradient of hop {tuple(hop)} came with an infinity or NaN")
+            raise NonFinite(f"the gradient of hop {tuple(hop)} came with an infinity or NaN", "gradient", 0)
         with self._lock:
             self._check_attempt(hop, attempt)
             kept = self._kept[hop]
@@ -158,12 +160,12 @@ class StageEngine:
         """Forward, loss and backward of the last stage."""
         assert self.module.is_tail, "only the last stage computes the loss"
         attempt = self._begin(hop, attempt, evaluate)
-        inputs, targets = self._inputs(tokens, activation)
+        inputs, targets = self._inputs(hop, tokens, activation)
         with torch.set_grad_enabled(not evaluate):
             loss = loss_sum(self.module(inputs), targets)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise NonFinite(f"the loss of hop {tuple(hop)} is {value}")
+            raise NonFinite(f"the loss of hop {tuple(hop)} is {value}", "loss")
         if evaluate:
             return TailResult(value, targets.numel(), None, accumulated=False)
         result = self._finish(hop, attempt, inputs, self.parameters, loss, None, codec, subtract)
@@ -184,8 +186,8 @@ class StageEngine:
         wanted = parameters if self.module.is_head else (*parameters, inputs)
         gradients = torch.autograd.grad(output, wanted, incoming)
         if not all_finite(gradients):
-            raise NonFinite(f"the gradients of hop {tuple(hop)} have an infinity or NaN")
-        outgoing = None if self.module.is_head else encode(gradients[-1], codec)
+            raise NonFinite(f"the gradients of hop {tuple(hop)} have an infinity or NaN", "gradient")
+        outgoing = None if self.module.is_head else _outgoing(gradients[-1], codec, hop, "gradient")
         with self._lock:
             self._check_attempt(hop, attempt)
             changes = not self.sum.frozen and (hop in self.sum.counted) == subtract
@@ -220,8 +222,8 @@ class StageEngine:
         kept = self._kept.pop(hop, None)
         self._graphs -= kept is not None and kept.output is not None
 
-    def _inputs(self, tokens: Buffer, activation: Encoded | None) -> tuple[Tensor, Tensor]:
-        """The stage's input and the target tokens [B, T], both on the device. Raises PeerFault."""
+    def _inputs(self, hop: HopId, tokens: Buffer, activation: Encoded | None) -> tuple[Tensor, Tensor]:
+        """The stage's input and the target tokens [B, T], both on the device. Raises PeerFault, NonFinite."""
         model, batch = self.run.model, self.run.sequences_per_microbatch
         view = memoryview(tokens)
         if view.nbytes != 4 * batch * (model.sequence_length + 1):
@@ -235,7 +237,10 @@ class StageEngine:
         expected = (batch, model.sequence_length, model.hidden)
         if activation is None or activation.shape != expected:
             raise PeerFault(f"an activation of shape {activation and activation.shape} came for {expected}")
-        return decode(activation, self.device).requires_grad_(), both[:, 1:]
+        inputs = decode(activation, self.device)
+        if not all_finite((inputs,)):
+            raise NonFinite(f"the activation of hop {tuple(hop)} came with an infinity or NaN", "activation", 0)
+        return inputs.requires_grad_(), both[:, 1:]
 
     def _keeps_graph(self) -> bool:
         if self.run.recompute == "auto":
@@ -279,23 +284,29 @@ class StageEngine:
         return True
 
     def contribution(self, step: int, start: int, stop: int, *, codec: str) -> Encoded:
-        """Elements [start, stop) of the step's sum, in memory of their own."""
+        """Elements [start, stop) of the step's sum, in memory of their own. Raises NonFinite: gradients may be finite
+        and their sum not.
+        """
         self._require(step)
         assert 0 <= start <= stop <= self.sum.size, f"part {start} to {stop} of {self.sum.size}"
         part = self.sum.flat[start:stop]
-        return encode(part.clone() if codec == "fp32" else part, codec)
+        return _outgoing(part.clone() if codec == "fp32" else part, codec, step, "sum")
 
     def reduce(self, contributions: Sequence[Encoded], tokens: int, *, codec: str) -> Encoded:
-        """Adds contributions to a part in the given order, divides by the tokens."""
+        """Adds contributions to a part in the given order, divides by the tokens. Raises PeerFault, NonFinite."""
         assert contributions and tokens > 0, "a part needs contributions and tokens"
-        total = decode(contributions[0], self.device)
-        for contribution in contributions[1:]:
+        total: Tensor | None = None
+        for number, contribution in enumerate(contributions):
             if contribution.shape != contributions[0].shape:
                 raise PeerFault(
                     f"contributions of shapes {contribution.shape} and {contributions[0].shape} came for one part"
                 )
-            total.add_(decode(contribution, self.device))
-        return encode(total.div_(tokens), codec)
+            piece = decode(contribution, self.device)
+            if not all_finite((piece,)):
+                raise NonFinite("a contribution has an infinity or NaN", "sum", number)
+            total = piece if total is None else total.add_(piece)
+        assert total is not None
+        return _outgoing(total.div_(tokens), codec, self.version + 1, "average")
 
     def assemble(self, step: int, parts: Sequence[Encoded]) -> GradientSummary:
         """Puts the averaged parts together as the gradient that `apply` uses."""
@@ -303,13 +314,20 @@ class StageEngine:
         return self.sum.assemble(parts)
 
     def apply(self, step: int, *, learning_rate: float, clip_factor: float) -> str:
-        """Optimizer step with the assembled gradient; ends the step. Returns the parameters' digest."""
+        """Optimizer step with the assembled gradient; ends the step. Returns the parameters' digest.
+
+        Raises NonFinite if parameters or moments would not be finite: the parameters stay, but moments have changed, so
+        nothing of this state is given out until another one is imported.
+        """
         self._require(step)
         averaged = self.sum.averaged
         assert averaged is not None, f"step {step} is applied before its gradient was assembled"
         values = self.optimizer.step(
             self.parameters, self.sum.cut(averaged), learning_rate=learning_rate, scale=clip_factor
         )
+        if not all_finite([*values, *self.optimizer.numbers()]):
+            self._broken = True
+            raise NonFinite(f"the parameters after step {step} would have an infinity or NaN", "parameters")
         self._replace(values)
         self._end(step)
         return self.digest()
@@ -346,7 +364,9 @@ class StageEngine:
     # --------------------------------------------------------------------------------------------- state
 
     def export_state(self) -> Buffer:
-        """Version, parameters and optimizer as safetensors."""
+        """Version, parameters and optimizer as safetensors. Raises NonFinite after a step that was refused."""
+        if self._broken:
+            raise NonFinite(f"version {self.version} is spoiled by a step that was refused", "parameters")
         return safetensors.torch.save({name: value.contiguous() for name, value in self._state().items()})
 
     def import_state(self, state: Buffer) -> str:
@@ -370,6 +390,7 @@ class StageEngine:
         names = self.optimizer.names
         self._replace([tensors[PARAMETER_PREFIX + name].to(self.device) for name in names])
         self.optimizer.load({name: tensors[OPTIMIZER_PREFIX + name] for name in self.optimizer.tensors()})
+        self._broken = False
         self._end(version)
         return self.digest()
 
@@ -378,6 +399,15 @@ class StageEngine:
         state.update({PARAMETER_PREFIX + name: value.detach() for name, value in self.module.named().items()})
         state.update({OPTIMIZER_PREFIX + name: value for name, value in self.optimizer.tensors().items()})
         return state
+
+
+def _outgoing(tensor: Tensor, codec: str, of: HopId | int, what: str) -> Encoded:
+    """A tensor as it travels. Raises NonFinite, which says of which hop or step it is."""
+    try:
+        return encode(tensor, codec)
+    except NonFinite as trouble:
+        whose = f"step {of}" if isinstance(of, int) else f"hop {tuple(of)}"
+        raise NonFinite(f"the {what} of {whose} can't be sent: {trouble}", what) from None
 
 
 def check_device(device: str) -> torch.device:

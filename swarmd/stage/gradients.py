@@ -6,13 +6,15 @@ bytes.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from swarmd.errors import PeerFault
+from swarmd.errors import NonFinite, PeerFault
 from swarmd.stage.codec import check, decode
+from swarmd.stage.finite import all_finite
 from swarmd.stage.optimizer import one_thread
 from swarmd.values import Encoded, GradientSummary, HopId
 
@@ -57,7 +59,7 @@ class StepSum:
 
     def assemble(self, parts: Sequence[Encoded]) -> GradientSummary:
         """Decodes a round's results into the averaged gradient. Raises PeerFault if they aren't exactly one whole
-        gradient.
+        gradient, NonFinite if one of them isn't finite.
         """
         counts = [check(part) for part in parts]
         if sum(counts) != self.size:
@@ -67,8 +69,13 @@ class StepSum:
         for part, count in zip(parts, counts, strict=True):
             averaged[start : start + count] = decode(part, averaged.device).view(-1)
             start += count
+        norm = squared_norm(averaged)
+        if not math.isfinite(norm):  # fp64 holds the squares of everything finite
+            pieces = torch.split(averaged, counts)
+            bad = next(number for number, piece in enumerate(pieces) if not all_finite((piece,)))
+            raise NonFinite("an averaged part has an infinity or NaN", "average", bad)
         self.averaged = averaged
-        return GradientSummary(digest=bytes_digest(parts), squared_norm=squared_norm(averaged))
+        return GradientSummary(digest=bytes_digest(parts), squared_norm=norm)
 
     def restart(self) -> None:
         """Empties it for the next step."""
@@ -114,12 +121,3 @@ def parameter_digest(parameters: Sequence[Tensor]) -> str:
     for offset, (plain, weighted) in zip(offsets, torch.stack(sums).tolist(), strict=True):
         total += weighted + 2 * offset * plain
     return f"{(total * MIXER) & MASK:016x}"
-
-
-def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether no element is infinite or NaN. One pass and one number back from the device.
-
-    A norm over 1.8e19 overflows fp32 and counts as infinite, which it might as well be.
-    """
-    norms = torch._foreach_norm(list(tensors))  # noqa: SLF001 - documented, in spite of its name
-    return bool(torch.isfinite(torch.stack(list(norms))).all())

@@ -113,6 +113,10 @@ class Optimizer:
                 state.update({f"{kind}.{name}{suffix}": value for suffix, value in moment.tensors().items()})
         return state
 
+    def numbers(self) -> list[Tensor]:
+        """What must be finite for the next steps to be: moments, or the scales of those in 8 bits."""
+        return [value for name, value in self.tensors().items() if name != "updates" and value.is_floating_point()]
+
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
         """Takes over what `tensors` gave; names, shapes and dtypes are checked by the caller against this one's."""

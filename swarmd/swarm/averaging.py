@@ -10,17 +10,17 @@ import itertools
 import logging
 
 from swarmd.config import LimitsConfig, RunConfig
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.claims import Claims
 from swarmd.swarm.commit import Record
-from swarmd.swarm.exchange import Exchange, unless_over
+from swarmd.swarm.exchange import Exchange, Spoiled, unless_over
 from swarmd.swarm.held import Held, Whole
 from swarmd.swarm.history import History
 from swarmd.swarm.journey import Journeys
 from swarmd.swarm.leading import Leader
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership
-from swarmd.swarm.messages import check_stage, from_ranges, to_ranges
+from swarmd.swarm.messages import Blame, check_stage, from_ranges, to_ranges
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.repair import Repairs
 from swarmd.swarm.round_messages import (
@@ -102,6 +102,8 @@ class Rounds:
             task = self._reports[close.step] = asyncio.create_task(leader.lead(), name=f"round {close.step}")
         leader = self._leading[close.step]
         leader.ballot = max(leader.ballot, close.ballot)
+        if close.blame:
+            leader.skip(close.blame)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -136,13 +138,17 @@ class Rounds:
     # ---------------------------------------------------------------------------------------------- member
 
     async def _answer_holdings(self, asker: PeerId, ask: AskHoldings) -> Frozen:
-        """How far the sum is. If it was frozen, the round begins again: repairs may add what is missing."""
+        """How far the sum is. If it was frozen, the round begins again: repairs may add what is missing. Or nothing is:
+        then this settles the round, and whoever answers has taken part in it.
+        """
         check_stage(ask.stage, self._stage)
         await self._history.await_version(ask.step - 1, ask.record, asker, VERSION_WAIT_SECONDS)
         self._claims.give_way(ask.step, ask.ballot, asker, asyncio.get_running_loop().time())
         await self._thaw(ask.step)
         self.repairs.spare(ask.step, from_ranges(ask.spared, self._run.microbatches))
-        return await self._frozen(ask.step)
+        if ask.skipped and self._history.version == ask.step - 1:
+            self._history.took_part(ask.step)
+        return await self._frozen(ask.step, named=not ask.skipped)
 
     async def _thaw(self, step: int) -> None:
         async with self.freezing:
@@ -175,6 +181,7 @@ class Rounds:
             subtracted=book.subtracted,
             parts=parts,
             thaws=self._thaws,
+            blame=book.blame,
         )
 
     async def _answer_subtract(self, leader: PeerId, ask: Subtract) -> Frozen:
@@ -210,10 +217,17 @@ class Rounds:
             if plan.thaws[plan.members.index(own)] != thaws:
                 raise Refused("the plan is for a sum that has changed since")
         exchange = self._begin_exchange(plan)
-        averaged = await exchange.take_part(check)
-        if self._decided == plan.step:
-            raise Refused(f"step {plan.step} is decided")
-        digest, squared_norm = await self._assemble(plan.step, averaged)
+        try:
+            averaged = await exchange.take_part(check)
+            if self._decided == plan.step:
+                raise Refused(f"step {plan.step} is decided")
+            digest, squared_norm = await self._assemble(plan.step, averaged)
+        except Spoiled as trouble:
+            return self._spoiled(plan, trouble.blame)
+        except NonFinite as trouble:  # so is everyone's who has the same parts
+            known = trouble.source is not None and trouble.source < len(plan.parts)
+            owner = plan.parts[trouble.source].owner if known and trouble.source is not None else own
+            return self._spoiled(plan, Blame(trouble.what, self._stage, owner))
         self._held.add(plan.step, digest, averaged)
         if self._thaws == thaws and self._journeys.frozen_step == plan.step:
             self._journeys.freeze(plan.step, settled=True)
@@ -221,8 +235,13 @@ class Rounds:
             self._history.took_part(plan.step)
         return Result(digest, squared_norm)
 
+    def _spoiled(self, plan: Plan, blame: Blame) -> Result:
+        """There is no averaged gradient, for everyone alike."""
+        log.warning("step %d is to be skipped: %s", plan.step, blame.words())
+        return Result("", 0.0, blame)
+
     async def _assemble(self, step: int, averaged: Whole) -> tuple[str, float]:
-        """Has the device put averaged parts together. Raises Refused."""
+        """Has the device put averaged parts together. Raises Refused, NonFinite."""
         self._assembled = (0, "")
         try:
             with unless_over(step):
@@ -309,7 +328,7 @@ class Rounds:
         """Assembles a committed gradient. False if it isn't what it should be."""
         try:
             found, _ = await self._assemble(step, averaged)
-        except Refused as trouble:
+        except (Refused, NonFinite) as trouble:
             log.warning("no gradient of step %d: %s", step, trouble)
             return False
         if found != digest:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from swarmd.swarm.messages import NOBODY, SOMEONE, Blame
 from swarmd.values import PeerId
 
 
@@ -11,6 +12,7 @@ class Book:
 
     accumulated: set[int] = field(default_factory=set)
     spoiled: set[int] = field(default_factory=set)  # answered with NotFinite
+    blame: Blame = NOBODY  # for the first of these
     loss_sum: float = 0.0
     resent: int = 0  # journeys begun here of hops that were sent before
     subtracted: int = 0
@@ -27,6 +29,11 @@ class Book:
             self.loss_sum += loss_sum
             self.sources[index] = source
 
+    def spoil(self, index: int, blame: Blame) -> None:
+        """An index is done with, but its numbers are not finite."""
+        self.spoiled.add(index)
+        self.blame = self.blame or blame or SOMEONE
+
     def take_out(self, index: int, loss_sum: float) -> None:
         """The device has taken an index out of the sum."""
         if index in self.accumulated:
@@ -39,7 +46,8 @@ class Book:
         """The device has added another peer's whole sum to this one."""
         assert not self.accumulated & set(indices), "an index counts once"
         self.accumulated.update(indices)
-        self.spoiled.update(spoiled)
+        for index in spoiled:
+            self.spoil(index, SOMEONE)
         self.loss_sum += loss_sum
 
 

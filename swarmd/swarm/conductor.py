@@ -25,11 +25,13 @@ from swarmd.swarm.leases import Leases
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import AT_WORK, Membership, leader_order, rendezvous
 from swarmd.swarm.messages import (
+    NOBODY,
     Ack,
     Announce,
     AskLease,
     AskMove,
     AskRecord,
+    Blame,
     Card,
     Commit,
     Lease,
@@ -102,6 +104,9 @@ class Conductor:
         self._pulses: dict[PeerId, Pulse] = {}  # of heads, as they ask
         self._began: float | None = None  # loop time of the step's first lease
         self._wishes, self._outlook = Wishes(), outlook
+        self._blames: dict[
+            PeerId, Blame
+        ] = {}  # what heads say of indices that are done, but whose numbers aren't finite
         links.answers(AskLease, self._answer_lease)
         links.answers(AskMove, self._answer_move)
 
@@ -214,7 +219,7 @@ class Conductor:
             await self._links.tell_all(everyone, question, Frozen, deadline_s=WORD_SECONDS)
             self._hearing_until = loop.time() + HEARING_SECONDS
         self._pulses, self._step, self._leases = {}, step, Leases(self._run.microbatches, again=again)
-        self._began = None
+        self._began, self._blames = None, {}
         self._wishes.begin(step)
         self._progress.notify()
         validation = asyncio.create_task(self._validation(step - 1))
@@ -274,19 +279,20 @@ class Conductor:
         """
         assert self._leases is not None
         await self._progress.until(lambda: self._leases is not None and self._leases.done)
+        blame = next(iter(self._blames.values()), NOBODY)
         try:
             async with asyncio.TaskGroup() as group:
                 stages = range(self._run.model.stages)
-                tasks = [group.create_task(self._stage_report(mandate, stage)) for stage in stages]
+                tasks = [group.create_task(self._stage_report(mandate, stage, blame)) for stage in stages]
         except* Outranked as troubles:
             raise Outranked(str(troubles.exceptions[0])) from None
         return [task.result() for task in tasks]
 
-    async def _stage_report(self, mandate: Mandate, stage: int) -> StageReport:
+    async def _stage_report(self, mandate: Mandate, stage: int, blame: Blame) -> StageReport:
         """Asks the stage's leader; when it is lost or silent, the next in order. Raises Outranked when nobody follows
         this mandate: a higher one may have been given where this peer couldn't hear of it.
         """
-        close, tries = Close(mandate.step, mandate.parent, mandate.ballot, stage), 0
+        close, tries = Close(mandate.step, mandate.parent, mandate.ballot, stage, blame), 0
         while True:
             live, now = [card.peer for card in self._membership.stage(stage)], asyncio.get_running_loop().time()
             order = leader_order(mandate.step, stage, live)
@@ -347,6 +353,8 @@ class Conductor:
         if self._membership.get(head) is None:  # what is kept of heads is bounded as the membership is
             raise Refused("this peer doesn't know you any more")
         loop = asyncio.get_running_loop()
+        if ask.blame:
+            self._blames.setdefault(head, ask.blame)
         held = from_ranges(ask.held, leases.microbatches)
         completed = from_ranges(ask.completed, leases.microbatches)
         away = from_ranges(ask.away, leases.microbatches)
@@ -454,4 +462,6 @@ class Conductor:
         """A head is gone: what it had is given again; what it had finished only if no heir has it."""
         if self._leases is not None and (lost := self._leases.lose(peer, heir)):
             log.info("head %s is lost: %d microbatches of step %d are given again", peer[-8:], len(lost), self._step)
+        if not heir:  # or its heir says the same
+            self._blames.pop(peer, None)
         self._progress.notify()

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.held import Held, part_digest
 from swarmd.swarm.links import Links
+from swarmd.swarm.messages import Blame
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.round_messages import Averaged, Contribution, Part, Plan
 from swarmd.values import Encoded, PeerId
@@ -23,13 +24,26 @@ PARTS_AT_ONCE_LIMIT = 32  # ... which is one part per owner, up to this many: 25
 NOTHING = Encoded("fp32", (0,), (b"",))
 
 
+class Spoiled(Exception):
+    """A number of the round isn't finite: there is nothing to be averaged."""
+
+    def __init__(self, blame: Blame) -> None:
+        super().__init__(blame.words())
+        self.blame = blame
+
+
 @dataclass
 class Bucket:
     """An owner's collection of one part."""
 
     contributions: dict[PeerId, Encoded] = field(default_factory=dict)
-    result: asyncio.Future[Encoded] | None = None
+    result: asyncio.Future[Averaged] | None = None
     reducing: asyncio.Task[None] | None = None
+
+    def settle(self, result: Averaged) -> None:
+        """Everyone gets this."""
+        if self.result is not None and not self.result.done():
+            self.result.set_result(result)
 
     def fail(self, why: str) -> None:
         """Whoever waits for the result is told why there is none."""
@@ -54,7 +68,7 @@ class Exchange:
 
     async def take_part(self, check: Callable[[], None]) -> tuple[Encoded, ...]:
         """Sends every part to its owner and brings the averaged ones. `check` raises when the sum is another than the
-        plan is for. Raises Refused when an owner fails.
+        plan is for. Raises Refused when an owner fails, Spoiled.
         """
         pace = asyncio.Semaphore(plan_pace(self.plan.parts))
 
@@ -65,8 +79,9 @@ class Exchange:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = {number: group.create_task(one(number)) for number in plan_turns(self.plan.parts)}
-        except* (PeerUnreachable, TimeoutError, Refused, PeerFault, MemoryError) as troubles:
-            raise Refused(f"an owner failed: {troubles.exceptions[0]}") from None
+        except* (Spoiled, PeerUnreachable, TimeoutError, Refused, PeerFault, MemoryError) as troubles:
+            found = [trouble for trouble in troubles.exceptions if isinstance(trouble, Spoiled)]
+            raise found[0] if found else Refused(f"an owner failed: {troubles.exceptions[0]}") from None
         return tuple(tasks[number].result() for number in sorted(tasks))
 
     async def _average(self, number: int, check: Callable[[], None]) -> Encoded:
@@ -76,15 +91,25 @@ class Exchange:
                 return here
         elif self._own in plan.members:
             check()
-            with unless_over(plan.step):
-                data = await self._compute.contribution(plan.step, part.start, part.stop, codec=plan.codec)
+            data = await self._contribution(part)
         message = Contribution(plan.step, plan.attempt, number, data)
         answer = await self._links.ask(part.owner, message, Averaged, deadline_s=EXCHANGE_SECONDS, urgency="bulk")
+        if answer.blame:
+            raise Spoiled(answer.blame)
         if part.digest and part_digest(answer.data) != part.digest:
             raise Refused(f"part {number} is not what its owner said it had")
         if self._whole:
             self._held.keep(plan.step, part, answer.data)
         return answer.data
+
+    async def _contribution(self, part: Part) -> Encoded:
+        """This peer's share of a part. Raises Refused, Spoiled."""
+        plan = self.plan
+        try:
+            with unless_over(plan.step):
+                return await self._compute.contribution(plan.step, part.start, part.stop, codec=plan.codec)
+        except NonFinite as trouble:
+            raise Spoiled(Blame(trouble.what, plan.stage, self._own)) from None
 
     # ---------------------------------------------------------------------------------------------- owner
 
@@ -106,7 +131,7 @@ class Exchange:
         if len(bucket.contributions) == len(plan.members) and bucket.reducing is None:
             # A task of its own: everyone waits for it, also when the last to contribute is lost meanwhile.
             bucket.reducing = asyncio.create_task(self._reduce(number, bucket), name="reduce")
-        return Averaged(await asyncio.shield(bucket.result))
+        return await asyncio.shield(bucket.result)
 
     async def _reduce(self, number: int, bucket: Bucket) -> None:
         """Adds a part's contributions in member order and divides by the tokens."""
@@ -115,17 +140,27 @@ class Exchange:
         ordered = [bucket.contributions[peer] for peer in plan.members]
         try:
             if not ordered:  # nobody has anything: the gradient is zero
-                with unless_over(plan.step):
-                    ordered = [await self._compute.contribution(plan.step, part.start, part.stop, codec=plan.codec)]
+                ordered = [await self._contribution(part)]
             reduced = await self._compute.reduce(ordered, plan.tokens, codec=plan.codec)
         except (PeerFault, Refused, MemoryError) as trouble:
             bucket.fail(f"a part can't be reduced: {trouble}")
             return
+        except (NonFinite, Spoiled) as trouble:
+            bucket.settle(Averaged(NOTHING, self._blame(trouble)))
+            return
         bucket.contributions = dict.fromkeys(bucket.contributions, NOTHING)  # their bytes are done with
         if self._whole:
             self._held.keep(plan.step, part, reduced)
-        if not bucket.result.done():
-            bucket.result.set_result(reduced)
+        bucket.settle(Averaged(reduced))
+
+    def _blame(self, trouble: NonFinite | Spoiled) -> Blame:
+        """For what can't be reduced: whose contribution is not finite, or this peer, at which only the sum isn't."""
+        if isinstance(trouble, Spoiled):
+            return trouble.blame
+        members = self.plan.members
+        known = trouble.source is not None and trouble.source < len(members)
+        peer = members[trouble.source] if known and trouble.source is not None else self._own
+        return Blame(trouble.what, self.plan.stage, peer)
 
     def end(self, why: str, *, over: bool = False) -> None:
         """Nobody waits here any more. What is being reduced may come to its end, unless the step is `over`: all its

@@ -178,8 +178,9 @@ class Head:
         leader = self._conductor.leader(step)
         held = {*self._running, *(index for index, _ in self._pool)} - self._completed
         away = held & {key.index for key in self._journeys.custody.waiting() if key.step == step}
+        blame = self._journeys.book(step).blame
         question = AskLease(
-            step, self._history.record_hash, want, to_ranges(self._completed), to_ranges(held), to_ranges(away)
+            step, self._history.record_hash, want, to_ranges(self._completed), to_ranges(held), to_ranges(away), blame
         )
         asking = asyncio.ensure_future(self._links.ask(leader, question, Lease, deadline_s=LEASE_SECONDS))
         try:

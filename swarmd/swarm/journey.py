@@ -21,7 +21,9 @@ from swarmd.swarm.history import History
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership
 from swarmd.swarm.messages import (
+    SOMEONE,
     Ack,
+    Blame,
     Busy,
     Cancel,
     Gradient,
@@ -98,7 +100,7 @@ class Journeys:
         if hop.evaluate:
             try:
                 return await self._evaluate(hop_id(hop), hop.tokens, hop.activation)
-            except (PeerUnreachable, TimeoutError, HopForgotten) as trouble:
+            except (PeerUnreachable, TimeoutError, HopForgotten, NonFinite) as trouble:
                 raise Refused(f"no validation loss from the next stage: {trouble}") from None
         if hop.step < 1 or not 0 <= hop.index < self._run.microbatches:
             raise PeerFault(f"hop ({hop.step}, {hop.index}) is none of this run")
@@ -207,7 +209,7 @@ class Journeys:
                 )
                 answer = await self.custodian.pass_on(work.kept)
                 if isinstance(answer, NotFinite):
-                    raise NonFinite("a later stage's loss or gradient is not finite")
+                    return self._spoil(key, answer.blame)
                 work.move("backward")
                 await self._while_frozen(work)
                 back = await self._backward(work, answer.gradient, codec)
@@ -218,10 +220,7 @@ class Journeys:
             elif work.subtract:
                 book.take_out(key.index, loss_sum)
         except NonFinite as trouble:
-            log.warning("hop %s: %s", tuple(key), trouble)
-            self._compute.forget(key)
-            book.spoiled.add(key.index)
-            return self._record(key, NotFinite())
+            return self._spoil(key, self._blame(work, trouble))
         answered = self._gradient(work, gradient)
         if work.subtract:
             self.retention.drop_answer(key)
@@ -234,6 +233,23 @@ class Journeys:
                 raise HopForgotten("the sum was frozen before this hop could be added to it")
             return answered  # and not recorded: should the round begin anew, whoever lacks the hop must get it in
         return self._record(key, answered)
+
+    def _blame(self, work: Work, trouble: NonFinite) -> Blame:
+        """Who produced a number that isn't finite: this peer, or who sent it."""
+        stage, peer = self.stage, self._membership.own.peer
+        if trouble.source is not None and trouble.what == "activation":
+            stage, peer = self.stage - 1, work.custodian
+        elif trouble.source is not None:
+            stage, peer = self.stage + 1, work.kept.holder if work.kept is not None else ""
+        return Blame(trouble.what, stage, peer, work.hop.index)
+
+    def _spoil(self, key: HopId, blame: Blame) -> Answer:
+        """A microbatch whose numbers aren't finite is done with: nothing of it is in the sum."""
+        blame = blame or SOMEONE
+        log.warning("step %d is to be skipped: %s", key.step, blame.words())
+        self._compute.forget(key)
+        self.book(key.step).spoil(key.index, blame)
+        return self._record(key, NotFinite(blame))
 
     def _gradient(self, work: Work, gradient: Encoded | None) -> Gradient:
         if gradient is None:

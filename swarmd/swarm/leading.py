@@ -17,7 +17,7 @@ from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.claims import OVERRULED
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership, nan_to_zero, rendezvous
-from swarmd.swarm.messages import Ballot, Message, from_ranges, to_ranges
+from swarmd.swarm.messages import NOBODY, SOMEONE, Ballot, Blame, Message, from_ranges, to_ranges
 from swarmd.swarm.parts import Coverage, choose_held, complete_parts, find_superfluous, measure_coverage
 from swarmd.swarm.round_messages import (
     AskHoldings,
@@ -93,6 +93,12 @@ class Leader:
         self._failures = 0
         self._asked: set[PeerId] = set()  # whose sums this leader may have frozen
         self._releases: set[asyncio.Task[None]] = set()
+        self._blame = NOBODY  # why the step is to be skipped, once that is known
+
+    def skip(self, blame: Blame) -> None:
+        """The step is to be skipped: nobody needs its gradient, and nothing must be whole for it."""
+        self._blame = self._blame or blame
+        self._changed.notify()
 
     async def lead(self) -> StageReport:
         """The round, to its report. Raises Refused when another leader has it, or nothing works."""
@@ -106,12 +112,14 @@ class Leader:
     async def _lead(self) -> StageReport:
         while self._failures < ATTEMPTS:
             frozen = await self._make_whole()
-            if not all(it.finite for it in frozen.values()):  # the step will be skipped: nobody needs its gradient ...
-                question = AskHoldings(self._step, self._record, self.ballot)  # ... but hops may wait for the sums
-                await self._ask_all(sorted(frozen), question, Frozen, self._patience())
-                return self._report(frozen, None, {})
+            if self._blame:
+                return self._report(await self._settle(), None, {})
             plan = self._plan(frozen)
             results = await self._attempt(plan, sorted(frozen))
+            for blame in (result.blame for result in results.values() if result.blame):
+                self.skip(blame)
+            if self._blame:
+                return self._report(await self._settle(), None, {})
             digests = {result.digest for result in results.values()}
             if len(digests) == 1 and {self._own, *plan.members} <= results.keys():
                 for peer in sorted(self._asked - frozen.keys()):
@@ -126,6 +134,15 @@ class Leader:
                 len(frozen),
             )
         raise Refused(f"the round of step {self._step} failed {ATTEMPTS} times")
+
+    async def _settle(self) -> dict[PeerId, Frozen]:
+        """Tells the members that the step is to be skipped: hops may go on with their sums, which other stages' may
+        wait for, and who answers has taken part.
+        """
+        question = AskHoldings(self._step, self._record, self.ballot, self._stage, skipped=True)
+        while self._own not in (answers := await self._ask_members(question)):
+            await self._changed.wait(REPAIR_POLL_SECONDS)
+        return answers
 
     # ---------------------------------------------------------------------------------------------- asking
 
@@ -196,17 +213,22 @@ class Leader:
         """Freezes the members' sums once they have every index once. Mostly they do, and the first question is the
         last.
         """
-        while True:
+        frozen: dict[PeerId, Frozen] = {}
+        while not self._blame:
             frozen = await self._ask_members(Freeze(self._step, self._record, self.ballot, self._stage))
             if self._is_whole(frozen):
-                return frozen
+                break
             await self._repair()
+        return frozen
 
     def _is_whole(self, frozen: dict[PeerId, Frozen]) -> bool:
+        for it in frozen.values():
+            if not it.finite:
+                self.skip(it.blame or SOMEONE)
+        if self._blame:
+            return True
         if self._own not in frozen:
             return False
-        if not all(it.finite for it in frozen.values()):
-            return True
         coverage = measure_coverage(self._holdings(frozen), self._run.microbatches)
         if coverage.surplus:
             return False
@@ -249,6 +271,8 @@ class Leader:
                 continue
             counting = sorted(peer for peer in holdings if holdings[peer] or not frozen[peer].indices)
             await self._resend([index for index in coverage.missing if index not in under_way], counting)
+            if self._blame:
+                return
             await self._subtract(coverage)
             progress = self._run.microbatches - len(coverage.missing) - sum(map(len, coverage.surplus.values()))
             if progress != best:
@@ -296,6 +320,9 @@ class Leader:
         answer = await self._ask(source, question, Resent, min(RESEND_SECONDS, self._patience()))
         if answer is None:
             return indices
+        if answer.blame:
+            self.skip(answer.blame)
+            return []
         taken = from_ranges(answer.indices, self._run.microbatches)
         log.info("step %d: %d missing microbatches come from %s", self._step, len(taken), source[-8:])
         return [index for index in indices if index not in taken]
@@ -357,7 +384,7 @@ class Leader:
         results: dict[PeerId, Result] = {}
         try:
             while waiting := sorted(peer for peer in needed if not tasks[peer].done()):
-                if any(tasks[peer].done() and tasks[peer].result() is None for peer in needed):
+                if self._blame or any(tasks[peer].done() and _failed(tasks[peer].result()) for peer in needed):
                     break
                 done, _ = await asyncio.wait(
                     [tasks[peer] for peer in waiting], timeout=WATCH_SECONDS, return_when=asyncio.FIRST_COMPLETED
@@ -428,7 +455,20 @@ class Leader:
             lost=lost,
             duplicated=0,
             finite=plan is not None,
-            members=plan.members if plan is not None else tuple(sorted(peer for peer in holdings if holdings[peer])),
+            members=plan.members if plan is not None else self._settled_by(frozen, holdings),
             holders=tuple(sorted(results)),
             subtracted=sum(it.subtracted for it in frozen.values()),
+            blame=self._blame,
         )
+
+    def _settled_by(self, frozen: dict[PeerId, Frozen], holdings: dict[PeerId, list[int]]) -> tuple[PeerId, ...]:
+        """The members of a step that is skipped: who knows that it is, and stays or has part of its sum. There may be
+        no sums at all, and yet the next step needs acceptors.
+        """
+        staying = [card.peer for card in self._membership.staying(self._stage)]
+        return tuple(sorted(peer for peer in frozen if peer in staying or holdings.get(peer))) or tuple(sorted(frozen))
+
+
+def _failed(result: Result | None) -> bool:
+    """Whether nothing can come of an attempt in which a peer that it needs says this."""
+    return result is None or bool(result.blame)

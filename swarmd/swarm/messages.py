@@ -190,8 +190,40 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Blame:
+    """Where a number came from that isn't finite. All of it is a peer's word: `words` shows what may be shown."""
+
+    what: str = ""  # activation | loss | gradient | sum | average | parameters; "" where nothing is wrong
+    stage: int = ANY_STAGE
+    peer: PeerId = ""
+    index: int = -1  # of the microbatch, where it is of one
+
+    def __bool__(self) -> bool:
+        return bool(self.what)
+
+    def words(self) -> str:
+        """As part of a sentence."""
+        what = self.what if self.what in NUMBERS else "number"
+        of = f" of microbatch {self.index}" if self.index >= 0 else ""
+        name = self.peer[-8:]
+        who = f", peer {name}," if name.isalnum() and name.isascii() else ""
+        where = f" at stage {self.stage}" if self.stage >= 0 else ""
+        return f"the {what}{of}{where}{who} is not finite"
+
+
+NUMBERS = ("activation", "loss", "gradient", "sum", "average", "parameters")
+"""Kinds of numbers that may come out not finite."""
+
+NOBODY = Blame()
+SOMEONE = Blame("number")
+"""Where nobody remembers who."""
+
+
+@dataclass(frozen=True)
 class NotFinite:
-    """The answer to a hop whose loss or gradient isn't finite: it counts as done, and spoils the step for everyone."""
+    """The answer to a hop whose numbers aren't finite: it counts as done, and spoils the step for everyone."""
+
+    blame: Blame = NOBODY
 
 
 @dataclass(frozen=True)
@@ -273,6 +305,7 @@ class AskLease:
     completed: Ranges  # everything it has finished in this step
     held: Ranges  # everything it is working on
     away: Ranges = ()  # of these, what is with the next stage: another head could not hasten it
+    blame: Blame = NOBODY  # for one of the completed ones, whose numbers are not finite: the step is to be skipped
 
 
 @dataclass(frozen=True)

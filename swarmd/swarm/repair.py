@@ -8,7 +8,7 @@ import asyncio
 import logging
 
 from swarmd.config import LimitsConfig, RunConfig
-from swarmd.errors import HopForgotten, PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.errors import HopForgotten, NonFinite, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.swarm.history import History
 from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
@@ -51,6 +51,9 @@ class Repairs:
         if resend.stage != self._stage + 1 and (resend.stage, self._stage) != (0, 0):
             raise Refused(f"this peer is of stage {self._stage}")
         indices = from_ranges(resend.indices, self._run.microbatches)
+        book = self._journeys.book(resend.step)
+        if book.spoiled & set(indices):  # the stage that asks never gets these
+            return Resent((), book.blame)
         taken = [index for index in indices if self._bring(HopId(resend.step, index), resend)]
         return Resent(to_ranges(taken))
 
@@ -120,7 +123,7 @@ class Repairs:
             raise Refused(f"hop {tuple(key)} isn't passed on here now")
         try:
             return await self._message(key)
-        except (HopForgotten, PeerUnreachable, TimeoutError, MemoryError) as trouble:
+        except (HopForgotten, NonFinite, PeerUnreachable, TimeoutError, MemoryError) as trouble:
             raise Refused(f"hop {tuple(key)} can't be had again here: {trouble}") from None
 
     async def _message(self, key: HopId) -> Hop:

@@ -5,7 +5,7 @@ Like those in `messages.py`, which has all the others: the fields' types are the
 
 from dataclasses import dataclass
 
-from swarmd.swarm.messages import ANY_STAGE, NO_BALLOT, Ballot, Ranges
+from swarmd.swarm.messages import ANY_STAGE, NO_BALLOT, NOBODY, Ballot, Blame, Ranges
 from swarmd.values import Encoded, PeerId
 
 
@@ -20,6 +20,7 @@ class AskHoldings:
     ballot: Ballot = NO_BALLOT
     stage: int = ANY_STAGE  # whose sum is meant
     spared: Ranges = ()  # in others' sums: what is under way with these here needn't be finished
+    skipped: bool = False  # the step will be skipped, as some number isn't finite: this settles the round
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Averaged:
     """The owner's bytes: everyone decodes the same."""
 
     data: Encoded
+    blame: Blame = NOBODY  # then there are none: a contribution, or what came of them, is not finite
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Close:
     record: str
     ballot: Ballot = NO_BALLOT
     stage: int = ANY_STAGE  # whose round it is
+    blame: Blame = NOBODY  # why there is nothing to be averaged: the step is to be skipped
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class Frozen:
     subtracted: int = 0
     parts: tuple[HeldPart, ...] = ()
     thaws: int = 0  # how often the sum took in hops again: a plan is for one and the same sum
+    blame: Blame = NOBODY  # unless `finite`
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,7 @@ class Resent:
     """Which of the indices are on their way again."""
 
     indices: Ranges
+    blame: Blame = NOBODY  # for one of them that never comes, since its numbers are not finite
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,7 @@ class Result:
 
     digest: str
     squared_norm: float
+    blame: Blame = NOBODY  # then there is no such gradient
 
 
 @dataclass(frozen=True)
@@ -178,6 +184,7 @@ class StageReport:
     members: tuple[PeerId, ...]
     holders: tuple[PeerId, ...]  # members that have the whole result
     subtracted: int = 0
+    blame: Blame = NOBODY  # unless `finite`
 
 
 @dataclass(frozen=True)

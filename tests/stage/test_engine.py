@@ -27,6 +27,11 @@ def gradient_for(run: RunConfig, value: float = 0.01) -> Encoded:
     return encode(torch.full((2, run.model.sequence_length, run.model.hidden), value), "fp32")
 
 
+def nans(size: int) -> Encoded:
+    """What no encoder gives, though it fits."""
+    return Encoded("fp32", (size,), (numpy.full(size, numpy.nan, "<f4").tobytes(),))
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_pipeline_equals_plain_training(shared: bool) -> None:
     """Promise 3 of the design: 1e-5 of each tensor's norm after 20 steps, when the wire loses nothing."""
@@ -384,7 +389,7 @@ def test_a_sum_is_taken_over_whole_or_not_at_all() -> None:
         with pytest.raises(PeerFault):
             own.absorb(1, [1, 2], slices[:1])
         with pytest.raises(PeerFault):
-            own.absorb(1, [1, 2], [encode(torch.full((size,), float("nan")), "fp32")])
+            own.absorb(1, [1, 2], [nans(size)])
         assert not own.absorb(1, [0, 1], slices), "an index counts once"
         own.freeze(1)
         assert not own.absorb(1, [1, 2], slices)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from swarmd.stage import gradients
 from swarmd.stage.codec import encode
-from swarmd.stage.gradients import StepSum, all_finite, bytes_digest, parameter_digest, squared_norm
+from swarmd.stage.finite import all_finite
+from swarmd.stage.gradients import StepSum, bytes_digest, parameter_digest, squared_norm
 
 CHANGES: tuple[Callable[[list[torch.Tensor]], object], ...] = (
     lambda tensors: tensors[0].mul_(-1),
