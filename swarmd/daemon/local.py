@@ -19,10 +19,14 @@ from typing import Any
 
 from swarmd.errors import ConfigError
 from swarmd.files import parse_json, read_json, read_regular
+from swarmd.swarm.messages import INCARNATION_LIMIT, INCARNATION_STEP
 
 SOCKET_PATH_LIMIT_BYTES = 107  # sun_path of Linux is 108 bytes with the closing zero
 DIAL_TIMEOUT_S = 1.0  # a daemon that lives accepts on its own socket at once
-HALF_WRITTEN = (".node.json.*", ".ledger.jsonl.*", ".identity-*", ".control.new", ".port.*", ".run.json.*")
+INCARNATION_FILE_BYTES = 32  # of one number
+HALF_WRITTEN = (
+    ".node.json.*", ".run.json.*", ".incarnation.*", ".ledger.jsonl.*", ".identity-*", ".control.new", ".port.*",
+)  # fmt: skip
 """Files on their way to their names, directly under the home."""
 PORT_FILE_LIMIT_BYTES = 16
 NODE_FILE_LIMIT_BYTES = 1 << 20  # it holds a few addresses; the run's settings are no longer either
@@ -68,6 +72,7 @@ class Home:
         self.log = self.path / "swarmd.log"
         self.lock = self.path / "lock"
         self.port_file = self.path / "port"
+        self.incarnation = self.path / "incarnation"
 
     def prepare(self) -> None:
         """Creates the directory, readable by its owner only. Raises ConfigError."""
@@ -177,6 +182,29 @@ class Home:
             )
         return remembered
 
+    def next_incarnation(self, clock_ns: int) -> int:
+        """A number higher than in every earlier life of this home, written down before it is used. What the clock says
+        where that is more, so that a home without its memory is most likely ahead, too. Raises ConfigError.
+        """
+        try:
+            kept = _parse_incarnation(read_regular(self.incarnation, NODE_FILE_LIMIT_BYTES))
+            if kept is None:
+                log.warning("%s is damaged; this daemon goes by its clock, and by what others know", self.incarnation)
+            incarnation = min(max((kept or 0) + INCARNATION_STEP, clock_ns), INCARNATION_LIMIT)
+        except FileNotFoundError:
+            incarnation = min(max(INCARNATION_STEP, clock_ns), INCARNATION_LIMIT)
+        except OSError as error:
+            raise ConfigError(f"can't read {self.incarnation} ({error.strerror}); repair or remove it.") from error
+        try:
+            self.keep_incarnation(incarnation)
+        except OSError as error:
+            raise ConfigError(f"can't write {self.incarnation} ({error.strerror}); free or change --home.") from error
+        return incarnation
+
+    def keep_incarnation(self, incarnation: int) -> None:
+        """Writes down that a life of this home has used a number. Raises OSError."""
+        write_atomically(self.incarnation, f"{incarnation}\n".encode())
+
     def has_checkpoints(self) -> bool:
         """Whether a version of some stage was saved here. Version 0, which the first release wrote down when it ended
         before the first step, is none.
@@ -220,6 +248,25 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    """So that a power cut after a rename leaves the new name. Some file systems can't, and keep their names anyway."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _parse_incarnation(raw: bytes) -> int | None:
+    """None if it is no number that a daemon writes. One at the end of the range is where a liar drove it: given up."""
+    text = raw.strip()
+    if len(raw) > INCARNATION_FILE_BYTES or not text.isdigit():
+        return None
+    return kept if 0 < (kept := int(text)) < INCARNATION_LIMIT else None
 
 
 def _parse_remembered(raw: bytes) -> Remembered | None:

@@ -48,7 +48,7 @@ PLAIN_CODECS = ("fp32", "fp16", "bf16", "int8")  # what every device can
 class Node:
     """One daemon."""
 
-    def __init__(self, config: NodeConfig, home: Home, transport: "Libp2pTransport") -> None:
+    def __init__(self, config: NodeConfig, home: Home, transport: "Libp2pTransport", incarnation: int) -> None:
         self.config, self.transport, self._home = config, transport, home
         self.peer: Peer | None = None
         self.store: LocalStore | None = None
@@ -56,10 +56,10 @@ class Node:
         self._on_run: Callable[[str], Awaitable[None]] | None = None
         self.records: deque[Record] = deque(maxlen=RATE_RECORDS)
         card = first_card(
-            transport.peer_id, time.time_ns(), transport.addresses(), config.device, PLAIN_CODECS, transport.machine
+            transport.peer_id, incarnation, transport.addresses(), config.device, PLAIN_CODECS, transport.machine
         )
         self.membership = Membership(card)
-        self._links = Links(transport, self.membership, self._settings)
+        self._links = Links(transport, self.membership, self._settings, self._keep_incarnation)
         self.search = RunSearch(config, home, transport, self._links, self.membership)
         self._report = Report(self)
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets why this daemon is to end
@@ -68,6 +68,11 @@ class Node:
 
     def _settings(self) -> Settings | None:
         return self.search.settings()
+
+    async def _keep_incarnation(self, incarnation: int) -> None:
+        """Others know a later life of this peer than this home. Raises OSError."""
+        await asyncio.to_thread(self._home.keep_incarnation, incarnation)
+        self.transport.renumber(incarnation)
 
     # ---------------------------------------------------------------------------------------------- life
 

@@ -66,11 +66,14 @@ async def _listening(node: NodeConfig, home: Home) -> AsyncIterator[Node]:
     from swarmd.net.limits import TransportLimits
 
     limits = TransportLimits(message_bytes=node.limits.frame_bytes)
-    transport = await Libp2pTransport.start(home.identity, node.listen, node.announce, limits, home.kept_port())
+    incarnation = home.next_incarnation(time.time_ns())
+    transport = await Libp2pTransport.start(
+        home.identity, node.listen, node.announce, limits, home.kept_port(), incarnation
+    )
     if not node.listen:
         home.keep_port(transport.reservation.addresses[0].port)
     try:
-        yield Node(node, home, transport)
+        yield Node(node, home, transport, incarnation)
     finally:
         await transport.close()
 

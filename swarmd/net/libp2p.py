@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import libp2p.network.connection.swarm_connection as swarm_connection
+import libp2p.peer.peer_record as peer_record
 import libp2p.stream_muxer.muxer_multistream as muxer_multistream
 import trio
 from libp2p import new_host
@@ -177,7 +178,7 @@ class _Connection(Connection):
 class Libp2pTransport(WireTransport):
     """The swarm's `Transport`. From `start` to `close`; one at a time per thread, being a Trio guest run."""
 
-    def __init__(self, seed: bytes, reservation: Reservation, limits: TransportLimits) -> None:
+    def __init__(self, seed: bytes, reservation: Reservation, limits: TransportLimits, incarnation: int) -> None:
         self._keys = create_new_key_pair(seed)
         super().__init__(ID.from_pubkey(self._keys.public_key).to_base58(), limits)
         self.reservation = reservation
@@ -185,6 +186,7 @@ class Libp2pTransport(WireTransport):
         self._by_muxed: dict[Any, _Connection] = {}
         self._ready, self._done = self._loop.create_future(), self._loop.create_future()  # without results
         self._registering: set[ID] = set()
+        self._incarnation = incarnation
         self._stopping = trio.Event()
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
@@ -201,15 +203,18 @@ class Libp2pTransport(WireTransport):
         announce: Sequence[str] = (),
         limits: TransportLimits | None = None,
         kept_port: int = 0,
+        incarnation: int | None = None,
     ) -> "Libp2pTransport":
         """Listens, tells others `announce` if given, can dial. Without `listen` it takes the kept port if that is
-        free, else another. Raises ConfigError (identity, address, busy port).
+        free, else another. `incarnation`: higher than in every earlier life of the identity; None: the clock. Raises
+        ConfigError (identity, address, busy port).
         """
         wanted, told = tuple(map(multiaddrs.parse_listened, listen)), tuple(map(multiaddrs.parse_announced, announce))
         seed = load_or_create_seed(identity)
         reservation = reserve(wanted, kept_port)
         try:
-            transport = cls(seed, reservation, limits or TransportLimits())
+            incarnation = time.time_ns() if incarnation is None else incarnation
+            transport = cls(seed, reservation, limits or TransportLimits(), incarnation)
         except BaseException:
             reservation.release()
             raise
@@ -310,11 +315,20 @@ class Libp2pTransport(WireTransport):
         gossip = GossipSub([PROTOCOL_ID_V11], **GOSSIP)
         self._pubsub = Pubsub(self._host, gossip, max_inbound_rpc_size=GOSSIP_RPC_BYTES)
         self._pubsub.allowed_topics = OurTopics()
-        self._pubsub.counter = time.time_ns()  # counting seconds, a restarted peer repeats numbers: mute for 2 minutes
+        self.renumber(self._incarnation)
         self._pubsub._handle_new_peer = partial(self._register_gossip, self._pubsub._handle_new_peer)
         self._pubsub._forget_all_subscriptions = partial(self._forget_gossip, self._pubsub._forget_all_subscriptions)
         self._pubsub.push_msg = partial(self._push_guarded, self._pubsub.push_msg)
         return gossip
+
+    def renumber(self, incarnation: int) -> None:
+        """From here on this peer's words have numbers from `incarnation` on. By its clock a restarted peer may repeat
+        numbers: then others take its gossip for old for two minutes, and its signed addresses for outdated for good.
+        """
+        self._incarnation = incarnation
+        self._pubsub.counter = max(self._pubsub.counter, incarnation)
+        with peer_record._last_timestamp_lock:
+            peer_record._last_timestamp = max(peer_record._last_timestamp, incarnation)
 
     def _guard_swarm(self, swarm: Any) -> None:
         upgrade, handle = swarm.upgrade_inbound_raw_conn, self._host._swarm_stream_handler

@@ -175,23 +175,26 @@ class World:
         settled = Settled(stage, speed or Speed(), limits or LimitsConfig(), uplink, downlink)
         return await self._start(name, settled, MemoryStore())
 
-    async def restart(self, name: PeerId, *, disk: bool = True) -> SimPeer:
-        """The same peer again, crashed first if it lives; without its disk if need be. It joins through any of the
-        living.
+    async def restart(self, name: PeerId, *, disk: bool = True, incarnation: int | None = None) -> SimPeer:
+        """The same peer again, crashed first if it lives; without its disk if need be, or with another incarnation than
+        the next, as where a clock was set back. It joins through any of the living.
         """
         if name in self.peers:
             self.crash(name)
         before = self.dead.pop(name)
         self.past.append(before)
-        return await self._start(name, before.settled, before.store if disk else MemoryStore())
+        return await self._start(name, before.settled, before.store if disk else MemoryStore(), incarnation)
 
-    async def _start(self, name: PeerId, settled: Settled, store: MemoryStore) -> SimPeer:
+    async def _start(
+        self, name: PeerId, settled: Settled, store: MemoryStore, incarnation: int | None = None
+    ) -> SimPeer:
         assert name not in self.peers, f"{name} lives"
         asyncio.get_running_loop().set_exception_handler(self._heard)
         machine = Machine(name, self.points)
         transport = self.network.transport(name, machine, uplink=settled.uplink, downlink=settled.downlink)
         self._incarnation += 1
-        card = first_card(name, self._incarnation, transport.addresses(), "sim", CODECS)
+        incarnation = self._incarnation if incarnation is None else incarnation
+        card = first_card(name, incarnation, transport.addresses(), "sim", CODECS)
         membership = Membership(card)
         settings = Settings(to_plain(self.run), fingerprint(self.run))
         links = Links(transport, membership, lambda: settings)
@@ -224,7 +227,7 @@ class World:
         task = machine.spawn(_live(peer, transport, entries, met), name=name)
         it = self.peers[name] = SimPeer(name, peer, store, task, machine, transport, settled)
         task.add_done_callback(lambda done: self._ended(name, done), context=contextvars.Context())
-        self._note(name, "starts", f"incarnation {self._incarnation}")
+        self._note(name, "starts", f"incarnation {incarnation}")
         await asyncio.wait({met, task}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         return it
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.balancer import sum_up
 from swarmd.swarm.framing import from_frame, to_frame
+from swarmd.swarm.incarnation import check_card
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import (
     FEW,
@@ -26,7 +27,7 @@ from swarmd.swarm.membership import (
     rendezvous,
     summary_interval,
 )
-from swarmd.swarm.messages import Ack, Announce, Card, Summary
+from swarmd.swarm.messages import Ack, Announce, Card, Message, Summary
 from swarmd.values import Frame, PeerId
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,13 @@ def cards_for(stage: int, membership: Membership) -> tuple[Card, ...]:
             far.setdefault(card.stage, []).append(card)
     few = (card for other, those in far.items() for card in first_of(other, those, FEW))
     return (*(card for card in cards if abs(card.stage - stage) <= 1), *few)
+
+
+def _cards_in(message: Message) -> tuple[Card, ...]:
+    """The cards that a gossip message brings."""
+    if isinstance(message, Card):
+        return (message,)
+    return message.cards[:SUMMARY_CARDS] if isinstance(message, Summary) else ()
 
 
 class Gossip:
@@ -130,6 +138,8 @@ class Gossip:
         """A gossip message. What is malformed is somebody else's trouble: it is dropped."""
         try:
             message = from_frame(frame)
+            for card in _cards_in(message):
+                check_card(card)
         except PeerFault as fault:
             log.debug("gossip of %s dropped: %s", author[-8:], fault)
             return
@@ -194,6 +204,7 @@ class Gossip:
     async def _answer_announce(self, peer: PeerId, announce: Announce) -> Ack:
         if announce.card.peer != peer:
             raise PeerFault("it announced somebody else")
+        check_card(announce.card)
         self._heard(announce.card)
         return Ack()
 

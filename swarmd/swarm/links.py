@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.framing import expect, from_frame, to_frame
+from swarmd.swarm.incarnation import Incarnation, Keep, check_card, keep_nothing
 from swarmd.swarm.membership import Membership
 from swarmd.swarm.messages import PROTOCOL, AskSettings, Card, Hello, Message, SayHello, Settings
 from swarmd.swarm.ports import Transport
@@ -19,6 +20,7 @@ from swarmd.values import Frame, PeerId, Urgency
 log = logging.getLogger(__name__)
 
 GREETING_SECONDS = 15.0  # a hello is a few hundred bytes; this allows for a dial and a busy machine
+GREETINGS = 3  # of one peer: the second one after either had to go above a former life of its own
 A = TypeVar("A")
 
 Answerer = Callable[[PeerId, Any], Awaitable[Message]]
@@ -27,8 +29,15 @@ Answerer = Callable[[PeerId, Any], Awaitable[Message]]
 class Links:
     """One peer's conversations with the others."""
 
-    def __init__(self, transport: Transport, membership: Membership, settings: Callable[[], Settings | None]) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        membership: Membership,
+        settings: Callable[[], Settings | None],
+        keep: Keep = keep_nothing,
+    ) -> None:
         self.transport = transport
+        self.incarnation = Incarnation(membership, keep)
         self._membership = membership
         self._settings = settings
         self._answerers: dict[type[Any], Answerer] = {}
@@ -130,25 +139,44 @@ class Links:
             done.exception()  # whoever waited has it; nobody may have
 
     async def _greet(self, peer: PeerId) -> None:
-        ours = self._hello()
-        theirs = await self._ask(peer, ours, Hello, deadline_s=GREETING_SECONDS)
-        self._check_hello(peer, theirs)
-        if ours.fingerprint:
-            self._greeted.add(peer)
-        self._hear(theirs.card)
+        """Until both know each other's present lives: who is told of a later life of itself goes above that first."""
+        for _ in range(GREETINGS):
+            ours = self._hello(peer)
+            theirs = await self._ask(peer, ours, Hello, deadline_s=GREETING_SECONDS)
+            self._check_hello(peer, theirs)
+            if await self._rise(theirs) and not self._is_outdated(theirs.card):
+                if ours.fingerprint:
+                    self._greeted.add(peer)
+                self._hear(theirs.card)
+                return
+        raise Refused(f"peer {peer[-8:]} and this one don't agree on which of their lives are the present ones")
+
+    async def _rise(self, hello: Hello) -> bool:
+        """Whether others know no later life of this peer. If they do, it goes above that, and must greet again."""
+        if hello.known <= self._membership.own.incarnation:
+            return True
+        await self.incarnation.rise_above(hello.known)
+        return False
+
+    def _is_outdated(self, card: Card) -> bool:
+        """Whether a later life of the card's peer is known here."""
+        known = self._membership.get(card.peer)
+        return known is not None and known.incarnation > card.incarnation
 
     async def ask_settings(self, peer: PeerId) -> Settings:
         """The run's settings from a peer that has one. Raises like `ask`."""
         return await self._ask(peer, AskSettings(), Settings, deadline_s=GREETING_SECONDS)
 
-    def _hello(self) -> Hello:
-        settings = self._settings()
-        return Hello(PROTOCOL, settings.fingerprint if settings else "", self._membership.own)
+    def _hello(self, peer: PeerId) -> Hello:
+        settings, known = self._settings(), self._membership.get(peer)
+        fingerprint = settings.fingerprint if settings else ""
+        return Hello(PROTOCOL, fingerprint, self._membership.own, known.incarnation if known is not None else 0)
 
     def _check_hello(self, peer: PeerId, hello: Hello) -> None:
-        ours = self._hello().fingerprint
+        ours = self._hello(peer).fingerprint
         if hello.card.peer != peer:
             raise PeerFault("its card names another peer")
+        check_card(hello.card)
         if hello.protocol != PROTOCOL:
             raise Refused(
                 f"peer {peer[-8:]} speaks protocol {hello.protocol} and this daemon {PROTOCOL}; update the older one"
@@ -167,7 +195,7 @@ class Links:
     async def _answer(self, peer: PeerId, frame: Frame) -> Frame:
         message = from_frame(frame)
         if isinstance(message, Hello):
-            return to_frame(self._answer_hello(peer, message))
+            return to_frame(await self._answer_hello(peer, message))
         if isinstance(message, AskSettings):
             return to_frame(self._answer_settings())
         if peer not in self._greeted:
@@ -184,14 +212,15 @@ class Links:
             log.warning("%s of %s: %s", type(message).__name__, peer[-8:], trouble or "out of memory")
             raise Refused("this peer is out of memory") from None
 
-    def _answer_hello(self, peer: PeerId, hello: Hello) -> Hello:
+    async def _answer_hello(self, peer: PeerId, hello: Hello) -> Hello:
         try:
             self._check_hello(peer, hello)
         except Refused as refusal:
             log.warning("refused %s: %s", peer[-8:], refusal)
             raise
-        ours = self._hello()
-        if ours.fingerprint and hello.fingerprint:
+        await self._rise(hello)
+        ours = self._hello(peer)
+        if ours.fingerprint and hello.fingerprint and not self._is_outdated(hello.card):
             self._greeted.add(peer)
             self._hear(hello.card)
         return ours

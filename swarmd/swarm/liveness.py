@@ -40,10 +40,12 @@ class Liveness:
         suspected: Callable[[PeerId], None],
         gone: Callable[[PeerId], None],
         heard: Callable[[Card], None],
+        announce: Callable[[], Coroutine[Any, Any, None]],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._links, self._membership, self._changed = links, membership, changed
-        self._suspected, self._gone, self._heard, self._spawn = suspected, gone, heard, spawn
+        self._suspected, self._gone, self._heard = suspected, gone, heard
+        self._announce, self._spawn = announce, spawn
         self._sought: dict[PeerId, None] = {}  # dropped without a goodbye, in the order of their turns
         self._seeking: set[PeerId] = set()
         self._sought_at = 0.0
@@ -52,6 +54,9 @@ class Liveness:
 
     def hear(self, card: Card) -> None:
         """Someone's card came, by handshake, announcement or gossip."""
+        own = self._membership.own
+        if card.peer == own.peer and (card.incarnation, card.sequence) > (own.incarnation, own.sequence):
+            self._spawn(self._rise_above(card.incarnation))
         if not self._membership.is_news(card):
             return
         worked, before = self._membership.is_live(card.peer), self._membership.get(card.peer)
@@ -65,6 +70,12 @@ class Liveness:
         self._found(card)
         if self._membership.generation != generation or before is None or before.version != card.version:
             self._changed.notify()  # figures alone change nothing for those who wait
+
+    async def _rise_above(self, incarnation: int) -> None:
+        """Others have a card of this peer that is newer than any it has given in this life."""
+        before = self._membership.own.incarnation
+        if incarnation >= before and await self._links.incarnation.rise_above(incarnation):
+            await self._announce()
 
     def _found(self, card: Card) -> None:
         """A card came of someone who was looked for: the network may be whole again, so the others are called, too."""

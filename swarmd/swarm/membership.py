@@ -90,13 +90,14 @@ def rendezvous(key: str, peers: Iterable[PeerId]) -> list[PeerId]:
 
 
 def conductor_order(step: int, cards: Iterable[Card], members: Container[PeerId]) -> list[PeerId]:
-    """Who leads a step: members of the last record, heads first, by rendezvous; then newcomers, the oldest first.
+    """Who leads a step: members of the last record, heads first, by rendezvous; then newcomers in the order in which
+    they came, by the word of those who gave them their places.
 
-    So nobody who comes during a step changes who leads it.
+    So nobody who comes during a step changes who leads it, whatever its clock says.
     """
     known = {card.peer: card for card in cards if card.state in AT_WORK}
     old = rendezvous(f"conductor/{step}", [peer for peer in known if peer in members])
-    new = sorted((peer for peer in known if peer not in members), key=lambda peer: (known[peer].incarnation, peer))
+    new = sorted((peer for peer in known if peer not in members), key=lambda peer: (known[peer].arrival, peer))
     return [
         *sorted(old, key=lambda peer: known[peer].stage != 0),
         *sorted(new, key=lambda peer: known[peer].stage != 0),

@@ -18,6 +18,15 @@ Message = Any
 PROTOCOL = 1
 """Raised when two versions can't talk to each other."""
 
+INCARNATION_LIMIT = 1 << 62
+"""No honest peer goes beyond: nanoseconds since 1970 get there in 2116."""
+
+INCARNATION_STEP = 1 << 32
+"""From a life to the next at least: a life's gossip is numbered on from its incarnation, a few words a second."""
+
+SEQUENCE_LIMIT = 1 << 53
+"""The same of a card's number in its incarnation: one each microsecond gets there in 285 years."""
+
 Ranges = tuple[tuple[int, int], ...]
 """A set of indices as sorted half-open ranges."""
 
@@ -79,6 +88,7 @@ class Card:
     ending: bool = False  # it works on, but its machine will be gone soon: nobody counts on it
     heir: PeerId = ""  # who has the sum of the present step of a peer that has just left its stage, or the swarm
     machine: str = ""  # HOST/NETWORK, hashed: equal HOSTs are one machine, equal NETWORKs share the loopback
+    arrival: int = 0  # higher than those of all who were there when it was given its place; 0: it founded the run
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,7 @@ class Hello:
     protocol: int
     fingerprint: str
     card: Card
+    known: int = 0  # incarnation in which the sender knows whoever hears this; 0: not at all
 
 
 @dataclass(frozen=True)
@@ -139,6 +150,7 @@ class Place:
     cards: tuple[Card, ...]
     founder: PeerId = ""  # who began the run: the one acceptor of its first record
     resumes: bool = False  # the run goes on from what is on disks, once it is decided from where: wait for that
+    arrival: int = 0  # for the newcomer's card
 
 
 @dataclass(frozen=True)

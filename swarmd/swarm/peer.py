@@ -79,7 +79,7 @@ class Peer:
         self.forks = Forks(run, links, membership, self.history, rng)
         self.liveness = Liveness(
             links, membership, self.changed,
-            suspected=self._suspected, gone=self._gone, heard=self._heard, spawn=self.spawn,
+            suspected=self._suspected, gone=self._gone, heard=self._heard, announce=self._announce, spawn=self.spawn,
         )  # fmt: skip
         outlook = Outlook(run, membership)
         self.gossip = Gossip(fingerprint(run), outlook.works, links, membership, self.liveness.hear, self._refresh)

@@ -14,6 +14,7 @@ from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.balancer import Outlook
 from swarmd.swarm.gossip import cards_for
 from swarmd.swarm.history import History
+from swarmd.swarm.incarnation import check_card
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership, nan_to_zero
 from swarmd.swarm.messages import AskPlace, Card, Place
@@ -28,6 +29,7 @@ PLACE_SECONDS = 10.0
 PROMISES_LIMIT = 256  # newcomers whose place counts as taken; of more than these the first are forgotten
 PROMISE_SECONDS = 60.0  # a place given to a newcomer counts as taken for so long
 RETRY_SECONDS = 1.0
+ARRIVALS_LIMIT = 1 << 53  # what says more is a lie; beyond it newcomers are ordered by their names
 
 
 class Places:
@@ -51,6 +53,7 @@ class Places:
         self._used = used if used is not None and used < self._stages else None  # what is on its disk is mostly of this
         self.has_data = True  # until loading it fails
         self._promises: dict[PeerId, tuple[int, float]] = {}  # newcomer -> its stage, until when
+        self._arrivals = 0  # the last number that was given to a newcomer here
         links.answers(AskPlace, self._answer)
 
     async def find(self, wanted: int | None, changed: Signal) -> int:
@@ -97,12 +100,31 @@ class Places:
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.info("no place from %s: %s", peer[-8:], trouble)
             return None
+        try:
+            for card in place.cards:
+                check_card(card)
+        except PeerFault as fault:
+            log.info("no place from %s: %s", peer[-8:], fault)
+            return None
+        self._arrive(place.arrival)
         for card in place.cards:
             self._hear(card)
             self._history.heard = max(self._history.heard, card.version)
         self._history.learn_founder(place.founder, self._membership.own.peer, again=not self._promises)
         self._history.resumes = place.resumes and not self._history.ready
         return place.stage if 0 <= place.stage < self._stages else None
+
+    def _arrive(self, arrival: int) -> None:
+        """Whoever gives a place says after whom this peer came: the order among newcomers is of that, not of clocks."""
+        own = self._membership.own
+        arrival = max(own.arrival, 1, min(arrival, ARRIVALS_LIMIT))
+        self._membership.own = dataclasses.replace(own, arrival=arrival)
+
+    def _next_arrival(self) -> int:
+        """A number for a newcomer that is higher than those of all who are known here, newcomers on their way too."""
+        seen = max(min(card.arrival, ARRIVALS_LIMIT) for card in self._membership.cards())
+        self._arrivals = min(max(self._arrivals, seen) + 1, ARRIVALS_LIMIT)
+        return self._arrivals
 
     async def _answer(self, peer: PeerId, ask: AskPlace) -> Place:
         """Newcomers that come together through this peer get different places. One that has no place itself gives none:
@@ -118,7 +140,8 @@ class Places:
         while len(self._promises) >= PROMISES_LIMIT:
             del self._promises[next(iter(self._promises))]
         self._promises[peer] = (stage, now + PROMISE_SECONDS)
-        return Place(stage, cards_for(stage, self._membership), self._history.founder, self._history.resumes)
+        cards, arrival = cards_for(stage, self._membership), self._next_arrival()
+        return Place(stage, cards, self._history.founder, self._history.resumes, arrival)
 
     def _place(self, has_data: bool, memory_bytes: float, newcomer: PeerId = "") -> int:
         """The stage that needs a newcomer most, of those that its device may hold, if there are any; those to whom a

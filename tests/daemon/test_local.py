@@ -9,6 +9,7 @@ import pytest
 
 from swarmd.daemon.local import Home, Remembered, write_atomically
 from swarmd.errors import ConfigError
+from swarmd.swarm.messages import INCARNATION_STEP
 
 JOIN = Remembered(("/ip4/10.0.0.1/tcp/4001/p2p/12D3KooWx",), stage=2)
 
@@ -104,3 +105,54 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+NOW = 1_790_000_000_000_000_000  # ns, in 2026
+TEN_YEARS = 315_576_000 * 10**9
+
+
+def lives(home: Home, *clocks: int) -> list[int]:
+    return [home.next_incarnation(clock) for clock in clocks]
+
+
+@pytest.mark.parametrize(
+    "clocks",
+    [
+        (NOW, NOW + 1, NOW + 2),
+        (NOW, NOW - 86_400 * 10**9, 0, -5, NOW),  # no battery
+        (0, NOW),
+        (NOW, NOW + TEN_YEARS, NOW, NOW + 1),
+    ],
+)
+def test_every_life_of_a_home_has_a_higher_incarnation(tmp_path: Path, clocks: tuple[int, ...]) -> None:
+    found = lives(Home(tmp_path), *clocks)
+    assert found == sorted(set(found))
+    assert found[0] == max(INCARNATION_STEP, clocks[0])
+    assert all(incarnation >= clock for incarnation, clock in zip(found, clocks, strict=True))
+    assert Home(tmp_path).incarnation.read_text() == f"{found[-1]}\n", "it is written down before it is used"
+
+
+def test_a_home_from_a_backup_or_of_the_first_release_goes_by_its_clock(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    assert home.next_incarnation(NOW) == NOW, "the first release kept nothing"
+    backup = home.incarnation.read_bytes()
+    day = 86_400 * 10**9
+    assert lives(home, NOW + day, NOW + 2 * day) == [NOW + day, NOW + 2 * day]
+    home.incarnation.write_bytes(backup)
+    assert home.next_incarnation(NOW + 3 * day) == NOW + 3 * day
+
+
+@pytest.mark.parametrize("damage", [b"", b"12x", b"-4", b"9" * 40, b"\xff\xfe", str(1 << 62).encode()])
+def test_a_damaged_incarnation_is_as_good_as_none(tmp_path: Path, damage: bytes) -> None:
+    home = Home(tmp_path)
+    home.incarnation.write_bytes(damage)
+    assert lives(home, NOW, 0) == [NOW, NOW + INCARNATION_STEP]
+
+
+def test_an_incarnation_that_cannot_be_kept_ends_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConfigError, match=r"incarnation \(No space left"):
+        Home(tmp_path).next_incarnation(NOW)

@@ -54,10 +54,13 @@ class Peer:
         announce: Sequence[str] = (),
         limits: TransportLimits | None = None,
         on_uvloop: bool = False,
+        incarnation: int | None = None,
     ) -> "Peer":
         peer = cls(uvloop.new_event_loop() if on_uvloop else asyncio.new_event_loop())
         try:
-            peer.transport = await peer.do(Libp2pTransport.start(key, [listen], announce, limits))
+            peer.transport = await peer.do(
+                Libp2pTransport.start(key, [listen], announce, limits, incarnation=incarnation)
+            )
         except BaseException:
             await peer.end_loop()
             raise

@@ -16,6 +16,7 @@ from libp2p.host.exceptions import StreamFailure
 
 from swarmd.errors import ConfigError, PeerUnreachable, Refused, WrongPeer
 from swarmd.net.limits import TransportLimits
+from swarmd.swarm.messages import INCARNATION_STEP
 from swarmd.values import Frame
 from tests.net.peers import PATIENCE_S, Peer, until
 
@@ -442,12 +443,14 @@ async def test_leaving_a_topic_and_coming_back(make: Make) -> None:
     await _publish_until(one, "t", lambda: len(two.heard) > seen)
 
 
-async def test_a_restarted_peer_is_not_mute(make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("clock", ["right", "at 1970"])
+async def test_a_restarted_peer_is_not_mute(make: Make, tmp_path: Path, clock: str) -> None:
     """With the library's numbers, which count seconds, the second life repeats those of the first for minutes."""
     one = await make("one")
     await one.subscribe("t")
     for life in (1, 2):
-        two = await Peer.start(tmp_path / "two.key")
+        incarnation = None if clock == "right" else life * INCARNATION_STEP
+        two = await Peer.start(tmp_path / "two.key", incarnation=incarnation)
         await two.connect(one)
         await two.subscribe("t")
         before = len(one.heard)

@@ -4,6 +4,7 @@ meanwhile, and are identical from then on.
 
 import asyncio
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,9 @@ from swarmd.sim.world import SimPeer, World
 from swarmd.swarm import history, statesync
 from swarmd.swarm.assembly import Assembly
 from swarmd.swarm.commit import Record
-from swarmd.swarm.messages import AskChunk, AskSnapshot, Chunk, Snapshot
+from swarmd.swarm.framing import to_frame
+from swarmd.swarm.membership import Membership
+from swarmd.swarm.messages import INCARNATION_STEP, AskChunk, AskSnapshot, Chunk, Snapshot, Summary
 from swarmd.swarm.switch import Switch
 from swarmd.values import PeerId
 from tests.sim.toy import (
@@ -573,6 +576,66 @@ def test_a_peer_that_restarts_comes_back_like_a_newcomer(disk: bool) -> None:
         await world.until(lambda: everyone_at(world, RUN.steps), 600)
         await world.finish()
         check_same(world)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("name", ["middle1", "head1"])
+@pytest.mark.parametrize("clocks", [(0,), (1 << 60, 7), (4, 2)])
+def test_a_peer_whose_clock_was_set_back_is_known_in_its_new_life(name: PeerId, clocks: tuple[int, ...]) -> None:
+    async def main() -> None:
+        world = World(RUN, Text(RUN))
+        await start_all(world)
+        for number, clock in enumerate(clocks):
+            version = 2 + 3 * number
+            await moment(world, functools.partial(everyone_at, world, version))
+            before = world.peers[name].peer.membership.own.incarnation
+            await world.restart(name, incarnation=clock)
+            life = world.peers[name].peer.membership
+
+            def known(it: Membership = life) -> bool:
+                others = [other.peer.membership for other in world.peers.values() if other.name != name]
+                return all((card := each.get(name)) is not None and card.incarnation == it.own.incarnation
+                           for each in others)  # fmt: skip
+
+            await world.until(known, 10)
+            assert life.own.incarnation == (clock if clock > before else before + INCARNATION_STEP)
+        await world.until(lambda: everyone_at(world, RUN.steps), 600)
+        await world.finish()
+        check_same(world)
+        check_exact(world)
+
+    run_virtual(main())
+
+
+def test_who_hears_of_a_later_life_of_its_own_by_gossip_goes_above_it() -> None:
+    async def events(world: World) -> None:
+        await moment(world, lambda: everyone_at(world, 2))
+        victim, liar = world.peers["middle1"].peer, world.peers["tail1"].peer
+        forged = dataclasses.replace(victim.membership.own, incarnation=1000, addresses=("/nowhere",))
+        for name in ("head1", "middle1", "tail2"):
+            world.peers[name].peer.gossip._hear(liar.membership.own.peer, to_frame(Summary(1, (forged,), 1)))
+        assert world.peers["head1"].peer.membership.get("middle1") == forged
+
+        def mended() -> bool:
+            card = world.peers["head1"].peer.membership.get("middle1")
+            return card is not None and card.incarnation == 1000 + INCARNATION_STEP == victim.membership.own.incarnation
+
+        await world.until(mended, 10)
+
+    world = train(RUN, events)
+    check_exact(world)
+
+
+def test_newcomers_are_numbered_as_they_come() -> None:
+    async def main() -> None:
+        world = World(RUN, Text(RUN))
+        await start_all(world)
+        await world.until(lambda: everyone_at(world, 1), 60)
+        arrivals = [it.peer.membership.own.arrival for it in world.peers.values()]
+        assert arrivals[0] == 0
+        assert arrivals == sorted(set(arrivals)), arrivals
+        await world.finish()
 
     run_virtual(main())
 

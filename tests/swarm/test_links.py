@@ -13,9 +13,12 @@ from swarmd.sim.clock import run_virtual
 from swarmd.sim.network import SimNetwork
 from swarmd.swarm import links as links_module
 from swarmd.swarm.framing import from_frame, to_frame
+from swarmd.swarm.incarnation import RISES, RISES_SECONDS, Incarnation
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership
 from swarmd.swarm.messages import (
+    INCARNATION_LIMIT,
+    INCARNATION_STEP,
     PROTOCOL,
     Ack,
     AskPlace,
@@ -315,5 +318,74 @@ def test_a_greeting_that_never_ends_is_given_up() -> None:
         with pytest.raises(TimeoutError):
             await a.links.ask("b", Room(1), Ack, deadline_s=None)
         assert asyncio.get_running_loop().time() == pytest.approx(links_module.GREETING_SECONDS)
+
+    meet(test)
+
+
+# ------------------------------------------------------------------------------------------------- former lives
+
+
+@pytest.mark.parametrize("who", ["the restarted one", "who knew it before"])
+def test_a_life_that_others_take_for_a_former_one_goes_above_that(who: str) -> None:
+    async def test(one: Node, other: Node) -> None:
+        one.membership.hear(card("b", incarnation=9, addresses=("/old",)), 0.0)
+        asker, answerer = (other, one) if who == "the restarted one" else (one, other)
+        await asker.links.greet(answerer.links.transport.peer_id)
+        assert other.membership.own.incarnation == 9 + INCARNATION_STEP
+        assert one.cards[-1] == other.membership.own, "it was heard in its present life"
+        assert isinstance(await asker.links.ask(answerer.links.transport.peer_id, Room(1), Ack, deadline_s=1), Ack)
+
+    meet(test)
+
+
+def test_whoever_cannot_go_above_is_refused_with_a_sentence() -> None:
+    async def test(one: Node, other: Node) -> None:
+        one.membership.hear(card("b", incarnation=INCARNATION_LIMIT), 0.0)
+        with pytest.raises(Refused, match="don't agree on which of their lives"):
+            await other.links.greet("a")
+        assert other.membership.own.incarnation == 1
+        one.membership.sweep(1000.0)  # once its peer has been silent long enough, the lie is forgotten
+        await other.links.greet("a")
+
+    meet(test)
+
+
+def test_a_liar_raises_an_incarnation_a_few_times_a_minute() -> None:
+    async def test(one: Node, other: Node) -> None:
+        kept: list[int] = []
+
+        async def keep(incarnation: int) -> None:
+            kept.append(incarnation)
+
+        own = Incarnation(one.membership, keep)
+        for _ in range(100):
+            await own.rise_above(one.membership.own.incarnation)
+        assert kept == [1 + (number + 1) * INCARNATION_STEP for number in range(RISES)]
+        assert one.membership.own.incarnation == kept[-1]
+        await asyncio.sleep(RISES_SECONDS)
+        assert await own.rise_above(kept[-1])
+        assert kept[-1] == one.membership.own.incarnation == 1 + (RISES + 1) * INCARNATION_STEP
+
+    meet(test)
+
+
+def test_an_incarnation_that_cannot_be_written_down_is_not_used() -> None:
+    async def full(_incarnation: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def test(one: Node, other: Node) -> None:
+        assert not await Incarnation(one.membership, full).rise_above(7)
+        assert one.membership.own.incarnation == 1
+
+    meet(test)
+
+
+@pytest.mark.parametrize("changes", [{"sequence": -1}, {"incarnation": 1 << 63}, {"sequence": 1 << 60}])
+def test_a_card_with_numbers_that_nobody_reaches_costs_its_sender_the_connection(changes: dict[str, int]) -> None:
+    async def test(one: Node, other: Node) -> None:
+        other.membership.own = card("b", **changes)
+        with pytest.raises(PeerFault, match="a card with incarnation"):
+            await one.links.greet("b")
+        assert not one.cards
 
     meet(test)

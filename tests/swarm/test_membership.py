@@ -233,13 +233,18 @@ def test_rendezvous_differs_from_key_to_key_and_keeps_its_order_without_the_lost
 
 
 def test_heads_conduct_before_others_and_members_before_newcomers() -> None:
-    cards = [card("head", stage=0), card("tail", stage=2), card("new", stage=0), card("late", stage=0, incarnation=5)]
+    cards = [card("head", stage=0), card("tail", stage=2), card("new", stage=0), card("late", stage=0, arrival=5)]
     order = conductor_order(7, cards, ["tail", "head", "gone"])
     assert order == ["head", "tail", "new", "late"]
 
 
-def test_at_version_0_the_oldest_head_conducts() -> None:
-    cards = [card("a", stage=0, incarnation=9), card("b", stage=0, incarnation=3), card("c", stage=1, incarnation=1)]
+@pytest.mark.parametrize("clock", [0, 1, 1 << 61])
+def test_at_version_0_the_first_head_that_came_conducts_whatever_clocks_say(clock: int) -> None:
+    cards = [
+        card("a", stage=0, incarnation=clock, arrival=2),
+        card("b", stage=0, incarnation=9, arrival=1),
+        card("c", stage=1, incarnation=3),
+    ]
     assert conductor_order(1, cards, []) == ["b", "a", "c"]
 
 
@@ -249,7 +254,7 @@ def test_whoever_comes_during_a_step_does_not_change_who_leads_it(
 ) -> None:
     cards = [card(name, stage=draw.randrange(3)) for name in sorted(members)]
     before = conductor_order(step, cards, sorted(members))
-    newcomers = [card(f"new{number}", stage=0, incarnation=-number) for number in range(3)]
+    newcomers = [card(f"new{number}", stage=0, arrival=number) for number in range(3)]
     assert conductor_order(step, [*newcomers, *cards], sorted(members))[: len(before)] == before
 
 
