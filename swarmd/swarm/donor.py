@@ -7,7 +7,7 @@ come within a few steps share one snapshot. Relies on `History` for the version 
 import asyncio
 import logging
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarmd.errors import PeerFault, Refused
 from swarmd.swarm import statesync
@@ -39,13 +39,18 @@ class Pinned:
     state: Buffer
     used: float  # loop time
     touched: bool = False  # chunks were asked
+    pullers: set[PeerId] = field(default_factory=set)  # who pulls it, as far as they are connected
+
+    def is_pulled(self, now: float) -> bool:
+        """Whether it may make no room for another: someone is there who has asked for something of it lately."""
+        return bool(self.pullers) and now - self.used <= (PULLED_SECONDS if self.touched else UNTOUCHED_SECONDS)
 
 
 class Donor:
     """Serves this peer's stage to joiners."""
 
     def __init__(self, links: Links, history: History, compute: Compute, stage: int) -> None:
-        self._history, self._compute, self._stage = history, compute, stage
+        self._links, self._history, self._compute, self._stage = links, history, compute, stage
         self._pinned: dict[int, Pinned] = {}
         self._pinning = asyncio.Lock()
         self._ways = Ways()
@@ -62,8 +67,22 @@ class Donor:
         self._check_able()
         async with self._pinning:
             pinned = self._find(ask.version) or await self._pin(ask.version)
+        self._pulls(pinned, peer)
         log.info("%s pulls stage %d at version %d from here", peer[-8:], self._stage, pinned.snapshot.version)
         return pinned.snapshot
+
+    def _pulls(self, pinned: Pinned, peer: PeerId) -> None:
+        """Someone pulls a snapshot, unless it is gone by now: making one takes a while."""
+        if peer in self._links.transport.connected():
+            pinned.pullers.add(peer)
+
+    def lost(self, peer: PeerId) -> None:
+        """Its connection broke: what only it pulled is in nobody's way, nor what was on its way to it. Should it come
+        back, it goes on where it was if nobody else needed the room.
+        """
+        for pinned in self._pinned.values():
+            pinned.pullers.discard(peer)
+        self._ways.lost(peer)
 
     def _check_able(self) -> None:
         """Raises Refused unless the device has the state of the history's version."""
@@ -100,9 +119,7 @@ class Donor:
         """Lets go of snapshots that nobody pulls. Raises Refused if all are being pulled."""
         now = asyncio.get_running_loop().time()
         for version in sorted(self._pinned, key=lambda version: self._pinned[version].used):
-            pinned = self._pinned[version]
-            patience = PULLED_SECONDS if pinned.touched else UNTOUCHED_SECONDS
-            if len(self._pinned) >= PINNED_VERSIONS and now - pinned.used > patience:
+            if len(self._pinned) >= PINNED_VERSIONS and not self._pinned[version].is_pulled(now):
                 del self._pinned[version]
         if len(self._pinned) >= PINNED_VERSIONS:
             raise Refused(f"{PINNED_VERSIONS} other versions are being pulled from here")
@@ -115,6 +132,7 @@ class Donor:
         if not 0 <= ask.number < len(pinned.snapshot.hashes):
             raise PeerFault("no such chunk")
         pinned.used, pinned.touched = asyncio.get_running_loop().time(), True
+        self._pulls(pinned, peer)
         start = ask.number * pinned.snapshot.chunk_bytes
         return Chunk(memoryview(pinned.state)[start : start + pinned.snapshot.chunk_bytes])
 
@@ -144,6 +162,12 @@ class Ways:
         self._under_way: deque[tuple[PeerId, float]] = deque()  # to whom, since when
         self._turn = asyncio.Lock()  # first come, first served
         self._fewer = Signal()
+
+    def lost(self, peer: PeerId) -> None:
+        """What was on its way to a peer isn't any more."""
+        if any(way[0] == peer for way in self._under_way):
+            self._under_way = deque(way for way in self._under_way if way[0] != peer)
+            self._fewer.notify()
 
     async def take(self, peer: PeerId) -> None:
         """Waits until one more may set out."""

@@ -143,6 +143,10 @@ class Places:
         cards, arrival = cards_for(stage, self._membership), self._next_arrival()
         return Place(stage, cards, self._history.founder, self._history.resumes, arrival)
 
+    def lost(self, peer: PeerId) -> None:
+        """Its connection broke: whoever comes next may have the place that was promised to it."""
+        self._promises.pop(peer, None)
+
     def _place(self, has_data: bool, memory_bytes: float, newcomer: PeerId = "") -> int:
         """The stage that needs a newcomer most, of those that its device may hold, if there are any; those to whom a
         place was promised are as good as there.

@@ -22,9 +22,11 @@ from swarmd.sim.world import SimPeer, World
 from swarmd.swarm import history, statesync
 from swarmd.swarm.assembly import Assembly
 from swarmd.swarm.commit import Record
+from swarmd.swarm.donor import Pinned
 from swarmd.swarm.framing import to_frame
 from swarmd.swarm.membership import Membership
 from swarmd.swarm.messages import INCARNATION_STEP, AskChunk, AskSnapshot, Chunk, Snapshot, Summary
+from swarmd.swarm.peer import Peer
 from swarmd.swarm.switch import Switch
 from swarmd.values import PeerId
 from tests.sim.toy import (
@@ -378,13 +380,24 @@ def count_exports(it: SimPeer, exports: dict[PeerId, int]) -> None:
     compute.export_state = counted  # type: ignore[method-assign]
 
 
+def pinned(peer: Peer) -> list[Pinned]:
+    """What a donor keeps for those who pull from it."""
+    return list(peer._donor._pinned.values()) if peer._donor is not None else []
+
+
 def test_a_newcomer_that_dies_in_its_download_leaves_no_trace() -> None:
     async def events(world: World) -> None:
         await moment(world, lambda: everyone_at(world, 2))
         serve_slowly(world, 0.2)
         new = await world.start("new", stage=1)
         await moment(world, lambda: new.peer.view.transfer().done > 0)
+        donors = [world.peers[name].peer for name in ("middle1", "middle2")]
+        assert any("new" in it.pullers for donor in donors for it in pinned(donor))
+        assert any("new" in it.peer._places._promises for it in world.peers.values())
         world.kill("new")
+        await asyncio.sleep(0.1)
+        assert not any("new" in it.pullers for donor in donors for it in pinned(donor))
+        assert not any("new" in it.peer._places._promises for it in world.peers.values())
 
     world = train(RUN, events)
     check_agreement(world)

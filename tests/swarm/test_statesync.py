@@ -580,6 +580,62 @@ def test_at_most_two_versions_are_pinned_and_those_that_are_pulled_stay() -> Non
     run_virtual(main())
 
 
+def test_the_place_of_a_joiner_that_was_killed_is_free_at_once() -> None:
+    async def main() -> None:
+        network = SimNetwork()
+        donor, joiners = Node(network, "a", 5), [Node(network, name, ready=False) for name in ("one", "two", "three")]
+        meet(donor, *joiners)
+        donor.links.on_lost(donor.donor.lost)
+        for joiner in joiners[:2]:
+            snapshot = await ask(joiner, donor)
+            await joiner.links.ask("a", AskChunk(snapshot.version, 0), Chunk, deadline_s=1)
+            for _ in range(3):
+                donor.commit()
+        with pytest.raises(Refused, match="pulled"):
+            await ask(joiners[2], donor)
+        network.kill("two")
+        await asyncio.sleep(0.1)
+        assert (await ask(joiners[2], donor)).version == 11
+        assert await joiners[0].links.ask("a", AskChunk(5, 1), Chunk, deadline_s=1), "the other one goes on"
+        with pytest.raises(Refused, match="not pinned"):
+            await joiners[0].links.ask("a", AskChunk(8, 0), Chunk, deadline_s=1)
+
+    run_virtual(main())
+
+
+def test_what_is_made_for_a_joiner_that_is_killed_meanwhile_is_in_nobody_s_way() -> None:
+    async def main() -> None:
+        network = SimNetwork()
+        donor, joiners = Node(network, "a", 5), [Node(network, name, ready=False) for name in ("one", "two", "three")]
+        meet(donor, *joiners)
+        donor.links.on_lost(donor.donor.lost)
+        donor.compute.export_seconds = 1.0
+        for joiner in joiners[:2]:
+            asking = asyncio.create_task(ask(joiner, donor))
+            await asyncio.sleep(0.5)
+            network.kill(joiner.name)
+            await asyncio.gather(asking, return_exceptions=True)
+            await asyncio.sleep(1.0)
+            for _ in range(3):
+                donor.commit()
+        assert (await ask(joiners[2], donor)).version == 11
+
+    run_virtual(main())
+
+
+def test_chunks_on_their_way_to_a_joiner_that_was_killed_keep_nobody_waiting() -> None:
+    async def main() -> None:
+        ways = donor_module.Ways()
+        for number in range(donor_module.CHUNKS_SERVED_AT_ONCE):
+            await ways.take(f"joiner{number}")
+        waiting = asyncio.create_task(ways.take("next"))
+        await asyncio.sleep(1)
+        ways.lost("joiner3")
+        assert await seconds(waiting) == 0  # type: ignore[arg-type]
+
+    run_virtual(main())
+
+
 def test_a_version_that_is_about_to_come_is_waited_for_and_others_are_refused() -> None:
     async def main() -> None:
         joiner, (donor,) = crowd(1)
