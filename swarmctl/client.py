@@ -230,7 +230,8 @@ def _value(hint: Any, value: Any) -> Any:
     if origin is types.UnionType:
         return None if value is None else _value(typing.get_args(hint)[0], value)
     if origin is tuple and isinstance(value, list):
-        return tuple(value)
+        kind: type = typing.get_args(hint)[0]
+        return tuple(_value(kind, row) for row in value)
     plain = origin if isinstance(origin, type) else str if origin is typing.Literal else hint
     accepted = (int, float) if plain is float else plain
     if not isinstance(value, accepted):

@@ -11,9 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from swarmctl.render import duration, size, words
+from swarmctl.render import words
 from swarmd.errors import ConfigError
-from swarmd.printable import SENTENCE_LIMIT
+from swarmd.printable import SENTENCE_LIMIT, duration, size
 from swarmd.settings import load_run, with_overrides
 from swarmd.sim.costs import find_wire
 from swarmd.sim.devices import parse_peers

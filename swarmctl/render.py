@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from swarmd.printable import CELL_LIMIT, SENTENCE_LIMIT, printable
+from swarmd.printable import CELL_LIMIT, SENTENCE_LIMIT, duration, printable, size
 from swarmd.status import HopRow, PeerRow, Status
 
 PEER_ID_TAIL = 8  # characters; the beginnings of peer ids are all alike
@@ -22,6 +22,7 @@ _STATE_COLOURS = {
     "serving": "green",
     "finished": "green",
     "idle": "cyan",
+    "looking": "yellow",
     "joining": "yellow",
     "waiting": "yellow",
     "paused": "yellow",
@@ -55,7 +56,9 @@ def render_status(status: Status) -> RenderableType:
     table.add_column(overflow="fold")
     for name, value in _status_lines(status):
         table.add_row(words(name), value if isinstance(value, Text) else words(value, limit=SENTENCE_LIMIT))
-    notes = [f"waiting: {status.waiting_for}"] if status.waiting_for else []
+    notes = [f"waiting: {wait.sentence()}" for wait in status.waits]
+    if status.waiting_for and not notes:
+        notes = [f"waiting: {status.waiting_for}"]
     notes += [f"warning: {warning}" for warning in status.warnings]
     return Group(table, *(words(note, "yellow", SENTENCE_LIMIT) for note in notes)) if notes else table
 
@@ -195,25 +198,3 @@ def _state(state: str, suspect: bool = False) -> Text:
 def short(peer_id: str) -> str:
     """The end of a peer id, which is enough to tell peers apart."""
     return peer_id if len(peer_id) <= PEER_ID_TAIL else f"…{peer_id[-PEER_ID_TAIL:]}"
-
-
-def size(count: int) -> str:
-    """Bytes as a person reads them."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person reads them."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

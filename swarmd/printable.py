@@ -1,7 +1,8 @@
 """Words from elsewhere (a peer, a file, a library), made fit to be shown: on a terminal, in a pipe, in a log.
 
 Whatever could move a cursor, change colours, reorder or hide letters, or begin another line is shown as its escape,
-as Python writes it, and nothing is longer than a bound. Relies on nothing; everything that shows words uses it.
+as Python writes it, and nothing is longer than a bound. Also sizes and times as a person reads them. Relies on
+nothing; everything that shows words uses it.
 """
 
 SENTENCE_LIMIT = 2000  # characters; the longest sentence of ours names a dozen addresses
@@ -28,3 +29,25 @@ def printable_lines(words: str, indent: str = "") -> str:
 
 def _escape(letter: str) -> str:
     return letter.encode("unicode_escape").decode()
+
+
+def size(count: int) -> str:
+    """Bytes as a person reads them."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

@@ -6,7 +6,7 @@ Plain data; the field names are the JSON contract (DESIGN section 8) and are kep
 from dataclasses import dataclass, field
 from typing import Literal
 
-PeerState = Literal["idle", "joining", "waiting", "serving", "paused", "draining", "finished", "left"]
+PeerState = Literal["idle", "looking", "joining", "waiting", "serving", "paused", "draining", "finished", "left"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,28 @@ class HopRow:
 
 
 @dataclass(frozen=True)
+class Wait:
+    """Something that a daemon waits for. While it is the same, `what` is; the rest may change."""
+
+    what: str  # goes after "waiting for"
+    seconds: float = 0.0  # for so long; the daemon counts
+    progress: str = ""  # how far it is
+    tried: str = ""  # what was tried last, and what came of it
+    advice: str = ""  # what a person may do about it
+
+    def sentence(self) -> str:
+        """All of it in one line."""
+        known = [f"for {self.seconds:.0f} s" if self.seconds >= 1 else "", self.progress]
+        known.append(f"last: {self.tried}" if self.tried else "")
+        details = ", ".join(filter(None, known))
+        return self.what + (f" ({details})" if details else "") + (f": {self.advice}" if self.advice else "")
+
+    def short(self) -> str:
+        """What for, and what to do."""
+        return f"{self.what}: {self.advice}" if self.advice else self.what
+
+
+@dataclass(frozen=True)
 class Status:
     """The whole daemon at a glance."""
 
@@ -101,4 +123,5 @@ class Status:
     moving_to: int | None = None  # the stage that it will serve next
     moved_because: str = ""  # why it goes to another stage, or last went; "" if it was told to, or never did
     doing: str = ""  # what it was told to do and is at, one sentence; "" when it was told nothing
+    waits: tuple[Wait, ...] = ()  # whatever this daemon waits for; `waiting_for` is the first of it
     warnings: tuple[str, ...] = ()  # what is wrong here though training goes on: a full disk, ...

@@ -13,10 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from swarmctl.render import console, duration, short, words
+from swarmctl.render import console, short, words
 from swarmd.config import RunConfig
 from swarmd.daemon.demo_process import DaemonProcess
-from swarmd.printable import SENTENCE_LIMIT, printable_lines
+from swarmd.printable import SENTENCE_LIMIT, duration, printable_lines
 from swarmd.status import Status
 
 LINES_PER_RUN = 20  # progress lines over the whole run when there is no terminal

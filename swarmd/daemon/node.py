@@ -20,9 +20,10 @@ from swarmd.daemon.logs import NOTICE
 from swarmd.daemon.report import Report
 from swarmd.daemon.run_search import RunSearch
 from swarmd.daemon.store import LocalStore
+from swarmd.daemon.waits import Waits
 from swarmd.errors import ControlError, Refused
 from swarmd.memory import settle
-from swarmd.status import HopRow, PeerRow, Status
+from swarmd.status import HopRow, PeerRow, Status, Wait
 from swarmd.swarm.commit import Record
 from swarmd.swarm.drain import Drained
 from swarmd.swarm.links import Links
@@ -40,7 +41,6 @@ log = logging.getLogger(__name__)
 
 PEERS_REMEMBERED = 16  # addresses of so many are written down
 RATE_RECORDS = 10  # committed steps that the shown tokens per second are averaged over
-PASSING_SECONDS = 1.0  # what the swarm waits for no longer than this is not worth a warning
 GOODBYE_SECONDS = 5.0  # to tell the neighbours; those who don't hear it notice the broken connection
 PLAIN_CODECS = ("fp32", "fp16", "bf16", "int8")  # what every device can
 
@@ -62,6 +62,7 @@ class Node:
         self._links = Links(transport, self.membership, self._settings, self._keep_incarnation)
         self.search = RunSearch(config, home, transport, self._links, self.membership)
         self._report = Report(self)
+        self.waits = Waits(self._waits)
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets why this daemon is to end
         self.ending: Callable[[float], None] = lambda seconds: None  # hears that it drains, within so many seconds
         self._draining: asyncio.Task[Drained] | None = None
@@ -78,6 +79,7 @@ class Node:
 
     async def live(self, run: RunConfig | None, *, idle: bool) -> None:
         """Founds a run, joins one, or waits to be told; then trains to its end. Raises ConfigError, SwarmError."""
+        self.search.idle = idle
         memory = await device_memory(self.config.device)
         self.membership.own = dataclasses.replace(self.membership.own, memory_bytes=memory)
         if run is not None:
@@ -104,11 +106,8 @@ class Node:
             resume=self.search.resume,
         )
         self.peer.history.on_commit(self._committed)
-        watcher = asyncio.create_task(self._watch(self.peer))
-        try:
-            await self.peer.run()
-        finally:
-            watcher.cancel()
+        self.peer.history.on_restore(self.records.clear)  # what was measured may be void now, or long ago
+        await self.peer.run()
         log.log(NOTICE, "the run is over at version %d", self.peer.history.version)
 
     async def _open_stage(self, stage: int) -> tuple[Compute, Data | None]:
@@ -116,11 +115,12 @@ class Node:
         from swarmd.stage.worker import Worker
 
         assert self.search.run is not None
-        if self._worker is not None:
-            await self._worker.close()
+        await self._close_worker()
         began = time.monotonic()
-        data = await asyncio.to_thread(self._load_data) if stage == 0 else None
-        self._worker = await Worker.start(self.search.run, stage, self.config.device, self.config.threads)
+        with self.waits.during(Wait("the run's data")):
+            data = await asyncio.to_thread(self._load_data) if stage == 0 else None
+        with self.waits.during(Wait(f"stage {stage} to be opened on {self.config.device}")):
+            self._worker = await Worker.start(self.search.run, stage, self.config.device, self.config.threads)
         settle()
         log.log(NOTICE, "stage %d is on %s after %.1f s", stage, self.config.device, time.monotonic() - began)
         self._remember(stage)
@@ -142,15 +142,10 @@ class Node:
         assert self.search.run is not None
         return load_data(self.search.run, self.config.data, cache_directory=self._home.path / "data")
 
-    async def _watch(self, peer: Peer) -> None:
-        """Says in the log what the swarm waits for, whenever that changes."""
-        told = ""
-        while True:
-            await asyncio.sleep(PASSING_SECONDS)
-            if (waiting := peer.view.waiting_for()) != told:
-                log.warning("waiting for %s", waiting) if waiting else log.log(NOTICE, "the swarm is complete")
-                told = waiting
-            await peer.changed.wait()
+    def _waits(self) -> list[Wait]:
+        """What this daemon waits for at the moment."""
+        found = [self.search.looking] if self.search.looking is not None else []
+        return found + self.peer.view.waits() if self.peer is not None else found
 
     def _committed(self, record: Record) -> None:
         self.records.append(record)
@@ -178,8 +173,12 @@ class Node:
         """Lets go of the device."""
         if self._draining is not None:
             self._draining.cancel()
+        await self._close_worker()
+
+    async def _close_worker(self) -> None:
         if self._worker is not None:
-            await self._worker.close()
+            with self.waits.during(Wait("the device to end what it is at")):
+                await self._worker.close()
 
     # ---------------------------------------------------------------------------------------------- discovery
 

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import psutil
 
 from swarmd.config import RunConfig, fingerprint
-from swarmd.status import Bytes, PeerState, Queues, Status
+from swarmd.status import Bytes, PeerState, Queues, Status, Wait
 from swarmd.swarm.membership import AT_WORK
 from swarmd.values import PeerId
 
 if TYPE_CHECKING:
     from swarmd.daemon.node import Node
+
+SHOWN_AFTER_SECONDS = 2.0  # what this daemon itself is at for less is not called a wait
 
 
 class Report:
@@ -26,9 +28,10 @@ class Report:
     def status(self) -> Status:
         run, peer = self._node.search.run, self._node.peer
         version = peer.history.version if peer else 0
-        last = self._node.records[-1] if self._node.records else None
+        last = peer.history.record if peer else None
         sent, received = self._node.transport.traffic()
         transfer = peer.view.transfer() if peer else None
+        waits = self._node.waits.now()
         return Status(
             peer_id=self._node.transport.peer_id,
             run=run.name if run else "",
@@ -37,7 +40,7 @@ class Report:
             stage=peer.stage if peer else None,
             stages=run.model.stages if run else 0,
             state=self._state(),
-            waiting_for=peer.view.waiting_for() if peer else "",
+            waiting_for=self._waiting_for(waits),
             version=version,
             step=min(version + 1, run.steps) if run else 0,
             steps=run.steps if run else 0,
@@ -47,7 +50,7 @@ class Report:
             microbatches_per_second=peer.view.microbatches_per_second() if peer else 0.0,
             progress=peer.view.progress() if peer else 0.0,
             seconds_left=self._seconds_left(),
-            queues=peer.view.queues() if peer else Queues(idle_because="this daemon is idle"),
+            queues=peer.view.queues() if peer else Queues(idle_because=f"this daemon is {self._state()}"),
             peers=self._replicas(),
             addresses=self._node.addresses(),
             device=self._node.config.device,
@@ -67,6 +70,7 @@ class Report:
             moving_to=peer.moving_to if peer else None,
             moved_because=peer.moved_because if peer else "",
             doing=self.doing(),
+            waits=waits,
             warnings=tuple(filter(None, (self._node.store.trouble,))) if self._node.store else (),
         )
 
@@ -85,18 +89,28 @@ class Report:
         doing = peer.switch.leaving or ("opening it" if peer.state == "joining" else "asking for it")
         return f"moving to stage {peer.moving_to}: {doing}"
 
+    def _waiting_for(self, waits: tuple[Wait, ...]) -> str:
+        """What the swarm lacks; if it lacks nothing, what this daemon has been at for a while, be it its own work."""
+        peer = self._node.peer
+        if peer is not None and (lack := peer.view.waiting_for()):
+            return lack
+        own = next((wait for wait in waits if wait.seconds >= SHOWN_AFTER_SECONDS or wait.advice), None)
+        return own.sentence() if own is not None else ""
+
     def summary(self) -> str:
         """The daemon in one line."""
         run, peer = self._node.search.run, self._node.peer
         if run is None or peer is None:
-            return self._state()
+            waits = self._node.waits.now()
+            return f"{self._state()}: {waits[0].sentence()}" if waits else self._state()
         stage = "no stage yet" if peer.stage is None else f"stage {peer.stage} of {run.model.stages}"
         step = min(peer.history.version + 1, run.steps)
         return f"{self._state()}, {stage}, step {step} of {run.steps} of run {run.name}"
 
     def _state(self) -> PeerState:
-        if self._node.search.run is None:
-            return "idle"
+        search = self._node.search
+        if search.run is None:
+            return "looking" if search.looking is not None else "idle" if search.idle else "joining"
         if self._node.peer is None:
             return "joining"
         return (

@@ -6,6 +6,7 @@ Asks at the addresses that it was given, remembers or hears of on the local netw
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from swarmd.config import NodeConfig, RunConfig, fingerprint, to_plain
 from swarmd.daemon.local import Home, Remembered, RememberedRun
 from swarmd.daemon.logs import NOTICE
 from swarmd.errors import ConfigError, ControlError, PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.status import Wait
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership
 from swarmd.swarm.messages import Settings
@@ -44,6 +46,8 @@ class RunSearch:
         self.run: RunConfig | None = None
         self.known: RememberedRun | None = None  # what this home says of the run
         self.resume = config.resume
+        self.idle = False  # it waits to be told
+        self.looking: Wait | None = None  # what is looked for, and what came of the last try
         self.entries: tuple[PeerId, ...] = ()  # the peers that gave the run's settings
         self._found: deque[str] = deque(maxlen=ADDRESSES_HEARD)  # on the local network
         self._changed = Signal()
@@ -96,12 +100,15 @@ class RunSearch:
             with contextlib.suppress(SwarmError, TimeoutError):
                 await self._adopt(address, only=known.fingerprint)
 
+        self.looking = _looking(known.peers)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LIVING_SECONDS):
                 await asyncio.gather(*(try_it(address) for address in known.peers))
+        self.looking = None
 
     async def find(self, *, idle: bool) -> None:
         """Takes the run's settings from the first peer that gives them; one that is silent keeps nobody waiting."""
+        self.idle = idle
         if idle:
             log.log(NOTICE, "idle: `swarmctl join --bootstrap MULTIADDR` makes this daemon join a swarm")
             await self._changed.until(lambda: self.run is not None)
@@ -111,9 +118,12 @@ class RunSearch:
         patient = not self._config.bootstrap
         deadline = time.monotonic() + JOIN_PATIENCE_SECONDS
         while self.run is None:
+            self.looking = self.looking or _looking(addresses)
             troubles = await self._try_all((*addresses, *self._found))
             if self.run is not None:
+                self.looking = None
                 return
+            self.looking = dataclasses.replace(self.looking, tried="; ".join(troubles) or "nobody was heard of yet")
             if not patient and time.monotonic() > deadline:
                 raise PeerUnreachable(f"no bootstrap peer gave the run's settings: {'; '.join(troubles)}")
             await self._changed.wait(JOIN_RETRY_SECONDS)
@@ -176,7 +186,11 @@ class RunSearch:
             raise ControlError(
                 f"this daemon already trains run {self.run.name}; stop it first, or give another --home."
             )
-        await self._adopt(bootstrap)
+        self.looking = _looking((bootstrap,))
+        try:
+            await self._adopt(bootstrap)
+        finally:
+            self.looking = None
         self._home.remember(Remembered((bootstrap,), self._config.stage))
 
     def found(self, peer: PeerId, addresses: tuple[str, ...], run: str) -> None:
@@ -185,3 +199,12 @@ class RunSearch:
         if run and new and peer != self._transport.peer_id:
             self._found.extend(new)
             self._changed.notify()
+
+
+def _looking(addresses: Sequence[str]) -> Wait:
+    """For a run, at these addresses; on the local network if there are none."""
+    advice = "`swarmctl join --bootstrap ADDRESS` gives another address"
+    if not addresses:
+        return Wait("a daemon on the local network that has a run", advice=advice)
+    more = f" and {len(addresses) - 1} more" if len(addresses) > 1 else ""
+    return Wait(f"the settings of a run from {addresses[0]}{more}", advice=advice)

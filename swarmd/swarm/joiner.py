@@ -109,6 +109,7 @@ class Joiner(Puller):
         cancelled.
         """
         self.close()
+        self.pulling = False
         if self._early is not None:
             await asyncio.gather(self._early, return_exceptions=True)
             self._early = None

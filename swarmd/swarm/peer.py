@@ -83,7 +83,7 @@ class Peer:
         )  # fmt: skip
         outlook = Outlook(run, membership)
         self.gossip = Gossip(fingerprint(run), outlook.works, links, membership, self.liveness.hear, self._refresh)
-        self._places = Places(run, links, membership, self.history, self.liveness.hear, self.entries, outlook, used)
+        self.places = Places(run, links, membership, self.history, self.liveness.hear, self.entries, outlook, used)
         self.stage: int | None = None
         self.state: PeerState = "joining"
         history, changed = self.history, self.changed
@@ -105,7 +105,7 @@ class Peer:
             outlook,
         )
         self.switch = Switch(
-            run, limits, links, membership, history, self.conductor, open_stage, rng, changed, self._places,
+            run, limits, links, membership, history, self.conductor, open_stage, rng, changed, self.places,
             start=self._start, set_card=self._set, announce=self._announce,
         )  # fmt: skip
         self.balancer = Balancer(
@@ -116,6 +116,7 @@ class Peer:
         self.view = View(self, self._refresh)
         self._group: asyncio.TaskGroup | None = None
         self.drainage: Drain | None = None  # this peer leaves
+        self.crossing = False  # it goes over to another history
         self._beside: set[asyncio.Task[None]] = set()  # what `spawn` started
         self._refreshed = 0.0  # loop time at which the figures on this peer's card were brought up to date
         if not entries:
@@ -186,7 +187,7 @@ class Peer:
     async def _join(self) -> None:
         """Finds a stage and brings it to the swarm's version."""
         tail = self._store.ledger_tail(RECORDS_KEPT)
-        places = self._places
+        places = self.places
         stage = await places.find(self._wanted, self.changed)
         try:
             assembly = await self._open(stage)
@@ -290,7 +291,11 @@ class Peer:
         state = self.state
         self._set(state="joining")
         await self.gossip.announce()
-        await self.forks.cross(way, self.joiner, self.compute)
+        self.crossing = True
+        try:
+            await self.forks.cross(way, self.joiner, self.compute)
+        finally:
+            self.crossing = False
         newest = self.membership.newest()
         await self.history.catch_up(newest.peer, newest.version)
         self._set(state=state)
@@ -429,7 +434,7 @@ class Peer:
             service_seconds=progress.forward_seconds + progress.backward_seconds,
             microbatches_per_second=self.view.microbatches_per_second(),
             rested=self._refreshed - self.switch.arrived >= rest_seconds(self.run_config.rebalance_seconds),
-            has_data=self._places.has_data,
+            has_data=self.places.has_data,
             measured=progress.counter >= MEASURED_TASKS,
         )
 
@@ -444,6 +449,8 @@ class Peer:
             self.ballots.forget()
         if self._donor is not None:
             self._donor.forget()
+        if self.view.validation_loss is not None:  # it may be of a version that is void now
+            self.view.validation_loss = self.history.record.validation_loss if self.history.record else None
         self._refresh()
         self.changed.notify()
 

@@ -52,6 +52,7 @@ class Places:
         self._outlook = outlook
         self._used = used if used is not None and used < self._stages else None  # what is on its disk is mostly of this
         self.has_data = True  # until loading it fails
+        self.tried = ""  # whom this peer last asked for a place in vain, and why
         self._promises: dict[PeerId, tuple[int, float]] = {}  # newcomer -> its stage, until when
         self._arrivals = 0  # the last number that was given to a newcomer here
         links.answers(AskPlace, self._answer)
@@ -99,6 +100,7 @@ class Places:
             place = await self._links.ask(peer, question, Place, deadline_s=PLACE_SECONDS)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.info("no place from %s: %s", peer[-8:], trouble)
+            self.tried = f"{peer[-8:]}: {trouble or 'no answer'}"
             return None
         try:
             for card in place.cards:

@@ -55,6 +55,7 @@ class Puller:
         self._run, self._limits, self._links, self._history = run, limits, links, history
         self._stage, self._gradient_size, self._newest = stage, gradient_size, newest
         self._download: Download | None = None  # the present one, or what is left of the one before
+        self.tried = ""  # whom it last asked for a snapshot in vain, and why
         self.downloaded: dict[PeerId, int] = {}  # chunks by donor, of the state that was loaded last
 
     @property
@@ -203,6 +204,7 @@ class Puller:
             return read_manifest(self._run, snapshot, self._gradient_size)
         except (PeerUnreachable, TimeoutError, Refused) as trouble:
             log.info("no state of stage %d from %s: %s", self._stage, donor[-8:], trouble)
+            self.tried = f"{donor[-8:]}: {trouble or 'no answer'}"
         except PeerFault as fault:
             log.warning("state of stage %d from %s is refused: %s", self._stage, donor[-8:], fault)
             liars.add(donor)

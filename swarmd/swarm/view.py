@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from swarmd.status import HopRow, PeerRow, Queues
+from swarmd.printable import size
+from swarmd.status import HopRow, PeerRow, Queues, Wait
 from swarmd.swarm.membership import peer_rows
 from swarmd.swarm.pulling import Progress
 
@@ -37,7 +38,9 @@ class View:
         """How much of the stage's state has come, while it does; of the other stage's while this peer moves."""
         if self._peer.switch.mover is not None:
             return self._peer.switch.mover.progress
-        return self._peer.joiner.progress if self._peer.joiner is not None else Progress()
+        joiner = self._peer.joiner
+        under_way = joiner is not None and (joiner.pulling or self._peer.crossing)  # a return may have broken it off
+        return joiner.progress if joiner is not None and under_way else Progress()
 
     def progress(self) -> float:
         """Fraction of the present step that is done: as its conductor knows, or as one's own sum suggests."""
@@ -76,22 +79,65 @@ class View:
         return self._peer.journeys.rows() if self._peer.journeys is not None else []
 
     def waiting_for(self) -> str:
+        """What the swarm lacks, as far as this peer knows, and what to do about it."""
+        lack = self.lack()
+        return lack.short() if lack is not None else ""
+
+    def waits(self) -> list[Wait]:
+        """Whatever this peer waits for: first what the swarm lacks, then what it is at itself."""
+        return [wait for wait in (self.lack(), self._own_wait()) if wait is not None]
+
+    def lack(self) -> Wait | None:
         """What the swarm lacks, as far as this peer knows."""
         peer, stages = self._peer, self._peer.run_config.model.stages
-        missing = peer.membership.missing_stages(stages)
         if peer.history.resumes or peer.returns.under_way:
-            return peer.returns.waiting or "the others of the run, to go on together from what is on disks"
+            others = "the others of the run, to go on together from what is on disks"
+            return Wait(peer.returns.waiting or others, advice="start them again with the homes that they had")
         if peer.state == "joining" and peer.stage is None and peer.entries:
-            return "a peer of the run that answers: those it came by don't"
+            lost = "start this one again with --bootstrap and the address of a peer that lives"
+            return Wait("a peer of the run that answers and gives it a place", tried=peer.places.tried, advice=lost)
         pulling = peer.joiner is not None and peer.joiner.pulling
         if pulling and not peer.donors():
-            return f"a live replica of stage {peer.stage}, to take its state from"
-        if missing and not peer.history.finished and (pulling or peer.state != "joining"):
-            names, many = ", ".join(map(str, missing)), "s" * (len(missing) > 1)
-            needed = f"a peer for stage{many} {names}: start one with `swarmd start --bootstrap`"
-            return f"{needed}; and {peer.returns.waiting}" if peer.returns.waiting else needed
-        held = "" if peer.history.finished else peer.membership.held_back(stages)
-        return held or peer.ballots.waiting
+            source = f"a live replica of stage {peer.stage}, to take its state from"
+            return Wait(source, advice="start one again with the home that it had")
+        missing = [] if peer.history.finished else peer.membership.missing_stages(stages)
+        if missing and (pulling or peer.state != "joining"):
+            return self._missing(missing)
+        if peer.history.finished:
+            return None
+        if held := peer.membership.held_back(stages):
+            return Wait(held, advice="`swarmctl resume` there lets it go on")
+        what, _, progress = peer.ballots.waiting.partition(": ")
+        return Wait(what, progress=progress) if what else None
+
+    def _missing(self, missing: list[int]) -> Wait:
+        names, many = ", ".join(map(str, missing)), "s" * (len(missing) > 1)
+        needed, returning = f"a peer for stage{many} {names}", self._peer.returns.waiting
+        what = needed if returning in ("", needed) else f"{needed}; and {returning}"
+        address = next(iter(self._peer.links.transport.addresses()), "ADDRESS")
+        return Wait(what, advice=f"start one with `swarmd start --bootstrap {address}`")
+
+    def _own_wait(self) -> Wait | None:
+        """What this peer itself is at that takes its time, be the swarm complete or not."""
+        peer, transfer = self._peer, self.transfer()
+        came = (
+            f"{size(transfer.done)} of {size(transfer.total)} from {transfer.donors} donors" if transfer.total else ""
+        )
+        if peer.drainage is not None and peer.state != "left":
+            return Wait("the end of its drain", progress=peer.drainage.doing)
+        if peer.switch.mover is not None:
+            at = peer.switch.leaving or ("opening it" if peer.state == "joining" else "asking for it")
+            return Wait(f"its move to stage {peer.moving_to}", progress=came or at, tried=peer.switch.mover.tried)
+        if peer.joiner is not None and peer.joiner.pulling:
+            donors = len(peer.donors())
+            return Wait(
+                f"the state of stage {peer.stage}",
+                progress=came or f"{donors} replica{'s' * (donors != 1)} asked",
+                tried=peer.joiner.tried,
+            )
+        if peer.crossing:
+            return Wait("the state of the history that won", progress=came)
+        return Wait("the others to have the run's last version") if peer.state == "finished" else None
 
     def peer_rows(self) -> list[PeerRow]:
         """Everyone this peer knows, itself first."""

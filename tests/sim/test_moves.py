@@ -164,7 +164,7 @@ def test_a_device_that_is_too_small_for_a_stage_neither_goes_there_nor_is_placed
         it.peer.membership.own = dataclasses.replace(it.peer.membership.own, memory_bytes=needs[1])
         with pytest.raises(Refused, match=r"stage 2 takes .* at least, and this device has"):
             await ask(it, 2)
-        places: Any = world.peers["head1"].peer._places
+        places: Any = world.peers["head1"].peer.places
         placed.extend(
             places._place(has_data, memory) for has_data, memory in ((True, 0.0), (False, needs[1]), (False, 1.0))
         )

@@ -81,6 +81,13 @@ def check(world: World) -> None:
     check_exact(world)
 
 
+def check_calm(world: World) -> None:
+    """Nobody says that it waits for anything, or pulls a state, once the swarm trains again."""
+    for name, it in world.peers.items():
+        said = it.peer.view.waiting_for(), it.peer.view.transfer().total, it.peer.returns.waiting
+        assert said == ("", 0, ""), name
+
+
 def returned_to(world: World) -> int:
     versions = {it.peer.history.returned.step for it in world.peers.values() if it.peer.history.returned is not None}
     assert len(versions) == 1, versions
@@ -122,6 +129,8 @@ def test_a_stage_that_is_gone_comes_back_with_its_own_peers() -> None:
         await world.sleep(3.0)
         for name in MIDDLES:
             await world.restart(name)
+        await moment(world, lambda: all(it.peer.history.version >= 10 for it in world.peers.values()))
+        check_calm(world)
 
     world = play(events, limits=dataclasses.replace(LIMITS, copies_bytes=0))
     check(world)
@@ -139,6 +148,8 @@ def test_a_stage_that_is_gone_comes_back_with_a_newcomer() -> None:
         await world.sleep(60.0)
         assert all("stage 1" in it.peer.view.waiting_for() for it in world.peers.values())
         await world.start("newcomer", limits=LIMITS)
+        await moment(world, lambda: all(it.peer.history.version >= 10 for it in world.peers.values()))
+        check_calm(world)
 
     world = play(events, {"head": 0, "middle": 1, "tail": 2})
     check(world)

@@ -17,9 +17,10 @@ from rich.console import Console
 
 from swarmctl.app import run_command_line
 from swarmctl.client import Client, parse_status
-from swarmctl.render import duration, render_status, size
+from swarmctl.render import render_status
 from swarmd.daemon.local import Home
 from swarmd.errors import ControlError, Refused
+from swarmd.printable import duration, size
 from swarmd.status import Status
 from tests.daemon.fakes import ADDRESS, DRAINED, HOP, PEER, SILENT_PEER, STATUS, FakeDaemon, served
 

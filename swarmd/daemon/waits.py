@@ -1,0 +1,86 @@
+"""What a daemon waits for, since when, and when it is said.
+
+Others give the waits as they are now; this remembers since when each is there. Whatever lasts longer than two seconds
+is logged, which the terminal shows, too, and again after one minute, two, four and so on, so that a long wait neither
+is silent nor fills a log.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from swarmd.daemon.logs import NOTICE
+from swarmd.printable import duration
+from swarmd.status import Wait
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5  # between two looks
+SAID_AFTER_SECONDS = 2.0  # what takes no longer isn't worth a line
+AGAIN_SECONDS = 60.0  # until it is said a second time; twice as long from time to time
+AGAIN_LIMIT_SECONDS = 3600.0
+WAITS_LIMIT = 16  # at once; there are never half as many
+
+
+@dataclasses.dataclass
+class _Known:
+    """One wait, as long as it lasts."""
+
+    wait: Wait
+    since: float
+    pause: float = AGAIN_SECONDS  # until it is said again
+    due: float = 0.0  # when it is to be said
+    said: bool = False
+
+
+class Waits:
+    """Of one daemon. `look` gives what it waits for at the moment, seconds left out."""
+
+    def __init__(self, look: Callable[[], Sequence[Wait]], clock: Callable[[], float] = time.monotonic) -> None:
+        self._look, self._clock = look, clock
+        self._known: dict[str, _Known] = {}
+        self._beside: list[Wait] = []
+
+    @contextmanager
+    def during(self, wait: Wait) -> Iterator[None]:
+        """Counts something as waited for as long as the block takes."""
+        self._beside.append(wait)
+        try:
+            yield
+        finally:
+            self._beside.remove(wait)
+
+    def now(self) -> tuple[Wait, ...]:
+        """What is waited for, and for how long."""
+        now, _ = self._clock(), self._renew()
+        return tuple(dataclasses.replace(it.wait, seconds=round(now - it.since, 1)) for it in self._known.values())
+
+    def _renew(self) -> list[_Known]:
+        """Takes in what is waited for now. Returns what was said, and is over."""
+        now, before = self._clock(), self._known
+        self._known = {}
+        for wait in [*self._look(), *self._beside][:WAITS_LIMIT]:
+            known = before.pop(wait.what, None) or _Known(wait, now, due=now + SAID_AFTER_SECONDS)
+            known.wait = wait
+            self._known[wait.what] = known
+        return [it for it in before.values() if it.said]
+
+    def say_due(self) -> None:
+        """Logs what has lasted long enough, or is over after it was logged."""
+        over, now = self._renew(), self._clock()
+        for it in over:
+            log.log(NOTICE, "over after %s: waiting for %s", duration(now - it.since), it.wait.what)
+        for it in self._known.values():
+            if now >= it.due:
+                it.said, it.due, it.pause = True, now + it.pause, min(2 * it.pause, AGAIN_LIMIT_SECONDS)
+                sentence = dataclasses.replace(it.wait, seconds=now - it.since).sentence()
+                log.log(logging.WARNING if it.wait.advice else NOTICE, "waiting for %s", sentence)
+
+    async def say(self) -> None:
+        """Goes on saying what lasts; until cancelled."""
+        while True:
+            self.say_due()
+            await asyncio.sleep(LOOK_SECONDS)
