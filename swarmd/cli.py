@@ -331,11 +331,14 @@ def _start(options: StartOptions, home: Home, *, debug: bool, log_json: bool) ->
             configure_logging(home.log, as_json=log_json, debug=debug)
         except OSError as error:
             raise ConfigError(f"can't write {home.log} ({error.strerror}); choose another --home.") from error
-        import uvloop
+        from swarmd.daemon.terminal import shown_as
 
-        from swarmd.daemon.process import run_daemon
+        with shown_as("starting"):
+            import uvloop
 
-        return uvloop.run(run_daemon(node, run, idle=options.idle and remembered is None))
+            from swarmd.daemon.process import run_daemon
+
+            return uvloop.run(run_daemon(node, run, idle=options.idle and remembered is None))
 
 
 def remembered_run(home: Home) -> RunConfig:

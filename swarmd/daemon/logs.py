@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from swarmd.daemon.terminal import Terminal
 from swarmd.printable import printable, printable_lines
 
 NOTICE = 25  # between INFO and WARNING: what the person at the terminal wants to see
@@ -19,6 +20,9 @@ LOG_FILES_KEPT = 3  # older files beside the present one, so at most 40 MB a hom
 
 FILE_ONLY = {"file_only": True}
 """`extra` of a record that the terminal is told in another way."""
+
+TERMINAL_ONLY = {"terminal_only": True}
+"""`extra` of a record that says nothing new: it only shows a person, now and then, how it goes."""
 
 _FROM_LIBRARIES = ("swarmd.net.library", "py.warnings")
 """Where net/ routes libp2p's records, and where captured warnings go."""
@@ -29,7 +33,8 @@ def configure_logging(path: Path, *, as_json: bool = False, debug: bool = False)
     logging.addLevelName(NOTICE, "NOTICE")
     to_file = _LogFile(path, maxBytes=LOG_LIMIT_BYTES, backupCount=LOG_FILES_KEPT, encoding="utf-8", delay=False)
     to_file.setFormatter(_JsonLines() if as_json else _Readable())
-    to_stderr = logging.StreamHandler(sys.stderr)
+    to_file.addFilter(lambda record: not getattr(record, "terminal_only", False))
+    to_stderr = Terminal(live=not as_json)
     to_stderr.setFormatter(_JsonLines() if as_json else _Readable() if debug else _Terse())
     to_stderr.addFilter(lambda record: not getattr(record, "file_only", False))
     to_stderr.setLevel(logging.DEBUG if debug else NOTICE)

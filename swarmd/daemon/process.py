@@ -17,10 +17,11 @@ from swarmd.config import NodeConfig, RunConfig
 from swarmd.daemon.children import end_all
 from swarmd.daemon.control import ControlServer
 from swarmd.daemon.local import Home
-from swarmd.daemon.logs import NOTICE
+from swarmd.daemon.logs import NOTICE, TERMINAL_ONLY
 from swarmd.daemon.node import Node
 from swarmd.daemon.spot import check_spot, spot_notice
 from swarmd.daemon.systemd import Notifier
+from swarmd.daemon.terminal import show_status, terminal
 from swarmd.errors import SwarmError
 from swarmd.memory import share_arenas
 
@@ -41,7 +42,7 @@ async def run_daemon(node: NodeConfig, run: RunConfig | None, *, idle: bool) -> 
     async with _listening(node, home) as daemon, _served(daemon, home):
         seconds = time.monotonic() - started
         log.log(NOTICE, "listening at %s after %.1f s", " ".join(daemon.addresses()) or "nothing", seconds)
-        async with _discovered(daemon), _told_to_systemd(daemon):
+        async with _discovered(daemon), _told_to_systemd(daemon), _said(daemon):
             return await _until_over(daemon, daemon.live(run, idle=idle))
 
 
@@ -58,6 +59,31 @@ async def _told_to_systemd(daemon: Node) -> AsyncIterator[None]:
         pulse.cancel()
         await asyncio.gather(pulse, return_exceptions=True)
         notifier.stopping("ending", CLOSE_SECONDS)
+
+
+@asynccontextmanager
+async def _said(daemon: Node) -> AsyncIterator[None]:
+    """What the daemon waits for for a while is said, in log and terminal; the terminal also shows how it goes."""
+
+    def say(line: str) -> None:
+        log.log(NOTICE, "%s", line, extra=TERMINAL_ONLY)
+
+    saying = asyncio.create_task(daemon.waits.say(), name="say what is waited for")
+    showing = asyncio.create_task(show_status(daemon.status, say, terminal()), name="show how it goes")
+    for task in (saying, showing):
+        task.add_done_callback(_log_failure)
+    try:
+        yield
+    finally:
+        saying.cancel()
+        showing.cancel()
+        await asyncio.gather(saying, showing, return_exceptions=True)
+
+
+def _log_failure(task: "asyncio.Task[None]") -> None:
+    """A daemon that can't show itself any more trains on."""
+    if not task.cancelled() and (trouble := task.exception()) is not None:
+        log.error("no more attempts to %s", task.get_name(), exc_info=trouble)
 
 
 @asynccontextmanager
