@@ -78,8 +78,8 @@ class Wait:
         return self.what + (f" ({details})" if details else "") + (f": {self.advice}" if self.advice else "")
 
     def short(self) -> str:
-        """What for, and what to do."""
-        return f"{self.what}: {self.advice}" if self.advice else self.what
+        """What for, how far it is, and what to do."""
+        return ": ".join(filter(None, (self.what, self.progress, self.advice)))
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def test_a_sentence_says_all_that_is_known() -> None:
     assert Wait("x").sentence() == Wait("x").short() == "x"
     full = Wait("x", 12.34, "3 of 4", "b: refused", "do this")
     assert full.sentence() == "x (for 12 s, 3 of 4, last: b: refused): do this"
-    assert full.short() == "x: do this"
+    assert full.short() == "x: 3 of 4: do this"
 
 
 # ------------------------------------------------------------------------------------------------- a daemon
