@@ -385,7 +385,7 @@ class Peer:
             self.journeys.peer_has_room(card.peer)
 
     def _suspected(self, peer: PeerId) -> None:
-        self._places.lost(peer)
+        self.places.lost(peer)
         if self._donor is not None:
             self._donor.lost(peer)
         if self.journeys is not None:

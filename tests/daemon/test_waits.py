@@ -116,7 +116,7 @@ class Silent:
 
 def daemon(tmp_path: Path, **settings: Any) -> Node:
     transport: Any = Silent()
-    return Node(NodeConfig(home=str(tmp_path), **settings), Home(tmp_path), transport)
+    return Node(NodeConfig(home=str(tmp_path), **settings), Home(tmp_path), transport, 1)
 
 
 async def until(holds: Any) -> None:

@@ -393,11 +393,11 @@ def test_a_newcomer_that_dies_in_its_download_leaves_no_trace() -> None:
         await moment(world, lambda: new.peer.view.transfer().done > 0)
         donors = [world.peers[name].peer for name in ("middle1", "middle2")]
         assert any("new" in it.pullers for donor in donors for it in pinned(donor))
-        assert any("new" in it.peer._places._promises for it in world.peers.values())
+        assert any("new" in it.peer.places._promises for it in world.peers.values())
         world.kill("new")
         await asyncio.sleep(0.1)
         assert not any("new" in it.pullers for donor in donors for it in pinned(donor))
-        assert not any("new" in it.peer._places._promises for it in world.peers.values())
+        assert not any("new" in it.peer.places._promises for it in world.peers.values())
 
     world = train(RUN, events)
     check_agreement(world)
