@@ -5,6 +5,7 @@ Relies on typer; everything heavy (uvloop, torch, libp2p, pydantic) is imported 
 """
 
 import dataclasses
+import logging
 import sys
 import traceback
 from collections.abc import Callable
@@ -24,6 +25,8 @@ EXIT_FAILED = 1  # failed while running
 EXIT_USER = 2  # the user must change something
 PEER_ID_EXAMPLE = "/ip4/203.0.113.5/tcp/4001/p2p/<peer id>"
 
+log = logging.getLogger(__name__)
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -42,6 +45,7 @@ Examples:
   swarmd start                                     do again what was last joined
   swarmd start --spot-file /run/spot-notice        drain and end once that file appears
   swarmd start --resume                            found the run of this home again, from its peers' checkpoints
+  swarmd start --resume --steps 60                 the same, and let it go on to 60 steps in all
 """
 
 _DEMO_EXAMPLES = """
@@ -149,7 +153,9 @@ def start(
         str | None, typer.Option(metavar="SOURCE", help="Train on this: stdlib, a path, hf:NAME. See the README.")
     ] = None,
     home: Annotated[Path | None, typer.Option(metavar="DIR", help=_HOME_HELP)] = None,
-    steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps of the run (with --model).")] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Steps of the run (with --model or --resume).")
+    ] = None,
     stages: Annotated[int | None, typer.Option(metavar="S", min=1, help="Stages of the run (with --model).")] = None,
     threads: Annotated[int, typer.Option(metavar="N", min=0, help="CPU threads of torch. 0: its own choice.")] = 0,
     drain_timeout: Annotated[
@@ -295,6 +301,7 @@ def reshape(
 def _reshape(sources: list[Home], stages: int, home: Home) -> int:
     from swarmd import settings
     from swarmd.config import fingerprint, to_plain
+    from swarmd.daemon.prolonging import remembered_run
     from swarmd.stage.reshape import reshape as cut_anew
 
     run = remembered_run(sources[0])
@@ -314,9 +321,7 @@ def _reshape(sources: list[Home], stages: int, home: Home) -> int:
 def _start(options: StartOptions, home: Home, *, debug: bool, log_json: bool) -> int:
     """Checks everything that can be checked at once, takes the home, and runs the daemon until it is done."""
     check_options(options)
-    run = load_run(options)
-    if options.resume and not run and not options.bootstrap:
-        run = remembered_run(home)
+    run, told = _run_to_found(options, home)
     remembered = None if run or options.bootstrap or options.mdns else home.remembered()
     if not (run or options.bootstrap or options.mdns or options.idle or remembered):
         raise ConfigError(
@@ -325,7 +330,7 @@ def _start(options: StartOptions, home: Home, *, debug: bool, log_json: bool) ->
         )
     node = plan_node(options, home, remembered, stages=run.model.stages if run else None)
     with home.locked():
-        from swarmd.daemon.logs import configure_logging
+        from swarmd.daemon.logs import NOTICE, configure_logging
 
         try:
             configure_logging(home.log, as_json=log_json, debug=debug)
@@ -338,16 +343,18 @@ def _start(options: StartOptions, home: Home, *, debug: bool, log_json: bool) ->
 
             from swarmd.daemon.process import run_daemon
 
+            if told:
+                log.log(NOTICE, "%s", told)
             return uvloop.run(run_daemon(node, run, idle=options.idle and remembered is None))
 
 
-def remembered_run(home: Home) -> RunConfig:
-    """The run whose checkpoints a home holds. Raises ConfigError."""
-    from swarmd import settings
+def _run_to_found(options: StartOptions, home: Home) -> tuple[RunConfig | None, str]:
+    """The run to found or go on with, None if there is one to join; and a word about it. Raises ConfigError."""
+    if not options.resume or options.bootstrap:
+        return load_run(options), ""
+    from swarmd.daemon.prolonging import plan_resumed
 
-    if (known := home.remembered_run()) is None:
-        raise ConfigError(f"{home.path} is the home of no run yet; give --model or --bootstrap, or another --home.")
-    return settings.run_from_plain(known.run, f"the settings in {home.run_file}")
+    return plan_resumed(home, lambda steps: load_run(dataclasses.replace(options, steps=steps)), options.steps)
 
 
 def check_options(options: StartOptions) -> None:
@@ -360,9 +367,11 @@ def check_options(options: StartOptions) -> None:
         raise ConfigError(f"--idle waits for `swarmctl join`; leave it out to use {given[0]}.")
     if options.gpu is not None and options.device is not None:
         raise ConfigError("give --gpu or --device, not both.")
-    for name, value in (("--steps", options.steps), ("--stages", options.stages)):
+    resumes = options.resume and not options.bootstrap
+    for name, value in (("--steps", None if resumes else options.steps), ("--stages", options.stages)):
         if value is not None and options.model is None:
-            raise ConfigError(f"{name} belongs to the run, so give it with --model where the run is founded.")
+            more = ", or with --resume where it is founded again" if name == "--steps" else ""
+            raise ConfigError(f"{name} belongs to the run, so give it with --model where the run is founded{more}.")
     for address in options.bootstrap:
         if not address.startswith("/") or "/p2p/" not in address:
             raise ConfigError(f"--bootstrap {address} is not the address of a peer; it looks like {PEER_ID_EXAMPLE}.")
@@ -451,8 +460,6 @@ def _reported(action: Callable[[], int], debug: bool) -> int:
 
 def _note_in_log(sentence: str, error: Exception | None) -> None:
     """Puts the end of the daemon into its log too, once there is one; the terminal gets its sentence from `_say`."""
-    import logging
-
     if logging.getLogger().handlers:
         from swarmd.daemon.logs import FILE_ONLY
 

@@ -211,6 +211,13 @@ class Home:
         """
         return any(name.strip("0") for name in self._saved())
 
+    def is_checkpointed(self, known: RememberedRun | None) -> bool:
+        """Whether its run has come to a version that is on disks, as far as this home knows."""
+        if self.has_checkpoints():
+            return True
+        # The first release also said so in homes that held nothing but version 0.
+        return known is not None and known.checkpointed and not self.never_stepped()
+
     def never_stepped(self) -> bool:
         """Whether version 0 was all that the first release ever wrote down here."""
         return bool(self._saved()) and not self.has_checkpoints() and not self.ledger.exists()

@@ -107,6 +107,7 @@ class Node:
         )
         self.peer.history.on_commit(self._committed)
         self.peer.history.on_restore(self.records.clear)  # what was measured may be void now, or long ago
+        self.peer.history.on_restore(self._restored)
         await self.peer.run()
         log.log(NOTICE, "the run is over at version %d", self.peer.history.version)
 
@@ -157,6 +158,15 @@ class Node:
             self._remember(self.peer.stage)
         said = "skipped: not finite" if record.skipped else f"loss {record.loss:.4f}"
         log.info("step %d: %s, %.0f tokens/s", record.step, said, record.tokens / max(1e-9, record.seconds))
+
+    def _restored(self) -> None:
+        """A prolonged run may have begun."""
+        assert self.search.run is not None and self.peer is not None
+        record = self.peer.history.record
+        if record is not None and record.continues:
+            from swarmd.daemon.prolonging import beginning
+
+            log.log(NOTICE, "%s", beginning(self.search.run, record))
 
     async def leave(self) -> None:
         """Says goodbye at once, whatever is under way; then the daemon is to end."""

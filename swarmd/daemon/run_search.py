@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from swarmd.config import NodeConfig, RunConfig, fingerprint, to_plain
+from swarmd.config import NodeConfig, RunConfig, fingerprint, lineage, to_plain
 from swarmd.daemon.local import Home, Remembered, RememberedRun
 from swarmd.daemon.logs import NOTICE
 from swarmd.errors import ConfigError, ControlError, PeerFault, PeerUnreachable, Refused, SwarmError
@@ -63,7 +63,7 @@ class RunSearch:
         """
         self._check_home(run)
         if self.known is not None and self.resume:
-            await self._look_for_living(self.known)
+            await self._look_for_living(self.known, run)
         elif self.known is not None and self._home.has_checkpoints():
             raise ConfigError(
                 f"{self._home.path} holds checkpoints of this run: add --resume to go on from them, "
@@ -76,35 +76,40 @@ class RunSearch:
 
     def is_checkpointed(self) -> bool:
         """Whether the run has come to a version that is on disks, as far as this home knows."""
-        if self._home.has_checkpoints():
-            return True
-        # The first release also said so in homes that held nothing but version 0.
-        return self.known is not None and self.known.checkpointed and not self._home.never_stepped()
+        return self._home.is_checkpointed(self.known)
 
     def _check_home(self, run: RunConfig) -> None:
         """A home with another run's checkpoints is left as it is. Raises ConfigError."""
         known = self._home.remembered_run()
-        if known is not None and known.fingerprint != fingerprint(run):
+        if known is not None and known.fingerprint not in lineage(run):
             if self._home.has_checkpoints():
-                raise ConfigError(
-                    f"{self._home.path} holds checkpoints of run {known.fingerprint}, and this is run "
-                    f"{fingerprint(run)} ({run.name}): choose another --home, or move {self._home.checkpoints} away."
-                )
+                from swarmd.daemon.prolonging import mismatch
+
+                raise ConfigError(mismatch(self._home, known, run))
             known = None
         self.known = known
 
-    async def _look_for_living(self, known: RememberedRun) -> None:
-        """Joins the run if one of the peers that this home knew still works at it."""
+    async def _look_for_living(self, known: RememberedRun, run: RunConfig) -> None:
+        """Joins the run if one of the peers that this home knew still works at it. Raises ConfigError if they work at
+        it for another number of steps than it is to have here.
+        """
+        troubles: list[ConfigError] = []
 
         async def try_it(address: str) -> None:
-            with contextlib.suppress(SwarmError, TimeoutError):
-                await self._adopt(address, only=known.fingerprint)
+            try:
+                await self._adopt(address, instead_of=run)
+            except ConfigError as trouble:
+                troubles.append(trouble)
+            except (SwarmError, TimeoutError) as trouble:
+                log.debug("nobody of the run at %s: %s", address, trouble)
 
         self.looking = _looking(known.peers)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LIVING_SECONDS):
                 await asyncio.gather(*(try_it(address) for address in known.peers))
         self.looking = None
+        if self.run is None and troubles:
+            raise troubles[0]
 
     async def find(self, *, idle: bool) -> None:
         """Takes the run's settings from the first peer that gives them; one that is silent keeps nobody waiting."""
@@ -152,8 +157,10 @@ class RunSearch:
             return f"{address}: {trouble}"
         return ""
 
-    async def _adopt(self, address: str, only: str = "") -> None:
-        """Asks the peer at an address for the run's settings and makes them this daemon's. `only`: a fingerprint."""
+    async def _adopt(self, address: str, instead_of: RunConfig | None = None) -> None:
+        """Asks the peer at an address for the run's settings and makes them this daemon's. `instead_of`: the run that
+        this daemon goes on with otherwise; others are passed over.
+        """
         from swarmd.settings import run_from_plain
 
         if self.run is not None:
@@ -167,7 +174,7 @@ class RunSearch:
         if fingerprint(run) != settings.fingerprint:
             raise Refused("its settings don't have the fingerprint it claims; one of the two is of another version")
         async with self._adopting:
-            if only not in ("", settings.fingerprint) or self.run is not None:
+            if self.run is not None or not _is_same(run, instead_of):
                 return
             self._check_home(run)
             self.run = run  # the greeting proves its fingerprint
@@ -178,6 +185,8 @@ class RunSearch:
                 raise
             self.entries = (peer,)
         log.log(NOTICE, "joined run %s (%s) at %s", run.name, settings.fingerprint, address)
+        if self.known is not None and self.known.fingerprint != settings.fingerprint:
+            log.log(NOTICE, "it is the run of this home, which now has %d steps in all", run.steps)
         self._changed.notify()
 
     async def join(self, bootstrap: str) -> None:
@@ -208,3 +217,17 @@ def _looking(addresses: Sequence[str]) -> Wait:
         return Wait("a daemon on the local network that has a run", advice=advice)
     more = f" and {len(addresses) - 1} more" if len(addresses) > 1 else ""
     return Wait(f"the settings of a run from {addresses[0]}{more}", advice=advice)
+
+
+def _is_same(living: RunConfig, ours: RunConfig | None) -> bool:
+    """Whether a run that others work at is the one that this daemon would go on with, which may have been prolonged
+    meanwhile. Raises ConfigError if it is to be prolonged here, while they work at it.
+    """
+    if ours is None or fingerprint(ours) in lineage(living):
+        return True
+    if lineage(ours)[0] != lineage(living)[0]:
+        return False
+    raise ConfigError(
+        f"others still work at run {living.name}, which has {living.steps} steps for them: leave out --steps to join "
+        f"them; to go on to {ours.steps} steps, stop them first (`swarmctl drain` on each), and start them after this."
+    )

@@ -108,15 +108,10 @@ class LocalStore:
     def ledger_tail(self, count: int) -> dict[int, str]:
         """The records of the last lines."""
         try:
-            with open_regular(self._home.ledger) as ledger:
-                ledger.seek(max(0, ledger.seek(0, os.SEEK_END) - count * LINE_BYTES))
-                lines = ledger.read().splitlines()[-count:]
-        except FileNotFoundError:
-            return {}
+            return read_ledger_tail(self._home.ledger, count)
         except OSError as error:
             self._failed("read the ledger", error)
             return {}
-        return dict(it for line in lines if (it := _name_of(line)) is not None)
 
     def void_ledger(self, version: int, records: Container[str] | None = None) -> None:
         """Moves the lines of steps after `version` to ledger-void.jsonl; what can't be read stays where it is."""
@@ -214,6 +209,17 @@ class LocalStore:
     async def read_checkpoint(self, version: int, stage: int, start: int, stop: int) -> Buffer | None:
         """A piece of a state."""
         return await self._beside(lambda: read_state(self._home.checkpoints, version, stage, start, stop))
+
+
+def read_ledger_tail(path: Path, count: int) -> dict[int, str]:
+    """The records of a ledger's last lines, by step; what is damaged is passed over. Raises OSError."""
+    try:
+        with open_regular(path) as ledger:
+            ledger.seek(max(0, ledger.seek(0, os.SEEK_END) - count * LINE_BYTES))
+            lines = ledger.read().splitlines()[-count:]
+    except FileNotFoundError:
+        return {}
+    return dict(it for line in lines if (it := _name_of(line)) is not None)
 
 
 def _name_of(line: bytes) -> tuple[int, str] | None:

@@ -173,7 +173,8 @@ class Links:
         return Hello(PROTOCOL, fingerprint, self._membership.own, known.incarnation if known is not None else 0)
 
     def _check_hello(self, peer: PeerId, hello: Hello) -> None:
-        ours = self._hello(peer).fingerprint
+        settings = self._settings()
+        ours = settings.fingerprint if settings else ""
         if hello.card.peer != peer:
             raise PeerFault("its card names another peer")
         check_card(hello.card)
@@ -184,6 +185,7 @@ class Links:
         if ours and hello.fingerprint and hello.fingerprint != ours:
             raise Refused(
                 f"peer {peer[-8:]} is of run {hello.fingerprint} and this daemon of run {ours}; their settings differ"
+                + (_prolonged(settings) if settings else "")
             )
 
     def _hear(self, card: Card) -> None:
@@ -250,3 +252,13 @@ class Links:
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.debug("%s to %s: %s", type(message).__name__, peer[-8:], trouble)
             return None
+
+
+def _prolonged(settings: Settings) -> str:
+    """What those may have missed who are of another run than a prolonged one."""
+    if not settings.run.get("earlier"):
+        return ""
+    return (
+        f"; run {settings.fingerprint} was prolonged to {settings.run.get('steps')} steps: a daemon that still has the "
+        "old total follows once it is started again"
+    )

@@ -23,7 +23,7 @@ class Asking(RunSearch):
 
     cancelled = 0
 
-    async def _adopt(self, address: str, only: str = "") -> None:
+    async def _adopt(self, address: str, instead_of: RunConfig | None = None) -> None:
         if address == "silent":
             try:
                 await asyncio.get_running_loop().create_future()
