@@ -23,6 +23,7 @@ from swarmd.daemon.store import LocalStore
 from swarmd.daemon.waits import Waits
 from swarmd.errors import ControlError, Refused
 from swarmd.memory import settle
+from swarmd.printable import size
 from swarmd.status import HopRow, PeerRow, Status, Wait
 from swarmd.swarm.commit import Record
 from swarmd.swarm.drain import Drained
@@ -35,6 +36,7 @@ from swarmd.values import PeerId
 
 if TYPE_CHECKING:
     from swarmd.net.libp2p import Libp2pTransport
+    from swarmd.stage.sources import Reading
     from swarmd.stage.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class Node:
         self.search = RunSearch(config, home, transport, self._links, self.membership)
         self._report = Report(self)
         self.waits = Waits(self._waits)
+        self._reading: Reading | None = None  # how far the run's text is; the thread that reads it writes it
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets why this daemon is to end
         self.ending: Callable[[float], None] = lambda seconds: None  # hears that it drains, within so many seconds
         self._draining: asyncio.Task[Drained] | None = None
@@ -118,9 +121,9 @@ class Node:
         assert self.search.run is not None
         await self._close_worker()
         began = time.monotonic()
-        with self.waits.during(Wait("the run's data")):
+        with self.waits.during("the run's text to become tokens", self._reading_progress):
             data = await asyncio.to_thread(self._load_data) if stage == 0 else None
-        with self.waits.during(Wait(f"stage {stage} to be opened on {self.config.device}")):
+        with self.waits.during(f"stage {stage} to be opened on {self.config.device}"):
             self._worker = await Worker.start(self.search.run, stage, self.config.device, self.config.threads)
         settle()
         log.log(NOTICE, "stage %d is on %s after %.1f s", stage, self.config.device, time.monotonic() - began)
@@ -141,7 +144,24 @@ class Node:
         from swarmd.stage.data import load_data
 
         assert self.search.run is not None
-        return load_data(self.search.run, self.config.data, cache_directory=self._home.path / "data")
+
+        def heard(reading: "Reading") -> None:
+            self._reading = reading
+
+        try:
+            cache = self._home.path / "data"
+            return load_data(self.search.run, self.config.data, cache_directory=cache, progress=heard)
+        finally:
+            self._reading = None
+
+    def _reading_progress(self) -> str:
+        """How much of the text is tokens already."""
+        if (it := self._reading) is None:
+            return ""
+        if it.total_bytes:
+            done = min(it.read_bytes, it.total_bytes)
+            return f"{size(done)} of {size(it.total_bytes)}, {done / it.total_bytes:.0%}"
+        return f"{it.tokens:,} of {it.total_tokens:,} tokens, {it.tokens / max(1, it.total_tokens):.0%}"
 
     def _waits(self) -> list[Wait]:
         """What this daemon waits for at the moment."""
@@ -187,7 +207,7 @@ class Node:
 
     async def _close_worker(self) -> None:
         if self._worker is not None:
-            with self.waits.during(Wait("the device to end what it is at")):
+            with self.waits.during("the device to end what it is at"):
                 await self._worker.close()
 
     # ---------------------------------------------------------------------------------------------- discovery

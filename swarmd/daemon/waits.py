@@ -42,16 +42,20 @@ class Waits:
     def __init__(self, look: Callable[[], Sequence[Wait]], clock: Callable[[], float] = time.monotonic) -> None:
         self._look, self._clock = look, clock
         self._known: dict[str, _Known] = {}
-        self._beside: list[Wait] = []
+        self._beside: list[Callable[[], Wait]] = []
 
     @contextmanager
-    def during(self, wait: Wait) -> Iterator[None]:
+    def during(self, what: str, progress: Callable[[], str] = lambda: "") -> Iterator[None]:
         """Counts something as waited for as long as the block takes."""
-        self._beside.append(wait)
+
+        def look() -> Wait:
+            return Wait(what, progress=progress())
+
+        self._beside.append(look)
         try:
             yield
         finally:
-            self._beside.remove(wait)
+            self._beside.remove(look)
 
     def now(self) -> tuple[Wait, ...]:
         """What is waited for, and for how long."""
@@ -62,7 +66,7 @@ class Waits:
         """Takes in what is waited for now. Returns what was said, and is over."""
         now, before = self._clock(), self._known
         self._known = {}
-        for wait in [*self._look(), *self._beside][:WAITS_LIMIT]:
+        for wait in [*self._look(), *(look() for look in self._beside)][:WAITS_LIMIT]:
             known = before.pop(wait.what, None) or _Known(wait, now, due=now + SAID_AFTER_SECONDS)
             known.wait = wait
             self._known[wait.what] = known

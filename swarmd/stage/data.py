@@ -14,6 +14,7 @@ import numpy
 
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
+from swarmd.stage.sources import Reading
 from swarmd.stage.tokens import Ids, load_tokens
 from swarmd.values import Buffer
 
@@ -117,7 +118,7 @@ def load_data(
     override: str | None = None,
     *,
     cache_directory: Path,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[Reading], None] | None = None,
 ) -> RunData:
     """This node's copy of the run's data, tokenised into `cache_directory` if it isn't yet. May take minutes; blocks.
 

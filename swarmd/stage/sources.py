@@ -9,6 +9,7 @@ import importlib
 import os
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,31 @@ def _local_files(source: str) -> list[tuple[str, Path]]:
     return files
 
 
-def read_files(files: list[tuple[str, Path]], text_field: str) -> Iterator[Piece]:
-    """The documents of local files, by what their names end in."""
+@dataclass
+class Reading:
+    """How far a source has been read. One thread writes it, any may look."""
+
+    total_bytes: int = 0  # of its files; 0: a stream, whose end nobody knows
+    read_bytes: int = 0
+    total_tokens: int = 0  # that are wanted of a stream; 0: all
+    tokens: int = 0  # made of it
+
+    def took(self, nbytes: int) -> None:
+        """So many bytes more are read."""
+        self.read_bytes += nbytes
+
+
+def read_files(files: list[tuple[str, Path]], text_field: str, reading: Reading | None = None) -> Iterator[Piece]:
+    """The documents of local files, by what their names end in. `reading` is kept current."""
+    reading = reading or Reading()
     for _, path in files:
         try:
             if path.suffix == ".jsonl":
-                yield from _read_jsonl(path, text_field)
+                yield from _read_jsonl(path, text_field, reading)
             elif path.suffix == ".parquet":
-                yield from _read_parquet(path, text_field)
+                yield from _read_parquet(path, text_field, reading)
             else:
-                yield from _read_text(path)
+                yield from _read_text(path, reading)
         except OSError as error:
             raise ConfigError(f"{path} can't be read ({error.strerror or error}); check --data.") from error
 
@@ -110,11 +126,12 @@ def _library_files() -> list[tuple[str, Path]]:
     return sorted(files)
 
 
-def _read_text(path: Path) -> Iterator[Piece]:
+def _read_text(path: Path, reading: Reading) -> Iterator[Piece]:
     """A text file in pieces that end at a line's end where one is near, so that words and characters stay whole."""
     with open_regular(path) as file:
         rest = b""
         while block := file.read(PIECE_BYTES):
+            reading.took(len(block))
             piece = rest + block
             cut = piece.rfind(b"\n") + 1 or len(piece)
             yield piece[:cut], False
@@ -122,11 +139,12 @@ def _read_text(path: Path) -> Iterator[Piece]:
         yield rest, True
 
 
-def _read_jsonl(path: Path, text_field: str) -> Iterator[Piece]:
+def _read_jsonl(path: Path, text_field: str, reading: Reading) -> Iterator[Piece]:
     with open_regular(path) as file:
         number = 0
         while line := file.readline(LINE_BYTES_LIMIT):
             number += 1
+            reading.took(len(line))
             if not line.strip():
                 continue
             try:
@@ -136,14 +154,16 @@ def _read_jsonl(path: Path, text_field: str) -> Iterator[Piece]:
             yield _field(row, text_field, f"{path} line {number}"), True
 
 
-def _read_parquet(path: Path, text_field: str) -> Iterator[Piece]:
+def _read_parquet(path: Path, text_field: str, reading: Reading) -> Iterator[Piece]:
     parquet = _extra("pyarrow.parquet")
     try:
         check_regular(path)
         with parquet.ParquetFile(path) as file:
             if text_field not in file.schema_arrow.names:
                 raise ConfigError(f"{path} has no column {text_field}; set data.text_field to one it has.")
+            rows, nbytes = max(1, file.metadata.num_rows), path.stat().st_size
             for batch in file.iter_batches(batch_size=256, columns=[text_field]):
+                reading.took(nbytes * batch.num_rows // rows)
                 for row in batch.to_pylist():
                     yield _field(row, text_field, str(path)), True
     except ValueError as error:  # pyarrow's ArrowInvalid is one

@@ -22,10 +22,9 @@ import numpy.typing
 from swarmd.config import DataConfig
 from swarmd.errors import ConfigError
 from swarmd.files import check_regular, open_regular, read_json
-from swarmd.stage.sources import HF_PREFIX, Piece, list_files, read_files, read_hugging_face
+from swarmd.stage.sources import HF_PREFIX, Piece, Reading, list_files, read_files, read_hugging_face
 
 CACHE_FORMAT = 1  # raised when the same source would give another file
-REPORT_TOKENS = 50_000_000  # tokens between two words of progress: some seconds of work
 MANIFEST_BYTES_LIMIT = 1 << 16  # three words
 HASH_BYTES = 1 << 20  # bytes of a tokenizer file hashed at once
 END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")  # the usual names, most specific first
@@ -112,9 +111,10 @@ def load_tokens(
     cache: Path,
     *,
     needed: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[Reading], None] | None = None,
 ) -> TokenFile:
     """The source's tokens, from the cache or by making it. A stream ends after `needed` tokens; files are taken whole.
+    `progress` hears after each piece of text how far it is; what it raises ends the work.
 
     Raises ConfigError: nothing there, not readable, or tokens beyond the vocabulary.
     """
@@ -130,13 +130,14 @@ def load_tokens(
         found = _open(path, vocabulary)
         if found is not None:
             return found
+        reading = Reading(total_tokens=needed if streamed else 0)
         if streamed:
             pieces = read_hugging_face(data.source.removeprefix(HF_PREFIX), data.text_field)
         else:
-            pieces = read_files(files, data.text_field)
-        _write(
-            path, pieces, load_tokenizer(data.tokenizer), vocabulary, needed if streamed else None, progress or _report
-        )
+            reading.total_bytes = sum(path.stat().st_size for _, path in files)
+            pieces = read_files(files, data.text_field, reading)
+        tokenizer, limit = load_tokenizer(data.tokenizer), needed if streamed else None
+        _write(path, pieces, tokenizer, vocabulary, limit, reading, progress or _silent)
     except OSError as error:
         raise ConfigError(
             f"tokens can't be kept in {cache} ({error.strerror or error}); free or change --home."
@@ -193,13 +194,14 @@ def _write(
     tokenizer: Tokenizer,
     vocabulary: int,
     limit: int | None,
-    progress: Callable[[int], None],
+    reading: Reading,
+    progress: Callable[[Reading], None],
 ) -> None:
     """Writes the ids and then their manifest, each beside its place and renamed, so that no half is ever taken for
     whole.
     """
     kind = id_type(vocabulary)
-    count, largest, reported = 0, 0, 0
+    count, largest = 0, 0
     digest = hashlib.blake2b(kind.str.encode(), digest_size=16)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tokens-", delete=False) as file:
         beside = Path(file.name)
@@ -211,9 +213,8 @@ def _write(
                 digest.update(block)
                 file.write(block)
                 count += len(taken)
-                if count - reported >= REPORT_TOKENS:
-                    reported = count
-                    progress(count)
+                reading.tokens = count
+                progress(reading)
                 if limit is not None and count >= limit:
                     break
             file.flush()
@@ -226,7 +227,7 @@ def _write(
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tokens-", delete=False) as file:
         file.write(said.encode())
     Path(file.name).replace(path.with_suffix(".json"))
-    progress(count)
+    log.info("%d tokens prepared", count)
 
 
 def _encode_all(pieces: Iterator[Piece], tokenizer: Tokenizer) -> Iterator[Ids]:
@@ -243,5 +244,5 @@ def _encode_all(pieces: Iterator[Piece], tokenizer: Tokenizer) -> Iterator[Ids]:
             written = False
 
 
-def _report(count: int) -> None:
-    log.info("%d tokens prepared", count)
+def _silent(_reading: Reading) -> None:
+    """Where nobody wants to hear of it."""

@@ -76,7 +76,7 @@ def test_seconds_count_from_when_it_was_first_seen() -> None:
     assert waits.now() == (Wait("text", 0.0, "1"),)
     clock.now += 7.5
     now[:] = [Wait("text", progress="2")]
-    with waits.during(Wait("the device")):
+    with waits.during("the device"):
         assert waits.now() == (Wait("text", 7.5, "2"), Wait("the device"))
     assert waits.now() == (Wait("text", 7.5, "2"),)
     now.clear()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from swarmd.config import DataConfig, RunConfig
 from swarmd.errors import ConfigError
-from swarmd.stage import sources, tokens
+from swarmd.stage import sources
 from swarmd.stage.data import Permutation, RunData, load_data
 from swarmd.stage.tokens import ByteTokenizer, load_tokens
 from tests.stage.toy import toy_run
@@ -190,15 +190,41 @@ def test_a_torn_cache_is_made_again(tmp_path: Path) -> None:
     assert load_tokens(data, 256, cache, needed=0).digest == made.digest
 
 
-def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "REPORT_TOKENS", 3000)
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
+def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(sources, "PIECE_BYTES", 1000)
-    (tmp_path / "text.txt").write_text(TEXT)
-    told: list[int] = []
-    data = DataConfig(source=str(tmp_path / "text.txt"))
-    load_tokens(data, 256, tmp_path / "cache", needed=0, progress=told.append)
+    path, rows = tmp_path / f"text.{kind}", [{"text": line, "more": "x" * 50} for line in TEXT.splitlines()]
+    if kind == "txt":
+        path.write_text(TEXT)
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(rows), path)
+    told: list[sources.Reading] = []
+    made = load_tokens(
+        DataConfig(source=str(path)),
+        256,
+        tmp_path / "cache",
+        needed=0,
+        progress=lambda it: told.append(dataclasses.replace(it)),
+    )
     assert len(told) >= 3
-    assert told[-1] == len(TEXT) + 1
+    assert all(it.total_bytes == path.stat().st_size for it in told)
+    assert all(one.read_bytes <= other.read_bytes <= one.total_bytes for one, other in itertools.pairwise(told))
+    assert told[-1].read_bytes > 0.9 * told[-1].total_bytes
+    assert told[-1].tokens == len(made.ids)
+
+
+def test_what_progress_raises_ends_the_work_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+
+    def stop(_reading: sources.Reading) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_tokens(DataConfig(source=str(tmp_path / "text.txt")), 256, tmp_path / "cache", needed=0, progress=stop)
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 @pytest.mark.parametrize(
