@@ -113,6 +113,7 @@ class Settled:
     limits: LimitsConfig
     uplink: float | None
     downlink: float | None
+    machine: str  # the same for those on one host
 
 
 @dataclass
@@ -168,11 +169,13 @@ class World:
         limits: LimitsConfig | None = None,
         uplink: float | None = None,
         downlink: float | None = None,
+        machine: str = "",
     ) -> SimPeer:
         """Adds a peer that knows the first few of the living, and waits until it has greeted one of them. The first
-        of a world founds the run. Rates in bytes/s.
+        of a world founds the run. Rates in bytes/s. `machine`: what others on the same host are given, too; otherwise
+        it has one of its own.
         """
-        settled = Settled(stage, speed or Speed(), limits or LimitsConfig(), uplink, downlink)
+        settled = Settled(stage, speed or Speed(), limits or LimitsConfig(), uplink, downlink, machine or name)
         return await self._start(name, settled, MemoryStore())
 
     async def restart(self, name: PeerId, *, disk: bool = True, incarnation: int | None = None) -> SimPeer:
@@ -194,7 +197,7 @@ class World:
         transport = self.network.transport(name, machine, uplink=settled.uplink, downlink=settled.downlink)
         self._incarnation += 1
         incarnation = self._incarnation if incarnation is None else incarnation
-        card = first_card(name, incarnation, transport.addresses(), "sim", CODECS)
+        card = first_card(name, incarnation, transport.addresses(), "sim", CODECS, settled.machine)
         membership = Membership(card)
         settings = Settings(to_plain(self.run), fingerprint(self.run))
         links = Links(transport, membership, lambda: settings)
