@@ -77,6 +77,13 @@ _HOME_HELP = "Directory of this daemon: identity, log, ledger, checkpoints. Defa
 _LISTEN_HELP = (
     "Listen there. Repeatable. Default: /ip4/0.0.0.0/tcp/4001, or the next port that is free; the home keeps it."
 )
+_RESUME_HELP = (
+    "Go on with the run of --home from the checkpoints that its peers have. With --model: begin it where "
+    "there are none yet."
+)
+_FINAL_COPIES_HELP = (
+    "At the end of the run, stay so long until every stage's final state is on two machines. Default: 60."
+)
 _NOTICE_HELP = (
     "From the notice to the end. What is more than --drain-timeout is used: it works on while others prepare to "
     "take its place. Default: 30; AWS gives 120."
@@ -107,6 +114,7 @@ class StartOptions:
     spot_notice_s: float | None = None
     resume: bool = False
     stage_lost_timeout_s: float | None = None
+    final_copies_timeout_s: float | None = None
 
 
 def _print_version(wanted: bool) -> None:
@@ -171,18 +179,12 @@ def start(
         float | None, typer.Option(metavar="S", min=0.1, help="Look for the notice so often. Default: 5.")
     ] = None,
     spot_notice: Annotated[float | None, typer.Option(metavar="S", min=0, help=_NOTICE_HELP)] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on with the run of --home from the checkpoints that its peers have. With --model: begin it where "
-            "there are none yet.",
-        ),
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help=_RESUME_HELP)] = False,
     stage_lost_timeout: Annotated[
         float | None,
         typer.Option(metavar="S", min=0, help="Return to checkpoints when a stage is empty for so long. Default: 60."),
     ] = None,
+    final_copies_timeout: Annotated[float | None, typer.Option(metavar="S", min=0, help=_FINAL_COPIES_HELP)] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Log everything; show tracebacks.")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON objects, one a line.")] = False,
 ) -> int:
@@ -190,7 +192,7 @@ def start(
     options = StartOptions(
         model, gpu, device, stage, tuple(bootstrap or ()), tuple(listen or ()), tuple(announce or ()), data, steps,
         stages, idle, mdns, threads, drain_timeout, spot_file, spot_command, spot_interval, spot_notice, resume,
-        stage_lost_timeout,
+        stage_lost_timeout, final_copies_timeout,
     )  # fmt: skip
     return _reported(lambda: _start(options, Home(home or default_home()), debug=debug, log_json=log_json), debug)
 
@@ -403,6 +405,8 @@ def plan_node(options: StartOptions, home: Home, remembered: Remembered | None, 
     limits, patience = defaults.limits, options.stage_lost_timeout_s
     if patience is not None:
         limits = dataclasses.replace(limits, stage_lost_timeout_s=patience)
+    if options.final_copies_timeout_s is not None:
+        limits = dataclasses.replace(limits, final_copies_timeout_s=options.final_copies_timeout_s)
     return NodeConfig(
         home=str(home.path),
         device=_device(options),

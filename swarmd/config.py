@@ -122,6 +122,7 @@ class LimitsConfig:
     fork_timeout_s: float = 30.0  # without a majority of a step's acceptors, though every stage is there, until a
     # conductor goes on alone
     stage_lost_timeout_s: float = 60.0  # without a peer at a stage, until the swarm returns to what is on disks of it
+    final_copies_timeout_s: float = 60.0  # at the end of a run, until every stage's final state is on two machines
     copies_bytes: int = 64 << 30  # of other stages' checkpoints on this peer's disk
     move_wait_s: float = 15.0  # a peer that goes to another stage waits so long for the end of a step; if that is
     # further away, it hands what it has of the step to another replica

@@ -124,4 +124,5 @@ class Status:
     moved_because: str = ""  # why it goes to another stage, or last went; "" if it was told to, or never did
     doing: str = ""  # what it was told to do and is at, one sentence; "" when it was told nothing
     waits: tuple[Wait, ...] = ()  # whatever this daemon waits for; `waiting_for` is the first of it
+    final_state: str = ""  # once the run is over: on whose disks each stage's last version is, one sentence
     warnings: tuple[str, ...] = ()  # what is wrong here though training goes on: a full disk, ...

@@ -75,7 +75,8 @@ class DaemonProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                # Each counts as a machine of its own, so that the end of a run shows what it does with several.
+                env={**os.environ, "OMP_NUM_THREADS": "1", "SWARMD_MACHINE": str(self.home.path)},
                 start_new_session=True,
                 preexec_fn=_ender_with_parent(),
             )

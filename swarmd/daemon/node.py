@@ -113,6 +113,12 @@ class Node:
         self.peer.history.on_restore(self._restored)
         await self.peer.run()
         log.log(NOTICE, "the run is over at version %d", self.peer.history.version)
+        self._tell_final(self.peer)
+
+    def _tell_final(self, peer: Peer) -> None:
+        """Says where the final state is, if this peer has come to it."""
+        if sentence := peer.ending.sentence():
+            log.log(logging.WARNING if peer.ending.is_at_risk() else NOTICE, sentence)
 
     async def _open_stage(self, stage: int) -> tuple[Compute, Data | None]:
         """Builds a stage on the device; the first one with the run's data. Raises ConfigError."""
@@ -192,6 +198,9 @@ class Node:
         """Says goodbye at once, whatever is under way; then the daemon is to end."""
         if self.peer is not None:
             log.log(NOTICE, "leaving, as told")
+            for stage in self.peer.ending.only_here():
+                where = self._home.checkpoints
+                log.warning("the final state of stage %d is on no other machine: keep %s", stage, where)
             try:
                 async with asyncio.timeout(GOODBYE_SECONDS):
                     await self.peer.leave()
@@ -281,6 +290,7 @@ class Node:
             except TimeoutError:
                 log.warning("not everyone heard the goodbye")
             log.log(NOTICE, "drained: %s", drained.sentence())
+            self._tell_final(self.peer)
         self.end(why)
         return drained
 

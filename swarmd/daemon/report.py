@@ -71,6 +71,7 @@ class Report:
             moved_because=peer.moved_because if peer else "",
             doing=self.doing(),
             waits=waits,
+            final_state=peer.ending.sentence() if peer else "",
             warnings=tuple(filter(None, (self._node.store.trouble,))) if self._node.store else (),
         )
 

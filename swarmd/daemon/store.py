@@ -156,22 +156,24 @@ class LocalStore:
 
     async def save_checkpoint(
         self, version: int, stage: int, state: Buffer, record: dict[str, Any], *, copy: bool = False
-    ) -> None:
-        """Writes a stage's state at a version beside the event loop."""
+    ) -> bool:
+        """Writes a stage's state at a version beside the event loop. Whether it was written."""
         if not copy:
             self._own = stage
-        if not copy or memoryview(state).nbytes <= self._copies_limit_bytes:
-            await self._beside(lambda: self._save(version, stage, state, record))
+        elif memoryview(state).nbytes > self._copies_limit_bytes:
+            return False
+        return await self._beside(lambda: self._save(version, stage, state, record))
 
-    def _save(self, version: int, stage: int, state: Buffer, record: dict[str, Any]) -> None:
+    def _save(self, version: int, stage: int, state: Buffer, record: dict[str, Any]) -> bool:
         what = "save checkpoints"
         try:
             save_stage(self._home.checkpoints, version, stage, state, record, self._keep)
             limit_copies(self._home.checkpoints, self._own, self._copies_limit_bytes)
         except OSError as error:
             self._failed(what, error)
-        else:
-            self._done(what)
+            return False
+        self._done(what)
+        return True
 
     async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:
         """Whatever is whole. Each state is read once, and again only when its file has changed."""

@@ -15,6 +15,7 @@ from typing import Any
 from swarmd.sim.reference import Reference
 from swarmd.sim.symbolic import Applied, SymbolicEngine
 from swarmd.sim.world import SimPeer, World
+from swarmd.swarm.ending import MACHINES
 from swarmd.swarm.history import RECORDS_KEPT
 from swarmd.swarm.membership import AT_WORK, MEMBERS_LIMIT
 from swarmd.swarm.repair import SUBTRACTED_AT_ONCE
@@ -58,6 +59,7 @@ PROMISES = {
     8: "each data index is trained once",
     9: "no peer moves back and forth",
     10: "a stopped peer leaves nothing behind",
+    11: "at the end of a run every stage's final state is on two machines",
 }
 
 
@@ -407,6 +409,20 @@ def check_chain(
             yield Violation(8, f"nobody has a record of step {step}", step)
         elif after is not None and after[0] != records[step][1]:
             yield Violation(8, f"the record of step {step + 1} doesn't follow that of step {step}", step + 1)
+
+
+def check_final_state(world: World, stranded: Container[PeerId] = ()) -> Iterator[Violation]:
+    """Promise 11, where peers of two machines have come to the end, of which one at least takes copies."""
+    ended = [it for name, it in world.peers.items() if it.peer.ending.over and name not in stranded]
+    everyone = (*world.peers.values(), *world.dead.values(), *world.past)
+    for stage in range(world.run.model.stages):
+        having = {it.settled.machine for it in everyone if (world.run.steps, stage) in it.store.checkpoints}
+        gives = any(it.peer.stage == stage for it in ended)
+        takes = {it.settled.machine for it in ended if it.settled.limits.copies_bytes > 0 and not it.store.full}
+        if gives and len(having) < MACHINES <= len(having | takes):
+            yield Violation(
+                11, f"the final state of stage {stage} is on {', '.join(sorted(having)) or 'no machine'} only"
+            )
 
 
 def check_remains(tasks: Iterable[asyncio.Task[Any]]) -> Iterator[Violation]:

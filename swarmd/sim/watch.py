@@ -22,6 +22,7 @@ from swarmd.sim.checks import (
     check_chain,
     check_counts,
     check_failures,
+    check_final_state,
     check_finished,
     check_gradients,
     check_last_replicas,
@@ -84,6 +85,7 @@ class Watch:
         self.look()
         if lost is None or version is None:
             self._keep(check_finished(self.world, self.stranded))
+            self._keep(check_final_state(self.world, self.stranded))
         else:
             self._keep(check_standstill(self.world, version, lost))
         living = {name: it.store.ledger for name, it in self.world.peers.items()}

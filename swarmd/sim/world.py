@@ -42,6 +42,7 @@ class MemoryStore:
     ledger: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: dict[tuple[int, int], tuple[bytes, dict[str, Any]]] = field(default_factory=dict)  # version, stage
     voided: list[dict[str, Any]] = field(default_factory=list)
+    full: bool = False  # no checkpoint can be written
 
 
 class SimStore:
@@ -75,17 +76,19 @@ class SimStore:
 
     async def save_checkpoint(
         self, version: int, stage: int, state: Buffer, record: dict[str, Any], *, copy: bool = False
-    ) -> None:
+    ) -> bool:
         assert version > 0, "the initial state is no checkpoint"
         if self._machine.points.armed:
             await self._machine.at("save", version)
-        if self._machine.alive:
-            kept = self._disk.checkpoints
-            kept[version, stage] = bytes(state), record
-            ours = sorted(version for version, at in kept if at == stage)
-            newer = [it for it in ours if it > version]  # of a history that was given up
-            for old in (*newer, *[it for it in ours if it <= version][:-CHECKPOINTS_KEPT]):
-                del kept[old, stage]
+        if not self._machine.alive or self._disk.full:
+            return False
+        kept = self._disk.checkpoints
+        kept[version, stage] = bytes(state), record
+        ours = sorted(version for version, at in kept if at == stage)
+        newer = [it for it in ours if it > version]  # of a history that was given up
+        for old in (*newer, *[it for it in ours if it <= version][:-CHECKPOINTS_KEPT]):
+            del kept[old, stage]
+        return True
 
     async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:
         if self._machine.points.armed:

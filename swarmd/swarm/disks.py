@@ -8,7 +8,7 @@ disk, whatever the stage of its peer, and without holding it in memory.
 import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, Refused
@@ -38,6 +38,7 @@ class Disks:
         self._run, self._links, self._membership, self._store = run, links, membership, store
         self._opened: OrderedDict[Kept, Snapshot] = OrderedDict()  # given out, the latest last
         self._opening, self._reading = asyncio.Lock(), asyncio.Semaphore(PIECES_AT_ONCE)
+        self._lent: dict[Kept, tuple[Buffer, Record]] = {}  # given out of memory
         self.has_data = True  # until loading it fails
         links.answers(AskStock, self._answer_stock)
         links.answers(AskCopy, self._answer_copy)
@@ -58,8 +59,14 @@ class Disks:
                 kept.append(Kept(version, stage, record.state))
         return tuple(kept)
 
+    def lend(self, kept: Kept, state: Buffer, record: Record) -> None:
+        """From now on a checkpoint is given out of memory, as this disk doesn't take it: others' may."""
+        self._lent[kept] = state, record
+
     async def load(self, kept: Kept) -> tuple[Buffer, Record] | None:
         """A checkpoint from this disk."""
+        if kept in self._lent:
+            return self._lent[kept]
         found = await self._store.load_checkpoint(kept.version, kept.stage)
         if found is None:
             return None
@@ -99,11 +106,16 @@ class Disks:
         start = ask.number * snapshot.chunk_bytes
         stop = min(start + snapshot.chunk_bytes, snapshot.nbytes)
         async with self._reading:
-            data = await self._store.read_checkpoint(ask.kept.version, ask.kept.stage, start, stop)
+            data = await self._read(ask.kept, start, stop)
         if data is None or chunk_hash(data) != snapshot.hashes[ask.number]:  # it was pruned, or written anew
             self._opened.pop(ask.kept, None)
             raise Refused(f"version {ask.kept.version} of stage {ask.kept.stage} is not on this disk any more")
         return Chunk(data)
+
+    async def _read(self, kept: Kept, start: int, stop: int) -> Buffer | None:
+        if kept in self._lent:
+            return memoryview(self._lent[kept][0])[start:stop]
+        return await self._store.read_checkpoint(kept.version, kept.stage, start, stop)
 
     # ---------------------------------------------------------------------------------------------- other disks
 
@@ -121,8 +133,10 @@ class Disks:
         manifests = await self._manifests(kept, holders)
         return manifests[0][0].record if manifests else None
 
-    async def bring(self, kept: Kept, candidates: Candidates) -> tuple[Buffer, Record]:
-        """A checkpoint from other disks. Raises OutOfDonors."""
+    async def bring(
+        self, kept: Kept, candidates: Candidates, *, begun: Callable[[Download], None] = lambda download: None
+    ) -> tuple[Buffer, Record]:
+        """A checkpoint from other disks. `begun`: hears of the download. Raises OutOfDonors."""
         answers = await self._manifests(kept, candidates())
         if not answers:
             raise OutOfDonors(f"nobody gives version {kept.version} of stage {kept.stage}")
@@ -134,6 +148,7 @@ class Disks:
         for manifest, peer in answers:
             if manifest.name == best.name:
                 download.add(peer)
+        begun(download)
         return await download.run(), best.record
 
     async def _manifests(self, kept: Kept, peers: Sequence[PeerId]) -> list[tuple[Manifest, PeerId]]:

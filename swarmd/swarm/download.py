@@ -93,7 +93,7 @@ class Download:
         liars: set[PeerId],
         questions: Questions | None = None,
     ) -> None:
-        self._run, self._links, self._stage, self._gradient_size = run, links, stage, gradient_size
+        self._run, self._links, self.stage, self._gradient_size = run, links, stage, gradient_size
         self.manifest, self._candidates, self._liars = manifest, candidates, liars
         version = manifest.version  # unless told otherwise, replicas are asked for what they have in memory
         self._questions = questions or Questions(AskSnapshot(stage, version), lambda number: AskChunk(version, number))
@@ -203,7 +203,7 @@ class Download:
             self._give_back(supplier)
 
     def _accuse(self, peer: PeerId, fault: PeerFault) -> None:
-        log.warning("state of stage %d from %s is refused: %s", self._stage, peer[-8:], fault)
+        log.warning("state of stage %d from %s is refused: %s", self.stage, peer[-8:], fault)
         self._liars.add(peer)
 
     # ---------------------------------------------------------------------------------------------- chunks

@@ -59,7 +59,7 @@ class Drain:
         conductor: Conductor,
         assembly: Assembly,
         stages: int,
-        save: Callable[[], Awaitable[None]],
+        save: Callable[[], Awaitable[object]],
         bound_s: float,
     ) -> None:
         self._membership, self._history, self._conductor = membership, history, conductor

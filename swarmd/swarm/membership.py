@@ -436,9 +436,9 @@ def is_near(card: Card, stage: int) -> bool:
     return card.stage >= 0 and abs(card.stage - stage) <= 1
 
 
-def _role(card: Card) -> tuple[int, int, str, bool]:
-    """What of a card decides where its peer is counted."""
-    return card.incarnation, card.stage, card.state, card.ending
+def _role(card: Card) -> tuple[int, int, str, bool, tuple[int, ...], bool]:
+    """What of a card decides where its peer is counted, and what it keeps at the end."""
+    return card.incarnation, card.stage, card.state, card.ending, card.final, card.spare
 
 
 def nan_to_zero(value: float) -> float:

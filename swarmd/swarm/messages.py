@@ -89,6 +89,8 @@ class Card:
     heir: PeerId = ""  # who has the sum of the present step of a peer that has just left its stage, or the swarm
     machine: str = ""  # HOST/NETWORK, hashed: equal HOSTs are one machine, equal NETWORKs share the loopback
     arrival: int = 0  # higher than those of all who were there when it was given its place; 0: it founded the run
+    final: tuple[int, ...] = ()  # stages whose state at the end of the run is on its disk
+    spare: bool = True  # its disk takes copies of other stages' states at the end
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from swarmd.swarm.copies import Copies
 from swarmd.swarm.disks import Disks
 from swarmd.swarm.donor import Donor
 from swarmd.swarm.drain import Drain, Drained
+from swarmd.swarm.ending import Ending
 from swarmd.swarm.forks import Forks
 from swarmd.swarm.gossip import Gossip
 from swarmd.swarm.history import RECORDS_KEPT, History
@@ -35,7 +36,7 @@ from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
 from swarmd.swarm.liveness import Liveness
 from swarmd.swarm.membership import ADMITTING, AT_WORK, Membership
-from swarmd.swarm.messages import Card
+from swarmd.swarm.messages import Card, Kept
 from swarmd.swarm.placing import Places
 from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.returns import Returns
@@ -46,7 +47,6 @@ from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)
 
-LINGER_SECONDS = 20.0  # at the end of the run, for peers that haven't heard of the last commit
 KEEP_UP_SECONDS = 2.0  # between two looks at those who are ahead or of another history, unless a card comes earlier
 CALM_SECONDS = 10.0  # the same while nobody is
 REFRESH_SECONDS = 5.0  # between two looks at this peer's own figures, unless someone is told of them earlier
@@ -90,20 +90,14 @@ class Peer:
         self.disks = Disks(run, links, membership, store)
         self.returns = Returns(run, links, membership, history, self.disks, changed, limits.stage_lost_timeout_s)
         self.copies = Copies(run, limits, membership, history, self.disks, store, changed)
+        self.ending = Ending(
+            run, limits, membership, history, self.disks, store, changed, set_card=self._set, announce=self._announce
+        )
         self.ballots = Ballots(run, links, membership, history, rng, limits.fork_timeout_s)
         self.conductor = Conductor(
-            run,
-            links,
-            membership,
-            history,
-            self._validate,
-            changed,
-            self.spawn,
-            self.ballots,
-            rng,
-            self.returns,
+            run, links, membership, history, self._validate, changed, self.spawn, self.ballots, rng, self.returns,
             outlook,
-        )
+        )  # fmt: skip
         self.switch = Switch(
             run, limits, links, membership, history, self.conductor, open_stage, rng, changed, self.places,
             start=self._start, set_card=self._set, announce=self._announce,
@@ -248,19 +242,13 @@ class Peer:
         self.spawn(self._keep_up())
         self.spawn(self.balancer.run())
         await self.history.reached(self.run_config.steps)
-        self._set(state="finished")
-        await self._save()
+        await self.ending.run(await self._save())
+        await self._say_goodbye()
+
+    async def _say_goodbye(self) -> None:
+        """To the others this peer has left with the end, and its disk still counts."""
+        self.membership.own = dataclasses.replace(self.membership.own, state="left")
         await self.gossip.announce()
-        await self._linger()
-
-    async def _linger(self) -> None:
-        """Stays for those who haven't the last commit yet."""
-
-        def everyone_has_it() -> bool:
-            others = [member.card for member in self.membership.members().values() if not member.suspect]
-            return all(card.version >= self.run_config.steps for card in others if card.state in (*AT_WORK, "joining"))
-
-        await self.changed.until(everyone_has_it, LINGER_SECONDS)
 
     async def _keep_up(self) -> None:
         """Asks for records when others are ahead, and for the whole state when gradients are gone."""
@@ -320,7 +308,10 @@ class Peer:
         await self._announce()
 
     async def drain(self, bound_s: float) -> Drained:
-        """Ends its work here within a bound, so that nothing of it is lost, and says goodbye."""
+        """Ends its work here within a bound, so that nothing of it is lost, and says goodbye. With the last version it
+        doesn't take the only copy of a stage's final state along, as long as another machine can take one.
+        """
+        deadline = asyncio.get_running_loop().time() + bound_s
         await self.switch.give_up()
         drained = Drained()
         if self._assembly is not None and self.state in AT_WORK and not self.history.behind:
@@ -332,6 +323,8 @@ class Peer:
                 self._save, bound_s,
             )  # fmt: skip
             drained = await self.drainage.run()
+        if self.history.finished:
+            await self.ending.released(max(0.0, deadline - asyncio.get_running_loop().time()))
         await self.leave(drained.heir)
         return drained
 
@@ -380,6 +373,7 @@ class Peer:
     # ---------------------------------------------------------------------------------------------- others
 
     def _heard(self, card: Card) -> None:
+        self.ending.hear(card)
         next_one = self.journeys is not None and card.stage == self.journeys.stage + 1
         if self.journeys is not None and next_one and card.room > 0 and self.membership.is_live(card.peer):
             self.journeys.peer_has_room(card.peer)
@@ -466,28 +460,34 @@ class Peer:
         self.switch.hear(record)
         every = self.run_config.checkpoint_every
         if every and record.step % every == 0 and not self.history.finished:
-            self.spawn(self._save())
+            self.spawn(self._save_on_the_way())
         if record.forked:  # so that the others see soon which history this is
             self.spawn(self.gossip.announce())
         self.changed.notify()
 
-    async def _save(self) -> None:
-        """Writes a checkpoint of this peer's stage at its present version."""
+    async def _save_on_the_way(self) -> None:
+        await self._save()
+
+    async def _save(self) -> bool:
+        """Writes a checkpoint of this peer's stage at its present version. Whether it is on the disk now."""
         async with self.history.lock:
             if self.compute is None or self.stage is None or not self.history.ready:  # between two stages
-                return
+                return False
             if self.history.record is None:  # version 0 is no checkpoint: it can be made anew, and has no record
-                return
+                return False
             try:
                 state = await self.compute.export_state()
             except MemoryError:
                 log.warning("no checkpoint of version %d: out of memory", self.history.version)
-                return
+                return False
             version, record = self.history.version, self.history.plain_record()
             now, stage = self.history.record, self.stage
-        await self._store.save_checkpoint(version, stage, state, record)
+        saved = await self._store.save_checkpoint(version, stage, state, record)
         if not self.history.finished:
             self.spawn(self.copies.keep(now))  # from others, who may be slow or gone: nobody waits for it
+        elif not saved:
+            self.disks.lend(Kept(version, stage, now.state), state, now)
+        return saved
 
     async def _validate(self, version: int) -> float | None:
         """Mean loss of the held-out microbatches, None if it can't be had."""

@@ -200,9 +200,10 @@ class Store(Protocol):
 
     async def save_checkpoint(
         self, version: int, stage: int, state: Buffer, record: dict[str, Any], *, copy: bool = False
-    ) -> None:
+    ) -> bool:
         """Writes a stage's state at a version, manifest last, and lets go of older ones. `copy`: of another stage than
-        this peer's; those have a bound of their own. A full disk is reported, never raised.
+        this peer's; those have a bound of their own. Whether it is on the disk now: a full one is reported, never
+        raised.
         """
 
     async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:

@@ -137,7 +137,7 @@ class View:
             )
         if peer.crossing:
             return Wait("the state of the history that won", progress=came)
-        return Wait("the others to have the run's last version") if peer.state == "finished" else None
+        return peer.ending.wait()
 
     def peer_rows(self) -> list[PeerRow]:
         """Everyone this peer knows, itself first."""

@@ -1,0 +1,230 @@
+"""The end of a run: every stage's final state is on two machines before anyone leaves, or the end says what isn't."""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from swarmd.config import LimitsConfig
+from swarmd.sim import points
+from swarmd.sim.checks import check_final_state
+from swarmd.sim.clock import run_virtual
+from swarmd.sim.training import Text
+from swarmd.sim.world import SimPeer, World
+from swarmd.swarm import statesync
+from tests.sim.toy import PAIRS, RUN, everyone_at, moment
+
+SHORT = dataclasses.replace(RUN, steps=3)
+SINGLE = {"head": 0, "middle": 1, "tail": 2}
+SECONDS = 300.0  # virtual
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the toy's state is many of them."""
+    monkeypatch.setattr(statesync, "CHUNK_BYTES", 2048)
+
+
+@dataclasses.dataclass
+class Ended:
+    """A world whose run is over."""
+
+    world: World
+    seconds: float  # from the last commit everywhere to the end of the last peer
+    first: dict[int, int]  # stage -> machines that had its final state when the first peer ended
+
+    def sentence(self, name: str) -> str:
+        return self.world.peers[name].peer.ending.sentence()
+
+    def risk(self) -> set[bool]:
+        return {it.peer.ending.is_at_risk() for it in self.world.peers.values()}
+
+
+def machines(world: World, stage: int) -> int:
+    """On how many machines the final state of a stage is."""
+    everyone = [*world.peers.values(), *world.dead.values()]
+    return len({it.settled.machine for it in everyone if (world.run.steps, stage) in it.store.checkpoints})
+
+
+def final(world: World) -> dict[int, int]:
+    return {stage: machines(world, stage) for stage in range(world.run.model.stages)}
+
+
+def play(
+    layout: dict[str, int],
+    events: Callable[[World], Awaitable[None]] | None = None,
+    *,
+    hosts: dict[str, str] | None = None,
+    limits: LimitsConfig | None = None,
+    uplink: float | None = None,
+) -> Ended:
+    async def main() -> Ended:
+        world = World(SHORT, Text(SHORT))
+        for name, stage in layout.items():
+            machine = (hosts or {}).get(name, "")
+            await world.start(name, stage=stage, limits=limits, uplink=uplink, machine=machine)
+        if events is not None:
+            await events(world)
+        await world.until(lambda: everyone_at(world, SHORT.steps), SECONDS)
+        began = asyncio.get_running_loop().time()
+        await moment(world, lambda: any(it.task.done() for it in world.peers.values()), SECONDS)
+        first = final(world)
+        await world.finish(SECONDS)
+        return Ended(world, asyncio.get_running_loop().time() - began, first)
+
+    return run_virtual(main())
+
+
+def finished(it: SimPeer) -> bool:
+    return it.peer.state == "finished"
+
+
+def test_replicas_on_two_machines_are_enough() -> None:
+    ended = play(PAIRS)
+    assert ended.first == {0: 2, 1: 2, 2: 2}
+    assert ended.seconds < 5
+    assert ended.risk() == {False}
+    assert "stage 0 here, on head2 (head2)" in ended.sentence("head1")
+    assert not list(check_final_state(ended.world))
+
+
+def test_a_stage_with_one_peer_is_copied_before_anyone_leaves() -> None:
+    ended = play(SINGLE)
+    assert ended.first == {0: 2, 1: 2, 2: 2}
+    assert ended.risk() == {False}
+    assert not list(check_final_state(ended.world))
+
+
+def test_two_peers_on_one_machine_count_as_one() -> None:
+    hosts = {"head1": "x", "head2": "x", "middle1": "x", "middle2": "y", "tail1": "y", "tail2": "y"}
+    ended = play(PAIRS, hosts=hosts)
+    assert ended.first == {0: 2, 1: 2, 2: 2}
+
+
+def test_on_one_machine_nobody_waits_and_the_end_says_so() -> None:
+    ended = play(PAIRS, hosts=dict.fromkeys(PAIRS, "x"))
+    assert ended.first == {0: 1, 1: 1, 2: 1}
+    assert ended.seconds < 5
+    for name in PAIRS:
+        assert "Stages 0, 1 and 2 on one machine only: all peers are on one machine" in ended.sentence(name)
+    assert ended.risk() == {False}, "there was no other"
+
+
+def test_time_is_bounded_and_the_end_says_what_exists_once() -> None:
+    waits: set[str] = set()
+
+    async def events(world: World) -> None:
+        await moment(world, lambda: all(finished(it) for it in world.peers.values()), SECONDS)
+        await world.sleep(4.0)
+        waits.update(wait.sentence() for it in world.peers.values() for wait in it.peer.view.waits())
+
+    limits = LimitsConfig(final_copies_timeout_s=8.0)
+    ended = play(SINGLE, events, limits=limits, uplink=2_000.0)
+    assert min(ended.first.values()) == 1
+    assert ended.seconds < 15
+    assert any("on one machine only: 8 s were not enough for a copy" in ended.sentence(name) for name in SINGLE)
+    assert True in ended.risk()
+    assert any("final state of stage" in it and "leaves in 4 s" in it for it in waits), waits
+    assert any("of stage" in it and "have come here" in it for it in waits), waits
+
+
+def test_a_replica_that_dies_before_it_has_written_is_made_up_for() -> None:
+    async def events(world: World) -> None:
+        world.fail_at("middle1", SHORT.steps, "save", points.crash)
+
+    ended = play(PAIRS, events)
+    assert "middle1" in ended.world.dead
+    assert ended.first == {0: 2, 1: 2, 2: 2}
+
+
+def test_who_was_to_bring_a_copy_dies_and_another_does() -> None:
+    async def events(world: World) -> None:
+        world.fail_at("*", None, "asked.AskCopy", points.crash)
+
+    ended = play({**SINGLE, "head2": 0, "tail2": 2}, events)
+    assert len(ended.world.dead) == 1
+    alive = {it.peer.stage for it in ended.world.peers.values()}
+    assert all(ended.first[stage] >= 2 for stage in alive if stage is not None), ended.first
+
+
+def test_a_state_that_its_own_disk_does_not_take_is_on_two_others() -> None:
+    async def events(world: World) -> None:
+        world.peers["middle"].store.full = True
+
+    ended = play(SINGLE, events)
+    assert ended.first == {0: 2, 1: 2, 2: 2}
+    assert not [key for key in ended.world.peers["middle"].store.checkpoints if key[0] == SHORT.steps]
+
+
+def test_a_disk_that_is_full_is_passed_over() -> None:
+    async def events(world: World) -> None:
+        for name in ("head", "tail"):
+            world.peers[name].store.full = True
+
+    ended = play({**SINGLE, "tail2": 2}, events)
+    assert ended.first[1] == 2
+    assert ended.seconds < 15
+
+
+def test_nobody_takes_copies_and_nobody_waits() -> None:
+    ended = play(SINGLE, limits=LimitsConfig(copies_bytes=0))
+    assert ended.first == {0: 1, 1: 1, 2: 1}
+    assert ended.seconds < 5
+    assert all("no other machine could take a copy" in ended.sentence(name) for name in SINGLE)
+
+
+@pytest.mark.parametrize("bound_s", [0.5, 30.0])
+def test_who_is_told_to_leave_at_the_end_leaves_no_only_copy_behind(bound_s: float) -> None:
+    """As long as the bound allows."""
+    safe: list[int] = []
+
+    async def events(world: World) -> None:
+        await moment(world, lambda: finished(world.peers["middle"]), SECONDS)
+        assert machines(world, 1) == 1
+        await world.peers["middle"].machine.spawn(world.peers["middle"].peer.drain(bound_s))
+        safe.append(machines(world, 1))
+        world.crash("middle")
+
+    limits = LimitsConfig(final_copies_timeout_s=60.0)
+    ended = play(SINGLE, events, limits=limits, uplink=6_000.0)
+    assert safe == ([2] if bound_s > 1 else [1])
+    assert "on no disk that is known" not in ended.sentence("head")
+
+
+def test_told_to_leave_before_the_final_state_is_written() -> None:
+    """The signal comes right after the last commit."""
+
+    async def events(world: World) -> None:
+        it = world.peers["middle"]
+        await moment(world, lambda: it.peer.history.finished, SECONDS)
+        assert not machines(world, 1)
+        await it.machine.spawn(it.peer.drain(30.0))
+        assert machines(world, 1) == 2
+        world.crash("middle")
+
+    play(SINGLE, events)
+
+
+def test_one_that_is_silent_at_the_end_is_waited_for_within_bounds() -> None:
+    async def events(world: World) -> None:
+        await moment(world, lambda: everyone_at(world, SHORT.steps - 1), SECONDS)
+        await moment(world, lambda: any(finished(it) for it in world.peers.values()), SECONDS)
+        world.pause("tail2")
+
+    async def main() -> float:
+        world = World(SHORT, Text(SHORT))
+        for name, stage in PAIRS.items():
+            await world.start(name, stage=stage)
+        await events(world)
+        began = asyncio.get_running_loop().time()
+        others = [it.task for name, it in world.peers.items() if name != "tail2"]
+        await asyncio.wait(others, timeout=SECONDS)
+        assert all(task.done() for task in others)
+        took = asyncio.get_running_loop().time() - began
+        assert min(final(world).values()) >= 2
+        world.resume("tail2")
+        await world.stop()
+        return took
+
+    assert run_virtual(main()) < 85
