@@ -1,6 +1,7 @@
 """Where a daemon's words go: all of them to `swarmd.log` in its home, which rotates, and the important ones to stderr.
 
-Important are warnings and what is logged at NOTICE (listening, joined, done). Must run before libp2p is imported, which
+Important are warnings and what is logged at NOTICE (listening, joined, done). Of each kind only so many a minute are
+written (`flood.py`). Must run before libp2p is imported, which
 otherwise installs a handler of its own on the root logger; what libp2p says is capped and routed by `net/`.
 """
 
@@ -11,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from swarmd.daemon.flood import Flood
 from swarmd.daemon.terminal import Terminal
 from swarmd.printable import printable, printable_lines
 
@@ -40,6 +42,10 @@ def configure_logging(path: Path, *, as_json: bool = False, debug: bool = False)
     to_stderr.setLevel(logging.DEBUG if debug else NOTICE)
     if not debug:
         to_stderr.addFilter(_ours)
+    if not debug:  # who looks for something wants all of it
+        flood = Flood()
+        to_file.addFilter(flood)
+        to_stderr.addFilter(flood)
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
