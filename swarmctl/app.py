@@ -4,6 +4,7 @@ Relies on `client` for the talking and on `render` for tables; it computes nothi
 and the client are imported when a command runs, and torch, libp2p and trio never.
 """
 
+import contextlib
 import json
 import sys
 import time
@@ -302,10 +303,11 @@ def _watch(context: typer.Context, home: Path | None) -> int:
     from swarmctl.render import console, render_status
 
     client = _client(context, home)
-    with Live(console=console(), auto_refresh=False) as live:
+    with Live(console=console(), auto_refresh=False) as live, contextlib.suppress(KeyboardInterrupt):
         while True:
             live.update(render_status(parse_status(client.status())), refresh=True)
             time.sleep(WATCH_INTERVAL_S)
+    return 0
 
 
 def _client(context: typer.Context, home: Path | None) -> "Client":
@@ -319,7 +321,7 @@ def _reported(context: typer.Context, action: Callable[[], int]) -> int:
     try:
         return action()
     except KeyboardInterrupt:
-        return 0  # the only way to end --watch
+        return _say("interrupted.", EXIT_FAILED)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone, as with `| head`; there is nobody to tell
         return EXIT_FAILED
@@ -350,5 +352,7 @@ def run_command_line(arguments: list[str]) -> int:
 
 
 def main() -> None:
-    """Entry point of the `swarmctl` command."""
-    sys.exit(run_command_line(sys.argv[1:]))
+    """Entry point of the command that the first release installed."""
+    from swarmctl.__main__ import main as begin
+
+    begin()

@@ -338,6 +338,8 @@ def _start(options: StartOptions, home: Home, *, debug: bool, log_json: bool) ->
             configure_logging(home.log, as_json=log_json, debug=debug)
         except OSError as error:
             raise ConfigError(f"can't write {home.log} ({error.strerror}); choose another --home.") from error
+        import asyncio
+
         from swarmd.daemon.terminal import shown_as
 
         with shown_as("starting"):
@@ -347,7 +349,9 @@ def _start(options: StartOptions, home: Home, *, debug: bool, log_json: bool) ->
 
             if told:
                 log.log(NOTICE, "%s", told)
-            return uvloop.run(run_daemon(node, run, idle=options.idle and remembered is None))
+            loop = uvloop.new_event_loop()  # not closed: that waits for threads that nothing can end; the process can
+            asyncio.set_event_loop(loop)
+            return loop.run_until_complete(run_daemon(node, run, idle=options.idle and remembered is None))
 
 
 def _run_to_found(options: StartOptions, home: Home) -> tuple[RunConfig | None, str]:
@@ -453,6 +457,8 @@ def _reported(action: Callable[[], int], debug: bool) -> int:
         return action()
     except KeyboardInterrupt:
         return _say("interrupted.", EXIT_FAILED)
+    except BrokenPipeError:
+        return EXIT_FAILED  # the reader of our output has gone, as with `| head`
     except Exception as error:  # noqa: BLE001 - the one place where a failure becomes a clean end
         if debug:
             print(printable_lines(traceback.format_exc()), file=sys.stderr)
@@ -503,5 +509,7 @@ def run_command_line(arguments: list[str]) -> int:
 
 
 def main() -> None:
-    """Entry point of the `swarmd` command."""
-    sys.exit(run_command_line(sys.argv[1:]))
+    """Entry point of the command that the first release installed."""
+    from swarmd.__main__ import main as begin
+
+    begin()

@@ -41,5 +41,9 @@ class NonFinite(SwarmError):
         self.source = source  # which of the inputs brought it, by place; None: it arose here
 
 
+class Stopped(SwarmError):
+    """Nobody wants any more what was being done; nothing of it is left."""
+
+
 class HopForgotten(SwarmError):
     """The hop was cancelled before its gradient was accumulated; nothing of it was added to the step's sum."""

@@ -31,6 +31,7 @@ class Rule(NamedTuple):
 OWN_IMPORTS = (
     Rule("swarmd/config.py", (), "everyone imports it, so whatever it imported everyone would carry"),
     Rule("swarmd/errors.py", (), "everyone imports it, so whatever it imported everyone would carry"),
+    Rule("swarmd/exits.py", (), "it is the first that a process loads"),
     Rule("swarmd/files.py", (), "whoever reads a file imports it, before anything heavy is loaded"),
     Rule("swarmd/memory.py", (), "the process and the device's thread call it"),
     Rule("swarmd/printable.py", (), "everything that shows words imports it, swarmctl too"),
@@ -45,7 +46,7 @@ OWN_IMPORTS = (
     Rule("swarmd/swarm", (*LEAVES, "swarmd.swarm"), "the same code runs in virtual time, where no network or torch is"),
     Rule(
         "swarmd/stage",
-        (*LEAVES, "swarmd.files", "swarmd.memory", "swarmd.stage"),
+        (*LEAVES, "swarmd.exits", "swarmd.files", "swarmd.memory", "swarmd.stage"),
         "a stage computes the same whether or not there is a swarm",
     ),
     Rule(
@@ -63,6 +64,7 @@ OWN_IMPORTS = (
         (
             *LEAVES,
             "swarmd",
+            "swarmd.exits",
             "swarmd.files",
             "swarmd.memory",
             "swarmd.settings",
@@ -80,7 +82,7 @@ OWN_IMPORTS = (
     ),
     Rule(
         "swarmctl",
-        ("swarmd.status", "swarmd.errors", "swarmd.printable", "swarmctl"),
+        ("swarmd.exits", "swarmd.status", "swarmd.errors", "swarmd.printable", "swarmctl"),
         "it starts at once and works without torch",
     ),
 )

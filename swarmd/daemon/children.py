@@ -9,6 +9,8 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from swarmd import exits
+
 _groups: set[int] = set()  # process groups that may still run
 
 
@@ -52,3 +54,6 @@ def end_all() -> None:
     for group in sorted(_groups):
         _kill(group)
     _groups.clear()
+
+
+exits.before_end.append(end_all)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swarmd import exits
 from swarmd.config import RunConfig
 from swarmd.daemon.demo_kills import Killer
 from swarmd.daemon.demo_process import DaemonProcess
@@ -165,25 +166,20 @@ class Demo:
         loop, work = asyncio.get_running_loop(), asyncio.current_task()
         assert work is not None
 
-        def on_signal() -> None:
+        def hear() -> None:
             if self._interrupted:
                 self._signal_all(signal.SIGKILL)
             else:
                 self._interrupted = True
                 work.cancel()
 
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        for number in numbers:
-            loop.add_signal_handler(number, on_signal)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not self._interrupted:
-                raise
-            work.uncancel()
-        finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
+        with exits.heard_by(lambda _name: loop.call_soon_threadsafe(hear)):
+            try:
+                yield
+            except asyncio.CancelledError:
+                if not self._interrupted:
+                    raise
+                work.uncancel()
 
     async def _start(self) -> float:
         """Starts the first daemon, and once it listens all others at once. Returns how long it took to listen."""

@@ -5,14 +5,14 @@ Relies on `swarmd start` and on swarmctl's client for the control socket. Knows 
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from swarmctl.client import Client, parse_status
+from swarmd import exits
 from swarmd.daemon.local import Home
 from swarmd.errors import ControlError
 from swarmd.files import open_regular
@@ -22,7 +22,6 @@ POLL_TIMEOUT_S = 2.0  # on a busy machine the daemon's event loop may wait that 
 LAST_WORDS = 15  # lines of the log that are shown when a daemon dies
 SWARMD = (sys.executable, "-m", "swarmd")  # the very one that this demo belongs to
 TAIL_BYTES = 16 << 10  # enough of a file's end for that many lines
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class DaemonProcess:
@@ -78,7 +77,7 @@ class DaemonProcess:
                 # Each counts as a machine of its own, so that the end of a run shows what it does with several.
                 env={**os.environ, "OMP_NUM_THREADS": "1", "SWARMD_MACHINE": str(self.home.path)},
                 start_new_session=True,
-                preexec_fn=_ender_with_parent(),
+                preexec_fn=exits.with_parent(signal.SIGTERM),
             )
 
     async def poll(self) -> None:
@@ -121,15 +120,3 @@ def _tail(path: Path) -> list[str]:
             return file.read().decode(errors="replace").splitlines()[-LAST_WORDS:]
     except OSError:
         return []
-
-
-def _ender_with_parent() -> Callable[[], None] | None:
-    """For the child between fork and exec: the kernel shall end it when the demo dies, so that no daemon is left."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-
-    def ask_kernel() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
-
-    return ask_kernel

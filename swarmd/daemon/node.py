@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from swarmd.config import NodeConfig, RunConfig, fingerprint, to_plain
+from swarmd.daemon.beside import run_beside
 from swarmd.daemon.device import device_memory
 from swarmd.daemon.local import Home, RememberedRun
 from swarmd.daemon.logs import NOTICE
@@ -21,7 +22,7 @@ from swarmd.daemon.report import Report
 from swarmd.daemon.run_search import RunSearch
 from swarmd.daemon.store import LocalStore
 from swarmd.daemon.waits import Waits
-from swarmd.errors import ControlError, Refused
+from swarmd.errors import ControlError, Refused, Stopped
 from swarmd.memory import settle
 from swarmd.printable import size
 from swarmd.status import HopRow, PeerRow, Status, Wait
@@ -43,6 +44,9 @@ log = logging.getLogger(__name__)
 
 PEERS_REMEMBERED = 16  # addresses of so many are written down
 RATE_RECORDS = 10  # committed steps that the shown tokens per second are averaged over
+DEVICE_SECONDS = 10.0  # for the device's last task at a stage that is left
+CLOSE_SECONDS = 3.0  # for the device's last task, and what is being written; the process ends then
+UNOPENED_GOODBYE_SECONDS = 1.0  # where no stage was opened yet: nobody worked with this peer
 GOODBYE_SECONDS = 5.0  # to tell the neighbours; those who don't hear it notice the broken connection
 PLAIN_CODECS = ("fp32", "fp16", "bf16", "int8")  # what every device can
 
@@ -68,6 +72,7 @@ class Node:
         self._reading: Reading | None = None  # how far the run's text is; the thread that reads it writes it
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets why this daemon is to end
         self.ending: Callable[[float], None] = lambda seconds: None  # hears that it drains, within so many seconds
+        self.opened = False  # whether a stage was
         self._draining: asyncio.Task[Drained] | None = None
 
     def _settings(self) -> Settings | None:
@@ -128,9 +133,10 @@ class Node:
         await self._close_worker()
         began = time.monotonic()
         with self.waits.during("the run's text to become tokens", self._reading_progress):
-            data = await asyncio.to_thread(self._load_data) if stage == 0 else None
+            data = await run_beside(self._load_data) if stage == 0 else None
         with self.waits.during(f"stage {stage} to be opened on {self.config.device}"):
             self._worker = await Worker.start(self.search.run, stage, self.config.device, self.config.threads)
+        self.opened = True
         settle()
         log.log(NOTICE, "stage %d is on %s after %.1f s", stage, self.config.device, time.monotonic() - began)
         self._remember(stage)
@@ -146,13 +152,15 @@ class Node:
         self.search.known = RememberedRun(*run, stage, tuple(peers), saved or self.search.is_checkpointed())
         self.store.remember_run(self.search.known)
 
-    def _load_data(self) -> Data:
+    def _load_data(self, stopped: Callable[[], bool]) -> Data:
         from swarmd.stage.data import load_data
 
         assert self.search.run is not None
 
         def heard(reading: "Reading") -> None:
             self._reading = reading
+            if stopped():
+                raise Stopped("the run's text is not wanted any more")
 
         try:
             cache = self._home.path / "data"
@@ -212,12 +220,13 @@ class Node:
         """Lets go of the device."""
         if self._draining is not None:
             self._draining.cancel()
-        await self._close_worker()
+        writing = [self.store.settle(CLOSE_SECONDS)] if self.store is not None else []
+        await asyncio.gather(self._close_worker(CLOSE_SECONDS), *writing)
 
-    async def _close_worker(self) -> None:
+    async def _close_worker(self, limit_s: float = DEVICE_SECONDS) -> None:
         if self._worker is not None:
             with self.waits.during("the device to end what it is at"):
-                await self._worker.close()
+                await self._worker.close(limit_s)
 
     # ---------------------------------------------------------------------------------------------- discovery
 
@@ -281,11 +290,14 @@ class Node:
 
     async def _drain(self, why: str, bound_s: float) -> Drained:
         drained = Drained()
-        self.ending(bound_s + GOODBYE_SECONDS)
+        goodbye_s = GOODBYE_SECONDS
+        if not self.opened:  # there is nothing to hand over
+            bound_s, goodbye_s = 0.0, UNOPENED_GOODBYE_SECONDS
+        self.ending(bound_s + goodbye_s)
         if self.peer is not None:
             log.log(NOTICE, "draining within %.0f s: %s", bound_s, why)
             try:
-                async with asyncio.timeout(bound_s + GOODBYE_SECONDS):
+                async with asyncio.timeout(bound_s + goodbye_s):
                     drained = await self.peer.drain(bound_s)
             except TimeoutError:
                 log.warning("not everyone heard the goodbye")

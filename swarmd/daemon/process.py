@@ -1,25 +1,24 @@
 """Starts a daemon, keeps it running, stops it: listening first, then the run, then the stage on its device.
 
-Only assembles: transport, control socket, node. The first SIGTERM or SIGINT, or word that the machine is about to go,
-drains within a bound and ends with 0; a second signal ends at once.
+Only assembles: transport, control socket, node. The first SIGTERM, SIGINT or SIGHUP, or word that the machine is about
+to go, drains within a bound and ends with 0; a second signal ends at once.
 """
 
 import asyncio
 import logging
-import os
-import signal
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+from swarmd import exits
 from swarmd.config import NodeConfig, RunConfig
-from swarmd.daemon.children import end_all
 from swarmd.daemon.control import ControlServer
 from swarmd.daemon.local import Home
 from swarmd.daemon.logs import NOTICE, TERMINAL_ONLY
 from swarmd.daemon.node import Node
 from swarmd.daemon.spot import check_spot, spot_notice
+from swarmd.daemon.stopping import Stopping
 from swarmd.daemon.systemd import Notifier
 from swarmd.daemon.terminal import show_status, terminal
 from swarmd.errors import SwarmError
@@ -28,13 +27,33 @@ from swarmd.memory import share_arenas
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 20.0  # at the end: 10 for the device, the rest for the network and the control socket
-SECOND_SIGNAL_EXIT = 1
+LIFE_SECONDS = 3.0  # for what runs to take note that it is over
+REST_SECONDS = 1.0  # for what is left then
 
 
 async def run_daemon(node: NodeConfig, run: RunConfig | None, *, idle: bool) -> int:
     """Runs until the run is over (0), a signal (0) or a failure (1). Raises ConfigError for what the user must
-    change.
+    change. The process is to end then, without a look at the loop: threads may still be at something.
     """
+    stopping = Stopping(node.drain_s)
+    with exits.heard_by(stopping.hear):
+        working = asyncio.create_task(_work(node, run, stopping, idle=idle), name="daemon")
+        stopping.cancels(working)
+        try:
+            return await working
+        except asyncio.CancelledError:
+            if not stopping.asked.done():
+                raise
+            return exits.DONE
+        finally:
+            if rest := asyncio.all_tasks() - {asyncio.current_task()}:
+                for task in rest:
+                    task.cancel()
+                await asyncio.wait(rest, timeout=REST_SECONDS)
+
+
+async def _work(node: NodeConfig, run: RunConfig | None, stopping: Stopping, *, idle: bool) -> int:
+    """Listens and works. A signal that comes before it waits for one cancels this."""
     started = time.monotonic()
     share_arenas()
     check_spot(node)
@@ -42,8 +61,10 @@ async def run_daemon(node: NodeConfig, run: RunConfig | None, *, idle: bool) -> 
     async with _listening(node, home) as daemon, _served(daemon, home):
         seconds = time.monotonic() - started
         log.log(NOTICE, "listening at %s after %.1f s", " ".join(daemon.addresses()) or "nothing", seconds)
+        stopping.opened = lambda: daemon.opened
         async with _discovered(daemon), _told_to_systemd(daemon), _said(daemon):
-            return await _until_over(daemon, daemon.live(run, idle=idle))
+            stopping.cancels(None)
+            return await _until_over(daemon, daemon.live(run, idle=idle), stopping.asked)
 
 
 @asynccontextmanager
@@ -134,9 +155,8 @@ async def _discovered(daemon: Node) -> AsyncIterator[None]:
         await discovery.close()
 
 
-async def _until_over(daemon: Node, life: Coroutine[None, None, None]) -> int:
+async def _until_over(daemon: Node, life: Coroutine[None, None, None], stopped: "asyncio.Future[str]") -> int:
     """Waits for the end of the daemon's life, a reason to end it, or the end of the transport."""
-    stopped = _on_signals()
     living = asyncio.create_task(life, name="life")
     spotted = asyncio.create_task(spot_notice(daemon.config), name="spot notice")
     try:
@@ -163,7 +183,7 @@ async def _until_over(daemon: Node, life: Coroutine[None, None, None]) -> int:
     finally:
         for task in (living, spotted):
             task.cancel()
-        await asyncio.gather(living, spotted, return_exceptions=True)
+        await asyncio.wait((living, spotted), timeout=LIFE_SECONDS)
         await daemon.close()
 
 
@@ -174,19 +194,3 @@ def _raise_first(living: "asyncio.Task[None]") -> None:
         trouble = trouble.exceptions[0]
     if trouble is not None:
         raise trouble
-
-
-def _on_signals() -> "asyncio.Future[str]":
-    """The first SIGTERM or SIGINT; the second ends the process."""
-    loop = asyncio.get_running_loop()
-    stopped: asyncio.Future[str] = loop.create_future()
-
-    def caught(name: str) -> None:
-        if stopped.done():
-            end_all()
-            os._exit(SECOND_SIGNAL_EXIT)
-        stopped.set_result(name)
-
-    for one in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(one, caught, one.name)
-    return stopped

@@ -58,6 +58,7 @@ class LocalStore:
         self._verified: dict[Path, tuple[int, int]] = {}  # state -> its time and size when it was found whole
         self._troubles: dict[str, str] = {}  # what can't be done -> why
         self._told: dict[str, float] = {}  # -> when it was logged
+        self._writing: set[asyncio.Future[bool]] = set()  # checkpoints
         with contextlib.suppress(OSError):
             clear_torn(home.checkpoints)
 
@@ -162,7 +163,15 @@ class LocalStore:
             self._own = stage
         elif memoryview(state).nbytes > self._copies_limit_bytes:
             return False
-        return await self._beside(lambda: self._save(version, stage, state, record))
+        writing = asyncio.ensure_future(self._beside(lambda: self._save(version, stage, state, record)))
+        self._writing.add(writing)
+        writing.add_done_callback(self._writing.discard)
+        return await asyncio.shield(writing)
+
+    async def settle(self, bound_s: float) -> None:
+        """Waits for what is being written, so long at most. What is torn then is passed over."""
+        if self._writing:
+            await asyncio.wait(self._writing, timeout=bound_s)
 
     def _save(self, version: int, stage: int, state: Buffer, record: dict[str, Any]) -> bool:
         what = "save checkpoints"

@@ -122,7 +122,7 @@ def load_data(
 ) -> RunData:
     """This node's copy of the run's data, tokenised into `cache_directory` if it isn't yet. May take minutes; blocks.
 
-    `override` is where this node has it, when that is elsewhere. Raises ConfigError.
+    `override` is where this node has it, when that is elsewhere. What `progress` raises ends it. Raises ConfigError.
     """
     data = run.data if override is None else dataclasses.replace(run.data, source=override)
     sequences = run.steps * run.sequences_per_step / (1 - data.held_out) + 2

@@ -7,6 +7,7 @@ as daemons that share a machine do; how much slower each gets is part of the pro
 
 import itertools
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import numpy
 import psutil
 import torch
 
+from swarmd import exits
 from swarmd.config import CodecConfig, ModelConfig, RunConfig
 from swarmd.errors import SwarmError
 from swarmd.stage.engine import StageEngine, check_device
@@ -211,8 +213,13 @@ class Crowd:
     def __init__(self, most: int, threads: int) -> None:
         command = [sys.executable, "-m", "swarmd.stage.profile", str(threads)]
         self._workers = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(most)
-        ]
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                start_new_session=True,  # Ctrl-C is for the parent, and its end is theirs
+                preexec_fn=exits.with_parent(signal.SIGKILL),  # noqa: PLW1509 - one call of the kernel
+            )
+            for _ in range(most)
+        ]  # fmt: skip
 
     def __enter__(self) -> Self:
         for worker in self._workers:

@@ -5,6 +5,8 @@ memory-mapped. Knows nothing of steps or microbatches. The Hugging Face tokenize
 one is chosen.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import importlib
 import json
@@ -14,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import numpy
 import numpy.typing
@@ -26,6 +28,7 @@ from swarmd.stage.sources import HF_PREFIX, Piece, Reading, list_files, read_fil
 
 CACHE_FORMAT = 1  # raised when the same source would give another file
 MANIFEST_BYTES_LIMIT = 1 << 16  # three words
+HALF_WRITTEN = ".tokens-"  # how the names of files begin that aren't complete yet
 HASH_BYTES = 1 << 20  # bytes of a tokenizer file hashed at once
 END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")  # the usual names, most specific first
 BYTE_SEPARATOR = 0  # between documents; text has no such byte
@@ -130,6 +133,7 @@ def load_tokens(
         found = _open(path, vocabulary)
         if found is not None:
             return found
+        _sweep(cache)
         reading = Reading(total_tokens=needed if streamed else 0)
         if streamed:
             pieces = read_hugging_face(data.source.removeprefix(HF_PREFIX), data.text_field)
@@ -145,6 +149,32 @@ def load_tokens(
     made = _open(path, vocabulary)
     assert made is not None, "a token file that was just written can be read"
     return made
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of another one if all goes well, and else is removed. While it is written it is
+    locked: so those of processes that were killed can be told from it.
+    """
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=HALF_WRITTEN, delete=False) as file:
+        written = Path(file.name)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield cast("BinaryIO", file)
+            file.flush()
+            os.fsync(file.fileno())
+            written.replace(path)
+        except BaseException:
+            written.unlink(missing_ok=True)
+            raise
+
+
+def _sweep(cache: Path) -> None:
+    """Removes what processes that were killed left half written. What can't be removed does no harm but take room."""
+    for path in cache.glob(f"{HALF_WRITTEN}*"):
+        with contextlib.suppress(OSError), open_regular(path, follow=False) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def id_type(vocabulary: int) -> "numpy.dtype[Any]":
@@ -203,30 +233,21 @@ def _write(
     kind = id_type(vocabulary)
     count, largest = 0, 0
     digest = hashlib.blake2b(kind.str.encode(), digest_size=16)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tokens-", delete=False) as file:
-        beside = Path(file.name)
-        try:
-            for ids in _encode_all(pieces, tokenizer):
-                taken = ids if limit is None else ids[: limit - count]
-                largest = max(largest, int(taken.max(initial=0)))
-                block = taken.astype(kind).tobytes()
-                digest.update(block)
-                file.write(block)
-                count += len(taken)
-                reading.tokens = count
-                progress(reading)
-                if limit is not None and count >= limit:
-                    break
-            file.flush()
-            os.fsync(file.fileno())
-            beside.replace(path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+    with _beside(path) as file:
+        for ids in _encode_all(pieces, tokenizer):
+            taken = ids if limit is None else ids[: limit - count]
+            largest = max(largest, int(taken.max(initial=0)))
+            block = taken.astype(kind).tobytes()
+            digest.update(block)
+            file.write(block)
+            count += len(taken)
+            reading.tokens = count
+            progress(reading)
+            if limit is not None and count >= limit:
+                break
     said = json.dumps({"count": count, "largest": largest, "digest": digest.hexdigest()})
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tokens-", delete=False) as file:
+    with _beside(path.with_suffix(".json")) as file:
         file.write(said.encode())
-    Path(file.name).replace(path.with_suffix(".json"))
     log.info("%d tokens prepared", count)
 
 

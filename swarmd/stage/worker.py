@@ -7,6 +7,7 @@ imported in the thread, so that a daemon listens before it is loaded.
 """
 
 import asyncio
+import atexit
 import contextlib
 import heapq
 import itertools
@@ -66,6 +67,7 @@ class Worker:
         self._seconds = {FORWARD: 0.0, BACKWARD: 0.0}
         self._measured = {FORWARD: 0, BACKWARD: 0}
         self._ended: asyncio.Future[None]  # done when the thread is
+        self._thread: threading.Thread
 
     @classmethod
     async def start(cls, run: RunConfig, stage: int, device: str = "cpu", threads: int = 0) -> "Worker":
@@ -74,8 +76,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         built: asyncio.Future[None] = loop.create_future()
         worker._ended = loop.create_future()
-        thread = threading.Thread(target=worker._main, args=(loop, built), name=f"stage-{stage}", daemon=True)
-        thread.start()
+        worker._thread = threading.Thread(target=worker._main, args=(loop, built), name=f"stage-{stage}", daemon=True)
+        atexit.register(worker._leave)
+        worker._thread.start()
         try:
             await built
         except BaseException:
@@ -83,11 +86,17 @@ class Worker:
             raise
         return worker
 
-    async def close(self) -> None:
+    async def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
         """Drops what is queued, and waits a bounded time for what runs. What it leaves is a daemon thread."""
         self._stop()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._ended), CLOSE_LIMIT_S)
+        await asyncio.wait({self._ended}, timeout=limit_s)
+
+    def _leave(self) -> None:
+        """Python is about to take itself down, under a thread that may be in C++ then, which ends the process with an
+        abort. So this waits for it.
+        """
+        self._stop()
+        self._thread.join(CLOSE_LIMIT_S)
 
     # --------------------------------------------------------------------------------------------- the port
 
@@ -239,6 +248,7 @@ class Worker:
         _post(loop, _deliver, built, None, failure)
         while failure is None and (task := self._next()) is not None:
             self._run(task)
+        atexit.unregister(self._leave)
         _post(loop, _deliver, self._ended, None, None)
 
     def _make_engine(self) -> "StageEngine":
