@@ -22,6 +22,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _SHOW_CURSOR = b"\x1b[?25h"
+_CLEAR = b"\r\x1b[2K"
 _STDOUT, _STDERR = 1, 2
 
 Handler = Callable[[int, FrameType | None], object]
@@ -81,7 +82,8 @@ def at_once(code: int, sentence: str = "") -> NoReturn:
             if os.isatty(descriptor):
                 os.write(descriptor, _SHOW_CURSOR)
         if sentence:
-            os.write(_STDERR, f"{sentence}\n".encode())
+            line = _CLEAR if os.isatty(_STDERR) else b""  # of what was shown there in place
+            os.write(_STDERR, line + f"{sentence}\n".encode())
     os._exit(code)
 
 
