@@ -197,11 +197,8 @@ def join(
     as_json: _Json = False,
 ) -> int:
     """Make an idle daemon join a swarm and remember it across restarts."""
-
-    def sentence(_content: Any) -> "RenderableType":
-        return "joined; `swarmctl status` shows how it goes."
-
-    return _show(context, home, as_json, lambda client: client.join(bootstrap), sentence)
+    said = "joined; `swarmctl status` shows how it goes."
+    return _tell(context, home, as_json, lambda client, told: client.join(bootstrap, told), lambda _: said)
 
 
 @app.command("plan", epilog=_PLAN_EXAMPLES)
@@ -313,7 +310,10 @@ def _watch(context: typer.Context, home: Path | None) -> int:
 def _client(context: typer.Context, home: Path | None) -> "Client":
     from swarmctl.client import Client, default_home
 
-    return Client(home or context.obj["home"] or default_home())
+    def slow(sentence: str) -> None:
+        print(f"swarmctl: {printable(sentence)}", file=sys.stderr, flush=True)
+
+    return Client(home or context.obj["home"] or default_home(), patience=slow)
 
 
 def _reported(context: typer.Context, action: Callable[[], int]) -> int:

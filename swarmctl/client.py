@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 import socket
+import threading
 import types
 import typing
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 from swarmd.errors import ControlError
 from swarmd.status import HopRow, PeerRow, Status
 
+SLOW_ANSWER_S = 2.0  # after which a person is told that the answer isn't there yet
 ANSWER_TIMEOUT_S = 10.0  # a healthy daemon answers within milliseconds
 JOIN_TIMEOUT_S = 120.0  # a join dials, fetches the run's settings and proves its fingerprint
 ANSWER_LIMIT_BYTES = 64 << 20  # far over the longest list of peers; a wrong socket must not fill memory
@@ -44,6 +46,10 @@ Told = Callable[[Progress], None]
 
 def _silent(_progress: Progress) -> None:
     """For commands that take no time."""
+
+
+def _nothing(_sentence: str) -> None:
+    """Where nobody wants to hear of it."""
 
 
 def default_home() -> Path:
@@ -78,9 +84,12 @@ class _Unreachable(Exception):
 class Client:
     """One daemon's control socket. A request is a connection of its own, so there is nothing to close."""
 
-    def __init__(self, home: Path, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(
+        self, home: Path, *, timeout_s: float = ANSWER_TIMEOUT_S, patience: Callable[[str], None] | None = None
+    ) -> None:
         self.home = home.expanduser().absolute()
         self._timeout_s = timeout_s
+        self._patience = patience  # hears, in a thread of its own, that the daemon takes long to answer
 
     def status(self) -> dict[str, Any]:
         """The daemon's status as the JSON object it sent."""
@@ -95,10 +104,10 @@ class Client:
         """The microbatches it holds, as it sent them."""
         return _expect_rows(self._ask("GET", "/v1/queues"))
 
-    def join(self, bootstrap: str) -> dict[str, Any]:
+    def join(self, bootstrap: str, told: Told) -> dict[str, Any]:
         """Makes an idle daemon join a swarm."""
         try:
-            answer = self._ask("POST", "/v1/join", {"bootstrap": bootstrap}, JOIN_TIMEOUT_S)
+            answer = self._ask("POST", "/v1/join", {"bootstrap": bootstrap}, JOIN_TIMEOUT_S, told)
         except NoDaemon as error:
             raise ControlError(
                 f"no daemon runs at {self.home}; start one that joins with "
@@ -153,14 +162,25 @@ class Client:
 
     def _exchange(self, method: str, path: str, body: Any, timeout_s: float, told: Told) -> tuple[int, Any]:
         connection = _UnixConnection(self.home / "control.sock", timeout_s)
+        slow = f"the daemon at {self.home} takes its time to answer; it has {timeout_s:.0f} s in all."
+        timer = threading.Timer(SLOW_ANSWER_S, self._patience or _nothing, [slow])
+        timer.daemon = True
+        timer.start()
         try:
             payload = None if body is None else json.dumps(body)
-            connection.request(method, path, payload, {"Content-Type": "application/json", "Connection": "close"})
+            headers = {
+                "Content-Type": "application/json",
+                "Accept": f"application/json, {LINES}",
+                "Connection": "close",
+            }
+            connection.request(method, path, payload, headers)
             answer = connection.getresponse()
+            timer.cancel()
             if answer.headers.get_content_type() == LINES:
                 return _read_lines(answer, told)
             return answer.status, json.loads(answer.read(ANSWER_LIMIT_BYTES))
         finally:
+            timer.cancel()
             connection.close()
 
     def _unreachable(self, error: OSError) -> ControlError:

@@ -136,12 +136,18 @@ class ControlServer:
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=render_metrics(self._daemon.status()), headers={"Content-Type": METRICS_CONTENT_TYPE})
 
-    async def _join(self, request: web.Request) -> web.Response:
+    async def _join(self, request: web.Request) -> web.StreamResponse:
         bootstrap = (await _body(request, _JOIN))["bootstrap"]
         if not 0 < len(bootstrap) <= ADDRESS_LIMIT:
             raise ConfigError(_JOIN.wanted())
-        await self._daemon.join(bootstrap)
-        return _json({"joined": True})
+
+        async def join() -> dict[str, Any]:
+            await self._daemon.join(bootstrap)
+            return {"joined": True}
+
+        if LINES in request.headers.get("Accept", ""):
+            return await self._with_progress(request, join())
+        return _json(await join())
 
     async def _switch(self, request: web.Request) -> web.StreamResponse:
         stage = (await _body(request, _SWITCH))["stage"]

@@ -21,7 +21,7 @@ from swarmd.daemon.logs import NOTICE
 from swarmd.daemon.report import Report
 from swarmd.daemon.run_search import RunSearch
 from swarmd.daemon.store import LocalStore
-from swarmd.daemon.waits import Waits
+from swarmd.daemon.waits import Standstill, Waits
 from swarmd.errors import ControlError, Refused, Stopped
 from swarmd.memory import settle
 from swarmd.printable import size
@@ -69,6 +69,7 @@ class Node:
         self.search = RunSearch(config, home, transport, self._links, self.membership)
         self._report = Report(self)
         self.waits = Waits(self._waits)
+        self._standstill = Standstill()
         self._reading: Reading | None = None  # how far the run's text is; the thread that reads it writes it
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets why this daemon is to end
         self.ending: Callable[[float], None] = lambda seconds: None  # hears that it drains, within so many seconds
@@ -180,7 +181,24 @@ class Node:
     def _waits(self) -> list[Wait]:
         """What this daemon waits for at the moment."""
         found = [self.search.looking] if self.search.looking is not None else []
-        return found + self.peer.view.waits() if self.peer is not None else found
+        if self.store is not None and self.store.checking:
+            found.append(Wait("the checkpoints on this disk to be checked", progress=self.store.checking))
+        if self.peer is not None:
+            found += self.peer.view.waits() or self._standstill_wait(self.peer)
+        return found
+
+    def _standstill_wait(self, peer: Peer) -> list[Wait]:
+        """A step that stands still, where nothing is known to be missing."""
+        view, version = peer.view, peer.history.version
+        queues = view.queues()
+        usual = max((record.seconds for record in self.records), default=0.0)
+        seen = peer.state, version, view.progress(), view.microbatches_done(), queues.idle_because == ""
+        seconds = self._standstill.seconds(time.monotonic(), seen, usual)
+        if not seconds or peer.state != "serving" or peer.history.finished or not queues.idle_because:
+            return []
+        done = f"{view.progress():.0%} of its microbatches are done; {queues.idle_because}"
+        advice = "`swarmctl peers` and `swarmctl queues` show who is silent"
+        return [Wait(f"step {version + 1} to go on", seconds, done, advice=advice)]
 
     def _committed(self, record: Record) -> None:
         self.records.append(record)

@@ -77,9 +77,9 @@ class Report:
 
     def doing(self) -> str:
         """What it was told to do and is at, one sentence; "" when it was told nothing."""
-        peer = self._node.peer
+        peer, looking = self._node.peer, self._node.search.looking
         if peer is None:
-            return ""
+            return f"asking for {looking.sentence()}" if looking is not None and self._node.search.idle else ""
         if peer.drainage is not None:
             return f"draining: {peer.drainage.doing}" if peer.drainage.doing else "draining"
         if peer.moving_to is None:

@@ -56,6 +56,7 @@ class LocalStore:
         self._void = home.ledger.with_name("ledger-void.jsonl")
         self._own = -1  # the stage whose checkpoints are this peer's own
         self._verified: dict[Path, tuple[int, int]] = {}  # state -> its time and size when it was found whole
+        self.checking = ""  # how many checkpoints are checked, while that goes on
         self._troubles: dict[str, str] = {}  # what can't be done -> why
         self._told: dict[str, float] = {}  # -> when it was logged
         self._writing: set[asyncio.Future[bool]] = set()  # checkpoints
@@ -186,7 +187,10 @@ class LocalStore:
 
     async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:
         """Whatever is whole. Each state is read once, and again only when its file has changed."""
-        return await self._beside(self._stock)
+        try:
+            return await self._beside(self._stock)
+        finally:
+            self.checking = ""
 
     def _stock(self) -> list[tuple[int, int, dict[str, Any]]]:
         found = []
@@ -195,7 +199,8 @@ class LocalStore:
         except OSError as error:
             self._failed("read checkpoints", error)
             return []
-        for version, stage in candidates:
+        for number, (version, stage) in enumerate(candidates):
+            self.checking = f"{number} of {len(candidates)}"
             path = state_file(self._home.checkpoints, version, stage)
             manifest = read_manifest(self._home.checkpoints, version, stage)
             if manifest is None:

@@ -22,6 +22,8 @@ LOOK_SECONDS = 0.5  # between two looks
 SAID_AFTER_SECONDS = 2.0  # what takes no longer isn't worth a line
 AGAIN_SECONDS = 60.0  # until it is said a second time; twice as long from time to time
 AGAIN_LIMIT_SECONDS = 3600.0
+STANDSTILL_SECONDS = 60.0  # detection of a lost or silent peer, and its repair, take no longer
+STANDSTILL_STEPS = 2.0  # times a usual step: a slow device, or averaging over a thin line, moves nothing for long
 WAITS_LIMIT = 16  # at once; there are never half as many
 
 
@@ -36,8 +38,27 @@ class _Known:
     said: bool = False
 
 
+class Standstill:
+    """Notices that a step doesn't go on, though nothing is known to be missing: nothing has moved for longer than
+    usual steps take. Whoever stands still so says at least that.
+    """
+
+    def __init__(self) -> None:
+        self._seen: object = None
+        self._since = 0.0
+
+    def seconds(self, now: float, seen: object, usual_s: float) -> float:
+        """For how long `seen` has been the same; 0 while that is nothing to speak of."""
+        if seen != self._seen:
+            self._seen, self._since = seen, now
+        lasts = now - self._since
+        return lasts if lasts > max(STANDSTILL_SECONDS, STANDSTILL_STEPS * usual_s) else 0.0
+
+
 class Waits:
-    """Of one daemon. `look` gives what it waits for at the moment, seconds left out."""
+    """Of one daemon. `look` gives what it waits for at the moment; `seconds` of those that were already long under way
+    when they could first be seen.
+    """
 
     def __init__(self, look: Callable[[], Sequence[Wait]], clock: Callable[[], float] = time.monotonic) -> None:
         self._look, self._clock = look, clock
@@ -67,7 +88,8 @@ class Waits:
         now, before = self._clock(), self._known
         self._known = {}
         for wait in [*self._look(), *(look() for look in self._beside)][:WAITS_LIMIT]:
-            known = before.pop(wait.what, None) or _Known(wait, now, due=now + SAID_AFTER_SECONDS)
+            since = now - wait.seconds
+            known = before.pop(wait.what, None) or _Known(wait, since, due=since + SAID_AFTER_SECONDS)
             known.wait = wait
             self._known[wait.what] = known
         return [it for it in before.values() if it.said]

@@ -11,7 +11,7 @@ import pytest
 from swarmd.config import NodeConfig
 from swarmd.daemon.local import Home
 from swarmd.daemon.node import Node
-from swarmd.daemon.waits import WAITS_LIMIT, Waits
+from swarmd.daemon.waits import WAITS_LIMIT, Standstill, Waits
 from swarmd.errors import PeerUnreachable
 from swarmd.sim.network import SimNetwork
 from swarmd.status import Wait
@@ -81,6 +81,23 @@ def test_seconds_count_from_when_it_was_first_seen() -> None:
     assert waits.now() == (Wait("text", 7.5, "2"),)
     now.clear()
     assert waits.now() == ()
+
+
+def test_what_was_under_way_before_is_said_at_once(said: pytest.LogCaptureFixture) -> None:
+    clock, now = Clock(), [Wait("step 8 to go on", 61.0)]
+    waits = Waits(lambda: now, clock)
+    waits.say_due()
+    assert said.messages == ["waiting for step 8 to go on (for 61 s)"]
+    clock.now += 5.0
+    now[:] = [Wait("step 8 to go on", 66.0)]
+    assert waits.now()[0].seconds == 66.0
+
+
+def test_a_standstill_is_noticed_after_a_minute_or_two_usual_steps() -> None:
+    still = Standstill()
+    assert [still.seconds(now, "a", 10.0) for now in (0.0, 60.0, 61.0)] == [0.0, 0.0, 61.0]
+    assert [still.seconds(now, "b", 10.0) for now in (62.0, 121.0)] == [0.0, 0.0], "something moved"
+    assert [still.seconds(now, "b", 300.0) for now in (500.0, 662.0, 663.0)] == [0.0, 0.0, 601.0]
 
 
 def test_there_is_a_bound_on_waits() -> None:

@@ -170,6 +170,44 @@ async def test_join_reaches_the_daemon(tmp_path: Path) -> None:
     assert (code, out, err) == (2, "", "swarmctl: already in the run toy.\n")
 
 
+async def test_a_join_that_takes_a_while_says_what_it_waits_for(tmp_path: Path) -> None:
+    async with daemon_at(tmp_path) as daemon:
+        daemon.hold = asyncio.Event()
+        daemon.say(doing=f"asking for the settings of a run from {ADDRESS}")
+        joining = asyncio.create_task(swarmctl("join", "--bootstrap", ADDRESS, "--home", str(tmp_path)))
+        while daemon.looks < 2:
+            await asyncio.sleep(0.01)
+        daemon.hold.set()
+        code, out, err = await joining
+    assert (code, out) == (0, "joined; `swarmctl status` shows how it goes.\n")
+    assert f"asking for the settings of a run from {ADDRESS}" in err
+
+
+async def test_a_daemon_that_is_slow_to_answer_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swarmctl.client.SLOW_ANSWER_S", 0.05)
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await go.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+        await writer.drain()
+        writer.close()
+
+    said: list[str] = []
+
+    def hear(sentence: str) -> None:
+        said.append(sentence)
+        loop.call_soon_threadsafe(go.set)
+
+    loop = asyncio.get_running_loop()
+    async with await asyncio.start_unix_server(respond, tmp_path / "control.sock"):
+        assert await asyncio.to_thread(Client(tmp_path, patience=hear).peers) == []
+    assert len(said) == 1
+    assert f"{tmp_path} takes its time to answer" in said[0]
+
+
 @pytest.mark.parametrize(
     "command",
     [
