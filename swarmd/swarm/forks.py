@@ -275,11 +275,13 @@ class Forks:
         """Voids what an earlier life of this peer wrote into its ledger in a history that was given up. `tail`: its
         last lines, by step the hash of the record.
         """
-        newest, stale = self._membership.newest(), list[str]()
+        others = [card for card in self._membership.kin() if card.peer != self._membership.own.peer]
+        newest = max(others, key=lambda card: (card.version, card.peer), default=None)
+        stale = list[str]()
         low = 0
         for step in sorted(tail, reverse=True):
             known = self._history.hash_at(step)
-            if not known and newest.peer != self._membership.own.peer:
+            if not known and newest is not None:  # this peer itself has come up to the others by now, but by a leap
                 record = await self._ask(newest.peer, step)
                 known = record.hash if record is not None else ""
             if known in ("", tail[step]):  # further back nobody remembers, or all is the same
