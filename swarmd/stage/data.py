@@ -1,13 +1,19 @@
 """Which sequences a microbatch holds: a pure function of the run's seed, the step and the index.
 
 The tokens are cut into slots of one sequence each. A seeded permutation sets some aside for validation; in every
-epoch another one orders the rest, so each is trained once per epoch, and nothing is stored or remembered. Knows no
-peers; implements the Data port over a memory-mapped token file.
+epoch another one orders the rest, so each is trained once per epoch, and nothing is stored or remembered.
+
+A stream is taken only as far as the run's steps need it. When the run is prolonged, more of it is taken: the slots that
+were there keep their order, and the first epoch goes on with the new ones. So what committed steps trained on doesn't
+change, and nothing of it is trained a second time in the epoch.
+
+Knows no peers; implements the Data port over a memory-mapped token file.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy
@@ -15,7 +21,7 @@ import numpy
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
 from swarmd.stage.sources import Reading
-from swarmd.stage.tokens import Ids, load_tokens
+from swarmd.stage.tokens import Ids, is_streamed, load_tokens
 from swarmd.values import Buffer
 
 ROUNDS = 6  # of the Feistel network: four make a pseudorandom permutation, two more for domains of a few bits
@@ -59,12 +65,17 @@ def _scramble(value: int) -> int:
 
 
 class RunData:
-    """Implements `ports.Data` over one token file."""
+    """Implements `ports.Data` over one token file. `counts`: tokens that a stream was taken to for each of the run's
+    totals, growing; none for data that is taken whole.
+    """
 
-    def __init__(self, run: RunConfig, ids: Ids, digest: str) -> None:
+    def __init__(self, run: RunConfig, ids: Ids, digest: str, counts: Sequence[int] = ()) -> None:
         self.run, self._ids, self._digest = run, ids, digest
-        self.slots = max(len(ids) - 1, 0) // run.model.sequence_length  # neighbours share a token: one's last target
-        self.held = max(round(self.slots * run.data.held_out), 1) if run.data.held_out else 0
+        ends = [_slots_in(min(count, len(ids)), run) for count in (*counts[:-1], len(ids))]
+        self.slots = ends[-1]
+        self._first = ends[0]  # slots that the run was founded with: some of these are held out
+        self._added = [(start, stop) for start, stop in itertools.pairwise(ends) if start < stop]
+        self.held = max(round(self._first * run.data.held_out), 1) if run.data.held_out else 0
         self.trained = self.slots - self.held
         if self.trained < run.sequences_per_step:
             need = (run.sequences_per_step + self.held + 1) * run.model.sequence_length
@@ -72,13 +83,15 @@ class RunData:
                 f"the data has {len(ids)} tokens, too few for one step of {run.sequences_per_step} sequences; "
                 f"give at least {need} or a smaller sequences_per_step."
             )
-        self._split = Permutation(self.slots, f"{run.seed}/held out")
-        self._epoch = (0, Permutation(self.trained, f"{run.seed}/epoch 0"))
+        self._split = Permutation(self._first, f"{run.seed}/held out")
+        self._epoch = (0, self._order(0))
 
     @property
     def digest(self) -> str:
-        """Of the tokens; peers with another one hold other data."""
-        return self._digest
+        """Of the tokens, and of how they were added to; peers with another one hold other data."""
+        if not self._added:
+            return self._digest
+        return hashlib.blake2b(f"{self._digest}/{self._added}".encode(), digest_size=16).hexdigest()
 
     async def microbatch(self, step: int, index: int) -> Buffer:
         """Tokens of a microbatch, int32 little-endian [B, T + 1]."""
@@ -104,8 +117,30 @@ class RunData:
         """The slot of the run's sequence `number`, counted over all epochs."""
         epoch, place = divmod(number, self.trained)
         if self._epoch[0] != epoch:
-            self._epoch = (epoch, Permutation(self.trained, f"{self.run.seed}/epoch {epoch}"))
-        return self._split(self.held + self._epoch[1](place))
+            self._epoch = (epoch, self._order(epoch))
+        place = self._epoch[1](place)
+        return place if place >= self._first else self._split(place)
+
+    def _order(self, epoch: int) -> Callable[[int], int]:
+        """The order of an epoch: from the places 0 .. trained-1 to slots that were added, or to places from `held` on
+        in what `_split` makes of the first slots. The first epoch has all that was there before what was added.
+        """
+        held, seed = self.held, self.run.seed
+        if epoch or not self._added:
+            mixed = Permutation(self.trained, f"{seed}/epoch {epoch}")
+            return lambda place: held + mixed(place)
+        spans = [(held, self._first), *self._added]
+        names = [f"{seed}/epoch 0", *(f"{seed}/from {start}" for start, _ in self._added)]
+        orders = [Permutation(stop - start, name) for (start, stop), name in zip(spans, names, strict=True)]
+
+        def go(place: int) -> int:
+            place += held
+            for (start, stop), order in zip(spans, orders, strict=True):
+                if place < stop:
+                    return start + order(place - start)
+            raise AssertionError("a place beyond the epoch")
+
+        return go
 
     def _tokens(self, slots: Iterable[int]) -> Buffer:
         length = self.run.model.sequence_length
@@ -125,7 +160,19 @@ def load_data(
     `override` is where this node has it, when that is elsewhere. What `progress` raises ends it. Raises ConfigError.
     """
     data = run.data if override is None else dataclasses.replace(run.data, source=override)
-    sequences = run.steps * run.sequences_per_step / (1 - data.held_out) + 2
-    needed = int(sequences * run.model.sequence_length) + 1
-    tokens = load_tokens(data, run.model.vocabulary, cache_directory, needed=needed, progress=progress)
-    return RunData(run, tokens.ids, tokens.digest)
+    counts = list(itertools.accumulate((_needed(run, data.held_out, steps) for steps in run.totals), max))
+    tokens = load_tokens(
+        data, run.model.vocabulary, cache_directory, needed=counts[-1], before=counts[:-1], progress=progress
+    )
+    return RunData(run, tokens.ids, tokens.digest, counts if is_streamed(data) else ())
+
+
+def _slots_in(count: int, run: RunConfig) -> int:
+    """Sequences in so many tokens; neighbours share a token, one's last target."""
+    return max(count - 1, 0) // run.model.sequence_length
+
+
+def _needed(run: RunConfig, held_out: float, steps: int) -> int:
+    """Tokens of a stream for so many steps, each sequence once."""
+    sequences = steps * run.sequences_per_step / (1 - held_out) + 2
+    return int(sequences * run.model.sequence_length) + 1

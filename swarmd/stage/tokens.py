@@ -108,20 +108,27 @@ class TokenFile:
     digest: str
 
 
+def is_streamed(data: DataConfig) -> bool:
+    """Whether the source is taken only as far as it is needed."""
+    return data.source.startswith(HF_PREFIX)
+
+
 def load_tokens(
     data: DataConfig,
     vocabulary: int,
     cache: Path,
     *,
     needed: int,
+    before: Sequence[int] = (),
     progress: Callable[[Reading], None] | None = None,
 ) -> TokenFile:
     """The source's tokens, from the cache or by making it. A stream ends after `needed` tokens; files are taken whole.
+    `before`: how far the stream was needed earlier, growing; what is in the cache of that must be what it begins with.
     `progress` hears after each piece of text how far it is; what it raises ends the work.
 
-    Raises ConfigError: nothing there, not readable, or tokens beyond the vocabulary.
+    Raises ConfigError: nothing there, not readable, tokens beyond the vocabulary, or another stream than before.
     """
-    streamed = data.source.startswith(HF_PREFIX)
+    streamed = is_streamed(data)
     files = [] if streamed else list_files(data.source)
     try:
         name = _cache_name(data, vocabulary, files, needed if streamed else 0)
@@ -140,8 +147,13 @@ def load_tokens(
         else:
             reading.total_bytes = sum(path.stat().st_size for _, path in files)
             pieces = read_files(files, data.text_field, reading)
-        tokenizer, limit = load_tokenizer(data.tokenizer), needed if streamed else None
-        _write(path, pieces, tokenizer, vocabulary, limit, reading, progress or _silent)
+        ids = _encode_all(pieces, load_tokenizer(data.tokenizer))
+        for count in reversed(before if streamed else ()):
+            earlier = _open(cache / f"{_cache_name(data, vocabulary, [], count)}.tokens", vocabulary)
+            if earlier is not None and count < needed:
+                ids = _as_before(ids, earlier.ids, data.source, ended=len(earlier.ids) < count)
+                break
+        _write(path, ids, vocabulary, needed if streamed else None, reading, progress or _silent)
     except OSError as error:
         raise ConfigError(
             f"tokens can't be kept in {cache} ({error.strerror or error}); free or change --home."
@@ -220,8 +232,7 @@ def _open(path: Path, vocabulary: int) -> TokenFile | None:
 
 def _write(
     path: Path,
-    pieces: Iterator[Piece],
-    tokenizer: Tokenizer,
+    encoded: Iterator[Ids],
     vocabulary: int,
     limit: int | None,
     reading: Reading,
@@ -234,7 +245,7 @@ def _write(
     count, largest = 0, 0
     digest = hashlib.blake2b(kind.str.encode(), digest_size=16)
     with _beside(path) as file:
-        for ids in _encode_all(pieces, tokenizer):
+        for ids in encoded:
             taken = ids if limit is None else ids[: limit - count]
             largest = max(largest, int(taken.max(initial=0)))
             block = taken.astype(kind).tobytes()
@@ -263,6 +274,26 @@ def _encode_all(pieces: Iterator[Piece], tokenizer: Tokenizer) -> Iterator[Ids]:
             if separator is not None:
                 yield numpy.asarray([separator], dtype=numpy.uint32)
             written = False
+
+
+def _as_before(encoded: Iterator[Ids], earlier: Ids, source: str, *, ended: bool) -> Iterator[Ids]:
+    """The same ids, compared with what was taken of the stream earlier. `ended`: it had no more then. Raises
+    ConfigError where it is another stream now: the steps that are done would not have trained on what it gives.
+    """
+    place = 0
+    for ids in encoded:
+        known = earlier[place : place + len(ids)]
+        place += len(ids)
+        if not numpy.array_equal(ids[: len(known)], known) or (ended and place > len(earlier)):
+            break
+        yield ids
+    else:
+        if place >= len(earlier):
+            return
+    raise ConfigError(
+        f"data source {source} is no longer what the run has trained on so far: go back to that version of it, or "
+        "found a new run with another --home."
+    )
 
 
 def _silent(_reading: Reading) -> None:

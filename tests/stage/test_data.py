@@ -1,8 +1,10 @@
 """Data: every sequence once per epoch, the same everywhere, from every kind of source."""
 
+import asyncio
 import dataclasses
 import itertools
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmd.config import DataConfig, RunConfig
+from swarmd.config import DataConfig, RunConfig, prolonged
 from swarmd.errors import ConfigError
 from swarmd.stage import sources
 from swarmd.stage.data import Permutation, RunData, load_data
@@ -127,6 +129,101 @@ def test_a_hugging_face_dataset_is_streamed_only_as_far_as_needed(
     data = load_data(run, cache_directory=tmp_path)
     assert len(data._ids) == needed
     assert data.trained >= 20 * 6, "no sequence twice in a run that fits its stream"
+
+
+def streaming(monkeypatch: pytest.MonkeyPatch, *documents: str) -> None:
+    """`hf:any` streams these."""
+
+    class Datasets:
+        @staticmethod
+        def load_dataset(name: str, subset: str | None, **named: object) -> object:
+            return ({"text": text} for text in documents)
+
+    monkeypatch.setitem(sys.modules, "datasets", Datasets)
+
+
+def sequences(run: RunConfig, data: RunData, steps: range) -> list[bytes]:
+    """What is trained on in these steps, one by one."""
+    batches = (asyncio.run(data.microbatch(step, index)) for step in steps for index in range(run.microbatches))
+    size = 4 * (run.model.sequence_length + 1)
+    return [bytes(batch)[at : at + size] for batch in batches for at in range(0, len(bytes(batch)), size)]
+
+
+LINES = [f"{number} {random.Random(number).randbytes(20).hex()}\n" for number in range(900)]  # no two are alike
+TOTALS = (8, 20, 14, 40, 60)  # of a run that is prolonged, shortened, and prolonged again
+
+
+@pytest.mark.parametrize("source", ["file", "stream", "short stream"])
+def test_more_steps_change_nothing_of_what_is_done_and_repeat_nothing(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the source: what steps trained on under one total they would train on under the next, and until all
+    sequences had their turn none comes twice.
+    """
+    streaming(monkeypatch, *LINES[: 60 if source == "short stream" else None])
+    (tmp_path / "text.txt").write_text("".join(LINES[:200]))
+    run = small_run(str(tmp_path / "text.txt") if source == "file" else "hf:any")
+    run = dataclasses.replace(run, steps=TOTALS[0])
+    done: list[bytes] = []
+    held = bytes(asyncio.run(load_data(run, cache_directory=tmp_path / "0").held_out(0)))
+    trained = set[int]()
+    for number, steps in enumerate(TOTALS):
+        run = prolonged(run, steps)
+        data = load_data(run, cache_directory=tmp_path / ("0" if number % 2 else "new"))
+        now = sequences(run, data, range(1, steps + 1))
+        assert now[: len(done)] == done[: len(now)]
+        done = max(now, done, key=len)
+        assert len(set(now[: data.trained])) == min(len(now), data.trained), "one came twice in the first epoch"
+        assert bytes(asyncio.run(data.held_out(0))) == held, "validation stays comparable"
+        trained.add(data.trained)
+    assert len(trained) == {"file": 1, "stream": 4, "short stream": 2}[source]
+
+
+def test_later_epochs_of_a_prolonged_stream_have_each_sequence_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streaming(monkeypatch, *LINES[:150])
+    run = prolonged(dataclasses.replace(small_run("hf:any"), steps=8), 500)
+    data = load_data(run, cache_directory=tmp_path)
+    assert 8 * 6 < data.trained < 500 * 6 // 2, "the stream ends before the run does"
+    epochs = [sorted(data._slot(epoch * data.trained + it) for it in range(data.trained)) for epoch in range(3)]
+    assert epochs[0] == epochs[1] == epochs[2]
+    assert len(set(epochs[0])) == data.trained
+    held = {data._split(place) for place in range(data.held)}
+    assert not held & set(epochs[0])
+    assert held | set(epochs[0]) == set(range(data.slots))
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (LINES, [*LINES[:5], "another\n", *LINES[6:]]),  # it was edited
+        (LINES, LINES[:10]),  # it was cut off
+        (LINES[:20], LINES),  # it has grown where the run had come to its end
+    ],
+)
+def test_a_stream_that_is_another_one_now_is_refused(
+    before: list[str], now: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = dataclasses.replace(small_run("hf:any"), steps=20)
+    streaming(monkeypatch, *before)
+    old = load_data(run, cache_directory=tmp_path)
+    streaming(monkeypatch, *now)
+    with pytest.raises(ConfigError, match="hf:any is no longer what the run has trained on so far"):
+        load_data(prolonged(run, 40), cache_directory=tmp_path)
+    assert load_data(run, cache_directory=tmp_path).digest == old.digest, "the old tokens are still there"
+    assert not list(tmp_path.glob(".tokens-*"))
+
+
+def test_peers_with_as_many_tokens_but_added_otherwise_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streaming(monkeypatch, *LINES)
+    longer = dataclasses.replace(small_run("hf:any"), steps=20)
+    added = load_data(prolonged(dataclasses.replace(longer, steps=8), 20), cache_directory=tmp_path)
+    at_once = load_data(longer, cache_directory=tmp_path)
+    assert added._ids.tolist() == at_once._ids.tolist()
+    assert added.digest != at_once.digest
 
 
 def test_the_real_datasets_library_streams_a_local_dataset(tmp_path: Path) -> None:
