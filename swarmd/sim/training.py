@@ -1,7 +1,7 @@
 """A model small enough to train in a test, its text, and the plain PyTorch loop that a swarm must equal."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy
 import torch
@@ -49,9 +49,12 @@ class Text:
         return toy_tokens(self._run, HELD_OUT_STEP, index)
 
 
-def plain_steps(run: RunConfig, tokens: Tokens = toy_tokens) -> Iterator[tuple[float, StageModule]]:
+def plain_steps(
+    run: RunConfig, tokens: Tokens = toy_tokens, totals: Sequence[int] = ()
+) -> Iterator[tuple[float, StageModule]]:
     """The reference: one process, the whole model, autograd's own accumulation and torch's own AdamW and clipping.
-    After every step its loss and the module, which is the same one each time.
+    After every step its loss and the module, which is the same one each time. `totals`: of the run when each of its
+    first steps was done, if it was prolonged after them.
     """
     module = build_whole(run.model, run.seed)
     gains = [parameter for parameter in module.parameters() if parameter.ndim == 1]
@@ -71,13 +74,15 @@ def plain_steps(run: RunConfig, tokens: Tokens = toy_tokens) -> Iterator[tuple[f
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(settings, step, run.steps)
+            group["lr"] = learning_rate_at(settings, step, totals[step - 1] if step <= len(totals) else run.steps)
         optimizer.step()
         optimizer.zero_grad()
         yield total, module
 
 
-def plain_training(run: RunConfig, tokens: Tokens = toy_tokens) -> tuple[list[float], StageModule]:
+def plain_training(
+    run: RunConfig, tokens: Tokens = toy_tokens, totals: Sequence[int] = ()
+) -> tuple[list[float], StageModule]:
     """All of it: the losses of the steps, and the trained module."""
-    steps = list(plain_steps(run, tokens))
+    steps = list(plain_steps(run, tokens, totals))
     return [loss for loss, _ in steps], steps[-1][1]
