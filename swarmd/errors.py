@@ -47,3 +47,9 @@ class Stopped(SwarmError):
 
 class HopForgotten(SwarmError):
     """The hop was cancelled before its gradient was accumulated; nothing of it was added to the step's sum."""
+
+
+class DeviceLost(SwarmError):
+    """This peer's device, or the thread that works with it, computes no more. The daemon says goodbye and ends with 1:
+    only a new process can use the device again.
+    """

@@ -68,6 +68,7 @@ class ComputeProgress:
     busy_seconds: float  # of the task that runs now
     forward_seconds: float  # moving average of one forward; 0 until measured
     backward_seconds: float
+    lost: str = ""  # why it will never compute again, a sentence; "" while it may
 
 
 Urgency = Literal["control", "hop", "bulk"]

@@ -27,6 +27,7 @@ from swarmd.memory import settle
 from swarmd.printable import size
 from swarmd.status import HopRow, PeerRow, Status, Wait
 from swarmd.swarm.commit import Record
+from swarmd.swarm.custody import stuck
 from swarmd.swarm.drain import Drained
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership, first_card
@@ -341,6 +342,10 @@ class Node:
 
     def status(self) -> Status:
         return self._report.status()
+
+    def stuck(self) -> str:
+        """Why the compute thread is not alive, or as good as dead, a sentence; "" while it is."""
+        return stuck(self._worker.progress()) if self._worker is not None else ""
 
     def summary(self) -> str:
         """The daemon in one line."""

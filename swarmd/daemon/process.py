@@ -72,7 +72,7 @@ async def _told_to_systemd(daemon: Node) -> AsyncIterator[None]:
     """The service manager, if there is one, hears that the daemon is ready, alive, and stopping."""
     notifier = Notifier.from_environment()
     notifier.ready(daemon.summary())
-    pulse = asyncio.create_task(notifier.pulse(daemon.summary), name="systemd")
+    pulse = asyncio.create_task(notifier.pulse(daemon.summary, daemon.stuck), name="systemd")
     daemon.ending = lambda seconds: notifier.stopping("draining", seconds)
     try:
         yield

@@ -72,8 +72,13 @@ class Report:
             doing=self.doing(),
             waits=waits,
             final_state=peer.ending.sentence() if peer else "",
-            warnings=tuple(filter(None, (self._node.store.trouble,))) if self._node.store else (),
+            warnings=self._warnings(),
         )
+
+    def _warnings(self) -> tuple[str, ...]:
+        disk = self._node.store.trouble if self._node.store is not None else ""
+        own = self._node.peer.view.warnings() if self._node.peer is not None else []
+        return (*([disk] if disk else []), *own)
 
     def doing(self) -> str:
         """What it was told to do and is at, one sentence; "" when it was told nothing."""

@@ -40,15 +40,16 @@ async def spot_notice(config: NodeConfig) -> str:
                 return f"`{config.spot_command}` says so"
             if status is None and not told:
                 told = config.spot_command
-                log.warning("the spot command doesn't end within %.0f s: %s", COMMAND_SECONDS, told)
+                log.warning(
+                    "the spot command doesn't end within %.0f s, or can't be started: %s", COMMAND_SECONDS, told
+                )
         await asyncio.sleep(config.spot_interval_s)
 
 
 async def _run(command: str) -> int | None:
-    """The exit status of a line of shell, None if it doesn't end in time. Nothing that it started is left."""
-    async with child("/bin/sh", "-c", command) as process:
-        try:
-            async with asyncio.timeout(COMMAND_SECONDS):
-                return await process.wait()
-        except TimeoutError:
-            return None
+    """The exit status of a line of shell, None if it doesn't end in time, or begin. Nothing that it started is left."""
+    try:
+        async with child("/bin/sh", "-c", command) as process, asyncio.timeout(COMMAND_SECONDS):
+            return await process.wait()
+    except OSError:  # too many processes, or it took too long
+        return None

@@ -1,7 +1,8 @@
 """Telling systemd how this daemon is: ready, alive, stopping. The protocol of sd_notify(3), over one datagram socket.
 
 Does nothing where systemd isn't: without NOTIFY_SOCKET in the environment. The word that it is alive comes from the
-event loop, so a loop that hangs falls silent, and the watchdog of the unit restarts the daemon.
+event loop, so a loop that hangs falls silent, and the watchdog of the unit restarts the daemon. It isn't said while the
+compute thread is dead, or has been at one task for very long, either.
 """
 
 import asyncio
@@ -56,9 +57,25 @@ class Notifier:
         """The daemon ends, within so many seconds at most."""
         self.tell(STOPPING=1, STATUS=status, EXTEND_TIMEOUT_USEC=int(seconds * 1e6))
 
-    async def pulse(self, status: Callable[[], str]) -> None:
-        """Says again and again that the event loop runs, and how the daemon is; until cancelled."""
+    async def pulse(self, status: Callable[[], str], stuck: Callable[[], str] = lambda: "") -> None:
+        """Says again and again that the event loop runs, and how the daemon is; until cancelled. `stuck`: why the
+        daemon is not alive although its loop is; then the watchdog hears nothing.
+        """
         pause = self.watchdog_s / PULSES_PER_WATCHDOG if self.watchdog_s else STATUS_SECONDS
+        told = ""
         while True:
-            self.tell(WATCHDOG=1, STATUS=status())
+            why = _said_by(stuck)
+            if why and not told:
+                log.error("the watchdog is told nothing any more: %s", why)
+            told = why
+            self.tell(**({} if why else {"WATCHDOG": 1}), STATUS=why or _said_by(status))
             await asyncio.sleep(pause)
+
+
+def _said_by(word: Callable[[], str]) -> str:
+    """What that says; if it fails, the daemon lives all the same."""
+    try:
+        return word()
+    except Exception:
+        log.exception("this daemon can't say how it is")
+        return ""

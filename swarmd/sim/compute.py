@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from swarmd.config import RunConfig
+from swarmd.errors import DeviceLost
 from swarmd.sim.machine import WORLD, Machine
 from swarmd.sim.trace import Trace
 from swarmd.values import (
@@ -97,6 +98,7 @@ class SimCompute:
         self._timer: asyncio.TimerHandle | None = None
         self._waking = False
         self._hung = self._stuck = False
+        self._lost = ""  # why it computes no more
         machine.watch(self._adjust)
 
     @property
@@ -128,8 +130,26 @@ class SimCompute:
         task = self._task
         seconds = asyncio.get_running_loop().time() - self._since if task else 0.0
         return ComputeProgress(
-            self._counter, task.hop if task else None, seconds, self._seconds[FORWARD], self._seconds[BACKWARD]
+            self._counter,
+            task.hop if task else None,
+            seconds,
+            self._seconds[FORWARD],
+            self._seconds[BACKWARD],
+            self._lost,
         )
+
+    def lose(self, why: str) -> None:
+        """The device computes no more, as when its thread has died: whoever waits for it hears so."""
+        self._lost = why
+        waiting = [task for *_, task in self._queue] + ([self._task] if self._task else [])
+        self._queue.clear()
+        self._task = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for task in waiting:
+            if not task.future.done():
+                task.future.set_exception(DeviceLost(why))
 
     # ------------------------------------------------------------------------------------------------- the device
 
@@ -147,6 +167,8 @@ class SimCompute:
         points = self._machine.points
         if points.armed:
             await self._machine.at(f"begin.{method}", step)
+        if self._lost:
+            raise DeviceLost(self._lost)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         left = seconds
         if self._speed.jitter:

@@ -21,6 +21,7 @@ from swarmd.sim.network import Link, SimNetwork
 from swarmd.sim.points import Action, Points
 from swarmd.sim.trace import Trace
 from swarmd.sim.transport import SimTransport
+from swarmd.swarm.fence import is_of_device
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership, first_card
 from swarmd.swarm.messages import Settings
@@ -204,6 +205,7 @@ class World:
         membership = Membership(card)
         settings = Settings(to_plain(self.run), fingerprint(self.run))
         links = Links(transport, membership, lambda: settings)
+        links.fence.heard = lambda trouble: self._failed(name, trouble)
 
         async def open_stage(stage: int) -> tuple[SimCompute, Data | None]:
             if self._open_seconds:
@@ -232,10 +234,18 @@ class World:
         met = asyncio.get_running_loop().create_future()
         task = machine.spawn(_live(peer, transport, entries, met), name=name)
         it = self.peers[name] = SimPeer(name, peer, store, task, machine, transport, settled)
-        task.add_done_callback(lambda done: self._ended(name, done), context=contextvars.Context())
+        task.add_done_callback(lambda done: self._over(it, done), context=contextvars.Context())
         self._note(name, "starts", f"incarnation {incarnation}")
         await asyncio.wait({met, task}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         return it
+
+    def _over(self, it: SimPeer, task: asyncio.Task[None]) -> None:
+        """A peer's life has ended. One that lost its device ends by itself; its process is gone then."""
+        if not task.cancelled() and (trouble := task.exception()) is not None and is_of_device(trouble):
+            if self.peers.get(it.name) is it:
+                self.crash(it.name)
+            return
+        self._ended(it.name, task)
 
     def _ended(self, name: PeerId, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (trouble := task.exception()) is not None:
@@ -290,6 +300,12 @@ class World:
         if (compute := self.peers[name].compute) is not None:
             self._note(name, "hangs")
             compute.hung = True
+
+    def lose_device(self, name: PeerId) -> None:
+        """The thread that works with its device dies, while the rest goes on: the peer is to notice, and to end."""
+        if (compute := self.peers[name].compute) is not None:
+            self._note(name, "loses its device")
+            compute.lose("the thread that works with the device has died")
 
     def unhang(self, name: PeerId) -> None:
         if (compute := self.peers[name].compute) is not None and compute.hung:

@@ -9,8 +9,10 @@ imported in the thread, so that a daemon listens before it is loaded.
 import asyncio
 import atexit
 import contextlib
+import errno
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,12 +20,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from swarmd.config import RunConfig
-from swarmd.errors import SwarmError
+from swarmd.errors import DeviceLost, SwarmError
 from swarmd.memory import give_back
 from swarmd.values import BackwardResult, Buffer, ComputeProgress, Encoded, GradientSummary, HopId, TailResult
 
 if TYPE_CHECKING:
     from swarmd.stage.engine import StageEngine
+
+log = logging.getLogger(__name__)
 
 ROUND, BACKWARD, FORWARD, EVALUATE = range(4)
 """The order of kinds of work. The tail's task counts as forward: it admits new work, though it includes a backward."""
@@ -35,8 +39,26 @@ AVERAGE_WEIGHT = 0.1  # of the newest measurement in the moving averages: follow
 OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
+    "cannot allocate memory",
     "not enough memory",
-)  # in messages of CUDA's and the CPU's allocator
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+)  # in messages of CUDA's and the CPU's allocators and of what works on them
+DEVICE_LOST = (
+    "device-side assert",
+    "illegal memory access",
+    "illegal instruction",
+    "illegal address",
+    "misaligned address",
+    "unspecified launch failure",
+    "uncorrectable",
+    "unknown error",
+    "busy or unavailable",
+    "context is destroyed",
+    "driver shutting down",
+    "fallen off the bus",
+    "gpu is lost",
+)  # in messages that say CUDA: from then on every call fails, until the process is started anew
 
 Result = TypeVar("Result")
 
@@ -67,7 +89,9 @@ class Worker:
         self._seconds = {FORWARD: 0.0, BACKWARD: 0.0}
         self._measured = {FORWARD: 0, BACKWARD: 0}
         self._ended: asyncio.Future[None]  # done when the thread is
+        self._task: Task | None = None  # the one that runs
         self._thread: threading.Thread
+        self._lost = ""  # why nothing is computed any more, a sentence
 
     @classmethod
     async def start(cls, run: RunConfig, stage: int, device: str = "cpu", threads: int = 0) -> "Worker":
@@ -111,12 +135,15 @@ class Worker:
     def progress(self) -> ComputeProgress:
         """The thread's pulse. The last stage has its whole time in `forward_seconds`, since it does both at once."""
         running, since = self._running or (None, time.monotonic())
+        if not self._thread.is_alive() and not self._closing:  # it said nothing, or we would have heard
+            self._lose("the compute thread has ended without a word")
         return ComputeProgress(
             counter=self._counter,
             running=running,
             busy_seconds=time.monotonic() - since,
             forward_seconds=self._seconds[FORWARD],
             backward_seconds=self._seconds[BACKWARD],
+            lost=self._lost,
         )
 
     async def forward(
@@ -211,6 +238,8 @@ class Worker:
         with self._ready:
             if self._closing:
                 raise asyncio.CancelledError
+            if self._lost:
+                raise DeviceLost(self._lost)
             heapq.heappush(self._queue, (kind, step, index, next(self._order), task))
             self._ready.notify()
         result: Result = await task.future
@@ -220,21 +249,41 @@ class Worker:
         """Lets the thread end after the task that runs; cancels those that wait."""
         with self._ready:
             self._closing = True
-            waiting = [entry[-1] for entry in self._queue]
-            self._queue.clear()
+            waiting = self._take_all()
             self._ready.notify()
         for task in waiting:
             task.future.cancel()
+
+    def _take_all(self) -> list[Task]:
+        """What waits, which then waits no more. With the lock held."""
+        waiting = [entry[-1] for entry in self._queue]
+        self._queue.clear()
+        return waiting
+
+    def _lose(self, why: str) -> None:
+        """Nothing is computed any more: whoever waits hears so. From any thread; the first reason stays."""
+        with self._ready:
+            if self._lost or self._closing:
+                return
+            self._lost = why
+            waiting = self._take_all()
+            if self._task is not None:
+                waiting.append(self._task)
+            self._ready.notify()
+        log.error("%s", why)
+        for task in waiting:
+            _post(task.loop, _deliver, task.future, None, DeviceLost(why))
 
     def _next(self) -> Task | None:
         """The next call, once there is one; None at the end."""
         with self._ready:
             while True:
-                self._ready.wait_for(lambda: self._queue or self._closing)
-                if self._closing:
+                self._ready.wait_for(lambda: self._queue or self._closing or self._lost)
+                if self._closing or self._lost:
                     return None
                 task = heapq.heappop(self._queue)[-1]
                 if not task.future.cancelled():
+                    self._task = task
                     return task
 
     # --------------------------------------------------------------------------------------------- the thread
@@ -242,14 +291,19 @@ class Worker:
     def _main(self, loop: asyncio.AbstractEventLoop, built: "asyncio.Future[None]") -> None:
         failure: Exception | None = None
         try:
-            self._engine = self._make_engine()
-        except Exception as error:  # noqa: BLE001 - becomes the exception of `start`
-            failure = _as_ours(error)
-        _post(loop, _deliver, built, None, failure)
-        while failure is None and (task := self._next()) is not None:
-            self._run(task)
-        atexit.unregister(self._leave)
-        _post(loop, _deliver, self._ended, None, None)
+            try:
+                self._engine = self._make_engine()
+            except Exception as error:  # noqa: BLE001 - becomes the exception of `start`
+                failure = _as_ours(error)
+            _post(loop, _deliver, built, None, failure)
+            while failure is None and (task := self._next()) is not None:
+                self._run(task)
+        except BaseException as error:  # noqa: BLE001 - the thread's end must not go unheard
+            self._lose(f"the compute thread has died: {error!r}")
+            _post(loop, _deliver, built, None, DeviceLost(f"the compute thread has died: {error!r}"))
+        finally:
+            atexit.unregister(self._leave)
+            _post(loop, _deliver, self._ended, None, None)
 
     def _make_engine(self) -> "StageEngine":
         run, stage, device, threads = self._build
@@ -270,7 +324,9 @@ class Worker:
             result = task.call()
         except Exception as error:  # noqa: BLE001 - becomes the exception of whoever awaits it
             failure = _as_ours(error)
-        self._running = None
+        if isinstance(failure, DeviceLost):
+            self._lose(str(failure))
+        self._task = self._running = None
         self._counter += 1
         if failure is None and task.kind in self._seconds:
             self._measure(task.kind, time.monotonic() - started)
@@ -298,9 +354,16 @@ def _deliver(future: "asyncio.Future[Any]", result: Any, failure: Exception | No
 
 
 def _as_ours(error: Exception) -> Exception:
-    """torch reports a lack of memory as RuntimeError; the port promises MemoryError."""
+    """torch reports a lack of memory, and a device that is lost, as RuntimeError; the port promises MemoryError and
+    DeviceLost.
+    """
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return MemoryError(str(error))
     if isinstance(error, SwarmError) or not isinstance(error, RuntimeError):
         return error
-    if any(words in str(error) for words in OUT_OF_MEMORY):
+    said = str(error).casefold()
+    if any(words in said for words in OUT_OF_MEMORY):
         return MemoryError(str(error).splitlines()[0])
+    if "cuda" in said and any(words in said for words in DEVICE_LOST):
+        return DeviceLost(f"the device is lost: {str(error).splitlines()[0]}; start the daemon again")
     return error

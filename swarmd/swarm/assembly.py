@@ -85,9 +85,10 @@ class Assembly:
         if self._serving:
             return
         self._serving = True
-        self.spawn(Beats(self._links, self._membership, self.journeys, self.compute, self.spawn).run())
+        fence = self._links.fence
+        self.spawn(fence.again(Beats(self._links, self._membership, self.journeys, self.compute, self.spawn).run))
         if self.head is not None:
-            self.spawn(self.head.run())
+            self.spawn(fence.again(self.head.run))
 
     def leave(self) -> None:
         """This peer goes to another stage: in this turn of the event loop everything here ends, and nothing is answered

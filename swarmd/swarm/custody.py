@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from swarmd.swarm.membership import Rhythm, nan_to_zero
 from swarmd.swarm.messages import BEAT_SECONDS, Beat
-from swarmd.values import HopId, PeerId
+from swarmd.values import ComputeProgress, HopId, PeerId
 
 SILENCE_DEVIATIONS = 8.0
 SILENCE_FLOOR_SECONDS = 6.0  # a loaded machine may stall a beat for seconds
@@ -25,6 +25,7 @@ UNDER_WAY_CEILING_SECONDS = 120.0  # ... but no longer than this: membership dro
 UNDER_WAY_SMOOTHING = 0.1  # weight of a hop that arrived sooner than the others
 HUNG_FACTOR = 10.0  # one compute task may take so many times the holder's own service time ...
 HUNG_FLOOR_SECONDS = 30.0  # ... but no less than this: first tasks compile kernels and page memory in
+STUCK_TIMES = 10.0  # the same bound so many times over: no task takes that long, only a new process helps
 RESCUE_FACTOR = 2.0  # a hop that waits for so many times what an idle replica would take, goes there
 STRAGGLER_SHARE = 0.1  # of the time that a hop has waited, between two looks at whether another would be faster
 RESCUE_FLOOR_SECONDS = 1.0  # a shorter wait isn't worth a second transfer
@@ -113,6 +114,16 @@ def lateness(now: float, hop: Passed, holder: Holder) -> str:
     if holder.busy_seconds > max(HUNG_FLOOR_SECONDS, HUNG_FACTOR * holder.service_seconds):
         return f"one task computes since {holder.busy_seconds:.0f} s"
     return ""
+
+
+def stuck(progress: ComputeProgress) -> str:
+    """Why a compute thread will not come back, in a sentence; "" if it may."""
+    if progress.lost:
+        return progress.lost
+    service = progress.forward_seconds + progress.backward_seconds
+    if progress.busy_seconds <= STUCK_TIMES * max(HUNG_FLOOR_SECONDS, HUNG_FACTOR * service):
+        return ""
+    return f"the device has been at one task for {progress.busy_seconds:.0f} s: its driver hangs, or the machine does"
 
 
 def may_straggle(now: float, hop: Passed) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.fence import is_of_device
 from swarmd.swarm.held import Held, part_digest
 from swarmd.swarm.links import Links
 from swarmd.swarm.messages import Blame
@@ -147,6 +148,11 @@ class Exchange:
             return
         except (NonFinite, Spoiled) as trouble:
             bucket.settle(Averaged(NOTHING, self._blame(trouble)))
+            return
+        except Exception as trouble:  # noqa: BLE001 - everyone waits for this part: nobody may wait in vain
+            if not is_of_device(trouble):
+                self._links.fence.note("reducing a part", trouble)
+            bucket.fail(f"a part can't be reduced: {type(trouble).__name__}")
             return
         bucket.contributions = dict.fromkeys(bucket.contributions, NOTHING)  # their bytes are done with
         if self._whole:

@@ -105,6 +105,7 @@ class Gossip:
                 task.cancel()
             for topic in self._topics:
                 self._links.transport.unsubscribe(topic)
+            self._topics, self._generation = set(), -1  # should it begin again
 
     def _pause(self) -> float:
         """Seconds until something may be due. In a large swarm, where everything is slower, one looks less often."""
@@ -144,11 +145,11 @@ class Gossip:
             log.debug("gossip of %s dropped: %s", author[-8:], fault)
             return
         if isinstance(message, Card) and message.peer == author:
-            self._heard(message)
+            self._links.fence.call(self._heard, message)
         elif isinstance(message, Summary) and message.stage < len(self._works):
-            self._membership.report(message)
+            self._links.fence.call(self._membership.report, message)
             for card in message.cards[:SUMMARY_CARDS]:
-                self._heard(card)
+                self._links.fence.call(self._heard, card)
 
     async def _publish(self) -> None:
         """Says what is due."""

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from swarmd.config import LimitsConfig, RunConfig
-from swarmd.errors import PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.errors import HopForgotten, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.swarm.conductor import Conductor
 from swarmd.swarm.history import History
 from swarmd.swarm.journey import Journeys
@@ -95,7 +95,8 @@ class Head:
 
     async def _train(self, step: int) -> None:
         self._pool.clear()
-        self._completed.clear()
+        book = self._journeys.book(step)
+        self._completed = book.accumulated | book.spoiled  # none, unless this begins the step for the second time
         work = asyncio.create_task(self._step(step), name=f"head {step}")
         over = asyncio.create_task(self._history.left(step))
         try:
@@ -135,26 +136,46 @@ class Head:
         """
         book, again = self._journeys.book(key.step), lease.again
         while key.index not in book.accumulated | book.spoiled:
-            tokens = await self._data.microbatch(*key)
-            await self._journeys.undisturbed(key)
             try:
-                await asyncio.shield(self._journeys.train(key, tokens, again=again, horizon_s=lease.horizon_s))
+                await self._send_off(key, lease, again=again)
                 break
             except (SwarmError, MemoryError) as trouble:
                 log.warning("microbatch %s starts anew: %s", tuple(key), trouble)
-                again = True
-                await asyncio.sleep(RETRY_SECONDS)
+            if self._journeys.resting:
+                self._give_back(key)
+                return
+            again = True
+            await asyncio.sleep(RETRY_SECONDS)
         self._completed.add(key.index)
         self._running.pop(key.index, None)
         self._changed.notify()
         self._journeys.changed.notify()  # for whoever waits until nothing is under way
+
+    async def _send_off(self, key: HopId, lease: Lease, *, again: bool) -> None:
+        """Has a microbatch make its journey. Raises SwarmError, MemoryError."""
+        try:
+            tokens = await self._data.microbatch(*key)
+        except (SwarmError, MemoryError):
+            raise
+        except Exception as trouble:
+            self._journeys.fail_at(f"reading microbatch {tuple(key)}", trouble)
+            raise HopForgotten("its tokens can't be read") from trouble
+        await self._journeys.undisturbed(key)
+        await asyncio.shield(self._journeys.train(key, tokens, again=again, horizon_s=lease.horizon_s))
+
+    def _give_back(self, key: HopId) -> None:
+        """Too much fails here: what this head no longer says that it has, the conductor gives to others."""
+        log.warning("microbatch %s is left to other heads: %s", tuple(key), self._journeys.ailing.why)
+        self._running.pop(key.index, None)
+        self._pool.clear()
+        self._changed.notify()
 
     # ---------------------------------------------------------------------------------------------- conductor
 
     async def _fetch_leases(self, step: int) -> None:
         while True:
             want = self._slots() - len(self._running) - len(self._pool)
-            if want <= 0 or self._journeys.held_back:
+            if want <= 0 or self._journeys.held_back or self._journeys.resting:
                 await self._changed.wait(PULSE_SECONDS)
                 continue
             lease = await self._ask(step, want)

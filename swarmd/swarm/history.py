@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from swarmd.config import RunConfig
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.swarm.commit import (
     Record,
     genesis_hash,
@@ -169,7 +169,7 @@ class History:
             self._write(record)
         self.changes += 1
         for callback in self._on_restore:
-            callback()
+            self._links.fence.call(callback)
         self.changed.notify()
 
     def _void(self, ancestor: int) -> None:
@@ -332,20 +332,29 @@ class History:
             log.warning("record of step %d from %s belongs to another history", record.step, source[-8:])
             self._foreign(source)
             return
-        if record.skipped:
-            digest = await self._compute.skip(record.step)
-        elif not await self._gather(record):
+        if not record.skipped and not await self._gather(record):
             self._fall_behind(f"nobody has the gradient of step {record.step} any more")
             return
+        try:
+            digest = await self._step(record)
+        except SwarmError:
+            raise
+        except MemoryError:  # half-way, maybe: the state is neither of one version nor of the other
+            self._fall_behind(f"there is no memory for step {record.step}")
+        except Exception as trouble:  # noqa: BLE001 - the same; and a version behind, the device would refuse all hops
+            self._links.fence.note(f"step {record.step} on this device", trouble)
+            self._fall_behind(f"step {record.step} failed here")
         else:
-            try:
-                digest = await self._compute.apply(
-                    record.step, learning_rate=record.learning_rate, clip_factor=record.clip_factor
-                )
-            except MemoryError:  # half-way, maybe: the state is neither of one version nor of the other
-                self._fall_behind(f"there is no memory for step {record.step}")
-                return
-        self._enter(record, digest)
+            self._enter(record, digest)
+
+    async def _step(self, record: Record) -> str:
+        """Has the device take a step. Returns the parameters' digest."""
+        assert self._compute is not None
+        if record.skipped:
+            return await self._compute.skip(record.step)
+        return await self._compute.apply(
+            record.step, learning_rate=record.learning_rate, clip_factor=record.clip_factor
+        )
 
     def _fall_behind(self, why: str) -> None:
         log.warning("%s: fetching the whole state", why)
@@ -360,7 +369,7 @@ class History:
             self._records.popitem(last=False)
         self._write(record)
         for callback in self._on_commit:
-            callback(record)
+            self._links.fence.call(callback, record)
         self.changed.notify()
 
     def _write(self, record: Record) -> None:

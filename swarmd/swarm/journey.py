@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig
-from swarmd.errors import HopForgotten, NonFinite, PeerFault, PeerUnreachable, Refused
+from swarmd.errors import DeviceLost, HopForgotten, NonFinite, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.status import HopRow
+from swarmd.swarm.ailing import Ailing
 from swarmd.swarm.book import Book, Books
 from swarmd.swarm.custodian import GIVEN_UP, Custodian, Spawn
 from swarmd.swarm.history import History
@@ -84,6 +85,8 @@ class Journeys:
         self.held_back = False  # paused or draining: nothing new is admitted
         self.retiring = False  # draining: nothing is begun for rounds either
         self.closed = False  # this peer leaves: whoever asks is refused
+        self.ailing = Ailing()
+        self._recovery: asyncio.TimerHandle | None = None  # at the end of a rest
         self._work: dict[HopId, Work] = {}
         self._told_busy: dict[PeerId, None] = {}
         links.answers(Hop, self._answer_hop)
@@ -127,7 +130,7 @@ class Journeys:
             if work.task.cancelled():
                 raise Refused(GIVEN_UP) from None
             raise
-        except (HopForgotten, MemoryError) as trouble:
+        except (HopForgotten, DeviceLost, MemoryError) as trouble:
             raise Refused(GIVEN_UP if work.given_up else str(trouble) or "out of memory") from None
 
     def train(self, key: HopId, tokens: Buffer, *, again: bool, horizon_s: float = 0.0) -> asyncio.Task[Answer]:
@@ -152,9 +155,42 @@ class Journeys:
     def _enter(self, work: Work, coroutine: Coroutine[Any, Any, Any]) -> None:
         assert work.hop not in self._work, f"hop {work.hop} is under way once"
         self._work[work.hop] = work
-        work.task = asyncio.create_task(coroutine, name=f"hop {work.hop}")
+        work.task = asyncio.create_task(self._fenced(work, coroutine), name=f"hop {work.hop}")
         work.task.add_done_callback(lambda task: self._finish(work, task))
+        work.task.add_done_callback(lambda _: coroutine.close())  # it may not have begun
         self.entered.notify()
+
+    async def _fenced(self, work: Work, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """What nobody foresaw fails the one hop, as if it had been given up; several in a row make this peer rest."""
+        try:
+            result = await coroutine
+        except (SwarmError, MemoryError):
+            raise
+        except Exception as trouble:  # noqa: BLE001 - one hop's failure ends nothing else
+            self.fail_at(f"hop {tuple(work.hop)}", trouble)
+            raise HopForgotten(f"this peer failed at it: {type(trouble).__name__}") from None
+        self.ailing.succeeded()
+        return result
+
+    def fail_at(self, what: str, trouble: Exception) -> None:
+        """A hop, or something of it, failed here though nobody foresaw it."""
+        self._links.fence.note(what, trouble)
+        loop = asyncio.get_running_loop()
+        if not (seconds := self.ailing.failed(f"{type(trouble).__name__}: {trouble}", loop.time())):
+            return
+        log.warning("no more microbatches are taken for %.0f s: %d failed in a row", seconds, self.ailing.failures)
+        if self._recovery is not None:
+            self._recovery.cancel()
+        self._recovery = loop.call_later(seconds, self._recover)
+
+    def _recover(self) -> None:
+        self._offer_room()
+        self.changed.notify()
+
+    @property
+    def resting(self) -> bool:
+        """Whether too many hops have failed here for more to be taken at present."""
+        return self.ailing.rests(asyncio.get_running_loop().time())
 
     def _finish(self, work: Work, task: asyncio.Task[Any]) -> None:
         if self._work.get(work.hop) is work:
@@ -457,6 +493,8 @@ class Journeys:
     def close(self) -> None:
         """Cancels everything under way: this peer leaves."""
         self.closed = True
+        if self._recovery is not None:
+            self._recovery.cancel()
         for work in self._work.values():
             if work.task is not None:
                 work.task.cancel()
@@ -477,7 +515,7 @@ class Journeys:
         return bool(self._work)
 
     def room(self) -> int:
-        return 0 if self.held_back else max(0, self._limits.in_flight_hops - len(self._work))
+        return 0 if self.held_back or self.resting else max(0, self._limits.in_flight_hops - len(self._work))
 
     def held_for(self) -> dict[PeerId, list[Work]]:
         """The hops of each custodian, for beats."""

@@ -9,7 +9,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar, cast
 
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.swarm.fence import Fence
 from swarmd.swarm.framing import expect, from_frame, to_frame
 from swarmd.swarm.incarnation import Incarnation, Keep, check_card, keep_nothing
 from swarmd.swarm.membership import Membership
@@ -40,6 +41,7 @@ class Links:
         self.incarnation = Incarnation(membership, keep)
         self._membership = membership
         self._settings = settings
+        self.fence = Fence()  # of the whole peer: what failed without anybody having foreseen it
         self._answerers: dict[type[Any], Answerer] = {}
         self._greeted: set[PeerId] = set()  # they know us and we know them, on the present connection
         self._greetings: dict[PeerId, asyncio.Task[None]] = {}
@@ -78,7 +80,7 @@ class Links:
     def _disconnected(self, peer: PeerId) -> None:
         self._greeted.discard(peer)
         for callback in self._lost:
-            callback(peer)
+            self.fence.call(callback, peer)
 
     # ---------------------------------------------------------------------------------------------- asking
 
@@ -190,7 +192,7 @@ class Links:
 
     def _hear(self, card: Card) -> None:
         for callback in self._heard:
-            callback(card)
+            self.fence.call(callback, card)
 
     # ---------------------------------------------------------------------------------------------- answering
 
@@ -207,12 +209,21 @@ class Links:
         return to_frame(await self._handle(answerer, peer, message))
 
     async def _handle(self, answerer: Answerer, peer: PeerId, message: Message) -> Message:
-        """The answer. A lack of memory is this peer's trouble: whoever asks hears of it, and asks others."""
+        """The answer. A lack of memory is this peer's trouble, and so is whatever nobody foresaw: whoever asks hears of
+        it, and asks others.
+        """
         try:
             return await answerer(peer, message)
+        except (Refused, PeerFault):
+            raise
+        except (SwarmError, TimeoutError) as trouble:
+            raise Refused(str(trouble) or "it took too long") from None
         except MemoryError as trouble:
             log.warning("%s of %s: %s", type(message).__name__, peer[-8:], trouble or "out of memory")
             raise Refused("this peer is out of memory") from None
+        except Exception as trouble:  # noqa: BLE001 - one message's failure ends nothing but its answer
+            self.fence.note(f"answering {type(message).__name__} of {peer[-8:]}", trouble)
+            raise Refused("internal error") from None
 
     async def _answer_hello(self, peer: PeerId, hello: Hello) -> Hello:
         try:

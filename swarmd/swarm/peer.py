@@ -5,16 +5,17 @@ every task that runs for the peer.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import logging
 import math
 import random
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig, fingerprint
-from swarmd.errors import ConfigError, Refused, SwarmError
+from swarmd.errors import ConfigError, DeviceLost, Refused, SwarmError
 from swarmd.status import PeerState
 from swarmd.swarm.arriving import Arriving
 from swarmd.swarm.assembly import Assembly
@@ -47,6 +48,7 @@ from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)
 
+GOODBYE_SECONDS = 5.0  # to tell the neighbours that the device is lost; who doesn't hear it sees the broken connection
 KEEP_UP_SECONDS = 2.0  # between two looks at those who are ahead or of another history, unless a card comes earlier
 CALM_SECONDS = 10.0  # the same while nobody is
 REFRESH_SECONDS = 5.0  # between two looks at this peer's own figures, unless someone is told of them earlier
@@ -112,6 +114,7 @@ class Peer:
         self.drainage: Drain | None = None  # this peer leaves
         self.crossing = False  # it goes over to another history
         self._beside: set[asyncio.Task[None]] = set()  # what `spawn` started
+        self._device_lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets the reason
         self._refreshed = 0.0  # loop time at which the figures on this peer's card were brought up to date
         if not entries:
             self.history.founder, self.history.founded = membership.own.peer, True
@@ -120,16 +123,21 @@ class Peer:
         self.history.on_restore(self._restored)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs something beside; it ends with the peer at the latest."""
+        """Runs something beside; it ends with the peer at the latest. What it fails with is its own affair."""
         self._start(work)
+
+    def keep(self, begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs something as long as this peer is there; it begins again if it fails."""
+        self._start(self.links.fence.again(begin))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None] | None":
         if self._group is None:
             work.close()
             return None
-        task = self._group.create_task(work)
+        task = self._group.create_task(self.links.fence.once(work))
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
+        task.add_done_callback(lambda _: work.close())  # it may not have begun
         return task
 
     # ---------------------------------------------------------------------------------------------- its stage's parts
@@ -161,22 +169,34 @@ class Peer:
     # ---------------------------------------------------------------------------------------------- life
 
     async def run(self) -> None:
-        """From joining to the end of the run. Raises ConfigError if this peer can't take part. Cancel it to leave at
-        once.
+        """From joining to the end of the run. Raises ConfigError if this peer can't take part, DeviceLost. Cancel it
+        to leave at once.
         """
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            for work in (self.gossip.run(), self.liveness.run(self._sweep)):
-                self.spawn(work)
-            try:
-                await self._join()
-                await self._serve()
-            finally:
-                self._group = None
-                self.switch.close()
-                self.history.close()
-                for task in list(self._beside):
-                    task.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                device = group.create_task(self._end_with_device())
+                self.keep(self.gossip.run)
+                self.keep(lambda: self.liveness.run(self._sweep))
+                try:
+                    await self._join()
+                    await self._serve()
+                finally:
+                    self._group = None
+                    self.switch.close()
+                    self.history.close()
+                    for task in (device, *self._beside):
+                        task.cancel()
+        except* DeviceLost as troubles:
+            log.error("leaving: %s", troubles.exceptions[0])
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_SECONDS):
+                    await self.leave()
+            raise
+
+    async def _end_with_device(self) -> None:
+        """Raises DeviceLost once there is no device any more."""
+        raise DeviceLost(await self._device_lost)
 
     async def _join(self) -> None:
         """Finds a stage and brings it to the swarm's version."""
@@ -238,9 +258,8 @@ class Peer:
         await self.gossip.announce()
         assert self._assembly is not None
         self._assembly.serve()
-        self.spawn(self.conductor.run())
-        self.spawn(self._keep_up())
-        self.spawn(self.balancer.run())
+        for begin in (self.conductor.run, self._keep_up, self.balancer.run):
+            self.keep(begin)
         await self.history.reached(self.run_config.steps)
         await self.ending.run(await self._save())
         await self._say_goodbye()
@@ -398,6 +417,9 @@ class Peer:
     def _sweep(self, now: float) -> float:
         """Looks at whatever may be late. Returns the loop time at which more may be."""
         due = math.inf
+        lost = self.compute.progress().lost if self.compute is not None else ""
+        if lost and not self._device_lost.done():
+            self._device_lost.set_result(lost)
         if self.journeys is not None:
             due = self.journeys.custodian.sweep(now)
         due = min(due, self.conductor.sweep(now))
@@ -479,6 +501,11 @@ class Peer:
                 state = await self.compute.export_state()
             except MemoryError:
                 log.warning("no checkpoint of version %d: out of memory", self.history.version)
+                return False
+            except DeviceLost:
+                raise
+            except Exception as trouble:  # noqa: BLE001 - a checkpoint less; the next one may do
+                self.links.fence.note(f"the checkpoint of version {self.history.version}", trouble)
                 return False
             version, record = self.history.version, self.history.plain_record()
             now, stage = self.history.record, self.stage

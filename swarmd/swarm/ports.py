@@ -86,8 +86,8 @@ class Transport(Protocol):
 class Compute(Protocol):
     """One stage on one device. Work is done one task at a time: backward before forward, older before newer.
 
-    Every method may raise NonFinite where a loss or gradient is not finite (nothing was accumulated then), and
-    MemoryError.
+    Every method may raise NonFinite where a loss or gradient is not finite (nothing was accumulated then), MemoryError,
+    and DeviceLost once it will never compute again; `progress().lost` says so, too.
     """
 
     @property

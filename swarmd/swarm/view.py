@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from swarmd.printable import size
 from swarmd.status import HopRow, PeerRow, Queues, Wait
+from swarmd.swarm.custody import stuck
 from swarmd.swarm.membership import peer_rows
 from swarmd.swarm.pulling import Progress
 
@@ -138,6 +139,13 @@ class View:
         if peer.crossing:
             return Wait("the state of the history that won", progress=came)
         return peer.ending.wait()
+
+    def warnings(self) -> list[str]:
+        """What is wrong at this peer though it goes on, each a sentence."""
+        peer, now = self._peer, asyncio.get_running_loop().time()
+        device = stuck(peer.compute.progress()) if peer.compute is not None else ""
+        hops = peer.journeys.ailing.warning(now) if peer.journeys is not None else ""
+        return [word for word in (device, hops, peer.links.fence.warning(now)) if word]
 
     def peer_rows(self) -> list[PeerRow]:
         """Everyone this peer knows, itself first."""

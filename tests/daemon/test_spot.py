@@ -41,7 +41,7 @@ async def test_a_command_that_hangs_is_killed_and_no_notice(
     waiting = asyncio.create_task(
         spot_notice(NodeConfig(home="/h", spot_command="exec sleep 100", spot_interval_s=0.01))
     )
-    while "doesn't end" not in caplog.text:
+    while "doesn't end within" not in caplog.text:
         await asyncio.sleep(0.01)
     assert not waiting.done()
     waiting.cancel()

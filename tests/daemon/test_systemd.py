@@ -73,6 +73,35 @@ async def test_the_watchdog_hears_from_the_event_loop_twice_in_its_time(manager:
         pulse.cancel()
 
 
+async def test_the_watchdog_hears_nothing_while_the_daemon_is_stuck_though_its_loop_runs(manager: Manager) -> None:
+    notifier, why = Notifier(manager.address, 0.1), ""
+    pulse = asyncio.create_task(notifier.pulse(lambda: "serving", lambda: why))
+    try:
+        assert await asyncio.to_thread(manager.until, "WATCHDOG")
+        why = "the device hangs"
+        while (word := await asyncio.to_thread(manager.hear)) == {"WATCHDOG": "1", "STATUS": "serving"}:
+            pass  # said before
+        for _ in range(3):
+            assert word == {"STATUS": "the device hangs"}
+            word = await asyncio.to_thread(manager.hear)
+        why = ""
+        assert await asyncio.to_thread(manager.until, "WATCHDOG")
+    finally:
+        pulse.cancel()
+
+
+async def test_a_daemon_that_cannot_say_how_it_is_lives_all_the_same(manager: Manager) -> None:
+    def fail() -> str:
+        raise KeyError("status")
+
+    pulse = asyncio.create_task(Notifier(manager.address, 0.1).pulse(fail, fail))
+    try:
+        for _ in range(2):
+            assert await asyncio.to_thread(manager.hear) == {"WATCHDOG": "1", "STATUS": ""}
+    finally:
+        pulse.cancel()
+
+
 def test_without_systemd_nothing_is_said_and_a_lost_manager_is_no_trouble(tmp_path: Path) -> None:
     Notifier.from_environment({}).ready("joining")
     Notifier(str(tmp_path / "nobody")).ready("joining")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from swarmd.errors import ConfigError, HopForgotten, NonFinite, PeerFault
+from swarmd.errors import ConfigError, DeviceLost, HopForgotten, NonFinite, PeerFault
 from swarmd.schedule import learning_rate_at
 from swarmd.sim.training import toy_tokens
 from swarmd.stage import worker as worker_module
@@ -256,3 +256,81 @@ async def test_training_through_workers_gives_the_engines_bits() -> None:
 def test_torch_is_not_imported_by_the_event_loops_thread() -> None:
     program = "import sys, swarmd.stage.worker; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=50)
+
+
+# ------------------------------------------------------------------------------------------------- its death
+
+
+def die() -> None:
+    raise SystemExit(3)
+
+
+async def test_when_the_thread_dies_everyone_who_waits_hears_so_and_whoever_comes_later(head: Worker) -> None:
+    gate = Gate(head)
+    await gate.reached()
+    fatal = asyncio.ensure_future(head._do(0, None, die))
+    waiting = await queued([head.forward(HopId(1, 1), toy_tokens(RUN, 1, 1), None, codec="fp32"), head.export_state()])
+    assert not head.progress().lost
+    await gate.open()
+    async with asyncio.timeout(DEADLINE_S):
+        ends = await asyncio.gather(fatal, *waiting, return_exceptions=True)
+        assert [type(end) for end in ends] == [DeviceLost] * 3
+        await asyncio.shield(head._ended)
+    assert "SystemExit" in head.progress().lost
+    with pytest.raises(DeviceLost, match="SystemExit"):
+        await head.forward(HopId(1, 2), toy_tokens(RUN, 1, 2), None, codec="fp32")
+
+
+async def test_what_is_raised_outside_of_a_task_is_the_thread_s_death_too(
+    head: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(task: object) -> None:
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr(head, "_run", broken)
+    with pytest.raises(DeviceLost, match="a bug of ours"):
+        async with asyncio.timeout(DEADLINE_S):
+            await head.export_state()
+    assert head.progress().lost
+
+
+async def test_a_thread_that_is_gone_without_a_word_is_noticed(head: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(head)
+    await gate.reached()
+    monkeypatch.setattr(head._thread, "is_alive", lambda: False)
+    assert "without a word" in head.progress().lost
+    with pytest.raises(DeviceLost):
+        async with asyncio.timeout(DEADLINE_S):
+            await gate._task
+    monkeypatch.undo()
+    gate._opened.set()
+
+
+async def test_a_thread_that_dies_while_it_builds_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Worker, "_make_engine", lambda self: die())
+    with pytest.raises(DeviceLost, match="SystemExit"):
+        async with asyncio.timeout(DEADLINE_S):
+            await Worker.start(RUN, 0, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later", DeviceLost),
+        ("CUDA error: an illegal memory access was encountered", DeviceLost),
+        ("CUDA error: invalid argument", RuntimeError),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", MemoryError),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", MemoryError),
+        ("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory", MemoryError),
+        ("mat1 and mat2 shapes cannot be multiplied", RuntimeError),
+    ],
+)
+async def test_what_torch_s_runtime_errors_mean(head: Worker, said: str, kind: type[Exception]) -> None:
+    def fail() -> None:
+        raise RuntimeError(said)
+
+    with pytest.raises(kind) as trouble:
+        async with asyncio.timeout(DEADLINE_S):
+            await head._do(0, None, fail)
+    assert type(trouble.value) is kind
+    assert bool(head.progress().lost) == (kind is DeviceLost)

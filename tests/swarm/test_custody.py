@@ -10,6 +10,7 @@ from swarmd.sim.clock import run_virtual
 from swarmd.swarm.custody import (
     HUNG_FLOOR_SECONDS,
     SILENCE_FLOOR_SECONDS,
+    STUCK_TIMES,
     UNCLAIMED_SECONDS,
     UNDER_WAY_CEILING_SECONDS,
     UNDER_WAY_TIMES,
@@ -18,11 +19,12 @@ from swarmd.swarm.custody import (
     Passed,
     lateness,
     straggling,
+    stuck,
 )
 from swarmd.swarm.membership import Rhythm
 from swarmd.swarm.messages import Beat, Gradient, Hop, HopBeat, NotFinite
 from swarmd.swarm.retention import Retention
-from swarmd.values import Encoded, HopId
+from swarmd.values import ComputeProgress, Encoded, HopId
 
 NOW = 100.0
 FAST, SLOW = Rhythm(1.0, 0.1), Rhythm(10.0, 1.0)
@@ -331,3 +333,18 @@ def test_a_hop_is_passed_on_once() -> None:
     retention.keep(HopId(1, 0), hop(0))
     with pytest.raises(AssertionError):
         retention.keep(HopId(1, 0), hop(0))
+
+
+@pytest.mark.parametrize(
+    ("progress", "word"),
+    [
+        (ComputeProgress(0, None, 0.0, 0.0, 0.0), ""),
+        (ComputeProgress(9, HopId(1, 0), STUCK_TIMES * HUNG_FLOOR_SECONDS, 1.0, 1.0), ""),
+        (ComputeProgress(9, HopId(1, 0), STUCK_TIMES * HUNG_FLOOR_SECONDS + 1, 1.0, 1.0), "at one task for 301 s"),
+        (ComputeProgress(9, HopId(1, 0), 1000.0, 5.0, 10.0), ""),
+        (ComputeProgress(9, None, 0.0, 1.0, 1.0, "the thread has died"), "the thread has died"),
+    ],
+)
+def test_a_device_that_died_or_is_far_beyond_hung_is_stuck(progress: ComputeProgress, word: str) -> None:
+    assert word in stuck(progress)
+    assert bool(stuck(progress)) == bool(word)
