@@ -92,6 +92,10 @@ class RunConfig:
     rebalance_seconds: float = 300.0  # between two looks, by each peer, if it should serve another stage; 0: never
     routing: RoutingPolicy = "iwrr"  # the best of the three in docs/simulator.md, "Routing"
     recompute: bool | Literal["auto"] = "auto"  # run the forward again in backward instead of keeping graphs
+    skips_limit: int = (
+        50  # steps skipped in a row, as their numbers weren't finite, after which the run ends; 0: never.
+    )
+    # Far more than chance makes of sound training, and soon enough that nobody trains a diverged model for days
     earlier: tuple[int, ...] = ()  # `steps` before it was prolonged, and before that, the first total first
 
     @property
@@ -161,7 +165,7 @@ def to_plain(config: Any) -> dict[str, Any]:
     return plain
 
 
-LATER: tuple[str, ...] = ("earlier",)
+LATER: tuple[str, ...] = ("earlier", "skips_limit")
 """Settings of a run, by their path (`optimizer.beta3`), that came after the first release."""
 
 

@@ -45,6 +45,14 @@ class Stopped(SwarmError):
     """Nobody wants any more what was being done; nothing of it is left."""
 
 
+class RunEnded(SwarmError):
+    """The run is over before its last step, for every peer alike, and why: going on would be of no use. Exit code 1."""
+
+    def __init__(self, sentence: str, checkpoint: int | None) -> None:
+        super().__init__(sentence)
+        self.checkpoint = checkpoint  # version of the last good one on this peer's disk
+
+
 class HopForgotten(SwarmError):
     """The hop was cancelled before its gradient was accumulated; nothing of it was added to the step's sum."""
 

@@ -142,6 +142,7 @@ def _run_problems(run: RunConfig) -> Iterator[Problem]:
         "rebalance_seconds",
         "must be 0 (never) or a number of seconds",
     )
+    yield not 0 <= run.skips_limit <= COUNT_LIMIT, "skips_limit", "must be 0 (never ends the run) or a number of steps"
     yield not 1 <= run.checkpoint_every <= COUNT_LIMIT, "checkpoint_every", "must be a number of steps, at least 1"
 
 

@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ DIAL_TIMEOUT_S = 1.0  # a daemon that lives accepts on its own socket at once
 INCARNATION_FILE_BYTES = 32  # of one number
 HALF_WRITTEN = (
     ".node.json.*", ".run.json.*", ".incarnation.*", ".ledger.jsonl.*", ".identity-*", ".control.new", ".port.*",
+    ".ended.json.*",
 )  # fmt: skip
 """Files on their way to their names, directly under the home."""
 PORT_FILE_LIMIT_BYTES = 16
@@ -73,6 +74,7 @@ class Home:
         self.lock = self.path / "lock"
         self.port_file = self.path / "port"
         self.incarnation = self.path / "incarnation"
+        self.ended_file = self.path / "ended.json"
 
     def prepare(self) -> None:
         """Creates the directory, readable by its owner only. Raises ConfigError."""
@@ -204,6 +206,31 @@ class Home:
     def keep_incarnation(self, incarnation: int) -> None:
         """Writes down that a life of this home has used a number. Raises OSError."""
         write_atomically(self.incarnation, f"{incarnation}\n".encode())
+
+    def remember_end(self, fingerprint: str, why: str) -> None:
+        """A run has ended before its last step: a service that starts the daemon again must not go on with it. A full
+        disk is logged, not raised.
+        """
+        try:
+            write_atomically(self.ended_file, (json.dumps({"run": fingerprint, "why": why}, indent=2) + "\n").encode())
+        except OSError as error:
+            log.error("can't write down in %s that the run has ended: %s", self.ended_file, error.strerror)
+
+    def check_not_ended(self, fingerprints: Collection[str]) -> None:
+        """Raises ConfigError if a run of one of these names has ended here before its last step."""
+        try:
+            plain = read_json(self.ended_file, NODE_FILE_LIMIT_BYTES)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError):
+            plain = None
+        if not isinstance(plain, dict) or not all(isinstance(plain.get(key), str) for key in ("run", "why")):
+            raise ConfigError(f"{self.ended_file} can't be read; see swarmd.log for why the run ended, and remove it.")
+        if plain["run"] in fingerprints:
+            raise ConfigError(
+                f"this run has ended: {plain['why']} To go on from its checkpoints all the same, remove "
+                f"{self.ended_file} at every peer and start with --resume."
+            )
 
     def has_checkpoints(self) -> bool:
         """Whether a version of some stage was saved here. Version 0, which the first release wrote down when it ended

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from swarmd.config import NodeConfig, RunConfig, fingerprint, to_plain
+from swarmd.config import NodeConfig, RunConfig, fingerprint, lineage, to_plain
 from swarmd.daemon.beside import run_beside
 from swarmd.daemon.device import device_memory
 from swarmd.daemon.local import Home, RememberedRun
@@ -22,7 +22,7 @@ from swarmd.daemon.report import Report
 from swarmd.daemon.run_search import RunSearch
 from swarmd.daemon.store import LocalStore
 from swarmd.daemon.waits import Standstill, Waits
-from swarmd.errors import ControlError, Refused, Stopped
+from swarmd.errors import ControlError, Refused, RunEnded, Stopped
 from swarmd.memory import settle
 from swarmd.printable import size
 from swarmd.status import HopRow, PeerRow, Status, Wait
@@ -97,6 +97,7 @@ class Node:
         else:
             await self.search.find(idle=idle)
         assert self.search.run is not None
+        self._home.check_not_ended(lineage(self.search.run))
         if self._on_run is not None:
             await self._on_run(fingerprint(self.search.run))
         limits = self.config.limits
@@ -118,7 +119,10 @@ class Node:
         self.peer.history.on_commit(self._committed)
         self.peer.history.on_restore(self.records.clear)  # what was measured may be void now, or long ago
         self.peer.history.on_restore(self._restored)
-        await self.peer.run()
+        try:
+            await self.peer.run()
+        except* RunEnded as troubles:
+            raise self._write_down(_first_of(troubles)) from None
         log.log(NOTICE, "the run is over at version %d", self.peer.history.version)
         self._tell_final(self.peer)
 
@@ -126,6 +130,16 @@ class Node:
         """Says where the final state is, if this peer has come to it."""
         if sentence := peer.ending.sentence():
             log.log(logging.WARNING if peer.ending.is_at_risk() else NOTICE, sentence)
+
+    def _write_down(self, end: RunEnded) -> RunEnded:
+        """The run is over before its last step, for good; what to do about it."""
+        assert self.search.run is not None
+        where = f"the last good checkpoint is version {end.checkpoint}, in {self._home.checkpoints}."
+        if end.checkpoint is None:
+            where = "there is no checkpoint from before that on this machine."
+        sentence = f"{end}; {where}"
+        self._home.remember_end(fingerprint(self.search.run), sentence)
+        return RunEnded(sentence, end.checkpoint)
 
     async def _open_stage(self, stage: int) -> tuple[Compute, Data | None]:
         """Builds a stage on the device; the first one with the run's data. Raises ConfigError."""
@@ -209,7 +223,7 @@ class Node:
             and self.peer is not None
         ):
             self._remember(self.peer.stage)
-        said = "skipped: not finite" if record.skipped else f"loss {record.loss:.4f}"
+        said = f"skipped: {record.why or 'not finite'}" if record.skipped else f"loss {record.loss:.4f}"
         log.info("step %d: %s, %.0f tokens/s", record.step, said, record.tokens / max(1e-9, record.seconds))
 
     def _restored(self) -> None:
@@ -350,3 +364,9 @@ class Node:
     def summary(self) -> str:
         """The daemon in one line."""
         return self._report.summary()
+
+
+def _first_of(troubles: BaseExceptionGroup[RunEnded]) -> RunEnded:
+    """The first of a group, which may hold groups."""
+    trouble = troubles.exceptions[0]
+    return _first_of(trouble) if isinstance(trouble, BaseExceptionGroup) else trouble

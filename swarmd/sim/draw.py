@@ -52,6 +52,7 @@ STAGE_LOSS_SHARE = 0.08  # of scenarios that lose a stage for good
 REBALANCE_SHARE = 0.3  # of scenarios in which peers move of their own accord
 REBALANCE_SECONDS = (0.2, 1.0, 5.0)  # hurried: runs are short, and every stage that loses a peer is to be helped
 OUTAGE_SHARE = 0.04  # of scenarios in which the whole swarm goes down
+BAD_ROUNDS_SHARE = 0.15  # of scenarios in which an average may come out not finite
 OPENING_SHARE = 0.5  # of scenarios in which a device takes long to open a stage, as real ones do
 EARLY_SHARE = 0.6  # of scenarios in which movers don't wait for the end of a step, as they don't where steps are long
 SAFETY_SHARE = 0.7  # faults strike within this share of what the run takes without them
@@ -98,6 +99,10 @@ def draw_scenario(seed: int) -> Scenario:
         calm = dataclasses.replace(calm, open_seconds=neat(log_uniform(rng, 0.01, 10.0)))
     if rng.random() < EARLY_SHARE:
         calm = dataclasses.replace(calm, limits=dataclasses.replace(calm.limits, move_wait_s=rng.choice((0.0, 0.3))))
+    if rng.random() < BAD_ROUNDS_SHARE:
+        calm = dataclasses.replace(
+            calm, symbols=dataclasses.replace(calm.symbols, spoiled_rounds=rng.choice((0.05, 0.2)))
+        )
     return dataclasses.replace(calm, faults=tuple(sorted(faults, key=lambda fault: (fault.at_s, repr(fault)))))
 
 

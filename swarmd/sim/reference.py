@@ -29,7 +29,8 @@ class Symbols:
     activation_bytes: int = 256
     token_bytes: int = 128
     state_bytes: int = 4096  # besides the parameters
-    spoiled: float = 0.0  # share of hops whose loss or gradient is not finite
+    spoiled: float = 0.0  # share of hops whose activation, loss or gradient is not finite
+    spoiled_rounds: float = 0.0  # share of rounds whose average is not finite, though all that goes into it is
 
 
 @lru_cache(SHARES_KEPT)
@@ -56,6 +57,16 @@ def spoiled_at(run_seed: int, hop: HopId, stages: int, spoiled: float) -> int | 
     if spoiled and draw(run_seed, "spoiled", hop) < spoiled * 2**64:
         return draw(run_seed, "spoiled at", hop) % stages
     return None
+
+
+def spoiled_early(run_seed: int, hop: HopId) -> bool:
+    """Whether a hop that is spoiled at a stage is so from its forward on: its activation goes nowhere."""
+    return draw(run_seed, "spoiled early", hop) % 2 == 0
+
+
+def round_is_spoiled(run_seed: int, step: int, stage: int, spoiled: float) -> bool:
+    """Whether the average of a stage's sums is not finite."""
+    return bool(spoiled) and draw(run_seed, "spoiled round", HopId(step, stage)) < spoiled * 2**64
 
 
 def elements_of(symbols: Symbols, stage: int) -> int:
@@ -119,9 +130,12 @@ class Reference:
         return self._gradients[step, stage]
 
     def skipped(self, step: int) -> bool:
-        """Whether a hop of the step is not finite, so that the step changes nothing."""
+        """Whether a hop or an average of the step is not finite, so that the step changes nothing."""
+        seed, symbols, stages = self._run.seed, self._symbols, range(len(self._sizes))
         hops = (HopId(step, index) for index in range(self._run.microbatches))
-        return any(spoiled_at(self._run.seed, hop, len(self._sizes), self._symbols.spoiled) is not None for hop in hops)
+        if any(spoiled_at(seed, hop, len(stages), symbols.spoiled) is not None for hop in hops):
+            return True
+        return any(round_is_spoiled(seed, step, stage, symbols.spoiled_rounds) for stage in stages)
 
     def loss(self, step: int) -> float:
         """Mean loss of a step that isn't skipped."""

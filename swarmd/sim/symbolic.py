@@ -25,8 +25,10 @@ from swarmd.sim.reference import (
     loss_of,
     mark_of,
     moved,
+    round_is_spoiled,
     share,
     spoiled_at,
+    spoiled_early,
     squared_norm,
     untrained,
 )
@@ -158,6 +160,7 @@ class SymbolicEngine:
         assert not self.is_tail, "the last stage has `tail`"
         attempt = self._begin(hop, attempt, evaluate)
         self._check_inputs(hop, tokens, activation, evaluate)
+        self._check_finite(hop, "activation")
         out = self._stamp(b"ACTV", hop, codec)
         if not evaluate:
             self._check_attempt(hop, attempt)
@@ -174,7 +177,7 @@ class SymbolicEngine:
                 raise HopForgotten(f"hop {tuple(hop)} was forgotten before its gradient came")
             raise KeyError(f"no forward of hop {tuple(hop)} ran here")
         self._expect("gradient", fields, self._fields(hop, self.stage + 1))
-        self._check_finite(hop)
+        self._check_finite(hop, "gradient")
         self._check_attempt(hop, attempt)
         self.kept.discard(hop)
         return self._finish(hop, codec, subtract)
@@ -196,7 +199,7 @@ class SymbolicEngine:
         loss, count = float(loss_of(self.run.seed, hop)), self.run.tokens_per_microbatch
         if evaluate:
             return TailResult(loss, count, None, accumulated=False)
-        self._check_finite(hop)
+        self._check_finite(hop, "loss")
         self._check_attempt(hop, attempt)
         result = self._finish(hop, codec, subtract)
         return TailResult(loss, count, result.gradient, result.accumulated)
@@ -236,9 +239,12 @@ class SymbolicEngine:
         if self.attempt(hop) != attempt:
             raise HopForgotten(f"hop {tuple(hop)} was forgotten while it was worked on")
 
-    def _check_finite(self, hop: HopId) -> None:
-        if spoiled_at(self.run.seed, hop, self.run.model.stages, self.symbols.spoiled) == self.stage:
-            raise NonFinite(f"the numbers of hop {tuple(hop)} are not finite")
+    def _check_finite(self, hop: HopId, what: str) -> None:
+        """Raises NonFinite at the one place at which a spoiled hop is so."""
+        early = spoiled_early(self.run.seed, hop) and not self.is_tail
+        place = spoiled_at(self.run.seed, hop, self.run.model.stages, self.symbols.spoiled)
+        if place == self.stage and (what == "activation") == early:
+            raise NonFinite(f"the {what} of hop {tuple(hop)} is not finite", what)
 
     def _check_inputs(self, hop: HopId, tokens: Buffer, activation: Encoded | None, evaluate: bool) -> None:
         """Raises PeerFault for what is malformed, Foreign for what belongs to another hop."""
@@ -308,6 +314,8 @@ class SymbolicEngine:
         columns = [unpack(contribution) for contribution in contributions]
         if any(len(column) != len(columns[0]) for column in columns):
             raise PeerFault("contributions of several lengths came for one part")
+        if round_is_spoiled(self.run.seed, self.version + 1, self.stage, self.symbols.spoiled_rounds):
+            raise NonFinite("the average is not finite", "average")
         return pack([sum(row) / tokens for row in zip(*columns, strict=True)], codec)
 
     def assemble(self, step: int, parts: Sequence[Encoded]) -> GradientSummary:

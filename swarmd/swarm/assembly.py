@@ -69,7 +69,7 @@ class Assembly:
             run, links, membership, history, conductor, self.journeys, self.rounds, compute, self.handovers, self.head,
             stage,
         )  # fmt: skip
-        history.attach(stage, compute, self.rounds.gather)
+        history.attach(stage, compute, self.rounds.gather, self.rounds.objection)
         joiner.opened(compute, self.rounds.hold)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

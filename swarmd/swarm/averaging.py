@@ -8,6 +8,7 @@ and everything that was averaged are kept until the commit.
 import asyncio
 import itertools
 import logging
+import math
 
 from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused
@@ -44,6 +45,9 @@ from swarmd.values import Encoded, PeerId
 log = logging.getLogger(__name__)
 
 PLAN_WAIT_SECONDS = 30.0  # a contribution may come before the plan that it is part of
+NORM_TOLERANCE = (
+    1e-6  # relative: devices add the same squares in fp64 in another order; 1e10 of them are 1e-6 off at most
+)
 GRADIENT_SECONDS = 120.0  # for one part of a committed gradient
 VERSION_WAIT_SECONDS = 30.0
 
@@ -69,6 +73,7 @@ class Rounds:
         self._held = Held(limits.held_gradients)
         self._offered: dict[int, tuple[str, Whole]] = {}  # step -> digest and parts, brought by `hold` and not checked
         self._assembled = (0, "")  # step and digest of what the device would apply
+        self._norms: dict[str, tuple[int, float]] = {}  # digest of what was assembled for a step -> step, squared norm
         self._decided = 0  # the step whose record is being applied: no attempt may replace its gradient any more
         self._exchange: Exchange | None = None
         self._leading: dict[int, Leader] = {}
@@ -252,6 +257,8 @@ class Rounds:
         except MemoryError:
             raise Refused("this peer has no memory for the gradient") from None
         self._assembled = (step, summary.digest)
+        self._norms = {digest: it for digest, it in self._norms.items() if it[0] == step}
+        self._norms[summary.digest] = step, summary.squared_norm
         return summary.digest, summary.squared_norm
 
     # ---------------------------------------------------------------------------------------------- owner
@@ -286,6 +293,16 @@ class Rounds:
         if averaged is None or not 0 <= ask.part < len(averaged):
             raise Refused(f"the gradient of step {ask.step} is not here any more")
         return GradientPart(len(averaged), averaged[ask.part])
+
+    def objection(self, record: Record) -> str:
+        """What of a record doesn't fit the gradient that it names, if that was assembled here; "" if all does."""
+        entry = record.stages[self._stage]
+        step, norm = self._norms.get(entry.digest, (0, 0.0))
+        if record.skipped or step != record.step or math.isclose(norm, entry.squared_norm, rel_tol=NORM_TOLERANCE):
+            return ""
+        if self._decided == step:  # another record may still come
+            self._decided = 0
+        return f"the squared norm of stage {self._stage} is {norm:.6g}, not {entry.squared_norm:.6g}"
 
     async def gather(self, record: Record) -> bool:
         """Makes sure that the gradient a record names is assembled, fetching it from a holder if need be."""

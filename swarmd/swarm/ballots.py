@@ -120,6 +120,9 @@ class Ballots:
             raise PeerFault("a record of another step than it was proposed for")
         if self._history.version >= ask.step:
             raise Refused(f"step {ask.step} is over")
+        if why := self._history.objection(record):
+            log.warning("%s proposes a record of step %d that is refused: %s", peer[-8:], ask.step, why)
+            raise Refused(f"the record of step {ask.step}: {why}")
         return self._acceptor(ask.step, ask.parent).accept(ask.ballot, ask.record)
 
     def _acceptor(self, step: int, parent: str) -> Acceptor:

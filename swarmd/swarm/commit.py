@@ -18,17 +18,26 @@ from typing import Any
 from swarmd.config import RunConfig, lineage
 from swarmd.errors import PeerFault
 from swarmd.schedule import learning_rate_at
+from swarmd.swarm.messages import SOMEONE
 from swarmd.swarm.round_messages import StageReport
 from swarmd.values import PeerId
 
-UNHASHED = ("conductor", "seconds", "validation_loss", "ballot", "forked")
-RETURN = ("after", "after_version", "lives", "moves", "continues")
+UNHASHED = ("conductor", "seconds", "validation_loss", "ballot", "forked", "why")
+RETURN = ("after", "after_version", "lives", "moves", "continues", "broke_at", "ends")
 """Fields that say how a version was come to, and not what it is."""
 
-LATER: tuple[tuple[str, object], ...] = (("total_steps", 0), ("continues", ""))
+LATER: tuple[tuple[str, object], ...] = (
+    ("total_steps", 0),
+    ("continues", ""),
+    ("skips", 0),
+    ("broke_at", 0),
+    ("ends", False),
+)
 """Fields that came after the first release, and their defaults: only what differs from these is hashed, so that older
 records keep their names.
 """
+
+WHY_LIMIT = 400  # characters of `Record.why`: a sentence or two
 
 COUNTS = ("stage", "tokens", "microbatches", "resent", "subtracted", "lost", "duplicated")
 """Fields of a stage's entry that are counts."""
@@ -85,6 +94,11 @@ class Record:
     lives: tuple[int, ...] = ()  # and the incarnations of its members: only these may speak for the next step
     total_steps: int = 0  # of the run when it was decided, whose schedule it follows; 0: as the run was founded
     continues: str = ""  # of the return with which a prolonged run begins: hash of the record it was prolonged from
+
+    skips: int = 0  # steps in a row that were skipped, up to this one
+    broke_at: int = 0  # the last step, not done again yet, whose parameters came out not finite; 0: none
+    ends: bool = False  # the run ends with this return: there is no use in going on
+    why: str = ""  # it was skipped, or is a return, in words
 
     @functools.cached_property
     def hash(self) -> str:
@@ -166,8 +180,11 @@ def build_record(
     validation_loss: float | None,
     total_tokens: int = 0,
     moves: tuple[Move, ...] = (),
+    before: Record | None = None,
 ) -> Record:
-    """The record of a step from its stages' reports, in stage order. `total_tokens` are those of the history so far."""
+    """The record of a step from its stages' reports, in stage order. `total_tokens` are those of the history so far;
+    `before`: the record before.
+    """
     assert [report.stage for report in reports] == list(range(run.model.stages)), "one report a stage, in order"
     tail = reports[-1]
     loss = tail.loss_sum / max(1, tail.tokens)
@@ -175,6 +192,8 @@ def build_record(
     norm, factor = (
         clip_factor([report.squared_norm for report in reports], run.optimizer.clip_norm) if finite else (0.0, 0.0)
     )
+    skips, broke_at = counts_after(before, step, skipped=not finite)
+    blame = next((report.blame for report in reports if report.blame), SOMEONE)
     return Record(
         step=step,
         parent=parent,
@@ -191,7 +210,16 @@ def build_record(
         conductor=conductor,
         seconds=seconds,
         validation_loss=validation_loss,
+        skips=skips,
+        broke_at=broke_at,
+        why="" if finite else blame.words(),
     )
+
+
+def counts_after(before: Record | None, step: int, *, skipped: bool) -> tuple[int, int]:
+    """What the record of a step says of skips and of a step that broke, as it follows from the record before."""
+    skips = (before.skips if before is not None else 0) + 1 if skipped else 0
+    return skips, before.broke_at if before is not None and before.broke_at >= step else 0
 
 
 def _entry(report: StageReport, finite: bool) -> StageEntry:
@@ -219,9 +247,12 @@ def build_return(
     after_version: int,
     conductor: PeerId,
     continues: str = "",
+    broke_at: int = 0,
+    why: str = "",
 ) -> Record:
     """Decides the version of a record anew: everyone goes back to it. `members`: who holds each stage from there on;
-    `lives`: their incarnations; `continues`: the record's hash if a prolonged run begins with the return.
+    `lives`: their incarnations; `continues`: the record's hash if a prolonged run begins with the return;
+    `broke_at`, `why`: the step whose parameters came out not finite, and that in words.
     """
     stages = tuple(
         dataclasses.replace(entry, members=peers, holders=())
@@ -237,7 +268,20 @@ def build_return(
         after_version=after_version,
         lives=tuple(lives[peer] for peers in members for peer in peers),
         continues=continues,
+        broke_at=broke_at,
+        ends=False,
+        why=why,
     )
+
+
+def build_end(record: Record, lives: Mapping[PeerId, int], *, conductor: PeerId, why: str) -> Record:
+    """Decides that the run ends with the version of a record, and why."""
+    members = [entry.members for entry in record.stages]
+    everyone = {peer: lives.get(peer, 0) for peers in members for peer in peers}
+    made = build_return(
+        record, members, everyone, after=record.hash, after_version=record.step, conductor=conductor, why=why
+    )
+    return dataclasses.replace(made, broke_at=record.broke_at, ends=True)
 
 
 def founding(peer: PeerId, incarnation: int, record: Record) -> str:
@@ -303,10 +347,21 @@ def _check_record(run: RunConfig, record: Record) -> None:
         raise ValueError("it continues a run and is no return")
     if record.learning_rate != learning_rate_at(run.optimizer, record.step, steps):
         raise ValueError("its learning rate is not the schedule's")
-    if not record.skipped:
-        norm, factor = clip_factor([entry.squared_norm for entry in record.stages], run.optimizer.clip_norm)
-        if (norm, factor) != (record.grad_norm, record.clip_factor):
-            raise ValueError("its clipping factor doesn't follow from its norms")
+    _check_numbers(run, record)
+
+
+def _check_numbers(run: RunConfig, record: Record) -> None:
+    """That a record's norms, and what it counts, go together. Raises ValueError."""
+    norms = [entry.squared_norm for entry in record.stages]
+    norm, factor = clip_factor(norms, run.optimizer.clip_norm) if not record.skipped else (0.0, 0.0)
+    if (norm, factor) != (record.grad_norm, record.clip_factor):
+        raise ValueError("its clipping factor doesn't follow from its norms")
+    if record.skipped and (record.loss or any(norms)):
+        raise ValueError("it is skipped, and yet has a loss or a norm")
+    if record.skips and not record.skipped:
+        raise ValueError("it counts itself as skipped, and isn't")
+    if (record.broke_at and record.broke_at < record.step) or (record.ends and not record.after):
+        raise ValueError("it goes back for a step that it is past, or ends a run and is no return")
 
 
 def _check_types(record: Record) -> None:
@@ -317,7 +372,7 @@ def _check_types(record: Record) -> None:
     if not all(type(number) in (int, float) and math.isfinite(number) and number >= 0 for number in numbers):
         raise TypeError("a number in it is none, or not finite")
     counts = [record.step, record.tokens, record.total_tokens, record.ballot[0], record.after_version, *record.lives]
-    counts += [record.total_steps]
+    counts += [record.total_steps, record.skips, record.broke_at]
     counts += [getattr(entry, name) for entry in record.stages for name in COUNTS]
     counts += [stage for move in record.moves for stage in (move.source, move.target)]
     if not all(type(count) is int and count >= 0 for count in counts):
@@ -328,6 +383,7 @@ def _check_types(record: Record) -> None:
         record.continues,
         record.conductor,
         record.ballot[1],
+        record.why,
         *(entry.digest for entry in record.stages),
     ]
     names += [move.peer for move in record.moves]
@@ -335,9 +391,12 @@ def _check_types(record: Record) -> None:
     if (
         type(record.skipped) is not bool
         or type(record.forked) is not bool
+        or type(record.ends) is not bool
         or not all(isinstance(name, str) for name in names)
     ):
         raise TypeError("a name in it is not text")
+    if len(record.why) > WHY_LIMIT or not record.why.isprintable():
+        raise TypeError("its reason is not a line of text")
 
 
 def ledger_line(record: Record, stage: int, digest: str) -> dict[str, Any]:
@@ -365,4 +424,5 @@ def ledger_line(record: Record, stage: int, digest: str) -> dict[str, Any]:
         "digest": digest,
         "seconds": record.seconds,
         **({"continues": record.continues} if record.continues else {}),
+        **({"why": record.why} if record.why else {}),
     }

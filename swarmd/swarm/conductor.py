@@ -236,6 +236,7 @@ class Conductor:
                 validation_loss=validation.result() if validation.done() else None,
                 total_tokens=self._history.total_tokens,
                 moves=self._moves(step, reports),
+                before=self._history.record,
             )
         finally:
             validation.cancel()

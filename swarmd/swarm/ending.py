@@ -257,7 +257,7 @@ class Ending:
 
     def wait(self) -> Wait | None:
         """What this peer stays for."""
-        if self.over or not self._history.finished:
+        if self.over or not self._history.finished or self._history.failure:
             return None
         if self._since is None:
             return Wait("its last version to be on its own disk")

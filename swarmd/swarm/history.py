@@ -15,6 +15,7 @@ from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.swarm.commit import (
     Record,
+    counts_after,
     genesis_hash,
     is_of_now,
     ledger_line,
@@ -75,13 +76,16 @@ class History:
         self._compute: Compute | None = None
         self._stage = -1
         self._gather: Gather | None = None
+        self._fits: Callable[[Record], str] | None = None
         self._on_commit: list[Callable[[Record], None]] = []
         links.answers(Commit, self._answer_commit)
         links.answers(AskRecord, self._answer_record)
 
-    def attach(self, stage: int, compute: Compute, gather: Gather) -> None:
-        """Names the stage whose parameters this history steps."""
-        self._stage, self._compute, self._gather = stage, compute, gather
+    def attach(self, stage: int, compute: Compute, gather: Gather, fits: Callable[[Record], str]) -> None:
+        """Names the stage whose parameters this history steps. `fits`: what of a record doesn't fit the gradients that
+        were assembled here, "" if it does or isn't known.
+        """
+        self._stage, self._compute, self._gather, self._fits = stage, compute, gather, fits
 
     def detach(self) -> None:
         """This peer leaves its stage at the present version: from here on nothing of the next step reaches its sum."""
@@ -149,7 +153,34 @@ class History:
 
     @property
     def finished(self) -> bool:
-        return self.version >= self._run.steps
+        """Whether no step follows, as all are done or the run has failed."""
+        return self.version >= self._run.steps or bool(self.failure)
+
+    @property
+    def failure(self) -> str:
+        """Why the run ends before its last step, the same at every peer that has the same record; "" if it doesn't."""
+        record, limit = self.record, self._run.skips_limit
+        if record is None or not 0 < limit <= record.skips:
+            return ""
+        last = f"; of the last one, {record.why}" if record.why else ""
+        return f"{record.skips} steps in a row were skipped, up to step {record.step} (skips_limit = {limit}){last}"
+
+    def is_due(self, record: Record) -> bool:
+        """Whether checkpoints are written of a record's version. Not if it was skipped: it is the version before, and
+        many of them would push out the last good one.
+        """
+        every = self._run.checkpoint_every
+        return every > 0 and record.step % every == 0 and not record.skipped
+
+    def objection(self, record: Record) -> str:
+        """What is wrong with a record as the next one, as far as this peer can tell: its counts don't follow from the
+        record before, or its norm isn't that of the gradient.
+        """
+        if record.after or record.parent != self.record_hash:
+            return ""
+        if (record.skips, record.broke_at) != counts_after(self.record, record.step, skipped=record.skipped):
+            return "its counts don't follow from the record before"
+        return self._fits(record) if self._fits is not None else ""
 
     def restore(self, record: Record | None, digest: str) -> None:
         """The parameters are now those after this record (None: the untrained ones), whatever they were before."""
@@ -332,8 +363,12 @@ class History:
             log.warning("record of step %d from %s belongs to another history", record.step, source[-8:])
             self._foreign(source)
             return
+        if self._refuses(record, source):
+            return
         if not record.skipped and not await self._gather(record):
             self._fall_behind(f"nobody has the gradient of step {record.step} any more")
+            return
+        if self._refuses(record, source):  # now that the gradient is here
             return
         try:
             digest = await self._step(record)
@@ -355,6 +390,12 @@ class History:
         return await self._compute.apply(
             record.step, learning_rate=record.learning_rate, clip_factor=record.clip_factor
         )
+
+    def _refuses(self, record: Record, source: PeerId) -> bool:
+        """Whether a record isn't to be applied, whoever decided it."""
+        if why := self.objection(record):
+            log.warning("the record of step %d from %s is refused: %s", record.step, source[-8:], why)
+        return bool(why)
 
     def _fall_behind(self, why: str) -> None:
         log.warning("%s: fetching the whole state", why)

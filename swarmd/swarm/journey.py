@@ -282,9 +282,11 @@ class Journeys:
     def _spoil(self, key: HopId, blame: Blame) -> Answer:
         """A microbatch whose numbers aren't finite is done with: nothing of it is in the sum."""
         blame = blame or SOMEONE
-        log.warning("step %d is to be skipped: %s", key.step, blame.words())
         self._compute.forget(key)
-        self.book(key.step).spoil(key.index, blame)
+        book = self.book(key.step)
+        level = logging.INFO if book.spoiled else logging.WARNING  # the first says it; a diverged model spoils them all
+        log.log(level, "step %d is to be skipped: %s", key.step, blame.words())
+        book.spoil(key.index, blame)
         return self._record(key, NotFinite(blame))
 
     def _gradient(self, work: Work, gradient: Encoded | None) -> Gradient:

@@ -29,6 +29,7 @@ from swarmd.swarm.disks import Disks
 from swarmd.swarm.donor import Donor
 from swarmd.swarm.drain import Drain, Drained
 from swarmd.swarm.ending import Ending
+from swarmd.swarm.failing import fail
 from swarmd.swarm.forks import Forks
 from swarmd.swarm.gossip import Gossip
 from swarmd.swarm.history import RECORDS_KEPT, History
@@ -260,7 +261,11 @@ class Peer:
         self._assembly.serve()
         for begin in (self.conductor.run, self._keep_up, self.balancer.run):
             self.keep(begin)
-        await self.history.reached(self.run_config.steps)
+        await self.history.changed.until(lambda: self.history.finished)
+        if self.history.failure:
+            self._set(state="finished")
+            await self.gossip.announce()
+            await fail(self.membership, self.history, self.disks, self.changed)
         await self.ending.run(await self._save())
         await self._say_goodbye()
 
@@ -480,8 +485,7 @@ class Peer:
         self._assembly.handovers.end_step()
         self._refresh()
         self.switch.hear(record)
-        every = self.run_config.checkpoint_every
-        if every and record.step % every == 0 and not self.history.finished:
+        if self.history.is_due(record) and not self.history.finished:
             self.spawn(self._save_on_the_way())
         if record.forked:  # so that the others see soon which history this is
             self.spawn(self.gossip.announce())

@@ -12,11 +12,17 @@ import pytest
 import torch
 
 from swarmd.config import CodecConfig, CodecName, RunConfig
+from swarmd.errors import RunEnded
+from swarmd.sim.clock import run_virtual
+from swarmd.sim.reference import Symbols
+from swarmd.sim.symbolic import Factory, SymbolicData
+from swarmd.sim.training import Text
 from swarmd.sim.world import World
 from swarmd.stage.engine import StageEngine
-from swarmd.swarm.commit import Record
+from swarmd.swarm.commit import Record, clip_factor
+from swarmd.swarm.ending import LINGER_SECONDS
 from swarmd.values import Encoded, HopId
-from tests.sim.toy import PAIRS, RUN, check_agreement, compute_of, moment, train
+from tests.sim.toy import PAIRS, RUN, check_agreement, compute_of, everyone_at, moment, rounds_of, start_all, train
 
 PLACES = {2: "activation", 4: "gradient", 6: "sum", 8: "average"}
 """What isn't finite in which step."""
@@ -27,10 +33,14 @@ SINGLES = {"head": 0, "middle": 1, "tail": 2}
 LAYOUTS = {"singles": SINGLES, "pairs": PAIRS}
 
 
+Spoiled = Callable[[Any, str], bool]
+"""Whether numbers of a hop, or of a step where they are a round's, are spoiled, by their kind."""
+
+
 class Spoiler:
     """Makes numbers of one engine come out not finite: those of its own arithmetic, as far as there is any."""
 
-    def __init__(self, engine: StageEngine, spoiled: Callable[[HopId | int, str], bool]) -> None:
+    def __init__(self, engine: StageEngine, spoiled: Spoiled) -> None:
         self._engine, self._spoiled = engine, spoiled
         self._hop = HopId(0, 0)
         engine.module.register_forward_hook(self._forward)
@@ -97,7 +107,7 @@ def check_skipped(world: World, steps: set[int]) -> None:
             step = line["step"]
             assert (line["skipped"], line["forked"]) == (step in steps, False), line
             assert (line["lost"], line["duplicated"], line["microbatches"]) == (0, 0, world.run.microbatches)
-            assert (digests[step] == digests.get(step - 1)) == (step in steps)
+            assert step - 1 not in digests or (digests[step] == digests[step - 1]) == (step in steps)
 
 
 def check_costs(times: dict[int, float]) -> None:
@@ -138,3 +148,126 @@ def test_a_step_with_bad_numbers_costs_what_any_other_does(
             any(word in line for word in told) and f"at stage {stage}" in line and any(name in line for name in names)
             for line in said
         ), (step, what, said)
+
+
+def test_a_hundred_skipped_steps_in_a_row_fork_nobody() -> None:
+    """Every index is spoiled somewhere: at the first stage, too, so that the others get nothing at all."""
+    steps, ended = 101, list[float]()
+    run = run_with("fp32", steps, skips_limit=0, sequences_per_step=6, validate_every=10)
+    factory = Factory(run, Symbols(spoiled=1.0))
+
+    async def main() -> World:
+        world = World(run, SymbolicData(run), engine=factory)
+        await start_all(world)
+        await world.until(lambda: everyone_at(world, steps), 600.0)
+        ended.append(asyncio.get_running_loop().time())
+        await world.finish()
+        return world
+
+    world = run_virtual(main())
+    check_skipped(world, set(range(1, steps + 1)))
+    for it in world.peers.values():
+        assert {len(line["members"]) for line in it.store.ledger} == {2}, "everyone takes part in every step"
+        assert it.peer.history.record is not None
+        assert it.peer.history.record.skips == steps
+    assert ended[0] < steps * 0.5 + 20.0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_after_so_many_skipped_steps_everyone_ends_at_the_same_version(layout: str) -> None:
+    """From step 6 on nothing is finite any more; checkpoints of what led to that don't push out the good ones."""
+    run = run_with("int8", 40, skips_limit=7, checkpoint_every=2)
+
+    async def main() -> World:
+        world = World(run, Text(run))
+        await start_all(world, LAYOUTS[layout])
+        await moment(world, lambda: all(it.compute is not None for it in world.peers.values()))
+        for it in world.peers.values():
+            if it.peer.stage == 1:
+                Spoiler(compute_of(it).engine, lambda where, what: what == "activation" and where >= (6, 0))
+        with pytest.raises(BaseExceptionGroup):
+            await world.finish(100.0)
+        await asyncio.wait([it.task for it in world.peers.values()], timeout=LINGER_SECONDS + 5.0)
+        return world
+
+    world = run_virtual(main())
+    for it in world.peers.values():
+        assert it.peer.history.version == 12
+        assert sorted(version for version, stage in it.store.checkpoints if stage == it.peer.stage) == [2, 4]
+        (end,) = found_in(it.task.exception())
+        assert end.checkpoint == 4
+        assert "7 steps in a row were skipped, up to step 12 (skips_limit = 7)" in str(end)
+        assert "at stage 1, peer middle" in str(end)
+
+
+def found_in(trouble: BaseException | None) -> list[RunEnded]:
+    """What a peer's task ended with, out of its groups."""
+    if isinstance(trouble, BaseExceptionGroup):
+        return [found for it in trouble.exceptions for found in found_in(it)]
+    return [trouble] if isinstance(trouble, RunEnded) else []
+
+
+def test_validation_of_bad_numbers_neither_hangs_nor_spoils() -> None:
+    run = run_with("fp32", 6, validate_every=2)
+
+    async def events(world: World) -> None:
+        await moment(world, lambda: all(it.compute is not None for it in world.peers.values()))
+        for it in world.peers.values():
+            if it.peer.stage == 1:
+                Spoiler(compute_of(it).engine, lambda where, what: what == "activation" and (5, 8) <= where < (6, 0))
+
+    world = train(run, events)
+    check_skipped(world, set())
+    values = {line["step"]: line["validation_loss"] for line in world.peers["head1"].store.ledger}
+    assert values[3] is not None
+    assert values[5] is None
+
+
+# ------------------------------------------------------------------------------------------------- norms
+
+
+@pytest.mark.parametrize("factor", [1.0 + 1e-4, 2.0, 0.0])
+def test_a_record_whose_norm_is_not_its_gradients_is_never_applied(
+    factor: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of the stage know its gradient: they refuse the record as acceptors, and when they hear of it."""
+    told: list[bool] = []
+
+    async def events(world: World) -> None:
+        await moment(world, lambda: everyone_at(world, 3))
+        it = next(it for it in world.peers.values() if it.peer.conductor.is_first(4))
+        propose = it.peer.ballots.propose
+
+        async def lie(mandate: Any, record: Record, complete: Any) -> Record:
+            if record.step == 4 and not told:
+                told.append(True)
+                entry = record.stages[1]
+                false = dataclasses.replace(entry, squared_norm=entry.squared_norm * factor)
+                stages = (record.stages[0], false, record.stages[2])
+                norm, clip = clip_factor([stage.squared_norm for stage in stages], world.run.optimizer.clip_norm)
+                made = dataclasses.replace(record, stages=stages, grad_norm=norm, clip_factor=clip)
+                for other in world.peers.values():
+                    if other.peer.stage == 1:
+                        await other.peer.history.adopt(made, it.name)
+                        assert other.peer.history.version == 3
+            return await propose(mandate, record, complete)
+
+        setattr(it.peer.ballots, "propose", lie)  # noqa: B010
+
+    with caplog.at_level("WARNING"):
+        world = train(run_with("fp32", 6), events)
+    assert told
+    check_skipped(world, set())
+    said = [it.getMessage() for it in caplog.records if "is refused" in it.getMessage()]
+    assert any("the squared norm of stage 1" in line and "head" in line for line in said), said
+
+
+def test_norms_may_differ_by_the_order_of_their_sum() -> None:
+    world = train(run_with("fp32", 1))
+    rounds = rounds_of(world.peers["middle1"])
+    rounds._norms["digest"] = (1, 2.0)
+    record = world.peers["middle1"].peer.history.record
+    assert record is not None
+    for norm, fits in ((2.0, True), (2.0 * (1 + 1e-9), True), (2.0 * (1 + 1e-5), False)):
+        stages = [dataclasses.replace(entry, digest="digest", squared_norm=norm) for entry in record.stages]
+        assert (rounds.objection(dataclasses.replace(record, stages=tuple(stages))) == "") == fits

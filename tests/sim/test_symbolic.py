@@ -13,7 +13,7 @@ import torch
 from swarmd.config import CodecConfig, RunConfig
 from swarmd.errors import HopForgotten, NonFinite, PeerFault
 from swarmd.schedule import learning_rate_at
-from swarmd.sim.reference import Reference, Symbols, clip, share, spoiled_at
+from swarmd.sim.reference import Reference, Symbols, clip, round_is_spoiled, share, spoiled_at, spoiled_early
 from swarmd.sim.symbolic import Factory, Foreign, SymbolicEngine, pack, stamped, tokens_of
 from swarmd.sim.training import toy_tokens
 from swarmd.stage.codec import encode
@@ -135,7 +135,26 @@ def test_hops_that_are_not_finite_are_drawn_by_seed_and_skip_their_step() -> Non
         else:
             with pytest.raises(NonFinite):
                 journey(head, tail, hop)
-        assert (hop in head.counted, hop in tail.counted) == (stage is None, stage in (None, 0))
+        at_the_tail = stage is None or (stage == 0 and not spoiled_early(run.seed, hop))
+        assert (hop in head.counted, hop in tail.counted) == (stage is None, at_the_tail)
+    assert {spoiled_early(run.seed, hop) for hop, stage in hops.items() if stage == 0} == {True, False}
+
+
+def test_rounds_whose_average_is_not_finite_are_drawn_by_seed_and_skip_their_step() -> None:
+    symbols = Symbols(spoiled_rounds=0.3)
+    reference = Reference(RUN, symbols)
+    skipped = [reference.skipped(step) for step in range(1, 9)]
+    assert {*skipped} == {True, False}
+    for stage, engine in enumerate(pair(RUN, symbols)):
+        size = engine.gradient_size
+        for step in range(1, 9):
+            if round_is_spoiled(RUN.seed, step, stage, 0.3):
+                assert skipped[step - 1]
+                with pytest.raises(NonFinite):
+                    engine.reduce([pack([1.0] * size, "fp32")], 4, codec="fp32")
+            else:
+                engine.reduce([pack([1.0] * size, "fp32")], 4, codec="fp32")
+            engine.skip(step)
 
 
 def test_subtracting_takes_a_hop_out_unless_the_sum_is_frozen() -> None:

@@ -23,6 +23,7 @@ from swarmd.swarm.commit import (
     record_from_plain,
     record_to_plain,
 )
+from swarmd.swarm.messages import SOMEONE, Blame
 from swarmd.swarm.round_messages import StageReport
 
 RUN = RunConfig(
@@ -285,3 +286,81 @@ def test_a_ledger_line_has_what_design_section_8_promises() -> None:
     assert (line["record"], line["parent"], line["grad_digest"], line["digest"]) == (it.hash, "parent", "d0", "abc")
     assert (line["lost"], line["resent"], line["microbatches"], line["members"]) == (1, 0, 7, ["m0", "n0"])
     assert (line["loss"], line["tokens"]) == (2.0, 64), "the swarm's, on every stage"
+
+
+# ------------------------------------------------------------------------------------------------- skipped steps
+
+
+def skipped(step: int = 3, before: Record | None = None, **changes: Any) -> Record:
+    blame = Blame("activation", 1, "12D3KooWpeer", 7)
+    return record(report(0), report(1, finite=False, blame=blame, **changes), step=step, before=before)
+
+
+def test_skipped_steps_in_a_row_are_counted_in_the_chain() -> None:
+    one = skipped(2)
+    two = skipped(3, one)
+    assert (one.skips, two.skips, record(step=4, before=two).skips) == (1, 2, 0)
+    assert two.why == "the activation of microbatch 7 at stage 1, peer KooWpeer, is not finite"
+    assert ledger_line(two, 0, "d")["why"] == two.why
+    for it in (one, two):
+        assert record_from_plain(RUN, record_to_plain(it)) == it
+
+
+def test_the_count_is_part_of_a_records_name_and_the_reason_is_not() -> None:
+    one = skipped()
+    assert dataclasses.replace(one, skips=2).hash != one.hash
+    assert dataclasses.replace(one, why="other words").hash == one.hash
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"grad_norm": 1.0},
+        {"clip_factor": 1.0},
+        {"loss": 2.0},
+        {"skips": -1},
+        {"skips": True},
+        {"why": "two\nlines"},
+        {"why": "\x1b[31m"},
+        {"why": "x" * 401},
+        {"why": None},
+        {"broke_at": 2},
+        {"ends": True},
+        {"ends": 1},
+    ],
+    ids=str,
+)
+def test_a_skipped_record_with_numbers_that_do_not_go_together_is_none(changes: dict[str, Any]) -> None:
+    plain = record_to_plain(skipped())
+    record_from_plain(RUN, plain)
+    with pytest.raises(PeerFault):
+        record_from_plain(RUN, {**plain, **changes})
+    plain = record_to_plain(skipped())
+    plain["stages"][0]["squared_norm"] = 4.0
+    with pytest.raises(PeerFault):
+        record_from_plain(RUN, plain)
+
+
+def test_a_record_that_is_not_skipped_counts_no_skips() -> None:
+    with pytest.raises(PeerFault):
+        record_from_plain(RUN, {**record_to_plain(record()), "skips": 1})
+
+
+def test_a_record_of_the_first_release_that_was_skipped_is_taken() -> None:
+    plain = record_to_plain(skipped())
+    old = {name: it for name, it in plain.items() if name not in (*dict(LATER), "why")}
+    it = record_from_plain(RUN, old)
+    assert (it.skipped, it.skips, it.why) == (True, 0, "")
+
+
+@pytest.mark.parametrize(
+    ("blame", "words"),
+    [
+        (Blame("loss", 2, "12D3KooWpeer", 0), "the loss of microbatch 0 at stage 2, peer KooWpeer, is not finite"),
+        (Blame("average", 1, "12D3KooWpeer"), "the average at stage 1, peer KooWpeer, is not finite"),
+        (Blame("\x1b[2J", 0, "peer\x1b[2Jpeer", 3), "the number of microbatch 3 at stage 0 is not finite"),
+        (SOMEONE, "the number is not finite"),
+    ],
+)
+def test_of_a_peers_word_only_what_is_harmless_is_shown(blame: Blame, words: str) -> None:
+    assert blame.words() == words

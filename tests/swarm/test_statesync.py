@@ -430,7 +430,7 @@ def test_all_donors_of_a_version_are_used_and_those_of_others_are_not() -> None:
             assert record.step in held, "the backlog's gradients are handed over first"
             return True
 
-        joiner.history.attach(0, cast("Any", joiner.compute), gather)
+        joiner.history.attach(0, cast("Any", joiner.compute), gather, lambda record: "")
         assert await (it := joiner_of(joiner, donors, held)).pull(names(donors)) is True
         assert set(it.downloaded) == set("bcd")
         assert joiner.compute.imported == [state_of(5)]
