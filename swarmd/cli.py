@@ -312,7 +312,8 @@ def _reshape(sources: list[Home], stages: int, home: Home) -> int:
         if home.has_checkpoints():
             raise ConfigError(f"{home.path} holds checkpoints already; choose another --home.")
         try:
-            version = cut_anew([source.checkpoints for source in sources], run, target, home.checkpoints)
+            places = [source.checkpoints for source in sources]
+            version = cut_anew(places, run, target, home.checkpoints, _warn)
             home.remember_run(RememberedRun(to_plain(target), fingerprint(target)))
         except OSError as error:
             raise ConfigError(f"can't write {home.path} ({error.strerror}); choose another --home.") from error
@@ -486,6 +487,10 @@ def _known_trouble(error: BaseException) -> SwarmError | None:
     if len(found) < len(error.exceptions):
         return None  # something else failed too; that is what must be shown
     return min(found, key=lambda known: not isinstance(known, ConfigError | ControlError))
+
+
+def _warn(sentence: str) -> None:
+    print(f"swarmd: {sentence}", file=sys.stderr)
 
 
 def _say(sentence: str, code: int) -> int:

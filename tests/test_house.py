@@ -17,7 +17,10 @@ ROOT = Path(__file__).parent.parent
 FILE_LINES_LIMIT = 800  # a file ends where its question ends, mostly far below
 FUNCTION_LINES_LIMIT = 70
 
-LEAVES = ("swarmd.config", "swarmd.errors", "swarmd.printable", "swarmd.status", "swarmd.values", "swarmd.schedule")
+LEAVES = (
+    "swarmd.config", "swarmd.errors", "swarmd.printable", "swarmd.status", "swarmd.values", "swarmd.schedule",
+    "swarmd.whole",
+)  # fmt: skip
 
 
 class Rule(NamedTuple):
@@ -37,6 +40,7 @@ OWN_IMPORTS = (
     Rule("swarmd/printable.py", (), "everything that shows words imports it, swarmctl too"),
     Rule("swarmd/status.py", (), "swarmctl imports it and must stay light"),
     Rule("swarmd/values.py", (), "everyone imports it, so whatever it imported everyone would carry"),
+    Rule("swarmd/whole.py", (), "the swarm and a stage's files say alike what they pass over"),
     Rule("swarmd/schedule.py", ("swarmd.config",), "swarm/ decides the learning rate with it, without torch"),
     Rule(
         "swarmd/settings.py",

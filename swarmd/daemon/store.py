@@ -55,6 +55,7 @@ class LocalStore:
         self._ledger_limit_bytes, self._copies_limit_bytes = ledger_limit_bytes, copies_limit_bytes
         self._void = home.ledger.with_name("ledger-void.jsonl")
         self._own = -1  # the stage whose checkpoints are this peer's own
+        self._damaged: list[tuple[int, int]] = []  # version and stage of what was last found so
         self._verified: dict[Path, tuple[int, int]] = {}  # state -> its time and size when it was found whole
         self.checking = ""  # how many checkpoints are checked, while that goes on
         self._troubles: dict[str, str] = {}  # what can't be done -> why
@@ -162,9 +163,7 @@ class LocalStore:
         """Writes a stage's state at a version beside the event loop. Whether it was written."""
         if not copy:
             self._own = stage
-        elif memoryview(state).nbytes > self._copies_limit_bytes:
-            return False
-        writing = asyncio.ensure_future(self._beside(lambda: self._save(version, stage, state, record)))
+        writing = asyncio.ensure_future(self._beside(lambda: self._save(version, stage, state, record, copy)))
         self._writing.add(writing)
         writing.add_done_callback(self._writing.discard)
         return await asyncio.shield(writing)
@@ -174,9 +173,11 @@ class LocalStore:
         if self._writing:
             await asyncio.wait(self._writing, timeout=bound_s)
 
-    def _save(self, version: int, stage: int, state: Buffer, record: dict[str, Any]) -> bool:
+    def _save(self, version: int, stage: int, state: Buffer, record: dict[str, Any], copy: bool) -> bool:
         what = "save checkpoints"
         try:
+            if copy and self._copied(version, besides=stage) + memoryview(state).nbytes > self._copies_limit_bytes:
+                return False  # nor does it push out another one as new
             save_stage(self._home.checkpoints, version, stage, state, record, self._keep)
             limit_copies(self._home.checkpoints, self._own, self._copies_limit_bytes)
         except OSError as error:
@@ -184,6 +185,12 @@ class LocalStore:
             return False
         self._done(what)
         return True
+
+    def _copied(self, version: int, besides: int) -> int:
+        """Bytes of other stages' checkpoints of a version or a newer one."""
+        directory = self._home.checkpoints
+        others = [it for it in saved(directory) if it[0] >= version and it[1] not in (self._own, besides)]
+        return sum(state_file(directory, *it).stat().st_size for it in others if state_file(directory, *it).exists())
 
     async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:
         """Whatever is whole. Each state is read once, and again only when its file has changed."""
@@ -199,11 +206,13 @@ class LocalStore:
         except OSError as error:
             self._failed("read checkpoints", error)
             return []
+        self._damaged = []
         for number, (version, stage) in enumerate(candidates):
             self.checking = f"{number} of {len(candidates)}"
             path = state_file(self._home.checkpoints, version, stage)
             manifest = read_manifest(self._home.checkpoints, version, stage)
             if manifest is None:
+                self._damaged.append((version, stage))
                 continue
             try:
                 seen = (path.stat().st_mtime_ns, path.stat().st_size)
@@ -211,11 +220,16 @@ class LocalStore:
                 continue
             if self._verified.get(path) != seen:
                 if load_stage(self._home.checkpoints, stage, version) is None:
+                    self._damaged.append((version, stage))
                     continue
                 self._verified[path] = seen
             found.append((version, stage, manifest["record"]))
         self._verified = {path: seen for path, seen in self._verified.items() if path.exists()}
         return found
+
+    def damaged(self) -> list[tuple[int, int]]:
+        """What `stock` last passed over; the log has the files."""
+        return list(self._damaged)
 
     async def load_checkpoint(self, version: int, stage: int) -> tuple[Buffer, dict[str, Any]] | None:
         """A checkpoint, if it is whole."""

@@ -44,6 +44,7 @@ class MemoryStore:
     checkpoints: dict[tuple[int, int], tuple[bytes, dict[str, Any]]] = field(default_factory=dict)  # version, stage
     voided: list[dict[str, Any]] = field(default_factory=list)
     full: bool = False  # no checkpoint can be written
+    damaged: list[tuple[int, int]] = field(default_factory=list)  # of the checkpoints: version, stage
 
 
 class SimStore:
@@ -94,12 +95,17 @@ class SimStore:
     async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:
         if self._machine.points.armed:
             await self._machine.at("stock", None)
-        return [(*key, record) for key, (_, record) in sorted(self._disk.checkpoints.items(), reverse=True)]
+        kept, damaged = self._disk.checkpoints, self._disk.damaged
+        return [(*key, record) for key, (_, record) in sorted(kept.items(), reverse=True) if key not in damaged]
+
+    def damaged(self) -> list[tuple[int, int]]:
+        return sorted(self._disk.damaged, reverse=True)
 
     async def load_checkpoint(self, version: int, stage: int) -> tuple[Buffer, dict[str, Any]] | None:
         if self._machine.points.armed:
             await self._machine.at("load", version)
-        return self._disk.checkpoints.get((version, stage))
+        key = version, stage
+        return self._disk.checkpoints.get(key) if key not in self._disk.damaged else None
 
     async def read_checkpoint(self, version: int, stage: int, start: int, stop: int) -> Buffer | None:
         if self._machine.points.armed:

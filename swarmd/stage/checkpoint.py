@@ -85,7 +85,7 @@ def load_stage(directory: Path, stage: int, version: int | None = None) -> Check
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            log.warning("checkpoint %s of stage %d is passed over: %s", folder, stage, error)
+            log.warning("the checkpoint of stage %d at version %d is passed over: %s", stage, candidate, error)
     return None
 
 
@@ -120,17 +120,20 @@ def read_manifest(directory: Path, version: int, stage: int) -> dict[str, Any] |
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        log.warning("checkpoint of stage %d at version %d is passed over: %s", stage, version, error)
+        log.warning("the checkpoint of stage %d at version %d is passed over: %s", stage, version, error)
         return None
 
 
 def _manifest(path: Path, version: int, stage: int) -> dict[str, Any]:
     """Raises FileNotFoundError, OSError, ValueError (torn, damaged or of another version)."""
-    manifest = read_json(path, MANIFEST_BYTES_LIMIT)
+    try:
+        manifest = read_json(path, MANIFEST_BYTES_LIMIT)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged") from error
     if not isinstance(manifest, dict) or manifest.pop("check", None) != _check(manifest):
-        raise ValueError("its manifest is damaged")
+        raise ValueError(f"{path} is damaged")
     if (manifest["format"], manifest["version"], manifest["stage"]) != (FORMAT, version, stage):
-        raise ValueError("its manifest is of another format, version or stage")
+        raise ValueError(f"{path} is of another format, version or stage")
     return manifest
 
 
@@ -140,10 +143,10 @@ def _load(folder: Path, version: int, stage: int) -> Checkpoint:
     manifest = _manifest(path, version, stage)
     state_path = path.with_suffix(".safetensors")
     if type(manifest["bytes"]) is not int or state_path.stat().st_size != manifest["bytes"]:
-        raise ValueError("its state has another length than the manifest says")
+        raise ValueError(f"{state_path} has another length than its manifest says")
     state = read_regular(state_path, manifest["bytes"])
     if hashlib.blake2b(state, digest_size=32).hexdigest() != manifest["blake2b"]:
-        raise ValueError("its state is damaged")
+        raise ValueError(f"{state_path} is damaged")
     return Checkpoint(version, stage, state, manifest["record"])
 
 

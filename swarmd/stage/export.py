@@ -4,7 +4,8 @@ Relies on `checkpoint` for verified states and on `model` for the names that all
 given the directories in which they keep their checkpoints.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import safetensors
@@ -18,23 +19,37 @@ from swarmd.stage.checkpoint import Checkpoint, load_stage, saved
 from swarmd.stage.engine import PARAMETER_PREFIX
 from swarmd.stage.model import StageModule, whole_model
 from swarmd.stage.tokens import load_tokenizer
+from swarmd.whole import PassedOver, name_stages
+
+log = logging.getLogger(__name__)
 
 TEMPERATURE = 0.7  # below 1 the model keeps to what it is surer of, which reads better from a small one
 
 
-def find_whole(directories: Sequence[Path], run: RunConfig) -> tuple[int, list[Checkpoint]]:
-    """The newest version of which every stage has a whole checkpoint in some directory, stage by stage. Raises
-    ConfigError if there is none.
+def find_whole(
+    directories: Sequence[Path], run: RunConfig, told: Callable[[str], None] = log.warning
+) -> tuple[int, list[Checkpoint]]:
+    """The newest version of which every stage has a whole checkpoint in some directory, stage by stage. `told`: hears
+    which newer ones are passed over, and why. Raises ConfigError if there is none.
     """
-    every = range(run.model.stages)
+    stages, passed = run.model.stages, list[PassedOver]()
     versions = {version for directory in directories for version, _ in saved(directory)}
     for version in sorted(versions, reverse=True):
-        found = [_find(directories, stage, version) for stage in every]
+        found = [_find(directories, stage, version) for stage in range(stages)]
         whole = [checkpoint for checkpoint in found if checkpoint is not None]
-        if len(whole) == len(found):
+        if len(whole) == stages:
+            for newer in passed:
+                told(str(newer))
             return version, whole
+        lacking = tuple(stage for stage, checkpoint in enumerate(found) if checkpoint is None)
+        passed.append(PassedOver(version, lacking, stages))
     places = ", ".join(map(str, directories)) or "no directory"
-    raise ConfigError(f"no version has whole checkpoints of all {len(every)} stages in {places}; let the run save one.")
+    nearest = min(passed, key=lambda it: (len(it.lacking), -it.version), default=None)
+    lacks = f" (version {nearest.version} lacks {name_stages(nearest.lacking)})" if nearest is not None else ""
+    raise ConfigError(
+        f"no version has whole checkpoints of all {stages} stages in {places}{lacks}; name all homes that have some, "
+        "or let the run save one."
+    )
 
 
 def load_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:

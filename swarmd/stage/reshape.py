@@ -5,8 +5,9 @@ the file that it is in. Relies on `checkpoint` for verified states; knows no pee
 """
 
 import dataclasses
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,26 @@ from swarmd.stage.engine import OPTIMIZER_PREFIX, PARAMETER_PREFIX
 from swarmd.stage.export import find_whole, load_tensors
 from swarmd.stage.model import StageModule
 
+log = logging.getLogger(__name__)
+
 OF_ALL = ("version", f"{OPTIMIZER_PREFIX}updates")
 """Tensors that every stage has alike."""
 
 
-def reshape(directories: Sequence[Path], run: RunConfig, target: RunConfig, output: Path) -> int:
-    """Writes the newest version of which every stage is in some directory, cut as `target` says. Returns the version.
+def reshape(
+    directories: Sequence[Path],
+    run: RunConfig,
+    target: RunConfig,
+    output: Path,
+    told: Callable[[str], None] = log.warning,
+) -> int:
+    """Writes the newest version of which every stage is in some directory, cut as `target` says. `told`: hears which
+    newer ones are passed over, and why. Returns the version.
 
     Raises ConfigError if there is none, or the two runs differ in more than their stages; OSError.
     """
     _check(run, target)
-    version, checkpoints = find_whole(directories, run)
+    version, checkpoints = find_whole(directories, run, told)
     tensors: dict[str, Tensor] = {}
     for checkpoint in checkpoints:
         tensors.update(load_tensors(checkpoint))

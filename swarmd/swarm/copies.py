@@ -103,7 +103,9 @@ class Copies:
                 log.warning("no copy of version %d of stage %d: %s", record.step, stage, trouble)
                 return
             if not self._is_old(record):
-                await self._store.save_checkpoint(record.step, stage, state, record_to_plain(found), copy=True)
+                plain = record_to_plain(found)
+                if not await self._store.save_checkpoint(record.step, stage, state, plain, copy=True):
+                    log.warning("this disk takes no copy of version %d of stage %d", record.step, stage)
             return
         log.info("nobody of stage %d gave a copy of version %d", stage, record.step)
 

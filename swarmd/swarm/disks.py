@@ -77,7 +77,10 @@ class Disks:
         return (found[0], record) if record.state == kept.state else None
 
     async def _answer_stock(self, peer: PeerId, ask: AskStock) -> Stock:
-        return Stock(await self.stock(), self.has_data)
+        return await self._own_stock()
+
+    async def _own_stock(self) -> Stock:
+        return Stock(await self.stock(), self.has_data, tuple(self._store.damaged()))
 
     async def _answer_copy(self, peer: PeerId, ask: AskCopy) -> Snapshot:
         async with self._opening:
@@ -124,7 +127,7 @@ class Disks:
         own = self._membership.own.peer
         others = [peer for peer in peers if peer != own]
         stocks = await self._links.tell_all(others, AskStock(), Stock, deadline_s=STOCK_SECONDS)
-        return {own: Stock(await self.stock(), self.has_data), **stocks}
+        return {own: await self._own_stock(), **stocks}
 
     async def record_of(self, kept: Kept, holders: Sequence[PeerId]) -> Record | None:
         """The record of a checkpoint, from this disk or from whoever has it."""

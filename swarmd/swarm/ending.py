@@ -28,6 +28,7 @@ from swarmd.swarm.messages import Card, Kept
 from swarmd.swarm.ports import Store
 from swarmd.swarm.signals import Signal
 from swarmd.values import PeerId, host_of
+from swarmd.whole import name_stages
 
 log = logging.getLogger(__name__)
 
@@ -270,7 +271,7 @@ class Ending:
         if (it := self._download) is not None:
             came = f"{size(it.nbytes)} of {size(it.manifest.snapshot.nbytes)} of stage {it.stage}"
             progress = f"{came} have come here, {progress}"
-        return Wait(f"the final state of {_named(stages)} to be on a second machine", progress=progress)
+        return Wait(f"the final state of {name_stages(stages)} to be on a second machine", progress=progress)
 
     def places(self) -> dict[int, int]:
         """On how many machines the final state of each stage is, of those that this peer sees to."""
@@ -299,11 +300,13 @@ class Ending:
         once = [stage for stage, those in found.items() if len(those) == 1]
         alone = len({it.machine for it in keepers}) == 1
         why = "all peers are on one machine" if alone else self._why_once()
-        warning = f". {_named(once).capitalize()} on one machine only: {why}" if once else ""
+        warning = f". {name_stages(once).capitalize()} on one machine only: {why}" if once else ""
         return f"the final state, version {self._history.version}: {'; '.join(said)}{warning}"
 
     def _why_once(self) -> str:
         if self.awaited():
+            if self._left_s() > 0:
+                return "the rest is on its way"
             return f"{self._limits.final_copies_timeout_s:.0f} s were not enough for a copy"
         return "no other machine could take a copy"
 
@@ -330,10 +333,3 @@ def _keeper(card: Card) -> Keeper:
 def _own_first(keepers: list[Keeper], own: Card) -> list[Keeper]:
     """The own peer first, then others of its machine."""
     return sorted(keepers, key=lambda it: (it.peer != own.peer, it.machine != host_of(own.machine)))
-
-
-def _named(stages: Sequence[int]) -> str:
-    """Stages in words."""
-    if len(stages) == 1:
-        return f"stage {stages[0]}"
-    return f"stages {', '.join(map(str, stages[:-1]))} and {stages[-1]}"

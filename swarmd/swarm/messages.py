@@ -491,6 +491,7 @@ class Stock:
 
     kept: tuple[Kept, ...]
     has_data: bool  # its peer could be a head
+    damaged: tuple[tuple[int, int], ...] = ()  # version and stage of checkpoints that are there and not whole
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ its ledger has of later steps, and goes on from there. Who doesn't hear of it is
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
@@ -24,6 +24,7 @@ from swarmd.swarm.membership import AT_WORK, Membership, rendezvous
 from swarmd.swarm.messages import Ack, Card, Commit, Kept, Stock
 from swarmd.swarm.signals import Signal
 from swarmd.values import Buffer, PeerId
+from swarmd.whole import PassedOver, name_stages
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Way:
     version: int
     state: str  # `Record.state` of that version
     members: tuple[tuple[PeerId, ...], ...]  # by stage: who holds it from there on
+    passed: tuple[PassedOver, ...] = field(default=(), compare=False)  # newer versions, the newest first
 
 
 def plan_return(
@@ -62,34 +64,57 @@ def plan_return(
     found = _newest_whole(stocks, stages, upto, known)
     if isinstance(found, str):
         return found
-    version, state = found
+    version, state, passed = found
     members = {stage: sorted(peer for peer, at in places.items() if at == stage) for stage in range(stages)}
     for stage in range(stages):
         if not members[stage] and not (spares and _send_spare(stage, members, stocks, Kept(version, stage, state))):
             return f"a peer for stage {stage}"
-    return Way(version, state, tuple(tuple(members[stage]) for stage in range(stages)))
+    return Way(version, state, tuple(tuple(members[stage]) for stage in range(stages)), passed)
 
 
 def _newest_whole(
     stocks: Mapping[PeerId, Stock], stages: int, upto: int, known: Callable[[int], str]
-) -> tuple[int, str] | str:
-    """The newest version and state that is whole. Of two states of a version, the one with more checkpoints."""
+) -> tuple[int, str, tuple[PassedOver, ...]] | str:
+    """The newest version and state that is whole, and what is passed over for it. Of two states of a version, the one
+    with more checkpoints.
+    """
     times = Counter(kept for stock in stocks.values() for kept in stock.kept)
     versions = {(kept.version, kept.state) for kept in times if kept.version <= upto}
     ours = sorted(it for it in versions if known(it[0]) in ("", it[1]))
-    missing = list(range(stages))
     best: tuple[int, int, str] | None = None
+    partial: dict[int, PassedOver] = {}  # of each version the state that lacks least
     for version, state in ours:
         lacking = [stage for stage in range(stages) if not times[Kept(version, stage, state)]]
         if not lacking:
             count = sum(times[Kept(version, stage, state)] for stage in range(stages))
             best = max(best, (version, count, state)) if best is not None else (version, count, state)
-        elif len(lacking) <= len(missing):
-            missing = lacking
+        elif version not in partial or len(lacking) <= len(partial[version].lacking):
+            partial[version] = PassedOver(version, tuple(lacking), stages, _damaged(stocks, version, lacking))
     if best is None:
-        names = ", ".join(map(str, missing))
-        return f"a checkpoint of stage{'s' if len(missing) > 1 else ''} {names}, on a disk of anyone who comes"
-    return best[0], best[2]
+        return _lacking(stages, partial)
+    passed = tuple(partial[version] for version in sorted(partial, reverse=True) if version > best[0])
+    return best[0], best[2], passed
+
+
+def _lacking(stages: int, partial: Mapping[int, PassedOver]) -> str:
+    """What must come so that a version is whole: of the one that lacks least, the newest of these."""
+    best = min(partial.values(), key=lambda it: (len(it.lacking), -it.version), default=None)
+    missing = tuple(range(stages)) if best is None else best.lacking
+    wanted = f"a checkpoint of {name_stages(missing)}, on a disk of anyone who comes"
+    if best is None:
+        return wanted
+    broken = f"; damaged: {', '.join(best.damaged)}" if best.damaged else ""
+    return f"{wanted} (of version {best.version} {stages - len(missing)} of {stages} stages are here{broken})"
+
+
+def _damaged(stocks: Mapping[PeerId, Stock], version: int, lacking: Sequence[int]) -> tuple[str, ...]:
+    """Whose checkpoints of a version and of stages that nobody else has are damaged."""
+    return tuple(
+        f"that of stage {stage} at {peer[-8:]}"
+        for peer in sorted(stocks)
+        for stage in lacking
+        if (version, stage) in stocks[peer].damaged
+    )
 
 
 def _send_spare(stage: int, members: dict[int, list[PeerId]], stocks: Mapping[PeerId, Stock], kept: Kept) -> bool:
@@ -110,6 +135,18 @@ def _send_spare(stage: int, members: dict[int, list[PeerId]], stocks: Mapping[Pe
             peers.remove(peer)
     members[stage].append(peer)
     return True
+
+
+def _quiet(way: Way) -> str:
+    """What a founder waits for that could go on."""
+    newer = f" ({'; '.join(map(str, way.passed))})" if way.passed else ""
+    return f"others of the run, for {QUIET_SECONDS:.0f} s, to go on from version {way.version}{newer}"
+
+
+def _tell_passed(way: Way) -> None:
+    """Says which newer versions are not returned to, and why."""
+    for passed in way.passed:
+        log.warning("going back to version %d: %s", way.version, passed)
 
 
 class Returns:
@@ -155,7 +192,10 @@ class Returns:
             if isinstance(way, Way) and loop.time() - came >= QUIET_SECONDS:
                 record = await self._record(way, lambda it: founding(own.peer, own.incarnation, it))
                 if record is not None:
+                    _tell_passed(way)
                     return record
+            elif isinstance(way, Way):
+                self._wait_for(_quiet(way))
             await self._changed.wait(LOOK_SECONDS)
 
     async def lost(self) -> Record:
@@ -169,6 +209,7 @@ class Returns:
                 if isinstance(way, Way):
                     record = await self._record(way, lambda _: history.record_hash, history.version)
                     if record is not None and self._is_lost():
+                        _tell_passed(way)
                         return record
             await self._changed.wait(LOOK_SECONDS)
 
@@ -194,11 +235,14 @@ class Returns:
         stocks = await self._disks.ask_around(sorted(places))
         places = {peer: stage for peer, stage in places.items() if peer in stocks}
         way = plan_return(stocks, places, self._run.model.stages, upto, self._state_at, spares=spares)
-        waiting = way if isinstance(way, str) else ""
-        if waiting != self.waiting:
-            self.waiting = waiting
-            self._changed.notify()
+        if isinstance(way, str) or self._lost_since is not None:
+            self._wait_for(way if isinstance(way, str) else "")
         return way
+
+    def _wait_for(self, words: str) -> None:
+        if words != self.waiting:
+            self.waiting = words
+            self._changed.notify()
 
     def _state_at(self, version: int) -> str:
         record = self._history.record_at(version)

@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
+from swarmd.daemon import store as store_file
 from swarmd.daemon.local import Home, RememberedRun
 from swarmd.daemon.store import LocalStore
 
@@ -43,10 +45,16 @@ def test_the_ledger_is_bounded(tmp_path: Path) -> None:
     assert json.loads(home.ledger.read_text().splitlines()[-1])["step"] == 99
 
 
-def test_a_full_disk_is_said_and_not_raised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    home = Home(tmp_path)
-    home.ledger.symlink_to("/dev/full")
-    LocalStore(home).append_ledger({"step": 3})
+def full(path: Path, **_: bool) -> BinaryIO:
+    """A file on a full disk."""
+    return open("/dev/full", "ab", buffering=0)
+
+
+def test_a_full_disk_is_said_and_not_raised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_file, "open_regular", full)
+    LocalStore(Home(tmp_path)).append_ledger({"step": 3})
     assert "can't write the ledger" in caplog.text
     assert "No space left" in caplog.text
 
@@ -63,33 +71,35 @@ async def test_a_checkpoint_that_cannot_be_written_is_said_and_not_raised(
 ) -> None:
     home = Home(tmp_path)
     home.checkpoints.write_text("a file where the directory should be")
-    await LocalStore(home).save_checkpoint(5, 0, b"state", {"step": 5})
+    assert not await LocalStore(home).save_checkpoint(5, 0, b"state", {"step": 5})
     assert "can't save checkpoints" in caplog.text
 
 
 RECORD = {"step": 5}
 
 
-async def test_a_full_disk_shows_until_it_works_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_full_disk_shows_until_it_works_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Told once in the log, not with every step; `trouble` says it as long as it lasts."""
     home = Home(tmp_path)
     store = LocalStore(home)
-    home.ledger.symlink_to("/dev/full")
     home.checkpoints.write_text("a file where the directory should be")
-    for step in range(3):
-        store.append_ledger({"step": step})
-        await store.save_checkpoint(step, 0, b"state", RECORD)
+    with monkeypatch.context() as patched:
+        patched.setattr(store_file, "open_regular", full)
+        for step in range(1, 4):
+            store.append_ledger({"step": step})
+            await store.save_checkpoint(step, 0, b"state", RECORD)
     assert "can't write the ledger: No space left on device" in store.trouble
     assert "can't save checkpoints" in store.trouble
     assert len([it for it in caplog.records if "training goes on" in it.message]) == 2
-    home.ledger.unlink()
     home.checkpoints.unlink()
-    store.append_ledger({"step": 3})
-    await store.save_checkpoint(3, 0, b"state", RECORD)
+    store.append_ledger({"step": 4})
+    await store.save_checkpoint(4, 0, b"state", RECORD)
     assert store.trouble == ""
 
 
-async def test_only_what_is_whole_is_in_stock(tmp_path: Path) -> None:
+async def test_only_what_is_whole_is_in_stock(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A bit that flips later is noticed, too, as the file is another one then."""
     store = LocalStore(Home(tmp_path))
     for version in (5, 10):
@@ -99,6 +109,12 @@ async def test_only_what_is_whole_is_in_stock(tmp_path: Path) -> None:
     state = tmp_path / "checkpoints" / "step-000010" / "stage-0.safetensors"
     state.write_bytes(b"statf")
     assert [it[:2] for it in await store.stock()] == [(5, 1), (5, 0)]
+    assert store.damaged() == [(10, 0)]
+    assert f"{state} is damaged" in caplog.text
+    state.with_suffix(".json").write_text("{")
+    await store.stock()
+    assert store.damaged() == [(10, 0)]
+    assert f"{state.with_suffix('.json')} is damaged" in caplog.text
     assert await store.load_checkpoint(10, 0) is None
     assert await store.load_checkpoint(5, 1) == (b"copied", RECORD)
     assert await store.read_checkpoint(5, 1, 1, 3) == b"op"
@@ -111,8 +127,18 @@ async def test_copies_have_a_bound_of_their_own(tmp_path: Path) -> None:
     await store.save_checkpoint(5, 0, b"0123456789", RECORD)
     for stage in (1, 2, 3):
         await store.save_checkpoint(5 + stage, stage, b"0123456789", RECORD, copy=True)
-    await store.save_checkpoint(9, 4, b"x" * 26, RECORD, copy=True)
+    assert not await store.save_checkpoint(9, 4, b"x" * 26, RECORD, copy=True)
     assert [it[:2] for it in await store.stock()] == [(8, 3), (7, 2), (5, 0)]
+
+
+async def test_a_copy_pushes_out_none_that_is_as_new(tmp_path: Path) -> None:
+    """So what a peer says of the final states on its disk stays true."""
+    store = LocalStore(Home(tmp_path), copies_limit_bytes=25)
+    assert await store.save_checkpoint(9, 0, b"0123456789", RECORD)
+    kept = [await store.save_checkpoint(9, stage, b"0123456789", RECORD, copy=True) for stage in (1, 2, 3)]
+    assert kept == [True, True, False]
+    assert [it[:2] for it in await store.stock()] == [(9, 2), (9, 1), (9, 0)]
+    assert await store.save_checkpoint(9, 1, b"0123456789", RECORD, copy=True), "it is there already"
 
 
 async def test_newer_versions_of_a_history_that_was_given_up_make_room(tmp_path: Path) -> None:

@@ -185,8 +185,11 @@ def test_where_no_version_is_whole_everyone_waits_and_says_so() -> None:
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_a_swarm_that_was_down_goes_on(damaged: bool) -> None:
-    """All come back one by one; if one's newest checkpoint is damaged, the one before it is gone back to."""
+def test_a_swarm_that_was_down_goes_on(damaged: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """All come back one by one; if one's newest checkpoint is damaged, the one before it is gone back to, and the
+    founder says why, beforehand and then.
+    """
+    waits: set[str] = set()
 
     async def events(world: World) -> None:
         await moment(world, lambda: all(kept(it, it.peer.stage or 0) == [3, 6] for it in world.peers.values()))
@@ -194,14 +197,24 @@ def test_a_swarm_that_was_down_goes_on(damaged: bool) -> None:
         names = list(world.peers)
         world.preempt(names)
         for name in names if damaged else ():
-            world.dead[name].store.checkpoints.pop((6, 1), None)
+            if (6, 1) in world.dead[name].store.checkpoints:
+                world.dead[name].store.damaged.append((6, 1))
         for name in names:
             await world.sleep(1.0)
             await world.restart(name)
+        world.spawn(watch(world))
+
+    async def watch(world: World) -> None:
+        while world.peers["head1"].peer.history.resumes:
+            waits.add(world.peers["head1"].peer.view.waiting_for())
+            await world.sleep(0.5)
 
     world = play(events)
     check(world)
     assert returned_to(world) == (3 if damaged else 6)
+    passed = "version 6 is passed over: no checkpoint of stage 1 (2 of 3 stages are here; damaged: that of stage 1 at"
+    assert any(passed in words for words in waits) == damaged, waits
+    assert (f"going back to version 3: {passed}" in caplog.text) == damaged
 
 
 def test_a_swarm_that_was_down_waits_for_what_is_missing() -> None:

@@ -154,7 +154,7 @@ def test_a_model_writes_text_and_the_same_for_the_same_seed(tmp_path: Path) -> N
 def test_what_cannot_be_assembled_is_said(tmp_path: Path) -> None:
     run = toy_run(steps=1)
     homes = trained_homes(run, tmp_path)
-    with pytest.raises(ConfigError, match="no version has whole checkpoints of all 2 stages"):
+    with pytest.raises(ConfigError, match=r"whole checkpoints of all 2 stages in .* \(version 1 lacks stage 1\)"):
         assemble(homes[:1], run)
     with pytest.raises(ConfigError, match="another model"):
         assemble(homes, toy_run(shared=True))
@@ -163,6 +163,25 @@ def test_what_cannot_be_assembled_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no tensors"):
         assemble(homes, run)
     assert torch.is_grad_enabled()
+
+
+def test_newer_versions_that_are_not_whole_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The newest lacks a stage; of the one before a checkpoint is damaged."""
+    run = toy_run(steps=1)
+    _, engines = train_pipeline(run)
+    for version, engine in ((1, engines[0]), (1, engines[1]), (2, engines[0]), (2, engines[1]), (3, engines[0])):
+        save_stage(tmp_path, version, engine.stage, engine.export_state(), {"stages": [{"squared_norm": 0.0}]}, 3)
+    flip_state(tmp_path / "step-000002")
+    told: list[str] = []
+    one = dataclasses.replace(run, model=dataclasses.replace(run.model, stages=1))
+    assert reshape([tmp_path], run, one, tmp_path / "one", told.append) == 1
+    assert told == [
+        "version 3 is passed over: no checkpoint of stage 1 (1 of 2 stages are here)",
+        "version 2 is passed over: no checkpoint of stage 1 (1 of 2 stages are here)",
+    ]
+    assert f"{tmp_path / 'step-000002' / 'stage-1.safetensors'} is damaged" in caplog.text
+    assert assemble([tmp_path], run)[0] == 1
+    assert caplog.text.count("version 3 is passed over") == 1, "what isn't told is logged"
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lamb"])

@@ -29,9 +29,36 @@ def test_a_copy_counts_like_a_replicas_own() -> None:
     assert plan_return(stocks, TWO, 2, upto=3) == Way(2, "s2", (("a",), ("b",)))
 
 
+def test_newer_versions_are_passed_over_in_words() -> None:
+    stocks = {
+        "a": stock((2, 0), (4, 0), (6, 0), (8, 1)),
+        "b": Stock(stock((2, 1), (8, 2)).kept, True, damaged=((6, 1), (4, 0))),
+        "c": stock((2, 2), (4, 1), (6, 2)),
+    }
+    way = plan_return(stocks, {"a": 0, "b": 1, "c": 2}, 3, upto=9)
+    assert isinstance(way, Way)
+    assert way.version == 2
+    assert [str(it) for it in way.passed] == [
+        "version 8 is passed over: no checkpoint of stage 0 (2 of 3 stages are here)",
+        "version 6 is passed over: no checkpoint of stage 1 (2 of 3 stages are here; damaged: that of stage 1 at b)",
+        "version 4 is passed over: no checkpoint of stage 2 (2 of 3 stages are here)",
+    ]
+
+
+def test_what_must_come_is_of_the_version_that_lacks_least() -> None:
+    stocks = {"a": Stock(stock((4, 0), (6, 0), (6, 1), (8, 2)).kept, True, damaged=((6, 2),))}
+    said = plan_return(stocks, {"a": 0}, 3, upto=9)
+    assert said == (
+        "a checkpoint of stage 2, on a disk of anyone who comes "
+        "(of version 6 2 of 3 stages are here; damaged: that of stage 2 at a)"
+    )
+    assert plan_return({}, {}, 3, upto=9) == "a checkpoint of stages 0, 1 and 2, on a disk of anyone who comes"
+
+
 def test_states_of_two_histories_are_not_mixed() -> None:
     stocks = {"a": stock((4, 0), (2, 0)), "b": stock((4, 1), state="other")}
-    assert plan_return(stocks, TWO, 2, upto=9) == "a checkpoint of stage 1, on a disk of anyone who comes"
+    lacks = "a checkpoint of stage 1, on a disk of anyone who comes (of version 4 1 of 2 stages are here)"
+    assert plan_return(stocks, TWO, 2, upto=9) == lacks
     both = {"a": Stock((*stock((4, 0)).kept, *stock((4, 0), (4, 1), state="other").kept), True), "b": stock((4, 1))}
     way = plan_return(both, TWO, 2, upto=9, known=lambda version: "other4")
     assert isinstance(way, Way)
