@@ -50,6 +50,21 @@ async def test_the_run_goes_on(homes: list[Path]) -> None:
         assert {step: after[step] for step in range(1, SAVED)} == {step: before[step] for step in range(1, SAVED)}
 
 
+@pytest.mark.timeout(300)
+async def test_the_run_is_prolonged(homes: list[Path]) -> None:
+    before = records(homes[0])
+    async with swarm() as it:
+        head = await it.start("--resume", "--steps", "48", home=homes[0])
+        tail = await it.start("--bootstrap", await head.address(), home=homes[1])
+        assert [await daemon.end() for daemon in (head, tail)] == [0, 0]
+    for home in homes:
+        after = records(home)
+        assert sorted(after) == list(range(1, 49))
+        assert {step: after[step] for step in range(1, SAVED)} == {step: before[step] for step in range(1, SAVED)}
+        kept = json.loads((home / "run.json").read_text())["run"]
+        assert (kept["steps"], kept["earlier"]) == (48, [STEPS])
+
+
 @pytest.mark.timeout(120)
 async def test_its_checkpoints_are_cut_anew(homes: list[Path], tmp_path: Path) -> None:
     target = tmp_path / "one"
