@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from swarmd.config import RunConfig
+from swarmd.config import RunConfig, prolonged
 from swarmd.errors import ConfigError
 from swarmd.sim.training import as_ids, plain_training, toy_tokens
 from swarmd.stage.checkpoint import load_stage, save_stage, saved, saved_versions
@@ -18,6 +18,8 @@ from swarmd.stage.engine import StageEngine
 from swarmd.stage.export import assemble, generate
 from swarmd.stage.model import loss_sum
 from swarmd.stage.reshape import reshape
+from swarmd.swarm.commit import build_record, build_return, record_from_plain, record_to_plain
+from swarmd.swarm.round_messages import StageReport
 from tests.stage.toy import toy_run, train_pipeline
 
 RECORD = {"step": 3, "hash": "00ff"}
@@ -211,6 +213,28 @@ def test_a_run_is_cut_into_other_stages_and_back(tmp_path: Path, optimizer: Any)
         assert all(torch.equal(value, after[name]) for name, value in before.items())
         for name, value in engine.module.named().items():
             assert torch.equal(value, whole.module.named()[name])
+
+
+def test_the_record_of_a_prolonged_run_stays_one_of_it_when_it_is_cut_anew(tmp_path: Path) -> None:
+    """Whether it was made under the first total, under the present one, or begins the longer run."""
+    run = prolonged(toy_run(steps=4), 8)
+    reports = [
+        StageReport(stage, "d", 4.0, 64, 128.0, 3, 0, 0, 0, True, (f"m{stage}",), (f"m{stage}",)) for stage in range(2)
+    ]
+    plain: Any = {"conductor": "m0", "seconds": 1.0, "validation_loss": None}
+    old, new = (build_record(it, "parent", 3, reports, **plain) for it in (toy_run(steps=4), run))
+    lives = {"m0": 1, "m1": 1}
+    begun = build_return(old, (("m0",), ("m1",)), lives, after="f", after_version=3, conductor="m0", continues=old.hash)
+    one = dataclasses.replace(run, model=dataclasses.replace(run.model, stages=1))
+    for name, record in (("old", old), ("new", new), ("begun", begun)):
+        for stage in range(2):
+            state = StageEngine(run, stage).export_state()
+            save_stage(tmp_path / name, 3, stage, state, record_to_plain(record), 2)
+        reshape([tmp_path / name], run, one, tmp_path / f"{name} in one")
+        found = load_stage(tmp_path / f"{name} in one", 0)
+        assert found is not None
+        cut = record_from_plain(one, found.record)
+        assert (cut.step, cut.total_steps, cut.after) == (3, record.total_steps, "")
 
 
 def test_only_the_stages_may_differ(tmp_path: Path) -> None:
