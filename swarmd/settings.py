@@ -25,6 +25,10 @@ from swarmd.files import read_regular
 SETTINGS_BYTES_LIMIT = 1 << 20  # bytes; a settings file is a page, so anything longer is the wrong file
 SIZE_LIMIT = 1 << 20  # of any one dimension; keeps a stranger's settings from asking for absurd allocations
 RATE_LIMIT = 1e30  # of learning; more, times the decay, is no number of fp32
+LAYERS_LIMIT = 1 << 14  # a hundred times those of the deepest models; each is objects of Python in every peer
+STAGES_LIMIT = 1 << 12  # everyone counts over all of them again and again
+VALIDATION_LIMIT = 1 << 14  # microbatches: more would be training that teaches nothing
+TOKENS_LIMIT = 1 << 62  # of a whole run: counted in 64 bits
 COUNT_LIMIT = 1 << 40  # steps, seeds and sequences fit an exact float and an int64 product
 
 EARLIER_LIMIT = 64  # times that a run is prolonged; the fingerprint of each is worked out wherever somebody joins
@@ -133,9 +137,14 @@ def _run_problems(run: RunConfig) -> Iterator[Problem]:
     yield not 0 <= run.seed < COUNT_LIMIT, "seed", f"is {run.seed}, but must be from 0 to {COUNT_LIMIT - 1}"
     yield not 0 <= run.validate_every <= COUNT_LIMIT, "validate_every", "must be 0 (never) or a number of steps"
     yield (
-        run.validate_every > 0 and not 1 <= run.validation_microbatches <= SIZE_LIMIT,
+        run.validate_every > 0 and not 1 <= run.validation_microbatches <= VALIDATION_LIMIT,
         "validation_microbatches",
-        "must be at least 1, or set validate_every = 0",
+        f"must be from 1 to {VALIDATION_LIMIT}, or set validate_every = 0",
+    )
+    yield (
+        run.steps * batch * run.model.sequence_length > TOKENS_LIMIT,
+        "steps",
+        f"is {run.steps}, which makes more tokens than can be counted; give fewer",
     )
     yield (
         not 0 <= run.rebalance_seconds <= SIZE_LIMIT,
@@ -154,6 +163,9 @@ def _model_problems(model: ModelConfig) -> Iterator[Problem]:
             f"model.{key}",
             f"is {value}, but must be from 1 to {SIZE_LIMIT}",
         )
+    for key, limit in (("layers", LAYERS_LIMIT), ("stages", STAGES_LIMIT)):
+        value = getattr(model, key)
+        yield value > limit, f"model.{key}", f"is {value}, but must be from 1 to {limit}"
     yield (
         model.layers % model.stages != 0,
         "model.layers",

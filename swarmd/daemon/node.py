@@ -22,7 +22,7 @@ from swarmd.daemon.report import Report
 from swarmd.daemon.run_search import RunSearch
 from swarmd.daemon.store import LocalStore
 from swarmd.daemon.waits import Standstill, Waits
-from swarmd.errors import ControlError, Refused, RunEnded, Stopped
+from swarmd.errors import ConfigError, ControlError, Refused, RunEnded, Stopped
 from swarmd.memory import settle
 from swarmd.printable import size
 from swarmd.status import HopRow, PeerRow, Status, Wait
@@ -151,7 +151,13 @@ class Node:
         with self.waits.during("the run's text to become tokens", self._reading_progress):
             data = await run_beside(self._load_data) if stage == 0 else None
         with self.waits.during(f"stage {stage} to be opened on {self.config.device}"):
-            self._worker = await Worker.start(self.search.run, stage, self.config.device, self.config.threads)
+            try:
+                self._worker = await Worker.start(self.search.run, stage, self.config.device, self.config.threads)
+            except MemoryError as trouble:
+                raise ConfigError(
+                    f"there is no memory for stage {stage} on {self.config.device} ({trouble}); free some, "
+                    "or give another --stage or --device"
+                ) from trouble
         self.opened = True
         settle()
         log.log(NOTICE, "stage %d is on %s after %.1f s", stage, self.config.device, time.monotonic() - began)

@@ -22,6 +22,7 @@ from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership
 from swarmd.swarm.messages import Settings
 from swarmd.swarm.signals import Signal
+from swarmd.swarm.sizes import unfit
 from swarmd.values import PeerId
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class RunSearch:
         self.looking: Wait | None = None  # what is looked for, and what came of the last try
         self.entries: tuple[PeerId, ...] = ()  # the peers that gave the run's settings
         self._found: deque[str] = deque(maxlen=ADDRESSES_HEARD)  # on the local network
+        self._too_large: dict[str, str] = {}  # addresses where the run is too large for this device -> in a sentence
         self._changed = Signal()
         self._adopting = asyncio.Lock()  # several peers may offer a run at once
 
@@ -61,6 +63,8 @@ class RunSearch:
         """Begins a run, or goes on with one from checkpoints; where others of it still live, joins them. Raises
         ConfigError.
         """
+        if why := self._unfit(run):
+            raise ConfigError(f"{why}; give a smaller model, more stages, or a larger device.")
         self._check_home(run)
         if self.known is not None and self.resume:
             await self._look_for_living(self.known, run)
@@ -88,6 +92,13 @@ class RunSearch:
                 raise ConfigError(mismatch(self._home, known, run))
             known = None
         self.known = known
+
+    def _unfit(self, run: RunConfig) -> str:
+        """Why nothing of a run can be done here, in a sentence; nothing is allocated for one that is far too large."""
+        wanted = (
+            self._config.stage if self._config.stage is not None and self._config.stage < run.model.stages else None
+        )
+        return unfit(run, self._membership.own.memory_bytes, wanted)
 
     async def _look_for_living(self, known: RememberedRun, run: RunConfig) -> None:
         """Joins the run if one of the peers that this home knew still works at it. Raises ConfigError if they work at
@@ -128,6 +139,10 @@ class RunSearch:
             if self.run is not None:
                 self.looking = None
                 return
+            if self._config.bootstrap and all(it in self._too_large for it in self._config.bootstrap):
+                raise ConfigError(
+                    f"{self._too_large[self._config.bootstrap[0]]}; use a larger one, or join another run."
+                )
             self.looking = dataclasses.replace(self.looking, tried="; ".join(troubles) or "nobody was heard of yet")
             if not patient and time.monotonic() > deadline:
                 raise PeerUnreachable(f"no bootstrap peer gave the run's settings: {'; '.join(troubles)}")
@@ -173,6 +188,9 @@ class RunSearch:
             raise Refused(f"it gave settings that this version can't use: {trouble}") from None
         if fingerprint(run) != settings.fingerprint:
             raise Refused("its settings don't have the fingerprint it claims; one of the two is of another version")
+        if why := self._unfit(run):
+            self._too_large[address] = why
+            raise Refused(why)
         async with self._adopting:
             if self.run is not None or not _is_same(run, instead_of):
                 return

@@ -41,6 +41,7 @@ OUT_OF_MEMORY = (
     "can't allocate memory",
     "cannot allocate memory",
     "not enough memory",
+    "size calculation overflowed",  # more than there can be
     "cublas_status_alloc_failed",
     "cudnn_status_alloc_failed",
 )  # in messages of CUDA's and the CPU's allocators and of what works on them

@@ -35,3 +35,28 @@ def lacking(run: RunConfig, stage: int, memory_bytes: float) -> str:
     if 0 < memory_bytes < need:
         return f"stage {stage} takes {need / 1e9:.1f} GB at least, and this device has {memory_bytes / 1e9:.1f} GB"
     return ""
+
+
+def least_bytes(run: RunConfig, stage: int) -> float:
+    """That a stage takes of its device at the very least: its state, the table of positions, and what comes in and goes
+    out of it for one microbatch.
+    """
+    model = run.model
+    comes_in = model.hidden if stage > 0 else 0
+    goes_out = model.hidden if stage < model.stages - 1 else model.vocabulary
+    table = model.sequence_length * model.hidden / model.heads
+    return state_bytes(run, stage) + FP32 * (run.tokens_per_microbatch * (comes_in + goes_out) + table)
+
+
+def unfit(run: RunConfig, memory_bytes: float, wanted: int | None = None) -> str:
+    """Why a device can take no part in a run, in a sentence; "" if it may. `wanted`: the only stage that it would
+    serve. `memory_bytes`: that it has; 0: unknown.
+    """
+    last = run.model.stages - 1
+    stages = (0, min(1, last), last) if wanted is None else (wanted,)  # those between are equal
+    need = min(least_bytes(run, stage) for stage in stages)
+    if not 0 < memory_bytes < need:
+        return ""
+    which = f"stage {wanted}" if wanted is not None else "the smallest stage"
+    takes = f"{which} of run {run.name} takes {need / 1e9:,.1f} GB at least"
+    return f"{takes}, and this device has {memory_bytes / 1e9:,.1f} GB"
