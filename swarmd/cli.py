@@ -5,6 +5,7 @@ Relies on typer; everything heavy (uvloop, torch, libp2p, pydantic) is imported 
 """
 
 import dataclasses
+import errno
 import logging
 import sys
 import traceback
@@ -23,6 +24,7 @@ from swarmd.printable import printable, printable_lines
 
 EXIT_FAILED = 1  # failed while running
 EXIT_USER = 2  # the user must change something
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # whatever was being written
 PEER_ID_EXAMPLE = "/ip4/203.0.113.5/tcp/4001/p2p/<peer id>"
 
 log = logging.getLogger(__name__)
@@ -481,6 +483,9 @@ def _known_trouble(error: BaseException) -> SwarmError | None:
     """The trouble of ours in an exception or in a task group's bundle of them; what the user can mend comes first."""
     if isinstance(error, SwarmError):
         return error
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = f" for {error.filename}" if error.filename else ""
+        return ConfigError(f"{str(error.strerror).lower()}{where}; free some, or choose another --home.")
     if not isinstance(error, BaseExceptionGroup):
         return None
     found = [known for known in map(_known_trouble, error.exceptions) if known is not None]

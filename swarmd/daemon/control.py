@@ -98,7 +98,12 @@ class ControlServer:
         self._home.prepare()
         self._home.clear_stale_socket()
         await self._runner.setup()
-        await web.SockSite(self._runner, self._bind(), backlog=BACKLOG).start()
+        try:
+            listener = self._bind()
+        except OSError as error:
+            path = self._home.control_socket
+            raise ConfigError(f"can't make the socket {path} ({error.strerror}); free or change --home.") from error
+        await web.SockSite(self._runner, listener, backlog=BACKLOG).start()
 
     def _bind(self) -> socket.socket:
         """A bound socket that appears at its path only once it listens and nobody but the owner may connect."""

@@ -100,11 +100,14 @@ class Home:
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise ConfigError(self._taken(descriptor)) from error
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            except OSError as error:
+                raise ConfigError(f"can't lock {self.path} ({error.strerror}); choose another --home.") from error
             self._sweep()
+            with contextlib.suppress(OSError):  # on a full disk nobody is told who has the home
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield
         finally:
             os.close(descriptor)

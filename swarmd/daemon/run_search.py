@@ -51,7 +51,7 @@ class RunSearch:
         self.looking: Wait | None = None  # what is looked for, and what came of the last try
         self.entries: tuple[PeerId, ...] = ()  # the peers that gave the run's settings
         self._found: deque[str] = deque(maxlen=ADDRESSES_HEARD)  # on the local network
-        self._too_large: dict[str, str] = {}  # addresses where the run is too large for this device -> in a sentence
+        self._useless: dict[str, str] = {}  # addresses whose run this daemon can never be of -> why
         self._changed = Signal()
         self._adopting = asyncio.Lock()  # several peers may offer a run at once
 
@@ -95,10 +95,9 @@ class RunSearch:
 
     def _unfit(self, run: RunConfig) -> str:
         """Why nothing of a run can be done here, in a sentence; nothing is allocated for one that is far too large."""
-        wanted = (
-            self._config.stage if self._config.stage is not None and self._config.stage < run.model.stages else None
-        )
-        return unfit(run, self._membership.own.memory_bytes, wanted)
+        wanted = self._config.stage
+        exists = wanted is not None and wanted < run.model.stages
+        return unfit(run, self._membership.own.memory_bytes, wanted if exists else None)
 
     async def _look_for_living(self, known: RememberedRun, run: RunConfig) -> None:
         """Joins the run if one of the peers that this home knew still works at it. Raises ConfigError if they work at
@@ -139,10 +138,8 @@ class RunSearch:
             if self.run is not None:
                 self.looking = None
                 return
-            if self._config.bootstrap and all(it in self._too_large for it in self._config.bootstrap):
-                raise ConfigError(
-                    f"{self._too_large[self._config.bootstrap[0]]}; use a larger one, or join another run."
-                )
+            if self._config.bootstrap and all(it in self._useless for it in self._config.bootstrap):
+                raise ConfigError(f"{self._useless[self._config.bootstrap[0]]}; join another run with --bootstrap.")
             self.looking = dataclasses.replace(self.looking, tried="; ".join(troubles) or "nobody was heard of yet")
             if not patient and time.monotonic() > deadline:
                 raise PeerUnreachable(f"no bootstrap peer gave the run's settings: {'; '.join(troubles)}")
@@ -185,11 +182,12 @@ class RunSearch:
         try:
             run = run_from_plain(settings.run, "the run's settings")
         except ConfigError as trouble:
+            self._useless[address] = f"the peer at {address} gave settings that this version can't use: {trouble}"
             raise Refused(f"it gave settings that this version can't use: {trouble}") from None
         if fingerprint(run) != settings.fingerprint:
             raise Refused("its settings don't have the fingerprint it claims; one of the two is of another version")
         if why := self._unfit(run):
-            self._too_large[address] = why
+            self._useless[address] = why
             raise Refused(why)
         async with self._adopting:
             if self.run is not None or not _is_same(run, instead_of):
