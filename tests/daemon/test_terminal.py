@@ -152,7 +152,7 @@ configure_logging(Path(sys.argv[1]), as_json="json" in sys.argv)
 log = logging.getLogger("swarmd.test")
 with shown_as("starting"):
     shown = terminal()
-    threads = [threading.Thread(target=lambda: [log.warning("event %d", i) for i in range(20)]) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: [log.warning(f"event {i}") for i in range(20)]) for _ in range(3)]
     for thread in threads: thread.start()
     for i in range(50):
         if shown.is_live(): shown.show(f"line {i}")
