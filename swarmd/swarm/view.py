@@ -131,11 +131,9 @@ class View:
             return Wait(f"its move to stage {peer.moving_to}", progress=came or at, tried=peer.switch.mover.tried)
         if peer.joiner is not None and peer.joiner.pulling:
             donors = len(peer.donors())
-            return Wait(
-                f"the state of stage {peer.stage}",
-                progress=came or f"{donors} replica{'s' * (donors != 1)} asked",
-                tried=peer.joiner.tried,
-            )
+            asked = f"{donors} replica{'s' * (donors != 1)} asked"
+            here = "it is here, and what was committed since is applied" if peer.joiner.downloaded else asked
+            return Wait(f"the state of stage {peer.stage}", progress=came or here, tried=peer.joiner.tried)
         if peer.crossing:
             return Wait("the state of the history that won", progress=came)
         return peer.ending.wait()

@@ -27,6 +27,7 @@ from tests.sim.toy import (
     total,
     train,
 )
+from tests.sim.waiting import calm, listening
 
 STEP = 3  # in which something happens to its conductor
 ONES = frozenset(name for name in PAIRS if name.endswith("1"))
@@ -271,8 +272,11 @@ def test_two_halves_train_on_and_become_one_again() -> None:
         split = Split(world, ONES, TWOS)
         await moment(world, lambda: at(PAIRS, world, 7))
         assert len(histories(world, 7)) == 2
-        split.heal()
-        await moment(world, lambda: len({it.peer.history.record_hash for it in world.peers.values()}) == 1)
+        async with listening(world) as said:
+            split.heal()
+            await moment(world, lambda: len({it.peer.history.record_hash for it in world.peers.values()}) == 1)
+        assert [what for what in said.waits if "the history that won" in what]
+        await calm(world)
 
     world = train(LONG, events, limits=QUICK, speed=SLOW)
     check_agreement(world, gaps=PAIRS)

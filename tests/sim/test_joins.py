@@ -287,7 +287,10 @@ def test_a_joiner_whose_only_acquaintance_dies_waits_and_founds_nothing() -> Non
 
     newcomer = run_virtual(main()).peers["newcomer"].peer
     assert (newcomer.stage, newcomer.state, newcomer.history.version) == (None, "joining", 0)
-    assert "answers" in newcomer.view.waiting_for()
+    (wait,) = newcomer.view.waits()
+    assert "answers" in wait.what
+    assert wait.tried.startswith("founder")
+    assert newcomer.view.waiting_for() == wait.short()
 
 
 # ------------------------------------------------------------------------------------------------- slow downloads
