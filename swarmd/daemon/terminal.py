@@ -6,6 +6,7 @@ terminal is changed, so there is nothing to restore after a kill.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from swarmd import exits
 from swarmd.printable import duration, printable
 from swarmd.status import Status
 
@@ -76,6 +78,12 @@ class Terminal(logging.StreamHandler[TextIO]):
         super().emit(record)
         self._write(self._line)
 
+    def wipe(self) -> None:
+        """Takes the line away where a process ends at once: no lock is waited for."""
+        if self._line:
+            with contextlib.suppress(OSError, ValueError):
+                os.write(self.stream.fileno(), CLEAR.encode())
+
     def close(self) -> None:
         """Takes the line away."""
         self.show("")
@@ -99,13 +107,17 @@ def terminal() -> Terminal | None:
 def shown_as(line: str) -> Iterator[None]:
     """Shows this until something else is shown, and leaves nothing of either behind."""
     shown = terminal()
-    if shown is not None and shown.is_live():
+    if shown is None:
+        yield
+        return
+    exits.before_end.append(shown.wipe)
+    if shown.is_live():
         shown.show(cut(line, shown.columns() - 1))
     try:
         yield
     finally:
-        if shown is not None:
-            shown.show("")
+        shown.show("")
+        exits.before_end.remove(shown.wipe)
 
 
 async def show_status(

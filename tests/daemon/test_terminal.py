@@ -191,6 +191,16 @@ def test_no_line_into_a_pipe(tmp_path: Path) -> None:
     assert done.stderr.count("event") == 61
 
 
+def test_nothing_is_left_of_the_line_where_a_process_ends_at_once(tmp_path: Path) -> None:
+    program = PROGRAM.replace('log.warning("last event")', "from swarmd import exits; exits.at_once(0)")
+    code, said = run_on(80, [sys.executable, "-c", program, str(tmp_path / "log")])
+    assert code == 0
+    screen = Screen(80)
+    screen.take(said.replace("\r\n", "\n").replace("\x1b[?25h", ""))
+    assert "line 49" in said
+    assert screen.lines[-1] == ""
+
+
 def test_a_terminal_that_is_gone_costs_nothing() -> None:
     stream = io.StringIO()
     shown = Terminal(stream)
