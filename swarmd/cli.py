@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ from swarmd.config import NodeConfig, RunConfig
 from swarmd.daemon.local import Home, Remembered, RememberedRun, default_home
 from swarmd.errors import ConfigError, ControlError, SwarmError
 from swarmd.printable import printable, printable_lines
+
+if TYPE_CHECKING:
+    from swarmd.daemon.text import LocalText
 
 EXIT_FAILED = 1  # failed while running
 EXIT_USER = 2  # the user must change something
@@ -92,6 +95,15 @@ _NOTICE_HELP = (
 )
 
 
+_Tokenizer = Annotated[
+    str | None, typer.Option(metavar="FILE", help="The run's tokenizer.json, where the run trains on no bytes.")
+]
+_DataLimit = Annotated[
+    float | None,
+    typer.Option("--data-limit", metavar="GB", min=0, help="Of a dataset's tokens on this disk. Default: 275."),
+]
+
+
 @dataclass(frozen=True)
 class StartOptions:
     """What was given to `swarmd start`. None and empty mean: not given."""
@@ -117,6 +129,8 @@ class StartOptions:
     resume: bool = False
     stage_lost_timeout_s: float | None = None
     final_copies_timeout_s: float | None = None
+    tokenizer: str | None = None
+    data_limit_gb: float | None = None
 
 
 def _print_version(wanted: bool) -> None:
@@ -160,8 +174,10 @@ def start(
         typer.Option(metavar="MULTIADDR", help="Where others reach it, behind NAT or a proxy. Repeatable."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(metavar="SOURCE", help="Train on this: stdlib, a path, hf:NAME. See the README.")
+        str | None, typer.Option(metavar="SOURCE", help="Train on this: stdlib, a path, hf:OWNER/NAME. See the README.")
     ] = None,
+    tokenizer: _Tokenizer = None,
+    data_limit_gb: _DataLimit = None,
     home: Annotated[Path | None, typer.Option(metavar="DIR", help=_HOME_HELP)] = None,
     steps: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Steps of the run (with --model or --resume).")
@@ -194,7 +210,7 @@ def start(
     options = StartOptions(
         model, gpu, device, stage, tuple(bootstrap or ()), tuple(listen or ()), tuple(announce or ()), data, steps,
         stages, idle, mdns, threads, drain_timeout, spot_file, spot_command, spot_interval, spot_notice, resume,
-        stage_lost_timeout, final_copies_timeout,
+        stage_lost_timeout, final_copies_timeout, tokenizer=tokenizer, data_limit_gb=data_limit_gb,
     )  # fmt: skip
     return _reported(lambda: _start(options, Home(home or default_home()), debug=debug, log_json=log_json), debug)
 
@@ -316,7 +332,9 @@ def _reshape(sources: list[Home], stages: int, home: Home) -> int:
         try:
             places = [source.checkpoints for source in sources]
             version = cut_anew(places, run, target, home.checkpoints, _warn)
-            home.remember_run(RememberedRun(to_plain(target), fingerprint(target)))
+            known = sources[0].remembered_run()
+            text = (known.data, known.tokenizer) if known is not None else (None, None)
+            home.remember_run(RememberedRun(to_plain(target), fingerprint(target), None, (), False, *text))
         except OSError as error:
             raise ConfigError(f"can't write {home.path} ({error.strerror}); choose another --home.") from error
     print(f"version {version} in {stages} stages: go on with `swarmd start --resume --home {home.path}`")
@@ -326,7 +344,7 @@ def _reshape(sources: list[Home], stages: int, home: Home) -> int:
 def _start(options: StartOptions, home: Home, *, debug: bool, log_json: bool) -> int:
     """Checks everything that can be checked at once, takes the home, and runs the daemon until it is done."""
     check_options(options)
-    run, told = _run_to_found(options, home)
+    run, text, told = _run_to_found(options, home)
     remembered = None if run or options.bootstrap or options.mdns else home.remembered()
     if not (run or options.bootstrap or options.mdns or options.idle or remembered):
         raise ConfigError(
@@ -334,6 +352,8 @@ def _start(options: StartOptions, home: Home, *, debug: bool, log_json: bool) ->
             "--mdns looks for one on the local network, --idle waits for `swarmctl join`."
         )
     node = plan_node(options, home, remembered, stages=run.model.stages if run else None)
+    if text is not None:
+        node = dataclasses.replace(node, data=text.source, tokenizer=text.tokenizer)
     with home.locked():
         from swarmd.daemon.logs import NOTICE, configure_logging
 
@@ -357,13 +377,25 @@ def _start(options: StartOptions, home: Home, *, debug: bool, log_json: bool) ->
             return loop.run_until_complete(run_daemon(node, run, idle=options.idle and remembered is None))
 
 
-def _run_to_found(options: StartOptions, home: Home) -> tuple[RunConfig | None, str]:
-    """The run to found or go on with, None if there is one to join; and a word about it. Raises ConfigError."""
+def _run_to_found(options: StartOptions, home: Home) -> "tuple[RunConfig | None, LocalText | None, str]":
+    """The run to found or go on with, None if there is one to join; where `--model` has its text; and a word about it.
+    Raises ConfigError.
+    """
+    run, text = load_run(options), None
+    if run is not None:
+        from swarmd.daemon.text import as_known, take_local
+
+        run, text = take_local(run)
     if not options.resume or options.bootstrap:
-        return load_run(options), ""
+        return run, text, ""
     from swarmd.daemon.prolonging import plan_resumed
 
-    return plan_resumed(home, lambda steps: load_run(dataclasses.replace(options, steps=steps)), options.steps)
+    def load(steps: int | None) -> RunConfig | None:
+        written = load_run(dataclasses.replace(options, steps=steps))
+        return None if written is None else as_known(written, home)
+
+    run, told = plan_resumed(home, load, options.steps)
+    return run, text, told
 
 
 def check_options(options: StartOptions) -> None:
@@ -399,7 +431,9 @@ def load_run(options: StartOptions) -> RunConfig | None:
     from swarmd import settings
 
     run = settings.load_run(options.model)
-    return settings.with_overrides(run, steps=options.steps, stages=options.stages, data=options.data)
+    return settings.with_overrides(
+        run, steps=options.steps, stages=options.stages, data=options.data, tokenizer=options.tokenizer
+    )
 
 
 def plan_node(options: StartOptions, home: Home, remembered: Remembered | None, *, stages: int | None) -> NodeConfig:
@@ -414,6 +448,8 @@ def plan_node(options: StartOptions, home: Home, remembered: Remembered | None, 
         limits = dataclasses.replace(limits, stage_lost_timeout_s=patience)
     if options.final_copies_timeout_s is not None:
         limits = dataclasses.replace(limits, final_copies_timeout_s=options.final_copies_timeout_s)
+    if options.data_limit_gb is not None:
+        limits = dataclasses.replace(limits, stream_bytes=int(options.data_limit_gb * 1e9))
     return NodeConfig(
         home=str(home.path),
         device=_device(options),
@@ -421,7 +457,8 @@ def plan_node(options: StartOptions, home: Home, remembered: Remembered | None, 
         announce=options.announce,
         bootstrap=options.bootstrap,
         stage=_stage(options.stage, stages) if options.stage else (remembered.stage if remembered else None),
-        data=None if options.model else options.data,  # with --model it is part of the run
+        data=None if options.model else options.data,  # with --model they are of the run
+        tokenizer=None if options.model else options.tokenizer,
         mdns=options.mdns,
         threads=options.threads,
         drain_s=defaults.drain_s if options.drain_s is None else options.drain_s,

@@ -7,6 +7,7 @@ own affair. Reading and validating TOML is in `settings.py`; this file imports n
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +20,13 @@ RoutingPolicy = Literal["iwrr", "weighted", "p2c"]
 """How a peer chooses among the next stage's: interleaved weighted round robin, a weighted draw, the better of two
 (`swarm/routing.py`).
 """
+
+
+LOCAL = "local"
+"""In a run's settings, where its founder's own files are meant: they are known by their digests."""
+
+HUB_NAME = re.compile("hf:{0}/{0}(:{0})?".format("[A-Za-z0-9][A-Za-z0-9._-]{0,95}"))
+"""A dataset of the Hugging Face Hub with its owner, and perhaps a subset: nothing that could be a path or a URL."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +51,22 @@ class ModelConfig:
 class DataConfig:
     """What the heads train on. Part of the run: index -> sequences must be the same function everywhere."""
 
-    source: str = "stdlib"  # stdlib | path to text file(s), directory, *.jsonl, *.parquet | hf:NAME
+    source: str = "stdlib"  # stdlib | hf:OWNER/NAME[:SUBSET] | path to text file(s), directory, *.jsonl, *.parquet
     tokenizer: str = "byte"  # byte | path to a Hugging Face tokenizer.json
     text_field: str = "text"  # the field of JSONL, Parquet and hf: rows that holds the text
     held_out: float = 0.01  # fraction of the sequences kept for validation
+    tokens_digest: str = ""  # source = "local": what the founder's own files gave; paths don't travel
+    tokenizer_digest: str = ""  # tokenizer = "local": of the founder's own file
+
+    @property
+    def has_open_source(self) -> bool:
+        """Whether every machine may read the source, whoever named it; else only its user can say where it is."""
+        return self.source == "stdlib" or (HUB_NAME.fullmatch(self.source) is not None and ".." not in self.source)
+
+    @property
+    def has_open_tokenizer(self) -> bool:
+        """The same of the tokenizer."""
+        return self.tokenizer == "byte"
 
 
 @dataclass(frozen=True)
@@ -127,6 +147,7 @@ class LimitsConfig:
     # conductor goes on alone
     stage_lost_timeout_s: float = 60.0  # without a peer at a stage, until the swarm returns to what is on disks of it
     final_copies_timeout_s: float = 60.0  # at the end of a run, until every stage's final state is on two machines
+    stream_bytes: int = 256 << 30  # of tokens on this disk that a run's dataset gives; the largest preset's take 252 GB
     copies_bytes: int = 64 << 30  # of other stages' checkpoints on this peer's disk
     move_wait_s: float = 15.0  # a peer that goes to another stage waits so long for the end of a step; if that is
     # further away, it hands what it has of the step to another replica
@@ -142,7 +163,8 @@ class NodeConfig:
     announce: tuple[str, ...] = ()  # where others can dial it, if not where it listens: behind NAT or a proxy
     bootstrap: tuple[str, ...] = ()
     stage: int | None = None  # None: the stage that needs it most
-    data: str | None = None  # this node's copy of the run's data, when it is elsewhere
+    data: str | None = None  # this node's copy of the run's data, when it is elsewhere or the run doesn't say where
+    tokenizer: str | None = None  # ... and of its tokenizer.json
     mdns: bool = False
     threads: int = 0  # of torch on the CPU; 0: torch's own choice
     drain_s: float = 60.0  # bound on a drain: a step's microbatches under way and the sum over a home line fit in it
@@ -165,7 +187,7 @@ def to_plain(config: Any) -> dict[str, Any]:
     return plain
 
 
-LATER: tuple[str, ...] = ("earlier", "skips_limit")
+LATER: tuple[str, ...] = ("earlier", "skips_limit", "data.tokens_digest", "data.tokenizer_digest")
 """Settings of a run, by their path (`optimizer.beta3`), that came after the first release."""
 
 

@@ -10,6 +10,7 @@ import importlib.resources
 import itertools
 import json
 import math
+import re
 import tomllib
 import typing
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from swarmd.config import CodecConfig, DataConfig, ModelConfig, OptimizerConfig, RunConfig
+from swarmd.config import LOCAL, CodecConfig, DataConfig, ModelConfig, OptimizerConfig, RunConfig
 from swarmd.errors import ConfigError
 from swarmd.files import read_regular
 
@@ -32,6 +33,8 @@ TOKENS_LIMIT = 1 << 62  # of a whole run: counted in 64 bits
 COUNT_LIMIT = 1 << 40  # steps, seeds and sequences fit an exact float and an int64 product
 
 EARLIER_LIMIT = 64  # times that a run is prolonged; the fingerprint of each is worked out wherever somebody joins
+
+DIGEST = re.compile("[0-9a-f]{32}")  # blake2b of 16 bytes
 
 _RUN = TypeAdapter(RunConfig)
 
@@ -95,13 +98,20 @@ def run_from_plain(plain: dict[str, Any], where: str = "the settings") -> RunCon
 
 
 def with_overrides(
-    run: RunConfig, *, steps: int | None = None, stages: int | None = None, data: str | None = None
+    run: RunConfig,
+    *,
+    steps: int | None = None,
+    stages: int | None = None,
+    data: str | None = None,
+    tokenizer: str | None = None,
 ) -> RunConfig:
     """The run with what the command line changes, checked again. The fingerprint changes with it."""
     if stages is not None:
         run = dataclasses.replace(run, model=dataclasses.replace(run.model, stages=stages))
     if data is not None:
         run = dataclasses.replace(run, data=dataclasses.replace(run.data, source=data))
+    if tokenizer is not None:
+        run = dataclasses.replace(run, data=dataclasses.replace(run.data, tokenizer=tokenizer))
     if steps is not None:
         warmup = min(run.optimizer.warmup_steps, steps)  # a shortened run must not consist of more warm-up than steps
         run = dataclasses.replace(run, steps=steps, optimizer=dataclasses.replace(run.optimizer, warmup_steps=warmup))
@@ -206,6 +216,10 @@ def _data_problems(run: RunConfig) -> Iterator[Problem]:
         yield not 0 < len(value) <= 4096, f"data.{key}", "must not be empty"
         yield "\0" in value, f"data.{key}", "holds a zero byte, which no name has"
     yield data.source == "hf:", "data.source", "must name a dataset after hf:, such as hf:owner/name"
+    for key, named in (("tokens_digest", data.source), ("tokenizer_digest", data.tokenizer)):
+        value = getattr(data, key)
+        yield value != "" and not DIGEST.fullmatch(value), f"data.{key}", "must be 32 hexadecimal digits, or empty"
+        yield value != "" and named != LOCAL, f"data.{key}", "belongs to files of the founder's own; leave it out"
     yield (
         data.tokenizer == "byte" and run.model.vocabulary < 256,
         "model.vocabulary",

@@ -117,6 +117,12 @@ def test_options_become_a_node() -> None:
     assert (node.bootstrap, node.listen) == ((BOOTSTRAP,), ("/ip4/0.0.0.0/tcp/1",))
 
 
+def test_a_joiner_s_own_text_is_the_node_s() -> None:
+    options = StartOptions(bootstrap=(BOOTSTRAP,), data="my.txt", tokenizer="t.json", data_limit_gb=2.5)
+    node = plan_node(options, Home("/h"), None, stages=None)
+    assert (node.data, node.tokenizer, node.limits.stream_bytes) == ("my.txt", "t.json", 2_500_000_000)
+
+
 def test_the_data_of_a_founded_run_belongs_to_the_run() -> None:
     assert plan_node(StartOptions(model="tiny", data="my.txt"), Home("/h"), None, stages=3).data is None
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmd import exits
-from swarmd.config import RunConfig
+from swarmd.config import DataConfig, RunConfig
 from swarmd.daemon.demo_kills import Killer
 from swarmd.daemon.demo_process import DaemonProcess
 from swarmd.daemon.demo_report import DemoResult, judge, print_report, with_sample
@@ -124,6 +124,12 @@ def verdict(run: RunConfig, result: DemoResult) -> int:
     return EXIT_FAILED
 
 
+def own_text(data: DataConfig) -> list[str]:
+    """Options that tell a joiner where this machine has text that the run's settings don't name to others."""
+    words = [] if data.has_open_source else ["--data", data.source]
+    return words if data.has_open_tokenizer else [*words, "--tokenizer", data.tokenizer]
+
+
 class Demo:
     """The swarm from the first daemon's start to the last one's end."""
 
@@ -197,7 +203,7 @@ class Demo:
         """How a daemon is started when there is a swarm: it is given the address of everyone who has one."""
         known = [peer.status for peer in self.peers if peer is not newcomer and peer.runs and peer.status]
         entries = [word for status in known for address in status.addresses[:1] for word in ("--bootstrap", address)]
-        return [*entries, "--stage", str(newcomer.stage), *LISTEN]
+        return [*entries, *own_text(self._run.data), "--stage", str(newcomer.stage), *LISTEN]
 
     async def _address_of(self, first: DaemonProcess) -> str:
         deadline_s = self._elapsed_s() + LISTEN_BOUND_S

@@ -57,6 +57,8 @@ class RememberedRun:
     stage: int | None = None  # that was served here last
     peers: tuple[str, ...] = ()  # addresses of others
     checkpointed: bool = False  # it has come to a version that its peers wrote to their disks
+    data: str | None = None  # where this machine's user says that its text is; "" nowhere; None: the first release's
+    tokenizer: str | None = None  # ... and its tokenizer
 
 
 class Home:
@@ -330,4 +332,7 @@ def _parse_run(plain: Any) -> RememberedRun | None:
     checkpointed = plain.get("checkpointed", False)
     if not (stage is None or (type(stage) is int and stage >= 0)) or not all(isinstance(it, str) for it in peers):
         return None
-    return RememberedRun(run, name, stage, tuple(peers), checkpointed) if isinstance(checkpointed, bool) else None
+    data, tokenizer = plain.get("data"), plain.get("tokenizer")
+    if not isinstance(checkpointed, bool) or not all(it is None or isinstance(it, str) for it in (data, tokenizer)):
+        return None
+    return RememberedRun(run, name, stage, tuple(peers), checkpointed, data, tokenizer)

@@ -6,6 +6,7 @@ run is in `run_search.py`, what it shows in `report.py`.
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import random
 import time
@@ -21,6 +22,7 @@ from swarmd.daemon.logs import NOTICE
 from swarmd.daemon.report import Report
 from swarmd.daemon.run_search import RunSearch
 from swarmd.daemon.store import LocalStore
+from swarmd.daemon.text import LocalText, as_first_release, is_finished, load_text, remembered_text, with_digests
 from swarmd.daemon.waits import Standstill, Waits
 from swarmd.errors import ConfigError, ControlError, Refused, RunEnded, Stopped
 from swarmd.memory import settle
@@ -58,6 +60,7 @@ class Node:
     def __init__(self, config: NodeConfig, home: Home, transport: "Libp2pTransport", incarnation: int) -> None:
         self.config, self.transport, self._home = config, transport, home
         self.peer: Peer | None = None
+        self._text = LocalText(config.data, config.tokenizer)
         self.store: LocalStore | None = None
         self._worker: Worker | None = None
         self._on_run: Callable[[str], Awaitable[None]] | None = None
@@ -93,13 +96,14 @@ class Node:
         memory = await device_memory(self.config.device)
         self.membership.own = dataclasses.replace(self.membership.own, memory_bytes=memory)
         if run is not None:
-            await self.search.begin(run)
+            await self.search.begin(await self._founded(run))
         else:
             await self.search.find(idle=idle)
         assert self.search.run is not None
         self._home.check_not_ended(lineage(self.search.run))
         if self._on_run is not None:
             await self._on_run(fingerprint(self.search.run))
+        lacking = await self._find_text(self.search.run)
         limits = self.config.limits
         self.store = LocalStore(self._home, copies_limit_bytes=limits.copies_bytes)
         rng = random.Random(f"{self.search.run.seed}/{self.transport.peer_id}")
@@ -116,6 +120,8 @@ class Node:
             entries=self.search.entries,
             resume=self.search.resume,
         )
+        if lacking:
+            self.peer.lacks_data()
         self.peer.history.on_commit(self._committed)
         self.peer.history.on_restore(self.records.clear)  # what was measured may be void now, or long ago
         self.peer.history.on_restore(self._restored)
@@ -140,6 +146,40 @@ class Node:
         sentence = f"{end}; {where}"
         self._home.remember_end(fingerprint(self.search.run), sentence)
         return RunEnded(sentence, end.checkpoint)
+
+    async def _founded(self, run: RunConfig) -> RunConfig:
+        """The run to found as it travels. The founder's own text is read for that, unless this home is of the run as
+        the first release named it. Raises ConfigError.
+        """
+        if is_finished(run.data):
+            return run
+        old, known = as_first_release(run, self._text), self._home.remembered_run()
+        if known is not None and known.fingerprint in lineage(old):
+            return old
+        with self.waits.during("the run's text to become tokens, so that the run can name it", self._reading_progress):
+            return await run_beside(functools.partial(self._name_text, run))
+
+    def _name_text(self, run: RunConfig, stopped: Callable[[], bool]) -> RunConfig:
+        try:
+            return with_digests(run, self._text, self._home.path / "data", self._hearing(stopped))
+        finally:
+            self._reading = None
+
+    async def _find_text(self, run: RunConfig) -> str:
+        """Where this daemon has the run's text from, by its options or its home. Returns what its user must give for it
+        to be a head, if it has none. Raises ConfigError where it can be nothing else.
+        """
+        before, cache = self.search.known, self._home.path / "data"
+        known = await run_beside(lambda stopped: remembered_text(before, run, cache))
+        self._text = LocalText(self._text.source or known.source, self._text.tokenizer or known.tokenizer)
+        lacking = self._text.lacking(run.data)
+        used = before.stage if before is not None else None
+        founds = not self.search.entries and self.config.stage is None
+        if lacking and (run.model.stages == 1 or self.config.stage == 0 or (founds and used == 0)):
+            raise ConfigError(f"{lacking}.")
+        if lacking:
+            log.log(NOTICE, "%s; without, it serves other stages than the first", lacking)
+        return lacking
 
     async def _open_stage(self, stage: int) -> tuple[Compute, Data | None]:
         """Builds a stage on the device; the first one with the run's data. Raises ConfigError."""
@@ -171,24 +211,34 @@ class Node:
         peers = [address for card in others[:PEERS_REMEMBERED] for address in card.addresses[:1]]
         saved = self.peer is not None and self.peer.history.version >= self.search.run.checkpoint_every
         run = to_plain(self.search.run), fingerprint(self.search.run)
-        self.search.known = RememberedRun(*run, stage, tuple(peers), saved or self.search.is_checkpointed())
+        text = self._text.absolute()
+        self.search.known = RememberedRun(
+            *run,
+            stage,
+            tuple(peers),
+            saved or self.search.is_checkpointed(),
+            text.source or "",
+            text.tokenizer or "",
+        )
         self.store.remember_run(self.search.known)
 
     def _load_data(self, stopped: Callable[[], bool]) -> Data:
-        from swarmd.stage.data import load_data
-
         assert self.search.run is not None
+        cache, limits = self._home.path / "data", self.config.limits
+        try:
+            return load_text(self.search.run, self._text, cache, limits, self._hearing(stopped))
+        finally:
+            self._reading = None
+
+    def _hearing(self, stopped: Callable[[], bool]) -> "Callable[[Reading], None]":
+        """Hears how far the text is, in the thread that reads it, and ends that if it isn't wanted any more."""
 
         def heard(reading: "Reading") -> None:
             self._reading = reading
             if stopped():
                 raise Stopped("the run's text is not wanted any more")
 
-        try:
-            cache = self._home.path / "data"
-            return load_data(self.search.run, self.config.data, cache_directory=cache, progress=heard)
-        finally:
-            self._reading = None
+        return heard
 
     def _reading_progress(self) -> str:
         """How much of the text is tokens already."""

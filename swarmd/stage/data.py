@@ -21,7 +21,7 @@ import numpy
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
 from swarmd.stage.sources import Reading
-from swarmd.stage.tokens import Ids, is_streamed, load_tokens
+from swarmd.stage.tokens import NO_LIMIT_BYTES, Ids, is_streamed, load_tokens, tokenizer_digest
 from swarmd.values import Buffer
 
 ROUNDS = 6  # of the Feistel network: four make a pseudorandom permutation, two more for domains of a few bits
@@ -151,19 +151,36 @@ class RunData:
 def load_data(
     run: RunConfig,
     override: str | None = None,
+    tokenizer: str | None = None,
     *,
     cache_directory: Path,
     progress: Callable[[Reading], None] | None = None,
+    limit_bytes: int = NO_LIMIT_BYTES,
 ) -> RunData:
     """This node's copy of the run's data, tokenised into `cache_directory` if it isn't yet. May take minutes; blocks.
 
-    `override` is where this node has it, when that is elsewhere. What `progress` raises ends it. Raises ConfigError.
+    `override` and `tokenizer`: where this node has them, when that is elsewhere; whether the run's own may be followed
+    is the caller's to know. `limit_bytes`: of a stream's tokens. What `progress` raises ends it. Raises ConfigError,
+    also where it isn't what the run's digests name.
     """
-    data = run.data if override is None else dataclasses.replace(run.data, source=override)
+    data = dataclasses.replace(run.data, source=override or run.data.source, tokenizer=tokenizer or run.data.tokenizer)
+    if run.data.tokenizer_digest not in ("", tokenizer_digest(data.tokenizer)):
+        raise ConfigError(f"{data.tokenizer} is not the run's tokenizer; give --tokenizer the founder's file.")
     counts = list(itertools.accumulate((_needed(run, data.held_out, steps) for steps in run.totals), max))
     tokens = load_tokens(
-        data, run.model.vocabulary, cache_directory, needed=counts[-1], before=counts[:-1], progress=progress
+        data,
+        run.model.vocabulary,
+        cache_directory,
+        needed=counts[-1],
+        before=counts[:-1],
+        progress=progress,
+        limit_bytes=limit_bytes,
     )
+    if run.data.tokens_digest not in ("", tokens.digest):
+        raise ConfigError(
+            f"the text of {data.source} is not the run's (its tokens are {tokens.digest}, the run's "
+            f"{run.data.tokens_digest}); give --data the same files as where the run was founded."
+        )
     return RunData(run, tokens.ids, tokens.digest, counts if is_streamed(data) else ())
 
 

@@ -6,7 +6,9 @@ and Hugging Face are extras, imported when they are chosen. Knows no tokens and 
 
 import glob
 import importlib
+import inspect
 import os
+import re
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ PIECE_BYTES = 1 << 20  # bytes read at once: bounds memory whatever the file
 LINE_BYTES_LIMIT = 64 << 20  # bytes; a longer line of JSONL is not a document
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl", ".parquet")  # what is taken from a directory
 HF_PREFIX = "hf:"
+DATASET_NAME = re.compile("({0}/)?{0}(:{0})?".format("[A-Za-z0-9][A-Za-z0-9._-]{0,95}"))
+"""As people write it; a run's settings must name the owner, too (`config.HUB_NAME`)."""
 
 NOT_LIBRARY = (
     "site-packages",
@@ -49,7 +53,9 @@ def list_files(source: str) -> list[tuple[str, Path]]:
     except OSError as error:  # no right to look there, or a name that can't be
         raise ConfigError(f"data source {source} can't be read ({error.strerror}); check --data.") from error
     if not files:
-        raise ConfigError(f"data source {source} has no files; give stdlib, a file, directory or glob, or hf:NAME.")
+        raise ConfigError(
+            f"data source {source} has no files; give stdlib, a file, directory or glob, or hf:OWNER/NAME."
+        )
     return sorted(files)
 
 
@@ -97,12 +103,12 @@ def read_files(files: list[tuple[str, Path]], text_field: str, reading: Reading 
 
 
 def read_hugging_face(name: str, text_field: str) -> Iterator[Piece]:
-    """The training split of `hf:NAME` or `hf:NAME:SUBSET`, streamed."""
+    """The training split of `hf:OWNER/NAME` or `hf:OWNER/NAME:SUBSET`, streamed from the Hub and from nowhere else."""
+    check_dataset_name(name)
     datasets = _extra("datasets")
     dataset, _, subset = name.partition(":")
     try:
-        rows = datasets.load_dataset(dataset, subset or None, split="train", streaming=True)
-        for row in rows:
+        for row in _train_rows(datasets, dataset, subset):
             yield _field(row, text_field, f"hf:{name}"), True
     except (OSError, ValueError, RuntimeError) as error:
         # The library wraps everything in these three: no such dataset, no network, no permission.
@@ -110,6 +116,41 @@ def read_hugging_face(name: str, text_field: str) -> Iterator[Piece]:
         raise ConfigError(
             f"dataset hf:{name} can't be read ({reason:.200}); check its name and the network."
         ) from error
+
+
+def check_dataset_name(name: str) -> None:
+    """Raises ConfigError for what could be anything else than a dataset of the Hub."""
+    dataset = name.partition(":")[0]
+    if not DATASET_NAME.fullmatch(name) or ".." in name:
+        raise ConfigError(f"hf:{name:.200} is not the name of a dataset; give hf:owner/name or hf:owner/name:subset.")
+    if os.path.lexists(dataset):
+        raise ConfigError(
+            f"{dataset} is a file or folder here, which would be read instead of the dataset hf:{name}; "
+            "start swarmd in another directory, or give the path itself as --data."
+        )
+
+
+def _train_rows(datasets: Any, dataset: str, subset: str) -> Iterator[Any]:
+    """The rows, without running code of the dataset's. Its description may name any file or address as its data: only
+    what lies in the dataset itself is read.
+    """
+    options = {}
+    if "trust_remote_code" in inspect.signature(datasets.load_dataset_builder).parameters:
+        options["trust_remote_code"] = False
+    builder = datasets.load_dataset_builder(dataset, subset or None, **options)
+    _check_files(dataset, [str(file) for files in (builder.config.data_files or {}).values() for file in files])
+    yield from builder.as_streaming_dataset(split="train")
+
+
+def _check_files(dataset: str, files: list[str]) -> None:
+    """Raises ConfigError unless all files lie in the dataset."""
+    own = (f"hf://datasets/{dataset}@", f"hf://datasets/{dataset}/")
+    strange = next((file for file in files if not file.startswith(own)), None if files else "nothing")
+    if strange is not None:
+        raise ConfigError(
+            f"dataset hf:{dataset} would have this machine read {strange!r:.200}, which isn't part of it; "
+            "use another dataset."
+        )
 
 
 def _library_files() -> list[tuple[str, Path]]:

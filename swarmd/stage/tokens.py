@@ -26,6 +26,7 @@ from swarmd.errors import ConfigError
 from swarmd.files import check_regular, open_regular, read_json
 from swarmd.stage.sources import HF_PREFIX, Piece, Reading, list_files, read_files, read_hugging_face
 
+NO_LIMIT_BYTES = 1 << 62  # of what this machine's user chose
 CACHE_FORMAT = 1  # raised when the same source would give another file
 MANIFEST_BYTES_LIMIT = 1 << 16  # three words
 HALF_WRITTEN = ".tokens-"  # how the names of files begin that aren't complete yet
@@ -75,7 +76,7 @@ class FileTokenizer:
             self._tokenizer = library.Tokenizer.from_file(str(path))
         except OSError as error:
             raise ConfigError(
-                f"data.tokenizer {path} can't be read ({error.strerror}); give the path of a tokenizer.json, or byte."
+                f"data.tokenizer {path} can't be read ({error.strerror}); give --tokenizer a tokenizer.json."
             ) from error
         except Exception as error:  # the library raises bare Exception for anything wrong with the file
             raise ConfigError(
@@ -121,12 +122,15 @@ def load_tokens(
     needed: int,
     before: Sequence[int] = (),
     progress: Callable[[Reading], None] | None = None,
+    limit_bytes: int = NO_LIMIT_BYTES,
 ) -> TokenFile:
-    """The source's tokens, from the cache or by making it. A stream ends after `needed` tokens; files are taken whole.
-    `before`: how far the stream was needed earlier, growing; what is in the cache of that must be what it begins with.
-    `progress` hears after each piece of text how far it is; what it raises ends the work.
+    """The source's tokens, from the cache or by making it. A stream ends after `needed` tokens, and may take
+    `limit_bytes` on the disk; files are taken whole. `before`: how far the stream was needed earlier, growing; what is
+    in the cache of that must be what it begins with. `progress` hears after each piece of text how far it is; what it
+    raises ends the work.
 
-    Raises ConfigError: nothing there, not readable, tokens beyond the vocabulary, or another stream than before.
+    Raises ConfigError: nothing there, not readable, too much, tokens beyond the vocabulary, or another stream than
+    before.
     """
     streamed = is_streamed(data)
     files = [] if streamed else list_files(data.source)
@@ -147,13 +151,15 @@ def load_tokens(
         else:
             reading.total_bytes = sum(path.stat().st_size for _, path in files)
             pieces = read_files(files, data.text_field, reading)
-        ids = _encode_all(pieces, load_tokenizer(data.tokenizer))
+        ids, heard = _encode_all(pieces, load_tokenizer(data.tokenizer)), progress or _silent
+        if streamed:
+            heard = _bounded(heard, limit_bytes // id_type(vocabulary).itemsize)
         for count in reversed(before if streamed else ()):
             earlier = _open(cache / f"{_cache_name(data, vocabulary, [], count)}.tokens", vocabulary)
             if earlier is not None and count < needed:
                 ids = _as_before(ids, earlier.ids, data.source, ended=len(earlier.ids) < count)
                 break
-        _write(path, ids, vocabulary, needed if streamed else None, reading, progress or _silent)
+        _write(path, ids, vocabulary, needed if streamed else None, reading, heard)
     except OSError as error:
         raise ConfigError(
             f"tokens can't be kept in {cache} ({error.strerror or error}); free or change --home."
@@ -189,6 +195,20 @@ def _sweep(cache: Path) -> None:
             path.unlink()
 
 
+def _bounded(progress: Callable[[Reading], None], limit: int) -> Callable[[Reading], None]:
+    """Lets a stream go on as long as it has given no more than so many tokens."""
+
+    def hear(reading: Reading) -> None:
+        if reading.tokens > limit:
+            raise ConfigError(
+                f"the run's dataset gives more than {limit:,} tokens, which is all that may be kept on this disk; "
+                "allow more with --data-limit GB, or serve another stage with --stage."
+            )
+        progress(reading)
+
+    return hear
+
+
 def id_type(vocabulary: int) -> "numpy.dtype[Any]":
     """The smallest unsigned type, little-endian, that holds every id."""
     return numpy.dtype("<u1" if vocabulary <= 1 << 8 else "<u2" if vocabulary <= 1 << 16 else "<u4")
@@ -197,9 +217,23 @@ def id_type(vocabulary: int) -> "numpy.dtype[Any]":
 def _cache_name(data: DataConfig, vocabulary: int, files: list[tuple[str, Path]], needed: int) -> str:
     """A name for exactly this content: files by name, size and time of change; streams by name and length."""
     stats = [(name, str(path), path.stat().st_size, path.stat().st_mtime_ns) for name, path in files]
-    tokenizer = "byte" if data.tokenizer == "byte" else _file_digest(Path(data.tokenizer))
+    tokenizer = tokenizer_digest(data.tokenizer)
     what = [CACHE_FORMAT, data.source, tokenizer, data.text_field, id_type(vocabulary).str, needed, stats]
     return hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
+
+
+def tokenizer_digest(name: str) -> str:
+    """Of a tokenizer's file; `byte` has none. Raises ConfigError."""
+    return name if name == "byte" else _file_digest(Path(name))
+
+
+def find_tokens(data: DataConfig, vocabulary: int, cache: Path) -> bool:
+    """Whether exactly these files, unchanged, were tokenised into this cache before. Reads none of the text."""
+    try:
+        path = cache / f"{_cache_name(data, vocabulary, list_files(data.source), 0)}.tokens"
+        return _open(path, vocabulary) is not None
+    except (ConfigError, OSError):
+        return False
 
 
 def _file_digest(path: Path) -> str:
@@ -209,7 +243,9 @@ def _file_digest(path: Path) -> str:
             while block := file.read(HASH_BYTES):
                 digest.update(block)
     except OSError as error:
-        raise ConfigError(f"data.tokenizer {path} can't be read ({error.strerror}); give a tokenizer.json.") from error
+        raise ConfigError(
+            f"data.tokenizer {path} can't be read ({error.strerror}); give --tokenizer a tokenizer.json."
+        ) from error
     return digest.hexdigest()
 
 

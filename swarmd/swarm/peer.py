@@ -123,6 +123,10 @@ class Peer:
         self.history.on_commit(self._committed)
         self.history.on_restore(self._restored)
 
+    def lacks_data(self) -> None:
+        """This peer has no copy of the run's text: it can't be a head."""
+        self.places.has_data = self.disks.has_data = False
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs something beside; it ends with the peer at the latest. What it fails with is its own affair."""
         self._start(work)

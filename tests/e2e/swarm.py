@@ -96,11 +96,11 @@ class Swarm:
         self.daemons.append(daemon)
         return daemon
 
-    async def found(self, model: Path, stages: Sequence[int]) -> list[Daemon]:
-        """A whole swarm: the first founds the run, the others join it, one for each stage named."""
-        first = await self.start("--model", str(model), "--stage", str(stages[0]))
+    async def found(self, model: Path, stages: Sequence[int], *options: str) -> list[Daemon]:
+        """A whole swarm: the first founds the run, the others join it, one for each stage named. `options`: of all."""
+        first = await self.start("--model", str(model), "--stage", str(stages[0]), *options)
         address = await first.address()
-        others = [await self.start("--bootstrap", address, "--stage", str(stage)) for stage in stages[1:]]
+        others = [await self.start("--bootstrap", address, "--stage", str(stage), *options) for stage in stages[1:]]
         return [first, *others]
 
     async def stop(self) -> None:

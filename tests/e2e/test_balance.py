@@ -34,8 +34,8 @@ async def test_five_at_the_first_stage_and_one_at_each_other_settle_and_stay() -
     async with swarm(EQUALLY_FAST) as it:
         text = it.directory / "text.txt"  # small: five heads prepare it on the same cores
         text.write_text("".join(f"{number} is the square root of {number * number}.\n" for number in range(5_000)))
-        run = dataclasses.replace(run, data=dataclasses.replace(run.data, source=str(text)))
-        daemons = await it.found(write_settings(run, it.directory / "run.toml"), [0, 0, 0, 0, 0, 1, 2])
+        settings = write_settings(run, it.directory / "run.toml")
+        daemons = await it.found(settings, [0, 0, 0, 0, 0, 1, 2], "--data", str(text))
         await daemons[0].until(lambda status: status["peers"] == BEST, SETTLED_SECONDS)
         status = await daemons[0].until(lambda status: status["peers"] == BEST and status["step"] > 3)
         until = status["uptime_seconds"] + LOOKS * PERIOD_SECONDS

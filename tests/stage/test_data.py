@@ -7,7 +7,9 @@ import json
 import random
 import subprocess
 import sys
+import types
 from pathlib import Path
+from typing import ClassVar
 
 import numpy
 import pytest
@@ -114,32 +116,55 @@ def test_the_same_text_has_one_digest_whatever_it_comes_in(tmp_path: Path, monke
     assert {elsewhere.digest} == set(found.values()), "a node's own copy may lie elsewhere"
 
 
+class Builder:
+    """Of a dataset that never ends."""
+
+    def __init__(self, files: dict[str, list[str]]) -> None:
+        self.config = types.SimpleNamespace(data_files=files)
+
+    def as_streaming_dataset(self, split: str) -> object:
+        assert split == "train"
+        return iter(lambda: {"text": TEXT}, None)
+
+
+class Datasets:
+    """The library, as far as it is used."""
+
+    files: ClassVar[dict[str, list[str]]] = {"train": ["hf://datasets/owner/name@c0ffee/data.jsonl"]}
+    asked: ClassVar[list[object]] = []
+
+    @classmethod
+    def load_dataset_builder(cls, name: str, subset: str | None, trust_remote_code: bool = True) -> Builder:
+        cls.asked.append((name, subset, trust_remote_code))
+        return Builder(cls.files)
+
+
 def test_a_hugging_face_dataset_is_streamed_only_as_far_as_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Datasets:
-        @staticmethod
-        def load_dataset(name: str, subset: str | None, **named: object) -> object:
-            assert (name, subset, named) == ("owner/name", "part", {"split": "train", "streaming": True})
-            return iter(lambda: {"text": TEXT}, None)  # it never ends
-
     monkeypatch.setitem(sys.modules, "datasets", Datasets)
+    monkeypatch.setattr(Datasets, "asked", [])
     run = small_run("hf:owner/name:part")
     needed = int((20 * 6 / 0.9 + 2) * 24) + 1
     data = load_data(run, cache_directory=tmp_path)
     assert len(data._ids) == needed
     assert data.trained >= 20 * 6, "no sequence twice in a run that fits its stream"
+    assert Datasets.asked == [("owner/name", "part", False)], "no code of the dataset's is run"
 
 
 def streaming(monkeypatch: pytest.MonkeyPatch, *documents: str) -> None:
     """`hf:any` streams these."""
 
-    class Datasets:
-        @staticmethod
-        def load_dataset(name: str, subset: str | None, **named: object) -> object:
+    class Finite(Builder):
+        def as_streaming_dataset(self, split: str) -> object:
             return ({"text": text} for text in documents)
 
-    monkeypatch.setitem(sys.modules, "datasets", Datasets)
+    class Library:
+        @staticmethod
+        def load_dataset_builder(name: str, subset: str | None) -> Builder:
+            return Finite({"train": [f"hf://datasets/{name}@c0ffee/data.jsonl"]})
+
+    monkeypatch.setitem(sys.modules, "datasets", Library)
 
 
 def sequences(run: RunConfig, data: RunData, steps: range) -> list[bytes]:
@@ -226,24 +251,98 @@ def test_peers_with_as_many_tokens_but_added_otherwise_are_told_apart(
     assert added.digest != at_once.digest
 
 
-def test_the_real_datasets_library_streams_a_local_dataset(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc",
+        "../x",
+        "owner/..",
+        "a/b/c",
+        "./a",
+        "https://example.org/x",
+        "a b/c",
+        "owner/name:../x",
+        "~/x",
+        "o/n\n",
+        "",
+    ],
+)
+def test_only_what_can_be_nothing_else_is_a_dataset(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", Datasets)
+    with pytest.raises(ConfigError, match="is not the name of a dataset"):
+        next(sources.read_hugging_face(name, "text"))
+    assert not DataConfig(source=f"hf:{name}").has_open_source
+
+
+def test_a_local_folder_of_a_dataset_s_name_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", Datasets)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner" / "name").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="would be read instead of the dataset hf:owner/name"):
+        next(sources.read_hugging_face("owner/name", "text"))
+
+
+@pytest.mark.parametrize(
+    "file", ["/etc/passwd", "https://example.org/x.jsonl", "hf://datasets/owner/name2/x.jsonl", None]
+)
+def test_a_dataset_cannot_name_files_that_are_not_its_own(file: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", Datasets)
+    monkeypatch.setattr(Datasets, "files", {"test": [*Datasets.files["train"]], "train": [file]} if file else {})
+    with pytest.raises(ConfigError, match="would have this machine read"):
+        next(sources.read_hugging_face("owner/name", "text"))
+
+
+def test_a_stream_takes_no_more_of_the_disk_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", Datasets)
+    run = dataclasses.replace(small_run("hf:owner/name"), steps=10_000)
+    with pytest.raises(ConfigError, match=r"allow more with --data-limit GB"):
+        load_data(run, cache_directory=tmp_path, limit_bytes=100_000)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 0, "nothing is left of it"
+
+
+REAL = """
+import datasets, sys
+from swarmd.stage import sources
+if len(sys.argv) > 2:
+    sources._check_files = lambda dataset, files: None
+print("|".join(row["text"] for row in sources._train_rows(datasets, sys.argv[1], "")))
+"""
+
+
+@pytest.mark.parametrize("unchecked", [True, False])
+def test_the_real_datasets_library_streams_and_says_what_it_reads(tmp_path: Path, unchecked: bool) -> None:
     """In a process of its own: the library changes global state and warns at import."""
     pytest.importorskip("datasets")
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": f"row {n}"}) + "\n" for n in range(5)))
-    program = (
-        "import sys; from swarmd.stage.sources import read_hugging_face;"
-        "print(b'|'.join(text for text, _ in read_hugging_face(sys.argv[1], 'text')).decode())"
-    )
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "PATH": "", "HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)],
+        [sys.executable, "-c", REAL, str(tmp_path), *["unchecked"] * unchecked],
         capture_output=True,
         text=True,
         check=False,
         timeout=50,
         env=environment,
     )
-    assert done.stdout.strip() == "row 0|row 1|row 2|row 3|row 4", done.stderr
+    if unchecked:
+        assert done.stdout.strip() == "row 0|row 1|row 2|row 3|row 4", done.stderr
+    else:
+        assert "rows.jsonl', which isn't part of it" in done.stderr
+        assert not done.stdout
+
+
+def test_text_and_tokenizer_are_what_the_run_s_digests_name(tmp_path: Path) -> None:
+    text, other = tmp_path / "text.txt", tmp_path / "other.txt"
+    text.write_text(TEXT)
+    other.write_text(TEXT.replace("small", "large"))
+    digest = load_data(small_run(str(text)), cache_directory=tmp_path / "cache").digest
+    run = small_run("local", tokens_digest=digest)
+    assert load_data(run, str(text), cache_directory=tmp_path / "cache").digest == digest
+    with pytest.raises(ConfigError, match=r"is not the run's .*the same files as where the run was founded"):
+        load_data(run, str(other), cache_directory=tmp_path / "cache")
+    coded = small_run("local", tokens_digest=digest, tokenizer="local", tokenizer_digest="0" * 32)
+    with pytest.raises(ConfigError, match="is not the run's tokenizer"):
+        load_data(coded, str(text), str(other), cache_directory=tmp_path / "cache")
 
 
 def test_a_tokenizer_file_is_used_and_its_vocabulary_checked(tmp_path: Path) -> None:
@@ -351,7 +450,7 @@ def test_a_missing_library_is_named_with_its_extra(
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "tokenizer.json").write_text("{}")
     run = {
-        "datasets": small_run("hf:any"),
+        "datasets": small_run("hf:owner/name"),
         "pyarrow.parquet": small_run(str(tmp_path / "rows.parquet")),
         "tokenizers": small_run(str(tmp_path / "text.txt"), tokenizer=str(tmp_path / "tokenizer.json")),
     }[library]
