@@ -12,6 +12,8 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
+PRIVATE_MODE = 0o600
+
 _KINDS = (
     (stat.S_ISDIR, errno.EISDIR, "it is a directory"),
     (stat.S_ISFIFO, errno.EINVAL, "it is a FIFO, not a file"),
@@ -34,7 +36,7 @@ def open_regular(path: Path | str, *, append: bool = False, follow: bool = True)
             raise
     flags = (os.O_WRONLY | os.O_APPEND | os.O_CREAT) if append else os.O_RDONLY
     flags |= os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
-    descriptor = os.open(path, flags, 0o666)
+    descriptor = os.open(path, flags, PRIVATE_MODE)
     try:
         _check(os.fstat(descriptor), path)  # it may have been replaced meanwhile
         raw = io.FileIO(descriptor, "ab" if append else "rb")
@@ -42,6 +44,32 @@ def open_regular(path: Path | str, *, append: bool = False, follow: bool = True)
         os.close(descriptor)
         raise
     return raw if append else io.BufferedReader(raw)
+
+
+def open_private(path: Path | str, flags: int) -> int:
+    """A descriptor of a file that only this user may read or write, whatever the umask; with O_CREAT it is made if
+    there is none. Never through a link of either kind, and no mode is changed before it is clear whose file it is:
+    whoever may write to the folder could have put another of this user's files there. Raises OSError.
+    """
+    try:
+        check_regular(path, follow=False)  # before it is opened, since that alone moves some devices
+    except FileNotFoundError:
+        if not flags & os.O_CREAT:
+            raise
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, PRIVATE_MODE)
+    try:
+        found = os.fstat(descriptor)
+        _check(found, path)  # it may have been replaced meanwhile
+        if found.st_nlink > 1:
+            raise OSError(errno.EMLINK, "it has a second name, a hard link; put a copy there", str(path))
+        if stat.S_IMODE(found.st_mode) != PRIVATE_MODE:
+            if found.st_uid != os.geteuid():
+                raise OSError(errno.EPERM, "it belongs to another user, and more than that one may use it", str(path))
+            os.fchmod(descriptor, PRIVATE_MODE)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def read_regular(path: Path | str, limit_bytes: int, *, follow: bool = True) -> bytes:

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import socket
+import stat
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from aiohttp import web
 from swarmd.daemon.local import Home
 from swarmd.daemon.metrics import METRICS_CONTENT_TYPE, render_metrics
 from swarmd.errors import ConfigError, ControlError, SwarmError
+from swarmd.files import PRIVATE_MODE
 from swarmd.status import HopRow, PeerRow, Status
 from swarmd.swarm.drain import Drained
 
@@ -106,18 +108,24 @@ class ControlServer:
         await web.SockSite(self._runner, listener, backlog=BACKLOG).start()
 
     def _bind(self) -> socket.socket:
-        """A bound socket that appears at its path only once it listens and nobody but the owner may connect."""
+        """A bound socket that appears at its path only once it listens and nobody but the owner may connect. Raises
+        ConfigError.
+        """
         new = self._home.path / ".control.new"
-        new.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            new.unlink(missing_ok=True)
+            os.fchmod(listener.fileno(), PRIVATE_MODE)  # Linux makes the name with it, so that it never has another
             listener.bind(os.fspath(new))
-            new.chmod(0o600)
+            if stat.S_IMODE(new.lstat().st_mode) != PRIVATE_MODE:  # elsewhere, or where a umask took more
+                new.chmod(PRIVATE_MODE)
             listener.listen(BACKLOG)
             new.replace(self._home.control_socket)
-        except OSError:
+        except OSError as error:
             listener.close()
-            raise
+            raise ConfigError(
+                f"can't make the socket {self._home.control_socket} ({error.strerror}); choose another --home."
+            ) from error
         listener.setblocking(False)
         return listener
 

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import socket
+import stat
 import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmd.errors import ConfigError
-from swarmd.files import parse_json, read_json, read_regular
+from swarmd.files import PRIVATE_MODE, check_regular, open_private, parse_json, read_json, read_regular
 from swarmd.swarm.messages import INCARNATION_LIMIT, INCARNATION_STEP
 
 SOCKET_PATH_LIMIT_BYTES = 107  # sun_path of Linux is 108 bytes with the closing zero
@@ -86,7 +87,9 @@ class Home:
                 "choose a shorter --home."
             )
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self.path.is_dir():
+                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self.path.chmod(0o700)  # a umask may have taken more
         except OSError as error:
             raise ConfigError(f"can't use {self.path} as home ({error.strerror}); choose another --home.") from error
 
@@ -96,9 +99,11 @@ class Home:
         self.prepare()
         try:
             # Not inherited by children, so that a helper process that outlives the daemon doesn't keep the lock.
-            descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = open_private(self.lock, os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            raise ConfigError(f"can't write to {self.path} ({error.strerror}); choose another --home.") from error
+            raise ConfigError(
+                f"can't use {self.lock} ({error.strerror}); remove it, or choose another --home."
+            ) from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,6 +111,7 @@ class Home:
                 raise ConfigError(self._taken(descriptor)) from error
             except OSError as error:
                 raise ConfigError(f"can't lock {self.path} ({error.strerror}); choose another --home.") from error
+            self._check_files()
             self._sweep()
             with contextlib.suppress(OSError):  # on a full disk nobody is told who has the home
                 os.ftruncate(descriptor, 0)
@@ -113,6 +119,16 @@ class Home:
             yield
         finally:
             os.close(descriptor)
+
+    def _check_files(self) -> None:
+        """What is read or appended to here is a file of this home, and no link to another one. Raises ConfigError."""
+        for path in (self.node_file, self.run_file, self.port_file, self.incarnation, self.ledger):
+            try:
+                check_regular(path, follow=False)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise ConfigError(f"can't use {path} ({error.strerror}); put a file there, or remove it.") from error
 
     def _sweep(self) -> None:
         """Removes what a daemon that was killed had only half written: nobody else writes here while we have the lock.
@@ -260,8 +276,13 @@ class Home:
         return {path.parent.name.removeprefix("step-") for path in found}
 
     def clear_stale_socket(self) -> None:
-        """Removes the control socket of a daemon that died. Raises ConfigError when somebody answers on it."""
-        if not self.control_socket.exists():
+        """Removes the control socket of a daemon that died. Raises ConfigError when somebody answers on it, or when it
+        isn't one.
+        """
+        try:
+            if not stat.S_ISSOCK(self.control_socket.lstat().st_mode):
+                raise ConfigError(f"{self.control_socket} is not a socket; remove it, or choose another --home.")
+        except FileNotFoundError:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(DIAL_TIMEOUT_S)
@@ -277,8 +298,9 @@ class Home:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replaces a file so that a crash leaves the old or the new content, never a part. Raises OSError."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
+        os.fchmod(descriptor, PRIVATE_MODE)  # whatever the umask
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()

@@ -8,12 +8,15 @@ otherwise installs a handler of its own on the root logger; what libp2p says is 
 import json
 import logging
 import logging.handlers
+import os
 import sys
 import time
+from io import TextIOWrapper
 from pathlib import Path
 
 from swarmd.daemon.flood import Flood
 from swarmd.daemon.terminal import Terminal
+from swarmd.files import open_private
 from swarmd.printable import printable, printable_lines
 
 NOTICE = 25  # between INFO and WARNING: what the person at the terminal wants to see
@@ -67,6 +70,11 @@ class _LogFile(logging.handlers.RotatingFileHandler):
     """A rotating file that a full disk silences instead of filling stderr with tracebacks, after one word about it."""
 
     _complained = False
+
+    def _open(self) -> TextIOWrapper:
+        """It tells where this machine's user has what, so it is private, and never another file than it seems."""
+        descriptor = open_private(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        return open(descriptor, "a", encoding=self.encoding)  # closed by whoever logs
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name for it
         if isinstance(sys.exc_info()[1], OSError):

@@ -99,7 +99,7 @@ class LocalStore:
         text = json.dumps(line, separators=(",", ":")) + "\n"
         try:
             self._rotate(self._home.ledger)
-            with open_regular(self._home.ledger, append=True) as ledger:
+            with open_regular(self._home.ledger, append=True, follow=False) as ledger:
                 data = self._mend(ledger.tell()) + text.encode()
                 if (ledger.write(data) or 0) < len(data):
                     raise OSError(0, "the line was written in part")
@@ -134,7 +134,7 @@ class LocalStore:
         void = [it is not None and it[0] > version and (records is None or it[1] in records) for it in names]
         if any(void):
             self._rotate(self._void)
-            with open_regular(self._void, append=True) as voided:
+            with open_regular(self._void, append=True, follow=False) as voided:
                 voided.write(b"".join(line for line, gone in zip(lines, void, strict=True) if gone))
             write_atomically(path, b"".join(line for line, gone in zip(lines, void, strict=True) if not gone))
 

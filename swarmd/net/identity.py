@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from swarmd.errors import ConfigError
+from swarmd.files import PRIVATE_MODE, open_private
 
 _FORMAT = "swarmd-ed25519"
 _SEED_BYTES = 32
@@ -35,9 +36,7 @@ def load_or_create_seed(path: Path) -> bytes:
 
 
 def _load(path: Path) -> bytes:
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_mode & 0o077:
-            os.fchmod(file.fileno(), 0o600)  # who could read it until now has read it; from now on nobody else does
+    with os.fdopen(open_private(path, os.O_RDONLY), "rb") as file:  # who could read it until now has read it
         words = file.read(_FILE_BYTES).decode("ascii", errors="replace").split()
     if len(words) == 3 and words[0] == _FORMAT:
         with contextlib.suppress(ValueError):
@@ -50,8 +49,9 @@ def _load(path: Path) -> bytes:
 def _write(path: Path, seed: bytes) -> None:
     """Atomically: whoever looks sees no file or a complete one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".identity-", dir=path.parent)  # mode 0600
+    handle, name = tempfile.mkstemp(prefix=".identity-", dir=path.parent)
     try:
+        os.fchmod(handle, PRIVATE_MODE)  # whatever the umask
         with os.fdopen(handle, "w", encoding="ascii") as file:
             file.write(f"{_FORMAT} {seed.hex()} {_checksum(seed)}\n")
             file.flush()

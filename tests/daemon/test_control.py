@@ -177,6 +177,44 @@ async def test_only_the_owner_may_connect(tmp_path: Path) -> None:
     assert not home.control_socket.exists()
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o777])
+async def test_the_socket_is_private_from_the_moment_it_has_a_name(
+    umask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, made = Home(tmp_path), list[int]()
+    chmod = Path.chmod
+
+    def seen(path: Path, mode: int) -> None:
+        made.append(stat.S_IMODE(path.lstat().st_mode))
+        chmod(path, mode)
+
+    monkeypatch.setattr(Path, "chmod", seen)
+    before = os.umask(umask)
+    try:
+        async with served(FakeDaemon(), home):
+            assert stat.S_IMODE(home.control_socket.stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+    assert not [mode for mode in made if mode & 0o077]
+
+
+async def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.control_socket.write_text("precious")
+    with pytest.raises(ConfigError, match="is not a socket; remove it"):
+        async with served(FakeDaemon(), home):
+            pytest.fail("it was replaced")
+    assert home.control_socket.read_text() == "precious"
+
+
+async def test_a_socket_that_cannot_be_made_is_the_user_s_to_mend(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    (tmp_path / ".control.new").mkdir()
+    with pytest.raises(ConfigError, match="can't make the socket"):
+        async with served(FakeDaemon(), home):
+            pytest.fail("it listens")
+
+
 async def test_a_slow_answer_holds_up_nobody(tmp_path: Path) -> None:
     home, daemon = Home(tmp_path), FakeDaemon()
     daemon.hold = asyncio.Event()
