@@ -68,6 +68,7 @@ def _status_lines(status: Status) -> list[tuple[str, str | Text]]:
         ("peer", status.peer_id),
         ("state", _state(status.state)),
         *([("doing", status.doing)] if status.doing else []),
+        *([("final state", status.final_state)] if status.final_state else []),
         ("device", status.device),
         ("up", f"{duration(status.uptime_seconds)}, {size(status.memory_bytes)} of memory"),
     ]

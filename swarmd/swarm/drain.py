@@ -59,7 +59,7 @@ class Drain:
         conductor: Conductor,
         assembly: Assembly,
         stages: int,
-        save: Callable[[], Awaitable[object]],
+        save: Callable[[], Awaitable[bool]],
         bound_s: float,
     ) -> None:
         self._membership, self._history, self._conductor = membership, history, conductor
@@ -88,6 +88,10 @@ class Drain:
     @property
     def _step(self) -> int:
         return self._history.version + 1
+
+    @property
+    def _stage(self) -> int:
+        return self._membership.own.stage
 
     def _left(self) -> float:
         """Seconds until the bound."""
@@ -174,9 +178,10 @@ class Drain:
     async def _keep_state(self) -> None:
         """Nobody else has this stage's state: it is written down."""
         self.doing = "writing a checkpoint"
-        log.warning("stage %d is left empty: the swarm waits for another peer there", self._membership.own.stage)
+        log.warning("stage %d is left empty: the swarm waits for another peer there", self._stage)
         try:
             async with asyncio.timeout(min(SAVE_SECONDS, max(0.0, self._left()))):
-                await self._save()
+                if not await self._save():
+                    log.warning("the state of stage %d goes with this peer: it could not be written", self._stage)
         except TimeoutError:
             log.warning("there was no time for a checkpoint of the stage's state")

@@ -63,6 +63,9 @@ def plan_final_copies(stages: Iterable[int], keepers: Sequence[Keeper]) -> dict[
     load: Counter[PeerId] = Counter()
     for stage in stages:
         machines = {it.machine for it in keepers if it.stage == stage and it.lasts and (it.saves or stage in it.has)}
+        plan[stage] = ()
+        if len(machines) >= MACHINES:
+            continue
         given = any(it.here and (it.stage == stage or stage in it.has) for it in keepers)
         order = {peer: place for place, peer in enumerate(rendezvous(f"final/{stage}", [it.peer for it in keepers]))}
         able = [it for it in keepers if it.stage != stage and it.lasts and ((it.takes and given) or stage in it.has)]
@@ -177,7 +180,7 @@ class Ending:
         try:
             await self._changed.until(self._everyone_has_it, LINGER_SECONDS)
             self._met = True
-            await self._changed.until(lambda: not self.awaited(), self._left_s())
+            await self._changed.until(self._is_done, self._left_s())
         finally:
             bringing.cancel()
             await asyncio.gather(bringing, return_exceptions=True)
@@ -188,7 +191,22 @@ class Ending:
 
     async def released(self, bound_s: float) -> None:
         """Returns when this peer may leave early: nothing of the final state would be left behind."""
-        await self._changed.until(lambda: self.begun and not self.only_here(), bound_s)
+        await self._changed.until(lambda: self.begun and not self.only_here() and not self._doubted(), bound_s)
+
+    def _is_done(self) -> bool:
+        """Whether nothing is to be waited for any more."""
+        return not self.awaited() and not self._doubted()
+
+    def _doubted(self) -> list[PeerId]:
+        """Peers of other machines that can't be reached just now, while a stage is on fewer than MACHINES. They are
+        dropped soon, or back, and may have it, or take it.
+        """
+        if all(count >= MACHINES for count in self.places().values()):
+            return []
+        doubted = [member.card for member in self._membership.members().values() if member.suspect]
+        there = [card for card in doubted if card.state in (*AT_WORK, "finished") and self._membership.fits(card)]
+        own = host_of(self._membership.own.machine)
+        return [card.peer for card in there if host_of(card.machine) != own]
 
     def _left_s(self) -> float:
         """Seconds until this peer leaves, whatever is still on its way."""
@@ -266,7 +284,8 @@ class Ending:
             progress = f"{len(late)} behind, waited for {LINGER_SECONDS:.0f} s at most"
             return Wait("the others to have the run's last version", progress=progress)
         if not (stages := self.awaited()):
-            return None
+            doubted = self._doubted()
+            return Wait(f"{len(doubted)} peers that can't be reached just now") if doubted else None
         progress = f"leaves in {self._left_s():.0f} s at the latest"
         if (it := self._download) is not None:
             came = f"{size(it.nbytes)} of {size(it.manifest.snapshot.nbytes)} of stage {it.stage}"

@@ -333,6 +333,7 @@ class Returns:
             self.waiting = f"version {record.step} of stage {stage}, on a disk of anyone who is there"
             ahead = any(card.version > record.step for card in self._membership.cards() if card.state in AT_WORK)
             if bad >= FETCHES and ahead:
+                log.warning("version %d of stage %d is passed over: nobody gives it", record.step, stage)
                 break
             await self._changed.wait(FETCH_SECONDS)
         return None

@@ -148,6 +148,38 @@ def test_who_was_to_bring_a_copy_dies_and_another_does() -> None:
     assert all(ended.first[stage] >= 2 for stage in alive if stage is not None), ended.first
 
 
+@pytest.mark.parametrize(
+    "point", ["save", "load", "read", "ask.AskCopy", "served.AskCopy", "asked.AskPiece", "served.AskPiece"]
+)
+def test_somebody_dies_at_the_end(point: str) -> None:
+    """Whoever it is, the others leave in time, and every stage that somebody still has is on two machines."""
+
+    async def events(world: World) -> None:
+        await moment(world, lambda: everyone_at(world, SHORT.steps - 1), SECONDS)
+        world.fail_at("*", None, point, points.crash)
+
+    ended = play({**SINGLE, "tail2": 2, "tail3": 2}, events)
+    assert len(ended.world.dead) == 1
+    assert ended.seconds < 90
+    assert not list(check_final_state(ended.world))
+
+
+def test_connections_that_break_at_the_end_are_waited_for() -> None:
+    """Whoever can't be reached for a moment is no reason to leave."""
+
+    async def events(world: World) -> None:
+        await moment(world, lambda: all(finished(it) for it in world.peers.values()), SECONDS)
+        for name in ("middle", "tail"):
+            world.network.cut("head", name)
+        world.network.cut("middle", "tail")
+        await world.sleep(0.0)
+        assert not any(it.peer.ending.over for it in world.peers.values())
+
+    ended = play(SINGLE, events, uplink=20_000.0)
+    assert min(ended.first.values()) == 2
+    assert ended.risk() == {False}
+
+
 def test_a_state_that_its_own_disk_does_not_take_is_on_two_others() -> None:
     async def events(world: World) -> None:
         world.peers["middle"].store.full = True

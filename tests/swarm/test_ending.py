@@ -2,10 +2,13 @@
 
 import random
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from swarmd.swarm.ending import MACHINES, Keeper, awaited, machines_of, plan_final_copies
+from swarmd.swarm.ending import MACHINES, Ending, Keeper, awaited, machines_of, plan_final_copies
+from tests.swarm.cards import card
 
 
 def keeper(peer: str, stage: int, machine: str = "", *, has: tuple[int, ...] = (), saves: bool = True) -> Keeper:
@@ -86,6 +89,15 @@ def test_a_machine_that_is_about_to_go_does_not_count() -> None:
     keepers = [going, keeper("b", 1), keeper("c", 1)]
     assert machines_of(0, keepers) == {}
     assert sorted(plan_final_copies([0], keepers)[0]) == ["b", "c"]
+
+
+@pytest.mark.parametrize(("peers", "stages"), [(48, [0, 1, 2, 3, 4, 5, 6, 7]), (49, [2, 3, 4])])
+def test_in_a_large_swarm_everyone_sees_to_what_is_near(peers: int, stages: list[int]) -> None:
+    membership: Any = SimpleNamespace(own=card("p", stage=3))
+    history: Any = SimpleNamespace(members=lambda: tuple(f"p{number}" for number in range(peers)))
+    run: Any = SimpleNamespace(model=SimpleNamespace(stages=8))
+    rest: dict[str, Any] = dict.fromkeys(("limits", "disks", "store", "changed", "set_card", "announce"))
+    assert Ending(run=run, membership=membership, history=history, **rest).stages() == stages
 
 
 @pytest.mark.parametrize("seed", range(200))
