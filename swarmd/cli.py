@@ -7,6 +7,7 @@ Relies on typer; everything heavy (uvloop, torch, libp2p, pydantic) is imported 
 import dataclasses
 import errno
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -94,6 +95,23 @@ _NOTICE_HELP = (
     "take its place. Default: 30; AWS gives 120."
 )
 
+StageLostTimeout = Annotated[
+    float | None,
+    typer.Option(metavar="S", min=0, help="Return to checkpoints when a stage is empty for so long. Default: 60."),
+]
+FoundAfter = Annotated[
+    float | None,
+    typer.Option(
+        metavar="S",
+        min=0,
+        help="Look for others of the run that --home knows for so long before it is founded again. Default: 60.",
+    ),
+]
+Wait = Annotated[
+    float | None,
+    typer.Option(metavar="S", min=0, help="End with 1 if no run is found in so long. Default: look for ever."),
+]
+
 
 _Tokenizer = Annotated[
     str | None, typer.Option(metavar="FILE", help="The run's tokenizer.json, where the run trains on no bytes.")
@@ -131,6 +149,8 @@ class StartOptions:
     final_copies_timeout_s: float | None = None
     tokenizer: str | None = None
     data_limit_gb: float | None = None
+    found_after_s: float | None = None
+    wait_s: float | None = None
 
 
 def _print_version(wanted: bool) -> None:
@@ -165,10 +185,7 @@ def start(
     stage: Annotated[
         str | None, typer.Option(metavar="K|auto", help="Hold stage K. Default: the one that needs it most.")
     ] = None,
-    listen: Annotated[
-        list[str] | None,
-        typer.Option(metavar="MULTIADDR", help=_LISTEN_HELP),
-    ] = None,
+    listen: Annotated[list[str] | None, typer.Option(metavar="MULTIADDR", help=_LISTEN_HELP)] = None,
     announce: Annotated[
         list[str] | None,
         typer.Option(metavar="MULTIADDR", help="Where others reach it, behind NAT or a proxy. Repeatable."),
@@ -198,11 +215,10 @@ def start(
     ] = None,
     spot_notice: Annotated[float | None, typer.Option(metavar="S", min=0, help=_NOTICE_HELP)] = None,
     resume: Annotated[bool, typer.Option("--resume", help=_RESUME_HELP)] = False,
-    stage_lost_timeout: Annotated[
-        float | None,
-        typer.Option(metavar="S", min=0, help="Return to checkpoints when a stage is empty for so long. Default: 60."),
-    ] = None,
+    stage_lost_timeout: StageLostTimeout = None,
     final_copies_timeout: Annotated[float | None, typer.Option(metavar="S", min=0, help=_FINAL_COPIES_HELP)] = None,
+    found_after: FoundAfter = None,
+    wait: Wait = None,
     debug: Annotated[bool, typer.Option("--debug", help="Log everything; show tracebacks.")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON objects, one a line.")] = False,
 ) -> int:
@@ -210,7 +226,7 @@ def start(
     options = StartOptions(
         model, gpu, device, stage, tuple(bootstrap or ()), tuple(listen or ()), tuple(announce or ()), data, steps,
         stages, idle, mdns, threads, drain_timeout, spot_file, spot_command, spot_interval, spot_notice, resume,
-        stage_lost_timeout, final_copies_timeout, tokenizer=tokenizer, data_limit_gb=data_limit_gb,
+        stage_lost_timeout, final_copies_timeout, tokenizer, data_limit_gb, found_after, wait,
     )  # fmt: skip
     return _reported(lambda: _start(options, Home(home or default_home()), debug=debug, log_json=log_json), debug)
 
@@ -347,10 +363,7 @@ def _start(options: StartOptions, home: Home, *, debug: bool, log_json: bool) ->
     run, text, told = _run_to_found(options, home)
     remembered = None if run or options.bootstrap or options.mdns else home.remembered()
     if not (run or options.bootstrap or options.mdns or options.idle or remembered):
-        raise ConfigError(
-            "say what to do: --model NAME founds a run, --bootstrap MULTIADDR joins one, "
-            "--mdns looks for one on the local network, --idle waits for `swarmctl join`."
-        )
+        check_can_find(home)
     node = plan_node(options, home, remembered, stages=run.model.stages if run else None)
     if text is not None:
         node = dataclasses.replace(node, data=text.source, tokenizer=text.tokenizer)
@@ -375,6 +388,20 @@ def _start(options: StartOptions, home: Home, *, debug: bool, log_json: bool) ->
             loop = uvloop.new_event_loop()  # not closed: that waits for threads that nothing can end; the process can
             asyncio.set_event_loop(loop)
             return loop.run_until_complete(run_daemon(node, run, idle=options.idle and remembered is None))
+
+
+def check_can_find(home: Home) -> None:
+    """Whether a home knows by itself where to look for its run. Raises ConfigError."""
+    if (known := home.remembered_run()) is None:
+        raise ConfigError(
+            "say what to do: --model NAME founds a run, --bootstrap MULTIADDR joins one, "
+            "--mdns looks for one on the local network, --idle waits for `swarmctl join`."
+        )
+    if not known.known:
+        raise ConfigError(
+            f"{home.path} has served run {known.fingerprint} and knows no other peer of it: add --resume to go on from "
+            "its checkpoints, or --bootstrap MULTIADDR to join others."
+        )
 
 
 def _run_to_found(options: StartOptions, home: Home) -> "tuple[RunConfig | None, LocalText | None, str]":
@@ -403,7 +430,7 @@ def check_options(options: StartOptions) -> None:
     given = [name for name, value in (("--model", options.model), ("--bootstrap", options.bootstrap)) if value]
     if len(given) > 1:
         raise ConfigError("give --model to found a run or --bootstrap to join one, not both.")
-    given += ["--mdns"] * options.mdns + ["--resume"] * options.resume
+    given += ["--mdns"] * options.mdns + ["--resume"] * options.resume + ["--wait"] * (options.wait_s is not None)
     if options.idle and given:
         raise ConfigError(f"--idle waits for `swarmctl join`; leave it out to use {given[0]}.")
     if options.gpu is not None and options.device is not None:
@@ -466,6 +493,9 @@ def plan_node(options: StartOptions, home: Home, remembered: Remembered | None, 
         spot_command=options.spot_command,
         spot_interval_s=defaults.spot_interval_s if options.spot_interval_s is None else options.spot_interval_s,
         spot_notice_s=defaults.spot_notice_s if options.spot_notice_s is None else options.spot_notice_s,
+        found_after_s=defaults.found_after_s if options.found_after_s is None else options.found_after_s,
+        wait_s=options.wait_s,
+        service=bool(os.environ.get("NOTIFY_SOCKET")),  # the unit's manager awaits word of this process
         resume=options.resume,
         limits=limits,
     )

@@ -172,6 +172,11 @@ class NodeConfig:
     spot_command: str | None = None  # ... or once this line of shell succeeds
     spot_interval_s: float = 5.0  # between two looks: the shortest notice of the large clouds is 30 s
     spot_notice_s: float = 30.0  # from the notice to the end: what is more than a drain takes is worked through
+    found_after_s: float = (
+        60.0  # others of a run that this home knows are looked for so long before it is founded again
+    )
+    wait_s: float | None = None  # for a run to be found; None: as long as it takes
+    service: bool = False  # nobody is there to start it again: it waits also where only a person can help
     resume: bool = False  # a run that this node founds goes on from what is on its peers' disks
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 

@@ -32,6 +32,14 @@ class Refused(SwarmError):
     """The peer understood the request and said no, with a sentence: other run, other history, nothing to give."""
 
 
+class Mismatch(Refused):
+    """The peer is of another version or another run: only a person can change that, so asking again is of no use."""
+
+
+class GaveUp(SwarmError):
+    """What the user wanted to wait for didn't come in the time that the user gave it. Exit code 1."""
+
+
 class NonFinite(SwarmError):
     """A number is an infinity or NaN, or too large to travel; nothing of it was accumulated."""
 

@@ -39,6 +39,7 @@ MISTAKES = [
     (["start", "--model", "tiny", "--bootstrap", BOOTSTRAP], "not both"),
     (["start", "--idle", "--model", "tiny"], "leave it out to use --model"),
     (["start", "--idle", "--mdns"], "leave it out to use --mdns"),
+    (["start", "--idle", "--wait", "5"], "leave it out to use --wait"),
     (["start", "--idle", "--gpu", "0", "--device", "cpu"], "not both"),
     (["start", "--idle", "--device", "tpu"], "use cpu or cuda:N"),
     (["start", "--idle", "--device", "cuda:x"], "use cpu or cuda:N"),

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swarmd.daemon.known_peers import KnownPeer, known_of, parse_known
 from swarmd.errors import ConfigError
 from swarmd.files import PRIVATE_MODE, check_regular, open_private, parse_json, read_json, read_regular
 from swarmd.swarm.messages import INCARNATION_LIMIT, INCARNATION_STEP
@@ -56,10 +57,11 @@ class RememberedRun:
     run: dict[str, Any]  # its settings, plain
     fingerprint: str
     stage: int | None = None  # that was served here last
-    peers: tuple[str, ...] = ()  # addresses of others
+    peers: tuple[str, ...] = ()  # addresses of others, for releases that know no more
     checkpointed: bool = False  # it has come to a version that its peers wrote to their disks
     data: str | None = None  # where this machine's user says that its text is; "" nowhere; None: the first release's
     tokenizer: str | None = None  # ... and its tokenizer
+    known: tuple[KnownPeer, ...] = ()  # the others
 
 
 class Home:
@@ -170,8 +172,7 @@ class Home:
         another port will be found.
         """
         try:
-            with self.port_file.open("rb") as file:
-                text = file.read(PORT_FILE_LIMIT_BYTES).decode("ascii", errors="replace").strip()
+            text = read_regular(self.port_file, PORT_FILE_LIMIT_BYTES).decode("ascii", errors="replace").strip()
         except OSError:
             return 0
         return int(text) if text.isdecimal() and int(text) < 1 << 16 else 0
@@ -357,4 +358,5 @@ def _parse_run(plain: Any) -> RememberedRun | None:
     data, tokenizer = plain.get("data"), plain.get("tokenizer")
     if not isinstance(checkpointed, bool) or not all(it is None or isinstance(it, str) for it in (data, tokenizer)):
         return None
-    return RememberedRun(run, name, stage, tuple(peers), checkpointed, data, tokenizer)
+    known = parse_known(plain.get("known")) or known_of(peers)
+    return RememberedRun(run, name, stage, tuple(peers), checkpointed, data, tokenizer, known)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from swarmd.config import NodeConfig, RunConfig, fingerprint, lineage, to_plain
 from swarmd.daemon.beside import run_beside
 from swarmd.daemon.device import device_memory
+from swarmd.daemon.known_peers import KnownPeer, merge_known
 from swarmd.daemon.local import Home, RememberedRun
 from swarmd.daemon.logs import NOTICE
 from swarmd.daemon.report import Report
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PEERS_REMEMBERED = 16  # addresses of so many are written down
+REMEMBER_SECONDS = 10.0  # between two looks whether others are known that aren't written down yet
 RATE_RECORDS = 10  # committed steps that the shown tokens per second are averaged over
 DEVICE_SECONDS = 10.0  # for the device's last task at a stage that is left
 CLOSE_SECONDS = 3.0  # for the device's last task, and what is being written; the process ends then
@@ -96,6 +97,7 @@ class Node:
         memory = await device_memory(self.config.device)
         self.membership.own = dataclasses.replace(self.membership.own, memory_bytes=memory)
         if run is not None:
+            self._home.check_not_ended(lineage(run))
             await self.search.begin(await self._founded(run))
         else:
             await self.search.find(idle=idle)
@@ -125,10 +127,15 @@ class Node:
         self.peer.history.on_commit(self._committed)
         self.peer.history.on_restore(self.records.clear)  # what was measured may be void now, or long ago
         self.peer.history.on_restore(self._restored)
+        beside = [asyncio.create_task(work) for work in (self._keep_remembering(), self.search.meet_others())]
         try:
             await self.peer.run()
         except* RunEnded as troubles:
             raise self._write_down(_first_of(troubles)) from None
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
         log.log(NOTICE, "the run is over at version %d", self.peer.history.version)
         self._tell_final(self.peer)
 
@@ -206,21 +213,49 @@ class Node:
 
     def _remember(self, stage: int | None) -> None:
         """Writes down whose checkpoints these are, and where others of the run were last."""
-        assert self.search.run is not None and self.store is not None
-        others = [card for card in self.membership.cards() if card.peer != self.transport.peer_id]
-        peers = [address for card in others[:PEERS_REMEMBERED] for address in card.addresses[:1]]
+        assert self.store is not None
+        self.search.known = self._memory(stage)
+        self.store.remember_run(self.search.known)
+
+    def _memory(self, stage: int | None) -> RememberedRun:
+        """What the next life of this daemon should know of the run."""
+        assert self.search.run is not None
         saved = self.peer is not None and self.peer.history.version >= self.search.run.checkpoint_every
-        run = to_plain(self.search.run), fingerprint(self.search.run)
+        before = self.search.known.known if self.search.known is not None else ()
+        known = merge_known(self._met(), (*before, *self.search.others))
         text = self._text.absolute()
-        self.search.known = RememberedRun(
-            *run,
+        return RememberedRun(
+            to_plain(self.search.run),
+            fingerprint(self.search.run),
             stage,
-            tuple(peers),
+            tuple(address for it in known for address in it.addresses),
             saved or self.search.is_checkpointed(),
             text.source or "",
             text.tokenizer or "",
+            known,
         )
-        self.store.remember_run(self.search.known)
+
+    def _met(self) -> list[KnownPeer]:
+        """The others as they are known in this life, those heard of last first."""
+        members = self.membership.members()
+        order = sorted(members, key=lambda peer: (-members[peer].heard, peer))
+        known = [(peer, self.transport.book.known(peer)) for peer in order]
+        return [
+            KnownPeer(peer, tuple(map(str, it.all())), len(it.worked), it.machine) for peer, it in known if it.all()
+        ]
+
+    async def _keep_remembering(self) -> None:
+        """Writes down who has come, and where they are now."""
+        while True:
+            await asyncio.sleep(REMEMBER_SECONDS)
+            if self.store is None or self.search.known is None or self.peer is None or self.peer.stage is None:
+                continue
+            memory, known = self._memory(self.peer.stage), self.search.known
+            if {it.peer: it for it in memory.known} != {it.peer: it for it in known.known}:
+                self.search.known = memory
+                await asyncio.to_thread(self.store.remember_run, memory)
+                if self.search.known is not memory:  # written meanwhile, and perhaps written over
+                    self.store.remember_run(self.search.known)
 
     def _load_data(self, stopped: Callable[[], bool]) -> Data:
         assert self.search.run is not None
@@ -306,7 +341,9 @@ class Node:
         self.end("told to leave")
 
     async def close(self) -> None:
-        """Lets go of the device."""
+        """Lets go of the device, and writes down what the next life should know."""
+        if self.store is not None and self.peer is not None and self.peer.stage is not None:
+            self._remember(self.peer.stage)
         if self._draining is not None:
             self._draining.cancel()
         writing = [self.store.settle(CLOSE_SECONDS)] if self.store is not None else []
@@ -322,9 +359,9 @@ class Node:
     def addresses(self) -> tuple[str, ...]:
         return self.transport.addresses()
 
-    def found(self, peer: PeerId, addresses: tuple[str, ...], run: str) -> None:
+    def found(self, peer: PeerId, addresses: tuple[str, ...], run: str, machine: str) -> None:
         """Another daemon on the local network."""
-        self.search.found(peer, addresses, run)
+        self.search.found(peer, addresses, run, machine)
 
     def on_run(self, callback: Callable[[str], Awaitable[None]]) -> None:
         """Calls back with the run's fingerprint once there is one."""

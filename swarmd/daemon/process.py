@@ -143,7 +143,10 @@ async def _discovered(daemon: Node) -> AsyncIterator[None]:
         return
     from swarmd.net.mdns import Discovery
 
-    discovery = await Discovery.start(daemon.transport.peer_id, daemon.addresses(), "", daemon.found)
+    transport = daemon.transport
+    discovery = await Discovery.start(
+        transport.peer_id, daemon.addresses(), "", daemon.found, machine=transport.machine
+    )
 
     async def announce(fingerprint: str) -> None:
         await discovery.announce(daemon.addresses(), fingerprint)

@@ -1,26 +1,28 @@
 """How a daemon comes to a run: it founds one, goes on with one that is on its disk, or takes the settings of a peer's.
 
-Asks at the addresses that it was given, remembers or hears of on the local network, until one gives a run. Relies on
-`Links` for the greeting, which proves the run's fingerprint, and on the home for what an earlier life wrote down.
+Asks those whom it was told of, remembers or hears of on the local network (`candidates.py`), until one gives a run:
+whoever can't be reached may come yet, so it waits, and says for what. Relies on `Links` for the greeting, which proves
+the run's fingerprint, and on the home for what an earlier life wrote down.
 """
 
 import asyncio
 import contextlib
 import dataclasses
 import logging
-import time
-from collections import deque
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from swarmd.config import NodeConfig, RunConfig, fingerprint, lineage, to_plain
+from swarmd.daemon.candidates import Candidate, Candidates, Outcome
+from swarmd.daemon.known_peers import KnownPeer, known_of, merge_known, peer_of
 from swarmd.daemon.local import Home, Remembered, RememberedRun
 from swarmd.daemon.logs import NOTICE
-from swarmd.errors import ConfigError, ControlError, PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.errors import ConfigError, ControlError, GaveUp, Mismatch, PeerFault, PeerUnreachable, Refused, WrongPeer
 from swarmd.status import Wait
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership
-from swarmd.swarm.messages import Settings
+from swarmd.swarm.messages import PROTOCOL, Card, Settings
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.sizes import unfit
 from swarmd.values import PeerId
@@ -30,10 +32,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-JOIN_RETRY_SECONDS = 1.0
-JOIN_PATIENCE_SECONDS = 30.0  # for a bootstrap peer given on the command line; a remembered one is tried for ever
-LIVING_SECONDS = 5.0  # for peers of a run that is to be resumed to answer, if they still work at it
-ADDRESSES_HEARD = 64  # on the local network, at most so many are tried
+TURN_S = 10.0  # for each peer that comes before this one to found the run
+LOOK_S = 1.0  # between two looks whether it is enough
+ENTRIES = 16  # remembered peers that are asked for a place, if whoever gave the run falls silent
+TROUBLES_SHOWN = 3  # of all who were asked
+
+
+class _NoRun(Refused):
+    """The peer is there and has no run to give."""
+
+
+class _AnotherRun(Refused):
+    """The peer is of a run that isn't wanted here."""
+
+
+class _Prolonged(ConfigError):
+    """Others work at the run, and this daemon is to prolong it."""
 
 
 class RunSearch:
@@ -47,36 +61,45 @@ class RunSearch:
         self.run: RunConfig | None = None
         self.known: RememberedRun | None = None  # what this home says of the run
         self.resume = config.resume
+        self.entries: tuple[PeerId, ...] = ()  # the peer that gave the run's settings, and others that may give a place
         self.idle = False  # it waits to be told
-        self.looking: Wait | None = None  # what is looked for, and what came of the last try
-        self.entries: tuple[PeerId, ...] = ()  # the peers that gave the run's settings
-        self._found: deque[str] = deque(maxlen=ADDRESSES_HEARD)  # on the local network
-        self._useless: dict[str, str] = {}  # addresses whose run this daemon can never be of -> why
+        self.looking: Wait | None = None  # what it looks for at present, and what came of the last tries
+        self.others: tuple[KnownPeer, ...] = ()  # that this home knows of the run
+        self._rng = random.Random()
+        self._candidates = Candidates(self._rng)
+        self._since = 0.0  # loop time since when it looks
+        self._all_wait_since: float | None = None  # loop time since when all others are there and have no run
+        self._ours: RunConfig | None = None  # the run that this daemon founds unless others work at it
+        self._prolonged: ConfigError | None = None  # they do, for another number of steps than it is to have here
+        self._only = ""  # fingerprint of the one run that is looked for; "": any
         self._changed = Signal()
         self._adopting = asyncio.Lock()  # several peers may offer a run at once
+        links.on_offer(self._offered)
+        links.on_asked_in_vain(self._asked_in_vain)
 
     def settings(self) -> Settings | None:
         """What others are told of the run."""
         return Settings(to_plain(self.run), fingerprint(self.run)) if self.run else None
 
+    # ---------------------------------------------------------------------------------------------- founding
+
     async def begin(self, run: RunConfig) -> None:
         """Begins a run, or goes on with one from checkpoints; where others of it still live, joins them. Raises
-        ConfigError.
+        ConfigError, GaveUp.
         """
         if why := self._unfit(run):
             raise ConfigError(f"{why}; give a smaller model, more stages, or a larger device.")
         self._check_home(run)
-        if self.known is not None and self.resume:
-            await self._look_for_living(self.known, run)
-        elif self.known is not None and self._home.has_checkpoints():
-            raise ConfigError(
-                f"{self._home.path} holds checkpoints of this run: add --resume to go on from them, "
-                "or choose another --home to begin anew."
-            )
-        if self.run is None:
-            self.resume = self.resume and self.is_checkpointed()  # else it begins
-            log.log(NOTICE, "run %s (%s): %d steps, %d stages", run.name, fingerprint(run), run.steps, run.model.stages)
-            self.run = run
+        if self.known is not None:
+            self._remember_others(self.known.known, *self._bootstrap_of_old())
+            await self._look_for_others(run)
+        if self.run is not None:
+            return
+        if self.known is not None and not self.resume and (self.others or self._home.has_checkpoints()):
+            raise ConfigError(self._why_not_anew(run))
+        self.resume = self.resume and self.is_checkpointed()  # else it begins
+        log.log(NOTICE, "run %s (%s): %d steps, %d stages", run.name, fingerprint(run), run.steps, run.model.stages)
+        self.run = run
 
     def is_checkpointed(self) -> bool:
         """Whether the run has come to a version that is on disks, as far as this home knows."""
@@ -99,98 +122,201 @@ class RunSearch:
         exists = wanted is not None and wanted < run.model.stages
         return unfit(run, self._membership.own.memory_bytes, wanted if exists else None)
 
-    async def _look_for_living(self, known: RememberedRun, run: RunConfig) -> None:
-        """Joins the run if one of the peers that this home knew still works at it. Raises ConfigError if they work at
-        it for another number of steps than it is to have here.
+    async def _look_for_others(self, run: RunConfig) -> None:
+        """Joins the run if one of the peers that this home knew works at it, now or within the time for that: beside
+        them it must not be founded again.
         """
-        troubles: list[ConfigError] = []
+        if not self.others:
+            return
+        self._ours, self._only = run, fingerprint(run)
+        self._add_others(self._only)
+        seconds = self._config.found_after_s
+        then = "then it goes on without them" if self.resume else "add --resume to go on without them"
+        what = f"another peer of run {run.name}, one of {len(self.others)} that this home knows"
+        with self._search(what, f"{then}, after {seconds:.0f} s (--found-after)"):
+            await self._ask_until(seconds, enough=self._turn_has_come)
+        self._ours, self._only, self._all_wait_since = None, "", None
+        if self.run is None and self.resume:
+            log.log(NOTICE, "nobody has the run %s: %s", run.name, self._missed())
 
-        async def try_it(address: str) -> None:
-            try:
-                await self._adopt(address, instead_of=run)
-            except ConfigError as trouble:
-                troubles.append(trouble)
-            except (SwarmError, TimeoutError) as trouble:
-                log.debug("nobody of the run at %s: %s", address, trouble)
+    def _turn_has_come(self) -> bool:
+        """Whether all others are there and wait for somebody to found the run, and those that come before this peer had
+        the time to do so, if they mean to. Two should not found it at once.
+        """
+        now, waiting = asyncio.get_running_loop().time(), [it.peer for it in self._candidates.all()]
+        if any(candidate.outcome != "no run" for candidate in self._candidates.all()):
+            self._all_wait_since = None
+            return False
+        if self._all_wait_since is None:
+            self._all_wait_since = now
+        before = sum(peer < self._transport.peer_id for peer in waiting) if self.resume else 0
+        return now - self._all_wait_since >= TURN_S * before
 
-        self.looking = _looking(known.peers)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LIVING_SECONDS):
-                await asyncio.gather(*(try_it(address) for address in known.peers))
-        self.looking = None
-        if self.run is None and troubles:
-            raise troubles[0]
+    def _missed(self) -> str:
+        """Whom a search didn't find, and why."""
+        troubles = self._candidates.troubles()
+        more = f"; and {len(troubles) - TROUBLES_SHOWN} more" if len(troubles) > TROUBLES_SHOWN else ""
+        return "; ".join(troubles[:TROUBLES_SHOWN]) + more
+
+    def _why_not_anew(self, run: RunConfig) -> str:
+        missed = f" Of its other peers none has it now: {self._missed()}." if self.others else ""
+        if self._home.has_checkpoints():
+            return (
+                f"{self._home.path} holds checkpoints of this run: add --resume to go on from them, "
+                f"or choose another --home to begin anew.{missed}"
+            )
+        return (
+            f"{self._home.path} has served run {run.name}: start another of its peers, add --resume to go on without "
+            f"them, or choose another --home to begin anew.{missed}"
+        )
+
+    # ---------------------------------------------------------------------------------------------- joining
 
     async def find(self, *, idle: bool) -> None:
-        """Takes the run's settings from the first peer that gives them; one that is silent keeps nobody waiting."""
+        """Takes the run's settings from the first peer that gives them; waits for one as long as it takes, or as the
+        user wants. Raises ConfigError when it can't come to anything, GaveUp.
+        """
         self.idle = idle
         if idle:
             log.log(NOTICE, "idle: `swarmctl join --bootstrap MULTIADDR` makes this daemon join a swarm")
             await self._changed.until(lambda: self.run is not None)
             return
-        remembered = self._home.remembered()
-        addresses = self._config.bootstrap or (remembered.bootstrap if remembered and not self._config.mdns else ())
-        patient = not self._config.bootstrap
-        deadline = time.monotonic() + JOIN_PATIENCE_SECONDS
-        while self.run is None:
-            self.looking = self.looking or _looking(addresses)
-            troubles = await self._try_all((*addresses, *self._found))
-            if self.run is not None:
-                self.looking = None
-                return
-            if self._config.bootstrap and all(it in self._useless for it in self._config.bootstrap):
-                raise ConfigError(f"{self._useless[self._config.bootstrap[0]]}; join another run with --bootstrap.")
-            self.looking = dataclasses.replace(self.looking, tried="; ".join(troubles) or "nobody was heard of yet")
-            if not patient and time.monotonic() > deadline:
-                raise PeerUnreachable(f"no bootstrap peer gave the run's settings: {'; '.join(troubles)}")
-            await self._changed.wait(JOIN_RETRY_SECONDS)
+        self._gather()
+        many = len(self._candidates.all())
+        where = f"at {many} addresses" if many > 1 else self._candidates.all()[0].name if many else "on this network"
+        advice = "it goes on trying: start the other daemon, or give --bootstrap another address"
+        with self._search(f"the settings of a run, {where}", advice):
+            await self._ask_until(None)
+        if self._config.bootstrap:
+            self._home.remember(Remembered(self._config.bootstrap, self._config.stage))
 
-    async def _try_all(self, addresses: Sequence[str]) -> list[str]:
-        """Asks at all addresses at once, until one gives a run. Returns why the others didn't."""
-        troubles = []
-        tries = [asyncio.create_task(self._try_to_adopt(address)) for address in addresses]
+    def _gather(self) -> None:
+        """Whom to ask: whom the user names, and, unless that is somebody new, whom this home knows."""
+        given = self._config.bootstrap
+        for address in given:
+            self._candidates.add(Candidate(peer_of(address), address, given=True))
+        known, old = self._home.remembered_run(), self._bootstrap_of_old()
+        others = known.known if known is not None else ()
+        if known is not None and not given:
+            self._only = known.fingerprint
+        familiar = {it.peer for it in (*others, *old)}
+        if not given or familiar & {peer_of(address) for address in given}:
+            for address in (address for it in old for address in it.addresses):
+                self._candidates.add(Candidate(peer_of(address), address))
+            self._remember_others(others)
+            self._add_others(known.fingerprint if known is not None else "")
+
+    def _bootstrap_of_old(self) -> tuple[KnownPeer, ...]:
+        """Where an earlier life joined."""
         try:
-            for attempt in asyncio.as_completed(tries):
-                if not (trouble := await attempt):
-                    break
-                troubles.append(trouble)
+            remembered = self._home.remembered()
+        except ConfigError as trouble:
+            log.warning("%s", trouble)
+            return ()
+        return known_of(remembered.bootstrap) if remembered is not None else ()
+
+    def _remember_others(self, others: tuple[KnownPeer, ...], *more: KnownPeer) -> None:
+        """The transport learns where an earlier life found them."""
+        own = self._transport.peer_id
+        self.others = tuple(it for it in merge_known(others, more) if it.peer != own)
+        for it in self.others:
+            self._transport.book.recall(it.peer, it.addresses, it.addresses[: it.worked], it.machine)
+
+    def _add_others(self, only: str) -> None:
+        for it in self._rng.sample(self.others, len(self.others)):
+            self._candidates.add(Candidate(it.peer, only=only))
+
+    # ---------------------------------------------------------------------------------------------- asking
+
+    @contextlib.contextmanager
+    def _search(self, what: str, advice: str) -> Iterator[None]:
+        """While it lasts, it is said what is looked for."""
+        self.looking, self._since = Wait(what, advice=advice), asyncio.get_running_loop().time()
+        try:
+            yield
+        finally:
+            self.looking = None
+
+    async def _ask_until(self, seconds: float | None, enough: Callable[[], bool] = lambda: False) -> None:
+        """Asks around until somebody gives a run, the time is over, or it is enough. Raises ConfigError when all refuse
+        for good, GaveUp when the user wants no longer wait.
+        """
+        loop = asyncio.get_running_loop()
+        over = None if seconds is None else loop.time() + seconds
+        assert self.looking is not None
+        patience = None if self._config.wait_s is None else self._since + self._config.wait_s
+        tries: set[asyncio.Task[None]] = set()
+        try:
+            while self.run is None and not enough():
+                now = loop.time()
+                if patience is not None and now >= patience:
+                    waited = dataclasses.replace(self.looking, seconds=now - self._since)
+                    raise GaveUp(f"--wait is over: waiting for {waited.sentence()}.")
+                if over is not None and now >= over:
+                    return
+                self._check_refusals()
+                tries |= {asyncio.create_task(self._try(it)) for it in self._candidates.next(now)}
+                ends = [end - now for end in (over, patience) if end is not None]
+                tries = await self._wait(tries, min([LOOK_S, self._candidates.wait_s(now), *ends]))
+                self.looking = dataclasses.replace(self.looking, tried=self._missed() or "nobody was heard of yet")
         finally:
             for one in tries:
                 one.cancel()
             await asyncio.gather(*tries, return_exceptions=True)
-        return troubles
 
-    async def _try_to_adopt(self, address: str) -> str:
-        """Why the run's settings couldn't be had there, or nothing. Raises ConfigError for a bad address."""
+    async def _wait(self, tries: "set[asyncio.Task[None]]", seconds: float) -> "set[asyncio.Task[None]]":
+        """Until one has ended, somebody new is there, or the time is over. Returns those that haven't ended."""
+        changed = asyncio.create_task(self._changed.wait(seconds))
         try:
-            await self._adopt(address)
+            await asyncio.wait({*tries, changed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+        for one in tries:
+            if one.done():
+                one.result()  # nothing is raised that isn't a bug
+        return {one for one in tries if not one.done()}
+
+    def _check_refusals(self) -> None:
+        """Raises ConfigError where no waiting helps. A service waits all the same: nobody would start it again."""
+        if self._prolonged is not None:
+            raise self._prolonged
+        if (refusals := self._candidates.refusals()) and not self._config.service:
+            raise ConfigError(f"can't join: {'; '.join(refusals)}.")
+
+    async def _try(self, it: Candidate) -> None:
+        """Asks one; what comes of it is said to the candidates."""
+        loop = asyncio.get_running_loop()
+        try:
+            await self._adopt(it.address or it.peer, it.only)
+        except _NoRun as trouble:
+            self._candidates.failed(it, "no run", f"it has no run yet ({trouble})", loop.time())
+        except Mismatch as trouble:
+            self._candidates.failed(it, "refused", str(trouble), loop.time())
+        except _Prolonged as trouble:
+            self._prolonged = trouble
+        except (ConfigError, _AnotherRun, WrongPeer) as trouble:
+            another: Outcome = "unreachable" if isinstance(trouble, WrongPeer) else "another run"
+            self._candidates.failed(it, "refused" if it.given else another, str(trouble), loop.time())
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
-            log.info("%s: %s", address, trouble)
-            return f"{address}: {trouble}"
-        return ""
+            self._candidates.failed(it, "unreachable", str(trouble) or "no answer in time", loop.time())
+        else:
+            return
+        finally:
+            it.asking = False
+        log.info("%s: %s", it.name, it.trouble)
 
-    async def _adopt(self, address: str, instead_of: RunConfig | None = None) -> None:
-        """Asks the peer at an address for the run's settings and makes them this daemon's. `instead_of`: the run that
-        this daemon goes on with otherwise; others are passed over.
+    async def _adopt(self, where: str, only: str = "") -> None:
+        """Asks a peer, or the one at an address, for the run's settings and makes them this daemon's. `only`: of a run
+        with this fingerprint. Raises ConfigError, Refused, PeerUnreachable, PeerFault, TimeoutError.
         """
-        from swarmd.settings import run_from_plain
-
         if self.run is not None:
             return
-        peer = await self._transport.connect(address)
-        settings = await self._links.ask_settings(peer)
-        try:
-            run = run_from_plain(settings.run, "the run's settings")
-        except ConfigError as trouble:
-            self._useless[address] = f"the peer at {address} gave settings that this version can't use: {trouble}"
-            raise Refused(f"it gave settings that this version can't use: {trouble}") from None
-        if fingerprint(run) != settings.fingerprint:
-            raise Refused("its settings don't have the fingerprint it claims; one of the two is of another version")
-        if why := self._unfit(run):
-            self._useless[address] = why
-            raise Refused(why)
+        peer = await self._transport.connect(where) if "/" in where else where
+        settings = await self._ask_settings(peer)
+        run = self._read(settings)
+        self._check_wanted(run, only)
         async with self._adopting:
-            if self.run is not None or not _is_same(run, instead_of):
+            if self.run is not None:
                 return
             self._check_home(run)
             self.run = run  # the greeting proves its fingerprint
@@ -199,11 +325,48 @@ class RunSearch:
             except BaseException:
                 self.run = None
                 raise
-            self.entries = (peer,)
-        log.log(NOTICE, "joined run %s (%s) at %s", run.name, settings.fingerprint, address)
+            self.entries = tuple(dict.fromkeys((peer, *(it.peer for it in self.others[:ENTRIES]))))
+        log.log(NOTICE, "joined run %s (%s) at %s", run.name, settings.fingerprint, where)
         if self.known is not None and self.known.fingerprint != settings.fingerprint:
             log.log(NOTICE, "it is the run of this home, which now has %d steps in all", run.steps)
         self._changed.notify()
+
+    def _check_wanted(self, run: RunConfig, only: str) -> None:
+        """Whether a run is the one that is looked for, perhaps with more steps by now. Raises _AnotherRun, and
+        _Prolonged if it is to be prolonged here, while others work at it.
+        """
+        if only in ("", *lineage(run)):
+            return
+        if self._ours is not None and lineage(self._ours)[0] == lineage(run)[0]:
+            raise _Prolonged(
+                f"others still work at run {run.name}, which has {run.steps} steps for them: leave out --steps to join "
+                f"them; to go on to {self._ours.steps} steps, stop them first (`swarmctl drain` on each), and start "
+                "them after this."
+            )
+        raise _AnotherRun(f"it is of run {fingerprint(run)} ({run.name}), and this home of run {only}")
+
+    async def _ask_settings(self, peer: PeerId) -> Settings:
+        try:
+            settings = await self._links.ask_settings(peer)
+        except Refused as refusal:
+            raise _NoRun(str(refusal)) from None
+        if settings.protocol != PROTOCOL:
+            theirs = settings.protocol or "that of an older release"
+            raise Mismatch(f"it speaks protocol {theirs}, and this daemon {PROTOCOL}; update the older one")
+        return settings
+
+    def _read(self, settings: Settings) -> RunConfig:
+        from swarmd.settings import run_from_plain
+
+        try:
+            run = run_from_plain(settings.run, "the run's settings")
+        except ConfigError as trouble:
+            raise Mismatch(f"it gave settings that this version can't use: {trouble}") from None
+        if fingerprint(run) != settings.fingerprint:
+            raise Mismatch("its settings don't have the fingerprint it claims; one of the two is of another version")
+        if why := self._unfit(run):
+            raise Mismatch(why)
+        return run
 
     async def join(self, bootstrap: str) -> None:
         """Makes an idle daemon join, and remember it. Raises ConfigError, ControlError, SwarmError."""
@@ -211,39 +374,63 @@ class RunSearch:
             raise ControlError(
                 f"this daemon already trains run {self.run.name}; stop it first, or give another --home."
             )
-        self.looking = _looking((bootstrap,))
-        try:
+        with self._search(f"the settings of a run from {bootstrap}", "`swarmctl join` takes another address, too"):
             await self._adopt(bootstrap)
-        finally:
-            self.looking = None
         self._home.remember(Remembered((bootstrap,), self._config.stage))
 
-    def found(self, peer: PeerId, addresses: tuple[str, ...], run: str) -> None:
-        """Another daemon on the local network; only one that has a run is of use."""
-        new = [address for address in addresses if address not in self._found]
-        if run and new and peer != self._transport.peer_id:
-            self._found.extend(new)
-            self._changed.notify()
+    # ---------------------------------------------------------------------------------------------- hearing of others
 
+    def found(self, peer: PeerId, addresses: tuple[str, ...], run: str, machine: str = "") -> None:
+        """Another daemon on the local network; only one that has a run, and the one that is wanted, is of use."""
+        if not run or peer == self._transport.peer_id or self._only not in ("", run):
+            return
+        self._transport.learn(peer, addresses, machine)
+        self._candidates.add(Candidate(peer, only=self._only, heard=True))
+        self._candidates.hurry(peer, asyncio.get_running_loop().time())
+        self._changed.notify()
 
-def _looking(addresses: Sequence[str]) -> Wait:
-    """For a run, at these addresses; on the local network if there are none."""
-    advice = "`swarmctl join --bootstrap ADDRESS` gives another address"
-    if not addresses:
-        return Wait("a daemon on the local network that has a run", advice=advice)
-    more = f" and {len(addresses) - 1} more" if len(addresses) > 1 else ""
-    return Wait(f"the settings of a run from {addresses[0]}{more}", advice=advice)
+    def _offered(self, card: Card, run: str) -> None:
+        """Somebody who has a run has greeted this daemon, which looks for one: if it is who or what is looked for, it
+        is asked at once, wherever it is now.
+        """
+        wanted = run == self._only or bool(self._candidates.of(card.peer))
+        if self.run is not None or self.looking is None or not wanted:
+            return
+        self._transport.learn(card.peer, card.addresses, card.machine)
+        self._candidates.add(Candidate(card.peer, only=self._only))
+        self._candidates.hurry(card.peer, asyncio.get_running_loop().time())
+        self._changed.notify()
 
+    def _asked_in_vain(self, peer: PeerId) -> None:
+        """A peer asked for the run while this one has none: so it is there, and has none either."""
+        for candidate in self._candidates.of(peer):
+            if not candidate.asking and candidate.outcome in ("untried", "unreachable"):
+                now = asyncio.get_running_loop().time()
+                self._candidates.failed(candidate, "no run", "it looks for the run, too", now)
+                self._changed.notify()
 
-def _is_same(living: RunConfig, ours: RunConfig | None) -> bool:
-    """Whether a run that others work at is the one that this daemon would go on with, which may have been prolonged
-    meanwhile. Raises ConfigError if it is to be prolonged here, while they work at it.
-    """
-    if ours is None or fingerprint(ours) in lineage(living):
-        return True
-    if lineage(ours)[0] != lineage(living)[0]:
-        return False
-    raise ConfigError(
-        f"others still work at run {living.name}, which has {living.steps} steps for them: leave out --steps to join "
-        f"them; to go on to {ours.steps} steps, stop them first (`swarmctl drain` on each), and start them after this."
-    )
+    async def meet_others(self) -> None:
+        """Greets those that this home knows and that nobody has brought it together with in this life, until it has met
+        all of them, or is cancelled: they may be where they were while this daemon is not, or in another half.
+        """
+        loop, unmet = asyncio.get_running_loop(), Candidates(self._rng)
+        for known in self.others:
+            unmet.add(Candidate(known.peer))
+        while True:
+            for it in unmet.all():
+                if self._membership.get(it.peer) is not None:
+                    unmet.remove(it)
+            if not unmet.all():
+                return
+            for it in unmet.next(loop.time(), at_once=1):
+                try:
+                    await self._links.greet(it.peer)
+                except Mismatch:
+                    unmet.remove(it)
+                except Refused as refusal:
+                    unmet.failed(it, "refused", str(refusal), loop.time())
+                except (PeerUnreachable, TimeoutError, PeerFault) as trouble:
+                    unmet.failed(it, "unreachable", str(trouble), loop.time())
+                else:  # it may have no run yet, and comes by itself then, or is known from now on
+                    unmet.failed(it, "no run", "", loop.time())
+            await asyncio.sleep(unmet.wait_s(loop.time()))

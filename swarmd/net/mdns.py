@@ -23,10 +23,13 @@ SERVICE = "_swarmd._tcp.local."
 ANSWER_MS = 2000  # for a service that was seen to tell its details
 ADDRESSES = 8  # of one peer; an mDNS packet holds about 1,400 bytes
 ASKING = 32  # services asked for details at once; more are left until they announce themselves again
+WORD_CHARACTERS = 64  # of a fingerprint, and of a machine's name
 STOP_S = 2.0  # for the word that we leave
 
-Found = Callable[[PeerId, tuple[str, ...], str], None]
-"""Hears of a peer: its id, its multiaddrs, and the fingerprint of its run ("" while it has none). Must not raise."""
+Found = Callable[[PeerId, tuple[str, ...], str, str], None]
+"""Hears of a peer: its id, its multiaddrs, the fingerprint of its run ("" while it has none), and its machine as on its
+card. Must not raise.
+"""
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +37,9 @@ log = logging.getLogger(__name__)
 class Discovery:
     """This peer's announcement and its ear. From `start` to `close`."""
 
-    def __init__(self, zeroconf: AsyncZeroconf, peer: PeerId, found: Found) -> None:
+    def __init__(self, zeroconf: AsyncZeroconf, peer: PeerId, found: Found, machine: str = "") -> None:
         self._zeroconf = zeroconf
-        self._peer = peer
+        self._peer, self._machine = peer, machine
         self._found = found
         self._info: AsyncServiceInfo | None = None
         self._browser: AsyncServiceBrowser | None = None
@@ -50,6 +53,7 @@ class Discovery:
         fingerprint: str,
         found: Found,
         *,
+        machine: str = "",
         interfaces: Sequence[str] | None = None,
     ) -> "Discovery":
         """Announces and listens. Raises ConfigError where the machine has no multicast."""
@@ -61,7 +65,7 @@ class Discovery:
             )
         except OSError as error:
             raise ConfigError(f"no local network for mDNS ({error.strerror}); start without --mdns") from error
-        discovery = cls(zeroconf, peer, found)
+        discovery = cls(zeroconf, peer, found, machine)
         try:
             await discovery.announce(addresses, fingerprint)
             discovery._browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE, handlers=[discovery._on_change])
@@ -72,7 +76,7 @@ class Discovery:
 
     async def announce(self, addresses: Sequence[str], fingerprint: str) -> None:
         """Says where this peer is and which run it has; again when that changes."""
-        info = _describe(self._peer, addresses, fingerprint)
+        info = _describe(self._peer, addresses, fingerprint, self._machine)
         known, self._info = self._info, info
         register = self._zeroconf.async_register_service if known is None else self._zeroconf.async_update_service
         try:
@@ -114,12 +118,12 @@ class Discovery:
         texts = [properties.get(f"a{index}") for index in range(ADDRESSES)]
         addresses = [address for text in texts if text and (address := multiaddrs.parse(text)) and address.peer]
         peers = {address.peer for address in addresses}
-        fingerprint = properties.get("run") or ""
-        if len(peers) == 1 and self._peer not in peers and len(fingerprint) <= 64:
-            self._found(peers.pop(), tuple(map(str, addresses)), fingerprint)
+        fingerprint, machine = properties.get("run") or "", properties.get("machine") or ""
+        if len(peers) == 1 and self._peer not in peers and max(len(fingerprint), len(machine)) <= WORD_CHARACTERS:
+            self._found(peers.pop(), tuple(map(str, addresses)), fingerprint, machine)
 
 
-def _describe(peer: PeerId, addresses: Sequence[str], fingerprint: str) -> AsyncServiceInfo:
+def _describe(peer: PeerId, addresses: Sequence[str], fingerprint: str, machine: str) -> AsyncServiceInfo:
     parsed = [address for text in addresses if (address := multiaddrs.parse(text))][:ADDRESSES]
     properties: dict[str, Any] = {f"a{index}": str(address) for index, address in enumerate(parsed)}
     return AsyncServiceInfo(
@@ -127,6 +131,6 @@ def _describe(peer: PeerId, addresses: Sequence[str], fingerprint: str) -> Async
         f"{peer}.{SERVICE}",
         port=parsed[0].port if parsed else 0,
         parsed_addresses=[address.host for address in parsed if address.family in ("ip4", "ip6")],
-        properties={**properties, "run": fingerprint},
+        properties={**properties, "run": fingerprint, "machine": machine},
         server=f"{peer}.local.",
     )

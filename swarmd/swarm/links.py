@@ -5,11 +5,12 @@ checks the fingerprint on a connection's first request, and hands the rest to wh
 """
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar, cast
 
-from swarmd.errors import PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.errors import Mismatch, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.swarm.fence import Fence
 from swarmd.swarm.framing import expect, from_frame, to_frame
 from swarmd.swarm.incarnation import Incarnation, Keep, check_card, keep_nothing
@@ -47,6 +48,8 @@ class Links:
         self._greetings: dict[PeerId, asyncio.Task[None]] = {}
         self._heard: list[Callable[[Card], None]] = []
         self._lost: list[Callable[[PeerId], None]] = []
+        self._offers: list[Callable[[Card, str], None]] = []
+        self._in_vain: list[Callable[[PeerId], None]] = []
         transport.on_disconnected(self._disconnected)
         transport.serve(self._answer)
 
@@ -72,6 +75,14 @@ class Links:
     def on_card(self, callback: Callable[[Card], None]) -> None:
         """Calls back with every card that comes in a handshake."""
         self._heard.append(callback)
+
+    def on_offer(self, callback: Callable[[Card, str], None]) -> None:
+        """Calls back with the card and the run's fingerprint of a peer that greets, while this one has no run."""
+        self._offers.append(callback)
+
+    def on_asked_in_vain(self, callback: Callable[[PeerId], None]) -> None:
+        """Calls back with a peer that asked for the run's settings while this one has none."""
+        self._in_vain.append(callback)
 
     def on_lost(self, callback: Callable[[PeerId], None]) -> None:
         """Calls back when a peer's connection is gone."""
@@ -181,11 +192,11 @@ class Links:
             raise PeerFault("its card names another peer")
         check_card(hello.card)
         if hello.protocol != PROTOCOL:
-            raise Refused(
+            raise Mismatch(
                 f"peer {peer[-8:]} speaks protocol {hello.protocol} and this daemon {PROTOCOL}; update the older one"
             )
         if ours and hello.fingerprint and hello.fingerprint != ours:
-            raise Refused(
+            raise Mismatch(
                 f"peer {peer[-8:]} is of run {hello.fingerprint} and this daemon of run {ours}; their settings differ"
                 + (_prolonged(settings) if settings else "")
             )
@@ -201,7 +212,7 @@ class Links:
         if isinstance(message, Hello):
             return to_frame(await self._answer_hello(peer, message))
         if isinstance(message, AskSettings):
-            return to_frame(self._answer_settings())
+            return to_frame(self._answer_settings(peer))
         if peer not in self._greeted:
             return to_frame(SayHello())
         answerer = self._answerer(type(message))
@@ -236,13 +247,18 @@ class Links:
         if ours.fingerprint and hello.fingerprint and not self._is_outdated(hello.card):
             self._greeted.add(peer)
             self._hear(hello.card)
+        elif hello.fingerprint:
+            for callback in self._offers:
+                callback(hello.card, hello.fingerprint)
         return ours
 
-    def _answer_settings(self) -> Settings:
+    def _answer_settings(self, peer: PeerId) -> Settings:
         settings = self._settings()
         if settings is None:
+            for callback in self._in_vain:
+                callback(peer)
             raise Refused("this daemon is idle and has no run")
-        return settings
+        return dataclasses.replace(settings, protocol=PROTOCOL)
 
     # ---------------------------------------------------------------------------------------------- many at once
 

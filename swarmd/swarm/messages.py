@@ -133,6 +133,7 @@ class Settings:
 
     run: dict[str, Any]
     fingerprint: str
+    protocol: int = 0  # that the peer speaks; 0: a release that doesn't say, and can't read what this one says
 
 
 @dataclass(frozen=True)

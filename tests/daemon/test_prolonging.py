@@ -9,6 +9,7 @@ import pytest
 
 from swarmd.cli import StartOptions, check_options
 from swarmd.config import ModelConfig, NodeConfig, OptimizerConfig, RunConfig, fingerprint, prolonged, to_plain
+from swarmd.daemon.known_peers import KnownPeer
 from swarmd.daemon.local import Home, RememberedRun
 from swarmd.daemon.prolonging import newest_version, plan_resumed, rates
 from swarmd.daemon.run_search import RunSearch
@@ -36,7 +37,8 @@ def home_of(path: Path, run: RunConfig, *versions: int, done: int = 0, peers: tu
         manifest.parent.mkdir(parents=True)
         manifest.write_text("{}")
     home.ledger.write_text("".join(json.dumps({"step": step, "record": "r"}) + "\n" for step in range(1, done + 1)))
-    home.remember_run(RememberedRun(to_plain(run), fingerprint(run), 0, peers, checkpointed=bool(versions)))
+    known = tuple(KnownPeer(peer.rpartition("/")[2], (f"/ip4/192.0.2.1/tcp/1/p2p/{peer[5:]}",)) for peer in peers)
+    home.remember_run(RememberedRun(to_plain(run), fingerprint(run), 0, peers, bool(versions), known=known))
     return home
 
 
@@ -135,9 +137,20 @@ def test_steps_go_with_resume_but_not_with_an_address() -> None:
 # ------------------------------------------------------------------------------------------------- the others
 
 
+class Book:
+    """A simulated peer needs no more than to be named."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def recall(self, peer: str, *_: Any) -> None:
+        self._transport.learn(peer, ())
+
+
 def searching(network: SimNetwork, name: str, home: Home, **changes: Any) -> RunSearch:
     """A daemon on a network, which doesn't look for a run yet."""
     transport: Any = network.transport(name)
+    transport.book = Book(transport)
     membership = Membership(first_card(name, 1, transport.addresses(), "cpu", ()))
     links = Links(transport, membership, lambda: search.settings())
     search = RunSearch(NodeConfig(home=str(home.path), **changes), home, transport, links, membership)
@@ -174,7 +187,9 @@ async def test_nobody_follows_another_run(tmp_path: Path) -> None:
     it = searching(network, "told", home_of(tmp_path / "told", RUN, 40), bootstrap=(address,))
     with pytest.raises(ConfigError, match="choose another --home"):
         await it.find(idle=False)
-    resuming = searching(network, "resuming", home_of(tmp_path / "r", RUN, 40, peers=(address,)), resume=True)
+    resuming = searching(
+        network, "resuming", home_of(tmp_path / "r", RUN, 40, peers=(address,)), resume=True, found_after_s=0.5
+    )
     await resuming.begin(LONGER)
     assert resuming.run == LONGER
     assert resuming.entries == (), "it founds its own"

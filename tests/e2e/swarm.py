@@ -82,16 +82,30 @@ class Swarm:
         self.directory, self._program = directory, program
         self.daemons: list[Daemon] = []
 
-    async def start(self, *arguments: str, home: Path | None = None, machine: str = "") -> Daemon:
+    async def start(
+        self,
+        *arguments: str,
+        home: Path | None = None,
+        machine: str = "",
+        listen: str = "/ip4/127.0.0.1/tcp/0",
+        capture: bool = False,
+    ) -> Daemon:
         """Starts a daemon on the CPU with one thread, listening on a free port of loopback. `machine`: its name, if it
-        is to count as one of its own.
+        is to count as one of its own. `listen=""`: it isn't told where. `capture`: what it says can be read.
         """
         home = home or self.directory / str(len(self.daemons))
-        common = ("--home", str(home), "--device", "cpu", "--threads", "1", "--listen", "/ip4/127.0.0.1/tcp/0")
+        common = ("--home", str(home), "--device", "cpu", "--threads", "1", *(("--listen", listen) if listen else ()))
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", *self._program, "start", *common, *arguments, stdin=asyncio.subprocess.DEVNULL,
+            sys.executable,
+            "-m",
+            *self._program,
+            "start",
+            *common,
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
             env={**os.environ, "SWARMD_MACHINE": machine},
-        )  # fmt: skip
+            stderr=asyncio.subprocess.PIPE if capture else None,
+        )
         daemon = Daemon(home, process)
         self.daemons.append(daemon)
         return daemon

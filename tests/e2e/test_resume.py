@@ -15,6 +15,7 @@ from tests.e2e.swarm import Daemon, run_command, swarm
 from tests.e2e.test_training import RUN, TOLERANCE, reference, write_settings
 
 SAVING = dataclasses.replace(RUN, steps=16, sequences_per_step=32, checkpoint_every=4, validate_every=0)
+AT_ONCE = ("--found-after", "1")  # nobody else is there to look for
 PATIENCE = ("--stage-lost-timeout", "3")
 
 
@@ -65,10 +66,11 @@ async def test_a_killed_swarm_goes_on_from_its_checkpoints(tmp_path: Path) -> No
         homes = [daemon.home for daemon in daemons]
         newest = max(homes[1].glob("checkpoints/step-*/stage-1.safetensors"))
         flip(newest)
-        code, _, error = await run_command("swarmd", "start", "--model", str(model), "--home", str(homes[0]))
+        anew = ("start", "--model", str(model), "--home", str(homes[0]), *AT_ONCE)
+        code, _, error = await run_command("swarmd", *anew)
         assert code == 2, "it would begin anew"
         assert "--resume" in error
-        first = await it.start("--resume", home=homes[0])
+        first = await it.start("--resume", *AT_ONCE, home=homes[0])
         await first.until(lambda status: bool(status["waiting_for"]) and status["state"] == "joining")
         address = await first.address()
         again = [first, *[await it.start("--bootstrap", address, home=home) for home in homes[1:]]]
@@ -132,7 +134,7 @@ async def test_a_founder_that_always_resumes(tmp_path: Path) -> None:
     """
     async with swarm() as it:
         run = dataclasses.replace(SAVING, model=dataclasses.replace(SAVING.model, layers=2, stages=2))
-        words = ("--model", str(write_settings(run, it.directory / "run.toml")), "--resume")
+        words = ("--model", str(write_settings(run, it.directory / "run.toml")), "--resume", *AT_ONCE)
         homes = tmp_path / "first", tmp_path / "second"
 
         async def begin() -> list[Daemon]:

@@ -31,9 +31,9 @@ def loopback_has_multicast() -> bool:
 
 @pytest.mark.skipif(not loopback_has_multicast(), reason="no multicast on loopback here")
 async def test_two_peers_find_each_other_and_hear_of_a_new_run() -> None:
-    heard: asyncio.Queue[tuple[str, tuple[str, ...], str]] = asyncio.Queue()
+    heard: asyncio.Queue[tuple[str, tuple[str, ...], str, str]] = asyncio.Queue()
     address = f"/ip4/127.0.0.1/tcp/4001/p2p/{ONE}"
-    one = await Discovery.start(ONE, [address], "", lambda *_: None, interfaces=["127.0.0.1"])
+    one = await Discovery.start(ONE, [address], "", lambda *_: None, interfaces=["127.0.0.1"], machine="a/b")
     two = await Discovery.start(
         TWO,
         [f"/ip4/127.0.0.1/tcp/4002/p2p/{TWO}"],
@@ -43,7 +43,7 @@ async def test_two_peers_find_each_other_and_hear_of_a_new_run() -> None:
     )
     try:
         async with asyncio.timeout(10):
-            assert await heard.get() == (ONE, (address,), "")
+            assert await heard.get() == (ONE, (address,), "", "a/b")
             await one.announce([address], "0123456789abcdef")
             while (await heard.get())[2] != "0123456789abcdef":
                 pass
@@ -62,6 +62,7 @@ async def test_two_peers_find_each_other_and_hear_of_a_new_run() -> None:
         {"a0": f"/ip4/127.0.0.1/tcp/1/p2p/{ONE}", "a1": f"/ip4/127.0.0.1/tcp/1/p2p/{TWO}"},
         {"a0": f"/ip4/127.0.0.1/tcp/1/p2p/{TWO}"},  # ourselves
         {"a0": f"/ip4/127.0.0.1/tcp/1/p2p/{ONE}", "run": "x" * 65},
+        {"a0": f"/ip4/127.0.0.1/tcp/1/p2p/{ONE}", "machine": "x" * 65},
     ],
 )
 def test_a_word_that_is_not_a_peers_is_left_out(properties: dict[str, str | None]) -> None:

@@ -237,7 +237,7 @@ def test_a_word_from_a_peer_is_a_sign_of_life() -> None:
 def test_a_peer_without_a_run_may_ask_for_the_settings_and_nothing_else() -> None:
     async def test(a: Node, b: Node) -> None:
         await a.links.greet("b")
-        assert await a.links.ask_settings("b") == Settings({"name": "toy"}, "run")
+        assert await a.links.ask_settings("b") == Settings({"name": "toy"}, "run", PROTOCOL)
         assert await ask_raw(a, "b", to_frame(Room(3))) == SayHello()
         assert b.rooms == []
 
@@ -261,7 +261,7 @@ def test_an_idle_peer_has_no_settings_to_give() -> None:
     async def test(a: Node, b: Node) -> None:
         with pytest.raises(Refused, match="idle and has no run"):
             await a.links.ask_settings("b")
-        assert await ask_raw(b, "a", to_frame(AskSettings())) == Settings({"name": "toy"}, "run")
+        assert await ask_raw(b, "a", to_frame(AskSettings())) == Settings({"name": "toy"}, "run", PROTOCOL)
 
     meet(test, other_run=None)
 
