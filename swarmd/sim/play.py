@@ -124,8 +124,8 @@ class Play:
         await self.world.start(peer, stage=stage, speed=it.speed(peer), limits=it.limits, uplink=up, downlink=down)
         self.watch.listen()  # the world has its own ear since a peer came
 
-    async def restart(self, peer: PeerId, *, disk: bool) -> None:
-        await self.world.restart(peer, disk=disk)
+    async def restart(self, peer: PeerId, *, disk: bool, entries: Sequence[PeerId] | None = None) -> None:
+        await self.world.restart(peer, disk=disk, entries=entries)
         self.watch.listen()
 
     async def come_up(self) -> None:

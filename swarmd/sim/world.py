@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import inspect
 import random
-from collections.abc import Callable, Container, Coroutine, Iterable
+from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -188,18 +188,31 @@ class World:
         settled = Settled(stage, speed or Speed(), limits or LimitsConfig(), uplink, downlink, machine or name)
         return await self._start(name, settled, MemoryStore())
 
-    async def restart(self, name: PeerId, *, disk: bool = True, incarnation: int | None = None) -> SimPeer:
+    async def restart(
+        self,
+        name: PeerId,
+        *,
+        disk: bool = True,
+        incarnation: int | None = None,
+        entries: Sequence[PeerId] | None = None,
+    ) -> SimPeer:
         """The same peer again, crashed first if it lives; without its disk if need be, or with another incarnation than
-        the next, as where a clock was set back. It joins through any of the living.
+        the next, as where a clock was set back. It joins through any of the living, or those that are named; if that is
+        nobody, it founds the run.
         """
         if name in self.peers:
             self.crash(name)
         before = self.dead.pop(name)
         self.past.append(before)
-        return await self._start(name, before.settled, before.store if disk else MemoryStore(), incarnation)
+        return await self._start(name, before.settled, before.store if disk else MemoryStore(), incarnation, entries)
 
     async def _start(
-        self, name: PeerId, settled: Settled, store: MemoryStore, incarnation: int | None = None
+        self,
+        name: PeerId,
+        settled: Settled,
+        store: MemoryStore,
+        incarnation: int | None = None,
+        through: Sequence[PeerId] | None = None,
     ) -> SimPeer:
         assert name not in self.peers, f"{name} lives"
         asyncio.get_running_loop().set_exception_handler(self._heard)
@@ -221,8 +234,8 @@ class World:
             return it.compute, self._data if stage == 0 else None
 
         rng = random.Random(f"{self.seed}/{name}")
-        entries = [other for other, it in self.peers.items() if it.machine.state == "running"][:ENTRIES]
-        entries = entries or list(self.peers)[:ENTRIES]
+        running = [other for other, it in self.peers.items() if it.machine.state == "running"]
+        entries = (running or list(self.peers))[:ENTRIES] if through is None else list(through)
         peer = Peer(
             self.run,
             settled.limits,

@@ -52,10 +52,14 @@ async def killed(daemon: Daemon) -> None:
 async def test_the_founder_is_found_and_finds_the_others_wherever_it_listens() -> None:
     """It comes back on another port, and then a member whose only entry is the old one."""
     async with swarm() as it:
-        model = write_settings(SHORT, it.directory / "run.toml")
+        text = it.directory / "text.txt"
+        text.write_text("the quick brown fox jumps over the lazy dog. " * 2000)
+        run = dataclasses.replace(SHORT, data=dataclasses.replace(SHORT.data, source=str(text)))
+        model = write_settings(run, it.directory / "run.toml")
         founder = await it.start("--model", str(model), "--stage", "1")
         entry = await founder.address()
-        head, member = [await it.start("--bootstrap", entry, "--stage", stage) for stage in ("0", "1")]
+        head = await it.start("--bootstrap", entry, "--stage", "0", "--data", str(text))
+        member = await it.start("--bootstrap", entry, "--stage", "1")
         await member.until(lambda status: status["version"] >= 2, seconds=120)
         await knows(founder, head, member)
         await killed(founder)
