@@ -351,8 +351,8 @@ class RunSearch:
         except Refused as refusal:
             raise _NoRun(str(refusal)) from None
         if settings.protocol != PROTOCOL:
-            theirs = settings.protocol or "that of an older release"
-            raise Mismatch(f"it speaks protocol {theirs}, and this daemon {PROTOCOL}; update the older one")
+            theirs = f"speaks protocol {settings.protocol}" if settings.protocol else "is of an older release"
+            raise Mismatch(f"it {theirs}, and this daemon speaks protocol {PROTOCOL}; update the older one")
         return settings
 
     def _read(self, settings: Settings) -> RunConfig:

@@ -159,6 +159,7 @@ def test_the_unit_fits_the_daemon(user: bool) -> None:
     stop = float(settings(text, "TimeoutStopSec")[0])
     assert stop >= NodeConfig("/h").drain_s + CLOSE_SECONDS + 5, "the drain, the goodbye and the end fit in"
     assert settings(text, "Type") == ["notify"]
+    assert settings(text, "StartLimitIntervalSec") == ["0"], "it is never given up"
     assert settings(text, "StateDirectory") == ["swarmd/%i"]
     assert bool(settings(text, "DynamicUser")) != user
     assert settings(text, "WantedBy") == ["default.target" if user else "multi-user.target"]
