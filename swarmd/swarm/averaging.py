@@ -204,7 +204,7 @@ class Rounds:
 
     async def _answer_plan(self, leader: PeerId, plan: Plan) -> Result:
         """Takes part in an attempt: sends every part to its owner, puts the answers together."""
-        if plan.step != self._history.version + 1:
+        if plan.step != self._history.version + 1 or not self._history.ready:
             raise Refused(f"step {plan.step} is not being averaged here")
         check_stage(plan.stage, self._stage)
         check_plan(plan, self._compute.gradient_size)

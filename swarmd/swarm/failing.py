@@ -18,7 +18,8 @@ async def fail(membership: Membership, history: History, disks: Disks, changed: 
 
     def everyone_has_it() -> bool:
         others = [member.card for member in membership.members().values() if not member.suspect]
-        return all(card.version >= version for card in others if card.state in (*AT_WORK, "joining"))
+        there = [card for card in others if card.state in (*AT_WORK, "joining")]
+        return not there if history.ended is not None else all(card.version >= version for card in there)
 
     await changed.until(everyone_has_it, LINGER_SECONDS)
     # What the skipped steps began from led to nothing else: the one before it is good.

@@ -262,7 +262,7 @@ class Forks:
             if crossed:
                 with contextlib.suppress(KeyError):  # a freeze of the old history may have come after the new state
                     await compute.thaw(history.version + 1)
-            else:
+            elif not history.broken:
                 history.restore(history.record, await _empty_sum(compute))
         if crossed:
             await self._learn_chain(way.guide, way.ancestor)

@@ -109,7 +109,10 @@ class Head:
             await asyncio.gather(work, over, return_exceptions=True)
 
     async def _step(self, step: int) -> None:
-        """Runs until cancelled, which happens when the step has committed."""
+        """Runs until cancelled, which happens when the step has committed. Where this peer has no state of the version
+        before, it takes no leases.
+        """
+        await self._history.changed.until(lambda: self._history.ready)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._fetch_leases(step))

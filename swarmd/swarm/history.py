@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from swarmd.config import RunConfig
-from swarmd.errors import PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.swarm.commit import (
     Record,
     counts_after,
@@ -57,6 +57,8 @@ class History:
         self.leaving: int | None = None  # version of the record up to which the history this peer goes to is its own
         self.departures = 0  # how often this peer left its stage: who waits for a version is refused then
         self.changes = 0  # how often the state was replaced: what is under way for a step is void then
+        self.broken = 0  # the version of which this stage's parameters were not finite: there are none; 0: all is well
+        self.ended: Record | None = None  # with it the run has ended for good
         self._missed = 0.0  # loop time when nobody had a gradient
         self.changed = Signal()
         self.on_ahead: Callable[[Record, PeerId], None] | None = None  # hears records that can't be applied yet
@@ -98,7 +100,7 @@ class History:
         """The parameters of the stage that was attached last are here, at this peer's own version: it goes on in its
         history as if it had always been there. What it said and promised stays said.
         """
-        self.digest, self.ready, self.behind = digest, True, False
+        self.digest, self.ready, self.behind, self.broken = digest, True, False, 0
         self.changed.notify()
 
     def learn_founder(self, founder: PeerId, own: PeerId, *, again: bool) -> None:
@@ -154,12 +156,16 @@ class History:
     @property
     def finished(self) -> bool:
         """Whether no step follows, as all are done or the run has failed."""
-        return self.version >= self._run.steps or bool(self.failure)
+        return (self.version >= self._run.steps and not self.broken) or bool(self.failure)
 
     @property
     def failure(self) -> str:
         """Why the run ends before its last step, the same at every peer that has the same record; "" if it doesn't."""
         record, limit = self.record, self._run.skips_limit
+        if self.ended is not None:
+            return self.ended.why
+        if self.broken >= self._run.steps:  # the others have ended: nobody goes back
+            return f"the parameters of stage {self._stage} came out not finite at step {self.broken}, the last one"
         if record is None or not 0 < limit <= record.skips:
             return ""
         last = f"; of the last one, {record.why}" if record.why else ""
@@ -194,7 +200,7 @@ class History:
             self._records = OrderedDict((step, it) for step, it in self._records.items() if step < record.step)
             self._records[record.step] = record
         self.digest, self.behind, self.ready, self.leaving = digest, False, True, None
-        self._contributed, self.resumes = [], False
+        self._contributed, self.resumes, self.broken = [], False, 0
         if record is not None and returned:
             self.returned = record
             self._write(record)
@@ -264,6 +270,8 @@ class History:
             raise Refused(f"step {version + 1} is over")
         if record_hash != self.record_hash:
             raise Refused(f"another history: its version {version} is not ours")
+        if self.broken:
+            raise Refused(f"the parameters of stage {self._stage} are not finite at version {version}")
 
     # ---------------------------------------------------------------------------------------------- records
 
@@ -372,6 +380,8 @@ class History:
             return
         try:
             digest = await self._step(record)
+        except NonFinite as trouble:
+            self._break(record, trouble)
         except SwarmError:
             raise
         except MemoryError:  # half-way, maybe: the state is neither of one version nor of the other
@@ -402,13 +412,31 @@ class History:
         self.behind, self._missed = True, asyncio.get_running_loop().time()
         self.changed.notify()
 
+    def _break(self, record: Record, trouble: NonFinite) -> None:
+        """The step is decided, but this stage's parameters would not be finite: this peer knows the record, and has no
+        state of its version. It gives none and takes no hops, until the swarm returns to an earlier version.
+        """
+        log.error("version %d of stage %d is refused here: %s", record.step, self._stage, trouble)
+        self.ready, self.broken = False, record.step
+        self._enter(record, "")
+
+    def end(self, record: Record) -> None:
+        """The run ends here, by a record that says so."""
+        self.ended = self.returned = record
+        self.changed.notify()
+
+    def start_over(self, why: str) -> None:
+        """This peer's state is of no use: it fetches the whole from others."""
+        self._fall_behind(why)
+
     def _enter(self, record: Record, digest: str) -> None:
         self.version, self.record, self.record_hash, self.digest = record.step, record, record.hash, digest
         self.entered = asyncio.get_running_loop().time()
         self._records[record.step] = record
         while len(self._records) > RECORDS_KEPT:
             self._records.popitem(last=False)
-        self._write(record)
+        if not self.broken:
+            self._write(record)
         for callback in self._on_commit:
             self._links.fence.call(callback, record)
         self.changed.notify()

@@ -91,6 +91,9 @@ class Card:
     arrival: int = 0  # higher than those of all who were there when it was given its place; 0: it founded the run
     final: tuple[int, ...] = ()  # stages whose state at the end of the run is on its disk
     spare: bool = True  # its disk takes copies of other stages' states at the end
+    broken: int = (
+        0  # the version of which its stage's parameters were not finite: it knows the record, and has no state
+    )
 
 
 @dataclass(frozen=True)

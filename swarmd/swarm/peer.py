@@ -37,8 +37,8 @@ from swarmd.swarm.joiner import Joiner
 from swarmd.swarm.journey import Journeys
 from swarmd.swarm.links import Links
 from swarmd.swarm.liveness import Liveness
-from swarmd.swarm.membership import ADMITTING, AT_WORK, Membership
-from swarmd.swarm.messages import Card, Kept
+from swarmd.swarm.membership import ADMITTING, AT_WORK, STAYING, Membership
+from swarmd.swarm.messages import Ack, Announce, Card, Kept
 from swarmd.swarm.placing import Places
 from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.returns import Returns
@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 GOODBYE_SECONDS = 5.0  # to tell the neighbours that the device is lost; who doesn't hear it sees the broken connection
 KEEP_UP_SECONDS = 2.0  # between two looks at those who are ahead or of another history, unless a card comes earlier
 CALM_SECONDS = 10.0  # the same while nobody is
+TELL_SECONDS = 5.0  # for whoever leads the next step to hear that this peer has no state for it
 REFRESH_SECONDS = 5.0  # between two looks at this peer's own figures, unless someone is told of them earlier
 
 
@@ -287,6 +288,8 @@ class Peer:
             if self.switch.between:  # `Mover` brings this peer up
                 await self.changed.wait(KEEP_UP_SECONDS)
                 continue
+            if self.history.broken and self._is_whole_elsewhere():
+                self.history.start_over("another replica's parameters are finite")
             if self.history.behind:
                 await self._rejoin()
             newest = self.membership.newest()
@@ -295,6 +298,11 @@ class Peer:
             await self._cross_over()
             calm = self.membership.newest().version <= self.history.version and not self.membership.foreign()
             await self.changed.wait(CALM_SECONDS if calm else KEEP_UP_SECONDS)
+
+    def _is_whole_elsewhere(self) -> bool:
+        """Whether a replica of this peer's stage has what came out not finite here."""
+        cards = [card for peer in self.donors() if (card := self.membership.get(peer)) is not None]
+        return any(card.version >= self.history.version and not card.broken for card in cards)
 
     async def _cross_over(self) -> None:
         """If another history wins over this peer's, it goes on in that one."""
@@ -461,6 +469,7 @@ class Peer:
             rested=self._refreshed - self.switch.arrived >= rest_seconds(self.run_config.rebalance_seconds),
             has_data=self.places.has_data,
             measured=progress.counter >= MEASURED_TASKS,
+            broken=self.history.broken,
         )
 
     # ---------------------------------------------------------------------------------------------- commits
@@ -491,9 +500,20 @@ class Peer:
         self.switch.hear(record)
         if self.history.is_due(record) and not self.history.finished:
             self.spawn(self._save_on_the_way())
+        if self.history.broken:
+            self.spawn(self._say_broken(record))
         if record.forked:  # so that the others see soon which history this is
             self.spawn(self.gossip.announce())
         self.changed.notify()
+
+    async def _say_broken(self, record: Record) -> None:
+        """This peer has no state any more. Who leads the next step must know, though it may be far away."""
+        if self.state in STAYING:
+            self._set(state="joining")
+        await self._announce()
+        leader = self.conductor.leader(record.step + 1)
+        if leader not in ("", self.membership.own.peer):
+            await self.links.tell_all([leader], Announce(self.membership.own), Ack, deadline_s=TELL_SECONDS)
 
     async def _save_on_the_way(self) -> None:
         await self._save()

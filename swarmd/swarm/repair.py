@@ -119,7 +119,7 @@ class Repairs:
         key = HopId(ask.step, ask.index)
         if not 0 <= key.index < self._run.microbatches:
             raise PeerFault(f"hop {tuple(key)} is none of this run")
-        if key.step != self._history.version + 1 or self._journeys.is_tail:
+        if key.step != self._history.version + 1 or self._journeys.is_tail or not self._history.ready:
             raise Refused(f"hop {tuple(key)} isn't passed on here now")
         try:
             return await self._message(key)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
-from swarmd.swarm.commit import Record, build_return, founding, record_to_plain, total_of
+from swarmd.swarm.commit import Record, build_end, build_return, founding, record_to_plain, total_of
 from swarmd.swarm.disks import Disks
 from swarmd.swarm.download import OutOfDonors
 from swarmd.swarm.history import History
@@ -169,6 +169,7 @@ class Returns:
         self.waiting = ""  # what a return waits for, in words
         self.under_way = False  # this peer is on its way to `due`
         self._lost_since: float | None = None  # loop time
+        self._nothing_whole = False  # all who are there were asked, and no version is whole
         history.on_return(self._hear)
 
     # ---------------------------------------------------------------------------------------------- deciding
@@ -200,11 +201,16 @@ class Returns:
 
     async def lost(self) -> Record:
         """The return that should be proposed as what follows this peer's version, once a stage has been without a peer
-        for too long and there is a way back.
+        for too long and there is a way back; at once if its parameters came out not finite, and where there is no way
+        back from that, the end of the run.
         """
         history = self._history
         while True:
-            if history.version and self._is_lost():
+            if (stage := self.broken_stage()) is not None:
+                record = await self._mend(stage)
+                if record is not None:
+                    return record
+            elif history.version and self._is_lost():
                 way = await self._plan(history.version, spares=True)
                 if isinstance(way, Way):
                     record = await self._record(way, lambda _: history.record_hash, history.version)
@@ -212,6 +218,33 @@ class Returns:
                         _tell_passed(way)
                         return record
             await self._changed.wait(LOOK_SECONDS)
+
+    def broken_stage(self) -> int | None:
+        """A stage of which no replica has a state of this peer's version, since its parameters came out not finite."""
+        missing, version = self._membership.missing_stages(self._run.model.stages), self._history.version
+        cards = [card for card in self._membership.kin() if version and card.broken == version]
+        return next((card.stage for card in cards if card.stage in missing), None)
+
+    async def _mend(self, stage: int) -> Record | None:
+        """What follows a version of which a stage has no finite parameters: a return to the newest whole one; if that
+        was no help the first time, or there is none, the end of the run. None if somebody hasn't answered yet.
+        """
+        record, after = self._history.record, self._history.record_hash
+        assert record is not None, "an untrained version isn't broken"
+        why = f"the parameters of stage {stage} came out not finite at step {record.step}"
+        if record.broke_at >= record.step:
+            return self._end(record, f"{why}, also after the swarm had returned to a checkpoint")
+        way = await self._plan(record.step - 1, spares=True)
+        if isinstance(way, Way):
+            made = await self._record(way, lambda _: after, record.step, broke_at=record.step, why=why)
+            if made is not None:
+                _tell_passed(way)
+            return made
+        return self._end(record, f"{why}, and there is no checkpoint to return to") if self._nothing_whole else None
+
+    def _end(self, record: Record, why: str) -> Record:
+        lives = {card.peer: card.incarnation for card in self._membership.cards()}
+        return build_end(record, lives, conductor=self._membership.own.peer, why=why)
 
     def _is_lost(self) -> bool:
         """Whether a stage has been empty for too long."""
@@ -234,7 +267,9 @@ class Returns:
         places = self._places()
         stocks = await self._disks.ask_around(sorted(places))
         places = {peer: stage for peer, stage in places.items() if peer in stocks}
-        way = plan_return(stocks, places, self._run.model.stages, upto, self._state_at, spares=spares)
+        stages, everyone = self._run.model.stages, len(places) == len(self._places())
+        way = plan_return(stocks, places, stages, upto, self._state_at, spares=spares)
+        self._nothing_whole = everyone and isinstance(_newest_whole(stocks, stages, upto, self._state_at), str)
         if isinstance(way, str) or self._lost_since is not None:
             self._wait_for(way if isinstance(way, str) else "")
         return way
@@ -248,10 +283,20 @@ class Returns:
         record = self._history.record_at(version)
         return record.state if record is not None else ""
 
-    async def _record(self, way: Way, after: Callable[[Record], str], version: int | None = None) -> Record | None:
+    async def _record(
+        self,
+        way: Way,
+        after: Callable[[Record], str],
+        version: int | None = None,
+        *,
+        broke_at: int = 0,
+        why: str = "",
+    ) -> Record | None:
         """The return itself. `after`: gives what it follows, from the record of the version that it leads to; this is
-        of `version`, or, where a run is founded again, of the version that it leads to.
+        of `version`, or, where a run is founded again, of the version that it leads to. `broke_at`, `why`: as in the
+        record.
         """
+        newest = self._history.record
         record = self._history.record_at(way.version)
         if record is None or record.state != way.state:
             holders = [peer for peers in way.members for peer in peers]
@@ -273,6 +318,8 @@ class Returns:
             after_version=way.version if version is None else version,
             conductor=self._membership.own.peer,
             continues=record.hash if prolonged else "",
+            broke_at=broke_at or (newest.broke_at if newest is not None else 0),
+            why=why,
         )
 
     async def tell(self, record: Record) -> None:
@@ -288,6 +335,8 @@ class Returns:
         """Whether a peer may not have heard of a return."""
         if card.peer == self._membership.own.peer or card.version > record.after_version or card.state == "left":
             return False
+        if record.ends:
+            return card.state != "finished"
         on_its_way = card.version >= record.step and self._history.hash_at(card.version) == card.record
         return not on_its_way or self.due is record
 
@@ -295,10 +344,17 @@ class Returns:
 
     def _hear(self, record: Record) -> None:
         """A return was decided."""
-        if self._concerns(record):
+        if not self._concerns(record):
+            return
+        if record.ends:
+            log.error("the run ends at version %d: %s", record.step, record.why)
+            self._history.end(record)
+        else:
+            because = f": {record.why}" if record.why else ""
             log.warning(
-                "the swarm returns from version %d to version %d, which is on disks", self._history.version, record.step
-            )
+                "the swarm returns from version %d to version %d, which is on disks%s",
+                self._history.version, record.step, because,
+            )  # fmt: skip
             self.due = self._newest = record
             self._changed.notify()
             self._history.changed.notify()

@@ -101,6 +101,9 @@ class View:
         if pulling and not peer.donors():
             source = f"a live replica of stage {peer.stage}, to take its state from"
             return Wait(source, advice="start one again with the home that it had")
+        if not peer.history.finished and (stage := peer.returns.broken_stage()) is not None:
+            what = f"the return to a checkpoint: the parameters of stage {stage} came out not finite"
+            return Wait(what, tried=peer.returns.waiting)
         missing = [] if peer.history.finished else peer.membership.missing_stages(stages)
         if missing and (pulling or peer.state != "joining"):
             return self._missing(missing)
