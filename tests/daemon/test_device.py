@@ -1,5 +1,6 @@
 """A device's memory, as a tool that pretends to be the driver's says."""
 
+import math
 from pathlib import Path
 
 import psutil
@@ -28,8 +29,23 @@ def _tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-async def test_a_cpu_has_the_machine_s() -> None:
-    assert await device_memory("cpu") == psutil.virtual_memory().total
+@pytest.mark.parametrize(
+    ("says", "expected"),
+    [
+        (None, math.inf),
+        ("max\n", math.inf),
+        ("1048576\n", 1 << 20),
+        ("9223372036854771712\n", math.inf),
+        ("?", math.inf),
+    ],
+)
+async def test_a_cpu_has_the_machine_s_or_what_a_container_allows(
+    says: str | None, expected: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if says is not None:
+        (tmp_path / "limit").write_text(says)
+    monkeypatch.setattr(device, "LIMITS", (str(tmp_path / "none"), str(tmp_path / "limit")))
+    assert await device_memory("cpu") == min(expected, psutil.virtual_memory().total)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def put(path: Path, kind: str) -> Path:
 READERS: dict[str, Callable[[Path], object]] = {
     "node.json": lambda path: Home(path.parent).remembered(),
     "run.json": lambda path: Home(path.parent).remembered_run(),
+    "ended.json": lambda path: Home(path.parent).check_not_ended(["a run"]),
     "model.toml": lambda path: load_run(str(path)),
     "profile.json": lambda path: find_device(str(path)),
     "tokenizer.json": lambda path: load_tokenizer(str(path)),
@@ -60,6 +61,19 @@ def test_what_the_user_must_mend_is_one_sentence(tmp_path: Path, name: str, kind
         READERS[name](put(tmp_path / name, kind))
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_home_can_do_without_is_passed_over(tmp_path: Path, kind: str) -> None:
+    home = Home(tmp_path)
+    put(home.port_file, kind)
+    assert home.kept_port() == 0
+    put(home.incarnation, kind)
+    if kind in FILES:
+        with pytest.raises(ConfigError, match="can't read"):
+            home.next_incarnation(5)
+    else:
+        assert home.next_incarnation(1 << 60) == 1 << 60
 
 
 @pytest.mark.parametrize("kind", FILES)
