@@ -337,6 +337,7 @@ def reshape(
 def _reshape(sources: list[Home], stages: int, home: Home) -> int:
     from swarmd import settings
     from swarmd.config import fingerprint, to_plain
+    from swarmd.daemon.patience import said_if_long
     from swarmd.daemon.prolonging import remembered_run
     from swarmd.stage.reshape import reshape as cut_anew
 
@@ -347,7 +348,8 @@ def _reshape(sources: list[Home], stages: int, home: Home) -> int:
             raise ConfigError(f"{home.path} holds checkpoints already; choose another --home.")
         try:
             places = [source.checkpoints for source in sources]
-            version = cut_anew(places, run, target, home.checkpoints, _warn)
+            with said_if_long(f"cutting the checkpoints of {run.name} into {stages} stages", _warn):
+                version = cut_anew(places, run, target, home.checkpoints, _warn)
             known = sources[0].remembered_run()
             text = (known.data, known.tokenizer) if known is not None else (None, None)
             home.remember_run(RememberedRun(to_plain(target), fingerprint(target), None, (), False, *text))
@@ -562,7 +564,7 @@ def _known_trouble(error: BaseException) -> SwarmError | None:
 
 
 def _warn(sentence: str) -> None:
-    print(f"swarmd: {sentence}", file=sys.stderr)
+    print(f"swarmd: {printable(sentence)}", file=sys.stderr, flush=True)
 
 
 def _say(sentence: str, code: int) -> int:

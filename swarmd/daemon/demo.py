@@ -23,6 +23,7 @@ from swarmd.daemon.demo_kills import Killer
 from swarmd.daemon.demo_process import DaemonProcess
 from swarmd.daemon.demo_report import DemoResult, judge, print_report, with_sample
 from swarmd.daemon.demo_view import View, make_view
+from swarmd.daemon.patience import said_if_long
 from swarmd.errors import ConfigError, SwarmError
 from swarmd.printable import printable
 
@@ -82,7 +83,8 @@ def run_demo(options: DemoOptions) -> int:
         view.close()
     if result is None:
         return EXIT_FAILED
-    result = with_sample(result, run)
+    with said_if_long("the model writes a sample", lambda line: print(line, file=sys.stderr, flush=True)):
+        result = with_sample(result, run)
     if options.as_json:
         print(json.dumps(dataclasses.asdict(result)))
     else:

@@ -94,7 +94,8 @@ class Node:
     async def live(self, run: RunConfig | None, *, idle: bool) -> None:
         """Founds a run, joins one, or waits to be told; then trains to its end. Raises ConfigError, SwarmError."""
         self.search.idle = idle
-        memory = await device_memory(self.config.device)
+        with self.waits.during(f"the memory of {self.config.device} to be found out"):
+            memory = await device_memory(self.config.device)
         self.membership.own = dataclasses.replace(self.membership.own, memory_bytes=memory)
         if run is not None:
             self._home.check_not_ended(lineage(run))

@@ -17,6 +17,7 @@ from swarmd.daemon.control import ControlServer
 from swarmd.daemon.local import Home
 from swarmd.daemon.logs import NOTICE, TERMINAL_ONLY
 from swarmd.daemon.node import Node
+from swarmd.daemon.patience import said_if_long
 from swarmd.daemon.spot import check_spot, spot_notice
 from swarmd.daemon.stopping import Stopping
 from swarmd.daemon.systemd import Notifier
@@ -62,7 +63,7 @@ async def _work(node: NodeConfig, run: RunConfig | None, stopping: Stopping, *, 
         seconds = time.monotonic() - started
         log.log(NOTICE, "listening at %s after %.1f s", " ".join(daemon.addresses()) or "nothing", seconds)
         stopping.opened = lambda: daemon.opened
-        async with _discovered(daemon), _told_to_systemd(daemon), _said(daemon):
+        async with _said(daemon), _discovered(daemon), _told_to_systemd(daemon):
             stopping.cancels(None)
             return await _until_over(daemon, daemon.live(run, idle=idle), stopping.asked)
 
@@ -114,9 +115,10 @@ async def _listening(node: NodeConfig, home: Home) -> AsyncIterator[Node]:
 
     limits = TransportLimits(message_bytes=node.limits.frame_bytes)
     incarnation = home.next_incarnation(time.time_ns())
-    transport = await Libp2pTransport.start(
-        home.identity, node.listen, node.announce, limits, home.kept_port(), incarnation
-    )
+    with said_if_long("waiting for the network to be ready", log.info):  # a terminal shows that the daemon starts
+        transport = await Libp2pTransport.start(
+            home.identity, node.listen, node.announce, limits, home.kept_port(), incarnation
+        )
     if not node.listen:
         home.keep_port(transport.reservation.addresses[0].port)
     try:
@@ -144,9 +146,10 @@ async def _discovered(daemon: Node) -> AsyncIterator[None]:
     from swarmd.net.mdns import Discovery
 
     transport = daemon.transport
-    discovery = await Discovery.start(
-        transport.peer_id, daemon.addresses(), "", daemon.found, machine=transport.machine
-    )
+    with daemon.waits.during("the announcement on the local network"):
+        discovery = await Discovery.start(
+            transport.peer_id, daemon.addresses(), "", daemon.found, machine=transport.machine
+        )
 
     async def announce(fingerprint: str) -> None:
         await discovery.announce(daemon.addresses(), fingerprint)
