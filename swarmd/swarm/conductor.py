@@ -17,7 +17,7 @@ from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.balancer import Outlook
 from swarmd.swarm.ballots import Ballots, Mandate, Outranked
-from swarmd.swarm.commit import Move, Record, build_record, record_from_plain
+from swarmd.swarm.commit import Move, Record, build_record, check_report, record_from_plain
 from swarmd.swarm.custody import Pulse
 from swarmd.swarm.distribution import Distribution
 from swarmd.swarm.history import History
@@ -299,7 +299,7 @@ class Conductor:
             order = leader_order(mandate.step, stage, live)
             for leader in sorted(order, key=lambda peer: self._membership.is_silent(peer, now)):
                 report = await self._ask_leader(leader, close)
-                if report is not None and report.stage == stage:
+                if report is not None:
                     return report
             tries += bool(live)
             if tries == MANDATE_TRIES:
@@ -313,6 +313,7 @@ class Conductor:
         try:
             await asyncio.wait({question, silence}, return_when=asyncio.FIRST_COMPLETED)
             if question.done():
+                check_report(question.result(), close.stage, self._run.microbatches)
                 return question.result()
             log.warning("step %d: %s, who leads a round, %s", close.step, leader[-8:], silence.result())
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:

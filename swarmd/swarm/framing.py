@@ -6,6 +6,7 @@ once per class, as a swarm converts thousands of messages a second.
 """
 
 import dataclasses
+import math
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,6 +31,8 @@ PLAIN = (int, str, bool, float)
 TEXT_CHARACTERS = 512  # of a text in a message; an address may have some 400, everything else is shorter by far
 ITEMS = {"Card.addresses": 256, "Card.codecs": 64, "Card.final": 256, "Summary.cards": 64, "Summary.away": 4096}
 """How many items some fields may have, of what is kept of every peer or stage; all others a frame's size bounds."""
+
+INTEGER_LIMIT = 1 << 64  # of msgpack's; a larger one may be no float
 
 Lower = Callable[[Any, list[Buffer]], Any]
 """Makes msgpack's own types of a field's value, and sets its buffers aside."""
@@ -117,7 +120,7 @@ def _lifts(cls: type[Any]) -> list[tuple[str, type[Any] | None, Lift, Any]]:
 
 
 def _plain_type(hint: Any) -> type[Any] | None:
-    return hint if hint in PLAIN else None
+    return hint if hint in PLAIN and hint is not float else None
 
 
 def _raise_fields(cls: type[Any], body: Any, buffers: Iterator[Buffer]) -> Any:
@@ -142,6 +145,8 @@ def _raise_fields(cls: type[Any], body: Any, buffers: Iterator[Buffer]) -> Any:
 
 def _lift(hint: Any, where: str) -> Lift:
     """What makes a value of the hint's type; `where` is for its complaints."""
+    if hint is float:
+        return _number(where)
     if hint in PLAIN:
         return _plain(hint, where)
     if hint == Buffer:
@@ -159,14 +164,25 @@ def _lift(hint: Any, where: str) -> Lift:
     return _fixed([_lift(item, where) for item in items], where)
 
 
+def _number(where: str) -> Lift:
+    """No honest peer sends an infinity or NaN: what came of one would spread."""
+
+    def lift(value: Any, buffers: Iterator[Buffer]) -> Any:
+        if type(value) is float and math.isfinite(value):
+            return value
+        if type(value) is int and abs(value) <= INTEGER_LIMIT:
+            return float(value)
+        raise PeerFault(f"{where} must be a finite number")
+
+    return lift
+
+
 def _plain(hint: type[Any], where: str) -> Lift:
     def lift(value: Any, buffers: Iterator[Buffer]) -> Any:
         if type(value) is hint:
             if hint is str and len(value) > TEXT_CHARACTERS:
                 raise PeerFault(f"{where} is a text of {len(value)} characters")
             return value
-        if hint is float and type(value) is int:
-            return float(value)
         raise PeerFault(f"{where} must be {hint.__name__}")
 
     return lift

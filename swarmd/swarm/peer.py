@@ -558,4 +558,4 @@ class Peer:
         except (SwarmError, TimeoutError, MemoryError) as trouble:
             log.warning("no validation loss of version %d: %s", version, trouble)
             return None
-        return total / tokens
+        return total / tokens if tokens > 0 and 0 <= total < math.inf else None  # they are a peer's word

@@ -16,6 +16,7 @@ from swarmd.swarm.commit import (
     Record,
     build_record,
     build_return,
+    check_report,
     clip_factor,
     genesis_hash,
     is_of_now,
@@ -364,3 +365,25 @@ def test_a_record_of_the_first_release_that_was_skipped_is_taken() -> None:
 )
 def test_of_a_peers_word_only_what_is_harmless_is_shown(blame: Blame, words: str) -> None:
     assert blame.words() == words
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stage": 0},
+        {"squared_norm": -1.0},
+        {"loss_sum": -1.0},
+        {"tokens": 0},
+        {"tokens": -64},
+        {"microbatches": 9},
+        {"resent": -1},
+        {"lost": -1},
+        {"digest": ""},
+    ],
+    ids=str,
+)
+def test_a_report_of_which_no_record_could_be_made_is_its_leaders_fault(changes: dict[str, Any]) -> None:
+    check_report(report(1), 1, 8)
+    with pytest.raises(PeerFault):
+        check_report(dataclasses.replace(report(1), **changes), 1, 8)
+    check_report(report(1, finite=False, digest=""), 1, 8)
