@@ -114,7 +114,7 @@ def with_digests(
     from swarmd.stage.data import load_data
     from swarmd.stage.tokens import tokenizer_digest
 
-    data = run.data
+    data, local = run.data, local.absolute()
     if data.tokenizer == LOCAL and local.tokenizer is not None:
         data = dataclasses.replace(data, tokenizer_digest=tokenizer_digest(local.tokenizer))
     if data.source == LOCAL and local.source is not None:
@@ -137,6 +137,7 @@ def load_text(
         raise ConfigError(f"{lacking}.")
     if local.tokenizer is not None and run.data.has_open_tokenizer:
         raise ConfigError("the run's tokens are bytes; leave --tokenizer out.")
+    local = local.absolute()  # so that a later life, which knows it so, finds the tokens that this one makes
     return load_data(
         run,
         local.source,

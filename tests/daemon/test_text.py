@@ -179,6 +179,18 @@ def test_what_cannot_travel_is_said_where_a_run_is_founded(run: RunConfig, compl
         take_local(run)
 
 
+def test_a_later_life_in_another_directory_finds_the_tokens(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run, local = take_local(run_on("text.txt"))
+    run = with_digests(run, local, tmp_path / "cache")
+    load_text(run, local, tmp_path / "cache", LimitsConfig())
+    monkeypatch.chdir("/")
+    load_text(run, LocalText(str(text)), tmp_path / "cache", LimitsConfig())
+    assert len(list((tmp_path / "cache").glob("*.tokens"))) == 1
+
+
 def test_a_tokenizer_for_a_run_of_bytes_is_refused(text: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leave --tokenizer out"):
         load_text(run_on("stdlib"), LocalText(None, str(text)), tmp_path / "cache", LimitsConfig())
