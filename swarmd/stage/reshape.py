@@ -85,4 +85,5 @@ def _recut(record: dict[str, Any], stages: int) -> dict[str, Any]:
     counts = {**entries[-1], "digest": "", "members": [], "holders": []}
     norms = [math.fsum(entry["squared_norm"] for entry in entries), *([0.0] * (stages - 1))]
     cut = [{**counts, "stage": stage, "squared_norm": norm} for stage, norm in enumerate(norms)]
-    return {**record, "stages": cut, "moves": [], "after": "", "after_version": 0, "lives": [], "continues": ""}
+    no_return = {"after": "", "after_version": 0, "lives": [], "continues": "", "ends": False}
+    return {**record, "stages": cut, "moves": [], **no_return}

@@ -18,7 +18,7 @@ from swarmd.stage.engine import StageEngine
 from swarmd.stage.export import assemble, generate
 from swarmd.stage.model import loss_sum
 from swarmd.stage.reshape import reshape
-from swarmd.swarm.commit import build_record, build_return, record_from_plain, record_to_plain
+from swarmd.swarm.commit import build_end, build_record, build_return, record_from_plain, record_to_plain
 from swarmd.swarm.round_messages import StageReport
 from tests.stage.toy import toy_run, train_pipeline
 
@@ -216,7 +216,7 @@ def test_a_run_is_cut_into_other_stages_and_back(tmp_path: Path, optimizer: Any)
 
 
 def test_the_record_of_a_prolonged_run_stays_one_of_it_when_it_is_cut_anew(tmp_path: Path) -> None:
-    """Whether it was made under the first total, under the present one, or begins the longer run."""
+    """Whether it was made under the first total, under the present one, begins the longer run, or ends it."""
     run = prolonged(toy_run(steps=4), 8)
     reports = [
         StageReport(stage, "d", 4.0, 64, 128.0, 3, 0, 0, 0, True, (f"m{stage}",), (f"m{stage}",)) for stage in range(2)
@@ -226,7 +226,8 @@ def test_the_record_of_a_prolonged_run_stays_one_of_it_when_it_is_cut_anew(tmp_p
     lives = {"m0": 1, "m1": 1}
     begun = build_return(old, (("m0",), ("m1",)), lives, after="f", after_version=3, conductor="m0", continues=old.hash)
     one = dataclasses.replace(run, model=dataclasses.replace(run.model, stages=1))
-    for name, record in (("old", old), ("new", new), ("begun", begun)):
+    ended = build_end(new, lives, conductor="m0", why="it diverged")
+    for name, record in (("old", old), ("new", new), ("begun", begun), ("ended", ended)):
         for stage in range(2):
             state = StageEngine(run, stage).export_state()
             save_stage(tmp_path / name, 3, stage, state, record_to_plain(record), 2)
