@@ -7,6 +7,7 @@ the members whose sums count, a hop goes to one of them.
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 import random
@@ -15,7 +16,7 @@ from typing import Any, cast
 
 from swarmd.config import RoutingPolicy
 from swarmd.errors import HopForgotten, PeerFault, PeerUnreachable, Refused
-from swarmd.swarm.custody import Custody
+from swarmd.swarm.custody import Custody, IsStalled
 from swarmd.swarm.history import History
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership
@@ -108,6 +109,7 @@ class Custodian:
             return None
         if isinstance(answer, Gradient):
             self.router.measured(holder, answer.compute_seconds)
+            self.custody.answered(key, holder, now, asyncio.get_running_loop().time())
         return answer
 
     async def _watched(self, key: HopId, holder: PeerId, hop: Hop) -> Gradient | NotFinite | Busy:
@@ -163,6 +165,7 @@ class Custodian:
             members = self._members.get(key, ())
             counting = [peer for peer in live if peer in members] or live
             counting = self._speaking(counting) or counting
+            counting = [peer for peer in counting if not self.custody.is_mute(peer, loop.time())] or counting
             candidates = [peer for peer in counting if peer not in self._full]
             for card in self._membership.stage(self._next):
                 self.router.hint(card.peer, card.service_seconds, card.forward + card.backward)
@@ -181,9 +184,10 @@ class Custodian:
         now = asyncio.get_running_loop().time()
         return [peer for peer in peers if not self._membership.is_silent(peer, now)]
 
-    def sweep(self, now: float) -> float:
+    def sweep(self, now: float, is_stalled: IsStalled = lambda: False) -> float:
         """Gives up on holders that are late. Returns the loop time at which more may be."""
-        due = self.custody.sweep(now, self.rival_seconds, lambda peer: self._membership.is_silent(peer, now))
+        is_silent = functools.partial(self._membership.is_silent, now=now)
+        due = self.custody.sweep(now, self.rival_seconds, is_silent, is_stalled)
         return due if due == math.inf else min(due, now + SILENCE_LOOK_SECONDS)
 
     def rival_seconds(self, holder: PeerId) -> float | None:
@@ -199,9 +203,10 @@ class Custodian:
 
     async def locate(self, key: HopId, stage: int, among: tuple[PeerId, ...] | None = None) -> PeerId | None:
         """The replica of a stage (one `among` these, if given) that has this hop already, if any says so. Nobody waits
-        for those that are silent.
+        for those that are silent, or believes those that let hops wait for ever.
         """
-        replicas = [card.peer for card in self._membership.stage(stage)]
+        now = asyncio.get_running_loop().time()
+        replicas = [card.peer for card in self._membership.stage(stage) if not self.custody.is_mute(card.peer, now)]
         asked = [peer for peer in self._speaking(replicas) if among is None or peer in among]
         answers = await self._links.tell_all(asked, Locate(*key, stage), Located, deadline_s=LOCATE_SECONDS)
         return next((peer for peer, located in answers.items() if located.here), None)
@@ -275,6 +280,7 @@ class Custodian:
 
     def end_step(self, step: int) -> None:
         self.retention.end_step(step)
+        self.custody.end_step(step)
         self._members = {key: members for key, members in self._members.items() if key.step > step}
 
 

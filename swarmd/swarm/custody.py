@@ -3,7 +3,7 @@
 A hop is kept alive by its holder: at a steady rhythm a holder sends each custodian one beat for all its hops.
 `lateness` and `straggling` decide from a hop's and its holder's history; `Custody` keeps that history for the hops
 passed on, and tells the journey when to give up on a holder. Nothing here guesses how long the rest of the pipeline
-takes.
+takes; only a holder that beats and doesn't answer, while others do, is measured by them (`unanswered`).
 """
 
 import asyncio
@@ -31,10 +31,21 @@ STRAGGLER_SHARE = 0.1  # of the time that a hop has waited, between two looks at
 RESCUE_FLOOR_SECONDS = 1.0  # a shorter wait isn't worth a second transfer
 AWAY_SMOOTHING = 0.1  # weight of the newest hop in the time that hops are away
 
+UNANSWERED_FLOOR_SECONDS = 60.0  # a hop away for less than this is never taken from a holder that beats ...
+UNANSWERED_TIMES = 10.0  # ... nor for less than so many times what hops take (mean and deviation)
+UNANSWERED_CEILING_SECONDS = 1800.0  # without a sign that it is the holder's fault; no round lasts that long
+OVERTAKEN = 4  # hops that were sent later and are answered: that is such a sign
+MUTE_SECONDS = 120.0  # that a holder which let a hop wait gets nothing; doubles each time that it does so again
+MUTE_CEILING_SECONDS = 3600.0
+MUTE_KEPT = 1024  # of such holders
+
 SILENT = "nothing was heard of it for a while"
 
 IsSilent = Callable[[PeerId], bool]
 """Whether no word at all, beats or others, came from a holder lately."""
+
+IsStalled = Callable[[], bool]
+"""Whether nobody can be expected to answer at present: a stage is empty or takes nothing, or the sums are frozen."""
 
 Rivals = Callable[[PeerId], float | None]
 """Seconds per microbatch of the fastest idle replica besides a holder; None: there is none."""
@@ -101,6 +112,7 @@ class Passed:
     # given up must not lengthen the wait for the others
     state: str = ""  # there, by that beat
     since: float = 0.0  # loop time at which it came into that state
+    overtaken: int = 0  # hops that were sent after it and are answered
 
 
 def lateness(now: float, hop: Passed, holder: Holder) -> str:
@@ -146,10 +158,35 @@ def straggling(now: float, hop: Passed, holder: Holder, rival_seconds: float | N
     return f"it waits there for {waited:.1f} s, and others are idle"
 
 
+def unanswered(waited_s: float, usual: Rhythm, tries: int, *, shown: bool) -> str:
+    """Why a hop should be taken from a holder that beats, and names it, and doesn't answer, whatever it says of itself;
+    "" if it shouldn't. `usual`: how long hops are away; `tries`: how often that was done with this hop before; `shown`:
+    others answer, or could.
+    """
+    limit = UNANSWERED_CEILING_SECONDS
+    if shown and usual.mean:
+        limit = max(UNANSWERED_FLOOR_SECONDS, UNANSWERED_TIMES * (usual.mean + usual.deviation))
+    if waited_s <= limit * 2.0 ** min(tries, 10):
+        return ""
+    return f"it beats, and hasn't answered for {waited_s:.0f} s"
+
+
+@dataclass
+class Mute:
+    """A holder that beat and didn't answer."""
+
+    times: int = 0  # since it last answered
+    until: float = 0.0  # loop time until which it gets nothing
+
+
 class Custody:
     """The hops this peer passed on and waits for."""
 
     def __init__(self) -> None:
+        self.usual = Rhythm()  # how long hops are away that are answered
+        self._tries: dict[HopId, int] = {}  # how often a hop was taken from one that doesn't answer
+        self._mute: dict[PeerId, Mute] = {}
+        self._stalled = 0.0  # loop time at which nobody could be expected to answer, last
         self.away_seconds = 0.0  # from passing a hop on to its gradient, moving average; 0 until measured
         self._passed: dict[HopId, Passed] = {}
         self._holders: dict[PeerId, Holder] = {}
@@ -183,6 +220,44 @@ class Custody:
         if passed is not None and not passed.lost.done():
             passed.lost.set_result(reason)
 
+    def answered(self, key: HopId, holder: PeerId, sent: float, now: float) -> None:
+        """A holder gave the gradient of a hop that was sent to it then."""
+        self.usual.observe(now - sent)
+        self._tries.pop(key, None)
+        self._mute.pop(holder, None)
+        for passed in self._passed.values():
+            passed.overtaken += passed.sent < sent
+
+    def is_mute(self, peer: PeerId, now: float) -> bool:
+        """Whether a holder has let a hop wait for ever, lately, and has answered nothing since."""
+        mute = self._mute.get(peer)
+        return mute is not None and now < mute.until
+
+    def _unanswered(self, now: float, key: HopId, passed: Passed, rivals: Rivals) -> str:
+        """Why a hop should be taken from its holder, though that beats; it gets nothing for a while, then."""
+        waited, tries = now - max(passed.sent, self._stalled), self._tries.get(key, 0)
+        if waited <= UNANSWERED_FLOOR_SECONDS:
+            return ""
+        shown = passed.overtaken >= OVERTAKEN or rivals(passed.holder) is not None
+        if reason := unanswered(waited, self.usual, tries, shown=shown):
+            self._tries[key] = tries + 1
+            mute = self._mute.pop(passed.holder, None) or Mute()
+            mute.until = now + min(MUTE_CEILING_SECONDS, MUTE_SECONDS * 2.0**mute.times)
+            mute.times += 1
+            self._mute[passed.holder] = mute
+            while len(self._mute) > MUTE_KEPT:
+                del self._mute[next(iter(self._mute))]
+        return reason
+
+    def end_step(self, step: int) -> None:
+        """Hops up to this step are no more."""
+        self._tries = {key: tries for key, tries in self._tries.items() if key.step > step}
+
+    def _look_for_a_stall(self, now: float, is_stalled: IsStalled) -> None:
+        long = any(now - passed.sent > UNANSWERED_FLOOR_SECONDS / 2 for passed in self._passed.values())
+        if long and is_stalled():
+            self._stalled = now
+
     def hear(self, peer: PeerId, beat: Beat, now: float) -> None:
         holder = self._holders.get(peer)
         if holder is None:
@@ -206,13 +281,18 @@ class Custody:
             self._holders.pop(peer, None)
 
     def sweep(
-        self, now: float, rivals: Rivals = lambda holder: None, is_silent: IsSilent = lambda holder: False
+        self,
+        now: float,
+        rivals: Rivals = lambda holder: None,
+        is_silent: IsSilent = lambda holder: False,
+        is_stalled: IsStalled = lambda: False,
     ) -> float:
         """Gives up on holders that are late, and on slow ones while others are idle. Returns the loop time at which
         more may be.
         """
+        self._look_for_a_stall(now, is_stalled)
         due = math.inf
-        for passed in list(self._passed.values()):
+        for key, passed in list(self._passed.items()):
             holder = self._holders[passed.holder]
             reason = SILENT if is_silent(passed.holder) else lateness(now, passed, holder)
             if reason not in ("", SILENT) and not passed.lost.done():  # it may be under way: the next one has more time
@@ -220,6 +300,8 @@ class Custody:
                 holder.under_way_seconds = max(holder.under_way_seconds, waited)
             if not reason and may_straggle(now, passed):
                 reason = straggling(now, passed, holder, rivals(passed.holder))
+            if not reason and not passed.lost.done():
+                reason = self._unanswered(now, key, passed, rivals)
             if reason and not passed.lost.done():
                 passed.lost.set_result(reason)
             due = min(due, max(passed.sent, holder.last_beat or 0.0) + holder.patience(passed.under_way_s))

@@ -17,6 +17,8 @@ LATE_FACTOR = 1.5  # a lease out for so many times what the asking head needs is
 LEASES_PER_INDEX = 2  # a third would cost more than it could save
 HORIZON_FACTOR = 2.0  # near the end of a step only heads that take at most so many times what the best one takes
 ARRIVAL_SECONDS = 10.0  # by then a lease has come to its head, or is lost with the connection that carried it
+AWAY_FLOOR_SECONDS = 180.0  # that a head may say that it waits for others, if hops usually take no time ...
+AWAY_FACTOR = 20.0  # ... or so many times what they take; its own custody gives up on a holder before
 PACE_SMOOTHING = 0.3  # weight of the newest microbatch in what a head usually takes
 
 
@@ -67,11 +69,12 @@ class Leases:
         usual = self._pace.get(head) or max(self._pace.values(), default=0.0)
         if not usual:
             return []
+        away_s = max(AWAY_FLOOR_SECONDS, AWAY_FACTOR * usual)
         out = {
             index: min(since.values())
             for index, since in self._leased.items()
             if head not in since and len(since) < LEASES_PER_INDEX
-            if not any(index in self._away.get(other, ()) for other in since)
+            if now - min(since.values()) > away_s or not any(index in self._away.get(other, ()) for other in since)
         }
         patience = max(LATE_FLOOR_SECONDS, LATE_FACTOR * usual)
         return sorted((index for index in out if now - out[index] > patience), key=lambda index: (out[index], index))

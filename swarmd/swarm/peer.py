@@ -438,7 +438,7 @@ class Peer:
         if lost and not self._device_lost.done():
             self._device_lost.set_result(lost)
         if self.journeys is not None:
-            due = self.journeys.custodian.sweep(now)
+            due = self.journeys.custodian.sweep(now, self._is_stalled)
         due = min(due, self.conductor.sweep(now))
         if self._donor is not None:
             self._donor.sweep(now)
@@ -447,6 +447,12 @@ class Peer:
         if now - self._refreshed >= REFRESH_SECONDS:
             self._refresh()
         return due
+
+    def _is_stalled(self) -> bool:
+        """Whether no hop can be expected to be answered: a stage is empty, or takes nothing, or the sums are frozen."""
+        stages = self.run_config.model.stages
+        frozen = self.journeys is not None and self.journeys.frozen_step == self.history.version + 1
+        return frozen or bool(self.membership.missing_stages(stages) or self.membership.held_back(stages))
 
     def _refresh(self) -> None:
         """Keeps the figures on this peer's card current, for handshakes and heartbeats."""

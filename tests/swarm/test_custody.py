@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -9,8 +10,14 @@ import pytest
 from swarmd.sim.clock import run_virtual
 from swarmd.swarm.custody import (
     HUNG_FLOOR_SECONDS,
+    MUTE_KEPT,
+    MUTE_SECONDS,
+    OVERTAKEN,
     SILENCE_FLOOR_SECONDS,
     STUCK_TIMES,
+    UNANSWERED_CEILING_SECONDS,
+    UNANSWERED_FLOOR_SECONDS,
+    UNANSWERED_TIMES,
     UNCLAIMED_SECONDS,
     UNDER_WAY_CEILING_SECONDS,
     UNDER_WAY_TIMES,
@@ -20,6 +27,7 @@ from swarmd.swarm.custody import (
     lateness,
     straggling,
     stuck,
+    unanswered,
 )
 from swarmd.swarm.membership import Rhythm
 from swarmd.swarm.messages import Beat, Gradient, Hop, HopBeat, NotFinite
@@ -348,3 +356,98 @@ def test_a_hop_is_passed_on_once() -> None:
 def test_a_device_that_died_or_is_far_beyond_hung_is_stuck(progress: ComputeProgress, word: str) -> None:
     assert word in stuck(progress)
     assert bool(stuck(progress)) == bool(word)
+
+
+# ------------------------------------------------------------------------------------------------- no answer
+
+USUAL = Rhythm(2.0, 1.0)
+LONG_USUAL = Rhythm(20.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("waited", "usual", "tries", "shown", "given_up"),
+    [
+        (UNANSWERED_FLOOR_SECONDS, USUAL, 0, True, False),
+        (UNANSWERED_FLOOR_SECONDS + 1, USUAL, 0, True, True),
+        (UNANSWERED_FLOOR_SECONDS + 1, USUAL, 0, False, False),  # nobody answers: it may not be this one's fault
+        (UNANSWERED_FLOOR_SECONDS + 1, Rhythm(), 0, True, False),  # nothing was measured yet
+        (UNANSWERED_CEILING_SECONDS + 1, Rhythm(), 0, False, True),
+        (UNANSWERED_TIMES * 25.0, LONG_USUAL, 0, True, False),
+        (UNANSWERED_TIMES * 25.0 + 1, LONG_USUAL, 0, True, True),
+        (2 * UNANSWERED_FLOOR_SECONDS, USUAL, 1, True, False),  # the more often it was moved, the longer
+        (2 * UNANSWERED_FLOOR_SECONDS + 1, USUAL, 1, True, True),
+    ],
+)
+def test_how_long_a_holder_that_beats_may_leave_a_hop_unanswered(
+    waited: float, usual: Rhythm, tries: int, *, shown: bool, given_up: bool
+) -> None:
+    assert bool(unanswered(waited, usual, tries, shown=shown)) == given_up
+
+
+async def wait_for(custody: Custody, key: HopId, holder: str, *, stalled: Callable[[], bool] = lambda: False) -> float:
+    """Seconds until a holder that beats all the time, and claims the hop, loses it; 1e9: never."""
+    loop, began = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+    lost = custody.track(key, holder)
+    while not lost.done() and loop.time() - began < 4 * UNANSWERED_CEILING_SECONDS:
+        custody.hear(holder, Beat((HopBeat(*key, "passed", 0.0),), 1, 0.0, 1e9, 1e9), loop.time())
+        custody.sweep(loop.time(), is_stalled=stalled)
+        await asyncio.sleep(1.0)
+    custody.done(key, lost)
+    return loop.time() - began if lost.done() else 1e9
+
+
+def answer(custody: Custody, holder: str, now: float) -> None:
+    for index in range(OVERTAKEN):
+        custody.answered(HopId(1, 100 + index), holder, now - 2.0, now)
+
+
+def test_a_hop_that_others_overtake_is_taken_away_and_its_holder_gets_nothing_for_longer_and_longer() -> None:
+    async def main() -> None:
+        custody, loop = Custody(), asyncio.get_running_loop()
+        for times in range(3):
+            await asyncio.sleep(10.0)
+            loop.call_later(5.0, lambda: answer(custody, "good", loop.time()))
+            waited = await wait_for(custody, HopId(1, times), "bad")
+            assert UNANSWERED_FLOOR_SECONDS < waited < UNANSWERED_FLOOR_SECONDS + 3
+            silent_for = 0
+            while custody.is_mute("bad", loop.time()):
+                await asyncio.sleep(1.0)
+                silent_for += 1
+            assert abs(silent_for - MUTE_SECONDS * 2**times) < 3
+        answer(custody, "bad", loop.time())
+        assert not custody._mute, "it answers again"
+
+    run_virtual(main())
+
+
+def test_without_a_sign_that_others_answer_it_is_waited_for_much_longer() -> None:
+    async def main() -> None:
+        waited = await wait_for(Custody(), HopId(1, 0), "bad")
+        assert UNANSWERED_CEILING_SECONDS < waited < UNANSWERED_CEILING_SECONDS + 3
+
+    run_virtual(main())
+
+
+def test_while_nobody_can_answer_no_time_passes() -> None:
+    async def main() -> None:
+        custody, loop = Custody(), asyncio.get_running_loop()
+        loop.call_later(5.0, lambda: answer(custody, "good", loop.time()))
+        waited = await wait_for(custody, HopId(1, 0), "bad", stalled=lambda: loop.time() < 5000.0)
+        assert 5000.0 + UNANSWERED_FLOOR_SECONDS - 3 < waited < 5000.0 + UNANSWERED_FLOOR_SECONDS + 3
+
+    run_virtual(main())
+
+
+def test_of_hops_and_holders_that_let_wait_a_bounded_number_is_remembered() -> None:
+    async def main() -> None:
+        custody = Custody()
+        custody.usual.observe(1.0)
+        for number in range(MUTE_KEPT + 10):
+            key, holder = HopId(1, number), f"p{number}"
+            passed = Passed(holder, 0.0, asyncio.get_running_loop().create_future(), overtaken=OVERTAKEN)
+            assert custody._unanswered(1000.0, key, passed, lambda holder: None)
+        assert len(custody._mute) == MUTE_KEPT
+        custody.end_step(1)
+        assert not custody._tries
+
+    run_virtual(main())

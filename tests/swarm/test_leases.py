@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmd.swarm.leases import Leases
+from swarmd.swarm.leases import AWAY_FLOOR_SECONDS, Leases
 
 
 def test_every_index_is_given_once() -> None:
@@ -79,6 +79,17 @@ def test_a_late_lease_is_given_a_second_time_when_nothing_else_is_left() -> None
     assert leases.heard("fast", [1], [], 6.0) == {"slow": [1]}
     assert leases.done
     assert leases.heard("slow", [], [1], 6.0) == {"slow": [1]}, "told again, should it not have heard"
+
+
+def test_a_head_may_wait_for_others_for_a_while_and_not_for_ever() -> None:
+    leases = Leases(2)
+    assert leases.give("waiting", 1, 1, 0.0) == ([0], False)
+    assert leases.give("fast", 1, 1, 0.0) == ([1], False)
+    leases.heard("fast", [1], [], 2.0)
+    for now in range(1, int(AWAY_FLOOR_SECONDS) + 1):
+        leases.heard("waiting", [], [0], float(now), [0])
+        assert leases.give("fast", 1, 1, float(now)) == ([], False)
+    assert leases.give("fast", 1, 1, AWAY_FLOOR_SECONDS + 1) == ([0], True)
 
 
 def test_a_slow_head_gets_nothing_near_the_end_of_a_step() -> None:
