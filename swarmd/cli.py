@@ -317,7 +317,7 @@ def profile(
             output.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"can't write {output} ({error.strerror}); choose another --output.") from error
-        print(f"{output}: use it as --peers 4x{output} in `swarmctl plan`.", file=sys.stderr)
+        print(f"{printable(output)}: use it as --peers 4x{printable(output)} in `swarmctl plan`.", file=sys.stderr)
         return 0
 
     return _reported(run, debug)
@@ -355,7 +355,7 @@ def _reshape(sources: list[Home], stages: int, home: Home) -> int:
             home.remember_run(RememberedRun(to_plain(target), fingerprint(target), None, (), False, *text))
         except OSError as error:
             raise ConfigError(f"can't write {home.path} ({error.strerror}); choose another --home.") from error
-    print(f"version {version} in {stages} stages: go on with `swarmd start --resume --home {home.path}`")
+    print(f"version {version} in {stages} stages: go on with `swarmd start --resume --home {printable(home.path)}`")
     return 0
 
 

@@ -63,6 +63,7 @@ class Waits:
     def __init__(self, look: Callable[[], Sequence[Wait]], clock: Callable[[], float] = time.monotonic) -> None:
         self._look, self._clock = look, clock
         self._known: dict[str, _Known] = {}
+        self._over: list[tuple[str, float]] = []  # what was said and is over, and how long it took: to be said
         self._beside: list[Callable[[], Wait]] = []
 
     @contextmanager
@@ -80,11 +81,11 @@ class Waits:
 
     def now(self) -> tuple[Wait, ...]:
         """What is waited for, and for how long."""
-        now, _ = self._clock(), self._renew()
+        now = self._renew()
         return tuple(dataclasses.replace(it.wait, seconds=round(now - it.since, 1)) for it in self._known.values())
 
-    def _renew(self) -> list[_Known]:
-        """Takes in what is waited for now. Returns what was said, and is over."""
+    def _renew(self) -> float:
+        """Takes in what is waited for now. Returns the time."""
         now, before = self._clock(), self._known
         self._known = {}
         for wait in [*self._look(), *(look() for look in self._beside)][:WAITS_LIMIT]:
@@ -92,13 +93,16 @@ class Waits:
             known = before.pop(wait.what, None) or _Known(wait, since, due=since + SAID_AFTER_SECONDS)
             known.wait = wait
             self._known[wait.what] = known
-        return [it for it in before.values() if it.said]
+        self._over += [(it.wait.what, now - it.since) for it in before.values() if it.said]
+        del self._over[:-WAITS_LIMIT]
+        return now
 
     def say_due(self) -> None:
         """Logs what has lasted long enough, or is over after it was logged."""
-        over, now = self._renew(), self._clock()
-        for it in over:
-            log.log(NOTICE, "over after %s: waiting for %s", duration(now - it.since), it.wait.what)
+        now = self._renew()
+        for what, seconds in self._over:
+            log.log(NOTICE, "over after %s: waiting for %s", duration(seconds), what)
+        self._over.clear()
         for it in self._known.values():
             if now >= it.due:
                 it.said, it.due, it.pause = True, now + it.pause, min(2 * it.pause, AGAIN_LIMIT_SECONDS)

@@ -66,6 +66,8 @@ def test_what_is_over_soon_is_not_said_and_what_was_said_is_ended(said: pytest.L
     waits.say_due()
     clock.now += 3.0
     now.clear()
+    assert waits.now() == (), "who looks at the status takes nothing from the log"
+    clock.now += 1.0
     waits.say_due()
     waits.say_due()
     assert said.messages == ["waiting for long (for 2 s, 2 of 9)", "over after 5 s: waiting for long"]
