@@ -36,6 +36,9 @@ TOLD_SECONDS = 60.0  # between two lines in the log about the same trouble: a fu
 
 T = TypeVar("T")
 
+Verdict = tuple[tuple[tuple[int, int] | None, ...], dict[str, Any] | None]
+"""Times and sizes of a checkpoint's manifest and state when it was read, and its record; None: it wasn't whole."""
+
 log = logging.getLogger(__name__)
 
 
@@ -56,7 +59,7 @@ class LocalStore:
         self._void = home.ledger.with_name("ledger-void.jsonl")
         self._own = -1  # the stage whose checkpoints are this peer's own
         self._damaged: list[tuple[int, int]] = []  # version and stage of what was last found so
-        self._verified: dict[Path, tuple[int, int]] = {}  # state -> its time and size when it was found whole
+        self._looked: dict[Path, Verdict] = {}  # by state
         self.checking = ""  # how many checkpoints are checked, while that goes on
         self._troubles: dict[str, str] = {}  # what can't be done -> why
         self._told: dict[str, float] = {}  # -> when it was logged
@@ -206,26 +209,27 @@ class LocalStore:
         except OSError as error:
             self._failed("read checkpoints", error)
             return []
-        self._damaged = []
+        damaged, looked = [], dict[Path, Verdict]()
         for number, (version, stage) in enumerate(candidates):
             self.checking = f"{number} of {len(candidates)}"
             path = state_file(self._home.checkpoints, version, stage)
-            manifest = read_manifest(self._home.checkpoints, version, stage)
-            if manifest is None:
-                self._damaged.append((version, stage))
-                continue
-            try:
-                seen = (path.stat().st_mtime_ns, path.stat().st_size)
-            except OSError:
-                continue
-            if self._verified.get(path) != seen:
-                if load_stage(self._home.checkpoints, stage, version) is None:
-                    self._damaged.append((version, stage))
-                    continue
-                self._verified[path] = seen
-            found.append((version, stage, manifest["record"]))
-        self._verified = {path: seen for path, seen in self._verified.items() if path.exists()}
+            seen, record = looked[path] = self._examine(path, version, stage)
+            if record is not None:
+                found.append((version, stage, record))
+            elif seen[0] is not None:  # it wasn't pruned meanwhile
+                damaged.append((version, stage))
+        self._looked, self._damaged = looked, damaged
         return found
+
+    def _examine(self, path: Path, version: int, stage: int) -> Verdict:
+        """What is known of a checkpoint; read only if its files are others than they were."""
+        seen = tuple(_seen(file) for file in (path.with_suffix(".json"), path))
+        known = self._looked.get(path)
+        if known is not None and known[0] == seen:
+            return known
+        manifest = read_manifest(self._home.checkpoints, version, stage)
+        whole = manifest is not None and load_stage(self._home.checkpoints, stage, version) is not None
+        return seen, manifest["record"] if manifest is not None and whole else None
 
     def damaged(self) -> list[tuple[int, int]]:
         """What `stock` last passed over; the log has the files."""
@@ -239,6 +243,15 @@ class LocalStore:
     async def read_checkpoint(self, version: int, stage: int, start: int, stop: int) -> Buffer | None:
         """A piece of a state."""
         return await self._beside(lambda: read_state(self._home.checkpoints, version, stage, start, stop))
+
+
+def _seen(path: Path) -> tuple[int, int] | None:
+    """Time and size of a file, None if it isn't there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def read_ledger_tail(path: Path, count: int) -> dict[int, str]:

@@ -139,8 +139,8 @@ def _send_spare(stage: int, members: dict[int, list[PeerId]], stocks: Mapping[Pe
 
 def _quiet(way: Way) -> str:
     """What a founder waits for that could go on."""
-    newer = f" ({'; '.join(map(str, way.passed))})" if way.passed else ""
-    return f"others of the run, for {QUIET_SECONDS:.0f} s, to go on from version {way.version}{newer}"
+    first = f"others of the run, for {QUIET_SECONDS:.0f} s, to go on from version {way.version}"
+    return "; ".join([first, *map(str, way.passed)])
 
 
 def _tell_passed(way: Way) -> None:
