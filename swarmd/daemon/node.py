@@ -221,7 +221,7 @@ class Node:
     def _memory(self, stage: int | None) -> RememberedRun:
         """What the next life of this daemon should know of the run."""
         assert self.search.run is not None
-        saved = self.peer is not None and self.peer.history.version >= self.search.run.checkpoint_every
+        saved = self.peer is not None and self.peer.history.checkpointed
         before = self.search.known.known if self.search.known is not None else ()
         known = merge_known(self._met(), (*before, *self.search.others))
         text = self._text.absolute()

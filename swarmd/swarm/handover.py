@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from swarmd.config import RunConfig
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.exchange import unless_over
 from swarmd.swarm.history import History
 from swarmd.swarm.journey import Journeys
@@ -140,8 +140,11 @@ class HandOvers:
 
     async def _send(self, sibling: PeerId, estate: Estate, start: int, stop: int, seconds: float) -> bool:
         """Sends one slice. Whether the whole has been taken."""
-        with unless_over(estate.step):
-            data = await self._compute.contribution(estate.step, start, stop, codec=CODEC)
+        try:
+            with unless_over(estate.step):
+                data = await self._compute.contribution(estate.step, start, stop, codec=CODEC)
+        except NonFinite as trouble:
+            raise Refused(f"this peer's sum can't be handed over: {trouble}") from None
         message = HandOver(
             estate.step, self._history.record_hash, self._stage, start, stop, data, estate.indices, estate.spoiled,
             estate.loss_sum, estate.resent, estate.subtracted,

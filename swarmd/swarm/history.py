@@ -58,6 +58,7 @@ class History:
         self.departures = 0  # how often this peer left its stage: who waits for a version is refused then
         self.changes = 0  # how often the state was replaced: what is under way for a step is void then
         self.broken = 0  # the version of which this stage's parameters were not finite: there are none; 0: all is well
+        self.checkpointed = False  # some version of the run is on its peers' disks, as far as the records tell
         self.ended: Record | None = None  # with it the run has ended for good
         self._missed = 0.0  # loop time when nobody had a gradient
         self.changed = Signal()
@@ -199,6 +200,7 @@ class History:
             self.entered = asyncio.get_running_loop().time()
             self._records = OrderedDict((step, it) for step, it in self._records.items() if step < record.step)
             self._records[record.step] = record
+            self.checkpointed |= record.step - record.skips >= self._run.checkpoint_every > 0
         self.digest, self.behind, self.ready, self.leaving = digest, False, True, None
         self._contributed, self.resumes, self.broken = [], False, 0
         if record is not None and returned:
@@ -437,6 +439,7 @@ class History:
             self._records.popitem(last=False)
         if not self.broken:
             self._write(record)
+            self.checkpointed |= self.is_due(record)
         for callback in self._on_commit:
             self._links.fence.call(callback, record)
         self.changed.notify()

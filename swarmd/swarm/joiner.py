@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable
 
 from swarmd.config import LimitsConfig, RunConfig
+from swarmd.errors import NonFinite
 from swarmd.swarm import statesync
 from swarmd.swarm.backlog import Backlog, Hold, Missed
 from swarmd.swarm.download import Candidates
@@ -137,7 +138,7 @@ class Joiner(Puller):
         async with self._history.lock:
             try:
                 state = await self._compute.export_state()
-            except MemoryError:
+            except (MemoryError, NonFinite):  # the latter: of a version that was refused meanwhile
                 return {}
         view, size = memoryview(state), statesync.CHUNK_BYTES
         hashes = await chunk_hashes(state)

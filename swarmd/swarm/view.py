@@ -146,7 +146,15 @@ class View:
         peer, now = self._peer, asyncio.get_running_loop().time()
         device = stuck(peer.compute.progress()) if peer.compute is not None else ""
         hops = peer.journeys.ailing.warning(now) if peer.journeys is not None else ""
-        return [word for word in (device, hops, peer.links.fence.warning(now)) if word]
+        return [word for word in (self._skips(), device, hops, peer.links.fence.warning(now)) if word]
+
+    def _skips(self) -> str:
+        """That steps in a row are skipped, and when the run ends for that."""
+        record, limit = self._peer.history.record, self._peer.run_config.skips_limit
+        if record is None or not record.skips:
+            return ""
+        end = f"; the run ends when {limit} in a row are" if limit else ""
+        return f"the last {record.skips} steps were skipped: {record.why}{end}"
 
     def peer_rows(self) -> list[PeerRow]:
         """Everyone this peer knows, itself first."""

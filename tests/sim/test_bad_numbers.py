@@ -19,10 +19,24 @@ from swarmd.sim.symbolic import Factory, SymbolicData
 from swarmd.sim.training import Text
 from swarmd.sim.world import World
 from swarmd.stage.engine import StageEngine
-from swarmd.swarm.commit import Record, clip_factor
+from swarmd.swarm.commit import Record, clip_factor, record_to_plain
+from swarmd.swarm.drain import Drained
 from swarmd.swarm.ending import LINGER_SECONDS
+from swarmd.swarm.messages import Accept, Accepted
 from swarmd.values import Encoded, HopId
-from tests.sim.toy import PAIRS, RUN, check_agreement, compute_of, everyone_at, moment, rounds_of, start_all, train
+from tests.sim.test_drains import drain
+from tests.sim.toy import (
+    PAIRS,
+    RUN,
+    accumulated,
+    check_agreement,
+    compute_of,
+    everyone_at,
+    moment,
+    rounds_of,
+    start_all,
+    train,
+)
 
 PLACES = {2: "activation", 4: "gradient", 6: "sum", 8: "average"}
 """What isn't finite in which step."""
@@ -188,6 +202,10 @@ def test_after_so_many_skipped_steps_everyone_ends_at_the_same_version(layout: s
         with pytest.raises(BaseExceptionGroup):
             await world.finish(100.0)
         await asyncio.wait([it.task for it in world.peers.values()], timeout=LINGER_SECONDS + 5.0)
+        for it in world.peers.values():
+            (said,) = it.peer.view.warnings()
+            assert said.startswith("the last 7 steps were skipped: the activation of microbatch")
+            assert said.endswith("the run ends when 7 in a row are")
         return world
 
     world = run_virtual(main())
@@ -223,6 +241,20 @@ def test_validation_of_bad_numbers_neither_hangs_nor_spoils() -> None:
     assert values[5] is None
 
 
+def test_who_drains_with_a_sum_that_is_not_finite_hands_over_nothing_and_goes() -> None:
+    """No replica is given an infinity: the step in whose sum it is is skipped, and the drain comes to its end."""
+    drained: list[Drained] = []
+
+    async def events(world: World) -> None:
+        await moment(world, lambda: accumulated(world.peers["middle1"], 3) >= 2)
+        compute_of(world.peers["middle1"]).engine.sum.flat[0] = math.inf
+        drained.append(await drain(world, "middle1"))
+
+    world = train(run_with("fp32", 6, sequences_per_step=64), events)
+    assert [it.heir for it in drained] == [""]
+    check_skipped(world, {3})
+
+
 # ------------------------------------------------------------------------------------------------- norms
 
 
@@ -246,6 +278,11 @@ def test_a_record_whose_norm_is_not_its_gradients_is_never_applied(
                 stages = (record.stages[0], false, record.stages[2])
                 norm, clip = clip_factor([stage.squared_norm for stage in stages], world.run.optimizer.clip_norm)
                 made = dataclasses.replace(record, stages=stages, grad_norm=norm, clip_factor=clip)
+                question = Accept(mandate.step, mandate.parent, mandate.ballot, record_to_plain(made))
+                others = [name for name in world.peers if name != it.name]
+                answers = await it.peer.links.tell_all(others, question, Accepted, deadline_s=5.0)
+                assert {"tail1", "tail2"} <= answers.keys()
+                assert not {"middle1", "middle2"} & answers.keys(), "who knows better doesn't accept it"
                 for other in world.peers.values():
                     if other.peer.stage == 1:
                         await other.peer.history.adopt(made, it.name)
