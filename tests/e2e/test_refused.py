@@ -49,19 +49,20 @@ def can_mount() -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+MORE = (*(f"nr_inodes={count}" for count in range(3, 6)), "size=4k", "size=8k", "size=100k")
 FULL = 'mount -t tmpfs -o "$1" none "$2" && shift 2 && exec "$@"'
 """Mounts a small file system at a directory, and becomes a command."""
 
 
 @pytest.mark.skipif(not can_mount(), reason="no right to mount a small file system")
-@pytest.mark.timeout(180)
-def test_a_disk_that_is_full_at_the_start(tmp_path: Path) -> None:
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("limits", [("nr_inodes=2", "nr_inodes=6"), pytest.param(MORE, marks=pytest.mark.long)])
+def test_a_disk_that_is_full_at_the_start(tmp_path: Path, limits: tuple[str, ...]) -> None:
     """Each start gets a little further: the lock, the log, the identity, the control socket, the tokens."""
     place = tmp_path / "disk"
     place.mkdir()
     (tmp_path / "text.txt").write_text("some text\n" * 50_000)
     start = ("start", "--model", "tiny", "--stage", "0", "--data", str(tmp_path / "text.txt"), *LISTEN)
-    limits = ["nr_inodes=2", "nr_inodes=4", "nr_inodes=6", "size=8k", "size=100k"]
     for limit in limits:
         shell = ("unshare", "-Urm", "sh", "-c", FULL, "sh", limit, str(place))
         command = (*shell, sys.executable, "-m", "swarmd", *start, "--home", str(place / "home"))

@@ -28,6 +28,7 @@ SLACK_S = 10.0  # a busy machine's
 ALONE = dataclasses.replace(INT8.model, stages=1)
 ENDLESS = dataclasses.replace(INT8, model=ALONE, steps=1_000_000, validate_every=0)
 NAMES = ("SIGTERM", "SIGINT", "SIGHUP")
+LONG = pytest.mark.long
 SELF = """
 import os, signal, sys
 class Moment:
@@ -90,8 +91,10 @@ async def end(process: asyncio.subprocess.Process, *numbers: signal.Signals) -> 
     return Ended(process.returncode, out.decode(), err.decode(), time.monotonic() - began)
 
 
-async def ended_at(program: str, module: str, name: str, *arguments: str) -> Ended:
-    """A command that gets a signal when it is about to import a module."""
+async def ended_at(
+    program: str, module: str, name: str, *arguments: str, again: tuple[signal.Signals, ...] = ()
+) -> Ended:
+    """A command that gets a signal when it is about to import a module, and others after that."""
     source = SELF.replace("MODULE", repr(module)).replace("SIGNAL", name).replace("PROGRAM", program)
     process = await launch("-c", source, *arguments)
     assert process.stdout is not None
@@ -99,7 +102,7 @@ async def ended_at(program: str, module: str, name: str, *arguments: str) -> End
         while (line := await process.stdout.readline()) not in (b"now\n", b""):
             pass
     assert line, f"{program} {arguments} ended before it imported {module}"
-    return await end(process)
+    return await end(process, *again)
 
 
 def start_arguments(home: Path, model: str = "tiny") -> tuple[str, ...]:
@@ -114,7 +117,10 @@ async def test_a_start_that_has_hardly_begun_ends_with_0(tmp_path: Path, name: s
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("module", ["pydantic", "uvloop", "libp2p", "torch", "swarmd.stage.engine"])
+@pytest.mark.parametrize(
+    "module",
+    ["pydantic", "libp2p", "swarmd.stage.engine", *(pytest.param(it, marks=LONG) for it in ("uvloop", "torch"))],
+)
 async def test_a_start_ends_with_0_whatever_it_is_at(tmp_path: Path, module: str) -> None:
     """Before there is a loop, in the loop's thread, and in the thread that opens the stage."""
     home = tmp_path / "home"
@@ -152,7 +158,7 @@ async def line_of(stream: asyncio.StreamReader | None, words: bytes) -> None:
             assert line, f"ended before it said {words!r}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["SIGTERM", *(pytest.param(it, marks=LONG) for it in ("SIGINT", "SIGHUP"))])
 async def test_a_plan_is_cut_off_while_it_simulates(name: str) -> None:
     process = await launch("-m", "swarmctl", "plan", "--model", "13b-shared", "--peers", "64xA100@200Mbps")
     await line_of(process.stderr, b"simulating")
@@ -161,6 +167,7 @@ async def test_a_plan_is_cut_off_while_it_simulates(name: str) -> None:
     assert it.err.endswith("swarmctl: interrupted.\n")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 async def test_a_profile_is_cut_off_while_it_measures() -> None:
     process = await launch("-m", "swarmd", "profile")
@@ -215,7 +222,7 @@ async def test_output_that_nobody_reads_is_no_traceback() -> None:
 
 
 @pytest.mark.timeout(180)
-async def test_a_terminal_that_closes_drains_a_daemon_and_a_second_signal_ends_it() -> None:
+async def test_a_terminal_that_closes_drains_a_daemon() -> None:
     async with swarm() as it:
         model = str(write_settings(ENDLESS, it.directory / "run.toml"))
         first = await it.start("--model", model)
@@ -223,13 +230,11 @@ async def test_a_terminal_that_closes_drains_a_daemon_and_a_second_signal_ends_i
         first.process.send_signal(signal.SIGHUP)
         assert await first.end(60 + 15 + SLACK_S) == 0
         assert "drained" in first.log()
-        again = await it.start("--model", model, "--resume", home=first.home)
-        await again.until(lambda status: status["version"] >= 1)
-        began = time.monotonic()
-        for _ in range(2):
-            again.process.send_signal(signal.SIGTERM)
-        assert await again.end(1 + SLACK_S) in (0, 1)
-        assert time.monotonic() - began < 1 + SLACK_S
+
+
+async def test_a_second_signal_ends_a_daemon_that_is_ending(tmp_path: Path) -> None:
+    it = await ended_at("swarmd", "libp2p", "SIGTERM", *start_arguments(tmp_path / "home"), again=(signal.SIGINT,))
+    it.check(0, 1, bound_s=1)  # 0 if it was over before
 
 
 def slow_text(directory: Path, documents: int) -> RunConfig:
@@ -302,7 +307,7 @@ async def until(holds: Callable[[], bool], what: str) -> None:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("moment", ["peer-0/lock", "peer-1/control.sock"])
+@pytest.mark.parametrize("moment", [pytest.param("peer-0/lock", marks=LONG), "peer-1/control.sock"])
 async def test_a_demo_ends_with_all_its_daemons(tmp_path: Path, moment: str) -> None:
     home = tmp_path / "demo"
     process = await launch(
@@ -315,6 +320,7 @@ async def test_a_demo_ends_with_all_its_daemons(tmp_path: Path, moment: str) -> 
     assert daemons_of(home) == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells children of their parent's end")
 async def test_a_demo_that_is_killed_leaves_no_daemon(tmp_path: Path) -> None:
