@@ -14,6 +14,7 @@ from swarmd.errors import NonFinite
 from swarmd.swarm import statesync
 from swarmd.swarm.backlog import Backlog, Hold, Missed
 from swarmd.swarm.download import Candidates
+from swarmd.swarm.fence import is_of_device
 from swarmd.swarm.history import History
 from swarmd.swarm.links import Links
 from swarmd.swarm.messages import Card
@@ -24,6 +25,7 @@ from swarmd.swarm.statesync import Manifest, chunk_hashes
 from swarmd.values import Buffer
 
 RETRY_SECONDS = 1.0  # when nobody gives anything
+FAILED_CEILING_SECONDS = 60.0  # between two tries that fail for no reason that anybody foresaw; doubles up to this
 
 
 class Joiner(Puller):
@@ -66,16 +68,28 @@ class Joiner(Puller):
         if goal == 0:
             history.restore(None, "")
         self.pulling = goal > 0
+        failures = 0
         while history.behind or (goal := max(goal, self._newest().version)) > history.version:
             before = history.version
-            if not history.ready or history.behind:
-                await self._pull_on(donors)
-            else:
-                newest = self._newest()
-                await history.catch_up(newest.peer, newest.version)
+            try:
+                await self._come_closer(donors)
+            except Exception as trouble:
+                if is_of_device(trouble):
+                    raise
+                self._links.fence.note("coming to the swarm's version", trouble)
+                await asyncio.sleep(min(FAILED_CEILING_SECONDS, RETRY_SECONDS * 2.0**failures))
+                failures += 1
             if history.version == before:
                 await changed.wait(RETRY_SECONDS)
         self.pulling = False
+
+    async def _come_closer(self, donors: Candidates) -> None:
+        """The whole state, if this peer has none to go on from; else the records that it lacks."""
+        if not self._history.ready or self._history.behind:
+            await self._pull_on(donors)
+        else:
+            newest = self._newest()
+            await self._history.catch_up(newest.peer, newest.version)
 
     async def _pull_on(self, donors: Candidates) -> None:
         """What was begun early, if it was; else anew."""

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from swarmd.config import RunConfig
 from swarmd.sim.clock import run_virtual
+from swarmd.sim.compute import Speed, torch_engine
 from swarmd.sim.training import Text
 from swarmd.sim.world import SimPeer, World
 from swarmd.swarm.ailing import FAILURES
@@ -149,3 +151,37 @@ def test_a_head_that_cannot_read_its_data_leaves_them_to_others() -> None:
         await moment(world, lambda: len(heard) >= FAILURES)
 
     play(befall)
+
+
+def test_a_newcomer_at_which_loading_the_state_fails_tries_again_after_a_while() -> None:
+    left = 3
+
+    def engine(run: RunConfig, stage: int) -> Any:
+        it: Any = torch_engine(run, stage)
+        load = it.import_state
+
+        def fail(state: Any) -> str:
+            nonlocal left
+            left -= 1
+            if left >= 0:
+                raise KeyError("no such tensor")
+            return str(load(state))
+
+        it.import_state = fail
+        return it
+
+    async def main() -> None:
+        world = World(RUN, Text(RUN), engine=engine)
+        await start_all(world, LAYOUT, speed=Speed(0.3, 0.6))
+        await moment(world, lambda: step_of(world) == STEP)
+        heard = unforeseen(await world.start("middle2", stage=1))
+        began = asyncio.get_running_loop().time()
+        await moment(world, lambda: world.peers["middle2"].peer.state == "serving")
+        assert len(heard) == 3
+        assert asyncio.get_running_loop().time() - began >= 1 + 2 + 4, "the pauses grow"
+        await moment(world, lambda: everyone_at(world, RUN.steps))
+        await world.finish()
+        check_agreement(world)
+        check_exact(world)
+
+    run_virtual(main())
