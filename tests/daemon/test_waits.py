@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from swarmd.daemon.node import Node
 from swarmd.daemon.waits import WAITS_LIMIT, Standstill, Waits
 from swarmd.errors import PeerUnreachable
 from swarmd.sim.network import SimNetwork
-from swarmd.status import Wait
+from swarmd.status import Queues, Wait
 
 DAY_SECONDS = 86_400
 LOGGER = "swarmd.daemon.waits"
@@ -191,3 +192,29 @@ async def test_an_idle_daemon_is_idle_and_waits_for_nothing(tmp_path: Path) -> N
     finally:
         living.cancel()
         await asyncio.gather(living, return_exceptions=True)
+
+
+async def test_a_step_that_stands_still_is_said_though_nothing_is_known_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, now, done = daemon(tmp_path), [0.0], [3]
+    idle = Queues(idle_because="2 microbatches are with the next stage")
+    view: Any = SimpleNamespace(
+        waits=list, queues=lambda: idle, progress=lambda: 0.5, microbatches_done=lambda: done[0]
+    )
+    peer: Any = SimpleNamespace(view=view, state="serving", history=SimpleNamespace(version=7, finished=False))
+    node.peer = peer
+    monkeypatch.setattr("swarmd.daemon.node.time.monotonic", lambda: now[0])
+    assert node._waits() == []
+    now[0] = 59.0
+    assert node._waits() == []
+    now[0] = 61.0
+    (wait,) = node._waits()
+    assert (wait.what, wait.seconds) == ("step 8 to go on", 61.0)
+    assert wait.progress == "50% of its microbatches are done; 2 microbatches are with the next stage"
+    assert "swarmctl peers" in wait.advice
+    peer.state = "paused"
+    assert node._waits() == [], "it was told to stand still"
+    peer.state, done[0] = "serving", 4
+    assert node._waits() == [], "it goes on"
+    node.peer = None
