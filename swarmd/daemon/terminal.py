@@ -78,6 +78,12 @@ class Terminal(logging.StreamHandler[TextIO]):
         super().emit(record)
         self._write(self._line)
 
+    def leave(self) -> None:
+        """Leaves the terminal to whoever has it now: this process was sent to its background."""
+        self.acquire()
+        self._line = ""
+        self.release()
+
     def wipe(self) -> None:
         """Takes the line away where a process ends at once: no lock is waited for."""
         if self._line:
@@ -129,7 +135,11 @@ async def show_status(
         while True:
             if shown is not None and shown.is_live():
                 shown.show(live_line(status(), shown.columns() - 1))  # a full line would wrap on some terminals
-            elif time.monotonic() - said >= LINE_SECONDS:
+                await asyncio.sleep(renew_s)
+                continue
+            if shown is not None:
+                shown.leave()
+            if time.monotonic() - said >= LINE_SECONDS:
                 said = time.monotonic()
                 say(live_line(status()))
             await asyncio.sleep(renew_s)

@@ -230,6 +230,22 @@ async def test_elsewhere_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> Non
     assert lines == [live_line(TRAINING)] * 5
 
 
+async def test_in_the_background_nothing_is_renewed_and_no_prompt_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, live = Terminal(stream := io.StringIO()), [True]
+    monkeypatch.setattr(shown, "is_live", lambda: live[0])
+    task = asyncio.create_task(show_status(lambda: TRAINING, lambda line: None, shown, renew_s=0.0))
+    while not stream.getvalue():
+        await asyncio.sleep(0)
+    live[0] = False
+    for _ in range(5):
+        await asyncio.sleep(0)
+    before = stream.tell()
+    shown.handle(logging.makeLogRecord({"msg": "record"}))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert stream.getvalue()[before:] == "record\n"
+
+
 def test_records_of_other_threads_and_the_line_do_not_mix() -> None:
     stream = io.StringIO()
     shown = Terminal(stream)
