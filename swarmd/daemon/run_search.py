@@ -220,7 +220,7 @@ class RunSearch:
         own = self._transport.peer_id
         self.others = tuple(it for it in merge_known(others, more) if it.peer != own)
         for it in self.others:
-            self._transport.book.recall(it.peer, it.addresses, it.addresses[: it.worked], it.machine)
+            self._transport.recall(it.peer, it.addresses, it.addresses[: it.worked], it.machine)
 
     def _add_others(self, only: str) -> None:
         for it in self._rng.sample(self.others, len(self.others)):

@@ -118,6 +118,12 @@ class WireTransport(ABC):
         if peer != self._peer_id:
             self.book.learn(peer, addresses, machine)
 
+    def recall(self, peer: PeerId, addresses: Sequence[str], worked: Sequence[str], machine: str | None) -> None:
+        """What an earlier life of this daemon knew of a peer that it had met."""
+        if peer != self._peer_id:
+            self.book.recall(peer, addresses, worked, machine)
+            self._pace.met(peer)
+
     def serve(self, handler: Handler) -> None:
         self._handler = handler
 

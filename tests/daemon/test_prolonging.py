@@ -137,20 +137,10 @@ def test_steps_go_with_resume_but_not_with_an_address() -> None:
 # ------------------------------------------------------------------------------------------------- the others
 
 
-class Book:
-    """A simulated peer needs no more than to be named."""
-
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
-
-    def recall(self, peer: str, *_: Any) -> None:
-        self._transport.learn(peer, ())
-
-
 def searching(network: SimNetwork, name: str, home: Home, **changes: Any) -> RunSearch:
     """A daemon on a network, which doesn't look for a run yet."""
     transport: Any = network.transport(name)
-    transport.book = Book(transport)
+    transport.recall = lambda peer, *_: transport.learn(peer, ())  # a simulated peer needs no more than to be named
     membership = Membership(first_card(name, 1, transport.addresses(), "cpu", ()))
     links = Links(transport, membership, lambda: search.settings())
     search = RunSearch(NodeConfig(home=str(home.path), **changes), home, transport, links, membership)

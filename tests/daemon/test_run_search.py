@@ -67,7 +67,8 @@ def played(
 
         def make(*bootstrap: str, peer: str = "a", script: dict[str, Any] | None = None, **settings: Any) -> Asking:
             transport: Any = SimNetwork().transport(peer)
-            transport.book = AddressBook(TransportLimits(), "here/here")
+            book = AddressBook(TransportLimits(), "here/here")
+            transport.recall, transport.learn = book.recall, book.learn
             membership = Membership(first_card(peer, 1, (), "cpu", ()))
             links = Links(transport, membership, lambda: None)
             config = NodeConfig(home=str(tmp_path), bootstrap=bootstrap, **settings)
@@ -240,11 +241,11 @@ async def test_what_is_heard_on_the_local_network_is_handled_alike(make: Callabl
     asking.found("d", (B,), fingerprint(RUN))
     await asyncio.sleep(1)
     assert [where for _, where in asking.asked] == ["d"], "no other run, and nobody without one"
-    asking.found("c", ("/ip4/127.0.0.1/tcp/1/p2p/c", C), fingerprint(RUN), "there/there")
+    asking.found("c", ("/ip4/127.0.0.1/tcp/1", "/ip4/192.0.2.3/tcp/1"), fingerprint(RUN), "there/there")
     await found
     assert asking.run == RUN
-    book: AddressBook = asking._transport.book
-    assert book.known("c").all() == (), "the simulated transport has none"
+    book: AddressBook = asking._transport.learn.__self__  # type: ignore[attr-defined]
+    assert [address.host for address in book.addresses("c")] == ["192.0.2.3"], "not this machine's loopback"
 
 
 # ------------------------------------------------------------------------------------------------- founding

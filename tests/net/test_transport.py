@@ -88,6 +88,19 @@ async def test_where_a_peer_was_not_it_is_not_dialled_again_at_once(make: Make) 
     assert (await one.request(two, Frame("x", {}))).kind == "echo"
 
 
+async def test_whom_an_earlier_life_knew_is_dialled_where_it_was_and_spared_only_for_a_while(make: Make) -> None:
+    one, two = await make("one"), await make("two")
+    limits = one.transport.limits
+    one.transport.recall(two.id, [two.address], [two.address], "an/earlier boot")
+    for failures in range(10):
+        one.transport._pace.failed(two.id, one.transport.book.addresses(two.id), "dead", failures)
+    assert one.transport._pace._tried[two.id].next_at == 9 + limits.dial_pause_met_s
+    one.transport.recall(two.id, [], [], None)
+    assert (await one.request(two, Frame("x", {}))).kind == "echo"
+    one.transport.recall(one.id, [one.address], [], None)
+    assert one.transport.book.addresses(one.id) == ()
+
+
 async def test_an_address_of_another_machine_alone_is_not_dialled(make: Make) -> None:
     one, two = await make("one"), await make("two")
     one.transport.learn(two.id, [two.address], "another/machine")
