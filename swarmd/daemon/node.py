@@ -109,6 +109,7 @@ class Node:
         lacking = await self._find_text(self.search.run)
         limits = self.config.limits
         self.store = LocalStore(self._home, copies_limit_bytes=limits.copies_bytes)
+        self._remember(None)  # also one that is killed before its stage is open knows where it was
         rng = random.Random(f"{self.search.run.seed}/{self.transport.peer_id}")
         self.peer = Peer(
             self.search.run,
@@ -219,8 +220,10 @@ class Node:
         self.store.remember_run(self.search.known)
 
     def _memory(self, stage: int | None) -> RememberedRun:
-        """What the next life of this daemon should know of the run."""
+        """What the next life of this daemon should know of the run. `stage`: None where it has none yet."""
         assert self.search.run is not None
+        if stage is None and self.search.known is not None:
+            stage = self.search.known.stage
         saved = self.peer is not None and self.peer.history.checkpointed
         before = self.search.known.known if self.search.known is not None else ()
         known = merge_known(self._met(), (*before, *self.search.others))
@@ -249,7 +252,7 @@ class Node:
         """Writes down who has come, and where they are now."""
         while True:
             await asyncio.sleep(REMEMBER_SECONDS)
-            if self.store is None or self.search.known is None or self.peer is None or self.peer.stage is None:
+            if self.store is None or self.search.known is None or self.peer is None:
                 continue
             memory, known = self._memory(self.peer.stage), self.search.known
             if {it.peer: it for it in memory.known} != {it.peer: it for it in known.known}:
@@ -343,7 +346,7 @@ class Node:
 
     async def close(self) -> None:
         """Lets go of the device, and writes down what the next life should know."""
-        if self.store is not None and self.peer is not None and self.peer.stage is not None:
+        if self.store is not None and self.peer is not None:
             self._remember(self.peer.stage)
         if self._draining is not None:
             self._draining.cancel()
