@@ -46,6 +46,7 @@ from swarmd.values import BackwardResult, Buffer, Encoded, HopId, PeerId
 log = logging.getLogger(__name__)
 
 VERSION_WAIT_SECONDS = 30.0  # a hop of the next step may come before the commit that starts it
+EVALUATE_SECONDS = 900.0  # nobody asks for a validation loss any more by then: a holder that keeps one answers no more
 ROOM_SECONDS = 5.0  # to tell someone that there is room
 
 OpenTokens = Callable[[HopId], Awaitable[Buffer]]
@@ -457,7 +458,7 @@ class Journeys:
         out = await self._compute.forward(key, tokens, activation, codec=codec, evaluate=True)
         hop = self.message(key, tokens, out, again=False, evaluate=True)
         holder = await self.custodian.choose(hop)
-        return await self._links.ask(holder, hop, Loss, deadline_s=None, urgency="hop")
+        return await self._links.ask(holder, hop, Loss, deadline_s=EVALUATE_SECONDS, urgency="hop")
 
     # ---------------------------------------------------------------------------------------------- bookkeeping
 

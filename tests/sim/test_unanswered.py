@@ -5,12 +5,16 @@ from typing import Any
 
 import pytest
 
+from swarmd.errors import Refused
 from swarmd.sim.clock import run_virtual
 from swarmd.sim.compute import Speed
 from swarmd.sim.training import Text
 from swarmd.sim.world import SimPeer, World
 from swarmd.swarm.custody import MUTE_SECONDS, UNANSWERED_FLOOR_SECONDS
+from swarmd.swarm.journey import EVALUATE_SECONDS
 from swarmd.swarm.work import Work
+from swarmd.values import HopId
+from tests.sim.nodes import forever
 from tests.sim.toy import RUN, check_agreement, check_exact, everyone_at, journeys_of, long, moment, start_all, step_of
 
 LAYOUT = {f"{role}{n}": stage for stage, role in enumerate(("head", "middle", "tail")) for n in range(3)}
@@ -87,5 +91,29 @@ def test_while_a_stage_is_empty_nobody_is_blamed() -> None:
             custody = journeys_of(world.peers[name]).custody
             assert not custody._mute
             assert MUTE_SECONDS > custody.usual.mean > 0
+
+    run_virtual(main())
+
+
+def test_a_validation_that_a_holder_keeps_ends_everywhere() -> None:
+    """What is asked of a peer takes one of its places until it is answered."""
+
+    async def main() -> None:
+        world = World(RUN, Text(RUN))
+        await start_all(world, LAYOUT, speed=DEVICE)
+        await moment(world, lambda: step_of(world) > STEP)
+        for name, stage in LAYOUT.items():
+            it: Any = journeys_of(world.peers[name])
+            if stage == 0:
+                await world.peers[name].machine.spawn(world.peers[name].peer.pause())
+            elif stage == 2:
+                it._evaluate = forever
+        head, began = world.peers["head0"], asyncio.get_running_loop().time()
+        tokens = await Text(RUN).held_out(0)
+        key = HopId(step_of(world), RUN.microbatches)
+        with pytest.raises((Refused, TimeoutError)):
+            await head.machine.spawn(journeys_of(head).evaluate(key, tokens))
+        assert asyncio.get_running_loop().time() - began < EVALUATE_SECONDS + 10
+        await world.stop()
 
     run_virtual(main())
