@@ -141,10 +141,10 @@ def load_tokens(
     path = cache / f"{name}.tokens"
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        _sweep(cache)
         found = _open(path, vocabulary)
         if found is not None:
             return found
-        _sweep(cache)
         reading = Reading(total_tokens=needed if streamed else 0)
         if streamed:
             pieces = read_hugging_face(data.source.removeprefix(HF_PREFIX), data.text_field)

@@ -1,6 +1,7 @@
 """The end of a daemon: its signals, their bounds, and work in threads that nothing can end."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
@@ -129,19 +130,22 @@ def test_tokens_that_nobody_wants_any_more_leave_nothing(tmp_path: Path, monkeyp
 
 
 def test_what_killed_processes_left_is_removed_and_what_others_write_stays(tmp_path: Path) -> None:
+    """Also where all tokens are there."""
     (tmp_path / "text.txt").write_text("some words\n" * 100)
-    (tmp_path / "cache").mkdir()
-    for name in ("one", "two"):
-        (tmp_path / f"cache/.tokens-{name}").write_text("half")
-    os.mkfifo(tmp_path / "cache/.tokens-odd")
-    program = f"import fcntl, sys; f = open({str(tmp_path / 'cache/.tokens-two')!r}); fcntl.flock(f, fcntl.LOCK_EX); "
-    program += "print(flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
-        assert writer.stdout is not None
-        writer.stdout.readline()
-        load_tokens(DataConfig(source=str(tmp_path / "text.txt")), 256, tmp_path / "cache", needed=0)
-        writer.kill()
-    assert sorted(it.name for it in (tmp_path / "cache").glob(".tokens-*")) == [".tokens-odd", ".tokens-two"]
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / ".tokens-one").write_text("half")
+    os.mkfifo(cache / ".tokens-odd")
+
+    def load() -> list[str]:
+        load_tokens(DataConfig(source=str(tmp_path / "text.txt")), 256, cache, needed=0)
+        return sorted(it.name for it in cache.glob(".tokens-*"))
+
+    with (cache / ".tokens-two").open("wb") as writing:
+        fcntl.flock(writing, fcntl.LOCK_EX)
+        assert load() == [".tokens-odd", ".tokens-two"]
+        assert load() == [".tokens-odd", ".tokens-two"]
+    assert load() == [".tokens-odd"]
 
 
 @pytest.mark.timeout(120)

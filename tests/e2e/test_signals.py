@@ -221,15 +221,22 @@ async def test_output_that_nobody_reads_is_no_traceback() -> None:
 # ------------------------------------------------------------------------------------------------- a daemon that works
 
 
-@pytest.mark.timeout(180)
-async def test_a_terminal_that_closes_drains_a_daemon() -> None:
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("how", [("--resume",), pytest.param((), marks=LONG)])
+async def test_a_terminal_that_closes_before_the_first_step_leaves_a_home_as_if_new(how: tuple[str, ...]) -> None:
+    """The last replica of its stage has a state that nobody else has, and that is version 0."""
+    run = dataclasses.replace(ENDLESS, model=dataclasses.replace(ALONE, layers=2, stages=2))
     async with swarm() as it:
-        model = str(write_settings(ENDLESS, it.directory / "run.toml"))
-        first = await it.start("--model", model)
-        await first.until(lambda status: status["version"] >= 1)
+        model = str(write_settings(run, it.directory / "run.toml"))
+        first = await it.start("--model", model, "--stage", "0")
+        await first.until(lambda status: status["state"] == "waiting")
         first.process.send_signal(signal.SIGHUP)
         assert await first.end(60 + 15 + SLACK_S) == 0
         assert "drained" in first.log()
+        assert not list(first.home.glob("checkpoints/*"))
+        again = await it.start("--model", model, "--stage", "0", *how, home=first.home)
+        status = await again.until(lambda status: status["state"] == "waiting")
+        assert "a peer for stage 1" in status["waiting_for"]
 
 
 async def test_a_second_signal_ends_a_daemon_that_is_ending(tmp_path: Path) -> None:
