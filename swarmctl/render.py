@@ -31,6 +31,10 @@ _STATE_COLOURS = {
 }
 
 
+_WORDS = {"serving": "TRAINING", "finished": "DONE"}
+"""The first word of a status; of other states it is their name."""
+
+
 def console(stream: TextIO | None = None) -> Console:
     """The terminal (stdout unless another stream is given), or a wide page when the output goes elsewhere. Nothing is
     taken as markup, and what the stream's encoding lacks is shown as its escape.
@@ -56,11 +60,23 @@ def render_status(status: Status) -> RenderableType:
     table.add_column(overflow="fold")
     for name, value in _status_lines(status):
         table.add_row(words(name), value if isinstance(value, Text) else words(value, limit=SENTENCE_LIMIT))
+    head = words(_headline(status), f"bold {_STATE_COLOURS.get(status.state, '')}".strip(), SENTENCE_LIMIT)
     notes = [f"waiting: {wait.sentence()}" for wait in status.waits]
     if status.waiting_for and not notes:
         notes = [f"waiting: {status.waiting_for}"]
     notes += [f"warning: {warning}" for warning in status.warnings]
-    return Group(table, *(words(note, "yellow", SENTENCE_LIMIT) for note in notes)) if notes else table
+    return Group(head, table, *(words(note, "yellow", SENTENCE_LIMIT) for note in notes))
+
+
+def _headline(status: Status) -> str:
+    """Whether all is well, before anything else: in a word, and what it is at or waits for."""
+    word = _WORDS.get(status.state, status.state.upper())
+    if wait := next(iter(status.waits), None):
+        return f"{word}  waiting {duration(wait.seconds)} for {wait.what}"
+    if not status.run:
+        return word
+    left = "" if status.seconds_left is None else f", {duration(status.seconds_left)} left"
+    return f"{word}  step {status.step} of {status.steps}{left}"
 
 
 def _status_lines(status: Status) -> list[tuple[str, str | Text]]:

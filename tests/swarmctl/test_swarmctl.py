@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -21,7 +22,7 @@ from swarmctl.render import render_status
 from swarmd.daemon.local import Home
 from swarmd.errors import ControlError, Refused
 from swarmd.printable import duration, size
-from swarmd.status import Status
+from swarmd.status import Status, Wait
 from tests.daemon.fakes import ADDRESS, DRAINED, HOP, PEER, SILENT_PEER, STATUS, FakeDaemon, served
 
 
@@ -307,6 +308,35 @@ def test_an_idle_daemon_can_be_shown() -> None:
     idle = replace(STATUS, run="", state="idle", stage=None, loss=None, seconds_left=None)
     assert "idle" in _drawn(idle)
     assert "loss" not in _drawn(idle)
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({}, "TRAINING  step 8 of 20, 1 min 30 s left"),
+        ({"seconds_left": None, "state": "finished"}, "DONE  step 8 of 20"),
+        (
+            {"state": "looking", "run": "", "waits": (Wait("a run, at 2 addresses", 14.0),)},
+            "LOOKING  waiting 14 s for a run, at 2 addresses",
+        ),
+        ({"state": "idle", "run": ""}, "IDLE"),
+        (
+            {"state": "waiting", "waits": (Wait("a peer for stage 2", 61.0),)},
+            "WAITING  waiting 1 min 01 s for a peer for",
+        ),
+    ],
+)
+def test_the_first_line_says_whether_all_is_well(changes: dict[str, Any], first: str) -> None:
+    assert _drawn(replace(STATUS, **changes)).splitlines()[0].startswith(first)
+
+
+def test_every_wait_is_shown_with_all_that_is_known_of_it() -> None:
+    waits = (Wait("a peer for stage 2", 61.0, "", "b: refused", "start one"), Wait("text", 3.0, "1 of 9"))
+    content = json.loads(json.dumps(asdict(replace(STATUS, waits=waits))))
+    assert parse_status(content).waits == waits
+    shown = _drawn(parse_status(content))
+    assert "waiting: a peer for stage 2 (for 61 s, last: b: refused): start one" in shown
+    assert "waiting: text (for 3 s, 1 of 9)" in shown
 
 
 def _drawn(status: Status) -> str:
