@@ -59,6 +59,7 @@ class RunSearch:
         self._config, self._home, self._transport = config, home, transport
         self._links, self._membership = links, membership
         self.run: RunConfig | None = None
+        self._proving: RunConfig | None = None  # it becomes the run if the greeting under way proves its fingerprint
         self.known: RememberedRun | None = None  # what this home says of the run
         self.resume = config.resume
         self.entries: tuple[PeerId, ...] = ()  # the peer that gave the run's settings, and others that may give a place
@@ -79,7 +80,8 @@ class RunSearch:
 
     def settings(self) -> Settings | None:
         """What others are told of the run."""
-        return Settings(to_plain(self.run), fingerprint(self.run)) if self.run else None
+        run = self.run or self._proving
+        return Settings(to_plain(run), fingerprint(run)) if run else None
 
     # ---------------------------------------------------------------------------------------------- founding
 
@@ -252,7 +254,7 @@ class RunSearch:
                 if patience is not None and now >= patience:
                     waited = dataclasses.replace(self.looking, seconds=now - self._since)
                     raise GaveUp(f"--wait is over: waiting for {waited.sentence()}.")
-                if over is not None and now >= over:
+                if over is not None and now >= over and not self._adopting.locked():  # nobody is about to be joined
                     return
                 self._check_refusals()
                 tries |= {asyncio.create_task(self._try(it)) for it in self._candidates.next(now)}
@@ -319,12 +321,12 @@ class RunSearch:
             if self.run is not None:
                 return
             self._check_home(run)
-            self.run = run  # the greeting proves its fingerprint
+            self._proving = run
             try:
                 await self._links.greet(peer)
-            except BaseException:
-                self.run = None
-                raise
+                self.run = run
+            finally:
+                self._proving = None
             self.entries = tuple(dict.fromkeys((peer, *(it.peer for it in self.others[:ENTRIES]))))
         log.log(NOTICE, "joined run %s (%s) at %s", run.name, settings.fingerprint, where)
         if self.known is not None and self.known.fingerprint != settings.fingerprint:

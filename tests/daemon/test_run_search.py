@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 import json
 import logging
 import types
@@ -26,6 +27,7 @@ from swarmd.sim.clock import run_virtual
 from swarmd.sim.network import SimNetwork
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership, first_card
+from swarmd.swarm.messages import Settings
 
 RUN = RunConfig("toy", ModelConfig(256, 8, 16, 2, 2, 2, 16))
 OTHER_RUN = dataclasses.replace(RUN, seed=1)
@@ -109,6 +111,36 @@ async def test_a_silent_bootstrap_peer_keeps_nobody_waiting(make: Callable[..., 
     await asking.find(idle=False)
     assert (asking.run, asking.cancelled) == (RUN, 1)
     assert seconds() < 1
+
+
+@played
+async def test_a_greeting_that_takes_long_is_not_broken_off(make: Callable[..., Asking]) -> None:
+    """Nobody takes the run for found before its fingerprint is proven, which takes a busy machine seconds."""
+    asking = make("/x/p2p/b")
+    seen: list[RunConfig | None] = []
+
+    async def settings_of(_peer: str) -> Settings:
+        return Settings(to_plain(RUN), fingerprint(RUN))
+
+    async def greet(_peer: str) -> None:
+        assert asking.settings() == Settings(to_plain(RUN), fingerprint(RUN)), "this is what it greets with"
+        await asyncio.sleep(7.0)
+        seen.append(asking.run)
+
+    async def connect(_where: str) -> str:
+        return "b"
+
+    stubs = (
+        (asking, "_ask_settings", settings_of),
+        (asking._links, "greet", greet),
+        (asking._transport, "connect", connect),
+    )
+    for place, name, stub in stubs:
+        setattr(place, name, stub)
+    asking._adopt = functools.partial(RunSearch._adopt, asking)  # type: ignore[method-assign]
+    await asking.find(idle=False)
+    assert (seen, asking.run, asking.entries) == ([None], RUN, ("b",))
+    assert seconds() >= 7.0
 
 
 @played
