@@ -190,8 +190,15 @@ class Ending:
             raise trouble
 
     async def released(self, bound_s: float) -> None:
-        """Returns when this peer may leave early: nothing of the final state would be left behind."""
-        await self._changed.until(lambda: self.begun and not self.only_here() and not self._doubted(), bound_s)
+        """Returns when this peer may leave early: nothing of the final state would be left behind. A run that has
+        failed has none.
+        """
+
+        def may_leave() -> bool:
+            safe = self.begun and not self.only_here() and not self._doubted()
+            return safe or bool(self._history.failure)
+
+        await self._changed.until(may_leave, bound_s)
 
     def _is_done(self) -> bool:
         """Whether nothing is to be waited for any more."""

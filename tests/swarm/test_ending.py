@@ -1,5 +1,6 @@
 """Who brings copies of the final state, and what is waited for: pure rules, by table and by chance."""
 
+import asyncio
 import random
 from collections import Counter
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from swarmd.swarm.ending import MACHINES, Ending, Keeper, awaited, machines_of, plan_final_copies
+from swarmd.swarm.signals import Signal
 from tests.swarm.cards import card
 
 
@@ -98,6 +100,17 @@ def test_in_a_large_swarm_everyone_sees_to_what_is_near(peers: int, stages: list
     run: Any = SimpleNamespace(model=SimpleNamespace(stages=8))
     rest: dict[str, Any] = dict.fromkeys(("limits", "disks", "store", "changed", "set_card", "announce"))
     assert Ending(run=run, membership=membership, history=history, **rest).stages() == stages
+
+
+@pytest.mark.parametrize(("failure", "left"), [("", False), ("its parameters are not finite", True)])
+async def test_who_is_told_to_leave_a_run_that_has_failed_waits_for_nothing(failure: str, left: bool) -> None:
+    history: Any = SimpleNamespace(failure=failure)
+    rest: dict[str, Any] = dict.fromkeys(("run", "limits", "membership", "disks", "store", "set_card", "announce"))
+    ending = Ending(history=history, changed=Signal(), **rest)
+    waiting = asyncio.create_task(ending.released(60.0))
+    await asyncio.sleep(0)
+    assert waiting.done() == left
+    waiting.cancel()
 
 
 @pytest.mark.parametrize("seed", range(200))
