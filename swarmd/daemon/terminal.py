@@ -153,7 +153,7 @@ def live_line(status: Status, columns: int = LINE_LIMIT) -> str:
     long = _parts(status)
     for parts in (long, long[:-1] if _waiting(status) is None else long):  # how many peers there are is left out first
         line = printable(" · ".join(parts), LINE_LIMIT)
-        if width(line) <= columns or not status.run:
+        if width(line) <= columns or (not status.run and _waiting(status) is None):
             return cut(line, columns)
     short = _short_parts(status)
     while len(short) > 1 and width(" ".join(short)) > columns:

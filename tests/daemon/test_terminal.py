@@ -67,6 +67,11 @@ def test_the_line_fits(columns: int) -> None:
             assert word in live_line(TRAINING, columns).replace("1 of 3", "1/3")
 
 
+def test_a_narrow_line_begins_with_the_wait() -> None:
+    assert live_line(replace(BARE, state="joining", waits=(TEXT,)), 39) == "waiting 31 s for text to become tokens…"
+    assert live_line(LACKING, 39).startswith("waiting 14 s for a peer for stage 2")
+
+
 def test_wide_letters_take_two_columns() -> None:
     assert [width(text) for text in ("abc", "漢字", "é", "e\u0301")] == [3, 4, 1, 1]
     assert cut("漢字漢字", 5) == "漢字…"
