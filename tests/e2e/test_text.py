@@ -55,3 +55,21 @@ async def test_a_home_that_may_have_its_path_from_a_stranger_asks_for_it(tmp_pat
     assert code == 2
     assert "--data SOURCE makes this daemon a head" in error
     assert not (home / "data").exists()
+
+
+@pytest.mark.timeout(300)
+async def test_a_path_that_a_stranger_names_is_not_read() -> None:
+    """A hostile peer's settings name a file of whoever joins it: as those of the first release, which followed it."""
+    async with swarm() as it:
+        secret = write_text(it.directory)
+        run = dataclasses.replace(TWO, data=DataConfig(source=str(secret)))
+        home = it.directory / "hostile"
+        home.mkdir()
+        plain = {"run": to_plain(run), "fingerprint": fingerprint(run), "stage": 1, "peers": []}
+        (home / "run.json").write_text(json.dumps(plain))
+        hostile = await it.start("--resume", "--stage", "1", home=home)
+        await hostile.until(lambda status: status["stage"] == 1)
+        victim = await it.start("--bootstrap", await hostile.address())
+        await victim.until(lambda status: status["stage"] == 1)
+        assert "--data SOURCE makes this daemon a head" in victim.log()
+        assert not (victim.home / "data").exists()
