@@ -111,10 +111,12 @@ class Worker:
             raise
         return worker
 
-    async def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
-        """Drops what is queued, and waits a bounded time for what runs. What it leaves is a daemon thread."""
+    async def close(self, limit_s: float | None = None) -> None:
+        """Drops what is queued, and waits so long (None: CLOSE_LIMIT_S) for what runs. What it leaves is a daemon
+        thread.
+        """
         self._stop()
-        await asyncio.wait({self._ended}, timeout=limit_s)
+        await asyncio.wait({self._ended}, timeout=CLOSE_LIMIT_S if limit_s is None else limit_s)
 
     def _leave(self) -> None:
         """Python is about to take itself down, under a thread that may be in C++ then, which ends the process with an

@@ -185,7 +185,8 @@ async def test_failures_come_to_whoever_asked_and_the_thread_goes_on(
     with pytest.raises(PeerFault):
         await head.forward(HopId(1, 0), b"", None, codec="fp32")
     await head.forward(HopId(1, 0), toy_tokens(RUN, 1, 0), None, codec="fp32")
-    bad = encode(torch.full((2, RUN.model.sequence_length, RUN.model.hidden), float("nan")), "fp32")
+    shape = (2, RUN.model.sequence_length, RUN.model.hidden)
+    bad = Encoded("fp32", shape, (torch.full(shape, float("nan")).numpy().tobytes(),))  # `encode` refuses to
     with pytest.raises(NonFinite):
         await head.backward(HopId(1, 0), bad, codec="fp32")
 
