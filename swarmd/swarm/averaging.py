@@ -151,9 +151,11 @@ class Rounds:
         self._claims.give_way(ask.step, ask.ballot, asker, asyncio.get_running_loop().time())
         await self._thaw(ask.step)
         self.repairs.spare(ask.step, from_ranges(ask.spared, self._run.microbatches))
-        if ask.skipped and self._history.version == ask.step - 1:
+        if ask.blame and self._history.version == ask.step - 1:
             self._history.took_part(ask.step)
-        return await self._frozen(ask.step, named=not ask.skipped)
+            book = self._journeys.book(ask.step)
+            book.blame = book.blame or ask.blame
+        return await self._frozen(ask.step, named=not ask.blame)
 
     async def _thaw(self, step: int) -> None:
         async with self.freezing:

@@ -12,7 +12,7 @@ class Book:
 
     accumulated: set[int] = field(default_factory=set)
     spoiled: set[int] = field(default_factory=set)  # answered with NotFinite
-    blame: Blame = NOBODY  # for the first of these
+    blame: Blame = NOBODY  # for the first of these, or whatever else makes the step a skipped one
     loss_sum: float = 0.0
     resent: int = 0  # journeys begun here of hops that were sent before
     subtracted: int = 0

@@ -139,7 +139,7 @@ class Leader:
         """Tells the members that the step is to be skipped: hops may go on with their sums, which other stages' may
         wait for, and who answers has taken part.
         """
-        question = AskHoldings(self._step, self._record, self.ballot, self._stage, skipped=True)
+        question = AskHoldings(self._step, self._record, self.ballot, self._stage, blame=self._blame)
         while self._own not in (answers := await self._ask_members(question)):
             await self._changed.wait(REPAIR_POLL_SECONDS)
         return answers

@@ -52,7 +52,7 @@ class Repairs:
             raise Refused(f"this peer is of stage {self._stage}")
         indices = from_ranges(resend.indices, self._run.microbatches)
         book = self._journeys.book(resend.step)
-        if book.spoiled & set(indices):  # the stage that asks never gets these
+        if book.blame:  # the step will be skipped: the stage that asks may never get what it lacks, and needs it not
             return Resent((), book.blame)
         taken = [index for index in indices if self._bring(HopId(resend.step, index), resend)]
         return Resent(to_ranges(taken))

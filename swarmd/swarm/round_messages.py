@@ -20,7 +20,7 @@ class AskHoldings:
     ballot: Ballot = NO_BALLOT
     stage: int = ANY_STAGE  # whose sum is meant
     spared: Ranges = ()  # in others' sums: what is under way with these here needn't be finished
-    skipped: bool = False  # the step will be skipped, as some number isn't finite: this settles the round
+    blame: Blame = NOBODY  # for a number that isn't finite: the step will be skipped, and this settles the round
 
 
 @dataclass(frozen=True)

@@ -156,3 +156,33 @@ def test_an_incarnation_that_cannot_be_kept_ends_the_start(tmp_path: Path, monke
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ConfigError, match=r"incarnation \(No space left"):
         Home(tmp_path).next_incarnation(NOW)
+
+
+# ------------------------------------------------------------------------------------------------- a run that has ended
+
+
+def test_a_run_that_has_ended_is_not_begun_again_until_its_user_says_so(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.check_not_ended(["abc"])
+    home.remember_end("abc", "7 steps in a row were skipped.")
+    home.check_not_ended(["def"])  # another run's business
+    with pytest.raises(ConfigError, match=r"7 steps in a row were skipped.*remove .*ended\.json"):
+        home.check_not_ended(["def", "abc"])
+    home.ended_file.unlink()
+    home.check_not_ended(["abc"])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"run": "abc"}', '{"run": 1, "why": "x"}', "[" * 100_000])
+def test_a_damaged_word_of_the_end_stops_the_start_with_a_sentence(tmp_path: Path, text: str) -> None:
+    home = Home(tmp_path)
+    home.ended_file.write_text(text)
+    with pytest.raises(ConfigError, match=r"ended\.json can't be read"):
+        home.check_not_ended(["abc"])
+
+
+def test_what_is_no_file_where_the_word_of_the_end_should_be_is_a_sentence_too(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.ended_file.mkdir()
+    with pytest.raises(ConfigError, match=r"ended\.json can't be read"):
+        home.check_not_ended(["abc"])
+    home.remember_end("abc", "why")  # said in the log, no more

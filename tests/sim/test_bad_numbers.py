@@ -22,7 +22,7 @@ from swarmd.stage.engine import StageEngine
 from swarmd.swarm.commit import Record, clip_factor, record_to_plain
 from swarmd.swarm.drain import Drained
 from swarmd.swarm.ending import LINGER_SECONDS
-from swarmd.swarm.messages import Accept, Accepted
+from swarmd.swarm.messages import NOBODY, Accept, Accepted, Blame
 from swarmd.values import Encoded, HopId
 from tests.sim.test_drains import drain
 from tests.sim.toy import (
@@ -223,6 +223,29 @@ def found_in(trouble: BaseException | None) -> list[RunEnded]:
     if isinstance(trouble, BaseExceptionGroup):
         return [found for it in trouble.exceptions for found in found_in(it)]
     return [trouble] if isinstance(trouble, RunEnded) else []
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_stage_that_never_gets_an_index_learns_it_from_whom_it_asks(stage: int) -> None:
+    """As if the conductor hadn't heard that it is spoiled: who led the step may be gone with what its head knew."""
+    times: dict[int, float] = {}
+
+    async def events(world: World) -> None:
+        await moment(world, lambda: all(it.compute is not None for it in world.peers.values()))
+        for it in world.peers.values():
+            report = it.peer.conductor._stage_report
+
+            async def deaf(mandate: Any, stage: int, blame: Blame, report: Any = report) -> Any:
+                return await report(mandate, stage, NOBODY)
+
+            setattr(it.peer.conductor, "_stage_report", deaf)  # noqa: B010
+            if it.peer.stage == stage:
+                Spoiler(compute_of(it).engine, lambda where, what: what == "activation" and where == (3, INDEX))
+        follow(world, times)
+
+    world = train(run_with("int8", 5), events)
+    check_skipped(world, {3})
+    assert durations(times)[3] < 4.0, "nobody asks for it again and again"
 
 
 def test_validation_of_bad_numbers_neither_hangs_nor_spoils() -> None:
