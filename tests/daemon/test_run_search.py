@@ -225,6 +225,15 @@ async def test_any_known_peer_leads_back(make: Callable[..., Asking]) -> None:
 
 
 @played
+async def test_where_all_wait_it_is_said_how_the_run_goes_on(make: Callable[..., Asking]) -> None:
+    """After a power cut everyone may be started to join, and nobody to resume."""
+    asking = make(wait_s=5.0, script={"b": _NoRun("this daemon is idle and has no run")})
+    served(asking, "b", checkpointed=True)
+    with pytest.raises(GaveUp, match=r"it has no run yet .*if all of the run were stopped, start one .*--resume"):
+        await asking.find(idle=False)
+
+
+@played
 async def test_the_peers_of_a_home_are_asked_only_for_its_run(make: Callable[..., Asking]) -> None:
     asking = make(script={"b": OTHER_RUN, "c": [(0.0, PeerUnreachable("dead")), (100.0, RUN)]})
     served(asking, "b", "c")
