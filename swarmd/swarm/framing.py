@@ -34,6 +34,9 @@ ITEMS = {"Card.addresses": 256, "Card.codecs": 64, "Card.final": 256, "Summary.c
 
 INTEGER_LIMIT = 1 << 64  # of msgpack's; a larger one may be no float
 
+SPARSE = ("Card",)
+"""Messages whose fields are left out where they have their default: many copies of each are gossiped."""
+
 Lower = Callable[[Any, list[Buffer]], Any]
 """Makes msgpack's own types of a field's value, and sets its buffers aside."""
 
@@ -47,22 +50,27 @@ def to_frame(message: Message) -> Frame:
     return Frame(type(message).__name__, _lower_fields(message, buffers), tuple(buffers))
 
 
-_LOWERS: dict[type[Any], list[tuple[str, Lower | None]]] = {}
+_LOWERS: dict[type[Any], list[tuple[str, Lower | None, Any]]] = {}
 _LIFTS: dict[type[Any], list[tuple[str, type[Any] | None, Lift, Any]]] = {}
 
 
-def _lowers(cls: type[Any]) -> list[tuple[str, Lower | None]]:
-    """How each field of a message class is lowered; None: as it is."""
+def _lowers(cls: type[Any]) -> list[tuple[str, Lower | None, Any]]:
+    """How each field of a message class is lowered, None: as it is; and with which value it is left out."""
     if cls not in _LOWERS:
-        _LOWERS[cls] = [(name, _lower(hint)) for name, hint in typing.get_type_hints(cls).items()]
+        hints, sparse = typing.get_type_hints(cls), cls.__name__ in SPARSE
+        _LOWERS[cls] = [
+            (it.name, _lower(hints[it.name]), it.default if sparse else dataclasses.MISSING)
+            for it in dataclasses.fields(cls)
+        ]
     return _LOWERS[cls]
 
 
 def _lower_fields(message: Message, buffers: list[Buffer]) -> dict[str, Any]:
     body = {}
-    for name, lower in _lowers(type(message)):
+    for name, lower, default in _lowers(type(message)):
         value = getattr(message, name)
-        body[name] = value if lower is None else lower(value, buffers)
+        if default is dataclasses.MISSING or value != default:
+            body[name] = value if lower is None else lower(value, buffers)
     return body
 
 

@@ -119,6 +119,20 @@ def test_every_bound_on_items_is_of_a_field() -> None:
         assert typing.get_origin(typing.get_type_hints(KINDS[kind])[name]) is tuple
 
 
+def test_a_card_is_short() -> None:
+    """What is as usual isn't gossiped."""
+    defaults: dict[str, Any] = {it.name: it.default for it in dataclasses.fields(CARD) if has_default(it)}
+    usual = dataclasses.replace(CARD, **defaults)
+    body = to_frame(usual).body
+    assert not [it.name for it in dataclasses.fields(CARD) if has_default(it) and it.name in body]
+    assert from_frame(to_frame(usual)) == usual
+    assert to_frame(dataclasses.replace(usual, spare=False)).body["spare"] is False
+
+
+def has_default(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is not dataclasses.MISSING
+
+
 def test_a_body_that_is_no_map_is_its_senders_fault() -> None:
     bodies: tuple[Any, ...] = (None, 3, [], "text")
     for wrong in bodies:
