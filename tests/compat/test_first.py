@@ -70,7 +70,8 @@ async def test_its_checkpoints_are_cut_anew(homes: list[Path], tmp_path: Path) -
     target = tmp_path / "one"
     names = [str(home) for home in homes]
     code, out, error = await run_command("swarmd", "reshape", "--stages", "1", "--home", str(target), *names)
-    assert (code, error) == (0, "")
+    trouble = [line for line in error.splitlines() if "cutting the checkpoints" not in line]  # said where it takes long
+    assert (code, trouble) == (0, [])
     assert f"version {SAVED}" in out
     old: dict[str, Tensor] = {}
     for file in FIRST.glob(f"*/checkpoints/*{SAVED}/*.safetensors"):
