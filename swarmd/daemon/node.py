@@ -99,6 +99,7 @@ class Node:
         self.membership.own = dataclasses.replace(self.membership.own, memory_bytes=memory)
         if run is not None:
             self._home.check_not_ended(lineage(run))
+            self.search.check_fits(run)
             await self.search.begin(await self._founded(run))
         else:
             await self.search.find(idle=idle)

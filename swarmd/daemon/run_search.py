@@ -89,8 +89,7 @@ class RunSearch:
         """Begins a run, or goes on with one from checkpoints; where others of it still live, joins them. Raises
         ConfigError, GaveUp.
         """
-        if why := self._unfit(run):
-            raise ConfigError(f"{why}; give a smaller model, more stages, or a larger device.")
+        self.check_fits(run)
         self._check_home(run)
         if self.known is not None:
             self._remember_others(self.known.known, *self._bootstrap_of_old())
@@ -118,8 +117,13 @@ class RunSearch:
             known = None
         self.known = known
 
+    def check_fits(self, run: RunConfig) -> None:
+        """Raises ConfigError if nothing of a run can be done here: before its text is read, and anything allocated."""
+        if why := self._unfit(run):
+            raise ConfigError(f"{why}; give a smaller model, more stages, or a larger device.")
+
     def _unfit(self, run: RunConfig) -> str:
-        """Why nothing of a run can be done here, in a sentence; nothing is allocated for one that is far too large."""
+        """Why nothing of a run can be done here, in a sentence; "" if some may."""
         wanted = self._config.stage
         exists = wanted is not None and wanted < run.model.stages
         return unfit(run, self._membership.own.memory_bytes, wanted if exists else None)

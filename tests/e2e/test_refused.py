@@ -30,7 +30,9 @@ async def test_a_model_that_no_device_holds(tmp_path: Path) -> None:
     model = dataclasses.replace(INT8.model, hidden=1 << 18, ffn=1 << 18)
     settings = write_settings(dataclasses.replace(INT8, model=model), tmp_path / "bomb.toml")
     home = tmp_path / "home"
-    done = await run_command("swarmd", "start", "--model", str(settings), "--home", str(home), *LISTEN)
+    (tmp_path / "text.txt").write_text("a text of one's own, which is not read first\n" * 10_000)
+    start = ("start", "--model", str(settings), "--data", str(tmp_path / "text.txt"), "--home", str(home), *LISTEN)
+    done = await run_command("swarmd", *start)
     check(*done, "GB at least, and this device has")
     assert not (home / "data").exists()
 
