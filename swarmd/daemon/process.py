@@ -59,7 +59,7 @@ async def _work(node: NodeConfig, run: RunConfig | None, stopping: Stopping, *, 
     share_arenas()
     check_spot(node)
     home = Home(node.home)
-    async with _listening(node, home) as daemon, _served(daemon, home):
+    async with _listening(node, home, idle=idle) as daemon, _served(daemon, home):
         seconds = time.monotonic() - started
         log.log(NOTICE, "listening at %s after %.1f s", " ".join(daemon.addresses()) or "nothing", seconds)
         stopping.opened = lambda: daemon.opened
@@ -109,7 +109,7 @@ def _log_failure(task: "asyncio.Task[None]") -> None:
 
 
 @asynccontextmanager
-async def _listening(node: NodeConfig, home: Home) -> AsyncIterator[Node]:
+async def _listening(node: NodeConfig, home: Home, *, idle: bool) -> AsyncIterator[Node]:
     from swarmd.net.libp2p import Libp2pTransport
     from swarmd.net.limits import TransportLimits
 
@@ -122,7 +122,9 @@ async def _listening(node: NodeConfig, home: Home) -> AsyncIterator[Node]:
     if not node.listen:
         home.keep_port(transport.reservation.addresses[0].port)
     try:
-        yield Node(node, home, transport, incarnation)
+        daemon = Node(node, home, transport, incarnation)
+        daemon.search.idle = idle  # from its first word on
+        yield daemon
     finally:
         await transport.close()
 
