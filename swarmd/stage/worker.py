@@ -15,12 +15,13 @@ import itertools
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from swarmd.config import RunConfig
-from swarmd.errors import DeviceLost, SwarmError
+from swarmd.errors import DeviceLost, Stopped, SwarmError
 from swarmd.memory import give_back
 from swarmd.values import BackwardResult, Buffer, ComputeProgress, Encoded, GradientSummary, HopId, TailResult
 
@@ -35,6 +36,7 @@ ROUND, BACKWARD, FORWARD, EVALUATE = range(4)
 WARM_UP_TASKS = 5  # of a kind, until which only the newest counts: the first ones page memory in and compile kernels
 
 CLOSE_LIMIT_S = 10.0  # seconds to wait at close for the task that runs; a hung device must not stop the daemon's end
+OPEN_LIMIT_S = 120.0  # at Python's end, for a stage that is being opened: it hangs on nothing
 AVERAGE_WEIGHT = 0.1  # of the newest measurement in the moving averages: follows a change within some twenty hops
 OUT_OF_MEMORY = (
     "out of memory",
@@ -85,6 +87,7 @@ class Worker:
         self._order = itertools.count()
         self._ready = threading.Condition()  # over the queue and `_closing`
         self._closing = False
+        self._opening = True  # the thread loads torch or builds the stage
         self._counter = 0
         self._running: tuple[HopId | None, float] | None = None  # what runs, and since when
         self._seconds = {FORWARD: 0.0, BACKWARD: 0.0}
@@ -102,7 +105,7 @@ class Worker:
         built: asyncio.Future[None] = loop.create_future()
         worker._ended = loop.create_future()
         worker._thread = threading.Thread(target=worker._main, args=(loop, built), name=f"stage-{stage}", daemon=True)
-        atexit.register(worker._leave)
+        _workers.add(worker)
         worker._thread.start()
         try:
             await built
@@ -118,12 +121,12 @@ class Worker:
         self._stop()
         await asyncio.wait({self._ended}, timeout=CLOSE_LIMIT_S if limit_s is None else limit_s)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """Python is about to take itself down, under a thread that may be in C++ then, which ends the process with an
         abort. So this waits for it.
         """
         self._stop()
-        self._thread.join(CLOSE_LIMIT_S)
+        self._thread.join(OPEN_LIMIT_S if self._opening else CLOSE_LIMIT_S)
 
     # --------------------------------------------------------------------------------------------- the port
 
@@ -296,6 +299,7 @@ class Worker:
         try:
             try:
                 self._engine = self._make_engine()
+                self._opening = False
             except Exception as error:  # noqa: BLE001 - becomes the exception of `start`
                 failure = _as_ours(error)
             _post(loop, _deliver, built, None, failure)
@@ -305,7 +309,6 @@ class Worker:
             self._lose(f"the compute thread has died: {error!r}")
             _post(loop, _deliver, built, None, DeviceLost(f"the compute thread has died: {error!r}"))
         finally:
-            atexit.unregister(self._leave)
             _post(loop, _deliver, self._ended, None, None)
 
     def _make_engine(self) -> "StageEngine":
@@ -314,6 +317,8 @@ class Worker:
 
         from swarmd.stage.engine import StageEngine
 
+        if self._closing:
+            raise Stopped("the stage is not wanted any more")
         if threads:
             torch.set_num_threads(threads)
         return StageEngine(run, stage, device)
@@ -370,3 +375,12 @@ def _as_ours(error: Exception) -> Exception:
     if "cuda" in said and any(words in said for words in DEVICE_LOST):
         return DeviceLost(f"the device is lost: {str(error).splitlines()[0]}; start the daemon again")
     return error
+
+
+_workers: "weakref.WeakSet[Worker]" = weakref.WeakSet()
+
+
+@atexit.register
+def _leave_all() -> None:
+    for worker in list(_workers):
+        worker.leave()

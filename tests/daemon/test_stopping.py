@@ -154,7 +154,9 @@ def test_python_waits_at_its_end_for_a_stage_that_is_being_opened() -> None:
     program = """
 import asyncio, sys, threading
 from swarmd.settings import load_run
+from swarmd.stage import worker
 from swarmd.stage.worker import Worker
+worker.CLOSE_LIMIT_S = 0.01
 async def main():
     start = asyncio.create_task(Worker.start(load_run("tiny"), 0, "cpu", 1))
     while "torch" not in sys.modules: await asyncio.sleep(0.01)
