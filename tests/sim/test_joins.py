@@ -19,7 +19,7 @@ from swarmd.sim.compute import Speed
 from swarmd.sim.points import Action
 from swarmd.sim.training import Text
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm import history, statesync
+from swarmd.swarm import donor, history, statesync
 from swarmd.swarm.assembly import Assembly
 from swarmd.swarm.commit import Record
 from swarmd.swarm.donor import Pinned
@@ -483,7 +483,10 @@ def fall_silent(it: SimPeer, served: dict[PeerId, int]) -> None:
     it.peer.links.answers(AskChunk, mute)
 
 
-def test_a_backlog_that_does_not_fit_is_begun_anew_with_a_newer_snapshot() -> None:
+def test_a_backlog_that_does_not_fit_is_begun_anew_with_a_newer_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has given up makes room before the run is over: those who have finished don't stay for ever."""
+    monkeypatch.setattr(donor, "PULLED_SECONDS", 1.0)
+
     async def events(world: World) -> None:
         await moment(world, lambda: everyone_at(world, 2))
         served = serve_slowly(world, 0.3)
