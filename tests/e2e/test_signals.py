@@ -151,9 +151,9 @@ async def test_a_command_that_is_cut_off_says_so(
     assert it.err.splitlines()[-1:] == [f"{program}: interrupted."]
 
 
-async def line_of(stream: asyncio.StreamReader | None, words: bytes) -> None:
+async def line_of(stream: asyncio.StreamReader | None, words: bytes, seconds: float = START_SECONDS) -> None:
     assert stream is not None
-    async with asyncio.timeout(START_SECONDS):
+    async with asyncio.timeout(seconds):
         while words not in (line := await stream.readline()):
             assert line, f"ended before it said {words!r}"
 
@@ -367,7 +367,7 @@ async def test_a_signal_at_every_50_ms_of_a_start(tmp_path: Path, name: str) -> 
 @pytest.mark.timeout(600)
 async def test_processes_that_measure_end_with_a_profile() -> None:
     process = await launch("-m", "swarmd", "profile")
-    await line_of(process.stderr, b"processes")
+    await line_of(process.stderr, b"processes", 400)
     it = await end(process, signal.SIGTERM)
     it.check(1)
     await until(lambda: not daemons_of(Path("swarmd.stage.profile")), "no process is left that measures")
