@@ -35,8 +35,8 @@ def plan_resumed(home: Home, load: Load, steps: int | None) -> tuple[RunConfig, 
     sentence about it. `steps`: the new total, None for what it has. Raises ConfigError.
     """
     known, given = home.remembered_run(), load(steps)
-    if known is None and given is not None:
-        return given, ""
+    if given is not None and (known is None or _readable(known) is None):
+        return given, ""  # nothing to compare it with: where the home's is another run, `RunSearch` says so
     run = remembered_run(home)
     if given is not None and fingerprint(load(run.totals[0]) or given) != lineage(run)[0]:
         return given, ""  # another run: `RunSearch` says so

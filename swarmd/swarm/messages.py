@@ -15,7 +15,7 @@ from swarmd.values import Buffer, Encoded, HopId, PeerId
 Message = Any
 """One of the classes below."""
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when two versions can't talk to each other."""
 
 INCARNATION_LIMIT = 1 << 62
