@@ -44,7 +44,7 @@ from tests.sim.toy import (
     train,
 )
 
-LONG = dataclasses.replace(RUN, steps=20, optimizer=dataclasses.replace(RUN.optimizer, learning_rate=2e-3))
+LONG = dataclasses.replace(RUN, steps=30, optimizer=dataclasses.replace(RUN.optimizer, learning_rate=2e-3))
 CROWD = {"head1": 0, "head2": 0, "middle1": 1, "middle2": 1, "middle3": 1, "tail1": 2, "tail2": 2}
 SINGLE = {"head1": 0, "head2": 0, "middle1": 1, "middle2": 1, "tail1": 2}
 
