@@ -6,6 +6,7 @@ and everything that was averaged are kept until the commit.
 """
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 import math
@@ -174,7 +175,11 @@ class Rounds:
             self._journeys.freeze(freeze.step)
             with unless_over(freeze.step):
                 await self._compute.freeze(freeze.step)
-        return await self._frozen(freeze.step, named=not freeze.watch)
+        frozen = await self._frozen(freeze.step, named=not freeze.watch)
+        exchange = self._exchange if freeze.watch else None
+        if exchange is not None and exchange.plan.step == freeze.step:
+            return dataclasses.replace(frozen, standing=exchange.standing())
+        return frozen
 
     async def _frozen(self, step: int, *, named: bool = True) -> Frozen:
         parts = await self._held.parts(step) if named else ()

@@ -14,9 +14,9 @@ from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.fence import is_of_device
 from swarmd.swarm.held import Held, part_digest
 from swarmd.swarm.links import Links
-from swarmd.swarm.messages import Blame
+from swarmd.swarm.messages import Blame, Ranges, to_ranges
 from swarmd.swarm.ports import Compute
-from swarmd.swarm.round_messages import Averaged, Contribution, Part, Plan
+from swarmd.swarm.round_messages import Averaged, Contribution, OpenPart, Part, Plan, Standing
 from swarmd.values import Encoded, PeerId
 
 EXCHANGE_SECONDS = 600.0  # for a part on a slow link; lost and silent peers end an attempt much sooner
@@ -59,11 +59,27 @@ class Exchange:
     def __init__(self, plan: Plan, own: PeerId, links: Links, compute: Compute, held: Held, *, whole: bool) -> None:
         self.plan, self._own, self._links, self._compute, self._held = plan, own, links, compute, held
         self.buckets: dict[int, Bucket] = {}
+        self._has: set[int] = set()  # numbers of the parts whose averages are here
         self._whole = whole  # its sums have every index once: what is averaged needn't be averaged again
 
     def is_of(self, step: int, attempt: str) -> bool:
         """Whether it is this attempt."""
         return (self.plan.step, self.plan.attempt) == (step, attempt)
+
+    def standing(self) -> Standing:
+        """How this attempt stands here."""
+        own = [number for number, part in enumerate(self.plan.parts) if part.owner == self._own and not part.digest]
+        open_parts = [OpenPart(number, self._given(number)) for number in own if not self._is_averaged(number)]
+        return Standing(self.plan.attempt, to_ranges(self._has), tuple(open_parts))
+
+    def _is_averaged(self, number: int) -> bool:
+        bucket = self.buckets.get(number)
+        return bucket is not None and bucket.result is not None and bucket.result.done()
+
+    def _given(self, number: int) -> Ranges:
+        bucket = self.buckets.get(number)
+        given = bucket.contributions if bucket is not None else {}
+        return to_ranges(place for place, member in enumerate(self.plan.members) if member in given)
 
     # ---------------------------------------------------------------------------------------------- member
 
@@ -75,7 +91,9 @@ class Exchange:
 
         async def one(number: int) -> Encoded:
             async with pace:
-                return await self._average(number, check)
+                averaged = await self._average(number, check)
+                self._has.add(number)
+                return averaged
 
         try:
             async with asyncio.TaskGroup() as group:

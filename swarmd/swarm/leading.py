@@ -15,6 +15,7 @@ from typing import TypeVar
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.claims import OVERRULED
+from swarmd.swarm.holdups import Holdups
 from swarmd.swarm.links import Links
 from swarmd.swarm.membership import Membership, nan_to_zero, rendezvous
 from swarmd.swarm.messages import NOBODY, SOMEONE, Ballot, Blame, Message, from_ranges, to_ranges
@@ -52,6 +53,7 @@ RESEND_SECONDS = 10.0  # to set out
 SUBTRACT_SECONDS = 30.0  # besides what the device takes
 LOST_SECONDS = 900.0  # without any progress, after which missing indices count as lost
 ATTEMPTS = 12
+REFUSALS = 3  # attempts of the leader alone that a member may fail at: others are done sooner without it
 ATTEMPTS_SPREAD = 2  # after so many failed, the leader alone owns all parts: everyone in the round reaches it
 
 
@@ -84,13 +86,15 @@ class Leader:
         self._size, self._name_attempt = gradient_size, name_attempt
         self._own = membership.own.peer
         self._silences: dict[PeerId, int] = {}
-        self._left_out: set[PeerId] = set()  # they don't answer
+        self._left_out: set[PeerId] = set()  # they don't answer, or hold the round up
         self._void: set[PeerId] = set()  # they answer, but their sums can't be used
         self._lacks: dict[int, Lack] = {}
         self._lost: set[int] = set()
         self._failed_subtractions: dict[PeerId, int] = {}
         self._loss_sum: float | None = None  # of all indices, once known
         self._failures = 0
+        self._refusing: set[PeerId] = set()  # members that failed at the present attempt
+        self._refusals: dict[PeerId, int] = {}  # members -> attempts of the leader alone that they failed at
         self._asked: set[PeerId] = set()  # whose sums this leader may have frozen
         self._releases: set[asyncio.Task[None]] = set()
         self._blame = NOBODY  # why the step is to be skipped, once that is known
@@ -125,6 +129,7 @@ class Leader:
                 for peer in sorted(self._asked - frozen.keys()):
                     self._release(peer, None)
                 return self._report(frozen, plan, results)
+            self._count_refusals()
             self._failures += 1
             log.info(
                 "round of step %d: attempt %s failed, %d of %d answered",
@@ -143,6 +148,16 @@ class Leader:
         while self._own not in (answers := await self._ask_members(question)):
             await self._changed.wait(REPAIR_POLL_SECONDS)
         return answers
+
+    def _count_refusals(self) -> None:
+        """Whoever fails again and again at what works at the leader is left out: it may have no memory for it."""
+        if self._spreads() or self._own in self._refusing:
+            return
+        for peer in sorted(self._refusing):
+            self._refusals[peer] = self._refusals.get(peer, 0) + 1
+            if self._refusals[peer] == REFUSALS:
+                log.warning("round of step %d goes on without %s: it can't carry the plan out", self._step, peer[-8:])
+                self._left_out.add(peer)
 
     # ---------------------------------------------------------------------------------------------- asking
 
@@ -382,6 +397,9 @@ class Leader:
         needed = {self._own, *plan.members, *(part.owner for part in plan.parts)}
         tasks = {peer: asyncio.create_task(self._carry_out(peer, plan)) for peer in peers}
         results: dict[PeerId, Result] = {}
+        stopped_s = WATCH_SECONDS + self._patience() + PATIENCE_FLOOR_SECONDS
+        self._refusing.clear()
+        holdups = Holdups(plan, self._own, asyncio.get_running_loop().time(), stopped_s)
         try:
             while waiting := sorted(peer for peer in needed if not tasks[peer].done()):
                 if self._blame or any(tasks[peer].done() and _failed(tasks[peer].result()) for peer in needed):
@@ -389,7 +407,7 @@ class Leader:
                 done, _ = await asyncio.wait(
                     [tasks[peer] for peer in waiting], timeout=WATCH_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
-                if not done and not await self._look_at(waiting, needed):
+                if not done and not await self._look_at(waiting, needed, holdups):
                     break
             results = {peer: it for peer, task in tasks.items() if task.done() and (it := task.result()) is not None}
             return results
@@ -424,13 +442,26 @@ class Leader:
             return await self._links.ask(peer, plan, Result, deadline_s=None)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.info("%s doesn't carry out attempt %s: %s", peer[-8:], plan.attempt, trouble)
+            self._refusing.add(peer)
             return None
 
-    async def _look_at(self, peers: list[PeerId], needed: set[PeerId]) -> bool:
-        """Whether the devices still answer that the attempt waits for: their sums are frozen already."""
+    async def _look_at(self, peers: list[PeerId], needed: set[PeerId], holdups: Holdups) -> bool:
+        """Whether the devices still answer that the attempt waits for, as their sums are frozen already, and nobody
+        holds it up.
+        """
         question = Freeze(self._step, self._record, self.ballot, self._stage, watch=True)
-        await self._ask_all(peers, question, Frozen, self._patience())
+        answers = await self._ask_all(peers, question, Frozen, self._patience())
         self._leave_out_the_silent()
+        now, standings = asyncio.get_running_loop().time(), {peer: it.standing for peer, it in answers.items()}
+        found = holdups.look(now, standings, peers)
+        if [*found] == [self._own]:  # another one may lead, and go on without it
+            raise Refused(f"this peer has held its round up for {found[self._own]:.0f} s")
+        for peer, seconds in found.items():
+            if peer == self._own:
+                continue
+            words = "it holds the round up: it answers, but the others have waited %.0f s for its part in the averaging"
+            log.warning(f"round of step %d goes on without %s: {words}", self._step, peer[-8:], seconds)
+            self._left_out.add(peer)
         return not self._left_out & needed
 
     def _report(self, frozen: dict[PeerId, Frozen], plan: Plan | None, results: dict[PeerId, Result]) -> StageReport:

@@ -62,7 +62,8 @@ class Freeze:
     record: str
     ballot: Ballot = NO_BALLOT
     stage: int = ANY_STAGE  # whose sum is meant
-    watch: bool = False  # only to see whether the device answers: what is averaged here needn't be named
+    watch: bool = False  # to see whether the device answers, and how the attempt stands: what is averaged here needn't
+    # be named
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,26 @@ class HeldPart:
 
 
 @dataclass(frozen=True)
+class OpenPart:
+    """A part that its owner hasn't averaged yet."""
+
+    number: int  # in the plan
+    given: Ranges  # places, in the plan's members, of those whose contributions are in
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How an attempt stands at a member."""
+
+    attempt: str = ""  # none, if empty
+    has: Ranges = ()  # numbers of the parts whose averages are here
+    open: tuple[OpenPart, ...] = ()  # of this member's own parts
+
+
+NO_STANDING = Standing()
+
+
+@dataclass(frozen=True)
 class Frozen:
     """What a member has in its sum."""
 
@@ -106,6 +127,7 @@ class Frozen:
     parts: tuple[HeldPart, ...] = ()
     thaws: int = 0  # how often the sum took in hops again: a plan is for one and the same sum
     blame: Blame = NOBODY  # unless `finite`
+    standing: Standing = NO_STANDING  # said in answer to `Freeze.watch`
 
 
 @dataclass(frozen=True)
