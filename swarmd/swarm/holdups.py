@@ -87,11 +87,11 @@ def _blame(view: View, number: int, lacking: tuple[PeerId, ...]) -> tuple[PeerId
         late, others = lacking, {*view.waiting, *view.ended} - {owner}
     else:
         late, others = tuple(peer for peer in members if peer not in given), {*members} - {owner}
-    if not late or owner in late or late == (view.own,):
+    if not late or owner in late or others == {view.own}:
         return (owner,)
     if owner != view.own and len(late) > 1 and others <= set(late):
         return (owner,)
-    return tuple(peer for peer in late if peer != view.own)
+    return tuple(peer for peer in late if peer != view.own) or late
 
 
 class Holdups:
