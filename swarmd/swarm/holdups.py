@@ -41,6 +41,12 @@ class View:
         """The parts to which a peer's contributions have come, of those that are not averaged yet."""
         return frozenset(number for number, members in self.given.items() if peer in members)
 
+    def is_idle(self, peer: PeerId) -> bool:
+        """Whether a peer doesn't even give its own part what it has: that needs no network."""
+        own = [number for number in plan_turns(self.plan.parts) if self.plan.parts[number].owner == peer]
+        first = next((number for number in own if number in self.given), None)
+        return first is not None and peer not in self.given[first]
+
     def progress(self, peer: PeerId) -> object:
         """Changes whenever something comes from a peer, or gets there."""
         own = {number for number, part in enumerate(self.plan.parts) if part.owner == peer}
@@ -87,6 +93,8 @@ def _blame(view: View, number: int, lacking: tuple[PeerId, ...]) -> tuple[PeerId
         late, others = lacking, {*view.waiting, *view.ended} - {owner}
     else:
         late, others = tuple(peer for peer in members if peer not in given), {*members} - {owner}
+        if idle := tuple(peer for peer in late if view.is_idle(peer)):
+            return idle
     if not late or owner in late or others == {view.own}:
         return (owner,)
     if owner != view.own and len(late) > 1 and others <= set(late):

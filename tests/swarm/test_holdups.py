@@ -71,6 +71,14 @@ def test_of_two_it_is_the_other_where_nothing_tells(leader: str) -> None:
         assert found == [other], (given, has)
 
 
+@pytest.mark.parametrize("leader", PAIR)
+@pytest.mark.parametrize("idle", PAIR)
+def test_of_two_it_is_the_one_that_gives_nothing_to_itself_either(leader: str, idle: str) -> None:
+    busy = "b" if idle == "a" else "a"
+    found = late_after(plan(PAIR), stand({0: busy, 1: busy}, {}, PAIR), HOLDUP_FLOOR_SECONDS + 6, leader)
+    assert found == [idle]
+
+
 def test_whoever_has_everything_and_does_not_say_so_is_late_once_others_have() -> None:
     everything = stand({}, dict.fromkeys(MEMBERS, "012"))
     assert late_after(plan(MEMBERS), everything, 1000) == [], "nobody has said it"
