@@ -18,7 +18,7 @@ from swarmd.sim.scenario import Scenario
 from swarmd.sim.symbolic import SymbolicEngine
 from swarmd.swarm.view import View
 
-SEEDS = range(40)  # about 15 seconds of CPU
+SEEDS = range(30)  # about 10 seconds of CPU
 CALM = Scenario(replicas=(2, 1), microbatches=4, steps=3)
 
 
