@@ -190,7 +190,7 @@ class RunSearch:
         self._gather()
         many = len(self._candidates.all())
         where = f"at {many} addresses" if many > 1 else self._candidates.all()[0].name if many else "on this network"
-        advice = "it goes on trying: start the other daemon, or give --bootstrap another address"
+        advice = "start the other daemon, or give --bootstrap another address"
         if self._home.is_checkpointed(self._home.remembered_run()):
             advice += "; if all of the run were stopped, start one of them with --resume"
         with self._search(f"the settings of a run, {where}", advice):

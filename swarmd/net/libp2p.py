@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket as stdlib_socket
 import struct
 import time
@@ -63,6 +64,7 @@ READ_BYTES = 1 << 20  # each read of a stream sends a window frame, so reads are
 NOTSENT_BYTES = 128 << 10  # unsent in the kernel: two chunks, so that a word waits behind no more
 NEXT_ADDRESS_S = 0.3  # until the next address of a peer is tried beside one that doesn't answer
 STREAM_S = 10  # for the other side to agree to a stream of ours
+LENGTHY = re.compile(r"^Failed to open TCP stream to \S+: ")  # libp2p's first words: the address once more
 CLOSE_S = 2.0  # for connections to be taken down; then the Trio side is cancelled
 GOSSIP_RPC_BYTES = 1 << 20  # where honest senders split; lower would cut those who replay recent messages to a newcomer
 
@@ -390,7 +392,7 @@ class Libp2pTransport(WireTransport):
                 self.book.worked(peer, address)
                 problem = ""
         except Exception as error:
-            problem = str(error.__cause__ or error) or type(error).__name__
+            problem = LENGTHY.sub("", str(error.__cause__ or error)) or type(error).__name__
             others = _is_of_another(error)
         self._dialled(peer, addresses, done, problem, others=others)
 
