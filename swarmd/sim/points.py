@@ -70,7 +70,7 @@ NOT_ASKED = (
     "SayHello", "Settings", "Place", "Ack", "Gradient", "Loss", "NotFinite", "Busy", "Located", "Lease", "Resent",
     "Wished", "Frozen", "Averaged", "Result", "StageReport", "Promise", "Accepted", "GradientPart", "Snapshot",
     "Chunk", "TakenOver", "Stock",  # answers
-    "Ballot", "Blame", "Kept", "HopBeat", "HeldPart", "Part",  # pieces of messages
+    "Ballot", "Blame", "Kept", "HopBeat", "HeldPart", "Part", "Standing", "OpenPart",  # pieces of messages
 )  # fmt: skip
 """Kinds in `framing.KINDS` that nobody sends as a request. (`Hello` and `Commit` are both request and answer.)"""
 
