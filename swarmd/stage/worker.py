@@ -7,13 +7,11 @@ imported in the thread, so that a daemon listens before it is loaded.
 """
 
 import asyncio
-import atexit
 import contextlib
 import errno
 import heapq
 import itertools
 import logging
-import os
 import threading
 import time
 import weakref
@@ -37,7 +35,6 @@ ROUND, BACKWARD, FORWARD, EVALUATE = range(4)
 WARM_UP_TASKS = 5  # of a kind, until which only the newest counts: the first ones page memory in and compile kernels
 
 CLOSE_LIMIT_S = 10.0  # seconds to wait at close for the task that runs; a hung device must not stop the daemon's end
-THREAD_END_S = 2.0  # for the system to end a thread that has nothing left to do
 OPEN_LIMIT_S = 120.0  # at Python's end, for a stage that is being opened: it hangs on nothing
 AVERAGE_WEIGHT = 0.1  # of the newest measurement in the moving averages: follows a change within some twenty hops
 OUT_OF_MEMORY = (
@@ -109,7 +106,6 @@ class Worker:
         worker._thread = threading.Thread(target=worker._main, args=(loop, built), name=f"stage-{stage}", daemon=True)
         _workers.add(worker)
         worker._thread.start()
-        _threads[:] = [*(thread for thread in _threads if thread.is_alive()), worker._thread]
         try:
             await built
         except BaseException:
@@ -383,23 +379,10 @@ def _as_ours(error: Exception) -> Exception:
 _workers: "weakref.WeakSet[Worker]" = weakref.WeakSet()
 
 
-_threads: list[threading.Thread] = []  # of stages: those that are at work, and the newest
-
-
-@atexit.register
 def _leave_all() -> None:
     for worker in list(_workers):
         worker.leave()
-    _let_threads_go()
 
 
-def _let_threads_go() -> None:
-    """Waits until the system has ended those threads that Python has: what torch keeps for a thread is taken down then,
-    which fails while the whole process is. Where there is no /proc, nothing is waited for.
-    """
-    until = time.monotonic() + THREAD_END_S
-    for thread in _threads:
-        while not thread.is_alive() and os.path.exists(f"/proc/self/task/{thread.native_id}"):
-            if time.monotonic() > until:
-                return
-            time.sleep(0.001)
+# Before what `atexit` calls: torch lets go of parts of itself there, which a stage that is being built still uses.
+threading._register_atexit(_leave_all)  # type: ignore[attr-defined]  # noqa: SLF001 - as concurrent.futures does
