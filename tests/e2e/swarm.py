@@ -68,7 +68,7 @@ class Daemon:
 
     def log(self) -> str:
         path = self.home / "swarmd.log"
-        return path.read_text()[-4000:] if path.exists() else "(no log)"
+        return path.read_text() if path.exists() else "(no log)"
 
     def ledger(self) -> list[dict[str, Any]]:
         path = self.home / "ledger.jsonl"
