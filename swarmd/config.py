@@ -18,7 +18,7 @@ CodecName = Literal["fp32", "fp16", "bf16", "int8", "int8-bnb"]
 
 RoutingPolicy = Literal["iwrr", "weighted", "p2c"]
 """How a peer chooses among the next stage's: interleaved weighted round robin, a weighted draw, the better of two
-(`swarm/routing.py`).
+(`swarm/hops/routing.py`).
 """
 
 

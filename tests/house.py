@@ -14,7 +14,7 @@ OURS = ("swarmd", "swarmctl", "tests", "benchmarks")
 LONG_FUNCTION = 40  # lines
 
 RELATIVE = re.compile(
-    r"(?:who(?:ever|m)?|what(?:ever)?|where(?:ver)?|when(?:ever)?|which(?:ever)?|how|whether|that|by what|of what|as)\b",
+    r"(?:who(ever|m)?|what(ever)?|where(ver)?|when(ever)?|which(ever)?|how|whether|that|by what|of what|as)\b",
     re.IGNORECASE,
 )
 """A docstring that opens so names its subject by a clause instead of a noun or a verb."""

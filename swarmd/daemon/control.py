@@ -23,7 +23,7 @@ from swarmd.daemon.metrics import METRICS_CONTENT_TYPE, render_metrics
 from swarmd.errors import ConfigError, ControlError, SwarmError
 from swarmd.files import PRIVATE_MODE
 from swarmd.status import HopRow, PeerRow, Status
-from swarmd.swarm.drain import Drained
+from swarmd.swarm.peer.drain import Drained
 
 BODY_LIMIT_BYTES = 64 << 10  # a command is one short JSON object
 BODY_TIMEOUT_S = 10.0  # a client on the same machine sends its body at once or is broken

@@ -21,7 +21,7 @@ from typing import Any
 from swarmd.daemon.known_peers import KnownPeer, known_of, parse_known
 from swarmd.errors import ConfigError
 from swarmd.files import PRIVATE_MODE, check_regular, open_private, parse_json, read_json, read_regular
-from swarmd.swarm.messages import INCARNATION_LIMIT, INCARNATION_STEP
+from swarmd.swarm.wire.messages.common import INCARNATION_LIMIT, INCARNATION_STEP
 
 SOCKET_PATH_LIMIT_BYTES = 107  # sun_path of Linux is 108 bytes with the closing zero
 DIAL_TIMEOUT_S = 1.0  # a daemon that lives accepts on its own socket at once

@@ -29,14 +29,14 @@ from swarmd.errors import ConfigError, ControlError, Refused, RunEnded, Stopped
 from swarmd.memory import settle
 from swarmd.printable import size
 from swarmd.status import HopRow, PeerRow, Status, Wait
-from swarmd.swarm.commit import Record
-from swarmd.swarm.custody import stuck
-from swarmd.swarm.drain import Drained
-from swarmd.swarm.links import Links
-from swarmd.swarm.membership import Membership, first_card
-from swarmd.swarm.messages import Settings
-from swarmd.swarm.peer import Peer
+from swarmd.swarm.history.record import Record
+from swarmd.swarm.hops.custody import stuck
+from swarmd.swarm.membership.table import Membership, first_card
+from swarmd.swarm.peer.drain import Drained
+from swarmd.swarm.peer.peer import Peer
 from swarmd.swarm.ports import Compute, Data
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import Settings
 from swarmd.values import PeerId
 
 if TYPE_CHECKING:

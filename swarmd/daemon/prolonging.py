@@ -15,7 +15,7 @@ from swarmd.errors import ConfigError
 from swarmd.schedule import learning_rate_at
 from swarmd.settings import check_run, run_from_plain, with_overrides
 from swarmd.stage.checkpoint import saved
-from swarmd.swarm.commit import Record
+from swarmd.swarm.history.record import Record
 
 LINES_READ = 8  # of the ledger's end: the last may be torn
 

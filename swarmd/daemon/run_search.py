@@ -20,11 +20,11 @@ from swarmd.daemon.local import Home, Remembered, RememberedRun
 from swarmd.daemon.logs import NOTICE
 from swarmd.errors import ConfigError, ControlError, GaveUp, Mismatch, PeerFault, PeerUnreachable, Refused, WrongPeer
 from swarmd.status import Wait
-from swarmd.swarm.links import Links
-from swarmd.swarm.membership import Membership
-from swarmd.swarm.messages import PROTOCOL, Card, Settings
+from swarmd.swarm.balance.sizes import unfit
+from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.signals import Signal
-from swarmd.swarm.sizes import unfit
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import PROTOCOL, Card, Settings
 from swarmd.values import PeerId
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from typing import Any
 from swarmd.sim.reference import Reference
 from swarmd.sim.symbolic import Applied, SymbolicEngine
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm.ending import MACHINES
-from swarmd.swarm.history import RECORDS_KEPT
-from swarmd.swarm.membership import AT_WORK, MEMBERS_LIMIT
-from swarmd.swarm.repair import SUBTRACTED_AT_ONCE
+from swarmd.swarm.history.history import RECORDS_KEPT
+from swarmd.swarm.membership.table import AT_WORK, MEMBERS_LIMIT
+from swarmd.swarm.peer.ending import MACHINES
+from swarmd.swarm.rounds.repair import SUBTRACTED_AT_ONCE
 from swarmd.values import PeerId
 
 BOOKS_LIMIT = 3  # steps of which a peer keeps a book: the present one, the next, and one that ends

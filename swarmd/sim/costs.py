@@ -13,8 +13,8 @@ from swarmd.errors import ConfigError
 from swarmd.sim.compute import Speed
 from swarmd.sim.devices import LAUNCH_SECONDS, Device, Point
 from swarmd.sim.phantom import BYTES_PER_ELEMENT
-from swarmd.swarm.parts import PART_ELEMENTS
-from swarmd.swarm.sizes import FP32, block_parameters, stage_parameters, state_bytes
+from swarmd.swarm.balance.sizes import FP32, block_parameters, stage_parameters, state_bytes
+from swarmd.swarm.rounds.parts import PART_ELEMENTS
 
 BACKWARD_TIMES = 2  # a backward's matrix products are twice a forward's
 KERNELS = 60  # that PyTorch starts for one block's forward; twice as many for its backward: counted roughly

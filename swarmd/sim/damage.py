@@ -8,7 +8,7 @@ import dataclasses
 import random
 from collections.abc import Callable
 
-from swarmd.swarm.framing import KINDS
+from swarmd.swarm.wire.framing import KINDS
 from swarmd.values import Frame
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 from swarmd.errors import Refused
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm.consensus import plan_acceptors
+from swarmd.swarm.history.consensus import plan_acceptors
 from swarmd.values import PeerId
 
 LEAVE_SECONDS = 10.0  # to say goodbye to everyone

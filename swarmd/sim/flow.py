@@ -1,10 +1,11 @@
 """A swarm as a flow: its throughput is the least of its stages' summed rates, and peers come, go and move.
 
 No messages, so 32 hours of 400 peers take seconds. What is decided is decided by production's functions
-(`swarm/rebalance.py`, `swarm/moves.py`), from views as late as production's: a peer sees its own stage and its
-neighbours almost at once, of the others what their last summary says. A move takes what it takes there: the state comes
-while the peer serves its old stage; the record of a step grants it, or, if that is far away, its sum goes to another
-replica; if it still helps then; and between the two stages it serves none. A newcomer serves when it has its state.
+(`swarm/balance/rule.py`, `swarm/balance/grants.py`), from views as late as production's: a peer sees its own stage and
+its neighbours almost at once, of the others what their last summary says. A move takes what it takes there: the state
+comes while the peer serves its old stage; the record of a step grants it, or, if that is far away, its sum goes to
+another replica; if it still helps then; and between the two stages it serves none. A newcomer serves when it has its
+state.
 """
 
 import functools
@@ -17,12 +18,9 @@ from typing import Literal
 
 from swarmd.config import LimitsConfig, NodeConfig
 from swarmd.sim.traces import Change
-from swarmd.swarm.balancer import rest_seconds, settle_seconds
-from swarmd.swarm.commit import Move
-from swarmd.swarm.departing import FINISH_SECONDS
-from swarmd.swarm.gossip import CHANGE_SECONDS
-from swarmd.swarm.moves import objection
-from swarmd.swarm.rebalance import (
+from swarmd.swarm.balance.balancer import rest_seconds, settle_seconds
+from swarmd.swarm.balance.grants import objection
+from swarmd.swarm.balance.rule import (
     STATE_BYTES_PER_PARAMETER,
     Candidate,
     StageLoad,
@@ -34,6 +32,9 @@ from swarmd.swarm.rebalance import (
     plan_place,
     plan_published,
 )
+from swarmd.swarm.history.record import Move
+from swarmd.swarm.membership.gossip import CHANGE_SECONDS
+from swarmd.swarm.peer.early_exit import FINISH_SECONDS
 
 Rule = Literal["none", "random", "published", "balance"]
 """`none`: nobody moves, newcomers go where they are needed; `random`: they go anywhere."""
@@ -181,7 +182,7 @@ class Swarm:
         if self._setting.rule == "random" and self._now > 0:
             body.stage = self._rng.randrange(len(stages))
         else:
-            # Whoever is asked counts those whom it has just placed (`placing.py`).
+            # Whoever is asked counts those whom it has just placed (`places.py`).
             found = plan_place([StageLoad(it, 0) for it in self._powers()], self._works, list(stages))
             assert found is not None
             body.stage = found

@@ -17,11 +17,11 @@ from swarmd.sim.devices import Group
 from swarmd.sim.phantom import BYTES_PER_ELEMENT
 from swarmd.sim.placement import Placement, plan_placement
 from swarmd.sim.rehearsal import Actor, Played, Rehearsed, rehearse
-from swarmd.swarm.sizes import block_parameters, stage_parameters
+from swarmd.swarm.balance.sizes import block_parameters, stage_parameters
 
 PEERS_SIMULATED = 12  # about, in one rehearsal: a few seconds each
 MICROBATCHES_SIMULATED = 16  # at most, per peer and step: the middle of such a step is steady
-HOPS_PER_PEER = 2  # as `swarm/head.py` keeps under way
+HOPS_PER_PEER = 2  # as `swarm/steps/head.py` keeps under way
 BUSY_ENOUGH = 0.85  # a stage whose device or link is in use for so much of the time is what limits the swarm
 GROWTH = (1, 2, 4)  # times as many peers
 WIRES = ("fp16", "int8", "4-bit", "bottleneck-2", "maxout-2")

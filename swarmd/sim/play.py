@@ -22,10 +22,10 @@ from swarmd.sim.scenario import Scenario
 from swarmd.sim.symbolic import Factory, SymbolicData
 from swarmd.sim.watch import SymbolicWatch, Watch
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm.commit import record_from_plain
-from swarmd.swarm.membership import AT_WORK
-from swarmd.swarm.messages import Kept, Stock
-from swarmd.swarm.returns import Way, plan_return
+from swarmd.swarm.history.record import record_from_plain
+from swarmd.swarm.membership.table import AT_WORK
+from swarmd.swarm.recovery.returns import Way, plan_return
+from swarmd.swarm.wire.messages.common import Kept, Stock
 from swarmd.values import PeerId
 
 LOOKS_PER_STEP = 4.0  # how often versions are looked at, by what a step takes without faults
@@ -44,7 +44,7 @@ PLAIN: dict[str, Any] = {
 
 NOBODY_TO_SPARE = "a peer for stage"  # the beginning of what `plan_return` says then
 
-CHUNK_BYTES_AT = ("swarmd.swarm.statesync", "CHUNK_BYTES")  # tuned down, so that a small state has many chunks
+CHUNK_BYTES_AT = ("swarmd.swarm.state.manifest", "CHUNK_BYTES")  # tuned down, so that a small state has many chunks
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from swarmd.sim.machine import WORLD, Machine
 from swarmd.sim.mesh import Meshes
 from swarmd.sim.points import step_of
 from swarmd.sim.wires import HEADER_BYTES, LANES, Downlink, Uplink
-from swarmd.swarm.framing import KINDS
 from swarmd.swarm.ports import Handler, Listener
+from swarmd.swarm.wire.framing import KINDS
 from swarmd.values import Frame, PeerId, Urgency
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from swarmd.sim.checks import (
 )
 from swarmd.sim.symbolic import Factory, SymbolicEngine
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm.balancer import rest_seconds
+from swarmd.swarm.balance.balancer import rest_seconds
 from swarmd.values import PeerId
 
 

@@ -22,11 +22,11 @@ from swarmd.sim.points import Action, Points
 from swarmd.sim.trace import Trace
 from swarmd.sim.transport import SimTransport
 from swarmd.swarm.fence import is_of_device
-from swarmd.swarm.links import Links
-from swarmd.swarm.membership import Membership, first_card
-from swarmd.swarm.messages import Settings
-from swarmd.swarm.peer import Peer
+from swarmd.swarm.membership.table import Membership, first_card
+from swarmd.swarm.peer.peer import Peer
 from swarmd.swarm.ports import Data
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import Settings
 from swarmd.values import Buffer, PeerId
 
 CODECS = ("fp32", "fp16", "bf16", "int8")

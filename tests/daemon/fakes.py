@@ -8,7 +8,7 @@ from dataclasses import replace
 from swarmd.daemon.control import ControlServer
 from swarmd.daemon.local import Home
 from swarmd.status import Bytes, HopRow, PeerRow, Queues, Status
-from swarmd.swarm.drain import Drained
+from swarmd.swarm.peer.drain import Drained
 
 ADDRESS = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWAnExampleOfAPeerIdThatIsLongEnough"
 

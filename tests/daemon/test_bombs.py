@@ -16,9 +16,9 @@ from swarmd.errors import ConfigError
 from swarmd.settings import run_from_plain
 from swarmd.sim.network import SimNetwork
 from swarmd.stage.worker import Worker
-from swarmd.swarm.links import Links
-from swarmd.swarm.membership import Membership, first_card
-from swarmd.swarm.messages import PROTOCOL, Settings
+from swarmd.swarm.membership.table import Membership, first_card
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import PROTOCOL, Settings
 
 RUN = RunConfig("toy", ModelConfig(256, 8, 16, 2, 2, 2, 16))
 

@@ -100,7 +100,7 @@ def test_the_daemons_log_is_so_bounded_and_its_files_rotate(tmp_path: Path) -> N
     path = tmp_path / "swarmd.log"
     configure_logging(path)
     for number in range(1000):
-        logging.getLogger("swarmd.swarm.links").warning("refused %s: %s", number, "x" * 100_000)
+        logging.getLogger("swarmd.swarm.wire.links").warning("refused %s: %s", number, "x" * 100_000)
         logging.getLogger("py.warnings").warning("%s", number)
     lines = path.read_text().splitlines()
     assert len(lines) == 2 * RECORDS_PER_WINDOW

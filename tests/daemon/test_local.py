@@ -9,7 +9,7 @@ import pytest
 
 from swarmd.daemon.local import Home, Remembered, write_atomically
 from swarmd.errors import ConfigError
-from swarmd.swarm.messages import INCARNATION_STEP
+from swarmd.swarm.wire.messages.common import INCARNATION_STEP
 
 JOIN = Remembered(("/ip4/10.0.0.1/tcp/4001/p2p/12D3KooWx",), stage=2)
 

@@ -16,8 +16,8 @@ from swarmd.daemon.run_search import RunSearch
 from swarmd.errors import ConfigError, Refused
 from swarmd.settings import with_overrides
 from swarmd.sim.network import SimNetwork
-from swarmd.swarm.links import Links
-from swarmd.swarm.membership import Membership, first_card
+from swarmd.swarm.membership.table import Membership, first_card
+from swarmd.swarm.wire.links import Links
 
 RUN = RunConfig(
     name="toy",

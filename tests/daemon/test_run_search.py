@@ -25,9 +25,9 @@ from swarmd.net.addresses import parse
 from swarmd.net.limits import TransportLimits
 from swarmd.sim.clock import run_virtual
 from swarmd.sim.network import SimNetwork
-from swarmd.swarm.links import Links
-from swarmd.swarm.membership import Membership, first_card
-from swarmd.swarm.messages import Settings
+from swarmd.swarm.membership.table import Membership, first_card
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import Settings
 
 RUN = RunConfig("toy", ModelConfig(256, 8, 16, 2, 2, 2, 16))
 OTHER_RUN = dataclasses.replace(RUN, seed=1)

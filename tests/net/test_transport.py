@@ -16,7 +16,7 @@ from libp2p.host.exceptions import StreamFailure
 
 from swarmd.errors import ConfigError, PeerUnreachable, Refused, WrongPeer
 from swarmd.net.limits import TransportLimits
-from swarmd.swarm.messages import INCARNATION_STEP
+from swarmd.swarm.wire.messages.common import INCARNATION_STEP
 from swarmd.values import Frame
 from tests.net.peers import PATIENCE_S, Peer, until
 

@@ -9,7 +9,7 @@ from swarmd.sim.clock import run_virtual
 from swarmd.sim.play import Play
 from swarmd.sim.scenario import Scenario
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm.messages import AskChunk
+from swarmd.swarm.wire.messages.common import AskChunk
 from tests.sim.toy import everyone_at, moment
 
 

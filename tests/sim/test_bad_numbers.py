@@ -19,10 +19,10 @@ from swarmd.sim.symbolic import Factory, SymbolicData
 from swarmd.sim.training import Text
 from swarmd.sim.world import World
 from swarmd.stage.engine import StageEngine
-from swarmd.swarm.commit import Record, clip_factor, record_to_plain
-from swarmd.swarm.drain import Drained
-from swarmd.swarm.ending import LINGER_SECONDS
-from swarmd.swarm.messages import NOBODY, Accept, Accepted, Blame
+from swarmd.swarm.history.record import Record, clip_factor, record_to_plain
+from swarmd.swarm.peer.drain import Drained
+from swarmd.swarm.peer.ending import LINGER_SECONDS
+from swarmd.swarm.wire.messages.common import NOBODY, Accept, Accepted, Blame
 from swarmd.values import Encoded, HopId
 from tests.sim.test_drains import drain
 from tests.sim.toy import (

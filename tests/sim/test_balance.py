@@ -14,8 +14,8 @@ from swarmd.sim.play import Play, play
 from swarmd.sim.point_faults import PointFault
 from swarmd.sim.scenario import Scenario
 from swarmd.sim.world import World
-from swarmd.swarm.balancer import rest_seconds
-from swarmd.swarm.commit import Move
+from swarmd.swarm.balance.balancer import rest_seconds
+from swarmd.swarm.history.record import Move
 from tests.sim.toy import RUN, check_agreement, check_exact, everyone_at, moment, train
 
 PERIOD_SECONDS = 10.0

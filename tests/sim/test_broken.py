@@ -15,8 +15,8 @@ from swarmd.sim.clock import run_virtual
 from swarmd.sim.compute import Speed
 from swarmd.sim.training import Text
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm import statesync
-from swarmd.swarm.ending import LINGER_SECONDS
+from swarmd.swarm.peer.ending import LINGER_SECONDS
+from swarmd.swarm.state import manifest as statesync
 from tests.sim.test_bad_numbers import SINGLES, found_in
 from tests.sim.toy import PAIRS, RUN, check_agreement, check_exact, compute_of, everyone_at, moment, start_all
 

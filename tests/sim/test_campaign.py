@@ -16,7 +16,7 @@ from swarmd.sim.named import NAMED
 from swarmd.sim.play import Outcome, play, report, shrink
 from swarmd.sim.scenario import Scenario
 from swarmd.sim.symbolic import SymbolicEngine
-from swarmd.swarm.view import View
+from swarmd.swarm.peer.view import View
 
 SEEDS = range(30)  # about 10 seconds of CPU
 CALM = Scenario(replicas=(2, 1), microbatches=4, steps=3)

@@ -14,7 +14,7 @@ from swarmd.sim.reference import share
 from swarmd.sim.scenario import Scenario
 from swarmd.sim.symbolic import SymbolicEngine
 from swarmd.sim.world import SimPeer
-from swarmd.swarm.history import RECORDS_KEPT
+from swarmd.swarm.history.history import RECORDS_KEPT
 from swarmd.values import HopId
 
 CALM = Scenario(replicas=(2, 1), microbatches=4, steps=4)

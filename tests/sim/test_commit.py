@@ -11,8 +11,8 @@ from swarmd.config import LimitsConfig
 from swarmd.sim.compute import Speed
 from swarmd.sim.transport import SimTransport
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm.messages import Accept, Card, Prepare
-from swarmd.swarm.round_messages import Close
+from swarmd.swarm.wire.messages.common import Accept, Card, Prepare
+from swarmd.swarm.wire.messages.round import Close
 from swarmd.values import Frame, PeerId
 from tests.sim.toy import (
     PAIRS,

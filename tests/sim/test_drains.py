@@ -15,7 +15,7 @@ from swarmd.sim.faults import Crash, Drain, Hold
 from swarmd.sim.play import Play, play
 from swarmd.sim.scenario import Scenario
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm.drain import Drained
+from swarmd.swarm.peer.drain import Drained
 from tests.sim.toy import PAIRS, SHORT, check_agreement, check_exact, everyone_at, journeys_of, moment, step_of, train
 
 BOUND = 60.0

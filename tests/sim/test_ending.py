@@ -12,7 +12,7 @@ from swarmd.sim.checks import check_final_state
 from swarmd.sim.clock import run_virtual
 from swarmd.sim.training import Text
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm import statesync
+from swarmd.swarm.state import manifest as statesync
 from tests.sim.toy import PAIRS, RUN, everyone_at, moment
 
 SHORT = dataclasses.replace(RUN, steps=3)

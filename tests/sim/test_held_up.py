@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm.holdups import HOLDUP_FLOOR_SECONDS, TAKING_UP_SECONDS
-from swarmd.swarm.round_messages import Contribution, Plan
+from swarmd.swarm.rounds.holdups import HOLDUP_FLOOR_SECONDS, TAKING_UP_SECONDS
+from swarmd.swarm.wire.messages.round import Contribution, Plan
 from tests.sim.nodes import forever
 from tests.sim.test_rounds import CROWD, STEP, check, frozen, of_stage
 from tests.sim.toy import PAIRS, RUN, compute_of, leader_of, ledger_of, long, moment, rounds_of, step_of, train

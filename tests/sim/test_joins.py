@@ -19,15 +19,17 @@ from swarmd.sim.compute import Speed
 from swarmd.sim.points import Action
 from swarmd.sim.training import Text
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm import donor, history, statesync
-from swarmd.swarm.assembly import Assembly
-from swarmd.swarm.commit import Record
-from swarmd.swarm.donor import Pinned
-from swarmd.swarm.framing import to_frame
-from swarmd.swarm.membership import Membership
-from swarmd.swarm.messages import INCARNATION_STEP, AskChunk, AskSnapshot, Chunk, Snapshot, Summary
-from swarmd.swarm.peer import Peer
-from swarmd.swarm.switch import Switch
+from swarmd.swarm.history import history
+from swarmd.swarm.history.record import Record
+from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.peer.peer import Peer
+from swarmd.swarm.peer.served_stage import Assembly
+from swarmd.swarm.peer.stage_switch import Switch
+from swarmd.swarm.state import donor
+from swarmd.swarm.state import manifest as statesync
+from swarmd.swarm.state.donor import Pinned
+from swarmd.swarm.wire.framing import to_frame
+from swarmd.swarm.wire.messages.common import INCARNATION_STEP, AskChunk, AskSnapshot, Chunk, Snapshot, Summary
 from swarmd.values import PeerId
 from tests.sim.toy import (
     PAIRS,

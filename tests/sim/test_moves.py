@@ -14,9 +14,9 @@ from swarmd.sim.faults import Crash, Move, Partition
 from swarmd.sim.play import play
 from swarmd.sim.scenario import Scenario
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm import statesync
-from swarmd.swarm.messages import Hop
-from swarmd.swarm.sizes import state_bytes
+from swarmd.swarm.balance.sizes import state_bytes
+from swarmd.swarm.state import manifest as statesync
+from swarmd.swarm.wire.messages.common import Hop
 from swarmd.values import Encoded
 from tests.sim.movers import ask, granted, members, slow_chunks, swarm
 from tests.sim.toy import (

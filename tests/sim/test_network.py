@@ -20,8 +20,8 @@ from swarmd.sim.training import Text
 from swarmd.sim.transport import SERVING_PER_PEER
 from swarmd.sim.wires import HEADER_BYTES
 from swarmd.sim.world import World
-from swarmd.swarm import messages
-from swarmd.swarm.framing import from_frame, to_frame
+from swarmd.swarm.wire.framing import from_frame, to_frame
+from swarmd.swarm.wire.messages import common as messages
 from swarmd.values import Encoded, Frame
 from tests.sim.nodes import SLOW, Node, connect, forever, now, play
 from tests.sim.toy import RUN_SECONDS, SHORT, check_agreement, everyone_at, moment, start_all

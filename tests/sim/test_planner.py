@@ -20,7 +20,7 @@ from swarmd.sim.placement import Placement, plan_placement
 from swarmd.sim.planner import Question, look, plan
 from swarmd.sim.rehearsal import Actor, rehearse
 from swarmd.sim.square_cube import SHAPES
-from swarmd.swarm.sizes import stage_parameters, state_bytes
+from swarmd.swarm.balance.sizes import stage_parameters, state_bytes
 
 MBPS = 1e6 / 8
 PROFILE = {

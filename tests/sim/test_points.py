@@ -16,8 +16,10 @@ from swarmd.sim.network import SimNetwork
 from swarmd.sim.points import GROUPS, NOT_ASKED, Points, all_points, step_of
 from swarmd.sim.transport import SimTransport
 from swarmd.sim.world import World
-from swarmd.swarm import framing, messages, ports
-from swarmd.swarm.framing import to_frame
+from swarmd.swarm import ports
+from swarmd.swarm.wire import framing
+from swarmd.swarm.wire.framing import to_frame
+from swarmd.swarm.wire.messages import common as messages
 from swarmd.values import Frame
 from tests.sim.nodes import now
 from tests.sim.toy import SHORT, check_agreement, check_exact, train

@@ -15,7 +15,7 @@ from swarmd.sim import points
 from swarmd.sim.clock import run_virtual
 from swarmd.sim.training import Text
 from swarmd.sim.world import World
-from swarmd.swarm import statesync
+from swarmd.swarm.state import manifest as statesync
 from tests.sim.test_returns import LIMITS, MIDDLES, SAVING, SECONDS, check_chain, copied
 from tests.sim.toy import PAIRS, check_exact, everyone_at, long, moment, start_all, step_of
 

@@ -13,7 +13,7 @@ from swarmd.sim import points
 from swarmd.sim.clock import run_virtual
 from swarmd.sim.training import Text
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm import statesync
+from swarmd.swarm.state import manifest as statesync
 from tests.sim.toy import PAIRS, RUN, check_exact, everyone_at, moment, start_all, step_of
 
 SAVING = dataclasses.replace(RUN, steps=14, checkpoint_every=3)

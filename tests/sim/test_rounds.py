@@ -14,11 +14,11 @@ from swarmd.sim.clock import run_virtual
 from swarmd.sim.network import Link
 from swarmd.sim.training import Text
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm import parts
-from swarmd.swarm.averaging import Rounds
-from swarmd.swarm.exchange import Exchange
-from swarmd.swarm.messages import NO_BALLOT, Ballot
-from swarmd.swarm.round_messages import AskHoldings, Close, Freeze, Plan
+from swarmd.swarm.rounds import parts
+from swarmd.swarm.rounds.exchange import Exchange
+from swarmd.swarm.rounds.member import Rounds
+from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
+from swarmd.swarm.wire.messages.round import AskHoldings, Close, Freeze, Plan
 from swarmd.values import Encoded, HopId
 from tests.sim.test_training import refuse_loss
 from tests.sim.toy import (

@@ -9,11 +9,11 @@ from swarmd.sim.__main__ import run_command_line
 from swarmd.sim.clock import run_virtual
 from swarmd.sim.figures import Scale, measure_scale, open_world, plan_run
 from swarmd.sim.world import ENTRIES
-from swarmd.swarm.beats import BEAT_CEILING_SECONDS, beat_interval
-from swarmd.swarm.custody import SILENCE_CEILING_SECONDS, UNCLAIMED_SECONDS
-from swarmd.swarm.gossip import cards_for
-from swarmd.swarm.membership import FEW, SMALL_SWARM, Membership, heartbeat_interval, summary_interval
-from swarmd.swarm.messages import BEAT_SECONDS, Summary
+from swarmd.swarm.hops.beats import BEAT_CEILING_SECONDS, beat_interval
+from swarmd.swarm.hops.custody import SILENCE_CEILING_SECONDS, UNCLAIMED_SECONDS
+from swarmd.swarm.membership.gossip import cards_for
+from swarmd.swarm.membership.table import FEW, SMALL_SWARM, Membership, heartbeat_interval, summary_interval
+from swarmd.swarm.wire.messages.common import BEAT_SECONDS, Summary
 from tests.swarm.cards import card
 
 GOSSIP_LIMIT = 16.0  # copies that a peer sends per second: five of two heartbeats, and of half a summary

@@ -5,8 +5,8 @@ from typing import Any
 from swarmd.sim.clock import run_virtual
 from swarmd.sim.network import SimNetwork
 from swarmd.sim.trace import HASHED_AT_ONCE, Event, Trace
-from swarmd.swarm.framing import to_frame
-from swarmd.swarm.messages import Hop
+from swarmd.swarm.wire.framing import to_frame
+from swarmd.swarm.wire.messages.common import Hop
 from swarmd.values import Encoded, Frame
 from tests.sim.nodes import Node, connect
 

@@ -10,9 +10,9 @@ from swarmd.sim.clock import run_virtual
 from swarmd.sim.compute import Speed
 from swarmd.sim.training import Text
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm.custody import MUTE_SECONDS, UNANSWERED_FLOOR_SECONDS
-from swarmd.swarm.journey import EVALUATE_SECONDS
-from swarmd.swarm.work import Work
+from swarmd.swarm.hops.custody import MUTE_SECONDS, UNANSWERED_FLOOR_SECONDS
+from swarmd.swarm.hops.journey import EVALUATE_SECONDS
+from swarmd.swarm.hops.under_way import Work
 from swarmd.values import HopId
 from tests.sim.nodes import forever
 from tests.sim.toy import RUN, check_agreement, check_exact, everyone_at, journeys_of, long, moment, start_all, step_of

@@ -11,7 +11,7 @@ from swarmd.sim.clock import run_virtual
 from swarmd.sim.compute import Speed, torch_engine
 from swarmd.sim.training import Text
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm.ailing import FAILURES
+from swarmd.swarm.hops.ailing import FAILURES
 from tests.sim.toy import (
     RUN,
     accumulated,

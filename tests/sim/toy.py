@@ -18,9 +18,9 @@ from swarmd.sim.compute import SimCompute, Speed
 from swarmd.sim.network import Link
 from swarmd.sim.training import Text, plain_training
 from swarmd.sim.world import SimPeer, World
-from swarmd.swarm.averaging import Rounds
-from swarmd.swarm.journey import Journeys
-from swarmd.swarm.membership import leader_order
+from swarmd.swarm.hops.journey import Journeys
+from swarmd.swarm.membership.table import leader_order
+from swarmd.swarm.rounds.member import Rounds
 from tests.stage.toy import FP32
 
 torch.set_num_threads(1)

@@ -10,14 +10,14 @@ import pytest
 from swarmd.errors import DeviceLost, HopForgotten, Refused
 from swarmd.sim.clock import run_virtual
 from swarmd.sim.network import SimNetwork
-from swarmd.swarm.ailing import FAILURES, REST_CEILING_SECONDS, REST_SECONDS, Ailing
 from swarmd.swarm.fence import AGAIN_CEILING_SECONDS, PLACES_KEPT, RECENT_SECONDS, Fence, is_of_device
-from swarmd.swarm.framing import KINDS
-from swarmd.swarm.links import Links
-from swarmd.swarm.membership import Membership
-from swarmd.swarm.messages import Settings
+from swarmd.swarm.hops.ailing import FAILURES, REST_CEILING_SECONDS, REST_SECONDS, Ailing
+from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.wire.framing import KINDS
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import Settings
 from tests.swarm.cards import card
-from tests.swarm.test_messages import filled
+from tests.swarm.wire.test_messages import filled
 
 GREETING = ("Hello", "AskSettings")  # answered by `Links` itself
 

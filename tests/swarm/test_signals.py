@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from swarmd.sim.clock import run_virtual
-from swarmd.swarm.head import plan_slots
 from swarmd.swarm.signals import Signal
+from swarmd.swarm.steps.head import plan_slots
 
 
 def test_a_change_wakes_everyone_who_waits_once() -> None:

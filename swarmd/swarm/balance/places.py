@@ -1,0 +1,167 @@
+"""Where a newcomer is needed: it asks, and others answer.
+
+A founder decides by itself. In a large swarm whoever is asked may be far from the place that it gives, and know only a
+few of the peers there; so the newcomer asks one of those, too, whom it will work with.
+"""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable
+
+from swarmd.config import RunConfig
+from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.balance.balancer import Outlook
+from swarmd.swarm.balance.rule import plan_place
+from swarmd.swarm.balance.sizes import lacking
+from swarmd.swarm.history.history import History
+from swarmd.swarm.membership.gossip import cards_for
+from swarmd.swarm.membership.table import Membership, nan_to_zero
+from swarmd.swarm.signals import Signal
+from swarmd.swarm.wire.incarnation import check_card
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import AskPlace, Card, Place
+from swarmd.values import PeerId
+
+log = logging.getLogger(__name__)
+
+PLACE_SECONDS = 10.0
+PROMISES_LIMIT = 256  # newcomers whose place counts as taken; of more than these the first are forgotten
+PROMISE_SECONDS = 60.0  # a place given to a newcomer counts as taken for so long
+RETRY_SECONDS = 1.0
+ARRIVALS_LIMIT = 1 << 53  # what says more is a lie; beyond it newcomers are ordered by their names
+
+
+class Places:
+    """This peer's search for a place, and its answers to those who search."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        links: Links,
+        membership: Membership,
+        history: History,
+        hear: Callable[[Card], None],
+        entries: tuple[PeerId, ...],
+        outlook: Outlook,
+        used: int | None = None,
+    ) -> None:
+        self._run, self._stages = run, run.model.stages
+        self._links, self._membership, self._history = links, membership, history
+        self._hear, self._entries = hear, entries
+        self._outlook = outlook
+        self._used = used if used is not None and used < self._stages else None  # what is on its disk is mostly of this
+        self.has_data = True  # until loading it fails
+        self.tried = ""  # whom this peer last asked for a place in vain, and why
+        self._promises: dict[PeerId, tuple[int, float]] = {}  # newcomer -> its stage, until when
+        self._arrivals = 0  # the last number that was given to a newcomer here
+        links.answers(AskPlace, self._answer)
+
+    async def find(self, wanted: int | None, changed: Signal) -> int:
+        """The stage to serve. A founder decides by itself; a joiner asks until somebody answers: alone it would begin a
+        second history of the run. Raises ConfigError.
+        """
+        if wanted is not None and not 0 <= wanted < self._stages:
+            raise ConfigError(f"--stage {wanted}: this run has stages 0 to {self._stages - 1}")
+        while True:
+            known = [card.peer for card in self._membership.cards() if card.peer != self._membership.own.peer]
+            for peer in dict.fromkeys((*self._links.transport.connected(), *known, *self._entries)):
+                stage = await self._ask(peer, wanted)
+                if stage is not None:
+                    if wanted is None and self._history.resumes and self._may_use():
+                        stage = self._used or 0
+                    await self._meet_neighbours(peer, stage)
+                    return stage
+            if not self._entries:
+                if wanted is not None:
+                    return wanted
+                if self._history.resumes and self._may_use():
+                    return self._used or 0
+                return self._place(self.has_data, self._membership.own.memory_bytes)
+            await changed.wait(RETRY_SECONDS)
+
+    def _may_use(self) -> bool:
+        return self._used is not None and (self._used > 0 or self.has_data)
+
+    async def _meet_neighbours(self, asked: PeerId, stage: int) -> None:
+        """If whoever gave the place is far from it, someone near it is asked whom this peer will work with."""
+        giver = self._membership.get(asked)
+        if giver is not None and abs(giver.stage - stage) <= 1:
+            return
+        near = [card for card in self._membership.cards() if card.stage >= 0 and abs(card.stage - stage) <= 1]
+        for card in sorted(near, key=lambda card: (abs(card.stage - stage), card.peer)):
+            if card.peer != self._membership.own.peer and await self._ask(card.peer, stage) is not None:
+                return
+
+    async def _ask(self, peer: PeerId, wanted: int | None) -> int | None:
+        stage = -1 if wanted is None else wanted
+        question = AskPlace(stage, self.has_data, self._membership.own.memory_bytes)
+        try:
+            place = await self._links.ask(peer, question, Place, deadline_s=PLACE_SECONDS)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.info("no place from %s: %s", peer[-8:], trouble)
+            self.tried = f"{peer[-8:]}: {trouble or 'no answer'}"
+            return None
+        try:
+            for card in place.cards:
+                check_card(card)
+        except PeerFault as fault:
+            log.info("no place from %s: %s", peer[-8:], fault)
+            return None
+        self._arrive(place.arrival)
+        for card in place.cards:
+            self._hear(card)
+            self._history.heard = max(self._history.heard, card.version)
+        self._history.learn_founder(place.founder, self._membership.own.peer, again=not self._promises)
+        self._history.resumes = place.resumes and not self._history.ready
+        return place.stage if 0 <= place.stage < self._stages else None
+
+    def _arrive(self, arrival: int) -> None:
+        """Whoever gives a place says after whom this peer came: the order among newcomers is of that, not of clocks."""
+        own = self._membership.own
+        arrival = max(own.arrival, 1, min(arrival, ARRIVALS_LIMIT))
+        self._membership.own = dataclasses.replace(own, arrival=arrival)
+
+    def _next_arrival(self) -> int:
+        """A number for a newcomer that is higher than those of all who are known here, newcomers on their way too."""
+        seen = max(min(card.arrival, ARRIVALS_LIMIT) for card in self._membership.cards())
+        self._arrivals = min(max(self._arrivals, seen) + 1, ARRIVALS_LIMIT)
+        return self._arrivals
+
+    async def _answer(self, peer: PeerId, ask: AskPlace) -> Place:
+        """Newcomers that come together through this peer get different places. One that has no place itself gives none:
+        two that know nobody else would begin a second history of the run.
+        """
+        if self._membership.own.stage < 0:
+            raise Refused("this peer looks for a place itself")
+        now = asyncio.get_running_loop().time()
+        self._promises = {who: it for who, it in self._promises.items() if it[1] > now and who != peer}
+        stage = ask.stage
+        if stage < 0:
+            stage = self._place(ask.has_data, nan_to_zero(ask.memory_bytes), peer)
+        while len(self._promises) >= PROMISES_LIMIT:
+            del self._promises[next(iter(self._promises))]
+        self._promises[peer] = (stage, now + PROMISE_SECONDS)
+        cards, arrival = cards_for(stage, self._membership), self._next_arrival()
+        return Place(stage, cards, self._history.founder, self._history.resumes, arrival)
+
+    def lost(self, peer: PeerId) -> None:
+        """Its connection broke: whoever comes next may have the place that was promised to it."""
+        self._promises.pop(peer, None)
+
+    def _place(self, has_data: bool, memory_bytes: float, newcomer: PeerId = "") -> int:
+        """The stage that needs a newcomer most, of those that its device may hold, if there are any; those to whom a
+        place was promised are as good as there.
+        """
+        coming = []
+        for who, (promised, _) in self._promises.items():
+            known = self._membership.get(who)
+            if known is None or known.stage < 0:
+                plain = dataclasses.replace(self._membership.own, peer=who, stage=promised, service_seconds=0.0)
+                coming.append(dataclasses.replace(plain, state="joining", moving=-1))
+        if newcomer:  # it may have been here before
+            coming.append(dataclasses.replace(self._membership.own, peer=newcomer, stage=-1, state="joining"))
+        able = [stage for stage in range(self._stages) if stage > 0 or has_data]
+        able = [stage for stage in able if not lacking(self._run, stage, memory_bytes)] or able
+        planned = plan_place(self._outlook.loads(coming), self._outlook.works, able)
+        return 0 if planned is None else planned

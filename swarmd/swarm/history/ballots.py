@@ -1,0 +1,260 @@
+"""Prepare and Accept between peers: this peer as an acceptor of a step, and as the conductor who asks acceptors.
+
+The rules are in `consensus.py`. An acceptor has no disk to remember its word on: it gives it only in the incarnation
+that took part in the round before (nobody else can be among the acceptors that counted then), or that founded the run.
+Without a majority, but with every stage at hand for long enough, a conductor goes on with the acceptors it reaches, and
+the record is marked as forked.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from swarmd.config import RunConfig
+from swarmd.errors import PeerFault, Refused, SwarmError
+from swarmd.swarm.history.consensus import (
+    NUMBER_LIMIT,
+    Acceptor,
+    decided_in,
+    highest_ballot,
+    is_majority,
+    plan_acceptors,
+    plan_proposal,
+)
+from swarmd.swarm.history.history import History
+from swarmd.swarm.history.record import Record, is_of_now, record_from_plain, record_to_plain
+from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import NO_BALLOT, Accept, Accepted, Ballot, Prepare, Promise
+from swarmd.values import PeerId
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 5.0  # for an acceptor, who only looks into its memory, to answer
+RETRY_SECONDS = 0.5
+MEMORIES = 8  # histories of the next steps that an acceptor speaks for; one is usual, more are made up
+SLEPT_SECONDS = 15.0  # between two looks at the acceptors: this peer was stopped, and knows nothing of the others
+
+A = TypeVar("A", Promise, Accepted)
+
+
+class Outranked(SwarmError):
+    """Someone else leads this step under a higher ballot."""
+
+
+@dataclass(frozen=True)
+class Mandate:
+    """The right to propose a step's record."""
+
+    step: int
+    parent: str
+    ballot: Ballot
+    acceptors: tuple[PeerId, ...]
+    forked: bool  # fewer than a majority gave it
+    bound: Record | None  # what must be proposed; None: whatever the step brings
+    decided: Record | None  # the step is over: this is its record
+
+    @property
+    def fresh(self) -> bool:
+        """Whether nobody led this step before."""
+        return self.ballot.number == 1 and not self.forked
+
+
+class Alone:
+    """For how long, without a break, no majority of acceptors has answered although every stage was there."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._looked = 0.0
+
+    def seconds(self, now: float, *, complete: bool) -> float:
+        """Takes in a look that found no majority."""
+        if not complete or self._since is None or now - self._looked > SLEPT_SECONDS:
+            self._since = now
+        self._looked = now
+        return now - self._since if complete else 0.0
+
+
+class Ballots:
+    """This peer's part in deciding records."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        links: Links,
+        membership: Membership,
+        history: History,
+        rng: random.Random,
+        fork_timeout_s: float,
+    ) -> None:
+        self._run, self._links, self._membership, self._history = run, links, membership, history
+        self._rng, self._fork_timeout_s = rng, fork_timeout_s
+        self._memory: dict[tuple[int, str], Acceptor] = {}  # (step, parent) -> what this acceptor said
+        self._highest: tuple[int, int] = (0, 0)  # step, and the highest number seen for it
+        self.waiting = ""  # for which acceptors, in words
+        links.answers(Prepare, self._answer_prepare)
+        links.answers(Accept, self._answer_accept)
+
+    # ---------------------------------------------------------------------------------------------- acceptor
+
+    async def _answer_prepare(self, peer: PeerId, ask: Prepare) -> Promise:
+        _check_ballot(peer, ask.ballot)
+        returned = self._history.returned
+        if returned is not None and returned.follows(ask.step, ask.parent):
+            return Promise(False, NO_BALLOT, NO_BALLOT, record_to_plain(returned))
+        if self._history.version >= ask.step:
+            record = self._history.record_at(ask.step)
+            if record is None or record.parent != ask.parent:
+                raise Refused(f"step {ask.step} is over, or another history's")
+            return Promise(False, NO_BALLOT, NO_BALLOT, record_to_plain(record))
+        return self._acceptor(ask.step, ask.parent).prepare(ask.ballot)
+
+    async def _answer_accept(self, peer: PeerId, ask: Accept) -> Accepted:
+        _check_ballot(peer, ask.ballot)
+        record = record_from_plain(self._run, ask.record)
+        if not record.follows(ask.step, ask.parent) or not is_of_now(self._run, record):
+            raise PeerFault("a record of another step than it was proposed for")
+        if self._history.version >= ask.step:
+            raise Refused(f"step {ask.step} is over")
+        if why := self._history.objection(record):
+            log.warning("%s proposes a record of step %d that is refused: %s", peer[-8:], ask.step, why)
+            raise Refused(f"the record of step {ask.step}: {why}")
+        return self._acceptor(ask.step, ask.parent).accept(ask.ballot, ask.record)
+
+    def _acceptor(self, step: int, parent: str) -> Acceptor:
+        """This peer's memory of a step it may speak for. It may while it still applies the record before. Raises
+        Refused.
+        """
+        history = self._history
+        if history.version == step - 1 and history.record_hash != parent:
+            raise Refused(f"another history: its version {step - 1} is not ours")
+        if history.leaving is not None or not history.contributed(step - 1):
+            raise Refused(f"this peer took no part in step {step - 1} and can't speak for step {step}")
+        self._memory = {key: it for key, it in self._memory.items() if key[0] > history.version}
+        if (step, parent) not in self._memory and len(self._memory) >= MEMORIES:
+            raise Refused("this acceptor speaks for too many histories already")
+        return self._memory.setdefault((step, parent), Acceptor())
+
+    def forget(self) -> None:
+        """This peer has another state now than the one it spoke for: it is no acceptor of the present step any more."""
+        self._memory.clear()
+
+    # ---------------------------------------------------------------------------------------------- proposer
+
+    async def seek(self, step: int, complete: Callable[[], bool]) -> Mandate:
+        """Asks the step's acceptors for the right to propose, until enough of them give it. `complete`: every stage is
+        there. Raises Outranked when someone who is alive has it.
+        """
+        loop, alone, own = asyncio.get_running_loop(), Alone(), self._membership.own.peer
+        parent = self._history.record_hash
+        try:
+            while True:
+                acceptors = plan_acceptors(step, self._history.record, self._history.founder)
+                ballot = Ballot(self._next_number(step, parent), own)
+                answers = await self._poll(acceptors, Prepare(step, parent, ballot), Promise)
+                granted = [it for it in answers.values() if it.granted]
+                higher = self._note(step, highest_ballot(answers.values()))
+                forked = not is_majority(len(granted), len(acceptors))
+                decided = self._record(step, parent, decided_in(answers.values()))
+                if decided is None and forked:
+                    self._check_rank(step, higher)
+                    self.waiting = _waiting(step, len(answers), len(acceptors))
+                    if alone.seconds(loop.time(), complete=complete()) < self._fork_timeout_s:
+                        await asyncio.sleep(RETRY_SECONDS * (0.5 + self._rng.random()))
+                        continue
+                    log.warning("step %d goes on with %d of %d acceptors", step, len(granted), len(acceptors))
+                bound = self._record(step, parent, plan_proposal(granted))
+                return Mandate(step, parent, ballot, acceptors, forked, bound, decided)
+        finally:
+            self.waiting = ""
+
+    def _next_number(self, step: int, parent: str) -> int:
+        """Above all that this peer has seen for the step, as an acceptor, too."""
+        seen = self._highest[1] if self._highest[0] == step else 0
+        if (acceptor := self._memory.get((step, parent))) is not None:
+            seen = max(seen, acceptor.promised.number)
+        self._highest = (step, seen + 1)
+        return seen + 1
+
+    def _note(self, step: int, ballot: Ballot) -> Ballot:
+        """Remembers the highest number seen, so that the next ballot is above it."""
+        if self._highest[0] == step and self._highest[1] < ballot.number <= NUMBER_LIMIT:
+            self._highest = (step, ballot.number)
+        return ballot
+
+    def _check_rank(self, step: int, higher: Ballot) -> None:
+        """Gives way to someone alive who leads the step. Raises Outranked."""
+        if higher.peer not in ("", self._membership.own.peer) and self._membership.is_live(higher.peer):
+            raise Outranked(f"{higher.peer[-8:]} leads step {step} under ballot {higher.number}")
+
+    def _record(self, step: int, parent: str, plain: dict[str, Any]) -> Record | None:
+        """A record that an acceptor gave. None if it gave none, or one that doesn't fit."""
+        if not plain:
+            return None
+        try:
+            record = record_from_plain(self._run, plain)
+        except PeerFault as fault:
+            log.warning("an acceptor gave a bad record of step %d: %s", step, fault)
+            return None
+        return record if record.follows(step, parent) and is_of_now(self._run, record) else None
+
+    async def propose(self, mandate: Mandate, record: Record, complete: Callable[[], bool]) -> Record:
+        """Has the acceptors accept a record; returns it as decided. Raises Outranked when a higher ballot is about."""
+        loop, alone = asyncio.get_running_loop(), Alone()
+        ballot, total = mandate.ballot, len(mandate.acceptors)
+        record = dataclasses.replace(record, ballot=(ballot.number, ballot.peer), forked=mandate.forked)
+        question = Accept(mandate.step, mandate.parent, ballot, record_to_plain(record))
+        try:
+            while True:
+                answers = await self._poll(mandate.acceptors, question, Accepted)
+                accepted = sum(1 for it in answers.values() if it.granted)
+                higher = self._note(mandate.step, highest_ballot(answers.values()))
+                if mandate.forked and is_majority(len(answers), total):
+                    raise Outranked(f"the acceptors of step {mandate.step} answer again")  # no reason to fork any more
+                if mandate.forked and higher == NO_BALLOT:
+                    return record
+                if not mandate.forked and is_majority(accepted, total):
+                    return record
+                if higher != NO_BALLOT:
+                    raise Outranked(f"{higher.peer[-8:]} leads step {mandate.step} under ballot {higher.number}")
+                self.waiting = _waiting(mandate.step, len(answers), total)
+                if alone.seconds(loop.time(), complete=complete()) >= self._fork_timeout_s:
+                    log.warning("step %d is decided by %d of %d acceptors", mandate.step, accepted, total)
+                    return dataclasses.replace(record, forked=True)
+                await asyncio.sleep(RETRY_SECONDS)
+        finally:
+            self.waiting = ""
+
+    async def _poll(self, peers: tuple[PeerId, ...], question: Prepare | Accept, kind: type[A]) -> dict[PeerId, A]:
+        """Asks everyone, and waits for no more answers than make a majority of yes, or rule it out."""
+        tasks = [
+            asyncio.create_task(self._links.tell_all([peer], question, kind, deadline_s=ANSWER_SECONDS))
+            for peer in peers
+        ]
+        answers: dict[PeerId, A] = {}
+        try:
+            for done in asyncio.as_completed(tasks):
+                answers.update(await done)
+                granted = sum(1 for it in answers.values() if it.granted)
+                refused = len(answers) - granted
+                if is_majority(granted, len(peers)) or not is_majority(len(peers) - refused, len(peers)):
+                    break
+            return answers
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _check_ballot(peer: PeerId, ballot: Ballot) -> None:
+    """Raises PeerFault for a ballot in somebody else's name, or one that would leave no room above it."""
+    if ballot.peer != peer or not 0 < ballot.number < NUMBER_LIMIT:
+        raise PeerFault("a ballot that is not its own")
+
+
+def _waiting(step: int, answering: int, acceptors: int) -> str:
+    return f"a majority of the acceptors of step {step}: {answering} of {acceptors} answer"

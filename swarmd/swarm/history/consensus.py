@@ -1,0 +1,81 @@
+"""How one record is decided for each step: single-decree consensus among the acceptors of that step (Paxos; Lamport,
+"Paxos Made Simple", 2001, section 2).
+
+Pure: who the acceptors are, what an acceptor answers, what a proposer must propose. `ballots.py` carries it over the
+network. Two things differ from the textbook, and both only refuse more: a promise needs a strictly higher *number* than
+the one before, whoever gave it, so that a ballot is never granted twice, not even to a peer that has restarted; and
+number 1, granted by a majority, tells a conductor that nobody has led this step before.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from swarmd.swarm.history.record import Record
+from swarmd.swarm.membership.table import rendezvous
+from swarmd.swarm.wire.messages.common import NO_BALLOT, Accepted, Ballot, Promise
+from swarmd.values import PeerId
+
+ACCEPTORS = 9  # five must live; more would only cost messages
+
+NUMBER_LIMIT = 1 << 40  # a higher ballot number is no honest one: conductors count up one by one
+
+
+def plan_acceptors(step: int, record: Record | None, founder: PeerId) -> tuple[PeerId, ...]:
+    """Who decides a step, from the record before: its heads, who know one another in a large swarm, too, then the other
+    members. Whoever has the same record names the same ones. For the first step it is the run's founder alone.
+    """
+    if record is None:
+        return (founder,) if founder else ()
+    heads = record.stages[0].members
+    others = [peer for peer in dict.fromkeys(record.members()) if peer not in heads]
+    key = f"acceptor/{step}"
+    return (*rendezvous(key, heads), *rendezvous(key, others))[:ACCEPTORS]
+
+
+def is_majority(count: int, acceptors: int) -> bool:
+    """Whether so many are more than half: two such groups always share a peer."""
+    return 2 * count > acceptors
+
+
+@dataclass
+class Acceptor:
+    """One acceptor's memory of one step."""
+
+    promised: Ballot = NO_BALLOT  # nothing under a lower one is accepted any more
+    accepted: Ballot = NO_BALLOT
+    record: dict[str, Any] = field(default_factory=dict)  # as accepted; empty: nothing yet
+
+    def prepare(self, ballot: Ballot) -> Promise:
+        granted = ballot.number > self.promised.number
+        if granted:
+            self.promised = ballot
+        return Promise(granted, self.promised, self.accepted, self.record)
+
+    def accept(self, ballot: Ballot, record: dict[str, Any]) -> Accepted:
+        granted = ballot == self.promised or ballot.number > self.promised.number
+        if granted:
+            self.promised = self.accepted = ballot
+            self.record = record
+        return Accepted(granted, self.promised)
+
+
+def decided_in(promises: Iterable[Promise]) -> dict[str, Any]:
+    """The step's decided record, if one of those asked is past the step and says so: it refuses, and names no ballot
+    under which it would have accepted. Empty if none does.
+    """
+    past = (it.record for it in promises if not it.granted and it.accepted == NO_BALLOT and it.record)
+    return next(past, {})
+
+
+def plan_proposal(promises: Iterable[Promise]) -> dict[str, Any]:
+    """What whoever got these promises must propose: the record accepted under the highest ballot, since it may have
+    been decided. Empty: it is free to propose its own.
+    """
+    bound = max((it for it in promises if it.granted and it.record), key=lambda it: it.accepted, default=None)
+    return bound.record if bound is not None else {}
+
+
+def highest_ballot(answers: Iterable[Promise | Accepted]) -> Ballot:
+    """The highest ballot under which someone else was promised, by those who refused."""
+    return max((it.promised for it in answers if not it.granted), default=NO_BALLOT)

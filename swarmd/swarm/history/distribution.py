@@ -1,0 +1,77 @@
+"""How a decided record gets to everyone.
+
+In a small swarm the conductor tells everyone. In a large one it tells the acceptors and one replica of each stage, who
+tells the others of its stage. Whoever hears nothing sees from the cards that it is late, and asks: so nothing here has
+to be certain.
+"""
+
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from swarmd.swarm.history.consensus import plan_acceptors
+from swarmd.swarm.history.history import History
+from swarmd.swarm.history.record import Record, record_to_plain
+from swarmd.swarm.membership.table import AT_WORK, SMALL_SWARM, Membership, rendezvous
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import Ack, Card, Commit
+from swarmd.values import PeerId
+
+log = logging.getLogger(__name__)
+
+COMMIT_SECONDS = 60.0  # to apply a record
+RELAYS_TRIED = 3  # replicas of a stage asked one after the other to pass a record on
+
+
+def plan_relays(step: int, cards: list[Card], own: PeerId) -> list[list[PeerId]]:
+    """For each stage, the replicas that may pass a record on to the others, the first one first."""
+    stages: dict[int, list[PeerId]] = {}
+    for card in cards:
+        if card.state in AT_WORK and card.peer != own:
+            stages.setdefault(card.stage, []).append(card.peer)
+    return [rendezvous(f"relay/{step}/{stage}", stages[stage])[:RELAYS_TRIED] for stage in sorted(stages)]
+
+
+class Distribution:
+    """Hands records out, and on."""
+
+    def __init__(
+        self,
+        links: Links,
+        membership: Membership,
+        history: History,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._links, self._membership, self._history, self._spawn = links, membership, history, spawn
+        history.on_relay(self._pass_on)
+
+    async def spread(self, record: Record) -> None:
+        """Tells the swarm of a record, as its conductor."""
+        own = self._membership.own.peer
+        cards = [card for card in self._membership.kin() if card.peer != own]
+        if len(cards) <= SMALL_SWARM:
+            await self._tell([card.peer for card in cards], Commit(record_to_plain(record)))
+            return
+        known = {card.peer for card in cards}
+        before = self._history.record_at(record.step - 1)
+        acceptors = plan_acceptors(record.step, before, self._history.founder)
+        self._spawn(self._tell([peer for peer in acceptors if peer in known], Commit(record_to_plain(record))))
+        for relays in plan_relays(record.step, cards, own):
+            self._spawn(self._relay(relays, Commit(record_to_plain(record), relay=True)))
+
+    async def _tell(self, peers: list[PeerId], commit: Commit) -> None:
+        await self._links.tell_all(peers, commit, Ack, deadline_s=COMMIT_SECONDS)
+
+    async def _relay(self, relays: list[PeerId], commit: Commit) -> None:
+        """Has the first that answers tell its stage."""
+        for peer in relays:
+            if await self._links.tell_all([peer], commit, Ack, deadline_s=COMMIT_SECONDS):
+                return
+            log.info("%s passes no record on", peer[-8:])
+
+    def _pass_on(self, source: PeerId, commit: Commit) -> None:
+        """A record came that the other replicas of this stage should hear of."""
+        own = self._membership.own
+        replicas = [card.peer for card in self._membership.kin() if card.stage == own.stage]
+        others = [peer for peer in replicas if peer not in (own.peer, source)]
+        self._spawn(self._tell(others, Commit(commit.record)))

@@ -1,0 +1,459 @@
+"""Where this peer is in the run's history: its version, the chain of records, and how it goes one version further.
+
+A record is applied when it follows the present one; what is missing in between is asked for. Only the gradient that the
+record names is applied: the one at hand, or one fetched from a holder. Relies on `Rounds` for gradients and on
+`Compute` to step. That another peer's records are not ours is noticed here; `forks.py` decides what follows from it.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from swarmd.config import RunConfig
+from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.swarm.history.record import (
+    Record,
+    counts_after,
+    genesis_hash,
+    is_of_now,
+    ledger_line,
+    record_from_plain,
+    record_to_plain,
+)
+from swarmd.swarm.ports import Compute, Store
+from swarmd.swarm.signals import Signal
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import Ack, AskRecord, Commit
+from swarmd.values import PeerId
+
+log = logging.getLogger(__name__)
+
+CONTRIBUTIONS_KEPT = 2  # steps: the one before decides who may be an acceptor
+RECORDS_KEPT = 256  # for those who missed some; a record is about a kilobyte per stage
+RECORD_SECONDS = 10.0  # to answer with a record
+REFUSED_SECONDS = 10.0  # for so long one may be between two histories, or not have heard of a record
+
+Gather = Callable[[Record], Awaitable[bool]]
+"""Makes sure that `Compute` has assembled the gradient a record names. False: nobody has it any more."""
+
+
+class History:
+    """This peer's version and the records that led there."""
+
+    def __init__(self, run: RunConfig, links: Links, store: Store) -> None:
+        self._run, self._links, self._store = run, links, store
+        self.version = 0
+        self.record_hash = self._genesis = genesis_hash(run)
+        self.record: Record | None = None
+        self.entered = 0.0  # loop time when this peer came to this version
+        self.digest = ""  # of the parameters at this version
+        self.totals = {"resent": 0, "subtracted": 0, "lost": 0, "duplicated": 0}
+        self.ready = False  # the parameters are those of `version`: records may be applied
+        self.behind = False  # nobody has the gradients any more: the whole state must be fetched
+        self.founder: PeerId = ""  # who began the run: the acceptor of its first record
+        self.founded = False  # it is this incarnation of this peer
+        self.leaving: int | None = None  # version of the record up to which the history this peer goes to is its own
+        self.departures = 0  # how often this peer left its stage: who waits for a version is refused then
+        self.changes = 0  # how often the state was replaced: what is under way for a step is void then
+        self.broken = 0  # the version of which this stage's parameters were not finite: there are none; 0: all is well
+        self.checkpointed = False  # some version of the run is on its peers' disks, as far as the records tell
+        self.ended: Record | None = None  # with it the run has ended for good
+        self._missed = 0.0  # loop time when nobody had a gradient
+        self.changed = Signal()
+        self.on_ahead: Callable[[Record, PeerId], None] | None = None  # hears records that can't be applied yet
+        self._contributed: list[int] = []
+        self._counts: OrderedDict[int, dict[str, int]] = OrderedDict()  # of `totals`, by step
+        self._on_foreign: list[Callable[[PeerId], None]] = []
+        self._on_relay: list[Callable[[PeerId, Commit], None]] = []
+        self._on_restore: list[Callable[[], None]] = []
+        self._on_return: list[Callable[[Record], None]] = []
+        self.returned: Record | None = None  # the newest return that this peer has made
+        self.resumes = False  # the run goes on from what is on disks, and it isn't decided yet from where
+        self.heard = 0  # the highest version of those whom this peer came by: they may be gone again
+        self._refused: tuple[int, float] = (-1, 0.0)  # the version from which no record leads on, and since when
+        self._records: OrderedDict[int, Record] = OrderedDict()
+        self.lock = asyncio.Lock()  # held while the version changes
+        self._applying: set[asyncio.Task[None]] = set()
+        self._compute: Compute | None = None
+        self._stage = -1
+        self._gather: Gather | None = None
+        self._fits: Callable[[Record], str] | None = None
+        self._on_commit: list[Callable[[Record], None]] = []
+        links.answers(Commit, self._answer_commit)
+        links.answers(AskRecord, self._answer_record)
+
+    def attach(self, stage: int, compute: Compute, gather: Gather, fits: Callable[[Record], str]) -> None:
+        """Names the stage whose parameters this history steps. `fits`: what of a record doesn't fit the gradients that
+        were assembled here, "" if it does or isn't known.
+        """
+        self._stage, self._compute, self._gather, self._fits = stage, compute, gather, fits
+
+    def detach(self) -> None:
+        """This peer leaves its stage at the present version: from here on nothing of the next step reaches its sum."""
+        self.ready = False
+        self.departures += 1
+        self.changes += 1
+        self.changed.notify()
+
+    def settle(self, digest: str) -> None:
+        """The parameters of the stage that was attached last are here, at this peer's own version: it goes on in its
+        history as if it had always been there. What it said and promised stays said.
+        """
+        self.digest, self.ready, self.behind, self.broken = digest, True, False, 0
+        self.changed.notify()
+
+    def learn_founder(self, founder: PeerId, own: PeerId, *, again: bool) -> None:
+        """Others say who began the run. `again`: before this peer told anyone that it did; so it was another
+        incarnation of it, if it was it at all.
+        """
+        if founder and (founder != own or again):
+            self.founder, self.founded = founder, False
+
+    def on_commit(self, callback: Callable[[Record], None]) -> None:
+        """Calls back after a record was applied."""
+        self._on_commit.append(callback)
+
+    def on_foreign(self, callback: Callable[[PeerId], None]) -> None:
+        """Calls back with a peer that has shown a record of another history."""
+        self._on_foreign.append(callback)
+
+    def on_relay(self, callback: Callable[[PeerId, Commit], None]) -> None:
+        """Calls back with a record that others of this stage should hear of, and who brought it."""
+        self._on_relay.append(callback)
+
+    def on_restore(self, callback: Callable[[], None]) -> None:
+        """Calls back when the state was replaced by another version's or history's."""
+        self._on_restore.append(callback)
+
+    def on_return(self, callback: Callable[[Record], None]) -> None:
+        """Calls back with a decided return to an earlier version."""
+        self._on_return.append(callback)
+
+    def took_part(self, step: int) -> None:
+        """This incarnation's sum is in the round of a step: if that becomes the record, it may be an acceptor of the
+        next.
+        """
+        self._contributed = sorted({*self._contributed, step})[-CONTRIBUTIONS_KEPT:]  # a round may be tried again
+
+    def contributed(self, step: int) -> bool:
+        """Whether it did; to found the run counts as step 0."""
+        return self.founded if step == 0 else step in self._contributed
+
+    def record_at(self, step: int) -> Record | None:
+        """The record of a step, if it is remembered."""
+        return self._records.get(step)
+
+    def hash_at(self, version: int) -> str:
+        """The hash of a version's record; "" when it is not known (any more)."""
+        if version == 0:
+            return self._genesis
+        if version == self.version:
+            return self.record_hash
+        record = self._records.get(version)
+        return record.hash if record is not None else ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step follows, as all are done or the run has failed."""
+        return (self.version >= self._run.steps and not self.broken) or bool(self.failure)
+
+    @property
+    def failure(self) -> str:
+        """Why the run ends before its last step, the same at every peer that has the same record; "" if it doesn't."""
+        record, limit = self.record, self._run.skips_limit
+        if self.ended is not None:
+            return self.ended.why
+        if self.broken >= self._run.steps:  # the others have ended: nobody goes back
+            return f"the parameters of stage {self._stage} came out not finite at step {self.broken}, the last one"
+        if record is None or not 0 < limit <= record.skips:
+            return ""
+        last = f"; of the last one, {record.why}" if record.why else ""
+        return f"{record.skips} steps in a row were skipped, up to step {record.step} (skips_limit = {limit}){last}"
+
+    def is_due(self, record: Record) -> bool:
+        """Whether checkpoints are written of a record's version. Not if it was skipped: it is the version before, and
+        many of them would push out the last good one.
+        """
+        every = self._run.checkpoint_every
+        return every > 0 and record.step % every == 0 and not record.skipped
+
+    def objection(self, record: Record) -> str:
+        """What is wrong with a record as the next one, as far as this peer can tell: its counts don't follow from the
+        record before, or its norm isn't that of the gradient.
+        """
+        if record.after or record.parent != self.record_hash:
+            return ""
+        if (record.skips, record.broke_at) != counts_after(self.record, record.step, skipped=record.skipped):
+            return "its counts don't follow from the record before"
+        return self._fits(record) if self._fits is not None else ""
+
+    def restore(self, record: Record | None, digest: str) -> None:
+        """The parameters are now those after this record (None: the untrained ones), whatever they were before."""
+        # Steps after a version that is older than this peer's, or than its disk, are applied, and written, once more;
+        # of a return, the step itself is.
+        returned = record is not None and bool(record.after)
+        self._void(self.leaving if self.leaving is not None else record.step - returned if record is not None else 0)
+        if record is not None:
+            self.version, self.record, self.record_hash = record.step, record, record.hash
+            self.entered = asyncio.get_running_loop().time()
+            self._records = OrderedDict((step, it) for step, it in self._records.items() if step < record.step)
+            self._records[record.step] = record
+            self.checkpointed |= record.step - record.skips >= self._run.checkpoint_every > 0
+        self.digest, self.behind, self.ready, self.leaving = digest, False, True, None
+        self._contributed, self.resumes, self.broken = [], False, 0
+        if record is not None and returned:
+            self.returned = record
+            self._write(record)
+        self.changes += 1
+        for callback in self._on_restore:
+            self._links.fence.call(callback)
+        self.changed.notify()
+
+    def _void(self, ancestor: int) -> None:
+        """What this peer did after a version, in this life or an earlier one, belongs to its history no longer."""
+        for step in [step for step in self._records if step > ancestor]:
+            del self._records[step]
+        for step in [step for step in self._counts if step > ancestor]:
+            for name, count in self._counts.pop(step).items():
+                self.totals[name] -= count
+        self._store.void_ledger(ancestor)
+
+    def learn(self, records: dict[int, Record]) -> None:
+        """Takes in records that led to this peer's version, as far back as they are a chain: so it knows of others
+        whether they are late or of another history.
+        """
+        step = self.version
+        while (record := self._records.get(step)) is not None:
+            step -= 1
+            before = self._records.get(step) or records.get(step)
+            if before is None or before.hash != record.parent:
+                break
+            self._records[step] = before
+        for step in sorted(self._records)[:-RECORDS_KEPT]:
+            del self._records[step]
+        self._records = OrderedDict(sorted(self._records.items()))
+
+    def members(self, stage: int | None = None) -> tuple[PeerId, ...]:
+        """Who took part in the newest step, at every stage or at one."""
+        if self.record is None:
+            return ()
+        return self.record.members() if stage is None else self.record.stages[stage].members
+
+    @property
+    def total_tokens(self) -> int:
+        """Target tokens trained up to this version."""
+        return self.record.total_tokens if self.record else 0
+
+    async def reached(self, version: int) -> None:
+        """Returns when this peer is at the version, or beyond."""
+        await self.changed.until(lambda: self.version >= version)
+
+    async def left(self, step: int) -> None:
+        """Returns when a step is over: it has committed, or the state was replaced."""
+        changes = self.changes
+        await self.changed.until(lambda: self.version >= step or self.changes != changes)
+
+    async def await_version(self, version: int, record_hash: str, peer: PeerId, seconds: float) -> None:
+        """Waits until this peer is at a version that `peer` is at, asking it for what is missing.
+
+        Raises Refused when that version is over, belongs to another history, or doesn't come in time.
+        """
+        departures = self.departures
+        if self.version < version and not self.lock.locked():
+            await self.catch_up(peer, version)
+        await self.changed.until(lambda: self.version >= version or self.behind, seconds)
+        if self.departures != departures:
+            raise Refused("this peer has left its stage")
+        if self.version < version:
+            raise Refused(f"this peer is still at version {self.version}")
+        if self.version > version:
+            raise Refused(f"step {version + 1} is over")
+        if record_hash != self.record_hash:
+            raise Refused(f"another history: its version {version} is not ours")
+        if self.broken:
+            raise Refused(f"the parameters of stage {self._stage} are not finite at version {version}")
+
+    # ---------------------------------------------------------------------------------------------- records
+
+    async def _answer_record(self, peer: PeerId, ask: AskRecord) -> Commit:
+        record = self._records.get(ask.step)
+        if record is None:
+            raise Refused(f"no record of step {ask.step} here")
+        if self.leaving is not None:  # nobody may count on it to stay
+            raise Refused("this peer goes over to another history")
+        return Commit(record_to_plain(record))
+
+    async def _answer_commit(self, peer: PeerId, commit: Commit) -> Ack:
+        record = record_from_plain(self._run, commit.record)
+        if record.after and record.hash != self.hash_at(record.step):
+            self._return(record)
+            return Ack()
+        if self.hash_at(record.step) not in ("", record.hash):
+            self._foreign(peer)
+            raise Refused(f"another history: its record of step {record.step} is not ours")
+        if commit.relay and record.step > self.version:
+            for callback in self._on_relay:
+                callback(peer, commit)
+        await self.adopt(record, peer)
+        return Ack()
+
+    def _return(self, record: Record) -> None:
+        for callback in self._on_return:
+            callback(record)
+
+    def _foreign(self, peer: PeerId) -> None:
+        for callback in self._on_foreign:
+            callback(peer)
+
+    async def adopt(self, record: Record, source: PeerId) -> None:
+        """Applies a record that someone decided, and those before it that are missing here."""
+        if record.after and record.hash != self.hash_at(record.step):
+            self._return(record)
+            return
+        if self.on_ahead is not None and (self.behind or not self.ready):
+            self.on_ahead(record, source)  # the state comes first
+            return
+        if record.step > self.version + 1:
+            await self.catch_up(source, record.step - 1)
+        await self._advance(record, source)
+
+    async def catch_up(self, source: PeerId, version: int) -> None:
+        """Fetches and applies records up to a version, as far as the source gives them."""
+        while self.version < version and not self.behind and self.ready:
+            before = self.version
+            try:
+                commit = await self._links.ask(source, AskRecord(before + 1), Commit, deadline_s=RECORD_SECONDS)
+                record = record_from_plain(self._run, commit.record)
+            except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+                log.info("no record of step %d from %s: %s", before + 1, source[-8:], trouble)
+                if isinstance(trouble, Refused):
+                    self._no_record()
+                return
+            await self._advance(record, source)
+            if self.version == before:
+                return
+
+    def _no_record(self) -> None:
+        """Someone who is ahead has refused the next record. Who was away for too long gets no record any more."""
+        now = asyncio.get_running_loop().time()
+        if self._refused[0] != self.version:
+            self._refused = self.version, now
+        elif now - self._refused[1] > REFUSED_SECONDS:
+            self._refused = -1, 0.0
+            self._fall_behind(f"nobody has the record of step {self.version + 1} any more")
+
+    async def _advance(self, record: Record, source: PeerId) -> None:
+        """Applies a record if it is the next one, to the end even if whoever brought it is lost meanwhile: the device
+        can't be called back halfway.
+        """
+
+        async def work() -> None:
+            async with self.lock:
+                now = asyncio.get_running_loop().time()
+                tried = self.behind and now - self._missed < RECORD_SECONDS  # many ask for the same at once
+                if record.step == self.version + 1 and self.ready and not tried:
+                    await self._apply(record, source)
+
+        task = asyncio.create_task(work(), name=f"apply {record.step}")
+        self._applying.add(task)
+        task.add_done_callback(self._applying.discard)
+        await asyncio.shield(task)
+
+    def close(self) -> None:
+        """Ends what is under way: this peer leaves."""
+        for task in self._applying:
+            task.cancel()
+
+    async def _apply(self, record: Record, source: PeerId) -> None:
+        """Goes one version further. The lock is held."""
+        assert self._compute is not None and self._gather is not None
+        if record.parent != self.record_hash or not is_of_now(self._run, record):
+            log.warning("record of step %d from %s belongs to another history", record.step, source[-8:])
+            self._foreign(source)
+            return
+        if self._refuses(record, source):
+            return
+        if not record.skipped and not await self._gather(record):
+            self._fall_behind(f"nobody has the gradient of step {record.step} any more")
+            return
+        if self._refuses(record, source):  # now that the gradient is here
+            return
+        try:
+            digest = await self._step(record)
+        except NonFinite as trouble:
+            self._break(record, trouble)
+        except SwarmError:
+            raise
+        except MemoryError:  # half-way, maybe: the state is neither of one version nor of the other
+            self._fall_behind(f"there is no memory for step {record.step}")
+        except Exception as trouble:  # noqa: BLE001 - the same; and a version behind, the device would refuse all hops
+            self._links.fence.note(f"step {record.step} on this device", trouble)
+            self._fall_behind(f"step {record.step} failed here")
+        else:
+            self._enter(record, digest)
+
+    async def _step(self, record: Record) -> str:
+        """Has the device take a step. Returns the parameters' digest."""
+        assert self._compute is not None
+        if record.skipped:
+            return await self._compute.skip(record.step)
+        return await self._compute.apply(
+            record.step, learning_rate=record.learning_rate, clip_factor=record.clip_factor
+        )
+
+    def _refuses(self, record: Record, source: PeerId) -> bool:
+        """Whether a record isn't to be applied, whoever decided it."""
+        if why := self.objection(record):
+            log.warning("the record of step %d from %s is refused: %s", record.step, source[-8:], why)
+        return bool(why)
+
+    def _fall_behind(self, why: str) -> None:
+        log.warning("%s: fetching the whole state", why)
+        self.behind, self._missed = True, asyncio.get_running_loop().time()
+        self.changed.notify()
+
+    def _break(self, record: Record, trouble: NonFinite) -> None:
+        """The step is decided, but this stage's parameters would not be finite: this peer knows the record, and has no
+        state of its version. It gives none and takes no hops, until the swarm returns to an earlier version.
+        """
+        log.error("version %d of stage %d is refused here: %s", record.step, self._stage, trouble)
+        self.ready, self.broken = False, record.step
+        self._enter(record, "")
+
+    def end(self, record: Record) -> None:
+        """The run ends here, by a record that says so."""
+        self.ended = self.returned = record
+        self.changed.notify()
+
+    def start_over(self, why: str) -> None:
+        """This peer's state is of no use: it fetches the whole from others."""
+        self._fall_behind(why)
+
+    def _enter(self, record: Record, digest: str) -> None:
+        self.version, self.record, self.record_hash, self.digest = record.step, record, record.hash, digest
+        self.entered = asyncio.get_running_loop().time()
+        self._records[record.step] = record
+        while len(self._records) > RECORDS_KEPT:
+            self._records.popitem(last=False)
+        if not self.broken:
+            self._write(record)
+            self.checkpointed |= self.is_due(record)
+        for callback in self._on_commit:
+            self._links.fence.call(callback, record)
+        self.changed.notify()
+
+    def _write(self, record: Record) -> None:
+        """Puts the step that was just taken into the ledger."""
+        line = ledger_line(record, self._stage, self.digest)
+        self._counts[record.step] = {name: line[name] for name in self.totals}
+        while len(self._counts) > RECORDS_KEPT:
+            self._counts.popitem(last=False)
+        for name in self.totals:
+            self.totals[name] += line[name]
+        self._store.append_ledger(line)
+
+    def plain_record(self) -> dict[str, Any]:
+        """The newest record, for those who start from this version; empty at version 0."""
+        return record_to_plain(self.record) if self.record else {}

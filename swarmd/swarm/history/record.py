@@ -1,0 +1,437 @@
+"""The commit record: what it holds, how it is built from the stages' reports, how it is named.
+
+Pure: plain data in, plain data out. A record's hash covers what decides the next version and nothing that two
+conductors could see differently (who led, how long it took), so that two of them who saw the same rounds decide the
+same record.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from sys import intern
+from typing import Any
+
+from swarmd.config import RunConfig, lineage
+from swarmd.errors import PeerFault
+from swarmd.schedule import learning_rate_at
+from swarmd.swarm.wire.messages.common import SOMEONE
+from swarmd.swarm.wire.messages.round import StageReport
+from swarmd.values import PeerId
+
+UNHASHED = ("conductor", "seconds", "validation_loss", "ballot", "forked", "why")
+RETURN = ("after", "after_version", "lives", "moves", "continues", "broke_at", "ends")
+"""Fields that say how a version was come to, and not what it is."""
+
+LATER: tuple[tuple[str, object], ...] = (
+    ("total_steps", 0),
+    ("continues", ""),
+    ("skips", 0),
+    ("broke_at", 0),
+    ("ends", False),
+)
+"""Fields that came after the first release, and their defaults: only what differs from these is hashed, so that older
+records keep their names.
+"""
+
+WHY_LIMIT = 400  # characters of `Record.why`: a sentence or two
+
+COUNTS = ("stage", "tokens", "microbatches", "resent", "subtracted", "lost", "duplicated")
+"""Fields of a stage's entry that are counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageEntry:
+    """One stage's part of a record."""
+
+    stage: int
+    digest: str  # of the averaged gradient: only the gradient named here is applied
+    squared_norm: float  # 0 when not finite
+    tokens: int
+    microbatches: int  # distinct indices in the sum
+    resent: int
+    subtracted: int
+    lost: int
+    duplicated: int
+    members: tuple[PeerId, ...]
+    holders: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True)
+class Move:
+    """A peer goes from one stage to another once the record that grants it has been applied."""
+
+    peer: PeerId
+    source: int
+    target: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """The content of a commit: version step-1 becomes version step."""
+
+    step: int
+    parent: str  # hash of the record before
+    stages: tuple[StageEntry, ...]
+    loss: float  # nats per target token; 0 when not finite
+    tokens: int
+    grad_norm: float  # of the whole model's averaged gradient, before clipping
+    clip_factor: float
+    learning_rate: float
+    skipped: bool  # a norm or loss wasn't finite: data consumed, parameters unchanged
+    total_tokens: int = 0  # of the whole history up to here
+    moves: tuple[Move, ...] = ()
+    conductor: PeerId = ""
+    seconds: float = 0.0  # from the first lease to the decision, on the conductor's clock
+    validation_loss: float | None = None  # of version step-1
+    ballot: tuple[int, PeerId] = (0, "")  # under which it was decided
+    forked: bool = False  # decided without a majority of the acceptors
+    after: str = ""  # of a return to this version: hash of the record that was the newest until then; else ""
+    after_version: int = 0  # and the version that it led to
+    lives: tuple[int, ...] = ()  # and the incarnations of its members: only these may speak for the next step
+    total_steps: int = 0  # of the run when it was decided, whose schedule it follows; 0: as the run was founded
+    continues: str = ""  # of the return with which a prolonged run begins: hash of the record it was prolonged from
+
+    skips: int = 0  # steps in a row that were skipped, up to this one
+    broke_at: int = 0  # the last step, not done again yet, whose parameters came out not finite; 0: none
+    ends: bool = False  # the run ends with this return: there is no use in going on
+    why: str = ""  # it was skipped, or is a return, in words
+
+    @functools.cached_property
+    def hash(self) -> str:
+        return _digest(_without(record_to_plain(self), UNHASHED))
+
+    @functools.cached_property
+    def state(self) -> str:
+        """Names the parameters that it led to: the same for a record and for a return to its version."""
+        content = _without(record_to_plain(self), (*UNHASHED, *RETURN))
+        for entry in content["stages"]:
+            del entry["members"], entry["holders"]
+        return _digest(content)
+
+    def names(self, peer: PeerId, incarnation: int) -> bool:
+        """Whether it is a return with this very peer as a member."""
+        return bool(self.after) and (peer, incarnation) in zip(self.members(), self.lives, strict=True)
+
+    def place_of(self, peer: PeerId) -> int | None:
+        """The stage at which a peer is a member."""
+        return next((entry.stage for entry in self.stages if peer in entry.members), None)
+
+    def follows(self, step: int, parent: str) -> bool:
+        """Whether it may be decided as what comes next where `parent` is the newest record, of version step - 1."""
+        if self.after:
+            return (self.after_version, self.after) == (step - 1, parent)
+        return (self.step, self.parent) == (step, parent)
+
+    def members(self) -> tuple[PeerId, ...]:
+        """Everyone who took part, stage by stage."""
+        return tuple(peer for entry in self.stages for peer in entry.members)
+
+
+def genesis_hash(run: RunConfig) -> str:
+    """The parent of the first record; it stays the same however often the run is prolonged."""
+    return _digest({"run": lineage(run)[0]})
+
+
+def total_of(run: RunConfig) -> int:
+    """What a record that is decided now says of the run's total."""
+    return run.steps if run.earlier else 0
+
+
+def is_of_now(run: RunConfig, record: Record) -> bool:
+    """Whether a record may be decided now: it follows the present schedule, or is a return to a version of an earlier
+    one.
+    """
+    return bool(record.after) or record.total_steps == total_of(run)
+
+
+def _without(content: dict[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
+    """What of a record is hashed."""
+    defaults = dict(LATER)
+    return {
+        name: value
+        for name, value in content.items()
+        if name not in left_out and (name not in defaults or value != defaults[name])
+    }
+
+
+def _digest(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def clip_factor(squared_norms: Sequence[float], clip_norm: float) -> tuple[float, float]:
+    """Norm of the whole gradient (squares added in stage order), and what brings it down to `clip_norm`."""
+    norm = math.sqrt(math.fsum(squared_norms))
+    return norm, min(1.0, clip_norm / (norm + 1e-6)) if clip_norm > 0 else 1.0
+
+
+def build_record(
+    run: RunConfig,
+    parent: str,
+    step: int,
+    reports: Sequence[StageReport],
+    *,
+    conductor: PeerId,
+    seconds: float,
+    validation_loss: float | None,
+    total_tokens: int = 0,
+    moves: tuple[Move, ...] = (),
+    before: Record | None = None,
+) -> Record:
+    """The record of a step from its stages' reports, in stage order. `total_tokens` are those of the history so far;
+    `before`: the record before.
+    """
+    assert [report.stage for report in reports] == list(range(run.model.stages)), "one report a stage, in order"
+    tail = reports[-1]
+    loss = tail.loss_sum / max(1, tail.tokens)
+    finite = all(report.finite and math.isfinite(report.squared_norm) for report in reports) and math.isfinite(loss)
+    norm, factor = (
+        clip_factor([report.squared_norm for report in reports], run.optimizer.clip_norm) if finite else (0.0, 0.0)
+    )
+    skips, broke_at = counts_after(before, step, skipped=not finite)
+    blame = next((report.blame for report in reports if report.blame), SOMEONE)
+    return Record(
+        step=step,
+        parent=parent,
+        stages=tuple(_entry(report, finite) for report in reports),
+        loss=loss if finite else 0.0,
+        tokens=tail.tokens,
+        grad_norm=norm,
+        clip_factor=factor,
+        learning_rate=learning_rate_at(run.optimizer, step, run.steps),
+        total_steps=total_of(run),
+        skipped=not finite,
+        total_tokens=total_tokens + tail.tokens,
+        moves=moves,
+        conductor=conductor,
+        seconds=seconds,
+        validation_loss=validation_loss,
+        skips=skips,
+        broke_at=broke_at,
+        why="" if finite else blame.words(),
+    )
+
+
+def counts_after(before: Record | None, step: int, *, skipped: bool) -> tuple[int, int]:
+    """What the record of a step says of skips and of a step that broke, as it follows from the record before."""
+    skips = (before.skips if before is not None else 0) + 1 if skipped else 0
+    return skips, before.broke_at if before is not None and before.broke_at >= step else 0
+
+
+def check_report(report: StageReport, stage: int, microbatches: int) -> None:
+    """Raises PeerFault for a report of which no record could be made that others take."""
+    counts = [getattr(report, name) for name in COUNTS]
+    if report.stage != stage or min(*counts, report.squared_norm, report.loss_sum) < 0:
+        raise PeerFault("a report of another stage, or with negative numbers")
+    if report.tokens < 1 or report.microbatches > microbatches or (report.finite and not report.digest):
+        raise PeerFault("a report without tokens or a gradient, or of more microbatches than there are")
+
+
+def _entry(report: StageReport, finite: bool) -> StageEntry:
+    return StageEntry(
+        stage=report.stage,
+        digest=report.digest,
+        squared_norm=report.squared_norm if finite else 0.0,
+        tokens=report.tokens,
+        microbatches=report.microbatches,
+        resent=report.resent,
+        subtracted=report.subtracted,
+        lost=report.lost,
+        duplicated=report.duplicated,
+        members=report.members,
+        holders=report.holders,
+    )
+
+
+def build_return(
+    record: Record,
+    members: Sequence[tuple[PeerId, ...]],
+    lives: Mapping[PeerId, int],
+    *,
+    after: str,
+    after_version: int,
+    conductor: PeerId,
+    continues: str = "",
+    broke_at: int = 0,
+    why: str = "",
+) -> Record:
+    """Decides the version of a record anew: everyone goes back to it. `members`: who holds each stage from there on;
+    `lives`: their incarnations; `continues`: the record's hash if a prolonged run begins with the return;
+    `broke_at`, `why`: the step whose parameters came out not finite, and that in words.
+    """
+    stages = tuple(
+        dataclasses.replace(entry, members=peers, holders=())
+        for entry, peers in zip(record.stages, members, strict=True)
+    )
+    return dataclasses.replace(
+        record,
+        stages=stages,
+        moves=(),
+        conductor=conductor,
+        forked=False,
+        after=after,
+        after_version=after_version,
+        lives=tuple(lives[peer] for peers in members for peer in peers),
+        continues=continues,
+        broke_at=broke_at,
+        ends=False,
+        why=why,
+    )
+
+
+def build_end(record: Record, lives: Mapping[PeerId, int], *, conductor: PeerId, why: str) -> Record:
+    """Decides that the run ends with the version of a record, and why."""
+    members = [entry.members for entry in record.stages]
+    everyone = {peer: lives.get(peer, 0) for peers in members for peer in peers}
+    made = build_return(
+        record, members, everyone, after=record.hash, after_version=record.step, conductor=conductor, why=why
+    )
+    return dataclasses.replace(made, broke_at=record.broke_at, ends=True)
+
+
+def founding(peer: PeerId, incarnation: int, record: Record) -> str:
+    """What a return comes after where nothing is left but disks: one that nobody else has founded, nor will."""
+    return _digest({"founder": peer, "incarnation": incarnation, "record": record.hash})
+
+
+def record_to_plain(record: Record) -> dict[str, Any]:
+    """JSON-ready; tuples as lists."""
+    plain = _fields(record)  # `dataclasses.asdict` takes twenty times as long, and records are many
+    plain["stages"] = [
+        {**_fields(entry), "members": list(entry.members), "holders": list(entry.holders)} for entry in record.stages
+    ]
+    plain["moves"] = [_fields(move) for move in record.moves]
+    plain["ballot"], plain["lives"] = list(record.ballot), list(record.lives)
+    return plain
+
+
+def _fields(record: "Record | StageEntry | Move") -> dict[str, Any]:
+    """By name, as they are."""
+    return {name: getattr(record, name) for name in record.__dataclass_fields__}
+
+
+def record_from_plain(run: RunConfig, plain: dict[str, Any]) -> Record:
+    """A record as a peer or a disk gave it. Raises PeerFault if it isn't one of this run."""
+    try:
+        stages = tuple(
+            StageEntry(**{**entry, "members": _peers(entry["members"]), "holders": _peers(entry["holders"])})
+            for entry in plain["stages"]
+        )
+        moves = tuple(Move(**move) for move in plain["moves"])
+        number, peer = plain["ballot"]
+        lives = tuple(plain["lives"])
+        record = Record(**{**plain, "stages": stages, "moves": moves, "ballot": (number, intern(peer)), "lives": lives})
+        _check_record(run, record)
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as trouble:
+        raise PeerFault(f"not a commit record: {trouble}") from None
+    return record
+
+
+def _peers(names: Sequence[str]) -> tuple[PeerId, ...]:
+    """The same few names are in hundreds of records that are kept: each once. Raises TypeError."""
+    return tuple(map(intern, names))
+
+
+def _check_record(run: RunConfig, record: Record) -> None:
+    """What every record of the run satisfies. Raises ValueError or TypeError."""
+    _check_types(record)
+    if not all(0 <= move.target < run.model.stages and 0 <= move.source < run.model.stages for move in record.moves):
+        raise ValueError("a move to a stage that the run doesn't have")
+    if [entry.stage for entry in record.stages] != list(range(run.model.stages)):
+        raise ValueError("its stages are not the run's")
+    if record.total_steps not in (0, *run.totals[1:]):
+        raise ValueError(f"the run never had a total of {record.total_steps} steps")
+    steps = record.total_steps or run.totals[0]
+    if not 1 <= record.step <= steps:
+        raise ValueError(f"there is no step {record.step}")
+    if record.after and record.after_version < record.step:
+        raise ValueError("a return to a version that hadn't come")
+    if len(record.lives) != (len(record.members()) if record.after else 0):
+        raise ValueError("its members are not its lives")
+    if record.continues and not record.after:
+        raise ValueError("it continues a run and is no return")
+    if record.learning_rate != learning_rate_at(run.optimizer, record.step, steps):
+        raise ValueError("its learning rate is not the schedule's")
+    _check_numbers(run, record)
+
+
+def _check_numbers(run: RunConfig, record: Record) -> None:
+    """That a record's norms, and what it counts, go together. Raises ValueError."""
+    norms = [entry.squared_norm for entry in record.stages]
+    norm, factor = clip_factor(norms, run.optimizer.clip_norm) if not record.skipped else (0.0, 0.0)
+    if (norm, factor) != (record.grad_norm, record.clip_factor):
+        raise ValueError("its clipping factor doesn't follow from its norms")
+    if record.skipped and (record.loss or any(norms)):
+        raise ValueError("it is skipped, and yet has a loss or a norm")
+    if record.skips and not record.skipped:
+        raise ValueError("it counts itself as skipped, and isn't")
+    if (record.broke_at and record.broke_at < record.step) or (record.ends and not record.after):
+        raise ValueError("it goes back for a step that it is past, or ends a run and is no return")
+
+
+def _check_types(record: Record) -> None:
+    """Its fields came from a stranger: each must be what it is declared as. Raises TypeError."""
+    numbers = [record.loss, record.grad_norm, record.clip_factor, record.seconds, record.learning_rate]
+    numbers += [entry.squared_norm for entry in record.stages]
+    numbers += [] if record.validation_loss is None else [record.validation_loss]
+    if not all(type(number) in (int, float) and math.isfinite(number) and number >= 0 for number in numbers):
+        raise TypeError("a number in it is none, or not finite")
+    counts = [record.step, record.tokens, record.total_tokens, record.ballot[0], record.after_version, *record.lives]
+    counts += [record.total_steps, record.skips, record.broke_at]
+    counts += [getattr(entry, name) for entry in record.stages for name in COUNTS]
+    counts += [stage for move in record.moves for stage in (move.source, move.target)]
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise TypeError("a count in it is none")
+    names = [
+        record.parent,
+        record.after,
+        record.continues,
+        record.conductor,
+        record.ballot[1],
+        record.why,
+        *(entry.digest for entry in record.stages),
+    ]
+    names += [move.peer for move in record.moves]
+    names += [name for entry in record.stages for name in (*entry.members, *entry.holders)]
+    if (
+        type(record.skipped) is not bool
+        or type(record.forked) is not bool
+        or type(record.ends) is not bool
+        or not all(isinstance(name, str) for name in names)
+    ):
+        raise TypeError("a name in it is not text")
+    if len(record.why) > WHY_LIMIT or not record.why.isprintable():
+        raise TypeError("its reason is not a line of text")
+
+
+def ledger_line(record: Record, stage: int, digest: str) -> dict[str, Any]:
+    """A stage's line in ledger.jsonl (DESIGN section 8). The loss and tokens are the swarm's."""
+    entry = record.stages[stage]
+    return {
+        "step": record.step,
+        "record": record.hash,
+        "parent": record.parent,
+        "stage": stage,
+        "microbatches": entry.microbatches,
+        "tokens": record.tokens,
+        "loss": None if record.skipped else record.loss,
+        "validation_loss": record.validation_loss,
+        "grad_norm": record.grad_norm,
+        "lr": record.learning_rate,
+        "skipped": record.skipped,
+        "forked": record.forked,
+        "members": list(entry.members),
+        "resent": entry.resent,
+        "subtracted": entry.subtracted,
+        "lost": entry.lost,
+        "duplicated": entry.duplicated,
+        "grad_digest": entry.digest,
+        "digest": digest,
+        "seconds": record.seconds,
+        **({"continues": record.continues} if record.continues else {}),
+        **({"why": record.why} if record.why else {}),
+    }

@@ -1,0 +1,76 @@
+"""The holder's side of custody: one beat for all hops, to each custodian, at a rhythm that it announces."""
+
+import asyncio
+
+from swarmd.swarm.hops.custodian import Spawn
+from swarmd.swarm.hops.journey import Journeys
+from swarmd.swarm.hops.under_way import Work
+from swarmd.swarm.membership.table import SMALL_SWARM, Membership
+from swarmd.swarm.ports import Compute
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import BEAT_SECONDS, Ack, Beat, HopBeat
+from swarmd.values import PeerId
+
+BEATS_PER_SECOND = 2.0  # to all custodians together: in a large stage each of them hears this peer less often
+BEATS_PER_SECOND_LARGE = 0.5  # the same in a large swarm, which loses less by noticing a lost peer some seconds later
+LOOKS_PER_BEAT = 4  # for new custodians
+LOOK_CEILING_SECONDS = 2.0  # ... who give a holder up that has said nothing for 6 s
+BEAT_CEILING_SECONDS = 15.0  # custodians allow 20 s until a beat names a hop, and 30 s of silence
+BEAT_PATIENCE_SECONDS = 2 * BEAT_SECONDS  # a beat that isn't heard by then is overtaken by the next
+
+
+def beat_interval(custodians: int, population: int = 0) -> float:
+    """Seconds between the beats to one of so many custodians, in a swarm of so many peers."""
+    rate = BEATS_PER_SECOND if population <= SMALL_SWARM else BEATS_PER_SECOND_LARGE
+    return min(BEAT_CEILING_SECONDS, max(BEAT_SECONDS, custodians / rate))
+
+
+class Beats:
+    """Says where the hops are that this peer holds, and hears it of those it passed on."""
+
+    def __init__(
+        self, links: Links, membership: Membership, journeys: Journeys, compute: Compute, spawn: Spawn
+    ) -> None:
+        self._links, self._membership, self._journeys = links, membership, journeys
+        self._compute, self._spawn = compute, spawn
+        self._under_way: set[PeerId] = set()
+        self._due: dict[PeerId, float] = {}  # custodians of hops held here -> loop time promised for the next beat
+        links.answers(Beat, self._answer_beat)
+
+    async def run(self) -> None:
+        """Beats until cancelled. A new custodian hears of its hop at once, whatever the rhythm."""
+        pause = BEAT_SECONDS
+        while True:
+            if not self._journeys.held_for():
+                await self._journeys.entered.wait()
+            look = min(max(BEAT_SECONDS, pause / LOOKS_PER_BEAT), LOOK_CEILING_SECONDS)
+            await asyncio.sleep(look)
+            now, held = asyncio.get_running_loop().time(), self._journeys.held_for()
+            self._due = {custodian: due for custodian, due in self._due.items() if custodian in held}
+            pause = beat_interval(len(held), self._membership.population())
+            for custodian, works in held.items():
+                # Each when it was promised to it: others may have come meanwhile, for whom there is less time now.
+                if self._due.get(custodian, 0.0) < now + look / 2 and custodian not in self._under_way:
+                    self._due[custodian] = now + pause
+                    self._under_way.add(custodian)
+                    self._spawn(self._send(custodian, self._beat(works, now, pause)))
+
+    def _beat(self, works: list[Work], now: float, pause: float) -> Beat:
+        progress = self._compute.progress()
+        return Beat(
+            hops=tuple(HopBeat(work.hop.step, work.hop.index, work.state, now - work.since) for work in works),
+            counter=progress.counter,
+            busy_seconds=progress.busy_seconds,
+            service_seconds=progress.forward_seconds + progress.backward_seconds,
+            next_seconds=pause,
+        )
+
+    async def _send(self, custodian: PeerId, beat: Beat) -> None:
+        try:
+            await self._links.tell_all([custodian], beat, Ack, deadline_s=BEAT_PATIENCE_SECONDS)
+        finally:
+            self._under_way.discard(custodian)
+
+    async def _answer_beat(self, peer: PeerId, beat: Beat) -> Ack:
+        self._journeys.custody.hear(peer, beat, asyncio.get_running_loop().time())
+        return Ack()

@@ -1,0 +1,289 @@
+"""Passing microbatches on: chooses a holder, waits while it lives, sends the same bytes elsewhere when it is lost.
+
+Custody lasts until the step commits: what a lost holder had answered is sent again, too. Where a round's leader named
+the members whose sums count, a hop goes to one of them.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import logging
+import math
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+from swarmd.config import RoutingPolicy
+from swarmd.errors import HopForgotten, PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.history.history import History
+from swarmd.swarm.hops.custody import Custody, IsStalled
+from swarmd.swarm.hops.retention import Answer, Retained, Retention
+from swarmd.swarm.hops.routing import Router
+from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.signals import Signal
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import Ack, Busy, Cancel, Gradient, Hop, Locate, Located, NotFinite, hop_id
+from swarmd.values import HopId, PeerId
+
+log = logging.getLogger(__name__)
+
+LOCATE_SECONDS = 3.0  # asking replicas who has a hop: one round trip and a busy loop
+RECHECK_SECONDS = 5.0  # bound on waiting for a word (room, a new peer) that may have been lost
+SILENCE_LOOK_SECONDS = 1.0  # between looks at whether a holder has fallen silent
+CANCEL_SECONDS = 5.0
+HEED_SECONDS = 0.5  # for a holder to know that it is given up, before the hop goes elsewhere: two slow round trips
+GIVEN_UP = "the hop was given up here"  # because others have it: that says nothing against the holder
+
+Spawn = Callable[[Coroutine[Any, Any, None]], None]
+
+
+class Custodian:
+    """What this peer passed on."""
+
+    def __init__(
+        self,
+        links: Links,
+        membership: Membership,
+        history: History,
+        changed: Signal,
+        stage: int,
+        rng: random.Random,
+        spawn: Spawn,
+        *,
+        routing: RoutingPolicy,
+        retained_bytes: int,
+    ) -> None:
+        self._links, self._membership, self._history = links, membership, history
+        self._changed, self._next, self._spawn = changed, stage + 1, spawn
+        self.router = Router(rng, routing)
+        self.custody = Custody()
+        self.retention = Retention(retained_bytes)
+        self._full: set[PeerId] = set()  # peers that answered Busy and haven't said Room since
+        self._members: dict[HopId, tuple[PeerId, ...]] = {}  # to whom a hop must go: a round's leader said so
+
+    # ---------------------------------------------------------------------------------------------- sending
+
+    async def pass_on(self, kept: Retained) -> Answer:
+        """Sends a kept hop to the next stage until one replica answers with its gradient. Raises HopForgotten when
+        it was kept anew meanwhile.
+        """
+        kept.sending = True
+        try:
+            while True:
+                kept.holder = ""
+                kept.holder = await self.choose(kept.hop)
+                self._check_kept(kept)
+                answer = await self._send(kept)
+                if answer is not None:
+                    self.retention.mark_answered(kept)
+                    return answer
+        finally:
+            kept.sending = False
+
+    def _check_kept(self, kept: Retained) -> None:
+        if self.retention.retained(hop_id(kept.hop)) is not kept:
+            raise HopForgotten("the hop is on its way by another journey")
+
+    async def _send(self, kept: Retained) -> Answer | None:
+        """One attempt with one holder. None: it must go to another."""
+        hop, holder, now = kept.hop, kept.holder, asyncio.get_running_loop().time()
+        key = hop_id(hop)
+        self.router.sent(holder)
+        try:
+            answer = await self._watched(key, holder, hop)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            self._check_kept(kept)
+            log.info("hop %s comes back from %s: %s", tuple(key), holder[-8:], trouble)
+            if GIVEN_UP in str(trouble):
+                self._members.pop(key, None)  # whoever has it answers again, and wasn't among these
+            else:
+                self.router.failed(holder, now)
+            kept.hop = sent_again(hop)
+            await self._cancel(holder, key)
+            return None
+        finally:
+            self.router.returned(holder)
+        if isinstance(answer, Busy):
+            self._full.add(holder)
+            return None
+        if isinstance(answer, Gradient):
+            self.router.measured(holder, answer.compute_seconds)
+            self.custody.answered(key, holder, now, asyncio.get_running_loop().time())
+        return answer
+
+    async def _watched(self, key: HopId, holder: PeerId, hop: Hop) -> Gradient | NotFinite | Busy:
+        """Asks a holder, and stops waiting when its beats do. Raises like `Links.ask`."""
+        lost = self.custody.track(key, holder)
+        question: asyncio.Future[Gradient | NotFinite | Busy] = asyncio.ensure_future(self._ask_hop(holder, hop))
+        both: set[asyncio.Future[Any]] = {question, lost}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if question.done():
+                return question.result()
+            raise PeerUnreachable(lost.result())
+        finally:
+            question.cancel()
+            self.custody.done(key, lost)
+
+    async def _ask_hop(self, holder: PeerId, hop: Hop) -> Gradient | NotFinite | Busy:
+        answer = await self._links.ask(holder, hop, Gradient, NotFinite, Busy, deadline_s=None, urgency="hop")
+        return cast("Gradient | NotFinite | Busy", answer)
+
+    async def _cancel(self, holder: PeerId, key: HopId) -> None:
+        """Tells a holder that it is given up. It is to know before others are asked who has the hop: this one has not,
+        then. But nobody waits long for the word of one that may be silent. It travels behind the hop: one that goes on
+        after a stop would begin with what it was told before to give up.
+        """
+        if holder not in self._links.transport.connected():
+            return
+        heard = asyncio.Event()
+
+        async def tell() -> None:
+            cancel = Cancel(((key.step, key.index),))
+            with contextlib.suppress(PeerUnreachable, TimeoutError, Refused, PeerFault):
+                await self._links.ask(holder, cancel, Ack, deadline_s=CANCEL_SECONDS, urgency="hop")
+            heard.set()
+
+        self._spawn(tell())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HEED_SECONDS):
+                await heard.wait()
+
+    # ---------------------------------------------------------------------------------------------- choosing
+
+    async def choose(self, hop: Hop) -> PeerId:
+        """The replica of the next stage for this hop; waits until there is one. Raises HopForgotten when its step is
+        over.
+        """
+        loop, key = asyncio.get_running_loop(), hop_id(hop)
+        if hop.again and (holder := await self.locate(key, self._next, self._members.get(key))):
+            return holder
+        while hop.evaluate or hop.record == self._history.record_hash:
+            live = [card.peer for card in self._membership.admitting(self._next)]
+            self._full.intersection_update(live)
+            members = self._members.get(key, ())
+            counting = [peer for peer in live if peer in members] or live
+            counting = self._speaking(counting) or counting
+            counting = [peer for peer in counting if not self.custody.is_mute(peer, loop.time())] or counting
+            candidates = [peer for peer in counting if peer not in self._full]
+            for card in self._membership.stage(self._next):
+                self.router.hint(card.peer, card.service_seconds, card.forward + card.backward)
+            choice = self.router.choose(candidates, loop.time(), hop.horizon_s or math.inf)
+            if choice is not None:
+                return choice
+            wait = RECHECK_SECONDS
+            if candidates:
+                wait = min(wait, max(0.01, self.router.next_unban(candidates) - loop.time()))
+            if not await self._changed.wait(wait) and not candidates:
+                self._full.clear()
+        raise HopForgotten(f"step {hop.step} is over")
+
+    def _speaking(self, peers: list[PeerId]) -> list[PeerId]:
+        """Those that were heard of lately."""
+        now = asyncio.get_running_loop().time()
+        return [peer for peer in peers if not self._membership.is_silent(peer, now)]
+
+    def sweep(self, now: float, is_stalled: IsStalled = lambda: False) -> float:
+        """Gives up on holders that are late. Returns the loop time at which more may be."""
+        is_silent = functools.partial(self._membership.is_silent, now=now)
+        due = self.custody.sweep(now, self.rival_seconds, is_silent, is_stalled)
+        return due if due == math.inf else min(due, now + SILENCE_LOOK_SECONDS)
+
+    def rival_seconds(self, holder: PeerId) -> float | None:
+        """Seconds per microbatch of the fastest idle replica of the next stage besides a holder, if there is one of
+        which that is known.
+        """
+        idle = [
+            card.peer
+            for card in self._membership.admitting(self._next)
+            if card.peer != holder and card.in_flight == 0 and self.router.outstanding(card.peer) == 0
+        ]
+        return min((self.router.seconds(peer) for peer in idle if self.router.knows(peer)), default=None)
+
+    async def locate(self, key: HopId, stage: int, among: tuple[PeerId, ...] | None = None) -> PeerId | None:
+        """The replica of a stage (one `among` these, if given) that has this hop already, if any says so. Nobody waits
+        for those that are silent, or believes those that let hops wait for ever.
+        """
+        now = asyncio.get_running_loop().time()
+        replicas = [card.peer for card in self._membership.stage(stage) if not self.custody.is_mute(card.peer, now)]
+        asked = [peer for peer in self._speaking(replicas) if among is None or peer in among]
+        answers = await self._links.tell_all(asked, Locate(*key, stage), Located, deadline_s=LOCATE_SECONDS)
+        return next((peer for peer, located in answers.items() if located.here), None)
+
+    # ---------------------------------------------------------------------------------------------- sending again
+
+    def peer_lost(self, peer: PeerId, heir: PeerId = "") -> None:
+        """A peer is gone: hops it holds go elsewhere, and so do those it had answered, which are lost with its sum. If
+        it has an heir they are in its sum, and sent again only should that one be lost, too. Whoever is cut off from
+        most of its neighbours keeps them: more likely their sums are fine, and if not the round asks for what it lacks.
+        """
+        self.custody.disconnected(peer)
+        self.router.drop(peer)
+        self._full.discard(peer)
+        for _, kept in self.retention.answered_by(peer):
+            if heir:
+                kept.holder = heir
+            elif not self._is_cut_off():
+                self.send_again(kept)
+        self._changed.notify()
+
+    def _is_cut_off(self) -> bool:
+        stages = range(max(0, self._next - 2), self._next + 1)  # one's own is `_next` - 1
+        if self._history.record is None:
+            return False
+        near = [peer for entry in self._history.record.stages if entry.stage in stages for peer in entry.members]
+        return not self._membership.reaches_half(near, asyncio.get_running_loop().time())
+
+    def send_again(self, kept: Retained) -> None:
+        """Sends an answered hop once more, so that its index is in the next stage's sum after all."""
+        if not kept.sending:
+            self._begin_again(kept)
+            self._spawn(self._repair(kept))
+
+    def _begin_again(self, kept: Retained) -> None:
+        kept.sending, kept.answered = True, False
+        kept.hop = sent_again(kept.hop)
+
+    async def _repair(self, kept: Retained) -> None:
+        try:
+            await self.pass_on(kept)
+        except HopForgotten as trouble:
+            log.info("hop (%d, %d) is not sent again: %s", kept.hop.step, kept.hop.index, trouble)
+
+    def bring_to(self, key: HopId, members: tuple[PeerId, ...]) -> bool:
+        """A round lacks this index: it goes to one of the members whose sums count. False if nothing of it is
+        retained here.
+        """
+        self._members[key] = members
+        kept = self.retention.retained(key)
+        if kept is None:
+            return False
+        if not kept.sending:
+            self.send_again(kept)
+        elif kept.holder and kept.holder not in members:
+            self.custody.give_up(key, "its sum doesn't count in this round")
+        return True
+
+    async def bring_anew(self, key: HopId, hop: Hop, members: tuple[PeerId, ...]) -> None:
+        """Brings a message that was evicted and is computed again; returns once it is answered, or over."""
+        if self.bring_to(key, members) or key.step <= self._history.version:
+            return
+        kept = self.retention.keep(key, hop)
+        self._begin_again(kept)
+        await self._repair(kept)
+
+    def peer_has_room(self, peer: PeerId) -> None:
+        self._full.discard(peer)
+        self.router.lift(peer)
+        self._changed.notify()
+
+    def end_step(self, step: int) -> None:
+        self.retention.end_step(step)
+        self.custody.end_step(step)
+        self._members = {key: members for key, members in self._members.items() if key.step > step}
+
+
+def sent_again(hop: Hop) -> Hop:
+    """The same hop, marked so that whoever passes it on looks first for whoever has it."""
+    return dataclasses.replace(hop, again=True)

@@ -1,0 +1,237 @@
+"""Telling the swarm about oneself, and keeping in touch with those one works with.
+
+A heartbeat on the own stage's topic at an interval that grows with the swarm; a summary of the stage for everyone, by
+the first of its peers in rendezvous order; an announcement, as a request, of changes that neighbours must know at once.
+Connections are kept to those near enough to matter: everyone in a small swarm, in a large one the own stage and its
+neighbours. Of each other stage of a large swarm a few peers are known, and how many there are.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.balance.balancer import sum_up
+from swarmd.swarm.membership.table import (
+    FEW,
+    HEARTBEAT_SECONDS,
+    SMALL_SWARM,
+    Membership,
+    heartbeat_interval,
+    is_near,
+    rendezvous,
+    summary_interval,
+)
+from swarmd.swarm.wire.framing import from_frame, to_frame
+from swarmd.swarm.wire.incarnation import check_card
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import Ack, Announce, Card, Message, Summary
+from swarmd.values import Frame, PeerId
+
+log = logging.getLogger(__name__)
+
+ANNOUNCE_SECONDS = 5.0
+LOOKS_PER_HEARTBEAT = 8  # at who is near and not connected; at least every HEARTBEAT_SECONDS in a small swarm
+SECOND_WORD_SECONDS = 10.0  # after a peer's first heartbeat at the latest; by then it has met those near
+FIRST_SUMMARY_SECONDS = 20.0  # after the same; by then it knows its stage
+SUMMARY_CARDS = 16  # of a stage's peers in its summary
+CHANGE_SECONDS = 10.0  # between two summaries of a stage whose peers change
+SECOND_DIAL_SECONDS = 4.0  # the peer with the lower id dials; the other one steps in after this
+
+
+def first_of(stage: int, cards: Iterable[Card], count: int) -> tuple[Card, ...]:
+    """Those of a stage's peers that others know far from it, the one who speaks for it first."""
+    known = {card.peer: card for card in cards}
+    return tuple(known[peer] for peer in rendezvous(f"summary/{stage}", known)[:count])
+
+
+def cards_for(stage: int, membership: Membership) -> tuple[Card, ...]:
+    """What a newcomer of a stage should know of the swarm: in a large one all who are near, of other stages a few."""
+    cards = membership.cards()
+    if membership.population() <= SMALL_SWARM:
+        return tuple(cards)
+    far: dict[int, list[Card]] = {}
+    for card in cards:
+        if abs(card.stage - stage) > 1:
+            far.setdefault(card.stage, []).append(card)
+    few = (card for other, those in far.items() for card in first_of(other, those, FEW))
+    return (*(card for card in cards if abs(card.stage - stage) <= 1), *few)
+
+
+def _cards_in(message: Message) -> tuple[Card, ...]:
+    """The cards that a gossip message brings."""
+    if isinstance(message, Card):
+        return (message,)
+    return message.cards[:SUMMARY_CARDS] if isinstance(message, Summary) else ()
+
+
+class Gossip:
+    """This peer's voice in the swarm."""
+
+    def __init__(
+        self,
+        run: str,
+        works: Sequence[float],
+        links: Links,
+        membership: Membership,
+        heard: Callable[[Card], None],
+        refresh: Callable[[], None],
+    ) -> None:
+        self._run, self._works, self._links, self._membership = run, works, links, membership
+        self._heard, self._refresh = heard, refresh
+        self._spoke = self._summed_up = -math.inf  # loop time of the last heartbeat and summary
+        self._told: tuple[int, ...] = ()  # of the stage's peers, in the last summary
+        self._generation = -1  # of the membership, when it was last looked at
+        self._heard_from = 0  # peers whose heartbeats come here
+        self._topics: set[str] = set()
+        self._seen: dict[PeerId, float] = {}  # loop time since when we know of an unconnected peer
+        self._dialling: dict[PeerId, asyncio.Task[None]] = {}
+        links.answers(Announce, self._answer_announce)
+
+    async def run(self) -> None:
+        """Speaks and keeps in touch until cancelled."""
+        try:
+            while True:
+                if self._membership.generation != self._generation or self._seen:
+                    self._generation = self._membership.generation
+                    self._follow()
+                    self._keep_in_touch()
+                await self._publish()
+                await asyncio.sleep(self._pause())
+        finally:
+            for task in self._dialling.values():
+                task.cancel()
+            for topic in self._topics:
+                self._links.transport.unsubscribe(topic)
+            self._topics, self._generation = set(), -1  # should it begin again
+
+    def _pause(self) -> float:
+        """Seconds until something may be due. In a large swarm, where everything is slower, one looks less often."""
+        if self._seen:
+            return HEARTBEAT_SECONDS
+        pause = heartbeat_interval(self._heard_from)
+        due = min(self._spoke + pause, self._summed_up + summary_interval(self._heard_from, len(self._works)))
+        wait = min(due - asyncio.get_running_loop().time(), pause / LOOKS_PER_HEARTBEAT)
+        return max(HEARTBEAT_SECONDS, wait)
+
+    def _stage_topic(self, stage: int) -> str:
+        return f"swarmd/{self._run}/stage/{stage}"
+
+    def _swarm_topic(self) -> str:
+        return f"swarmd/{self._run}/swarm"
+
+    def _follow(self) -> None:
+        """Subscribes to the own stage, its neighbours and the swarm."""
+        stage = self._membership.own.stage
+        wanted = {self._swarm_topic()}
+        if stage >= 0:
+            wanted |= {self._stage_topic(near) for near in (stage - 1, stage, stage + 1) if near >= 0}
+        for topic in sorted(wanted - self._topics):
+            self._links.transport.subscribe(topic, self._hear)
+        for topic in sorted(self._topics - wanted):
+            self._links.transport.unsubscribe(topic)
+        self._topics = wanted
+        self._heard_from = self._membership.near(stage)
+
+    def _hear(self, author: PeerId, frame: Frame) -> None:
+        """A gossip message. What is malformed is somebody else's trouble: it is dropped."""
+        try:
+            message = from_frame(frame)
+            for card in _cards_in(message):
+                check_card(card)
+        except PeerFault as fault:
+            log.debug("gossip of %s dropped: %s", author[-8:], fault)
+            return
+        if isinstance(message, Card) and message.peer == author:
+            self._links.fence.call(self._heard, message)
+        elif isinstance(message, Summary) and message.stage < len(self._works):
+            self._links.fence.call(self._membership.report, message)
+            for card in message.cards[:SUMMARY_CARDS]:
+                self._links.fence.call(self._heard, card)
+
+    async def _publish(self) -> None:
+        """Says what is due."""
+        stage, now = self._membership.own.stage, asyncio.get_running_loop().time()
+        if stage < 0:
+            return
+        pause, long_pause = heartbeat_interval(self._heard_from), summary_interval(self._heard_from, len(self._works))
+        edge = len(self._works) > 2 and stage in (0, len(self._works) - 1)  # those near hear one stage more
+        usual = heartbeat_interval(self._heard_from * 3 // 2) if edge else pause
+        self._membership.expect_every(usual, max(usual, long_pause))
+        first = self._spoke == -math.inf
+        if now - self._spoke >= pause:
+            self._spoke = now
+            if first:  # those who came at the same time may not hear it; nor is it known yet who sums up
+                self._spoke -= max(0.0, pause - SECOND_WORD_SECONDS)
+                self._summed_up = now + FIRST_SUMMARY_SECONDS - long_pause
+            await self._links.transport.publish(self._stage_topic(stage), to_frame(self._next_card()))
+        mine = self._membership.stage(stage)
+        news = (len(mine), sum(card.moving >= 0 for card in mine))
+        if now - self._summed_up >= (long_pause if news == self._told else min(long_pause, CHANGE_SECONDS)):
+            self._summed_up, self._told = now, news
+            await self._sum_up(stage)
+
+    async def _sum_up(self, stage: int) -> None:
+        """Tells the swarm of this stage, if it is this peer that does."""
+        peers = self._membership.stage(stage)
+        count = SUMMARY_CARDS if self._membership.population() <= SMALL_SWARM else FEW
+        cards = first_of(stage, peers, count)
+        if cards and cards[0].peer == self._membership.own.peer:
+            await self._links.transport.publish(
+                self._swarm_topic(), to_frame(sum_up(stage, self._membership.kin(), self._works, cards, len(peers)))
+            )
+
+    def _next_card(self) -> Card:
+        self._refresh()
+        own = self._membership.own
+        self._membership.own = dataclasses.replace(own, sequence=own.sequence + 1)
+        return self._membership.own
+
+    async def announce(self) -> None:
+        """Tells those near that this peer's card changed: with a greeting, if there was none yet, or as a request."""
+        announcement = Announce(self._next_card())
+        await asyncio.gather(*(self._announce_to(peer, announcement) for peer in self._near()))
+
+    async def _announce_to(self, peer: PeerId, announcement: Announce) -> None:
+        try:
+            async with asyncio.timeout(ANNOUNCE_SECONDS):
+                if not await self._links.introduce(peer):
+                    await self._links.ask(peer, announcement, Ack, deadline_s=None)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.debug("not announced to %s: %s", peer[-8:], trouble)
+
+    async def _answer_announce(self, peer: PeerId, announce: Announce) -> Ack:
+        if announce.card.peer != peer:
+            raise PeerFault("it announced somebody else")
+        check_card(announce.card)
+        self._heard(announce.card)
+        return Ack()
+
+    def _near(self) -> list[PeerId]:
+        """Whom to keep in touch with: everyone in a small swarm, else the own stage and its neighbours."""
+        own = self._membership.own
+        cards = [card for card in self._membership.cards() if card.peer != own.peer and card.state != "left"]
+        if len(cards) > SMALL_SWARM:
+            cards = [card for card in cards if is_near(card, own.stage)]
+        return [card.peer for card in cards[: 4 * SMALL_SWARM]]
+
+    def _keep_in_touch(self) -> None:
+        """Dials those near that aren't connected; of two peers the lower id goes first."""
+        now = asyncio.get_running_loop().time()
+        connected = set(self._links.transport.connected())
+        near = [peer for peer in self._near() if peer not in connected]
+        self._seen = {peer: self._seen.get(peer, now) for peer in near}
+        for peer in near:
+            ours = self._membership.own.peer < peer or now - self._seen[peer] >= SECOND_DIAL_SECONDS
+            if ours and peer not in self._dialling:
+                task = asyncio.create_task(self._dial(peer), name=f"dial {peer[-8:]}")
+                self._dialling[peer] = task
+                task.add_done_callback(lambda _, peer=peer: self._dialling.pop(peer, None))  # type: ignore[misc]
+
+    async def _dial(self, peer: PeerId) -> None:
+        try:
+            await self._links.greet(peer)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.debug("not in touch with %s: %s", peer[-8:], trouble)

@@ -1,0 +1,471 @@
+"""Who is in the swarm, what each says of itself, and whether to believe it is alive.
+
+Relies on cards that others bring (heartbeats, hellos, summaries) and on the transport's word of broken connections;
+decides by the clock it is given. The rules are free functions of plain data; `Membership` only remembers.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import math
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Collection, Container, Iterable
+from dataclasses import dataclass, field
+
+from swarmd.status import PeerRow
+from swarmd.swarm.wire.messages.common import Card, Summary
+from swarmd.values import PeerId
+
+HEARTBEAT_SECONDS = 2.0  # between heartbeats in a small swarm: a copy costs about 1 ms of CPU everywhere
+HEARD_PER_SECOND = 2.0  # heartbeats of different peers in a small swarm
+HEARD_SHARE = 0.25  # of that in the largest, where the mesh brings each of them about five times
+SUMMARIES_PER_SECOND = 0.5  # of different stages; each is as long as several heartbeats
+SILENCE_FLOOR_SECONDS = 12.0  # a peer silent for less is never dropped: a busy laptop stalls for seconds
+SILENCE_FLOOR_HEARTBEATS = 3.0  # ... nor one that was to speak no more than so often meanwhile
+SILENCE_CEILING_SECONDS = 120.0
+SILENCE_CEILING_HEARTBEATS = 4.0
+SILENCE_DEVIATIONS = 8.0
+RHYTHM_SMOOTHING = 0.2  # weight of the newest interval
+SMALL_SWARM = 48  # peers up to which everyone knows, and keeps in touch with, everyone
+FEW = 3  # of a stage's peers that are known far from it in a large swarm: enough that one of them lives
+MEMBERS_LIMIT = 4096  # cards remembered; the longest unheard go first
+ADDRESSES_KEPT = 64  # of a card; a machine with containers has dozens
+ADDRESSES_CHARACTERS = 8192  # of all of them together; an honest one has some 100
+AWAY_KEPT = 256  # movers in a stage's summary: a few at a time go
+
+ADMITTING = ("waiting", "serving")
+"""States in which a peer takes hops."""
+
+AT_WORK = (*ADMITTING, "paused", "draining")
+"""States in which a peer has its stage's state and takes part in rounds, and in the end of what it has begun."""
+
+STAYING = (*ADMITTING, "paused")
+"""Of these, those of whoever doesn't mean to leave."""
+
+
+@dataclass
+class Rhythm:
+    """Moving mean and deviation of the time between signs of life."""
+
+    mean: float = 0.0
+    deviation: float = 0.0
+
+    def observe(self, seconds: float) -> None:
+        if self.mean == 0.0:
+            self.mean, self.deviation = seconds, seconds / 2
+            return
+        self.deviation += RHYTHM_SMOOTHING * (abs(seconds - self.mean) - self.deviation)
+        self.mean += RHYTHM_SMOOTHING * (seconds - self.mean)
+
+    def limit(self, deviations: float, floor: float, ceiling: float) -> float:
+        """Silence longer than this is not rhythm any more."""
+        return min(ceiling, max(floor, 2 * self.mean + deviations * self.deviation))
+
+
+@dataclass
+class Member:
+    """What is known of one other peer."""
+
+    card: Card
+    heard: float  # loop time
+    rhythm: Rhythm = field(default_factory=Rhythm)
+    suspect: bool = False
+    fits: bool = True  # it was of this peer's history when that was last looked at
+
+
+def heartbeat_interval(peers_heard: int) -> float:
+    """Seconds between heartbeats, so that nobody receives more than HEARD_PER_SECOND of them."""
+    many = SMALL_SWARM + (peers_heard - SMALL_SWARM) / HEARD_SHARE
+    return max(HEARTBEAT_SECONDS, peers_heard / HEARD_PER_SECOND, many / HEARD_PER_SECOND)
+
+
+def summary_interval(peers_heard: int, stages: int) -> float:
+    """Seconds between summaries of a stage, so that nobody receives more than SUMMARIES_PER_SECOND of them."""
+    return max(heartbeat_interval(peers_heard), stages / SUMMARIES_PER_SECOND)
+
+
+def rendezvous(key: str, peers: Iterable[PeerId]) -> list[PeerId]:
+    """The peers in an order that everyone computes alike and that differs from key to key."""
+    return sorted(peers, key=lambda peer: (hashlib.blake2b(f"{key}/{peer}".encode(), digest_size=8).digest(), peer))
+
+
+def conductor_order(step: int, cards: Iterable[Card], members: Container[PeerId]) -> list[PeerId]:
+    """Who leads a step: members of the last record, heads first, by rendezvous; then newcomers in the order in which
+    they came, by the word of those who gave them their places.
+
+    So nobody who comes during a step changes who leads it, whatever its clock says.
+    """
+    known = {card.peer: card for card in cards if card.state in AT_WORK}
+    old = rendezvous(f"conductor/{step}", [peer for peer in known if peer in members])
+    new = sorted((peer for peer in known if peer not in members), key=lambda peer: (known[peer].arrival, peer))
+    return [
+        *sorted(old, key=lambda peer: known[peer].stage != 0),
+        *sorted(new, key=lambda peer: known[peer].stage != 0),
+    ]
+
+
+def leader_order(step: int, stage: int, peers: Iterable[PeerId]) -> list[PeerId]:
+    """Who leads a stage's round of a step: the first, and when that fails the next."""
+    return rendezvous(f"leader/{step}/{stage}", peers)
+
+
+def first_card(
+    peer: PeerId,
+    incarnation: int,
+    addresses: tuple[str, ...],
+    device: str,
+    codecs: tuple[str, ...],
+    machine: str = "",
+) -> Card:
+    """What a peer says of itself before it has a stage."""
+    return Card(
+        peer=peer,
+        incarnation=incarnation,
+        sequence=0,
+        addresses=addresses,
+        stage=-1,
+        state="joining",
+        version=0,
+        record="",
+        tokens=0,
+        data="",
+        device=device,
+        codecs=codecs,
+        forward=0,
+        backward=0,
+        in_flight=0,
+        room=0,
+        service_seconds=0.0,
+        microbatches_per_second=0.0,
+        machine=machine,
+    )
+
+
+def bounded(card: Card) -> Card:
+    """A card with no more addresses than are kept, and told."""
+    ends = list(itertools.accumulate(map(len, card.addresses)))
+    if len(ends) <= ADDRESSES_KEPT and (not ends or ends[-1] <= ADDRESSES_CHARACTERS):
+        return card
+    count = min(ADDRESSES_KEPT, bisect_right(ends, ADDRESSES_CHARACTERS))
+    return dataclasses.replace(card, addresses=card.addresses[:count])
+
+
+class Membership:
+    """The cards of everyone else, and one's own."""
+
+    def __init__(self, own: Card) -> None:
+        self._own = bounded(own)
+        self.fits: Callable[[Card], bool] = lambda card: True  # whether it is of this peer's history; `Forks` sets it
+        self._heartbeat_seconds = self._summary_seconds = HEARTBEAT_SECONDS  # how often others speak
+        self._members: dict[PeerId, Member] = {}
+        self._reported: dict[int, Summary] = {}  # of each stage
+        self.generation = 0  # grows whenever someone comes, goes, or changes stage, state or history
+        # What follows is asked for with every hop; all sorted, and changed with each peer that changes.
+        self._live: list[PeerId] = []  # everyone not suspect
+        self._kin: list[PeerId] = []  # of those, who is of this peer's history
+        self._at_work: dict[int, list[PeerId]] = {}  # of those, who is at work, by stage
+        self._stage_cards: dict[int, list[Card]] = {}  # of those, until one of them changes
+        self._newest: PeerId | None = None  # of the kin, who has the highest version; None: not known
+        self._look_at = math.inf  # loop time until which nobody can have become silent
+        self._change(own.peer)
+
+    @property
+    def own(self) -> Card:
+        return self._own
+
+    @own.setter
+    def own(self, card: Card) -> None:
+        before, self._own = self._own, bounded(card)
+        self._stage_cards.pop(card.stage, None)
+        if _role(card) != _role(before):
+            self._change(card.peer)
+        if card.stage != before.stage:
+            self._look_at = -math.inf  # others are near now
+        if card.version != before.version:
+            self._newest = None
+
+    def _change(self, peer: PeerId) -> None:
+        """A peer came, went, or counts elsewhere than before: it is put into its place among the others."""
+        self.generation += 1
+        self._stage_cards.clear()
+        self._remove(peer)
+        member = self._members.get(peer)
+        if peer != self._own.peer and (member is None or member.suspect):
+            return
+        insort(self._live, peer)
+        if member is not None:
+            member.fits = self.fits(member.card)
+        if member is None or member.fits:
+            self._add_kin(peer)
+
+    def _remove(self, peer: PeerId) -> None:
+        for peers in (self._live, self._kin, *self._at_work.values()):
+            place = bisect_left(peers, peer)
+            if place < len(peers) and peers[place] == peer:
+                del peers[place]
+        if peer == self._newest:
+            self._newest = None
+
+    def _add_kin(self, peer: PeerId) -> None:
+        card = self._card(peer)
+        insort(self._kin, peer)
+        if card.state in AT_WORK:
+            insort(self._at_work.setdefault(card.stage, []), peer)
+        self._advance(card)
+
+    def _advance(self, card: Card) -> None:
+        """A card of our history may be the newest."""
+        if self._newest is not None:
+            newest = self._card(self._newest)
+            if (card.version, card.peer) > (newest.version, newest.peer):
+                self._newest = card.peer
+
+    def judge_again(self) -> None:
+        """Other cards than before may be of this peer's history."""
+        for peer, member in self._members.items():
+            if not member.suspect and member.fits != self.fits(member.card):
+                self._change(peer)
+
+    def _card(self, peer: PeerId) -> Card:
+        return self._own if peer == self._own.peer else self._members[peer].card
+
+    def is_news(self, card: Card) -> bool:
+        """Whether a card is newer than what is known of its peer."""
+        member = self._members.get(card.peer)
+        if member is None:
+            return card.peer != self._own.peer
+        return (card.incarnation, card.sequence) > (member.card.incarnation, member.card.sequence)
+
+    def hear(self, card: Card, now: float) -> bool:
+        """Takes in a card. False if we knew a newer one. A newer one lifts suspicion."""
+        if not self.is_news(card):
+            return False
+        card = bounded(card)
+        member = self._members.get(card.peer)
+        if member is None:
+            self._make_room()
+            member = self._members[card.peer] = Member(card, now)
+            self._expect(member)
+            self._change(card.peer)
+            return True
+        if card.incarnation == member.card.incarnation and not member.suspect:
+            member.rhythm.observe(now - member.heard)
+        before = member.card
+        changed = member.suspect or _role(card) != _role(before)
+        member.card, member.heard, member.suspect = card, now, False
+        self._stage_cards.pop(card.stage, None)
+        if changed or member.fits != self.fits(card):
+            self._change(card.peer)
+        elif card.version < before.version:
+            self._newest = None
+        elif member.fits:
+            self._advance(card)
+        self._expect(member)
+        return True
+
+    def report(self, summary: Summary) -> None:
+        """A stage's summary says how many peers it has, and what they can do."""
+        if 0 <= summary.stage < MEMBERS_LIMIT and 0 <= summary.peers <= MEMBERS_LIMIT:
+            before = self._reported.get(summary.stage)
+            self._reported[summary.stage] = dataclasses.replace(summary, cards=(), away=summary.away[:AWAY_KEPT])
+            self.generation += before is None or before.peers != summary.peers
+
+    def summaries(self) -> dict[int, Summary]:
+        """The last of each stage."""
+        return self._reported
+
+    def _expect(self, member: Member) -> None:
+        """A card came: by when the next word is due. A word that comes without a card only puts that off."""
+        due = member.heard if member.card.state == "left" else member.heard + self._patience(member)
+        self._look_at = min(self._look_at, due)
+
+    def expect_every(self, heartbeat_seconds: float, summary_seconds: float) -> None:
+        """How often those near are to speak, and those far away to be spoken of."""
+        if heartbeat_seconds < self._heartbeat_seconds or summary_seconds < self._summary_seconds:
+            self._look_at = -math.inf  # who was not late before may be now
+        self._heartbeat_seconds, self._summary_seconds = heartbeat_seconds, summary_seconds
+
+    def _make_room(self) -> None:
+        if len(self._members) >= MEMBERS_LIMIT:
+            oldest = min(self._members, key=lambda peer: (self._members[peer].heard, peer))
+            del self._members[oldest]
+            self._change(oldest)
+
+    def touch(self, peer: PeerId, now: float) -> None:
+        """Any word from a peer is a sign of life."""
+        if (member := self._members.get(peer)) is not None:
+            was_suspect, member.heard, member.suspect = member.suspect, now, False
+            if was_suspect:
+                self._change(peer)
+
+    def suspect(self, peer: PeerId) -> None:
+        """Its connection broke or it fell silent: use it no more until it is heard again."""
+        if (member := self._members.get(peer)) is not None and not member.suspect:
+            member.suspect = True
+            self._change(peer)
+
+    def sweep(self, now: float) -> list[Card]:
+        """Drops peers silent beyond their own rhythm, or who said goodbye. Returns their cards."""
+        if now < self._look_at:
+            return []
+        dropped = [
+            member.card
+            for member in self._members.values()
+            if member.card.state == "left" or now - member.heard > self._patience(member)
+        ]
+        for card in dropped:
+            del self._members[card.peer]
+            self._change(card.peer)
+        self._look_at = min((it.heard + self._patience(it) for it in self._members.values()), default=math.inf)
+        return dropped
+
+    def _patience(self, member: Member) -> float:
+        usual = self._usual(member)
+        ceiling = max(SILENCE_CEILING_SECONDS, SILENCE_CEILING_HEARTBEATS * usual)
+        return member.rhythm.limit(SILENCE_DEVIATIONS, self._floor(usual), ceiling)
+
+    def _usual(self, member: Member) -> float:
+        """Seconds between words of it."""
+        near = is_near(member.card, self._own.stage)
+        return self._heartbeat_seconds if near else self._summary_seconds
+
+    def _floor(self, usual_s: float) -> float:
+        return max(SILENCE_FLOOR_SECONDS, SILENCE_FLOOR_HEARTBEATS * usual_s)
+
+    def get(self, peer: PeerId) -> Card | None:
+        if peer == self.own.peer:
+            return self.own
+        member = self._members.get(peer)
+        return member.card if member else None
+
+    def members(self) -> dict[PeerId, Member]:
+        """Everyone else, dropped ones excepted."""
+        return dict(self._members)
+
+    def cards(self) -> list[Card]:
+        """One's own card and those of everyone not suspect, by peer id."""
+        return [self._card(peer) for peer in self._live]
+
+    def kin(self) -> list[Card]:
+        """`cards` without those of another history: they neither lead nor count, and get no hops."""
+        return [self._card(peer) for peer in self._kin]
+
+    def foreign(self) -> list[Card]:
+        """The cards of those who are of another history."""
+        if len(self._kin) == len(self._live):
+            return []
+        kin = frozenset(self._kin)
+        return [self._card(peer) for peer in self._live if peer not in kin]
+
+    def newest(self) -> Card:
+        """Of the kin, whoever has the highest version."""
+        if self._newest is None:
+            self._newest = max((card.version, card.peer) for card in self.kin())[1]
+        return self._card(self._newest)
+
+    def stage(self, stage: int) -> list[Card]:
+        """The cards of a stage's peers at work, oneself included."""
+        if stage not in self._stage_cards:
+            self._stage_cards[stage] = [self._card(peer) for peer in self._at_work.get(stage, ())]
+        return list(self._stage_cards[stage])
+
+    def admitting(self, stage: int) -> list[Card]:
+        """Of these, the cards of those that take hops."""
+        return [card for card in self.stage(stage) if card.state in ADMITTING]
+
+    def staying(self, stage: int) -> list[Card]:
+        """Of a stage's peers at work, the cards of those that neither drain nor will do so soon."""
+        return [card for card in self.stage(stage) if card.state in STAYING and not card.ending]
+
+    def near(self, stage: int) -> int:
+        """How many peers are of a stage or its neighbours, oneself included, whatever they do."""
+        return sum(1 for peer in self._live if is_near(self._card(peer), stage))
+
+    def knows_all_of(self, stage: int) -> bool:
+        """Whether this peer should know every replica of a stage: those near, and in a small swarm all."""
+        return abs(self._own.stage - stage) <= 1 or self.population() <= SMALL_SWARM
+
+    def unseen(self, stage: int) -> int:
+        """How many peers at work a stage has, by its summary, besides those that are known here."""
+        known = len(self._at_work.get(stage, ()))
+        summary = self._reported.get(stage)
+        return max(0, summary.peers - known) if known and summary is not None else 0
+
+    def population(self) -> int:
+        """How many peers are at work in the whole swarm."""
+        return sum(len(peers) + self.unseen(stage) for stage, peers in self._at_work.items())
+
+    def is_live(self, peer: PeerId) -> bool:
+        if peer == self.own.peer:
+            return True
+        member = self._members.get(peer)
+        return member is not None and not member.suspect and member.card.state in AT_WORK and self.fits(member.card)
+
+    def is_silent(self, peer: PeerId, now: float) -> bool:
+        """Whether nothing was heard of a live peer for half the time after which the silent may be dropped."""
+        member = self._members.get(peer)
+        return member is not None and now - member.heard >= self._floor(self._usual(member)) / 2
+
+    def reaches_half(self, peers: Collection[PeerId], now: float) -> bool:
+        """Whether half of these peers at least, oneself included, are live and not silent."""
+        return 2 * sum(self.is_live(peer) and not self.is_silent(peer, now) for peer in peers) >= len(peers)
+
+    def is_spare(self, card: Card) -> bool:
+        """Whether a peer needn't be known here: it is far away in a large swarm, and others of its stage are known. A
+        newcomer that only asked here for its place has found one: were that near, it would have said so.
+        """
+        if self.population() <= SMALL_SWARM:
+            return False
+        far = not is_near(card, self._own.stage)
+        return far and (card.stage < 0 or len(self._at_work.get(card.stage, ())) >= FEW)
+
+    def held_back(self, stages: int) -> str:
+        """What is lacking where a stage's peers at work all take no hops, in a sentence; "" if nowhere."""
+        for stage in range(stages):
+            if self._at_work.get(stage) and not self.admitting(stage):
+                return f"a peer of stage {stage} that takes work: all of them are paused or draining"
+        return ""
+
+    def missing_stages(self, stages: int) -> list[int]:
+        """Stages without a single peer at work."""
+        return [stage for stage in range(stages) if not self._at_work.get(stage)]
+
+
+def is_near(card: Card, stage: int) -> bool:
+    """Whether a peer is of a stage or its neighbours. One that has no place yet is near nobody."""
+    return card.stage >= 0 and abs(card.stage - stage) <= 1
+
+
+def _role(card: Card) -> tuple[int, int, str, bool, tuple[int, ...], bool]:
+    """What of a card decides where its peer is counted, and what it keeps at the end."""
+    return card.incarnation, card.stage, card.state, card.ending, card.final, card.spare
+
+
+def nan_to_zero(value: float) -> float:
+    """Rates that strangers report are only used if they are numbers."""
+    return value if math.isfinite(value) and value > 0 else 0.0
+
+
+def peer_rows(membership: Membership, now: float) -> list[PeerRow]:
+    """Everyone, oneself first, as they are shown."""
+    members = membership.members()
+    order = sorted(members, key=lambda peer: (members[peer].card.stage, peer))
+    others = [(members[peer].card, now - members[peer].heard, members[peer].suspect) for peer in order]
+    return [
+        PeerRow(
+            peer_id=card.peer,
+            stage=card.stage if card.stage >= 0 else None,
+            state=card.state,
+            version=card.version,
+            forward=card.forward,
+            backward=card.backward,
+            in_flight=card.in_flight,
+            microbatches_per_second=nan_to_zero(card.microbatches_per_second),
+            device=card.device,
+            addresses=card.addresses,
+            last_heard_seconds=heard,
+            is_self=card is membership.own,
+            suspect=suspect,
+        )
+        for card, heard, suspect in [(membership.own, 0.0, False), *others]
+    ]

@@ -1,0 +1,93 @@
+"""How a peer comes to the version that the swarm is at: on, by others' state and what was committed since
+(`joiner.py`); or back, when a return was decided (`returns.py`).
+
+A return interrupts whatever a peer was about: the pulling of a state, a move. What was going on for later steps is
+void.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from swarmd.swarm.history.history import History
+from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.peer.served_stage import Assembly
+from swarmd.swarm.peer.stage_switch import Switch
+from swarmd.swarm.recovery.returns import Returns
+from swarmd.swarm.signals import Signal
+from swarmd.swarm.state.download import Candidates
+
+log = logging.getLogger(__name__)
+
+
+class Arriving:
+    """This peer's ways to the swarm's version."""
+
+    def __init__(
+        self,
+        membership: Membership,
+        history: History,
+        returns: Returns,
+        switch: Switch,
+        changed: Signal,
+        donors: Candidates,
+        *,
+        set_card: Callable[..., None],
+        announce: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._membership, self._history, self._returns, self._switch = membership, history, returns, switch
+        self._changed, self._donors, self._set_card, self._announce = changed, donors, set_card, announce
+
+    async def reach(self, assembly: Assembly) -> None:
+        """Brings this peer's stage to the swarm's version; back to one, if a return is decided meanwhile."""
+        returns = self._returns
+        reaching = asyncio.create_task(assembly.joiner.reach_version(self._donors, self._changed), name="reach version")
+        due = asyncio.create_task(self._changed.until(lambda: returns.due is not None), name="await a return")
+        try:
+            await asyncio.wait({reaching, due}, return_when=asyncio.FIRST_COMPLETED)
+            if not due.done():
+                reaching.result()
+                return
+        finally:
+            for task in (reaching, due):
+                task.cancel()
+            await asyncio.gather(reaching, due, return_exceptions=True)
+        await assembly.joiner.ended()
+        await self.go_back()
+
+    async def go_back(self) -> None:
+        """Goes back to an earlier version, as was decided; where that can't be had, on to what others are at."""
+        returns = self._returns
+        while (record := returns.due) is not None:
+            returns.under_way = True
+            try:
+                arrived = await self._load()
+            finally:
+                returns.under_way = False
+            returns.done(record)
+            if not arrived and returns.due is None:
+                assert self._switch.assembly is not None, "it was entered to load the state"
+                await self.reach(self._switch.assembly)
+
+    async def _load(self) -> bool:
+        """Loads this peer's stage of the version to return to. False if it can't be had."""
+        record, own, history = self._returns.due, self._membership.own, self._history
+        assert record is not None, "there is a return to make"
+        place = record.place_of(own.peer)
+        self._set_card(state="joining")
+        assembly = await self._switch.enter(own.stage if place is None else place)
+        await self._announce()
+        state = await self._returns.state(record, assembly.stage)
+        if state is None:
+            history.resumes = False
+            return False
+        try:
+            async with history.lock:
+                history.restore(record, await assembly.compute.import_state(state))
+        except (ValueError, MemoryError) as trouble:
+            log.warning("version %d can't be loaded: %s", record.step, trouble)
+            return False
+        if record.names(own.peer, own.incarnation):
+            history.took_part(record.step)
+        return True

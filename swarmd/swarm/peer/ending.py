@@ -1,0 +1,361 @@
+"""The end of a run: nobody leaves before every stage's final state is on the disks of two machines.
+
+A peer's card says of which stages it has the last version on its disk (`Card.final`). Where replicas of a stage are on
+one machine only, a peer of another one brings a copy; everyone works out alike who (`plan_final_copies`). All of it
+takes a bounded time. When that is up, or nobody can take a copy, the end says which stages exist once, and where.
+
+Relies on `Disks` to bring a checkpoint and on the cards; a peer that has left still counts with its disk if it said
+goodbye.
+"""
+
+import asyncio
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from swarmd.config import LimitsConfig, RunConfig
+from swarmd.printable import size
+from swarmd.status import Wait
+from swarmd.swarm.history.history import History
+from swarmd.swarm.history.record import record_to_plain
+from swarmd.swarm.membership.table import AT_WORK, MEMBERS_LIMIT, SMALL_SWARM, STAYING, Membership, rendezvous
+from swarmd.swarm.ports import Store
+from swarmd.swarm.signals import Signal
+from swarmd.swarm.state.disks import Disks
+from swarmd.swarm.state.download import Download, OutOfDonors
+from swarmd.swarm.wire.messages.common import Card, Kept
+from swarmd.values import PeerId, host_of
+from swarmd.whole import name_stages
+
+log = logging.getLogger(__name__)
+
+MACHINES = 2  # that a stage's final state is to be on: one may burn
+LINGER_SECONDS = 20.0  # for peers that haven't heard of the last commit
+RETRY_SECONDS = 1.0  # between two tries to have a copy: its stage may be writing it still
+FINAL_LIMIT = 256  # stages whose final state one peer keeps: what a card may name
+NAMED = 3  # machines of a stage that are named; a large swarm has hundreds
+HOST = re.compile(r"/[a-z0-9]+/([0-9A-Za-z.:_-]{1,64})(/|$)")
+"""Of an address, the part that says where; what comes from a stranger is shown only if it is a plain name."""
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """A peer, as far as the final state is concerned."""
+
+    peer: PeerId
+    machine: str
+    stage: int
+    has: frozenset[int] = frozenset()  # stages whose final state is on its disk
+    saves: bool = False  # it will write its own stage's
+    takes: bool = False  # it keeps a copy of another stage's, if need be
+    here: bool = True  # it can be asked; one that has left can't
+    lasts: bool = True  # its machine will not be gone soon
+
+
+def plan_final_copies(stages: Iterable[int], keepers: Sequence[Keeper]) -> dict[int, tuple[PeerId, ...]]:
+    """Which peers of other machines bring a copy of which stage, where its replicas are on fewer than MACHINES. Nobody
+    does where nobody has it. The same for all who see the same cards.
+    """
+    plan: dict[int, tuple[PeerId, ...]] = {}
+    load: Counter[PeerId] = Counter()
+    for stage in stages:
+        machines = {it.machine for it in keepers if it.stage == stage and it.lasts and (it.saves or stage in it.has)}
+        plan[stage] = ()
+        if len(machines) >= MACHINES:
+            continue
+        given = any(it.here and (it.stage == stage or stage in it.has) for it in keepers)
+        order = {peer: place for place, peer in enumerate(rendezvous(f"final/{stage}", [it.peer for it in keepers]))}
+        able = [it for it in keepers if it.stage != stage and it.lasts and ((it.takes and given) or stage in it.has)]
+        able.sort(key=lambda it: (stage not in it.has, load[it.peer], order[it.peer]))
+        chosen = []
+        for it in able:
+            if len(machines) < MACHINES and it.machine not in machines:
+                machines.add(it.machine)
+                chosen.append(it.peer)
+                load[it.peer] += 1
+        plan[stage] = tuple(chosen)
+    return plan
+
+
+def machines_of(stage: int, keepers: Iterable[Keeper]) -> dict[str, Keeper]:
+    """The machines on which a stage's final state is, each with one of its peers; the lasting ones only."""
+    found: dict[str, Keeper] = {}
+    for it in keepers:
+        if stage in it.has and it.lasts:
+            found.setdefault(it.machine, it)
+    return found
+
+
+def awaited(stages: Iterable[int], keepers: Sequence[Keeper]) -> list[int]:
+    """Stages whose final state isn't on MACHINES yet, and will be on more than now if one waits."""
+    plan = plan_final_copies(stages, keepers)
+    found = []
+    for stage, chosen in plan.items():
+        machines = machines_of(stage, keepers)
+        writers = [it for it in keepers if it.peer in chosen or (it.stage == stage and it.saves)]
+        comes = any(stage not in it.has and it.lasts and it.machine not in machines for it in writers)
+        if len(machines) < MACHINES and comes:
+            found.append(stage)
+    return found
+
+
+class Ending:
+    """This peer's part in the end of a run."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        limits: LimitsConfig,
+        membership: Membership,
+        history: History,
+        disks: Disks,
+        store: Store,
+        changed: Signal,
+        *,
+        set_card: Callable[..., None],
+        announce: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._run, self._limits, self._membership, self._history = run, limits, membership, history
+        self._disks, self._store, self._changed = disks, store, changed
+        self._set_card, self._announce = set_card, announce
+        self._left: dict[PeerId, Card] = {}  # who said goodbye with a final state on its disk
+        self._since: float | None = None  # loop time when this peer had written its own
+        self._met = False  # everyone has the last version, or was waited for
+        self._download: Download | None = None
+        self.over = False  # this peer leaves
+        self._verdict: tuple[str, bool] = ("", False)  # sentence and risk, as they were then
+
+    # ---------------------------------------------------------------------------------------------- what is known
+
+    @property
+    def begun(self) -> bool:
+        """Whether this peer has the last version, and has written it if it could."""
+        return self._since is not None
+
+    def hear(self, card: Card) -> None:
+        """A card came. A goodbye doesn't take away what is on that peer's disk."""
+        self._left.pop(card.peer, None)
+        if card.state == "left" and card.final and card.version >= self._run.steps and len(self._left) < MEMBERS_LIMIT:
+            self._left[card.peer] = card
+
+    def stages(self) -> list[int]:
+        """The stages that this peer sees to: in a large swarm, where nobody knows all, its own and those beside it."""
+        own, every = self._membership.own.stage, range(self._run.model.stages)
+        if len(self._history.members()) <= SMALL_SWARM:
+            return list(every)
+        return [stage for stage in every if abs(stage - own) <= 1]
+
+    def keepers(self) -> list[Keeper]:
+        """Everyone who counts, by peer id."""
+        cards = [card for card in self._membership.kin() if card.state in (*AT_WORK, "finished")]
+        known = {card.peer for card in cards}
+        cards += [card for peer, card in self._left.items() if peer not in known and self._membership.fits(card)]
+        return [_keeper(card) for card in sorted(cards, key=lambda card: card.peer)]
+
+    def awaited(self) -> list[int]:
+        """Stages that it is worth waiting for."""
+        return awaited(self.stages(), self.keepers())
+
+    def only_here(self) -> list[int]:
+        """Stages whose final state would be on one machine, and on no other disk that can be asked, without this
+        peer, though others can still take it.
+        """
+        own, keepers = self._membership.own, self.keepers()
+        others = {stage for it in keepers if it.here and it.peer != own.peer for stage in it.has}
+        return [stage for stage in awaited(self.stages(), keepers) if stage in own.final and stage not in others]
+
+    # ---------------------------------------------------------------------------------------------- the end
+
+    async def run(self, saved: bool) -> None:
+        """Stays until all is safe, or time is up. `saved`: this peer's own final state is on its disk."""
+        loop, own = asyncio.get_running_loop(), self._membership.own
+        spare = saved and self._limits.copies_bytes > 0
+        self._since = loop.time()
+        self._set_card(state="finished", final=(own.stage,) if saved else (), spare=spare)
+        await self._announce()
+        bringing = asyncio.create_task(self._bring_copies(), name="final copies")
+        try:
+            await self._changed.until(self._everyone_has_it, LINGER_SECONDS)
+            self._met = True
+            await self._changed.until(self._is_done, self._left_s())
+        finally:
+            bringing.cancel()
+            await asyncio.gather(bringing, return_exceptions=True)
+            self._verdict = self.sentence(), self.is_at_risk()
+            self.over = True
+        if not bringing.cancelled() and (trouble := bringing.exception()) is not None:
+            raise trouble
+
+    async def released(self, bound_s: float) -> None:
+        """Returns when this peer may leave early: nothing of the final state would be left behind. A run that has
+        failed has none.
+        """
+
+        def may_leave() -> bool:
+            safe = self.begun and not self.only_here() and not self._doubted()
+            return safe or bool(self._history.failure)
+
+        await self._changed.until(may_leave, bound_s)
+
+    def _is_done(self) -> bool:
+        """Whether nothing is to be waited for any more."""
+        return not self.awaited() and not self._doubted()
+
+    def _doubted(self) -> list[PeerId]:
+        """Peers of other machines that can't be reached just now, while a stage is on fewer than MACHINES. They are
+        dropped soon, or back, and may have it, or take it.
+        """
+        if all(count >= MACHINES for count in self.places().values()):
+            return []
+        doubted = [member.card for member in self._membership.members().values() if member.suspect]
+        there = [card for card in doubted if card.state in (*AT_WORK, "finished") and self._membership.fits(card)]
+        own = host_of(self._membership.own.machine)
+        return [card.peer for card in there if host_of(card.machine) != own]
+
+    def _left_s(self) -> float:
+        """Seconds until this peer leaves, whatever is still on its way."""
+        now = asyncio.get_running_loop().time()
+        return max(0.0, self._limits.final_copies_timeout_s - (now - self._since)) if self._since is not None else 0.0
+
+    def _everyone_has_it(self) -> bool:
+        return not self._late()
+
+    def _late(self) -> list[PeerId]:
+        """Who is there and hasn't the last commit yet."""
+        cards = [member.card for member in self._membership.members().values() if not member.suspect]
+        there = [card for card in cards if card.state in (*AT_WORK, "joining")]
+        return [card.peer for card in there if card.version < self._run.steps]
+
+    # ---------------------------------------------------------------------------------------------- copies
+
+    async def _bring_copies(self) -> None:
+        """Brings what the plan gives this peer, one stage at a time, until it is cancelled or can keep no more."""
+        own = self._membership.own.peer
+        while self._membership.own.spare:
+            plan = plan_final_copies(self.stages(), self.keepers())
+            final = self._membership.own.final
+            mine = [stage for stage, chosen in plan.items() if own in chosen and stage not in final]
+            ready = [stage for stage in mine if self._sources(stage)]
+            brought = [stage for stage in ready[:1] if await self._bring(stage)]
+            if brought:
+                self._set_card(final=tuple(sorted({*self._membership.own.final, *brought})))
+            if brought or not self._membership.own.spare:
+                await self._announce()
+            else:
+                await self._changed.wait(RETRY_SECONDS if mine else None)
+
+    async def _bring(self, stage: int) -> bool:
+        """Whether a copy is on this disk now. Where none can be kept, this peer offers itself no more."""
+        record = self._history.record
+        assert record is not None, "a run has one step at least"
+        kept = Kept(record.step, stage, record.state)
+        try:
+            state, found = await self._disks.bring(kept, lambda: self._sources(stage), begun=self._begun)
+            if await self._store.save_checkpoint(record.step, stage, state, record_to_plain(found), copy=True):
+                log.info("a copy of stage %d's final state is on this disk", stage)
+                return True
+            log.warning("the final state of stage %d can't be kept here: others may have more room", stage)
+        except OutOfDonors as trouble:
+            log.info("no copy of stage %d's final state yet: %s", stage, trouble)
+            await asyncio.sleep(RETRY_SECONDS)
+            return False
+        except MemoryError:
+            log.warning("the final state of stage %d can't be copied here: out of memory", stage)
+        finally:
+            self._download = None
+        self._set_card(spare=False)
+        return False
+
+    def _begun(self, download: Download) -> None:
+        self._download = download
+
+    def _sources(self, stage: int) -> list[PeerId]:
+        """Who gives the stage's final state: another one first for each who asks."""
+        own = self._membership.own.peer
+        cards = [card for card in self._membership.kin() if card.state == "finished" and card.peer != own]
+        able = [card.peer for card in cards if card.stage == stage or stage in card.final]
+        return rendezvous(f"source/{own}", able)
+
+    # ---------------------------------------------------------------------------------------------- in words
+
+    def wait(self) -> Wait | None:
+        """What this peer stays for."""
+        if self.over or not self._history.finished or self._history.failure:
+            return None
+        if self._since is None:
+            return Wait("its last version to be on its own disk")
+        if not self._met and (late := self._late()):
+            progress = f"{len(late)} behind, waited for {LINGER_SECONDS:.0f} s at most"
+            return Wait("the others to have the run's last version", progress=progress)
+        if not (stages := self.awaited()):
+            doubted = self._doubted()
+            return Wait(f"{len(doubted)} peers that can't be reached just now") if doubted else None
+        progress = f"leaves in {self._left_s():.0f} s at the latest"
+        if (it := self._download) is not None:
+            came = f"{size(it.nbytes)} of {size(it.manifest.snapshot.nbytes)} of stage {it.stage}"
+            progress = f"{came} have come here, {progress}"
+        return Wait(f"the final state of {name_stages(stages)} to be on a second machine", progress=progress)
+
+    def places(self) -> dict[int, int]:
+        """On how many machines the final state of each stage is, of those that this peer sees to."""
+        keepers = self.keepers()
+        return {stage: len(machines_of(stage, keepers)) for stage in self.stages()} if self.begun else {}
+
+    def is_at_risk(self) -> bool:
+        """Whether one of them is on fewer than MACHINES, though there were more than one."""
+        if self.over:
+            return self._verdict[1]
+        several = len({it.machine for it in self.keepers()}) > 1
+        return several and any(count < MACHINES for count in self.places().values())
+
+    def sentence(self) -> str:
+        """Where the final state is, and what of it exists only once; "" before the end."""
+        if self.over or not self.begun:
+            return self._verdict[0]
+        keepers, own = self.keepers(), self._membership.own
+        found = {stage: [*machines_of(stage, keepers).values()] for stage in self.stages()}
+        said = []
+        for stage, those in found.items():
+            names = ["here" if own.peer == it.peer else self._name(it) for it in _own_first(those, own)]
+            more = f" and {len(names) - NAMED} machines more" if len(names) > NAMED else ""
+            where = ", ".join(names[:NAMED]) + more if names else "on no disk that is known"
+            said.append(f"stage {stage} {where}")
+        once = [stage for stage, those in found.items() if len(those) == 1]
+        alone = len({it.machine for it in keepers}) == 1
+        why = "all peers are on one machine" if alone else self._why_once()
+        warning = f". {name_stages(once).capitalize()} on one machine only: {why}" if once else ""
+        return f"the final state, version {self._history.version}: {'; '.join(said)}{warning}"
+
+    def _why_once(self) -> str:
+        if self.awaited():
+            if self._left_s() > 0:
+                return "the rest is on its way"
+            return f"{self._limits.final_copies_timeout_s:.0f} s were not enough for a copy"
+        return "no other machine could take a copy"
+
+    def _name(self, keeper: Keeper) -> str:
+        card = self._membership.get(keeper.peer) or self._left.get(keeper.peer)
+        hosts = [match[1] for address in (card.addresses if card else ()) if (match := HOST.match(address))]
+        return f"on {keeper.peer[-8:]}{f' ({hosts[0]})' if hosts else ''}"
+
+
+def _keeper(card: Card) -> Keeper:
+    work, finished = card.state in AT_WORK, card.state == "finished"
+    return Keeper(
+        card.peer,
+        host_of(card.machine) or card.peer,  # of an older release: unknown
+        card.stage,
+        frozenset(card.final),
+        saves=work and card.state in STAYING,
+        takes=card.spare and len(card.final) < FINAL_LIMIT and (finished or card.state in STAYING),
+        here=work or finished,
+        lasts=not card.ending,
+    )
+
+
+def _own_first(keepers: list[Keeper], own: Card) -> list[Keeper]:
+    """The own peer first, then others of its machine."""
+    return sorted(keepers, key=lambda it: (it.peer != own.peer, it.machine != host_of(own.machine)))

@@ -1,0 +1,567 @@
+"""One peer of a run, from finding its place to the last step. Assembles the parts of `swarm/`; decides nothing itself.
+
+The daemon (or the simulator) gives it the ports: links over a transport, a way to open a stage, a disk, chance. It owns
+every task that runs for the peer.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import logging
+import math
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from swarmd.config import LimitsConfig, RunConfig, fingerprint
+from swarmd.errors import ConfigError, DeviceLost, Refused, SwarmError
+from swarmd.status import PeerState
+from swarmd.swarm.balance.balancer import MEASURED_TASKS, Balancer, Outlook, rest_seconds
+from swarmd.swarm.balance.places import Places
+from swarmd.swarm.history.ballots import Ballots
+from swarmd.swarm.history.history import RECORDS_KEPT, History
+from swarmd.swarm.history.record import Record
+from swarmd.swarm.hops.journey import Journeys
+from swarmd.swarm.membership.gossip import Gossip
+from swarmd.swarm.membership.liveness import Liveness
+from swarmd.swarm.membership.table import ADMITTING, AT_WORK, STAYING, Membership
+from swarmd.swarm.peer.arriving import Arriving
+from swarmd.swarm.peer.drain import Drain, Drained
+from swarmd.swarm.peer.ending import Ending
+from swarmd.swarm.peer.failing import fail
+from swarmd.swarm.peer.served_stage import Assembly
+from swarmd.swarm.peer.stage_switch import OpenStage, Switch
+from swarmd.swarm.peer.view import View
+from swarmd.swarm.ports import Compute, Store
+from swarmd.swarm.recovery.forks import Forks
+from swarmd.swarm.recovery.returns import Returns
+from swarmd.swarm.rounds.member import Rounds
+from swarmd.swarm.signals import Signal
+from swarmd.swarm.state.copies import Copies
+from swarmd.swarm.state.disks import Disks
+from swarmd.swarm.state.donor import Donor
+from swarmd.swarm.state.joiner import Joiner
+from swarmd.swarm.steps.conductor import Conductor
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import Ack, Announce, Card, Kept
+from swarmd.values import HopId, PeerId
+
+log = logging.getLogger(__name__)
+
+GOODBYE_SECONDS = 5.0  # to tell the neighbours that the device is lost; who doesn't hear it sees the broken connection
+KEEP_UP_SECONDS = 2.0  # between two looks at those who are ahead or of another history, unless a card comes earlier
+CALM_SECONDS = 10.0  # the same while nobody is
+TELL_SECONDS = 5.0  # for whoever leads the next step to hear that this peer has no state for it
+REFRESH_SECONDS = 5.0  # between two looks at this peer's own figures, unless someone is told of them earlier
+
+
+class Peer:
+    """One peer of one run."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        limits: LimitsConfig,
+        links: Links,
+        membership: Membership,
+        store: Store,
+        open_stage: OpenStage,
+        rng: random.Random,
+        *,
+        stage: int | None,
+        used: int | None = None,
+        entries: Sequence[PeerId] = (),
+        resume: bool = False,
+    ) -> None:
+        self.run_config, self._limits, self.links, self.membership = run, limits, links, membership
+        self._store, self._wanted = store, stage
+        self._resume = resume
+        self.entries = tuple(entries)  # peers through which this one came; none: it founds the run
+        self.changed = Signal()
+        self.history = History(run, links, store)
+        self.forks = Forks(run, links, membership, self.history, rng)
+        self.liveness = Liveness(
+            links, membership, self.changed,
+            suspected=self._suspected, gone=self._gone, heard=self._heard, announce=self._announce, spawn=self.spawn,
+        )  # fmt: skip
+        outlook = Outlook(run, membership)
+        self.gossip = Gossip(fingerprint(run), outlook.works, links, membership, self.liveness.hear, self._refresh)
+        self.places = Places(run, links, membership, self.history, self.liveness.hear, self.entries, outlook, used)
+        self.stage: int | None = None
+        self.state: PeerState = "joining"
+        history, changed = self.history, self.changed
+        self.disks = Disks(run, links, membership, store)
+        self.returns = Returns(run, links, membership, history, self.disks, changed, limits.stage_lost_timeout_s)
+        self.copies = Copies(run, limits, membership, history, self.disks, store, changed)
+        self.ending = Ending(
+            run, limits, membership, history, self.disks, store, changed, set_card=self._set, announce=self._announce
+        )
+        self.ballots = Ballots(run, links, membership, history, rng, limits.fork_timeout_s)
+        self.conductor = Conductor(
+            run, links, membership, history, self._validate, changed, self.spawn, self.ballots, rng, self.returns,
+            outlook,
+        )  # fmt: skip
+        self.switch = Switch(
+            run, limits, links, membership, history, self.conductor, open_stage, rng, changed, self.places,
+            start=self._start, set_card=self._set, announce=self._announce,
+        )  # fmt: skip
+        self.balancer = Balancer(
+            run, membership, history, outlook, changed, rng, move=functools.partial(self.switch.move, balance=True)
+        )
+        ways = (membership, history, self.returns, self.switch, changed)
+        self.arriving = Arriving(*ways, self.donors, set_card=self._set, announce=self._announce)
+        self.view = View(self, self._refresh)
+        self._group: asyncio.TaskGroup | None = None
+        self.drainage: Drain | None = None  # this peer leaves
+        self.crossing = False  # it goes over to another history
+        self._beside: set[asyncio.Task[None]] = set()  # what `spawn` started
+        self._device_lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets the reason
+        self._refreshed = 0.0  # loop time at which the figures on this peer's card were brought up to date
+        if not entries:
+            self.history.founder, self.history.founded = membership.own.peer, True
+            self.history.resumes = resume
+        self.history.on_commit(self._committed)
+        self.history.on_restore(self._restored)
+
+    def lacks_data(self) -> None:
+        """This peer has no copy of the run's text: it can't be a head."""
+        self.places.has_data = self.disks.has_data = False
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs something beside; it ends with the peer at the latest. What it fails with is its own affair."""
+        self._start(work)
+
+    def keep(self, begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs something as long as this peer is there; it begins again if it fails."""
+        self._start(self.links.fence.again(begin))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None] | None":
+        if self._group is None:
+            work.close()
+            return None
+        task = self._group.create_task(self.links.fence.once(work))
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+        task.add_done_callback(lambda _: work.close())  # it may not have begun
+        return task
+
+    # ---------------------------------------------------------------------------------------------- its stage's parts
+
+    @property
+    def _assembly(self) -> Assembly | None:
+        return self.switch.assembly
+
+    @property
+    def journeys(self) -> Journeys | None:
+        return self._assembly.journeys if self._assembly is not None else None
+
+    @property
+    def _rounds(self) -> Rounds | None:
+        return self._assembly.rounds if self._assembly is not None else None
+
+    @property
+    def _donor(self) -> Donor | None:
+        return self._assembly.donor if self._assembly is not None else None
+
+    @property
+    def joiner(self) -> Joiner | None:
+        return self.switch.joiner
+
+    @property
+    def compute(self) -> Compute | None:
+        return self._assembly.compute if self._assembly is not None else None
+
+    # ---------------------------------------------------------------------------------------------- life
+
+    async def run(self) -> None:
+        """From joining to the end of the run. Raises ConfigError if this peer can't take part, DeviceLost. Cancel it
+        to leave at once.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                device = group.create_task(self._end_with_device())
+                self.keep(self.gossip.run)
+                self.keep(lambda: self.liveness.run(self._sweep))
+                try:
+                    await self._join()
+                    await self._serve()
+                finally:
+                    self._group = None
+                    self.switch.close()
+                    self.history.close()
+                    for task in (device, *self._beside):
+                        task.cancel()
+        except* DeviceLost as troubles:
+            log.error("leaving: %s", troubles.exceptions[0])
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_SECONDS):
+                    await self.leave()
+            raise
+
+    async def _end_with_device(self) -> None:
+        """Raises DeviceLost once there is no device any more."""
+        raise DeviceLost(await self._device_lost)
+
+    async def _join(self) -> None:
+        """Finds a stage and brings it to the swarm's version."""
+        tail = self._store.ledger_tail(RECORDS_KEPT)
+        places = self.places
+        stage = await places.find(self._wanted, self.changed)
+        try:
+            assembly = await self._open(stage)
+        except ConfigError as trouble:
+            alone = self.run_config.model.stages == 1 or not self.membership.members()
+            if stage > 0 or self._wanted is not None or alone:
+                raise
+            log.warning("not a head: %s", trouble)
+            places.has_data = False
+            assembly = await self._open(await places.find(self._wanted, self.changed))
+        if self.history.resumes or self.membership.newest().version > 0:  # else it serves at once, and says so
+            await self.gossip.announce()
+        if self.history.resumes and self._founds():
+            record = await self.returns.found()
+            await self.history.adopt(record, self.membership.own.peer)
+            self.spawn(self.returns.tell(record))
+        await self.arriving.reach(assembly)
+        await self.forks.mend_ledger(self._store, tail)
+
+    async def _open(self, stage: int) -> Assembly:
+        """A newcomer's first stage. If the run has begun, its state comes meanwhile. Raises ConfigError."""
+        begun = not self.history.resumes and self.membership.newest().version > 0
+        return await self.switch.open(stage, pull=begun)
+
+    def _founds(self) -> bool:
+        """Whether a run that is to be resumed waits for this peer to decide from where: it was told to resume it, and
+        nobody else does.
+        """
+        others = {card.peer for card in self.membership.cards()} - {self.membership.own.peer}
+        return self._resume and self.history.founder not in others
+
+    def donors(self) -> list[PeerId]:
+        return self.switch.donors(self.membership.own.stage)
+
+    async def _rejoin(self) -> None:
+        """Fetches the whole state anew. Meanwhile this peer is in no plan, like a newcomer."""
+        assert self._assembly is not None
+        self._set(state="joining")
+        await self.gossip.announce()
+        await self.arriving.reach(self._assembly)
+        await self._serve_again()
+
+    async def _serve_again(self) -> None:
+        """This peer was away from the swarm's version, and is there again."""
+        assert self._assembly is not None
+        self._assembly.serve()
+        if not self.history.finished:
+            self._set(state="paused" if self.journeys is not None and self.journeys.held_back else "serving")
+            await self._announce()
+
+    async def _serve(self) -> None:
+        self.view.began = asyncio.get_running_loop().time()
+        self._set(state="serving")
+        await self.gossip.announce()
+        assert self._assembly is not None
+        self._assembly.serve()
+        for begin in (self.conductor.run, self._keep_up, self.balancer.run):
+            self.keep(begin)
+        await self.history.changed.until(lambda: self.history.finished)
+        if self.history.failure:
+            self._set(state="finished")
+            await self.gossip.announce()
+            await fail(self.membership, self.history, self.disks, self.changed)
+        await self.ending.run(await self._save())
+        await self._say_goodbye()
+
+    async def _say_goodbye(self) -> None:
+        """To the others this peer has left with the end, and its disk still counts."""
+        self.membership.own = dataclasses.replace(self.membership.own, state="left")
+        await self.gossip.announce()
+
+    async def _keep_up(self) -> None:
+        """Asks for records when others are ahead, and for the whole state when gradients are gone."""
+        while not self.history.finished:
+            if self.returns.due is not None:
+                await self.arriving.go_back()
+                await self._serve_again()
+            if self.switch.between:  # `Mover` brings this peer up
+                await self.changed.wait(KEEP_UP_SECONDS)
+                continue
+            if self.history.broken and self._is_whole_elsewhere():
+                self.history.start_over("another replica's parameters are finite")
+            if self.history.behind:
+                await self._rejoin()
+            newest = self.membership.newest()
+            if newest.version > self.history.version:
+                await self.history.catch_up(newest.peer, newest.version)
+            await self._cross_over()
+            calm = self.membership.newest().version <= self.history.version and not self.membership.foreign()
+            await self.changed.wait(CALM_SECONDS if calm else KEEP_UP_SECONDS)
+
+    def _is_whole_elsewhere(self) -> bool:
+        """Whether a replica of this peer's stage has what came out not finite here."""
+        cards = [card for peer in self.donors() if (card := self.membership.get(peer)) is not None]
+        return any(card.version >= self.history.version and not card.broken for card in cards)
+
+    async def _cross_over(self) -> None:
+        """If another history wins over this peer's, it goes on in that one."""
+        if (way := await self.forks.look()) is None:
+            return
+        if self.switch.between:  # it has left its stage meanwhile
+            self.history.leaving = None
+            return
+        assert self.joiner is not None and self.compute is not None
+        state = self.state
+        self._set(state="joining")
+        await self.gossip.announce()
+        self.crossing = True
+        try:
+            await self.forks.cross(way, self.joiner, self.compute)
+        finally:
+            self.crossing = False
+        newest = self.membership.newest()
+        await self.history.catch_up(newest.peer, newest.version)
+        self._set(state=state)
+        self._refresh()
+        await self.gossip.announce()
+
+    # ------------------------------------------------------------------------------------- pausing, leaving
+    async def pause(self) -> None:
+        """Takes no more hops, finishes those it has, and goes on taking part in rounds. Raises Refused."""
+        if self.journeys is None or self.switch.mover is not None or self.state not in (*ADMITTING, "paused"):
+            raise Refused(f"this peer is {self.state}, or moves; only one that stays where it serves can pause")
+        self.journeys.hold_back()
+        self._set(state="paused")
+        await self._announce()
+
+    async def resume(self) -> None:
+        """Takes hops again. Raises Refused."""
+        if self.journeys is None or self.state != "paused":
+            raise Refused(f"this peer is not paused: it is {self.state}")
+        self.journeys.go_on()
+        self._set(state="serving")
+        await self._announce()
+
+    async def drain(self, bound_s: float) -> Drained:
+        """Ends its work here within a bound, so that nothing of it is lost, and says goodbye. With the last version it
+        doesn't take the only copy of a stage's final state along, as long as another machine can take one.
+        """
+        deadline = asyncio.get_running_loop().time() + bound_s
+        await self.switch.give_up()
+        drained = Drained()
+        if self._assembly is not None and self.state in AT_WORK and not self.history.behind:
+            self._assembly.journeys.hold_back(retiring=True)
+            self._set(state="draining")
+            self.spawn(self._announce())
+            self.drainage = Drain(
+                self.membership, self.history, self.conductor, self._assembly, self.run_config.model.stages,
+                self._save, bound_s,
+            )  # fmt: skip
+            drained = await self.drainage.run()
+        if self.history.finished:
+            await self.ending.released(max(0.0, deadline - asyncio.get_running_loop().time()))
+        await self.leave(drained.heir)
+        return drained
+
+    async def end_soon(self) -> None:
+        """This peer's machine will be gone soon: it works on, and others may take its place meanwhile."""
+        self._set(ending=True)
+        await self._announce()
+
+    async def leave(self, heir: PeerId = "") -> None:
+        """Says goodbye, and who has this peer's sum, if anyone has."""
+        if self.journeys is not None:
+            self.journeys.closed = True
+        self._set(state="left", heir=heir or self.membership.own.heir)
+        await self.gossip.announce()
+
+    async def _announce(self) -> None:
+        """This peer is somewhere else, or in another state."""
+        self._refresh()
+        await self.gossip.announce()
+
+    @property
+    def moved_because(self) -> str:
+        """Why it goes to another stage, or has last gone, if it was for balance."""
+        return self.balancer.reason
+
+    async def move(self, stage: int) -> None:
+        """Goes to another stage; returns when it serves there. Raises Refused, with a sentence, if it stays. Cancelling
+        it gives the move up, unless a record has granted it.
+        """
+        await self.switch.move(stage)
+
+    @property
+    def moving_to(self) -> int | None:
+        """The stage that this peer is on its way to: whoever counts replicas that stay, counts without it."""
+        return self.switch.mover.target if self.switch.mover is not None else None
+
+    def _set(self, **changes: Any) -> None:
+        """Changes this peer's card."""
+        if "stage" in changes:
+            self.stage = changes["stage"]
+        if "state" in changes:
+            self.state = changes["state"]
+        self.membership.own = dataclasses.replace(self.membership.own, **changes)
+        self.changed.notify()
+
+    # ---------------------------------------------------------------------------------------------- others
+
+    def _heard(self, card: Card) -> None:
+        self.ending.hear(card)
+        next_one = self.journeys is not None and card.stage == self.journeys.stage + 1
+        if self.journeys is not None and next_one and card.room > 0 and self.membership.is_live(card.peer):
+            self.journeys.peer_has_room(card.peer)
+
+    def _suspected(self, peer: PeerId) -> None:
+        self.places.lost(peer)
+        if self._donor is not None:
+            self._donor.lost(peer)
+        if self.journeys is not None:
+            self.journeys.custody.disconnected(peer)
+
+    def _gone(self, peer: PeerId) -> None:
+        """Its sum is lost with it, unless it said to whom it has handed it: it leaves the swarm, or its stage."""
+        card = self.membership.get(peer)
+        heir = card.heir if card is not None and card.state in ("left", "joining") else ""
+        heir = heir if heir != peer and self.membership.is_live(heir) else ""
+        if self.journeys is not None:
+            self.journeys.peer_lost(peer, heir)
+        self.conductor.peer_lost(peer, heir)
+        self.changed.notify()
+
+    def _sweep(self, now: float) -> float:
+        """Looks at whatever may be late. Returns the loop time at which more may be."""
+        due = math.inf
+        lost = self.compute.progress().lost if self.compute is not None else ""
+        if lost and not self._device_lost.done():
+            self._device_lost.set_result(lost)
+        if self.journeys is not None:
+            due = self.journeys.custodian.sweep(now, self._is_stalled)
+        due = min(due, self.conductor.sweep(now))
+        if self._donor is not None:
+            self._donor.sweep(now)
+        self.forks.sweep(now)
+        self.returns.sweep()
+        if now - self._refreshed >= REFRESH_SECONDS:
+            self._refresh()
+        return due
+
+    def _is_stalled(self) -> bool:
+        """Whether no hop can be expected to be answered: a stage is empty, or takes nothing, or the sums are frozen."""
+        stages = self.run_config.model.stages
+        frozen = self.journeys is not None and self.journeys.frozen_step == self.history.version + 1
+        return frozen or bool(self.membership.missing_stages(stages) or self.membership.held_back(stages))
+
+    def _refresh(self) -> None:
+        """Keeps the figures on this peer's card current, for handshakes and heartbeats."""
+        if self.compute is None or self.journeys is None:
+            return
+        self._refreshed = asyncio.get_running_loop().time()
+        progress, queues = self.compute.progress(), self.journeys.queues()
+        self.membership.own = dataclasses.replace(
+            self.membership.own,
+            addresses=self.links.transport.addresses(),
+            version=self.history.version,
+            record=self.history.record_hash,
+            tokens=self.history.total_tokens,
+            forward=queues["waiting"],
+            backward=queues["backward"],
+            in_flight=queues.total(),
+            room=self.journeys.room(),
+            service_seconds=progress.forward_seconds + progress.backward_seconds,
+            microbatches_per_second=self.view.microbatches_per_second(),
+            rested=self._refreshed - self.switch.arrived >= rest_seconds(self.run_config.rebalance_seconds),
+            has_data=self.places.has_data,
+            measured=progress.counter >= MEASURED_TASKS,
+            broken=self.history.broken,
+        )
+
+    # ---------------------------------------------------------------------------------------------- commits
+
+    def _restored(self) -> None:
+        """Another version, or another history, is this peer's state now."""
+        if self._assembly is not None:
+            self._assembly.journeys.abandon()
+            self._assembly.rounds.abandon()
+            self._assembly.handovers.end_step()
+            self.ballots.forget()
+        if self._donor is not None:
+            self._donor.forget()
+        if self.view.validation_loss is not None:  # it may be of a version that is void now
+            self.view.validation_loss = self.history.record.validation_loss if self.history.record else None
+        self._refresh()
+        self.changed.notify()
+
+    def _committed(self, record: Record) -> None:
+        assert self._assembly is not None and self.journeys is not None and self._rounds is not None
+        if record.validation_loss is not None:
+            self.view.validation_loss = record.validation_loss
+        self.view.committed += len(self.journeys.book(record.step).accumulated)
+        self.journeys.end_step(record.step)
+        self._rounds.end_step(record.step)
+        self._assembly.handovers.end_step()
+        self._refresh()
+        self.switch.hear(record)
+        if self.history.is_due(record) and not self.history.finished:
+            self.spawn(self._save_on_the_way())
+        if self.history.broken:
+            self.spawn(self._say_broken(record))
+        if record.forked:  # so that the others see soon which history this is
+            self.spawn(self.gossip.announce())
+        self.changed.notify()
+
+    async def _say_broken(self, record: Record) -> None:
+        """This peer has no state any more. Who leads the next step must know, though it may be far away."""
+        if self.state in STAYING:
+            self._set(state="joining")
+        await self._announce()
+        leader = self.conductor.leader(record.step + 1)
+        if leader not in ("", self.membership.own.peer):
+            await self.links.tell_all([leader], Announce(self.membership.own), Ack, deadline_s=TELL_SECONDS)
+
+    async def _save_on_the_way(self) -> None:
+        await self._save()
+
+    async def _save(self) -> bool:
+        """Writes a checkpoint of this peer's stage at its present version. Whether it is on the disk now."""
+        async with self.history.lock:
+            if self.compute is None or self.stage is None or not self.history.ready:  # between two stages
+                return False
+            if self.history.record is None:  # version 0 is no checkpoint: it can be made anew, and has no record
+                return False
+            try:
+                state = await self.compute.export_state()
+            except MemoryError:
+                log.warning("no checkpoint of version %d: out of memory", self.history.version)
+                return False
+            except DeviceLost:
+                raise
+            except Exception as trouble:  # noqa: BLE001 - a checkpoint less; the next one may do
+                self.links.fence.note(f"the checkpoint of version {self.history.version}", trouble)
+                return False
+            version, record = self.history.version, self.history.plain_record()
+            now, stage = self.history.record, self.stage
+        saved = await self._store.save_checkpoint(version, stage, state, record)
+        if not self.history.finished:
+            self.spawn(self.copies.keep(now))  # from others, who may be slow or gone: nobody waits for it
+        elif not saved:
+            self.disks.lend(Kept(version, stage, now.state), state, now)
+        return saved
+
+    async def _validate(self, version: int) -> float | None:
+        """Mean loss of the held-out microbatches, None if it can't be had."""
+        assembly = self._assembly
+        if assembly is None or assembly.data is None:
+            return None
+        total, tokens = 0.0, 0
+        try:
+            for index in range(self.run_config.validation_microbatches):
+                key = HopId(version + 1, self.run_config.microbatches + index)
+                loss = await assembly.journeys.evaluate(key, await assembly.data.held_out(index))
+                total, tokens = total + loss.loss_sum, tokens + loss.tokens
+        except (SwarmError, TimeoutError, MemoryError) as trouble:
+            log.warning("no validation loss of version %d: %s", version, trouble)
+            return None
+        return total / tokens if tokens > 0 and 0 <= total < math.inf else None  # they are a peer's word

@@ -1,0 +1,115 @@
+"""What belongs to one stage at one peer, built and torn down together: hops, rounds, state transfers, the head, beats.
+
+A peer has one `Assembly` at a time. When it goes to another stage the whole is closed at once, in the same turn of the
+event loop in which the record that grants the move was applied, or in which its sum was found to be with its heir:
+nothing more gets into the old sum. From then on its questions are refused, until the new stage's assembly answers them.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from swarmd.config import LimitsConfig, RunConfig
+from swarmd.swarm.history.history import History
+from swarmd.swarm.hops.beats import Beats
+from swarmd.swarm.hops.journey import Journeys
+from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.peer.early_exit import Departures
+from swarmd.swarm.ports import Compute, Data
+from swarmd.swarm.rounds.handover import HandOvers
+from swarmd.swarm.rounds.member import Rounds
+from swarmd.swarm.state.donor import Donor
+from swarmd.swarm.state.joiner import Joiner
+from swarmd.swarm.steps.conductor import Conductor
+from swarmd.swarm.steps.head import Head
+from swarmd.swarm.wire.links import Links
+
+Start = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None] | None"]
+"""Runs something beside, as a task of the peer; None when the peer is ending."""
+
+
+class Assembly:
+    """A stage at work at this peer."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        limits: LimitsConfig,
+        links: Links,
+        membership: Membership,
+        history: History,
+        conductor: Conductor,
+        compute: Compute,
+        data: Data | None,
+        stage: int,
+        rng: random.Random,
+        joiner: Joiner,
+        *,
+        start: Start,
+    ) -> None:
+        self.stage, self.compute, self.data = stage, compute, data
+        self._links, self._membership, self._start = links, membership, start
+        self._others = links.kinds()  # that are answered by what stays when this peer moves
+        self._closed = self._serving = False
+        self._beside: set[asyncio.Task[None]] = set()
+        self.journeys = Journeys(run, limits, links, membership, history, compute, stage, rng, self.spawn)
+        self.rounds = Rounds(run, limits, links, membership, history, self.journeys, compute, stage)
+        self.donor = Donor(links, history, compute, stage)
+        self.joiner = joiner
+        self.head: Head | None = None
+        if stage == 0:
+            assert data is not None, "a first stage is opened with its data"
+            self.head = Head(run, limits, links, membership, history, self.journeys, conductor, data)
+        self.handovers = HandOvers(
+            run, links, membership, history, self.journeys, compute, stage, self.rounds.freezing,
+            self.head.inherit if self.head is not None else lambda indices: None,
+        )  # fmt: skip
+        self.departures = Departures(
+            run, links, membership, history, conductor, self.journeys, self.rounds, compute, self.handovers, self.head,
+            stage,
+        )  # fmt: skip
+        history.attach(stage, compute, self.rounds.gather, self.rounds.objection)
+        joiner.opened(compute, self.rounds.hold)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs something beside; it ends with the assembly at the latest."""
+        if self._closed:
+            work.close()
+        elif (task := self._start(work)) is not None:
+            self._beside.add(task)
+            task.add_done_callback(self._beside.discard)
+
+    def serve(self) -> None:
+        """The stage's state is here: takes part from now on, if it doesn't yet."""
+        if self._serving:
+            return
+        self._serving = True
+        fence = self._links.fence
+        self.spawn(fence.again(Beats(self._links, self._membership, self.journeys, self.compute, self.spawn).run))
+        if self.head is not None:
+            self.spawn(fence.again(self.head.run))
+
+    def leave(self) -> None:
+        """This peer goes to another stage: in this turn of the event loop everything here ends, and nothing is answered
+        any more.
+        """
+        self._links.withdraw(self._links.kinds() - self._others)
+        self.donor.close()
+        self.close()
+
+    def close(self) -> None:
+        """Ends what is under way."""
+        self._closed = True
+        self.joiner.close()
+        self.journeys.close()
+        self.rounds.close()
+        self.handovers.close()
+        self.departures.close()
+        for task in list(self._beside):
+            task.cancel()
+
+    async def ended(self) -> None:
+        """Returns when nothing of it runs any more."""
+        while self._beside:
+            await asyncio.gather(*self._beside, return_exceptions=True)

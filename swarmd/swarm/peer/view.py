@@ -1,0 +1,162 @@
+"""What a peer shows of itself: figures, queues, why it idles, what the swarm waits for. Reads, changes nothing."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from swarmd.printable import size
+from swarmd.status import HopRow, PeerRow, Queues, Wait
+from swarmd.swarm.hops.custody import stuck
+from swarmd.swarm.membership.table import peer_rows
+from swarmd.swarm.state.puller import Progress
+
+if TYPE_CHECKING:
+    from swarmd.swarm.peer.peer import Peer
+
+
+class View:
+    """One peer as others see it through the control socket and its card."""
+
+    def __init__(self, peer: "Peer", refresh: Callable[[], None]) -> None:
+        self._peer, self._refresh = peer, refresh
+        self.committed = 0  # microbatches accumulated here in steps that are over
+        self.began: float | None = None  # loop time when this peer began to serve
+        self.validation_loss: float | None = None  # the newest
+
+    def microbatches_per_second(self) -> float:
+        """This peer's own, since it began to serve."""
+        if self.began is None or self._peer.journeys is None:
+            return 0.0
+        return self.microbatches_done() / max(1e-9, asyncio.get_running_loop().time() - self.began)
+
+    def microbatches_done(self) -> int:
+        """Accumulated here since this peer came."""
+        journeys = self._peer.journeys
+        return self.committed + (len(journeys.book(self._peer.history.version + 1).accumulated) if journeys else 0)
+
+    def transfer(self) -> Progress:
+        """How much of the stage's state has come, while it does; of the other stage's while this peer moves."""
+        if self._peer.switch.mover is not None:
+            return self._peer.switch.mover.progress
+        joiner = self._peer.joiner
+        under_way = joiner is not None and (joiner.pulling or self._peer.crossing)  # a return may have broken it off
+        return joiner.progress if joiner is not None and under_way else Progress()
+
+    def progress(self) -> float:
+        """Fraction of the present step that is done: as its conductor knows, or as one's own sum suggests."""
+        peer = self._peer
+        if peer.journeys is None or peer.stage is None:
+            return 0.0
+        done = peer.conductor.completed()
+        if done is None:
+            replicas = max(1, len(peer.membership.stage(peer.stage)))
+            done = replicas * len(peer.journeys.book(peer.history.version + 1).accumulated)
+        return min(1.0, done / peer.run_config.microbatches)
+
+    def queues(self) -> Queues:
+        """What waits where."""
+        journeys, compute = self._peer.journeys, self._peer.compute
+        states = journeys.queues() if journeys is not None else Counter[str]()
+        held, passed = states.total(), states["passed"]
+        retained = journeys.retention.nbytes if journeys is not None else 0
+        busy = compute is not None and compute.progress().running is not None
+        reason = "" if busy else self._idle_reason(held, passed)
+        return Queues(states["waiting"], states["backward"], held, passed, retained, reason)
+
+    def _idle_reason(self, held: int, passed: int) -> str:
+        if self._peer.state == "paused":
+            return "this peer is paused: `swarmctl resume` lets it go on"
+        if self._peer.state != "serving":
+            return f"this peer is {self._peer.state}"
+        if waiting := self.waiting_for():
+            return waiting
+        if passed:
+            return f"{passed} microbatches are with the next stage"
+        return "" if held else "no microbatch has come"
+
+    def rows(self) -> list[HopRow]:
+        """Every microbatch that is here."""
+        return self._peer.journeys.rows() if self._peer.journeys is not None else []
+
+    def waiting_for(self) -> str:
+        """What the swarm lacks, as far as this peer knows, and what to do about it."""
+        lack = self.lack()
+        return lack.short() if lack is not None else ""
+
+    def waits(self) -> list[Wait]:
+        """Whatever this peer waits for: first what the swarm lacks, then what it is at itself."""
+        return [wait for wait in (self.lack(), self._own_wait()) if wait is not None]
+
+    def lack(self) -> Wait | None:
+        """What the swarm lacks, as far as this peer knows."""
+        peer, stages = self._peer, self._peer.run_config.model.stages
+        if peer.history.resumes or peer.returns.under_way:
+            others = "the others of the run, to go on together from what is on disks"
+            return Wait(peer.returns.waiting or others, advice="start them again with the homes that they had")
+        if peer.state == "joining" and peer.stage is None and peer.entries:
+            lost = "start this one again with --bootstrap and the address of a peer that lives"
+            return Wait("a peer of the run that answers and gives it a place", tried=peer.places.tried, advice=lost)
+        pulling = peer.joiner is not None and peer.joiner.pulling
+        if pulling and not peer.donors():
+            source = f"a live replica of stage {peer.stage}, to take its state from"
+            return Wait(source, advice="start one again with the home that it had")
+        if not peer.history.finished and (stage := peer.returns.broken_stage()) is not None:
+            what = f"the return to a checkpoint: the parameters of stage {stage} came out not finite"
+            return Wait(what, tried=peer.returns.waiting)
+        missing = [] if peer.history.finished else peer.membership.missing_stages(stages)
+        if missing and (pulling or peer.state != "joining"):
+            return self._missing(missing)
+        if peer.history.finished:
+            return None
+        if held := peer.membership.held_back(stages):
+            return Wait(held, advice="`swarmctl resume` there lets it go on")
+        what, _, progress = peer.ballots.waiting.partition(": ")
+        return Wait(what, progress=progress) if what else None
+
+    def _missing(self, missing: list[int]) -> Wait:
+        names, many = ", ".join(map(str, missing)), "s" * (len(missing) > 1)
+        needed, returning = f"a peer for stage{many} {names}", self._peer.returns.waiting
+        what = needed if returning in ("", needed) else f"{needed}; and {returning}"
+        address = next(iter(self._peer.links.transport.addresses()), "ADDRESS")
+        return Wait(what, advice=f"start one with `swarmd start --bootstrap {address}`")
+
+    def _own_wait(self) -> Wait | None:
+        """What this peer itself is at that takes its time, be the swarm complete or not."""
+        peer, transfer = self._peer, self.transfer()
+        came = (
+            f"{size(transfer.done)} of {size(transfer.total)} from {transfer.donors} donors" if transfer.total else ""
+        )
+        if peer.drainage is not None and peer.state != "left":
+            return Wait("the end of its drain", progress=peer.drainage.doing)
+        if peer.switch.mover is not None:
+            at = peer.switch.leaving or ("opening it" if peer.state == "joining" else "asking for it")
+            return Wait(f"its move to stage {peer.moving_to}", progress=came or at, tried=peer.switch.mover.tried)
+        if peer.joiner is not None and peer.joiner.pulling:
+            donors = len(peer.donors())
+            asked = f"{donors} replica{'s' * (donors != 1)} asked"
+            here = "it is here, and what was committed since is applied" if peer.joiner.downloaded else asked
+            return Wait(f"the state of stage {peer.stage}", progress=came or here, tried=peer.joiner.tried)
+        if peer.crossing:
+            return Wait("the state of the history that won", progress=came)
+        return peer.ending.wait()
+
+    def warnings(self) -> list[str]:
+        """What is wrong at this peer though it goes on, each a sentence."""
+        peer, now = self._peer, asyncio.get_running_loop().time()
+        device = stuck(peer.compute.progress()) if peer.compute is not None else ""
+        hops = peer.journeys.ailing.warning(now) if peer.journeys is not None else ""
+        return [word for word in (self._skips(), device, hops, peer.links.fence.warning(now)) if word]
+
+    def _skips(self) -> str:
+        """That steps in a row are skipped, and when the run ends for that."""
+        record, limit = self._peer.history.record, self._peer.run_config.skips_limit
+        if record is None or not record.skips:
+            return ""
+        end = f"; the run ends when {limit} in a row are" if limit else ""
+        return f"the last {record.skips} steps were skipped: {record.why}{end}"
+
+    def peer_rows(self) -> list[PeerRow]:
+        """Everyone this peer knows, itself first."""
+        self._refresh()
+        return peer_rows(self._peer.membership, asyncio.get_running_loop().time())

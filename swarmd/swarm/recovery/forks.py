@@ -1,0 +1,316 @@
+"""Histories that meet: whose records are not ours, which history wins, and how a loser goes over to it.
+
+A history forks when the network is cut in two for so long that both sides decide records of the same step
+(`ballots.py`). A peer whose card shows a record that is not in our chain is *foreign*: it gets no hops, leads nothing
+and counts nowhere until its card fits again. When two histories meet, `wins` says which one is given up.
+
+Nobody may leave the last replica of a stage behind, so a loser goes only to a history that is whole, and asks first:
+one peer of each stage must say, by giving a record, that it stays there. Who is about to leave gives none. So of two
+peers that want to go each other's way one stays, and of two histories at least one is whole at any time. If neither has
+every stage, nobody moves: no state is given up for one that can't be had.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from swarmd.config import RunConfig
+from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.history.history import RECORDS_KEPT, History
+from swarmd.swarm.history.record import Record, record_from_plain
+from swarmd.swarm.membership.table import AT_WORK, Membership
+from swarmd.swarm.ports import Compute, Store
+from swarmd.swarm.state.joiner import Joiner
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import AskRecord, Card, Commit
+from swarmd.values import PeerId
+
+log = logging.getLogger(__name__)
+
+DECISIVE_LEAD = 2  # steps; a lead of one is a matter of when one looks, and would change sides twice a step
+STRANGE_SECONDS = 10.0  # after which a peer that is ahead with another history is looked at again
+MEET_SECONDS = 2.0  # between two looks at foreign histories
+RECORD_SECONDS = 5.0  # to answer with a record
+MET_AT_ONCE = 4  # foreign peers looked at, at a time
+ASKED_AT_ONCE = 8  # peers of a stage asked whether they stay; records fetched at a time
+MEMORY_SECONDS = 1.0  # between tries to have memory for a copy of the state
+INCOMPLETE_SECONDS = 30.0  # a stage of ours that is empty for less may only be restarting
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One history, for comparison. All but the version is of its first record after the fork, and so doesn't change."""
+
+    version: int  # the newest
+    forked: bool
+    tokens: int
+    record: str  # hash
+
+
+def wins(one: Standing, other: Standing, steps: int) -> bool:
+    """Whether a history is kept when it meets another: more steps win; then a record decided by a majority, more
+    tokens, the lower hash. `steps`: of the run; whoever is at its end is ahead of all others.
+    """
+    lead = one.version - other.version
+    if abs(lead) >= DECISIVE_LEAD or (lead and steps in (one.version, other.version)):
+        return lead > 0
+    return (one.forked, -one.tokens, one.record) < (other.forked, -other.tokens, other.record)
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """What is known of another history."""
+
+    peer: PeerId  # who showed it
+    ancestor: int  # the newest version in common
+    ours: Record  # the first records after that
+    theirs: Record
+
+
+@dataclass(frozen=True)
+class Exit:
+    """The way to a history that wins."""
+
+    ancestor: int
+    guide: PeerId  # a peer of it
+    donors: tuple[PeerId, ...]  # of our stage, that stay there
+
+
+async def find_fork(
+    ours: Callable[[int], str], theirs: Callable[[int], Awaitable[str]], upto: int
+) -> tuple[int, int] | None:
+    """The newest version that two histories have in common, and the first at which they differ; None if they agree at
+    `upto`. Both give the hash of a version, "" if they don't remember it: it counts as common then.
+    """
+    low, high = 0, upto
+
+    async def agree(version: int) -> bool:
+        mine = ours(version)
+        their = await theirs(version) if mine else ""
+        return not mine or not their or mine == their
+
+    if upto < 1 or await agree(upto):
+        return None
+    while low + 1 < high:  # they agree at `low` and differ at `high`
+        middle = (low + high) // 2
+        low, high = (middle, high) if await agree(middle) else (low, middle)
+    return low, high
+
+
+class Forks:
+    """What this peer knows of other histories than its own."""
+
+    def __init__(
+        self, run: RunConfig, links: Links, membership: Membership, history: History, rng: random.Random
+    ) -> None:
+        self._run, self._links, self._membership, self._history, self._rng = run, links, membership, history, rng
+        self._strange: dict[
+            PeerId, float
+        ] = {}  # ahead of us with another history -> loop time until which we believe it
+        self._rest_until = 0.0
+        self._incomplete_since: float | None = None
+        membership.fits = self.fits
+        history.on_foreign(self._seen)
+        history.on_restore(self._forget)
+        history.on_commit(lambda record: membership.judge_again())
+
+    def fits(self, card: Card) -> bool:
+        """Whether a card can be of our history: the record it shows is in our chain, or it is ahead and its records
+        follow ours as far as we have seen.
+        """
+        if card.version > self._history.version:
+            until = self._strange.get(card.peer)
+            return until is None or until < asyncio.get_running_loop().time()
+        known = self._history.hash_at(card.version)
+        return not known or not card.record or known == card.record
+
+    def _seen(self, peer: PeerId) -> None:
+        """A peer has shown a record that is not ours."""
+        self._strange = {who: until for who, until in self._strange.items() if until > self._now()}
+        self._strange[peer] = self._now() + STRANGE_SECONDS
+        self._membership.judge_again()
+        self._history.changed.notify()
+
+    def _forget(self) -> None:
+        self._strange.clear()
+        self._membership.judge_again()
+
+    def sweep(self, now: float) -> None:
+        """Looks again at those who were ahead of us with another history a while ago."""
+        if over := [peer for peer, until in self._strange.items() if until < now]:
+            for peer in over:
+                del self._strange[peer]
+            self._membership.judge_again()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    # ---------------------------------------------------------------------------------------------- which one wins
+
+    async def look(self) -> Exit | None:
+        """Looks at foreign histories. The way out, if ours loses to one of them that is whole; then `leaving` is set,
+        and whoever called must go or stay.
+        """
+        foreign = [card for card in self._membership.foreign() if card.state in (*AT_WORK, "finished")]
+        if not foreign:
+            self._incomplete_since = None
+        if not foreign or self._now() < self._rest_until or self._history.version == 0:
+            return None
+        self._rest_until = self._now() + MEET_SECONDS * (0.5 + self._rng.random())
+        for card in sorted(foreign, key=lambda card: (-card.version, card.peer))[:MET_AT_ONCE]:
+            meeting = await self._meet(card)
+            if meeting is not None and self._loses_to(meeting, card, foreign):
+                exit_ = await self._try_door(meeting, card, foreign)
+                if exit_ is not None:
+                    return exit_
+        return None
+
+    async def _meet(self, card: Card) -> Meeting | None:
+        """Where a foreign peer's history parts from ours. None if it doesn't, or can't be had."""
+        records: dict[int, Record] = {}
+
+        async def theirs(version: int) -> str:
+            record = await self._ask(card.peer, version)
+            if record is not None:
+                records[version] = record
+            return record.hash if record is not None else ""
+
+        fork = await find_fork(self._history.hash_at, theirs, min(self._history.version, card.version))
+        if fork is None:
+            self._strange.pop(card.peer, None)
+            self._membership.judge_again()
+            return None
+        if card.version >= self._history.version:
+            self._seen(card.peer)
+        ours = self._history.record_at(fork[1])
+        if ours is None or ours.hash == records[fork[1]].hash:
+            return None  # this peer has gone on meanwhile
+        return Meeting(card.peer, fork[0], ours, records[fork[1]])
+
+    async def _ask(self, peer: PeerId, step: int) -> Record | None:
+        try:
+            commit = await self._links.ask(peer, AskRecord(step), Commit, deadline_s=RECORD_SECONDS)
+            record = record_from_plain(self._run, commit.record)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.debug("no record of step %d from %s: %s", step, peer[-8:], trouble)
+            return None
+        return record if record.step == step else None
+
+    def _loses_to(self, meeting: Meeting, card: Card, foreign: Iterable[Card]) -> bool:
+        """Whether our history is the one to be given up, if the other is whole."""
+        if self._is_torn():
+            return True
+        newest = self._membership.newest().version
+        ours = _standing(max(newest, self._history.version), meeting.ours)
+        theirs = _standing(max(it.version for it in (card, *foreign)), meeting.theirs)
+        lost = wins(theirs, ours, self._run.steps)
+        log.info(
+            "the history of %s parts from ours after step %d: %s", card.peer[-8:], meeting.ancestor, (ours, theirs)
+        )
+        return lost
+
+    def _is_torn(self) -> bool:
+        """Whether a stage of our history has been empty for so long that the other one can only be better."""
+        if not self._membership.missing_stages(self._run.model.stages):
+            self._incomplete_since = None
+        elif self._incomplete_since is None:
+            self._incomplete_since = self._now()
+        return self._incomplete_since is not None and self._now() - self._incomplete_since > INCOMPLETE_SECONDS
+
+    # ---------------------------------------------------------------------------------------------- going over
+
+    async def _try_door(self, meeting: Meeting, card: Card, foreign: list[Card]) -> Exit | None:
+        """Asks one peer of each stage whether it stays in the other history. Nobody may count on us from here on."""
+        self._history.leaving = meeting.ancestor
+        try:
+            stages = range(self._run.model.stages)
+            found = await asyncio.gather(*(self._stayers(card, foreign, stage) for stage in stages))
+        except BaseException:
+            self._history.leaving = None
+            raise
+        if not all(found):
+            log.info("the history of %s has no peer that stays for every stage", card.peer[-8:])
+            self._history.leaving = None
+            return None
+        return Exit(meeting.ancestor, card.peer, found[self._membership.own.stage])
+
+    async def _stayers(self, guide: Card, foreign: list[Card], stage: int) -> tuple[PeerId, ...]:
+        """Peers of a stage that are of the guide's history and stay there."""
+        cards = [card for card in foreign if card.stage == stage]
+        cards = sorted(cards, key=lambda card: (-card.version, card.peer))[:ASKED_AT_ONCE]
+        answers = await asyncio.gather(*(self._stays(guide, card) for card in cards))
+        return tuple(card.peer for card, stays in zip(cards, answers, strict=True) if stays)
+
+    async def _stays(self, guide: Card, card: Card) -> bool:
+        step = min(guide.version, card.version)
+        mine, its = await asyncio.gather(self._ask(guide.peer, step), self._ask(card.peer, step))
+        return mine is not None and its is not None and mine.hash == its.hash
+
+    async def cross(self, way: Exit, joiner: Joiner, compute: Compute) -> bool:
+        """Takes over the state of the history that wins. False if it can't be had: then this peer stays in its own,
+        with an empty sum, since the others have gone on without it.
+        """
+        history = self._history
+        try:
+            crossed = await joiner.pull(lambda: list(way.donors))
+        finally:
+            history.leaving = None
+        async with history.lock:
+            if crossed:
+                with contextlib.suppress(KeyError):  # a freeze of the old history may have come after the new state
+                    await compute.thaw(history.version + 1)
+            elif not history.broken:
+                history.restore(history.record, await _empty_sum(compute))
+        if crossed:
+            await self._learn_chain(way.guide, way.ancestor)
+        log.warning(
+            "this peer %s version %d", "goes on at another history's" if crossed else "stays at", history.version
+        )
+        return crossed
+
+    async def mend_ledger(self, store: Store, tail: dict[int, str]) -> None:
+        """Voids what an earlier life of this peer wrote into its ledger in a history that was given up. `tail`: its
+        last lines, by step the hash of the record.
+        """
+        others = [card for card in self._membership.kin() if card.peer != self._membership.own.peer]
+        newest = max(others, key=lambda card: (card.version, card.peer), default=None)
+        stale = list[str]()
+        low = 0
+        for step in sorted(tail, reverse=True):
+            known = self._history.hash_at(step)
+            if not known and newest is not None:  # this peer itself has come up to the others by now, but by a leap
+                record = await self._ask(newest.peer, step)
+                known = record.hash if record is not None else ""
+            if known in ("", tail[step]):  # further back nobody remembers, or all is the same
+                low = step
+                break
+            stale.append(tail[step])
+        if stale:
+            store.void_ledger(low, frozenset(stale))
+
+    async def _learn_chain(self, guide: PeerId, ancestor: int) -> None:
+        """Fetches the records that led from the common version to ours, so that we know of others what they are."""
+        records: dict[int, Record] = {}
+        missing = range(max(ancestor + 1, self._history.version - RECORDS_KEPT), self._history.version)
+        for start in range(missing.start, missing.stop, ASKED_AT_ONCE):
+            steps = range(start, min(start + ASKED_AT_ONCE, missing.stop))
+            got = await asyncio.gather(*(self._ask(guide, step) for step in steps))
+            records.update({record.step: record for record in got if record is not None})
+        self._history.learn(records)
+        self._membership.judge_again()
+
+
+async def _empty_sum(compute: Compute) -> str:
+    """Loads the state that is there once more, as soon as there is the memory for it. Returns its digest."""
+    while True:
+        try:
+            return await compute.import_state(await compute.export_state())
+        except MemoryError:
+            await asyncio.sleep(MEMORY_SECONDS)
+
+
+def _standing(version: int, first: Record) -> Standing:
+    return Standing(version, first.forked, first.total_tokens, first.hash)

@@ -1,0 +1,407 @@
+"""Going back to a version that is on disks: when nobody is left who has a stage's state, or when a whole swarm starts
+again.
+
+A *return* is a record that decides an earlier version anew: the same state, other members. It is decided like any other
+record, by the acceptors of the step that can't be done (`conductor.py`), or by the founder alone where all peers have
+only just started. Everyone loads its stage of that version, from its own disk or from others (`disks.py`), voids what
+its ledger has of later steps, and goes on from there. Who doesn't hear of it is of another history then (`forks.py`).
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from swarmd.config import RunConfig
+from swarmd.errors import ConfigError
+from swarmd.swarm.history.history import History
+from swarmd.swarm.history.record import Record, build_end, build_return, founding, record_to_plain, total_of
+from swarmd.swarm.membership.table import AT_WORK, Membership, rendezvous
+from swarmd.swarm.signals import Signal
+from swarmd.swarm.state.disks import Disks
+from swarmd.swarm.state.download import OutOfDonors
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import Ack, Card, Commit, Kept, Stock
+from swarmd.values import Buffer, PeerId
+from swarmd.whole import PassedOver, name_stages
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 2.0  # between looks at who is there and what is on disks
+QUIET_SECONDS = 5.0  # a founder that could go on waits so long for someone else to come, who may have a newer version
+TELL_SECONDS = 10.0  # for a return to be heard; and between two times that those who don't show it are told
+FETCH_SECONDS = 2.0  # between tries to have a checkpoint
+FETCHES = 30  # tries, once others are ahead; then whoever is ahead gives its state
+
+COMES_BACK = ("joining", "waiting", "serving")
+"""States of those who can take part in a return: who is joining may hold a stage that nobody else has."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """Where to return to."""
+
+    version: int
+    state: str  # `Record.state` of that version
+    members: tuple[tuple[PeerId, ...], ...]  # by stage: who holds it from there on
+    passed: tuple[PassedOver, ...] = field(default=(), compare=False)  # newer versions, the newest first
+
+
+def plan_return(
+    stocks: Mapping[PeerId, Stock],
+    places: Mapping[PeerId, int],
+    stages: int,
+    upto: int,
+    known: Callable[[int], str] = lambda version: "",
+    *,
+    spares: bool = True,
+) -> Way | str:
+    """The newest version, at most `upto`, of which every stage is on the disk of one of those asked; or why there is
+    none, in a few words. `places`: the stage of each that can take part. `known`: what a version's state is called in
+    our history, "" if that isn't remembered. `spares`: a stage that has no peer gets one from the others.
+    """
+    found = _newest_whole(stocks, stages, upto, known)
+    if isinstance(found, str):
+        return found
+    version, state, passed = found
+    members = {stage: sorted(peer for peer, at in places.items() if at == stage) for stage in range(stages)}
+    for stage in range(stages):
+        if not members[stage] and not (spares and _send_spare(stage, members, stocks, Kept(version, stage, state))):
+            return f"a peer for stage {stage}"
+    return Way(version, state, tuple(tuple(members[stage]) for stage in range(stages)), passed)
+
+
+def _newest_whole(
+    stocks: Mapping[PeerId, Stock], stages: int, upto: int, known: Callable[[int], str]
+) -> tuple[int, str, tuple[PassedOver, ...]] | str:
+    """The newest version and state that is whole, and what is passed over for it. Of two states of a version, the one
+    with more checkpoints.
+    """
+    times = Counter(kept for stock in stocks.values() for kept in stock.kept)
+    versions = {(kept.version, kept.state) for kept in times if kept.version <= upto}
+    ours = sorted(it for it in versions if known(it[0]) in ("", it[1]))
+    best: tuple[int, int, str] | None = None
+    partial: dict[int, PassedOver] = {}  # of each version the state that lacks least
+    for version, state in ours:
+        lacking = [stage for stage in range(stages) if not times[Kept(version, stage, state)]]
+        if not lacking:
+            count = sum(times[Kept(version, stage, state)] for stage in range(stages))
+            best = max(best, (version, count, state)) if best is not None else (version, count, state)
+        elif version not in partial or len(lacking) <= len(partial[version].lacking):
+            partial[version] = PassedOver(version, tuple(lacking), stages, _damaged(stocks, version, lacking))
+    if best is None:
+        return _lacking(stages, partial)
+    passed = tuple(partial[version] for version in sorted(partial, reverse=True) if version > best[0])
+    return best[0], best[2], passed
+
+
+def _lacking(stages: int, partial: Mapping[int, PassedOver]) -> str:
+    """What must come so that a version is whole: of the one that lacks least, the newest of these."""
+    best = min(partial.values(), key=lambda it: (len(it.lacking), -it.version), default=None)
+    missing = tuple(range(stages)) if best is None else best.lacking
+    wanted = f"a checkpoint of {name_stages(missing)}, on a disk of anyone who comes"
+    if best is None:
+        return wanted
+    broken = f"; damaged: {', '.join(best.damaged)}" if best.damaged else ""
+    return f"{wanted} (of version {best.version} {stages - len(missing)} of {stages} stages are here{broken})"
+
+
+def _damaged(stocks: Mapping[PeerId, Stock], version: int, lacking: Sequence[int]) -> tuple[str, ...]:
+    """Whose checkpoints of a version and of stages that nobody else has are damaged."""
+    return tuple(
+        f"that of stage {stage} at {peer[-8:]}"
+        for peer in sorted(stocks)
+        for stage in lacking
+        if (version, stage) in stocks[peer].damaged
+    )
+
+
+def _send_spare(stage: int, members: dict[int, list[PeerId]], stocks: Mapping[PeerId, Stock], kept: Kept) -> bool:
+    """Sends a peer to a stage that has none, from one that has most: rather one that has its checkpoint."""
+    able = [peer for peer, stock in stocks.items() if stage > 0 or stock.has_data]
+    spare = [
+        (kept not in stocks[peer].kept, -len(peers), place, peer)
+        for peers in members.values()
+        if len(peers) > 1
+        for place, peer in enumerate(rendezvous(f"spare/{kept.state}/{stage}", peers))
+        if peer in able
+    ]
+    if not spare:
+        return False
+    peer = min(spare)[3]
+    for peers in members.values():
+        if peer in peers:
+            peers.remove(peer)
+    members[stage].append(peer)
+    return True
+
+
+def _quiet(way: Way) -> str:
+    """What a founder waits for that could go on."""
+    first = f"others of the run, for {QUIET_SECONDS:.0f} s, to go on from version {way.version}"
+    return "; ".join([first, *map(str, way.passed)])
+
+
+def _tell_passed(way: Way) -> None:
+    """Says which newer versions are not returned to, and why."""
+    for passed in way.passed:
+        log.warning("going back to version %d: %s", way.version, passed)
+
+
+class Returns:
+    """This peer's part in returns."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        links: Links,
+        membership: Membership,
+        history: History,
+        disks: Disks,
+        changed: Signal,
+        timeout_s: float,
+    ) -> None:
+        self._run, self._links, self._membership, self._history = run, links, membership, history
+        self._disks, self._changed, self._timeout_s = disks, changed, timeout_s
+        self.due: Record | None = None  # a return that this peer has yet to make
+        self._newest: Record | None = None  # return that this peer has heard of
+        self.waiting = ""  # what a return waits for, in words
+        self.under_way = False  # this peer is on its way to `due`
+        self._lost_since: float | None = None  # loop time
+        self._nothing_whole = False  # all who are there were asked, and no version is whole
+        history.on_return(self._hear)
+
+    # ---------------------------------------------------------------------------------------------- deciding
+
+    async def found(self) -> Record:
+        """The return with which a run goes on of which nothing is left but disks; waits until it can be made. Those
+        who are there then, and who come later, are told. Raises ConfigError if more steps are done than it has.
+        """
+        loop, own = asyncio.get_running_loop(), self._membership.own
+        came, seen = loop.time(), frozenset[PeerId]()
+        while True:
+            places = self._places()
+            if frozenset(places) != seen:
+                seen, came = frozenset(places), loop.time()
+            way = await self._plan(max(self._run.totals), spares=loop.time() - came > self._timeout_s)
+            if isinstance(way, Way) and way.version > self._run.steps:
+                raise ConfigError(
+                    f"the run has come to version {way.version}, on its peers' disks, which is more than "
+                    f"--steps {self._run.steps}: give --steps {way.version} or more."
+                )
+            if isinstance(way, Way) and loop.time() - came >= QUIET_SECONDS:
+                record = await self._record(way, lambda it: founding(own.peer, own.incarnation, it))
+                if record is not None:
+                    _tell_passed(way)
+                    return record
+            elif isinstance(way, Way):
+                self._wait_for(_quiet(way))
+            await self._changed.wait(LOOK_SECONDS)
+
+    async def lost(self) -> Record:
+        """The return that should be proposed as what follows this peer's version, once a stage has been without a peer
+        for too long and there is a way back; at once if its parameters came out not finite, and where there is no way
+        back from that, the end of the run.
+        """
+        history = self._history
+        while True:
+            if (stage := self.broken_stage()) is not None:
+                record = await self._mend(stage)
+                if record is not None:
+                    return record
+            elif history.version and self._is_lost():
+                way = await self._plan(history.version, spares=True)
+                if isinstance(way, Way):
+                    record = await self._record(way, lambda _: history.record_hash, history.version)
+                    if record is not None and self._is_lost():
+                        _tell_passed(way)
+                        return record
+            await self._changed.wait(LOOK_SECONDS)
+
+    def broken_stage(self) -> int | None:
+        """A stage of which no replica has a state of this peer's version, since its parameters came out not finite."""
+        missing, version = self._membership.missing_stages(self._run.model.stages), self._history.version
+        cards = [card for card in self._membership.kin() if version and card.broken == version]
+        return next((card.stage for card in cards if card.stage in missing), None)
+
+    async def _mend(self, stage: int) -> Record | None:
+        """What follows a version of which a stage has no finite parameters: a return to the newest whole one; if that
+        was no help the first time, or there is none, the end of the run. None if somebody hasn't answered yet.
+        """
+        record, after = self._history.record, self._history.record_hash
+        assert record is not None, "an untrained version isn't broken"
+        why = f"the parameters of stage {stage} came out not finite at step {record.step}"
+        if record.broke_at >= record.step:
+            return self._end(record, f"{why}, also after the swarm had returned to a checkpoint")
+        way = await self._plan(record.step - 1, spares=True)
+        if isinstance(way, Way):
+            made = await self._record(way, lambda _: after, record.step, broke_at=record.step, why=why)
+            if made is not None:
+                _tell_passed(way)
+            return made
+        return self._end(record, f"{why}, and there is no checkpoint to return to") if self._nothing_whole else None
+
+    def _end(self, record: Record, why: str) -> Record:
+        lives = {card.peer: card.incarnation for card in self._membership.cards()}
+        return build_end(record, lives, conductor=self._membership.own.peer, why=why)
+
+    def _is_lost(self) -> bool:
+        """Whether a stage has been empty for too long."""
+        now = asyncio.get_running_loop().time()
+        if not self._membership.missing_stages(self._run.model.stages):
+            self._lost_since, self.waiting = None, ""
+        elif self._lost_since is None:
+            self._lost_since = now
+        return self._lost_since is not None and now - self._lost_since >= self._timeout_s
+
+    def sweep(self) -> None:
+        """Looks whether a stage is empty, so that the time counts from when it was lost."""
+        self._is_lost()
+
+    def _places(self) -> dict[PeerId, int]:
+        return {card.peer: card.stage for card in self._membership.kin() if card.state in COMES_BACK}
+
+    async def _plan(self, upto: int, *, spares: bool) -> Way | str:
+        """Asks everyone what is on their disks."""
+        places = self._places()
+        stocks = await self._disks.ask_around(sorted(places))
+        places = {peer: stage for peer, stage in places.items() if peer in stocks}
+        stages, everyone = self._run.model.stages, len(places) == len(self._places())
+        way = plan_return(stocks, places, stages, upto, self._state_at, spares=spares)
+        self._nothing_whole = everyone and isinstance(_newest_whole(stocks, stages, upto, self._state_at), str)
+        if isinstance(way, str) or self._lost_since is not None:
+            self._wait_for(way if isinstance(way, str) else "")
+        return way
+
+    def _wait_for(self, words: str) -> None:
+        if words != self.waiting:
+            self.waiting = words
+            self._changed.notify()
+
+    def _state_at(self, version: int) -> str:
+        record = self._history.record_at(version)
+        return record.state if record is not None else ""
+
+    async def _record(
+        self,
+        way: Way,
+        after: Callable[[Record], str],
+        version: int | None = None,
+        *,
+        broke_at: int = 0,
+        why: str = "",
+    ) -> Record | None:
+        """The return itself. `after`: gives what it follows, from the record of the version that it leads to; this is
+        of `version`, or, where a run is founded again, of the version that it leads to. `broke_at`, `why`: as in the
+        record.
+        """
+        newest = self._history.record
+        record = self._history.record_at(way.version)
+        if record is None or record.state != way.state:
+            holders = [peer for peers in way.members for peer in peers]
+            for stage in range(self._run.model.stages):
+                record = await self._disks.record_of(Kept(way.version, stage, way.state), holders)
+                if record is not None:
+                    break
+        if record is None:
+            return None
+        lives = {card.peer: card.incarnation for card in self._membership.cards()}
+        if not all(peer in lives for peers in way.members for peer in peers):  # someone has gone meanwhile
+            return None
+        prolonged = version is None and record.total_steps != total_of(self._run)
+        return build_return(
+            record,
+            way.members,
+            lives,
+            after=after(record),
+            after_version=way.version if version is None else version,
+            conductor=self._membership.own.peer,
+            continues=record.hash if prolonged else "",
+            broke_at=broke_at or (newest.broke_at if newest is not None else 0),
+            why=why,
+        )
+
+    async def tell(self, record: Record) -> None:
+        """Tells everyone of a return who doesn't show that it was made, until another one is made."""
+        while (
+            self._history.returned is None or self._history.returned.after in ("", record.after) or self.due is record
+        ):
+            if late := [card.peer for card in self._membership.cards() if self._is_late(card, record)]:
+                await self._links.tell_all(late, Commit(record_to_plain(record)), Ack, deadline_s=TELL_SECONDS)
+            await asyncio.sleep(TELL_SECONDS)
+
+    def _is_late(self, card: Card, record: Record) -> bool:
+        """Whether a peer may not have heard of a return."""
+        if card.peer == self._membership.own.peer or card.version > record.after_version or card.state == "left":
+            return False
+        if record.ends:
+            return card.state != "finished"
+        on_its_way = card.version >= record.step and self._history.hash_at(card.version) == card.record
+        return not on_its_way or self.due is record
+
+    # ---------------------------------------------------------------------------------------------- going back
+
+    def _hear(self, record: Record) -> None:
+        """A return was decided."""
+        if not self._concerns(record):
+            return
+        if record.ends:
+            log.error("the run ends at version %d: %s", record.step, record.why)
+            self._history.end(record)
+        else:
+            because = f": {record.why}" if record.why else ""
+            log.warning(
+                "the swarm returns from version %d to version %d, which is on disks%s",
+                self._history.version, record.step, because,
+            )  # fmt: skip
+            self.due = self._newest = record
+            self._changed.notify()
+            self._history.changed.notify()
+
+    def _concerns(self, record: Record) -> bool:
+        """Whether a return is for this peer: it follows its version, or one that it would have come to."""
+        history = self._history
+        if any(it is not None and it.hash == record.hash for it in (history.record, self.due, history.returned)):
+            return False
+        if record.after == history.record_hash:
+            return True
+        if self.due is not None and record.after == self.due.hash:
+            return True
+        if not history.ready or history.behind:
+            return record.after_version >= history.version
+        torn = bool(self._membership.missing_stages(self._run.model.stages))
+        return torn and history.version < record.after_version
+
+    async def state(self, record: Record, stage: int) -> Buffer | None:
+        """This stage's state of the version that everyone returns to. None if it can't be had any more, or another
+        return was decided meanwhile.
+        """
+        kept, bad = Kept(record.step, stage, record.state), 0
+        while self.due is record:
+            if (found := await self._disks.load(kept)) is not None:
+                return found[0]
+            try:
+                return (await self._disks.bring(kept, self._holders))[0]
+            except OutOfDonors as trouble:
+                bad += 1
+                log.warning("%s", trouble)
+            self.waiting = f"version {record.step} of stage {stage}, on a disk of anyone who is there"
+            ahead = any(card.version > record.step for card in self._membership.cards() if card.state in AT_WORK)
+            if bad >= FETCHES and ahead:
+                log.warning("version %d of stage %d is passed over: nobody gives it", record.step, stage)
+                break
+            await self._changed.wait(FETCH_SECONDS)
+        return None
+
+    def _holders(self) -> list[PeerId]:
+        """Whom to ask for a checkpoint: everyone."""
+        own = self._membership.own.peer
+        return [card.peer for card in self._membership.cards() if card.peer != own and card.state != "left"]
+
+    def done(self, record: Record) -> None:
+        """This peer has made a return, or given it up."""
+        if self.due is record:
+            self.due = None
+        self.waiting, self._lost_since = "", None
+        self._changed.notify()

@@ -1,0 +1,47 @@
+"""Whose word counts in a step's round, as a member sees it. Pure: time is given to it."""
+
+from collections.abc import Callable
+
+from swarmd.errors import Refused
+from swarmd.swarm.membership.table import leader_order
+from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
+from swarmd.values import PeerId
+
+OVERRULED = "another leader has the round"  # a leader that is told so gives up
+LEADER_SECONDS = 10.0  # a leader that hasn't said a word for so long may be replaced by any other of the same ballot
+
+
+class Claims:
+    """The highest ballot of the present step, and the leader that acts under it.
+
+    Under the same ballot the later leader in the conductor's order wins, since the conductor went on to it; one that
+    is gone or has fallen silent gives way to anyone.
+    """
+
+    def __init__(self, stage: int, is_live: Callable[[PeerId], bool] = lambda peer: True) -> None:
+        self._stage, self._is_live = stage, is_live
+        self._step = 0
+        self.ballot = NO_BALLOT
+        self.leader: PeerId = ""
+        self._heard = 0.0
+
+    def admit(self, step: int, ballot: Ballot) -> None:
+        """A question under this ballot. Raises Refused if a higher one was heard."""
+        if step != self._step:
+            self._step, self.ballot, self.leader = step, NO_BALLOT, ""
+        if ballot < self.ballot:
+            raise Refused(f"{OVERRULED}: its ballot is {ballot.number}, and {self.ballot.number} was heard here")
+        if ballot > self.ballot:
+            self.ballot, self.leader = ballot, ""
+
+    def give_way(self, step: int, ballot: Ballot, peer: PeerId, now: float) -> None:
+        """Someone wants the round to begin again. Raises Refused while another leads it under the same ballot."""
+        self.admit(step, ballot)
+        heard = now - self._heard < LEADER_SECONDS and self._is_live(self.leader)
+        if heard and self.leader not in ("", peer) and leader_order(step, self._stage, [self.leader, peer])[-1] != peer:
+            raise Refused(f"{OVERRULED}: {self.leader[-8:]}")
+
+    def take(self, step: int, ballot: Ballot, leader: PeerId, now: float) -> None:
+        """A leader leads. Raises Refused while another does."""
+        self.give_way(step, ballot, leader, now)
+        self.leader, self._heard = leader, now

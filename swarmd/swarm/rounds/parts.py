@@ -1,0 +1,121 @@
+"""How a stage's flattened gradient is cut into parts, and what is wrong with a set of members' indices.
+
+Pure functions of plain data, tested against dumb twins.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from swarmd.swarm.wire.messages.round import HeldPart, Part
+from swarmd.values import PeerId
+
+SUBTRACTED_PER_ADDED = 2  # so many subtractions are worth as much as one microbatch that must be brought and added
+PART_ELEMENTS = 4 << 20  # 16 MB in fp32: small enough to fly beside activations, large enough to amortise a message
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What must be done before the members' sums together have every index of the step once."""
+
+    missing: tuple[int, ...]  # in no sum
+    surplus: Mapping[PeerId, tuple[int, ...]]  # to be taken out of a member's sum, as another one counts
+
+    @property
+    def exact(self) -> bool:
+        return not self.missing and not self.surplus
+
+
+def measure_coverage(holdings: Mapping[PeerId, Sequence[int]], microbatches: int) -> Coverage:
+    """Adds up who has which index of a step, and names the one that counts where several have it.
+
+    That is the member that has most to subtract already, of equals the lower id: a subtraction computes a microbatch
+    anew, so members share them.
+    """
+    having: dict[int, list[PeerId]] = defaultdict(list)
+    for peer in sorted(holdings):
+        for index in holdings[peer]:
+            having[index].append(peer)
+    surplus: dict[PeerId, list[int]] = {peer: [] for peer in sorted(holdings)}
+    for index in sorted(having):
+        counts = min(having[index], key=lambda peer: (-len(surplus[peer]), peer))
+        for peer in having[index]:
+            if peer != counts:
+                surplus[peer].append(index)
+    missing = tuple(index for index in range(microbatches) if index not in having)
+    return Coverage(missing, {peer: tuple(indices) for peer, indices in surplus.items() if indices})
+
+
+def find_superfluous(holdings: Mapping[PeerId, Sequence[int]]) -> set[PeerId]:
+    """Members without whose sums there is less to do: nearly all of their indices are in others' sums, too, and what
+    isn't is sooner done again than the rest is subtracted.
+
+    One that was cut off comes back like this when its work was done again meanwhile. The one with the most indices goes
+    first, of equals the lower id.
+    """
+    count = Counter(index for indices in holdings.values() for index in indices)
+    found: set[PeerId] = set()
+    for peer in sorted(holdings, key=lambda peer: (-len(holdings[peer]), peer)):
+        alone = sum(count[index] == 1 for index in holdings[peer])
+        if holdings[peer] and alone * SUBTRACTED_PER_ADDED <= len(holdings[peer]) - alone:
+            found.add(peer)
+            count.subtract(holdings[peer])
+    return found
+
+
+def choose_held(held: Mapping[PeerId, Iterable[HeldPart]]) -> tuple[Part, ...]:
+    """The averaged parts that needn't be averaged again, each with a peer that has it, in order and without overlap.
+
+    Where attempts of several leaders left different ones, what more peers have goes first.
+    """
+    having: dict[HeldPart, list[PeerId]] = defaultdict(list)
+    for peer in sorted(held):
+        for part in held[peer]:
+            having[part].append(peer)
+    chosen: list[Part] = []
+    for part in sorted(having, key=lambda part: (-len(having[part]), part.start, part.stop, part.digest)):
+        if all(part.stop <= other.start or other.stop <= part.start for other in chosen):
+            chosen.append(Part(part.start, part.stop, having[part][0], part.digest))
+    return tuple(sorted(chosen, key=lambda part: part.start))
+
+
+def complete_parts(size: int, held: Sequence[Part], owners: Mapping[PeerId, float], limit: int = 0) -> tuple[Part, ...]:
+    """The held parts, and what is between them cut anew for the owners."""
+    gaps: list[tuple[int, int]] = []
+    start = 0
+    for part in held:
+        gaps.append((start, part.start))
+        start = part.stop
+    gaps.append((start, size))
+    gaps = [(start, stop) for start, stop in gaps if start < stop]
+    parts = list(held)
+    cut = plan_parts(sum(stop - start for start, stop in gaps), owners, limit or PART_ELEMENTS)
+    offset = 0
+    for start, stop in gaps:  # `cut` is of the gaps put side by side
+        for share in cut:
+            first, last = max(offset, share.start), min(offset + stop - start, share.stop)
+            if first < last:
+                parts.append(Part(start + first - offset, start + last - offset, share.owner))
+        offset += stop - start
+    return tuple(sorted(parts, key=lambda part: part.start))
+
+
+def plan_parts(size: int, owners: Mapping[PeerId, float], limit: int = PART_ELEMENTS) -> tuple[Part, ...]:
+    """Cuts [0, size) into consecutive parts of at most `limit` elements, each owner's share in proportion to its
+    weight.
+
+    Every element is in exactly one part; the shares' borders come from the cumulated weights, so they never drift.
+    """
+    assert owners and size >= 0, "a round has at least one owner"
+    total = sum(owners.values())
+    parts: list[Part] = []
+    start, weight = 0, 0.0
+    names = sorted(owners)
+    for owner in names:
+        weight += owners[owner]
+        stop = size if owner == names[-1] else min(size, round(size * weight / total))
+        while start < stop:
+            end = min(stop, start + limit)
+            parts.append(Part(start, end, owner))
+            start = end
+    return tuple(parts)

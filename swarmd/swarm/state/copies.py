@@ -1,0 +1,120 @@
+"""Copies of other stages' checkpoints: so that a stage can lose all its replicas, disks included, and yet go on.
+
+Everyone works out alike who keeps a copy of which stage (`plan_copies`). A copy is brought from the disks of the stage
+once its checkpoint is there, behind all else on the wire, one stage a peer. Training has no use for it until a return
+does (`returns.py`).
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from swarmd.config import LimitsConfig, RunConfig
+from swarmd.swarm.history.history import History
+from swarmd.swarm.history.record import Record, record_to_plain
+from swarmd.swarm.membership.table import AT_WORK, SMALL_SWARM, Membership, rendezvous
+from swarmd.swarm.ports import Store
+from swarmd.swarm.signals import Signal
+from swarmd.swarm.state.disks import Disks
+from swarmd.swarm.state.download import OutOfDonors
+from swarmd.swarm.wire.messages.common import Kept
+from swarmd.values import PeerId
+
+log = logging.getLogger(__name__)
+
+COPIES = 2  # of each stage outside its replicas, where there are peers enough
+RETRY_SECONDS = 0.5  # before the second try to have a copy: its stage may be writing it still; doubles each time
+TRIES = 10  # the last after some eight minutes
+
+
+def plan_copies(stages: int, places: Mapping[PeerId, int]) -> dict[PeerId, int]:
+    """Who keeps a copy of which stage, never of its own. Every stage gets as many as it can up to COPIES; whoever is
+    left is spread evenly. A matching of stages with peers (Kuhn 1955), from the same order everywhere.
+    """
+    order = rendezvous("copies", places)
+    chosen: dict[PeerId, int] = {}
+
+    def find(stage: int, tried: set[PeerId]) -> bool:
+        """Gives a stage one more peer, if need be by giving others other stages."""
+        for peer in order:
+            if places[peer] == stage or peer in tried or chosen.get(peer) == stage:
+                continue
+            tried.add(peer)
+            if peer not in chosen or find(chosen[peer], tried):
+                chosen[peer] = stage
+                return True
+        return False
+
+    for _ in range(COPIES):
+        for stage in range(stages):
+            find(stage, set())
+    for peer in order:
+        if peer not in chosen and stages > 1:
+            counts = {stage: list(chosen.values()).count(stage) for stage in range(stages) if stage != places[peer]}
+            chosen[peer] = min(counts, key=lambda stage: (counts[stage], stage))
+    return chosen
+
+
+class Copies:
+    """What this peer keeps for other stages."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        limits: LimitsConfig,
+        membership: Membership,
+        history: History,
+        disks: Disks,
+        store: Store,
+        changed: Signal,
+    ) -> None:
+        self._run, self._limits, self._membership, self._history = run, limits, membership, history
+        self._disks, self._store, self._changed = disks, store, changed
+        self._turn = 0  # of the newest version that was asked for: older ones are not worth the while any more
+
+    def stage(self) -> int | None:
+        """Of which stage this peer should have a copy. In a large swarm, where nobody knows all, everyone keeps the
+        next stage's: its peers are known.
+        """
+        own, stages = self._membership.own, self._run.model.stages
+        if stages == 1 or self._limits.copies_bytes <= 0 or own.state not in AT_WORK:
+            return None
+        if self._membership.population() > SMALL_SWARM:
+            return (own.stage + 1) % stages
+        cards = [card for card in self._membership.kin() if card.state in AT_WORK]
+        return plan_copies(stages, {card.peer: card.stage for card in cards}).get(own.peer)
+
+    async def keep(self, record: Record) -> None:
+        """Brings a copy of the checkpoint of this record's version, unless that is on this disk already."""
+        stage = self.stage()
+        if stage is None or self._is_old(record):
+            return
+        self._turn = record.step
+        kept = Kept(record.step, stage, record.state)
+        for number in range(TRIES):
+            if self._is_old(record) or await self._disks.load(kept) is not None:
+                return
+            try:
+                state, found = await self._disks.bring(kept, lambda: self._sources(stage))
+            except OutOfDonors:
+                await asyncio.sleep(RETRY_SECONDS * 2**number)
+                continue
+            except MemoryError as trouble:
+                log.warning("no copy of version %d of stage %d: %s", record.step, stage, trouble)
+                return
+            if not self._is_old(record):
+                plain = record_to_plain(found)
+                if not await self._store.save_checkpoint(record.step, stage, state, plain, copy=True):
+                    log.warning("this disk takes no copy of version %d of stage %d", record.step, stage)
+            return
+        log.info("nobody of stage %d gave a copy of version %d", stage, record.step)
+
+    def _is_old(self, record: Record) -> bool:
+        """Whether a newer checkpoint's copy was begun, or the version isn't of our history any more."""
+        known = self._history.hash_at(record.step)
+        return self._turn > record.step or known not in ("", record.hash)
+
+    def _sources(self, stage: int) -> list[PeerId]:
+        """The stage's peers, a different one first for each of those who ask."""
+        peers = [card.peer for card in self._membership.kin() if card.stage == stage]
+        return rendezvous(f"source/{self._membership.own.peer}", peers)

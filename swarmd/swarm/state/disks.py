@@ -1,0 +1,171 @@
+"""Checkpoints between peers: what is on this peer's disk, to itself and to others; and bringing one from other disks.
+
+A checkpoint is named by version, stage and the state that its record names (`Kept`), so that those of different
+histories are never mixed up. It is served in hashed chunks like a live replica's state (`manifest.py`), but from the
+disk, whatever the stage of its peer, and without holding it in memory.
+"""
+
+import asyncio
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+
+from swarmd.config import RunConfig
+from swarmd.errors import PeerFault, Refused
+from swarmd.swarm.history.record import Record, record_from_plain, record_to_plain
+from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.ports import Store
+from swarmd.swarm.state import manifest as statesync
+from swarmd.swarm.state.download import Candidates, Download, OutOfDonors, Questions
+from swarmd.swarm.state.manifest import Manifest, chunk_hash, chunk_hashes, model_elements, read_manifest
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import AskCopy, AskPiece, AskStock, Chunk, Kept, Snapshot, Stock
+from swarmd.values import Buffer, PeerId
+
+log = logging.getLogger(__name__)
+
+OPENED_LIMIT = 8  # checkpoints that are given out at once; of each only the hashes are remembered
+PIECES_AT_ONCE = 4  # read from the disk; others wait, so that neither it nor the memory is overrun
+STOCK_SECONDS = 120.0  # to say what is on a disk: once, all of it is read; 40 GB at 0.5 GB/s take 80 s
+COPY_SECONDS = 120.0  # to open a checkpoint, which is read once for the hashes of its chunks
+ASKED_AT_ONCE = 8  # peers asked whether they have a checkpoint
+
+
+class Disks:
+    """This peer's disk, and its questions to those of others."""
+
+    def __init__(self, run: RunConfig, links: Links, membership: Membership, store: Store) -> None:
+        self._run, self._links, self._membership, self._store = run, links, membership, store
+        self._opened: OrderedDict[Kept, Snapshot] = OrderedDict()  # given out, the latest last
+        self._opening, self._reading = asyncio.Lock(), asyncio.Semaphore(PIECES_AT_ONCE)
+        self._lent: dict[Kept, tuple[Buffer, Record]] = {}  # given out of memory
+        self.has_data = True  # until loading it fails
+        links.answers(AskStock, self._answer_stock)
+        links.answers(AskCopy, self._answer_copy)
+        links.answers(AskPiece, self._answer_piece)
+
+    # ---------------------------------------------------------------------------------------------- one's own disk
+
+    async def stock(self) -> tuple[Kept, ...]:
+        """What is here, whole, of this run."""
+        kept: list[Kept] = []
+        for version, stage, plain in await self._store.stock():
+            try:
+                record = record_from_plain(self._run, plain)
+            except PeerFault as fault:
+                log.warning("the checkpoint of stage %d at version %d is of no use: %s", stage, version, fault)
+                continue
+            if record.step == version and 0 <= stage < self._run.model.stages:
+                kept.append(Kept(version, stage, record.state))
+        return tuple(kept)
+
+    def lend(self, kept: Kept, state: Buffer, record: Record) -> None:
+        """From now on a checkpoint is given out of memory, as this disk doesn't take it: others' may."""
+        self._lent[kept] = state, record
+
+    async def load(self, kept: Kept) -> tuple[Buffer, Record] | None:
+        """A checkpoint from this disk."""
+        if kept in self._lent:
+            return self._lent[kept]
+        found = await self._store.load_checkpoint(kept.version, kept.stage)
+        if found is None:
+            return None
+        try:
+            record = record_from_plain(self._run, found[1])
+        except PeerFault:
+            return None
+        return (found[0], record) if record.state == kept.state else None
+
+    async def _answer_stock(self, peer: PeerId, ask: AskStock) -> Stock:
+        return await self._own_stock()
+
+    async def _own_stock(self) -> Stock:
+        return Stock(await self.stock(), self.has_data, tuple(self._store.damaged()))
+
+    async def _answer_copy(self, peer: PeerId, ask: AskCopy) -> Snapshot:
+        async with self._opening:
+            snapshot = self._opened.get(ask.kept) or await self._open(ask.kept)
+            self._opened[ask.kept] = snapshot
+            self._opened.move_to_end(ask.kept)
+            while len(self._opened) > OPENED_LIMIT:
+                self._opened.popitem(last=False)
+        return snapshot
+
+    async def _open(self, kept: Kept) -> Snapshot:
+        """Raises Refused."""
+        found = await self.load(kept)
+        if found is None:
+            raise Refused(f"version {kept.version} of stage {kept.stage} is not on this disk")
+        state, record = found
+        size, hashes = memoryview(state).nbytes, await chunk_hashes(state)
+        return Snapshot(record.step, record_to_plain(record), size, statesync.CHUNK_BYTES, hashes)
+
+    async def _answer_piece(self, peer: PeerId, ask: AskPiece) -> Chunk:
+        snapshot = self._opened.get(ask.kept)
+        if snapshot is None:
+            raise Refused(f"version {ask.kept.version} of stage {ask.kept.stage} isn't given out here any more")
+        if not 0 <= ask.number < len(snapshot.hashes):
+            raise PeerFault("no such chunk")
+        start = ask.number * snapshot.chunk_bytes
+        stop = min(start + snapshot.chunk_bytes, snapshot.nbytes)
+        async with self._reading:
+            data = await self._read(ask.kept, start, stop)
+        if data is None or chunk_hash(data) != snapshot.hashes[ask.number]:  # it was pruned, or written anew
+            self._opened.pop(ask.kept, None)
+            raise Refused(f"version {ask.kept.version} of stage {ask.kept.stage} is not on this disk any more")
+        return Chunk(data)
+
+    async def _read(self, kept: Kept, start: int, stop: int) -> Buffer | None:
+        if kept in self._lent:
+            return memoryview(self._lent[kept][0])[start:stop]
+        return await self._store.read_checkpoint(kept.version, kept.stage, start, stop)
+
+    # ---------------------------------------------------------------------------------------------- other disks
+
+    async def ask_around(self, peers: Sequence[PeerId]) -> dict[PeerId, Stock]:
+        """What is on the disks of these peers, this one included."""
+        own = self._membership.own.peer
+        others = [peer for peer in peers if peer != own]
+        stocks = await self._links.tell_all(others, AskStock(), Stock, deadline_s=STOCK_SECONDS)
+        return {own: await self._own_stock(), **stocks}
+
+    async def record_of(self, kept: Kept, holders: Sequence[PeerId]) -> Record | None:
+        """The record of a checkpoint, from this disk or from whoever has it."""
+        if (found := await self.load(kept)) is not None:
+            return found[1]
+        manifests = await self._manifests(kept, holders)
+        return manifests[0][0].record if manifests else None
+
+    async def bring(
+        self, kept: Kept, candidates: Candidates, *, begun: Callable[[Download], None] = lambda download: None
+    ) -> tuple[Buffer, Record]:
+        """A checkpoint from other disks. `begun`: hears of the download. Raises OutOfDonors."""
+        answers = await self._manifests(kept, candidates())
+        if not answers:
+            raise OutOfDonors(f"nobody gives version {kept.version} of stage {kept.stage}")
+        names = Counter(manifest.name for manifest, _ in answers)
+        best = max((manifest for manifest, _ in answers), key=lambda it: names[it.name])
+        assert best.record is not None, "`_manifests` has seen to it"
+        size, questions = model_elements(self._run.model), Questions(AskCopy(kept), lambda it: AskPiece(kept, it))
+        download = Download(self._run, self._links, kept.stage, size, best, candidates, set(), questions)
+        for manifest, peer in answers:
+            if manifest.name == best.name:
+                download.add(peer)
+        begun(download)
+        return await download.run(), best.record
+
+    async def _manifests(self, kept: Kept, peers: Sequence[PeerId]) -> list[tuple[Manifest, PeerId]]:
+        """What the first of these that can be asked have of a checkpoint."""
+        own = self._membership.own.peer
+        asked = [peer for peer in peers if peer != own][:ASKED_AT_ONCE]
+        answers = await self._links.tell_all(asked, AskCopy(kept), Snapshot, deadline_s=COPY_SECONDS)
+        found: list[tuple[Manifest, PeerId]] = []
+        for peer, snapshot in answers.items():
+            try:
+                manifest = read_manifest(self._run, snapshot, model_elements(self._run.model))
+            except PeerFault as fault:
+                log.warning("a checkpoint from %s is refused: %s", peer[-8:], fault)
+                continue
+            if manifest.record is not None and manifest.record.state == kept.state:
+                found.append((manifest, peer))
+        return found

@@ -1,0 +1,159 @@
+"""The receiving end of a state transfer: how a newcomer, or a peer that fell behind, gets its stage's state.
+
+It pulls the state from its replicas and follows what is committed meanwhile (`puller.py`), loads it and applies what
+came after. Until then it is in no plan and delays nobody. A newcomer's state comes while its stage is being opened; it
+is loaded when the device is there.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from swarmd.config import LimitsConfig, RunConfig
+from swarmd.errors import NonFinite
+from swarmd.swarm.fence import is_of_device
+from swarmd.swarm.history.history import History
+from swarmd.swarm.ports import Compute
+from swarmd.swarm.signals import Signal
+from swarmd.swarm.state import manifest as statesync
+from swarmd.swarm.state.backlog import Backlog, Hold, Missed
+from swarmd.swarm.state.download import Candidates
+from swarmd.swarm.state.manifest import Manifest, chunk_hashes
+from swarmd.swarm.state.puller import Puller
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import Card
+from swarmd.values import Buffer
+
+RETRY_SECONDS = 1.0  # when nobody gives anything
+FAILED_CEILING_SECONDS = 60.0  # between two tries that fail for no reason that anybody foresaw; doubles up to this
+
+
+class Joiner(Puller):
+    """Makes a stage's state this peer's."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        limits: LimitsConfig,
+        links: Links,
+        history: History,
+        stage: int,
+        newest: Callable[[], Card],
+    ) -> None:
+        super().__init__(run, limits, links, history, stage, statesync.model_elements(run.model), newest)
+        self._compute: Compute
+        self._hold: Hold
+        self._opened = asyncio.Event()  # the two are there
+        self._early: asyncio.Task[bool] | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self.pulling = False  # needs the state of a version that others are at
+
+    def begin(self, donors: Candidates) -> None:
+        """Pulls from now on, before the stage is open; `reach_version` goes on with it."""
+        self.pulling = True
+        self._early = asyncio.create_task(self.pull(donors), name="pull early")
+
+    def opened(self, compute: Compute, hold: Hold) -> None:
+        """The stage is on the device: a state can be loaded. `hold` takes the gradients that came meanwhile."""
+        self._compute, self._hold = compute, hold
+        self._opened.set()
+
+    async def reach_version(self, donors: Candidates, changed: Signal) -> None:
+        """Brings the stage to the swarm's version: the whole state from donors, then gradient by gradient."""
+        history = self._history
+        while history.resumes and self._newest().version == 0:  # nobody knows yet from where
+            await changed.wait(RETRY_SECONDS)
+        # Who comes to a swarm that has begun, and is cut off from it before it is there, has nothing to begin with.
+        goal = max(self._newest().version, 0 if history.ready else history.heard)
+        if goal == 0:
+            history.restore(None, "")
+        self.pulling = goal > 0
+        failures = 0
+        while history.behind or (goal := max(goal, self._newest().version)) > history.version:
+            before = history.version
+            try:
+                await self._come_closer(donors)
+            except Exception as trouble:
+                if is_of_device(trouble):
+                    raise
+                self._links.fence.note("coming to the swarm's version", trouble)
+                await asyncio.sleep(min(FAILED_CEILING_SECONDS, RETRY_SECONDS * 2.0**failures))
+                failures += 1
+            if history.version == before:
+                await changed.wait(RETRY_SECONDS)
+        self.pulling = False
+
+    async def _come_closer(self, donors: Candidates) -> None:
+        """The whole state, if this peer has none to go on from; else the records that it lacks."""
+        if not self._history.ready or self._history.behind:
+            await self._pull_on(donors)
+        else:
+            newest = self._newest()
+            await self._history.catch_up(newest.peer, newest.version)
+
+    async def _pull_on(self, donors: Candidates) -> None:
+        """What was begun early, if it was; else anew."""
+        early, self._early = self._early, None
+        await (early or self.pull(donors))
+
+    def close(self) -> None:
+        """Ends what was begun early and nobody waits for."""
+        if self._early is not None:
+            self._early.cancel()
+
+    async def _take(self, manifest: Manifest, state: Buffer, backlog: Backlog) -> None:
+        await self._opened.wait()
+        await self._load(manifest, state, backlog)
+        await self._apply(backlog)
+
+    async def _load(self, manifest: Manifest, state: Buffer, backlog: Backlog) -> None:
+        """Makes the state this peer's. The device can't be called back halfway, so neither is this."""
+
+        async def work() -> None:
+            async with self._history.lock:
+                digest = await self._compute.import_state(state)
+                self._history.restore(manifest.record, digest)
+                backlog.hand_over(self._hold)  # before anyone else gets the lock and looks for these gradients
+
+        self._loading = asyncio.create_task(work(), name="load state")
+        await asyncio.shield(self._loading)
+        self._is_here(manifest.version)
+
+    async def ended(self) -> None:
+        """Returns when no state comes or is being made this peer's: a load goes on though whoever began it was
+        cancelled.
+        """
+        self.close()
+        self.pulling = False
+        if self._early is not None:
+            await asyncio.gather(self._early, return_exceptions=True)
+            self._early = None
+        if self._loading is not None:
+            await asyncio.wait({self._loading})
+
+    async def _apply(self, backlog: Backlog) -> None:
+        """Applies what was committed while the state came."""
+        history = self._history
+        with contextlib.suppress(Missed):  # then `history.behind` says so, or a holder still has it
+            while (entry := await backlog.next(history.version + 1)) is not None:
+                before = history.version
+                await history.adopt(entry.record, entry.source)
+                backlog.drop(history.version)
+                if history.version == before:
+                    return
+
+    def _stale(self) -> int:
+        return self._history.version if self._history.behind else 0
+
+    async def _own_pieces(self) -> dict[str, memoryview]:
+        """The chunks of the state that this peer has already, by hash: some may not have changed since."""
+        if not self._history.ready or self._history.version == 0:
+            return {}
+        async with self._history.lock:
+            try:
+                state = await self._compute.export_state()
+            except (MemoryError, NonFinite):  # the latter: of a version that was refused meanwhile
+                return {}
+        view, size = memoryview(state), statesync.CHUNK_BYTES
+        hashes = await chunk_hashes(state)
+        return {name: view[number * size : (number + 1) * size] for number, name in enumerate(hashes)}

@@ -1,0 +1,81 @@
+"""What donors and joiners of a stage's state agree on: the manifest, its chunks, and their names.
+
+A donor (`donor.py`) pins the state of one version in host memory and serves it in hashed chunks. A joiner (`joiner.py`)
+pulls chunks from every replica that pinned the same version (`download.py`), collects the gradients that are committed
+meanwhile (`backlog.py`), loads the whole and applies them. Training never waits for it.
+"""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+
+from swarmd.config import ModelConfig, RunConfig
+from swarmd.errors import PeerFault
+from swarmd.swarm.history.record import Record, record_from_plain
+from swarmd.swarm.wire.messages.common import Snapshot
+from swarmd.values import Buffer
+
+CHUNK_BYTES = 4 << 20  # hashed in about 4 ms, so that the event loop never stalls
+CHUNKS_AT_ONCE = 4  # in flight from one donor to one joiner; keeps a 100 ms link busy at 1 Gb/s
+SNAPSHOT_SECONDS = 300.0  # to export a stage's state
+CHUNK_LIMIT_BYTES = 64 << 20  # a manifest with larger chunks is a lie
+STATE_LIMIT_BYTES = 1 << 40  # and so is one of a larger state,
+ELEMENT_LIMIT_BYTES = 64  # or with more bytes for an element of the gradient: parameter and moments take 16
+SLACK_BYTES = 64 << 20  # what a state may hold besides
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A snapshot that makes sense, and its record."""
+
+    snapshot: Snapshot
+    record: Record | None  # None: of version 0
+
+    @property
+    def version(self) -> int:
+        return self.snapshot.version
+
+    @property
+    def name(self) -> tuple[object, ...]:
+        """Donors whose manifests have the same name serve the same chunks."""
+        history = self.record.hash if self.record else ""
+        return (self.version, history, self.snapshot.nbytes, self.snapshot.chunk_bytes, self.snapshot.hashes)
+
+    def span(self, number: int) -> slice:
+        """Where a chunk lies in the state."""
+        start = number * self.snapshot.chunk_bytes
+        return slice(start, min(start + self.snapshot.chunk_bytes, self.snapshot.nbytes))
+
+
+def model_elements(model: ModelConfig) -> int:
+    """Elements of the whole model, which no stage's gradient exceeds: the size of a stage that isn't open here."""
+    block = 4 * model.hidden**2 + 3 * model.hidden * model.ffn + 2 * model.hidden
+    return (2 * model.vocabulary + 1) * model.hidden + model.layers * block
+
+
+def read_manifest(run: RunConfig, snapshot: Snapshot, gradient_size: int) -> Manifest:
+    """Raises PeerFault for a snapshot that no honest donor gives."""
+    record = record_from_plain(run, snapshot.record) if snapshot.version else None
+    if snapshot.version != (record.step if record else 0):
+        raise PeerFault("a snapshot whose record is of another version")
+    limit = min(STATE_LIMIT_BYTES, ELEMENT_LIMIT_BYTES * gradient_size + SLACK_BYTES)
+    if not 0 < snapshot.chunk_bytes <= CHUNK_LIMIT_BYTES or not 0 < snapshot.nbytes <= limit:
+        raise PeerFault("a snapshot of impossible size")
+    if len(snapshot.hashes) != -(-snapshot.nbytes // snapshot.chunk_bytes):
+        raise PeerFault("a snapshot whose hashes don't match its size")
+    return Manifest(snapshot, record)
+
+
+def chunk_hash(chunk: Buffer) -> str:
+    """Names a chunk by its content."""
+    return hashlib.blake2b(chunk, digest_size=16).hexdigest()
+
+
+async def chunk_hashes(state: Buffer) -> tuple[str, ...]:
+    """The names of a state's chunks. Others get their turn after each."""
+    hashes = []
+    view = memoryview(state)
+    for start in range(0, view.nbytes, CHUNK_BYTES):
+        hashes.append(chunk_hash(view[start : start + CHUNK_BYTES]))
+        await asyncio.sleep(0)
+    return tuple(hashes)

@@ -1,0 +1,152 @@
+"""Who leads a step, in this peer's eyes: the first in the order of conductors, unless another has taken over.
+
+One that falls silent is not waited for until it is dropped: the next in order takes over, and says so to everyone once
+the acceptors have given it the right. So the one that was silent, when it comes back, follows like all others, and a
+step changes its conductor once. Which of two that both mean to lead may, the ballots decide; here it only matters whom
+everybody asks.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from swarmd.swarm.history.ballots import Mandate
+from swarmd.swarm.history.history import History
+from swarmd.swarm.membership.table import Membership, conductor_order
+from swarmd.swarm.signals import Signal
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import Ack, Lead
+from swarmd.values import PeerId
+
+log = logging.getLogger(__name__)
+
+AHEAD = 2  # steps beyond this peer's version whose leaders it remembers: others may be a commit further
+TELL_SECONDS = 3.0  # for a peer to hear who leads
+NEAR_STAGES = 2  # whose peers every head knows, in a large swarm, too
+
+
+class Succession:
+    """The leaders of steps."""
+
+    def __init__(
+        self,
+        links: Links,
+        membership: Membership,
+        history: History,
+        changed: Signal,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._links, self._membership, self._history = links, membership, history
+        self._changed, self._spawn = changed, spawn
+        self._first: tuple[tuple[int, int, str], PeerId] = (0, 0, ""), ""  # what it follows from, and who it is
+        self._leads: dict[tuple[int, str], dict[PeerId, Lead]] = {}  # (step, parent) -> who said that it leads
+        self._taking: tuple[int, str] = (0, "")  # the step that this peer takes over, without the right to as yet
+        self._before: PeerId = ""  # and from whom
+        self._told: set[PeerId] = set()  # who knows that this peer leads
+        self._telling: set[PeerId] = set()
+        links.answers(Lead, self._answer_lead)
+
+    def leader(self, step: int) -> PeerId:
+        """Who leads a step; this peer itself when it knows nobody at work. "" when it can't know: in a large swarm
+        those far from the heads know few of them, and that these are gone doesn't mean that all are.
+        """
+        place = (step, self._history.record_hash)
+        if self._taking == place:
+            return self._membership.own.peer
+        living = [lead for lead in self._leads.get(place, {}).values() if self._is_alive(lead)]
+        if living:
+            return max(living, key=lambda lead: lead.ballot).ballot.peer
+        seen = (step, self._membership.generation, self._history.record_hash)
+        if self._first[0] != seen:  # it is asked for at every change of anything
+            order = self._order(step)
+            self._first = seen, "" if order is None else (order[0] if order else self._membership.own.peer)
+        return self._first[1]
+
+    def _is_alive(self, lead: Lead) -> bool:
+        card = self._membership.get(lead.ballot.peer)
+        return card is not None and card.incarnation == lead.incarnation and self._membership.is_live(card.peer)
+
+    def _order(self, step: int) -> list[PeerId] | None:
+        """Who comes first, and next; None when this peer can't know."""
+        # Heads of the record come before all others; so one that arrives from another stage changes nothing.
+        members, first = frozenset(self._history.members()), frozenset(self._history.members(stage=0))
+        heads = [card for card in self._membership.stage(0) if card.peer in first or not members]
+        if heads or self._membership.knows_all_of(0):
+            return conductor_order(step, heads or self._membership.kin(), members)
+        return None
+
+    # ---------------------------------------------------------------------------------------------- taking over
+
+    def take_over(self, now: float) -> None:
+        """If whoever leads the present step is silent, and this peer is the next in order, it leads from now on. Not if
+        most of those near are silent, too: then it is this peer that is cut off, or was stopped.
+        """
+        step, own = self._history.version + 1, self._membership.own.peer
+        if self._taking[0] == step and not self._membership.is_silent(self._before, now):  # it is back in time
+            self._taking = (0, "")
+            self._changed.notify()
+        leader = self.leader(step)
+        if leader in ("", own) or not self._membership.is_silent(leader, now):
+            return
+        order = self._order(step) or []
+        speaking = [peer for peer in order if peer == own or not self._membership.is_silent(peer, now)]
+        if speaking[:1] == [own] and not self.is_cut_off(now):
+            log.info("step %d: %s, who leads it, is silent; this peer takes over", step, leader[-8:])
+            self._taking, self._before = (step, self._history.record_hash), leader
+            self._changed.notify()
+
+    def is_cut_off(self, now: float) -> bool:
+        """Whether most of those near are silent, and not given up yet: someone else may lead for them."""
+        if (record := self._history.record) is None:
+            return False
+        near = [peer for entry in record.stages[:NEAR_STAGES] for peer in entry.members]
+        silent = any(self._membership.is_silent(peer, now) for peer in near)
+        return silent and not self._membership.reaches_half(near, now)
+
+    def lead(self, mandate: Mandate) -> None:
+        """This peer has the right to lead a step that another led, or may have: everyone is to follow it."""
+        self._told.clear()
+        self._hear(Lead(mandate.step, mandate.parent, mandate.ballot, self._membership.own.incarnation))
+        self.tell(asyncio.get_running_loop().time())
+
+    def tell(self, now: float) -> None:
+        """Says so to those who don't know yet."""
+        own, step = self._membership.own.peer, self._history.version + 1
+        lead = self._leads.get((step, self._history.record_hash), {}).get(own)
+        if lead is None or self.leader(step) != own:
+            return
+        for card in self._membership.kin():
+            peer = card.peer
+            if peer not in (own, *self._told, *self._telling) and not self._membership.is_silent(peer, now):
+                self._telling.add(peer)
+                self._spawn(self._tell(peer, lead))
+
+    async def _tell(self, peer: PeerId, lead: Lead) -> None:
+        try:
+            if await self._links.tell_all([peer], lead, Ack, deadline_s=TELL_SECONDS):
+                self._told.add(peer)
+        finally:
+            self._telling.discard(peer)
+
+    async def _answer_lead(self, peer: PeerId, lead: Lead) -> Ack:
+        known = self._membership.get(peer) is not None
+        if known and peer == lead.ballot.peer and 0 < lead.step - self._history.version <= AHEAD:
+            self._hear(lead)
+        return Ack()
+
+    def _hear(self, lead: Lead) -> None:
+        """Of each peer that is known only the last word about a step counts, so that nobody fills the memory."""
+        for place, leads in list(self._leads.items()):
+            if place[0] == lead.step:
+                leads.pop(lead.ballot.peer, None)
+            elif place[0] <= self._history.version:
+                leads.clear()
+            for peer in [peer for peer in leads if self._membership.get(peer) is None]:
+                del leads[peer]
+            if not leads:
+                del self._leads[place]
+        self._leads.setdefault((lead.step, lead.record), {})[lead.ballot.peer] = lead
+        if self._taking == (lead.step, lead.record):  # the ballots decide from now on
+            self._taking = (0, "")
+        self._changed.notify()

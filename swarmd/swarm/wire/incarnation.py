@@ -1,0 +1,72 @@
+"""This peer's incarnation: a number that grows with every life of one identity, so that others tell a new life's cards
+from an old one's.
+
+The daemon begins above the last number, or with the wall clock if that is higher, and keeps it on its disk. Where
+both are behind (a home restored from a backup, a clock set back), others know a later life of this peer: it goes above
+that one. Relies on the port `keep` to write a number down before anyone hears it.
+"""
+
+import asyncio
+import dataclasses
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from swarmd.errors import PeerFault
+from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.wire.messages.common import INCARNATION_LIMIT, INCARNATION_STEP, SEQUENCE_LIMIT, Card
+
+log = logging.getLogger(__name__)
+
+RISES = 6  # in RISES_SECONDS at most: one is enough for an honest swarm, and each costs a write to the disk
+RISES_SECONDS = 60.0
+
+Keep = Callable[[int], Awaitable[None]]
+"""Writes an incarnation down, for good, and uses it wherever the network needs such a number. Raises OSError."""
+
+
+async def keep_nothing(incarnation: int) -> None:
+    """For a peer that has no disk."""
+
+
+def check_card(card: Card) -> None:
+    """A card whose numbers no honest peer reaches would make its peer's true cards old for good. Raises PeerFault."""
+    if not 0 <= card.incarnation <= INCARNATION_LIMIT or not 0 <= card.sequence <= SEQUENCE_LIMIT:
+        raise PeerFault(f"a card with incarnation {card.incarnation} and sequence {card.sequence}")
+
+
+class Incarnation:
+    """Keeps this peer's incarnation above those that others know of it."""
+
+    def __init__(self, membership: Membership, keep: Keep = keep_nothing) -> None:
+        self._membership, self._keep = membership, keep
+        self._rising = asyncio.Lock()
+        self._risen: deque[float] = deque(maxlen=RISES)  # loop times of the last ones
+
+    async def rise_above(self, known: int) -> bool:
+        """Goes above an incarnation of this peer that others know, if it isn't yet. False if that can't be."""
+        async with self._rising:
+            own = self._membership.own.incarnation
+            if known < own:
+                return True
+            now = asyncio.get_running_loop().time()
+            often = len(self._risen) == RISES and now - self._risen[0] < RISES_SECONDS
+            if known >= INCARNATION_LIMIT or often:
+                log.debug("others know incarnation %d of this peer, and it stays at %d", known, own)
+                return False
+            self._risen.append(now)
+            new = min(known + INCARNATION_STEP, INCARNATION_LIMIT)
+            try:
+                await self._keep(new)
+            except OSError as trouble:
+                log.error("can't write down incarnation %d: %s; it stays at %d", new, trouble, own)
+                return False
+            self._membership.own = dataclasses.replace(self._membership.own, incarnation=new)
+            log.warning(
+                "others know a later life of this peer (%d, and this is %d): it goes on as %d. Its clock was set back, "
+                "its home comes from a backup, or a second daemon has the same identity",
+                known,
+                own,
+                new,
+            )
+            return True

@@ -1,0 +1,291 @@
+"""Questions and answers between peers as typed messages, after a handshake that proves they are of one run.
+
+Relies on the Transport port. Knows who has been greeted, not what messages mean: `Links` turns frames into messages,
+checks the fingerprint on a connection's first request, and hands the rest to whoever registered for the kind.
+"""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar, cast
+
+from swarmd.errors import Mismatch, PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.swarm.fence import Fence
+from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.ports import Transport
+from swarmd.swarm.wire.framing import expect, from_frame, to_frame
+from swarmd.swarm.wire.incarnation import Incarnation, Keep, check_card, keep_nothing
+from swarmd.swarm.wire.messages.common import PROTOCOL, AskSettings, Card, Hello, Message, SayHello, Settings
+from swarmd.values import Frame, PeerId, Urgency
+
+log = logging.getLogger(__name__)
+
+GREETING_SECONDS = 15.0  # a hello is a few hundred bytes; this allows for a dial and a busy machine
+GREETINGS = 3  # of one peer: the second one after either had to go above a former life of its own
+A = TypeVar("A")
+
+Answerer = Callable[[PeerId, Any], Awaitable[Message]]
+
+
+class Links:
+    """One peer's conversations with the others."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        membership: Membership,
+        settings: Callable[[], Settings | None],
+        keep: Keep = keep_nothing,
+    ) -> None:
+        self.transport = transport
+        self.incarnation = Incarnation(membership, keep)
+        self._membership = membership
+        self._settings = settings
+        self.fence = Fence()  # of the whole peer: what failed without anybody having foreseen it
+        self._answerers: dict[type[Any], Answerer] = {}
+        self._greeted: set[PeerId] = set()  # they know us and we know them, on the present connection
+        self._greetings: dict[PeerId, asyncio.Task[None]] = {}
+        self._heard: list[Callable[[Card], None]] = []
+        self._lost: list[Callable[[PeerId], None]] = []
+        self._offers: list[Callable[[Card, str], None]] = []
+        self._in_vain: list[Callable[[PeerId], None]] = []
+        transport.on_disconnected(self._disconnected)
+        transport.serve(self._answer)
+
+    def answers(self, kind: type[Any], answerer: Answerer) -> None:
+        """Registers who answers a kind of message."""
+        self._answerers[kind] = answerer
+
+    def kinds(self) -> set[type[Any]]:
+        """The kinds of messages that are answered here."""
+        return set(self._answerers)
+
+    def withdraw(self, kinds: Iterable[type[Any]]) -> None:
+        """From now on these kinds are refused: whoever answered them is gone."""
+        for kind in kinds:
+            self._answerers.pop(kind, None)
+
+    def _answerer(self, kind: type[Any]) -> Answerer:
+        """Raises Refused."""
+        if (answerer := self._answerers.get(kind)) is None:
+            raise Refused(f"nobody here answers {kind.__name__} now")
+        return answerer
+
+    def on_card(self, callback: Callable[[Card], None]) -> None:
+        """Calls back with every card that comes in a handshake."""
+        self._heard.append(callback)
+
+    def on_offer(self, callback: Callable[[Card, str], None]) -> None:
+        """Calls back with the card and the run's fingerprint of a peer that greets, while this one has no run."""
+        self._offers.append(callback)
+
+    def on_asked_in_vain(self, callback: Callable[[PeerId], None]) -> None:
+        """Calls back with a peer that asked for the run's settings while this one has none."""
+        self._in_vain.append(callback)
+
+    def on_lost(self, callback: Callable[[PeerId], None]) -> None:
+        """Calls back when a peer's connection is gone."""
+        self._lost.append(callback)
+
+    def _disconnected(self, peer: PeerId) -> None:
+        self._greeted.discard(peer)
+        for callback in self._lost:
+            self.fence.call(callback, peer)
+
+    # ---------------------------------------------------------------------------------------------- asking
+
+    async def ask(
+        self, peer: PeerId, message: Message, *kinds: type[A], deadline_s: float | None, urgency: Urgency = "control"
+    ) -> A:
+        """Asks a peer, greeting it first if need be; oneself is asked without the network. Raises like
+        `Transport.request`.
+        """
+        if peer == self.transport.peer_id:
+            async with asyncio.timeout(deadline_s):
+                return cast("A", expect(await self._handle(self._answerer(type(message)), peer, message), *kinds))
+        await self.greet(peer)
+        answer: Any = await self._ask(peer, message, SayHello, *kinds, deadline_s=deadline_s, urgency=urgency)
+        if isinstance(answer, SayHello):  # it lost sight of us between two connections
+            self._greeted.discard(peer)
+            await self.greet(peer)
+            answer = await self._ask(peer, message, SayHello, *kinds, deadline_s=deadline_s, urgency=urgency)
+            if isinstance(answer, SayHello):  # it greets, but is of no run yet: it is starting again
+                self._greeted.discard(peer)
+                raise PeerUnreachable(f"{peer[-8:]} has no run yet")
+        self._membership.touch(peer, asyncio.get_running_loop().time())
+        return cast("A", answer)
+
+    async def _ask(
+        self, peer: PeerId, message: Message, *kinds: type[A], deadline_s: float | None, urgency: Urgency = "control"
+    ) -> A:
+        frame = await self.transport.request(peer, to_frame(message), deadline_s=deadline_s, urgency=urgency)
+        try:
+            return cast("A", expect(from_frame(frame), *kinds))
+        except PeerFault as fault:
+            log.warning("%s answered badly: %s", peer[-8:], fault)
+            await self.transport.drop(peer)
+            raise
+
+    async def greet(self, peer: PeerId) -> None:
+        """Shakes hands with a peer, once a connection. Raises Refused with its sentence, or ours."""
+        if peer in self._greeted:
+            return
+        if (greeting := self._greetings.get(peer)) is None:
+            greeting = asyncio.create_task(self._greet(peer), name=f"greet {peer[-8:]}")
+            self._greetings[peer] = greeting
+            greeting.add_done_callback(lambda done: self._greeting_done(peer, done))
+        await asyncio.shield(greeting)
+
+    async def introduce(self, peer: PeerId) -> bool:
+        """Shakes hands with a peer that has never met this one on the present connection: so it has its card as it is
+        now. False if they have met, or are about to. Raises like `greet`.
+        """
+        if peer in self._greeted or peer in self._greetings:
+            return False
+        await self.greet(peer)
+        return True
+
+    def _greeting_done(self, peer: PeerId, done: asyncio.Task[None]) -> None:
+        del self._greetings[peer]
+        if not done.cancelled():
+            done.exception()  # whoever waited has it; nobody may have
+
+    async def _greet(self, peer: PeerId) -> None:
+        """Until both know each other's present lives: who is told of a later life of itself goes above that first."""
+        for _ in range(GREETINGS):
+            ours = self._hello(peer)
+            theirs = await self._ask(peer, ours, Hello, deadline_s=GREETING_SECONDS)
+            self._check_hello(peer, theirs)
+            if await self._rise(theirs) and not self._is_outdated(theirs.card):
+                if ours.fingerprint:
+                    self._greeted.add(peer)
+                self._hear(theirs.card)
+                return
+        raise Refused(f"peer {peer[-8:]} and this one don't agree on which of their lives are the present ones")
+
+    async def _rise(self, hello: Hello) -> bool:
+        """Whether others know no later life of this peer. If they do, it goes above that, and must greet again."""
+        if hello.known <= self._membership.own.incarnation:
+            return True
+        await self.incarnation.rise_above(hello.known)
+        return False
+
+    def _is_outdated(self, card: Card) -> bool:
+        """Whether a later life of the card's peer is known here."""
+        known = self._membership.get(card.peer)
+        return known is not None and known.incarnation > card.incarnation
+
+    async def ask_settings(self, peer: PeerId) -> Settings:
+        """The run's settings from a peer that has one. Raises like `ask`."""
+        return await self._ask(peer, AskSettings(), Settings, deadline_s=GREETING_SECONDS)
+
+    def _hello(self, peer: PeerId) -> Hello:
+        settings, known = self._settings(), self._membership.get(peer)
+        fingerprint = settings.fingerprint if settings else ""
+        return Hello(PROTOCOL, fingerprint, self._membership.own, known.incarnation if known is not None else 0)
+
+    def _check_hello(self, peer: PeerId, hello: Hello) -> None:
+        settings = self._settings()
+        ours = settings.fingerprint if settings else ""
+        if hello.card.peer != peer:
+            raise PeerFault("its card names another peer")
+        check_card(hello.card)
+        if hello.protocol != PROTOCOL:
+            raise Mismatch(
+                f"peer {peer[-8:]} speaks protocol {hello.protocol} and this daemon {PROTOCOL}; update the older one"
+            )
+        if ours and hello.fingerprint and hello.fingerprint != ours:
+            raise Mismatch(
+                f"peer {peer[-8:]} is of run {hello.fingerprint} and this daemon of run {ours}; their settings differ"
+                + (_prolonged(settings) if settings else "")
+            )
+
+    def _hear(self, card: Card) -> None:
+        for callback in self._heard:
+            self.fence.call(callback, card)
+
+    # ---------------------------------------------------------------------------------------------- answering
+
+    async def _answer(self, peer: PeerId, frame: Frame) -> Frame:
+        message = from_frame(frame)
+        if isinstance(message, Hello):
+            return to_frame(await self._answer_hello(peer, message))
+        if isinstance(message, AskSettings):
+            return to_frame(self._answer_settings(peer))
+        if peer not in self._greeted:
+            return to_frame(SayHello())
+        answerer = self._answerer(type(message))
+        self._membership.touch(peer, asyncio.get_running_loop().time())
+        return to_frame(await self._handle(answerer, peer, message))
+
+    async def _handle(self, answerer: Answerer, peer: PeerId, message: Message) -> Message:
+        """The answer. A lack of memory is this peer's trouble, and so is whatever nobody foresaw: whoever asks hears of
+        it, and asks others.
+        """
+        try:
+            return await answerer(peer, message)
+        except (Refused, PeerFault):
+            raise
+        except (SwarmError, TimeoutError) as trouble:
+            raise Refused(str(trouble) or "it took too long") from None
+        except MemoryError as trouble:
+            log.warning("%s of %s: %s", type(message).__name__, peer[-8:], trouble or "out of memory")
+            raise Refused("this peer is out of memory") from None
+        except Exception as trouble:  # noqa: BLE001 - one message's failure ends nothing but its answer
+            self.fence.note(f"answering {type(message).__name__} of {peer[-8:]}", trouble)
+            raise Refused("internal error") from None
+
+    async def _answer_hello(self, peer: PeerId, hello: Hello) -> Hello:
+        try:
+            self._check_hello(peer, hello)
+        except Refused as refusal:
+            log.warning("refused %s: %s", peer[-8:], refusal)
+            raise
+        await self._rise(hello)
+        ours = self._hello(peer)
+        if ours.fingerprint and hello.fingerprint and not self._is_outdated(hello.card):
+            self._greeted.add(peer)
+            self._hear(hello.card)
+        elif hello.fingerprint:
+            for callback in self._offers:
+                callback(hello.card, hello.fingerprint)
+        return ours
+
+    def _answer_settings(self, peer: PeerId) -> Settings:
+        settings = self._settings()
+        if settings is None:
+            for callback in self._in_vain:
+                callback(peer)
+            raise Refused("this daemon is idle and has no run")
+        return dataclasses.replace(settings, protocol=PROTOCOL)
+
+    # ---------------------------------------------------------------------------------------------- many at once
+
+    async def tell_all(
+        self, peers: list[PeerId], message: Message, kind: type[A], *, deadline_s: float
+    ) -> dict[PeerId, A]:
+        """Asks several peers at once. Returns the answers of those that gave one in time."""
+        if len(peers) == 1:
+            answer = await self._try(peers[0], message, kind, deadline_s)
+            return {} if answer is None else {peers[0]: answer}
+        results = await asyncio.gather(*(self._try(peer, message, kind, deadline_s) for peer in peers))
+        return {peer: answer for peer, answer in zip(peers, results, strict=True) if answer is not None}
+
+    async def _try(self, peer: PeerId, message: Message, kind: type[A], deadline_s: float) -> A | None:
+        try:
+            async with asyncio.timeout(deadline_s):  # over the greeting, too
+                return await self.ask(peer, message, kind, deadline_s=None)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.debug("%s to %s: %s", type(message).__name__, peer[-8:], trouble)
+            return None
+
+
+def _prolonged(settings: Settings) -> str:
+    """What those may have missed who are of another run than a prolonged one."""
+    if not settings.run.get("earlier"):
+        return ""
+    return (
+        f"; run {settings.fingerprint} was prolonged to {settings.run.get('steps')} steps: a daemon that still has the "
+        "old total follows once it is started again"
+    )

@@ -1,0 +1,151 @@
+"""The rules of consensus on a record, against a network that loses, repeats and reorders, with many proposers."""
+
+import dataclasses
+import random
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarmd.swarm.history.consensus import (
+    ACCEPTORS,
+    Acceptor,
+    decided_in,
+    highest_ballot,
+    is_majority,
+    plan_acceptors,
+    plan_proposal,
+)
+from swarmd.swarm.history.record import Record
+from swarmd.swarm.wire.messages.common import NO_BALLOT, Accepted, Ballot, Promise
+from tests.swarm.history.test_record import record, report
+
+
+def of(heads: int, others: int) -> Record:
+    return record(
+        report(0, members=tuple(f"h{n}" for n in range(heads))),
+        report(1, members=tuple(f"t{n}" for n in range(others))),
+    )
+
+
+def test_the_founder_alone_decides_the_first_record() -> None:
+    assert plan_acceptors(1, None, "founder") == ("founder",)
+    assert plan_acceptors(1, None, "") == ()
+
+
+@given(st.integers(0, 14), st.integers(0, 14), st.integers(2, 99))
+def test_acceptors_are_members_heads_first_and_nine_at_most(heads: int, others: int, step: int) -> None:
+    before = of(heads, others)
+    chosen = plan_acceptors(step, before, "founder")
+    assert len(chosen) == len(set(chosen)) == min(ACCEPTORS, heads + others)
+    assert set(chosen) <= set(before.members())
+    assert [peer[0] for peer in chosen] == sorted(peer[0] for peer in chosen), "h before t"
+    assert sum(peer[0] == "h" for peer in chosen) == min(heads, ACCEPTORS)
+    shuffled = dataclasses.replace(
+        before, stages=tuple(dataclasses.replace(it, members=it.members[::-1]) for it in before.stages)
+    )
+    assert plan_acceptors(step, shuffled, "another") == chosen
+
+
+def test_the_acceptors_change_from_step_to_step() -> None:
+    assert len({plan_acceptors(step, of(20, 0), "") for step in range(2, 12)}) == 10
+
+
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(1, 12))
+def test_two_majorities_share_a_peer(one: int, other: int, total: int) -> None:
+    if is_majority(one, total) and is_majority(other, total):
+        assert one + other > total
+
+
+def test_no_ballot_is_granted_twice_not_even_to_its_owner() -> None:
+    acceptor = Acceptor()
+    assert acceptor.prepare(Ballot(1, "b")).granted
+    assert not acceptor.prepare(Ballot(1, "b")).granted, "a restarted peer must not speak under its old ballot"
+    assert not acceptor.prepare(Ballot(1, "c")).granted, "number 1 twice would let two begin the step afresh"
+    assert acceptor.prepare(Ballot(2, "a")).granted
+    assert not acceptor.accept(Ballot(1, "b"), {"v": 1}).granted
+    assert acceptor.accept(Ballot(2, "a"), {"v": 2}).granted
+    assert acceptor.accept(Ballot(2, "a"), {"v": 2}).granted, "an answer may be lost and the question repeated"
+    assert acceptor.prepare(Ballot(3, "b")) == Promise(True, Ballot(3, "b"), Ballot(2, "a"), {"v": 2})
+
+
+def test_what_was_accepted_under_the_highest_ballot_is_proposed() -> None:
+    promises = [
+        Promise(True, Ballot(9, "x"), Ballot(2, "a"), {"v": 2}),
+        Promise(True, Ballot(9, "x"), NO_BALLOT, {}),
+        Promise(True, Ballot(9, "x"), Ballot(3, "a"), {"v": 3}),
+        Promise(False, Ballot(12, "y"), Ballot(7, "y"), {"v": 7}),
+    ]
+    assert plan_proposal(promises) == {"v": 3}
+    assert plan_proposal(promises[1:2]) == {}
+    assert highest_ballot(promises) == Ballot(12, "y")
+    assert decided_in(promises) == {}
+    assert decided_in([Promise(False, NO_BALLOT, NO_BALLOT, {"v": 5})]) == {"v": 5}
+
+
+# ------------------------------------------------------------------------------------------------- a dumb network
+
+
+@dataclasses.dataclass
+class Proposer:
+    """A conductor as dumb as can be: it begins again under another ballot at any time, and may restart without its
+    memory, with another record, and with ballots that it has used before.
+    """
+
+    name: str
+    value: dict[str, Any]
+    number: int = 0
+    lives: int = 0
+    promises: dict[int, Promise] = dataclasses.field(default_factory=dict)
+    proposed: dict[str, Any] | None = None
+    accepted: set[int] = dataclasses.field(default_factory=set)
+
+
+def play(draw: random.Random, acceptors: int, proposers: int, turns: int) -> list[dict[str, Any]]:
+    """Every value that a proposer saw a majority accept."""
+    there = [Acceptor() for _ in range(acceptors)]
+    them = [Proposer(f"p{n}", {"v": n}) for n in range(proposers)]
+    flying: list[tuple[str, int, int, int, Ballot, Any]] = []  # what, proposer, its life, acceptor, ballot, content
+    decided: list[dict[str, Any]] = []
+    for _ in range(turns):
+        who = draw.randrange(proposers)
+        it = them[who]
+        if not flying or draw.random() < 0.04:
+            if draw.random() < 0.1:
+                it.lives, it.number, it.value = it.lives + 1, 0, {"v": draw.random()}
+            it.number += draw.randint(1, 3)
+            it.promises, it.proposed, it.accepted = {}, None, set()
+            flying += [("prepare", who, it.lives, n, Ballot(it.number, it.name), None) for n in range(acceptors)]
+            continue
+        message = flying[draw.randrange(len(flying))]
+        if draw.random() < 0.85:  # else it is delivered and flies on: a copy
+            flying.remove(message)
+        if draw.random() < 0.15:
+            continue  # lost
+        what, who, life, n, ballot, content = message
+        it = them[who]
+        mine = (life, ballot) == (it.lives, Ballot(it.number, it.name))
+        if what == "prepare":
+            flying.append(("promise", who, life, n, ballot, there[n].prepare(ballot)))
+        elif what == "accept":
+            flying.append(("accepted", who, life, n, ballot, there[n].accept(ballot, content)))
+        elif what == "promise" and mine and isinstance(content, Promise) and content.granted:
+            it.promises[n] = content
+            if it.proposed is None and is_majority(len(it.promises), acceptors):
+                it.proposed = plan_proposal(it.promises.values()) or it.value
+                flying += [("accept", who, life, m, ballot, it.proposed) for m in range(acceptors)]
+        elif what == "accepted" and mine and isinstance(content, Accepted) and content.granted:
+            it.accepted.add(n)
+            if is_majority(len(it.accepted), acceptors) and it.proposed is not None:
+                decided.append(it.proposed)
+    return decided
+
+
+def test_two_different_records_are_never_decided() -> None:
+    decisions = 0
+    for seed in range(1500):
+        draw = random.Random(seed)
+        decided = play(draw, draw.randint(1, 9), draw.randint(1, 4), 300)
+        assert all(value == decided[0] for value in decided), f"seed {seed}"
+        decisions += bool(decided)
+    assert decisions > 500, "most of the games must come to something"

@@ -1,0 +1,268 @@
+"""Membership: whose word is newer, who is alive, who leads, where a newcomer is needed."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarmd.swarm.membership import table as membership
+from swarmd.swarm.membership.table import (
+    SILENCE_CEILING_SECONDS,
+    SILENCE_FLOOR_SECONDS,
+    SMALL_SWARM,
+    Membership,
+    Rhythm,
+    conductor_order,
+    heartbeat_interval,
+    nan_to_zero,
+    rendezvous,
+)
+from swarmd.swarm.wire.messages.common import Summary
+from tests.swarm.cards import card
+
+
+def swarm(*peers: str) -> Membership:
+    members = Membership(card("me"))
+    for peer in peers:
+        members.hear(card(peer), 0.0)
+    return members
+
+
+# ------------------------------------------------------------------------------------------------- hearing
+
+
+@pytest.mark.parametrize(
+    ("incarnation", "sequence", "taken"),
+    [(1, 6, True), (1, 5, False), (1, 4, False), (2, 0, True), (0, 9, False), (2, 9, True)],
+)
+def test_newer_cards_replace_older_ones(incarnation: int, sequence: int, taken: bool) -> None:
+    members = Membership(card("me"))
+    assert members.hear(card("a", sequence=5, version=1), 0.0)
+    assert members.hear(card("a", incarnation=incarnation, sequence=sequence, version=2), 1.0) is taken
+    known = members.get("a")
+    assert known is not None
+    assert known.version == (2 if taken else 1)
+
+
+def test_nobody_tells_us_about_ourselves() -> None:
+    members = Membership(card("me", version=3))
+    assert not members.hear(card("me", sequence=99, version=7), 0.0)
+    assert members.get("me") == members.own
+    assert members.own.version == 3
+
+
+def test_a_suspect_is_not_used_until_it_is_heard() -> None:
+    members = swarm("a", "b")
+    members.suspect("a")
+    assert not members.is_live("a")
+    assert [it.peer for it in members.cards()] == ["b", "me"]
+    assert [it.peer for it in members.stage(0)] == ["b", "me"]
+    assert not members.hear(card("a"), 1.0), "an old card is no sign of life"
+    assert not members.is_live("a")
+    members.hear(card("a", sequence=2), 1.0)
+    assert members.is_live("a")
+    members.suspect("a")
+    members.touch("a", 2.0)
+    assert members.is_live("a")
+    members.suspect("stranger")
+    members.touch("stranger", 0.0)
+
+
+def test_only_peers_at_work_are_of_a_stage() -> None:
+    members = Membership(card("me", stage=1))
+    for state in ("joining", "waiting", "serving", "paused", "draining", "finished", "left"):
+        members.hear(card(state, stage=0, state=state), 0.0)
+    assert [it.peer for it in members.stage(0)] == ["draining", "paused", "serving", "waiting"]
+    assert [it.peer for it in members.admitting(0)] == ["serving", "waiting"], "who takes hops"
+    assert [it.peer for it in members.staying(0)] == ["paused", "serving", "waiting"], "on whom a stage can count"
+    assert members.held_back(4) == ""
+    assert members.missing_stages(4) == [2, 3]
+    assert members.is_live("waiting")
+    assert not members.is_live("joining")
+    assert not members.is_live("stranger")
+    assert members.is_live("me")
+
+
+def test_a_stage_whose_peers_all_pause_or_drain_is_named() -> None:
+    members = Membership(card("me", stage=1))
+    members.hear(card("a", stage=0, state="paused"), 0.0)
+    members.hear(card("b", stage=0, state="draining"), 0.0)
+    assert "stage 0" in members.held_back(2)
+    assert members.missing_stages(2) == [], "it has its state, and takes part in rounds"
+
+
+def test_the_silent_are_dropped_by_their_own_rhythm() -> None:
+    members = Membership(card("me"))
+    for second in range(41):
+        members.hear(card("steady", sequence=second + 1), float(second))
+        if second % 10 == 0:
+            members.hear(card("slow", sequence=second + 1), float(second))
+    assert members.sweep(40.0 + SILENCE_FLOOR_SECONDS) == []
+    assert [it.peer for it in members.sweep(40.1 + SILENCE_FLOOR_SECONDS)] == ["steady"]
+    assert members.get("steady") is None
+    assert [it.peer for it in members.sweep(40.0 + SILENCE_CEILING_SECONDS + 0.1)] == ["slow"]
+
+
+def test_who_was_not_heard_lately_is_silent_long_before_it_is_dropped() -> None:
+    members = swarm("a", "b", "c")
+    soon = SILENCE_FLOOR_SECONDS / 2
+    members.touch("a", soon)
+    assert not any(members.is_silent(peer, soon - 0.1) for peer in "abc")
+    assert [peer for peer in ("a", "b", "c", "me", "stranger") if members.is_silent(peer, soon)] == ["b", "c"]
+    assert not members.sweep(soon)
+    assert members.reaches_half(["a", "b", "c", "me"], soon), "half of four"
+    assert not members.reaches_half(["a", "b", "c"], soon)
+    assert not members.reaches_half(["me", "stranger", "b"], soon), "a stranger is no live member"
+
+
+def test_the_silent_are_dropped_when_they_are_due_however_seldom_one_looks() -> None:
+    members = Membership(card("me"))
+    members.expect_every(100.0, 100.0)
+    members.hear(card("a"), 0.0)
+    members.hear(card("b"), 50.0)
+    members.touch("a", 10.0)
+    assert members.sweep(309.9) == []
+    assert [it.peer for it in members.sweep(310.1)] == ["a"]
+    members.expect_every(2.0, 2.0)  # most have left, and so the others speak more often
+    assert [it.peer for it in members.sweep(310.2)] == ["b"]
+
+
+def test_who_has_no_place_yet_is_near_nobody_and_needs_not_be_looked_for_in_a_large_swarm() -> None:
+    members = Membership(card("me", stage=0))
+    for number in range(SMALL_SWARM):
+        members.hear(card(f"p{number:02d}", stage=number % 4), 0.0)
+    newcomer = card("new", stage=-1, state="joining")
+    before = members.near(0)
+    members.hear(newcomer, 0.0)
+    assert members.near(0) == before
+    assert members.is_spare(newcomer)
+    assert not Membership(card("me")).is_spare(newcomer)
+
+
+def test_who_said_goodbye_is_dropped_at_once() -> None:
+    members = swarm("a")
+    members.hear(card("a", sequence=2, state="left"), 0.1)
+    assert [it.peer for it in members.sweep(0.1)] == ["a"]
+
+
+def test_a_dropped_peer_may_come_back() -> None:
+    members = swarm("a")
+    members.sweep(1000.0)
+    assert members.hear(card("a", incarnation=2), 1000.0)
+
+
+def test_cards_remembered_are_bounded_and_the_longest_unheard_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "MEMBERS_LIMIT", 3)
+    members = Membership(card("me"))
+    for second, peer in enumerate(("a", "b", "c")):
+        members.hear(card(peer), float(second))
+    members.touch("a", 5.0)
+    members.hear(card("d"), 6.0)
+    assert sorted(members.members()) == ["a", "c", "d"]
+
+
+def test_of_each_card_one_s_own_too_a_bounded_number_of_addresses_is_kept() -> None:
+    many = tuple(f"/ip4/10.0.0.{number}/tcp/1" for number in range(100))
+    members = Membership(card("me", addresses=many))
+    members.hear(card("a", addresses=many), 0.0)
+    members.hear(card("a", addresses=many[1:], sequence=2), 1.0)
+    told = members.get("a")
+    assert told is not None
+    assert told.addresses == many[1 : 1 + membership.ADDRESSES_KEPT]
+    assert members.own.addresses == many[: membership.ADDRESSES_KEPT]
+    members.hear(card("b", addresses=tuple(text * 20 for text in many)), 1.0)
+    long = members.get("b")
+    assert long is not None
+    assert 15 < len(long.addresses) < 25, "of all together so many characters"
+    members.own = card("me", addresses=many[2:])
+    assert members.own.addresses == many[2 : 2 + membership.ADDRESSES_KEPT]
+
+
+def test_of_a_summary_a_bounded_number_of_movers_is_kept() -> None:
+    members = swarm("a")
+    members.report(Summary(1, (), 5000, away=tuple((2, 1.0) for _ in range(4000))))
+    assert members.summaries() == {}
+    members.report(Summary(1, (), 4000, away=tuple((2, 1.0) for _ in range(4000))))
+    assert len(members.summaries()[1].away) == membership.AWAY_KEPT
+
+
+# ------------------------------------------------------------------------------------------------- rhythm
+
+
+def test_patience_lies_between_floor_and_ceiling() -> None:
+    rhythm = Rhythm()
+    assert rhythm.limit(8, 6, 30) == 6
+    for _ in range(50):
+        rhythm.observe(5.0)
+    assert 10 <= rhythm.limit(8, 6, 30) < 11
+    rhythm.observe(500.0)
+    assert rhythm.limit(8, 6, 30) == 30
+
+
+@given(st.lists(st.floats(0.01, 100.0), min_size=1, max_size=50))
+def test_patience_is_never_less_than_twice_the_mean(intervals: list[float]) -> None:
+    rhythm = Rhythm()
+    for seconds in intervals:
+        rhythm.observe(seconds)
+    assert min(intervals) - 1e-9 <= rhythm.mean <= max(intervals) + 1e-9
+    assert rhythm.limit(8, 0, math.inf) >= 2 * rhythm.mean
+
+
+@pytest.mark.parametrize(("peers", "seconds"), [(0, 2.0), (4, 2.0), (6, 3.0), (48, 24.0), (100, 128.0), (1000, 1928.0)])
+def test_heartbeats_slow_down_as_the_swarm_grows(peers: int, seconds: float) -> None:
+    assert heartbeat_interval(peers) == pytest.approx(seconds)
+
+
+# ------------------------------------------------------------------------------------------------- orders
+
+NAMES = [f"p{number}" for number in range(12)]
+
+
+@given(st.permutations(NAMES))
+def test_rendezvous_is_the_same_for_everyone(names: list[str]) -> None:
+    assert rendezvous("key", names) == rendezvous("key", NAMES)
+
+
+def test_rendezvous_differs_from_key_to_key_and_keeps_its_order_without_the_lost() -> None:
+    firsts = {rendezvous(f"leader/{step}", NAMES)[0] for step in range(100)}
+    assert len(firsts) > 8
+    order = rendezvous("key", NAMES)
+    assert rendezvous("key", [name for name in NAMES if name != order[0]]) == order[1:]
+
+
+def test_heads_conduct_before_others_and_members_before_newcomers() -> None:
+    cards = [card("head", stage=0), card("tail", stage=2), card("new", stage=0), card("late", stage=0, arrival=5)]
+    order = conductor_order(7, cards, ["tail", "head", "gone"])
+    assert order == ["head", "tail", "new", "late"]
+
+
+@pytest.mark.parametrize("clock", [0, 1, 1 << 61])
+def test_at_version_0_the_first_head_that_came_conducts_whatever_clocks_say(clock: int) -> None:
+    cards = [
+        card("a", stage=0, incarnation=clock, arrival=2),
+        card("b", stage=0, incarnation=9, arrival=1),
+        card("c", stage=1, incarnation=3),
+    ]
+    assert conductor_order(1, cards, []) == ["b", "a", "c"]
+
+
+@given(st.integers(1, 50), st.sets(st.sampled_from(NAMES), min_size=1), st.randoms(use_true_random=False))
+def test_whoever_comes_during_a_step_does_not_change_who_leads_it(
+    step: int, members: set[str], draw: random.Random
+) -> None:
+    cards = [card(name, stage=draw.randrange(3)) for name in sorted(members)]
+    before = conductor_order(step, cards, sorted(members))
+    newcomers = [card(f"new{number}", stage=0, arrival=number) for number in range(3)]
+    assert conductor_order(step, [*newcomers, *cards], sorted(members))[: len(before)] == before
+
+
+def test_who_is_not_at_work_does_not_conduct() -> None:
+    cards = [card("a", state="finished"), card("b", state="joining"), card("c", state="draining"), card("d")]
+    assert sorted(conductor_order(1, cards, ["a", "b", "c", "d"])) == ["c", "d"], "who drains ends what it leads"
+
+
+@pytest.mark.parametrize(("said", "used"), [(1.5, 1.5), (math.nan, 0.0), (math.inf, 0.0), (-1.0, 0.0), (0.0, 0.0)])
+def test_rates_that_are_no_numbers_are_not_used(said: float, used: float) -> None:
+    assert nan_to_zero(said) == used

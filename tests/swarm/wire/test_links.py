@@ -1,0 +1,391 @@
+"""Links: nobody ungreeted or of another run is answered; refusals are sentences; malformed words cost a connection."""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.sim.clock import run_virtual
+from swarmd.sim.network import SimNetwork
+from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.wire import links as links_module
+from swarmd.swarm.wire.framing import from_frame, to_frame
+from swarmd.swarm.wire.incarnation import RISES, RISES_SECONDS, Incarnation
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import (
+    INCARNATION_LIMIT,
+    INCARNATION_STEP,
+    PROTOCOL,
+    Ack,
+    AskPlace,
+    AskRecord,
+    AskSettings,
+    Beat,
+    Busy,
+    Card,
+    Hello,
+    Room,
+    SayHello,
+    Settings,
+)
+from swarmd.values import Frame
+from tests.swarm.cards import card
+
+
+@dataclass
+class Node:
+    """One end, and what it has heard."""
+
+    links: Links
+    membership: Membership
+    cards: list[Card] = field(default_factory=list)
+    rooms: list[tuple[str, int]] = field(default_factory=list)
+
+    async def answer_room(self, peer: str, room: Room) -> Ack:
+        self.rooms.append((peer, room.hops))
+        return Ack()
+
+
+def node(network: SimNetwork, name: str, run: str | None = "run") -> Node:
+    membership = Membership(card(name))
+    settings = None if run is None else Settings({"name": "toy"}, run)
+    it = Node(Links(network.transport(name), membership, lambda: settings), membership)
+    it.links.on_card(it.cards.append)
+    it.links.answers(Room, it.answer_room)
+    return it
+
+
+def meet(test: Callable[[Node, Node], Awaitable[None]], other_run: str | None = "run", run: str | None = "run") -> None:
+    """Runs a test with two nodes, a and b, that know each other's addresses."""
+
+    async def main() -> None:
+        network = SimNetwork()
+        one, other = node(network, "a", run), node(network, "b", other_run)
+        one.links.transport.learn("b", ())
+        other.links.transport.learn("a", ())
+        await test(one, other)
+
+    run_virtual(main())
+
+
+async def forever() -> Any:
+    """Doesn't answer."""
+    await asyncio.get_running_loop().create_future()
+
+
+async def ask_raw(asker: Node, peer: str, frame: Frame) -> object:
+    """Asks past the asker's own manners."""
+    return from_frame(await asker.links.transport.request(peer, frame))
+
+
+def test_a_question_is_preceded_by_a_greeting_and_both_get_the_others_card() -> None:
+    async def test(a: Node, b: Node) -> None:
+        answer = await a.links.ask("b", Room(3), Ack, deadline_s=1)
+        assert answer == Ack()
+        assert b.rooms == [("a", 3)]
+        assert [it.peer for it in a.cards] == ["b"]
+        assert [it.peer for it in b.cards] == ["a"]
+        await b.links.ask("a", Room(4), Ack, deadline_s=1)
+        assert len(a.cards) == len(b.cards) == 1, "one greeting is enough for both"
+
+    meet(test)
+
+
+def test_many_questions_at_once_share_one_greeting() -> None:
+    async def test(a: Node, b: Node) -> None:
+        await asyncio.gather(*(a.links.ask("b", Room(n), Ack, deadline_s=1) for n in range(20)))
+        assert len(b.rooms) == 20
+        assert len(b.cards) == 1
+
+    meet(test)
+
+
+def test_a_peer_of_another_run_is_refused_with_a_sentence() -> None:
+    async def test(a: Node, b: Node) -> None:
+        with pytest.raises(Refused, match="is of run run and this daemon of run another; their settings differ"):
+            await a.links.ask("b", Room(3), Ack, deadline_s=1)
+        assert (a.cards, b.cards, b.rooms) == ([], [], [])
+
+    meet(test, other_run="another")
+
+
+def test_another_protocol_is_refused_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(a: Node, b: Node) -> None:
+        hello = Hello(PROTOCOL + 1, "run", a.membership.own)
+        with pytest.raises(Refused, match=rf"speaks protocol {PROTOCOL + 1} and this daemon {PROTOCOL}; update"):
+            await ask_raw(a, "b", to_frame(hello))
+        assert isinstance(await ask_raw(a, "b", to_frame(Room(3))), SayHello)
+
+    meet(test)
+
+
+def test_an_answer_of_another_protocol_is_refused_by_the_asker() -> None:
+    async def test(a: Node, b: Node) -> None:
+        async def old(peer: str, frame: Frame) -> Frame:
+            return to_frame(Hello(PROTOCOL - 1, "run", b.membership.own))
+
+        b.links.transport.serve(old)
+        with pytest.raises(Refused, match="protocol"):
+            await a.links.greet("b")
+        assert a.cards == []
+
+    meet(test)
+
+
+def test_who_hasnt_greeted_is_told_to() -> None:
+    async def test(a: Node, b: Node) -> None:
+        for message in (Room(3), AskRecord(1), AskPlace(0, True)):
+            assert await ask_raw(a, "b", to_frame(message)) == SayHello()
+        assert b.rooms == []
+
+    meet(test)
+
+
+def test_an_asker_whose_peer_lost_sight_of_it_greets_again() -> None:
+    async def test(a: Node, b: Node) -> None:
+        await a.links.greet("b")
+        b.links._greeted.clear()
+        assert await a.links.ask("b", Room(3), Ack, deadline_s=1) == Ack()
+        assert b.rooms == [("a", 3)]
+
+    meet(test)
+
+
+def test_a_card_of_somebody_else_costs_the_connection() -> None:
+    async def test(a: Node, b: Node) -> None:
+        hello = Hello(PROTOCOL, "run", dataclasses.replace(a.membership.own, peer="c"))
+        with pytest.raises(PeerUnreachable):
+            await ask_raw(a, "b", to_frame(hello))
+        assert a.links.transport.connected() == ()
+        assert b.cards == []
+
+    meet(test)
+
+
+MALFORMED = [Frame("Dance", {}), Frame("Room", {}), Frame("Room", {"hops": "many"}), Frame("Room", {"hops": 1}, (b"",))]
+
+
+@pytest.mark.parametrize("frame", MALFORMED)
+def test_a_malformed_question_costs_the_connection(frame: Frame) -> None:
+    async def test(a: Node, b: Node) -> None:
+        await a.links.greet("b")
+        lost: list[str] = []
+        b.links.on_lost(lost.append)
+        with pytest.raises(PeerUnreachable):
+            await ask_raw(a, "b", frame)
+        assert lost == ["a"]
+        assert b.rooms == []
+
+    meet(test)
+
+
+@pytest.mark.parametrize("answer", [Frame("Dance", {}), Frame("Ack", {"more": 1}), to_frame(Busy(1))])
+def test_a_wrong_answer_costs_the_connection(answer: Frame) -> None:
+    async def test(a: Node, b: Node) -> None:
+        await a.links.greet("b")
+
+        async def wrong(peer: str, frame: Frame) -> Frame:
+            return answer
+
+        b.links.transport.serve(wrong)
+        with pytest.raises(PeerFault):
+            await a.links.ask("b", Room(3), Ack, deadline_s=1)
+        assert a.links.transport.connected() == ()
+
+    meet(test)
+
+
+def test_what_nobody_answers_is_refused() -> None:
+    async def test(a: Node, b: Node) -> None:
+        with pytest.raises(Refused, match="nobody here answers Beat now"):
+            await a.links.ask("b", Beat((), 0, 0.0, 0.0), Ack, deadline_s=1)
+
+    meet(test)
+
+
+def test_a_broken_connection_means_greeting_again() -> None:
+    async def test(a: Node, b: Node) -> None:
+        await a.links.greet("b")
+        lost: list[str] = []
+        a.links.on_lost(lost.append)
+        await a.links.transport.drop("b")
+        assert lost == ["b"]
+        await a.links.ask("b", Room(3), Ack, deadline_s=1)
+        assert len(b.cards) == 2
+
+    meet(test)
+
+
+def test_a_word_from_a_peer_is_a_sign_of_life() -> None:
+    async def test(a: Node, b: Node) -> None:
+        b.membership.hear(a.membership.own, 0.0)
+        await a.links.greet("b")
+        b.membership.suspect("a")
+        await a.links.ask("b", Room(3), Ack, deadline_s=1)
+        assert b.membership.is_live("a")
+
+    meet(test)
+
+
+# ------------------------------------------------------------------------------------------------- settings
+
+
+def test_a_peer_without_a_run_may_ask_for_the_settings_and_nothing_else() -> None:
+    async def test(a: Node, b: Node) -> None:
+        await a.links.greet("b")
+        assert await a.links.ask_settings("b") == Settings({"name": "toy"}, "run", PROTOCOL)
+        assert await ask_raw(a, "b", to_frame(Room(3))) == SayHello()
+        assert b.rooms == []
+
+    meet(test, run=None)
+
+
+def test_a_peer_that_has_no_run_yet_is_not_to_blame() -> None:
+    """One that was killed and starts again is still called by those who knew it."""
+
+    async def test(a: Node, b: Node) -> None:
+        lost: list[str] = []
+        b.links.on_lost(lost.append)
+        with pytest.raises(PeerUnreachable, match="no run yet"):
+            await a.links.ask("b", Room(3), Ack, deadline_s=1)
+        assert (b.rooms, lost) == ([], []), "the connection stays: through it the peer may be learning the run now"
+
+    meet(test, other_run=None)
+
+
+def test_an_idle_peer_has_no_settings_to_give() -> None:
+    async def test(a: Node, b: Node) -> None:
+        with pytest.raises(Refused, match="idle and has no run"):
+            await a.links.ask_settings("b")
+        assert await ask_raw(b, "a", to_frame(AskSettings())) == Settings({"name": "toy"}, "run", PROTOCOL)
+
+    meet(test, other_run=None)
+
+
+# ------------------------------------------------------------------------------------------------- many, and oneself
+
+
+def test_of_many_those_that_answer_are_heard() -> None:
+    async def main() -> None:
+        network = SimNetwork()
+        nodes = {name: node(network, name, "another" if name == "c" else "run") for name in "abcd"}
+        for name in "bcd":
+            nodes["a"].links.transport.learn(name, ())
+
+        async def never(peer: str, frame: Frame) -> Frame:
+            return cast("Frame", await forever())
+
+        nodes["d"].links.transport.serve(never)
+        began = asyncio.get_running_loop().time()
+        answers = await nodes["a"].links.tell_all(["a", "b", "c", "d", "gone"], Room(1), Ack, deadline_s=2)
+        assert list(answers) == ["a", "b"], "in the order asked, oneself without the network"
+        assert asyncio.get_running_loop().time() - began == pytest.approx(2)
+
+    run_virtual(main())
+
+
+def test_who_is_gone_is_unreachable_at_once() -> None:
+    async def main() -> None:
+        network = SimNetwork()
+        one, other = node(network, "a"), node(network, "b")
+        one.links.transport.learn("b", ())
+        await one.links.greet("b")
+
+        async def never(peer: str, room: Room) -> Ack:
+            network.kill("b")
+            return cast("Ack", await forever())
+
+        other.links.answers(Room, never)
+        with pytest.raises(PeerUnreachable):
+            await one.links.ask("b", Room(1), Ack, deadline_s=None)
+        with pytest.raises(PeerUnreachable):
+            await one.links.ask("b", Room(1), Ack, deadline_s=None)
+        assert asyncio.get_running_loop().time() < 1
+
+    run_virtual(main())
+
+
+def test_a_greeting_that_never_ends_is_given_up() -> None:
+    async def test(a: Node, b: Node) -> None:
+        async def never(peer: str, frame: Frame) -> Frame:
+            return cast("Frame", await forever())
+
+        b.links.transport.serve(never)
+        with pytest.raises(TimeoutError):
+            await a.links.ask("b", Room(1), Ack, deadline_s=None)
+        assert asyncio.get_running_loop().time() == pytest.approx(links_module.GREETING_SECONDS)
+
+    meet(test)
+
+
+# ------------------------------------------------------------------------------------------------- former lives
+
+
+@pytest.mark.parametrize("who", ["the restarted one", "who knew it before"])
+def test_a_life_that_others_take_for_a_former_one_goes_above_that(who: str) -> None:
+    async def test(one: Node, other: Node) -> None:
+        one.membership.hear(card("b", incarnation=9, addresses=("/old",)), 0.0)
+        asker, answerer = (other, one) if who == "the restarted one" else (one, other)
+        await asker.links.greet(answerer.links.transport.peer_id)
+        assert other.membership.own.incarnation == 9 + INCARNATION_STEP
+        assert one.cards[-1] == other.membership.own, "it was heard in its present life"
+        assert isinstance(await asker.links.ask(answerer.links.transport.peer_id, Room(1), Ack, deadline_s=1), Ack)
+
+    meet(test)
+
+
+def test_whoever_cannot_go_above_is_refused_with_a_sentence() -> None:
+    async def test(one: Node, other: Node) -> None:
+        one.membership.hear(card("b", incarnation=INCARNATION_LIMIT), 0.0)
+        with pytest.raises(Refused, match="don't agree on which of their lives"):
+            await other.links.greet("a")
+        assert other.membership.own.incarnation == 1
+        one.membership.sweep(1000.0)  # once its peer has been silent long enough, the lie is forgotten
+        await other.links.greet("a")
+
+    meet(test)
+
+
+def test_a_liar_raises_an_incarnation_a_few_times_a_minute() -> None:
+    async def test(one: Node, other: Node) -> None:
+        kept: list[int] = []
+
+        async def keep(incarnation: int) -> None:
+            kept.append(incarnation)
+
+        own = Incarnation(one.membership, keep)
+        for _ in range(100):
+            await own.rise_above(one.membership.own.incarnation)
+        assert kept == [1 + (number + 1) * INCARNATION_STEP for number in range(RISES)]
+        assert one.membership.own.incarnation == kept[-1]
+        await asyncio.sleep(RISES_SECONDS)
+        assert await own.rise_above(kept[-1])
+        assert kept[-1] == one.membership.own.incarnation == 1 + (RISES + 1) * INCARNATION_STEP
+
+    meet(test)
+
+
+def test_an_incarnation_that_cannot_be_written_down_is_not_used() -> None:
+    async def full(_incarnation: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def test(one: Node, other: Node) -> None:
+        assert not await Incarnation(one.membership, full).rise_above(7)
+        assert one.membership.own.incarnation == 1
+
+    meet(test)
+
+
+@pytest.mark.parametrize("changes", [{"sequence": -1}, {"incarnation": 1 << 63}, {"sequence": 1 << 60}])
+def test_a_card_with_numbers_that_nobody_reaches_costs_its_sender_the_connection(changes: dict[str, int]) -> None:
+    async def test(one: Node, other: Node) -> None:
+        other.membership.own = card("b", **changes)
+        with pytest.raises(PeerFault, match="a card with incarnation"):
+            await one.links.greet("b")
+        assert not one.cards
+
+    meet(test)
