@@ -1,7 +1,7 @@
 """`swarmctl plan` as tables and a plot: what a swarm would do that one thinks of renting.
 
-Reads the question from the command line's words, has `swarmd.sim.planner` answer it, and shows the answer; it computes
-nothing. Imported only when a plan is asked for: the simulator takes half a second to load.
+Reads the question from the command line's words, has `swarmd.sim.planner.plan` answer it, and shows the answer; it
+computes nothing. Imported only when a plan is asked for: the simulator takes half a second to load.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ from swarmctl.render import words
 from swarmd.errors import ConfigError
 from swarmd.printable import SENTENCE_LIMIT, duration, size
 from swarmd.settings import load_run, with_overrides
-from swarmd.sim.costs import find_wire
-from swarmd.sim.devices import parse_peers
-from swarmd.sim.planner import Plan, Question, Row, Variant, plan
-from swarmd.sim.plots import Line, draw
+from swarmd.sim.measure.plots import Line, draw
+from swarmd.sim.planner.costs import find_wire
+from swarmd.sim.planner.devices import parse_peers
+from swarmd.sim.planner.plan import Plan, Question, Row, Variant, plan
 
 BITS = 8
 DTYPES = ("auto", "fp32", "bf16", "fp16")

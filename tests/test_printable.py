@@ -26,7 +26,7 @@ from swarmd.daemon.metrics import render_metrics
 from swarmd.daemon.systemd import Notifier
 from swarmd.errors import Refused
 from swarmd.printable import CUT, LINES_LIMIT, printable, printable_lines
-from swarmd.sim.planner import Outlook, Plan, Row, Variant
+from swarmd.sim.planner.plan import Outlook, Plan, Row, Variant
 from swarmd.status import HopRow, PeerRow, Status
 from swarmd.swarm.peer.drain import Drained
 from tests.daemon.fakes import HOP, PEER, SILENT_PEER, STATUS, FakeDaemon, served

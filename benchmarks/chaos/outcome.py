@@ -91,7 +91,7 @@ def distance(homes: Sequence[Path], run: RunConfig, version: int, cache: Path) -
 
     import torch
 
-    from swarmd.sim.training import plain_training
+    from swarmd.sim.engines.training import plain_training
     from swarmd.stage.data import load_data
     from swarmd.stage.export import assemble
 

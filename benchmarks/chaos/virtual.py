@@ -26,12 +26,12 @@ from benchmarks.chaos.figures import capacity, last_commit, rate_between
 from benchmarks.chaos.plan import FRESH_PROCESS, NAMES, Bag, Fault, plan_fault
 from benchmarks.chaos.recorder import Sample
 from swarmd.errors import ConfigError
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.compute import Speed
-from swarmd.sim.network import Link
-from swarmd.sim.scenario import Scenario
-from swarmd.sim.symbolic import Factory, SymbolicData
-from swarmd.sim.world import World
+from swarmd.sim.engines.symbolic import Factory, SymbolicData
+from swarmd.sim.faults.scenario import Scenario
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.compute import Speed
+from swarmd.sim.world.network import Link
+from swarmd.sim.world.world import World
 
 STAGES, REPLICAS = 3, 3
 SPEED = Speed(0.2, 0.4, 0.002)  # seconds per microbatch, as in the real trial

@@ -26,10 +26,10 @@ from typing import Any
 from benchmarks.pipeline.swarm import Daemon
 from benchmarks.planner.cases import CASES, Case
 from benchmarks.toml import as_toml
-from swarmd.sim.costs import find_wire
-from swarmd.sim.devices import Device, Group, profile_from_plain
-from swarmd.sim.placement import Placement
-from swarmd.sim.planner import Question, look
+from swarmd.sim.planner.costs import find_wire
+from swarmd.sim.planner.devices import Device, Group, profile_from_plain
+from swarmd.sim.planner.placement import Placement
+from swarmd.sim.planner.plan import Question, look
 from swarmd.stage.profile import FEW, Probe, measure_profile, plan_probe
 
 THREADS = 1  # of a daemon

@@ -1,6 +1,6 @@
 """`python -m swarmd.sim`: swarms in virtual time, drawn from seeds or written by hand, and what must hold of them.
 
-Prints and parses; what it shows comes from `campaign.py`, `play.py` and `named.py`. The commands that measure are in
+Prints and parses; what it shows comes from `campaign/` and `faults/named.py`. The commands that measure are in
 `tables.py`.
 """
 
@@ -12,12 +12,13 @@ from typing import Annotated
 
 import typer
 
-from swarmd.sim import campaign, tables
-from swarmd.sim.campaign import Result
-from swarmd.sim.draw import draw_scenario
-from swarmd.sim.named import NAMED
-from swarmd.sim.play import Outcome, play, report
-from swarmd.sim.scenario import Scenario
+from swarmd.sim.campaign import seeds as campaign
+from swarmd.sim.campaign.play import Outcome, play, report
+from swarmd.sim.campaign.seeds import Result
+from swarmd.sim.faults.draw import draw_scenario
+from swarmd.sim.faults.named import NAMED
+from swarmd.sim.faults.scenario import Scenario
+from swarmd.sim.measure import tables
 
 EXIT_FAILED = 1  # a promise was broken
 EXIT_USER = 2  # the user must change something
@@ -103,7 +104,7 @@ def prove(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; the rest on stderr.")] = False,
 ) -> int:
     """Train for real in virtual time, under dozens of faults a run, and compare with a single process."""
-    from swarmd.sim import proof  # with torch, which takes seconds to load and no other command needs
+    from swarmd.sim.campaign import proof  # with torch, which takes seconds to load and no other command needs
 
     results: list[Result] = []
 

@@ -1,7 +1,7 @@
 """What the swarm needs of the world: a network, a device, data and a disk. Nothing else reaches `swarm/`.
 
-In production these are `net.libp2p`, `stage.worker`, `stage.data` and `daemon.local`; in virtual time `sim.network` and
-`sim.compute`. Time comes from the running event loop, chance from an injected `random.Random`.
+In production these are `net.libp2p`, `stage.worker`, `stage.data` and `daemon.store`; in virtual time they are in
+`sim.world`. Time comes from the running event loop, chance from an injected `random.Random`.
 """
 
 from collections.abc import Awaitable, Callable, Container, Sequence

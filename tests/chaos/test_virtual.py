@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.chaos.plan import NAMES
 from benchmarks.chaos.virtual import Storm, print_tables
-from swarmd.sim.clock import run_virtual
+from swarmd.sim.world.clock import run_virtual
 
 
 @pytest.mark.long

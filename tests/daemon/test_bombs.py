@@ -14,7 +14,7 @@ from swarmd.daemon.run_search import RunSearch
 from swarmd.daemon.waits import Waits
 from swarmd.errors import ConfigError
 from swarmd.settings import run_from_plain
-from swarmd.sim.network import SimNetwork
+from swarmd.sim.world.network import SimNetwork
 from swarmd.stage.worker import Worker
 from swarmd.swarm.membership.table import Membership, first_card
 from swarmd.swarm.wire.links import Links

@@ -14,7 +14,7 @@ from swarmd.daemon.local import Home
 from swarmd.daemon.store import LocalStore
 from swarmd.errors import ConfigError
 from swarmd.settings import load_run
-from swarmd.sim.devices import find_device
+from swarmd.sim.planner.devices import find_device
 from swarmd.stage.checkpoint import load_stage, read_manifest, read_state, save_stage
 from swarmd.stage.tokens import load_tokenizer, load_tokens
 

@@ -15,7 +15,7 @@ from swarmd.daemon.prolonging import newest_version, plan_resumed, rates
 from swarmd.daemon.run_search import RunSearch
 from swarmd.errors import ConfigError, Refused
 from swarmd.settings import with_overrides
-from swarmd.sim.network import SimNetwork
+from swarmd.sim.world.network import SimNetwork
 from swarmd.swarm.membership.table import Membership, first_card
 from swarmd.swarm.wire.links import Links
 

@@ -23,8 +23,8 @@ from swarmd.errors import ConfigError, GaveUp, Mismatch, PeerUnreachable, SwarmE
 from swarmd.net.address_book import AddressBook
 from swarmd.net.addresses import parse
 from swarmd.net.limits import TransportLimits
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.network import SimNetwork
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.network import SimNetwork
 from swarmd.swarm.membership.table import Membership, first_card
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Settings

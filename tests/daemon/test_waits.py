@@ -15,7 +15,7 @@ from swarmd.daemon.local import Home
 from swarmd.daemon.node import Node
 from swarmd.daemon.waits import WAITS_LIMIT, Standstill, Waits
 from swarmd.errors import PeerUnreachable
-from swarmd.sim.network import SimNetwork
+from swarmd.sim.world.network import SimNetwork
 from swarmd.status import Queues, Wait
 
 DAY_SECONDS = 86_400

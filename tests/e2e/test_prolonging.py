@@ -9,7 +9,7 @@ import pytest
 
 from swarmd.config import prolonged
 from swarmd.schedule import learning_rate_at
-from swarmd.sim.training import plain_training
+from swarmd.sim.engines.training import plain_training
 from swarmd.stage.data import load_data
 from swarmd.stage.export import assemble
 from tests.e2e.swarm import Daemon, run_command, swarm

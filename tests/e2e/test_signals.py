@@ -138,7 +138,7 @@ async def test_a_start_ends_with_0_whatever_it_is_at(tmp_path: Path, module: str
         ("swarmd", "rich.console", ("demo", "--peers", "3", "--home", "HOME")),
         ("swarmd", "torch", ("profile",)),
         ("swarmctl", "swarmctl.app", ("plan", "--model", "tiny", "--peers", "3xT4@1Gbps")),
-        ("swarmctl", "swarmd.sim.planner", ("plan", "--model", "tiny", "--peers", "3xT4@1Gbps")),
+        ("swarmctl", "swarmd.sim.planner.plan", ("plan", "--model", "tiny", "--peers", "3xT4@1Gbps")),
         ("swarmctl", "swarmctl.app", ("status", "--json")),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from swarmd.config import CodecConfig, DataConfig, ModelConfig, OptimizerConfig, RunConfig
-from swarmd.sim.training import plain_training
+from swarmd.sim.engines.training import plain_training
 from swarmd.stage.data import load_data
 from swarmd.stage.export import assemble
 from tests.e2e.swarm import Daemon, Swarm, check_replicas, swarm

@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from swarmd.config import LimitsConfig
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.play import Play
-from swarmd.sim.scenario import Scenario
-from swarmd.sim.world import SimPeer, World
+from swarmd.sim.campaign.play import Play
+from swarmd.sim.faults.scenario import Scenario
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.wire.messages.common import AskChunk
 from tests.sim.toy import everyone_at, moment
 

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.machine import Machine
-from swarmd.sim.network import Link, SimNetwork
-from swarmd.sim.transport import SimTransport
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.machine import Machine
+from swarmd.sim.world.network import Link, SimNetwork
+from swarmd.sim.world.transport import SimTransport
 from swarmd.values import Frame, Urgency
 
 SLOW = Link(delay_s=1.0, bytes_per_second=1000.0)

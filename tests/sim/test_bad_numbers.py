@@ -13,11 +13,11 @@ import torch
 
 from swarmd.config import CodecConfig, CodecName, RunConfig
 from swarmd.errors import RunEnded
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.reference import Symbols
-from swarmd.sim.symbolic import Factory, SymbolicData
-from swarmd.sim.training import Text
-from swarmd.sim.world import World
+from swarmd.sim.engines.reference import Symbols
+from swarmd.sim.engines.symbolic import Factory, SymbolicData
+from swarmd.sim.engines.training import Text
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.world import World
 from swarmd.stage.engine import StageEngine
 from swarmd.swarm.history.record import Record, clip_factor, record_to_plain
 from swarmd.swarm.peer.drain import Drained

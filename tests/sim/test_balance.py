@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from swarmd.sim import points
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.faults import Crash
-from swarmd.sim.play import Play, play
-from swarmd.sim.point_faults import PointFault
-from swarmd.sim.scenario import Scenario
-from swarmd.sim.world import World
+from swarmd.sim.campaign.play import Play, play
+from swarmd.sim.faults.at_points import PointFault
+from swarmd.sim.faults.scenario import Scenario
+from swarmd.sim.faults.timed import Crash
+from swarmd.sim.world import points
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.world import World
 from swarmd.swarm.balance.balancer import rest_seconds
 from swarmd.swarm.history.record import Move
 from tests.sim.toy import RUN, check_agreement, check_exact, everyone_at, moment, train

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from swarmd.config import RunConfig
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.compute import Speed
-from swarmd.sim.training import Text
-from swarmd.sim.world import SimPeer, World
+from swarmd.sim.engines.training import Text
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.compute import Speed
+from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.peer.ending import LINGER_SECONDS
 from swarmd.swarm.state import manifest as statesync
 from tests.sim.test_bad_numbers import SINGLES, found_in

@@ -8,14 +8,14 @@ import sys
 import pytest
 
 from swarmd.sim import __main__ as command_line
-from swarmd.sim.campaign import Result, Summary, drawn, examine, replay_command, run_campaign
-from swarmd.sim.checks import Violation
-from swarmd.sim.draw import DRAWS, draw_scenario
-from swarmd.sim.faults import Acceptors, Crash, Cut, Fault, Outage, Pause, StageLoss
-from swarmd.sim.named import NAMED
-from swarmd.sim.play import Outcome, play, report, shrink
-from swarmd.sim.scenario import Scenario
-from swarmd.sim.symbolic import SymbolicEngine
+from swarmd.sim.campaign.checks import Violation
+from swarmd.sim.campaign.play import Outcome, play, report, shrink
+from swarmd.sim.campaign.seeds import Result, Summary, drawn, examine, replay_command, run_campaign
+from swarmd.sim.engines.symbolic import SymbolicEngine
+from swarmd.sim.faults.draw import DRAWS, draw_scenario
+from swarmd.sim.faults.named import NAMED
+from swarmd.sim.faults.scenario import Scenario
+from swarmd.sim.faults.timed import Acceptors, Crash, Cut, Fault, Outage, Pause, StageLoss
 from swarmd.swarm.peer.view import View
 
 SEEDS = range(30)  # about 10 seconds of CPU
@@ -43,7 +43,7 @@ def test_every_scenario_with_a_name_keeps_every_promise(name: str) -> None:
 def test_the_same_seed_gives_the_same_trace_in_any_process() -> None:
     """Whatever the hash function's own seed is."""
     program = (
-        "from swarmd.sim.play import play; from swarmd.sim.draw import draw_scenario\n"
+        "from swarmd.sim.campaign.play import play; from swarmd.sim.faults.draw import draw_scenario\n"
         "print(*(play(draw_scenario(seed), trace=True).trace for seed in (3, 7)))"
     )
     traces = {
@@ -72,8 +72,8 @@ def test_watching_changes_nothing() -> None:
 def test_scenarios_are_drawn_from_their_seed_and_print_as_python() -> None:
     names = {kind.__name__: kind for kind in Fault.__subclasses__()}
     from swarmd.config import LimitsConfig
-    from swarmd.sim.network import Link
-    from swarmd.sim.reference import Symbols
+    from swarmd.sim.engines.reference import Symbols
+    from swarmd.sim.world.network import Link
 
     scenarios = [draw_scenario(seed) for seed in range(300)]
     for scenario in scenarios:
@@ -88,7 +88,7 @@ def test_scenarios_are_drawn_from_their_seed_and_print_as_python() -> None:
 
 def test_a_bug_is_found_named_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a bug that a pause sets off, out of many faults the pause remains."""
-    from swarmd.sim.machine import Machine
+    from swarmd.sim.world.machine import Machine
 
     pause, paused = Machine.pause, set()
 
@@ -112,7 +112,7 @@ def test_a_bug_is_found_named_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> Non
         return play(trial)
 
     assert clean(dataclasses.replace(scenario, faults=faults[:1])).passed
-    monkeypatch.setattr("swarmd.sim.play.play", clean)
+    monkeypatch.setattr("swarmd.sim.campaign.play.play", clean)
     outcome = clean(scenario)
     assert outcome.violations[0].promise == 1
     fewest = shrink(scenario, 1)
@@ -156,7 +156,7 @@ def test_a_run_that_takes_too_long_is_a_violation(monkeypatch: pytest.MonkeyPatc
         while True:
             pass
 
-    monkeypatch.setattr("swarmd.sim.campaign.play", endless)
+    monkeypatch.setattr("swarmd.sim.campaign.seeds.play", endless)
     result = examine(0, cpu_s=0.01)
     assert result.promise == 6
     assert result.lines[-1].endswith(replay_command(0))
@@ -201,7 +201,7 @@ def test_exit_codes_tell_what_happened(monkeypatch: pytest.MonkeyPatch) -> None:
         (Summary(interrupted=True), [], 0),
         (Summary(failed=[Result(1, 1)]), [], 1),
     ):
-        monkeypatch.setattr("swarmd.sim.campaign.run_campaign", lambda *_, summary=summary, **__: summary)
+        monkeypatch.setattr("swarmd.sim.campaign.seeds.run_campaign", lambda *_, summary=summary, **__: summary)
         assert command_line.run_command_line(["run", *seeds]) == code
 
 

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from swarmd.sim.checks import BOUNDS, Bound, Violation, Visit, check_bounds, check_chain, check_moves
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.play import Play, play
-from swarmd.sim.reference import share
-from swarmd.sim.scenario import Scenario
-from swarmd.sim.symbolic import SymbolicEngine
-from swarmd.sim.world import SimPeer
+from swarmd.sim.campaign.checks import BOUNDS, Bound, Violation, Visit, check_bounds, check_chain, check_moves
+from swarmd.sim.campaign.play import Play, play
+from swarmd.sim.engines.reference import share
+from swarmd.sim.engines.symbolic import SymbolicEngine
+from swarmd.sim.faults.scenario import Scenario
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.world import SimPeer
 from swarmd.swarm.history.history import RECORDS_KEPT
 from swarmd.values import HopId
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from swarmd.sim.clock import SWEEP_TIMERS, Deadlock, VirtualLoop, run_virtual
+from swarmd.sim.world.clock import SWEEP_TIMERS, Deadlock, VirtualLoop, run_virtual
 
 
 def test_hours_pass_at_once() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from swarmd.config import LimitsConfig
-from swarmd.sim.compute import Speed
-from swarmd.sim.transport import SimTransport
-from swarmd.sim.world import SimPeer, World
+from swarmd.sim.world.compute import Speed
+from swarmd.sim.world.transport import SimTransport
+from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.wire.messages.common import Accept, Card, Prepare
 from swarmd.swarm.wire.messages.round import Close
 from swarmd.values import Frame, PeerId

@@ -9,10 +9,10 @@ import re
 
 import pytest
 
-from swarmd.sim.faults import Fault, Partition, Pause
-from swarmd.sim.network import Link
-from swarmd.sim.play import play
-from swarmd.sim.scenario import Scenario
+from swarmd.sim.campaign.play import play
+from swarmd.sim.faults.scenario import Scenario
+from swarmd.sim.faults.timed import Fault, Partition, Pause
+from swarmd.sim.world.network import Link
 
 CALM = Scenario(replicas=(3, 3, 3), microbatches=48, steps=3, speeds=(0.2,), link=Link(delay_s=0.0005))
 STRUCK = 2  # the step

@@ -8,11 +8,11 @@ import pytest
 
 from swarmd.config import LimitsConfig
 from swarmd.errors import Refused
-from swarmd.sim import points
-from swarmd.sim.faults import Crash, Move, Partition
-from swarmd.sim.play import play
-from swarmd.sim.scenario import Scenario
-from swarmd.sim.world import SimPeer, World
+from swarmd.sim.campaign.play import play
+from swarmd.sim.faults.scenario import Scenario
+from swarmd.sim.faults.timed import Crash, Move, Partition
+from swarmd.sim.world import points
+from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.wire.messages.common import AskMove, AskStay, Wished
 from tests.sim.movers import ask, granted, members, swarm
 from tests.sim.toy import RUN, accumulated, check_agreement, check_exact, everyone_at, long, moment, step_of, train

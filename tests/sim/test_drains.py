@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from swarmd.errors import Refused
-from swarmd.sim import points
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.faults import Crash, Drain, Hold
-from swarmd.sim.play import Play, play
-from swarmd.sim.scenario import Scenario
-from swarmd.sim.world import SimPeer, World
+from swarmd.sim.campaign.play import Play, play
+from swarmd.sim.faults.scenario import Scenario
+from swarmd.sim.faults.timed import Crash, Drain, Hold
+from swarmd.sim.world import points
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.peer.drain import Drained
 from tests.sim.toy import PAIRS, SHORT, check_agreement, check_exact, everyone_at, journeys_of, moment, step_of, train
 
@@ -322,7 +322,7 @@ def test_what_cannot_pause_says_why() -> None:
 
 
 def test_scenarios_draw_drains() -> None:
-    from swarmd.sim.draw import draw_scenario
+    from swarmd.sim.faults.draw import draw_scenario
 
     drawn = [type(fault) for seed in range(60) for fault in draw_scenario(seed).faults]
     assert drawn.count(Drain) > 3

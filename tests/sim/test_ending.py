@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from swarmd.config import LimitsConfig
-from swarmd.sim import points
-from swarmd.sim.checks import check_final_state
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.training import Text
-from swarmd.sim.world import SimPeer, World
+from swarmd.sim.campaign.checks import check_final_state
+from swarmd.sim.engines.training import Text
+from swarmd.sim.world import points
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.state import manifest as statesync
 from tests.sim.toy import PAIRS, RUN, everyone_at, moment
 

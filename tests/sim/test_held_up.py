@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from swarmd.sim.world import SimPeer, World
+from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.rounds.holdups import HOLDUP_FLOOR_SECONDS, TAKING_UP_SECONDS
 from swarmd.swarm.wire.messages.round import Contribution, Plan
 from tests.sim.nodes import forever

@@ -13,12 +13,12 @@ import pytest
 
 from swarmd.config import LimitsConfig
 from swarmd.errors import ConfigError
-from swarmd.sim import points
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.compute import Speed
-from swarmd.sim.points import Action
-from swarmd.sim.training import Text
-from swarmd.sim.world import SimPeer, World
+from swarmd.sim.engines.training import Text
+from swarmd.sim.world import points
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.compute import Speed
+from swarmd.sim.world.points import Action
+from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.history import history
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.membership.table import Membership

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from swarmd.sim.world import World
+from swarmd.sim.world.world import World
 from tests.sim.toy import (
     RUN,
     SHORT,

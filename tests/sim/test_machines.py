@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from swarmd.errors import PeerUnreachable
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.compute import FORWARD, SimCompute, Speed
-from swarmd.sim.machine import MACHINE, Machine
-from swarmd.sim.network import SimNetwork
-from swarmd.sim.training import Text
-from swarmd.sim.world import World
+from swarmd.sim.engines.training import Text
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.compute import FORWARD, SimCompute, Speed
+from swarmd.sim.world.machine import MACHINE, Machine
+from swarmd.sim.world.network import SimNetwork
+from swarmd.sim.world.world import World
 from swarmd.values import BackwardResult, HopId, TailResult
 from tests.sim.nodes import Node, forever, now, play
 from tests.sim.toy import PAIRS, SHORT, check_agreement, check_exact, everyone_at, moment, start_all, train

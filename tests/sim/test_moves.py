@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from swarmd.errors import ConfigError, Refused
-from swarmd.sim import points
-from swarmd.sim.faults import Crash, Move, Partition
-from swarmd.sim.play import play
-from swarmd.sim.scenario import Scenario
-from swarmd.sim.world import SimPeer, World
+from swarmd.sim.campaign.play import play
+from swarmd.sim.faults.scenario import Scenario
+from swarmd.sim.faults.timed import Crash, Move, Partition
+from swarmd.sim.world import points
+from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.balance.sizes import state_bytes
 from swarmd.swarm.state import manifest as statesync
 from swarmd.swarm.wire.messages.common import Hop

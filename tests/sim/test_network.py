@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.damage import WAYS
-from swarmd.sim.mesh import GOSSIP_DEGREE
-from swarmd.sim.network import DIAL_SECONDS, Link, SimNetwork
-from swarmd.sim.training import Text
-from swarmd.sim.transport import SERVING_PER_PEER
-from swarmd.sim.wires import HEADER_BYTES
-from swarmd.sim.world import World
+from swarmd.sim.engines.training import Text
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.damage import WAYS
+from swarmd.sim.world.mesh import GOSSIP_DEGREE
+from swarmd.sim.world.network import DIAL_SECONDS, Link, SimNetwork
+from swarmd.sim.world.transport import SERVING_PER_PEER
+from swarmd.sim.world.uplinks import HEADER_BYTES
+from swarmd.sim.world.world import World
 from swarmd.swarm.wire.framing import from_frame, to_frame
 from swarmd.swarm.wire.messages import common as messages
 from swarmd.values import Encoded, Frame
@@ -593,8 +593,8 @@ def test_everything_is_counted_by_peer_and_by_kind() -> None:
 
 SCRIPT = """
 import asyncio
-from swarmd.sim.network import Link
-from swarmd.sim import points
+from swarmd.sim.world.network import Link
+from swarmd.sim.world import points
 from tests.sim.test_network import traced
 from tests.sim.toy import everyone_at, moment
 

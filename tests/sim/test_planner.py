@@ -11,15 +11,16 @@ import pytest
 from swarmd.config import CodecConfig, ModelConfig, RunConfig
 from swarmd.errors import ConfigError
 from swarmd.settings import load_run, preset_names
-from swarmd.sim import costs, planner
-from swarmd.sim.costs import StageSpeed, find_wire
-from swarmd.sim.devices import DEVICES, Group, find_device, parse_peers, profile_from_plain
-from swarmd.sim.machine import Host, Machine
-from swarmd.sim.phantom import BYTES_PER_ELEMENT
-from swarmd.sim.placement import Placement, plan_placement
-from swarmd.sim.planner import Question, look, plan
-from swarmd.sim.rehearsal import Actor, rehearse
-from swarmd.sim.square_cube import SHAPES
+from swarmd.sim.engines.phantom import BYTES_PER_ELEMENT
+from swarmd.sim.measure.square_cube import SHAPES
+from swarmd.sim.planner import costs
+from swarmd.sim.planner import plan as planner
+from swarmd.sim.planner.costs import StageSpeed, find_wire
+from swarmd.sim.planner.devices import DEVICES, Group, find_device, parse_peers, profile_from_plain
+from swarmd.sim.planner.placement import Placement, plan_placement
+from swarmd.sim.planner.plan import Question, look, plan
+from swarmd.sim.planner.rehearsal import Actor, rehearse
+from swarmd.sim.world.machine import Host, Machine
 from swarmd.swarm.balance.sizes import stage_parameters, state_bytes
 
 MBPS = 1e6 / 8

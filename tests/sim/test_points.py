@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from swarmd.errors import PeerUnreachable
-from swarmd.sim import points
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.machine import MACHINE, Machine
-from swarmd.sim.network import SimNetwork
-from swarmd.sim.points import GROUPS, NOT_ASKED, Points, all_points, step_of
-from swarmd.sim.transport import SimTransport
-from swarmd.sim.world import World
+from swarmd.sim.world import points
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.machine import MACHINE, Machine
+from swarmd.sim.world.network import SimNetwork
+from swarmd.sim.world.points import GROUPS, NOT_ASKED, Points, all_points, step_of
+from swarmd.sim.world.transport import SimTransport
+from swarmd.sim.world.world import World
 from swarmd.swarm import ports
 from swarmd.swarm.wire import framing
 from swarmd.swarm.wire.framing import to_frame

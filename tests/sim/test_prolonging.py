@@ -11,10 +11,10 @@ import pytest
 from swarmd.config import prolonged
 from swarmd.errors import ConfigError
 from swarmd.schedule import learning_rate_at
-from swarmd.sim import points
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.training import Text
-from swarmd.sim.world import World
+from swarmd.sim.engines.training import Text
+from swarmd.sim.world import points
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.world import World
 from swarmd.swarm.state import manifest as statesync
 from tests.sim.test_returns import LIMITS, MIDDLES, SAVING, SECONDS, check_chain, copied
 from tests.sim.toy import PAIRS, check_exact, everyone_at, long, moment, start_all, step_of

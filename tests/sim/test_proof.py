@@ -11,14 +11,14 @@ import pytest
 
 from swarmd.config import RunConfig
 from swarmd.sim import __main__ as command_line
-from swarmd.sim import proof
-from swarmd.sim.campaign import Result, Summary
-from swarmd.sim.compute import torch_engine
-from swarmd.sim.draw import DRAWS
-from swarmd.sim.play import play
-from swarmd.sim.point_faults import InStep
-from swarmd.sim.proof import FAULTS, STEPS, TOLERANCE, Training, TrainingPlay, draw_training, examine
-from swarmd.sim.training import Text
+from swarmd.sim.campaign import proof
+from swarmd.sim.campaign.play import play
+from swarmd.sim.campaign.proof import FAULTS, STEPS, TOLERANCE, Training, TrainingPlay, draw_training, examine
+from swarmd.sim.campaign.seeds import Result, Summary
+from swarmd.sim.engines.training import Text
+from swarmd.sim.faults.at_points import InStep
+from swarmd.sim.faults.draw import DRAWS
+from swarmd.sim.world.compute import torch_engine
 
 CALM = Training(replicas=(2, 2, 2), microbatches=4, steps=3)
 
@@ -90,7 +90,7 @@ def campaign_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Result], None]:
             told(result)
             return summary
 
-        monkeypatch.setattr("swarmd.sim.campaign.run_campaign", run_campaign)
+        monkeypatch.setattr("swarmd.sim.campaign.seeds.run_campaign", run_campaign)
 
     return give
 

@@ -10,10 +10,10 @@ import pytest
 
 from swarmd.config import LimitsConfig
 from swarmd.errors import Refused, SwarmError
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.network import Link
-from swarmd.sim.training import Text
-from swarmd.sim.world import SimPeer, World
+from swarmd.sim.engines.training import Text
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.network import Link
+from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.rounds import parts
 from swarmd.swarm.rounds.exchange import Exchange
 from swarmd.swarm.rounds.member import Rounds

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from swarmd.sim.__main__ import run_command_line
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.figures import Scale, measure_scale, open_world, plan_run
-from swarmd.sim.world import ENTRIES
+from swarmd.sim.measure.figures import Scale, measure_scale, open_world, plan_run
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.world import ENTRIES
 from swarmd.swarm.hops.beats import BEAT_CEILING_SECONDS, beat_interval
 from swarmd.swarm.hops.custody import SILENCE_CEILING_SECONDS, UNCLAIMED_SECONDS
 from swarmd.swarm.membership.gossip import cards_for

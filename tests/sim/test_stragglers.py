@@ -5,10 +5,10 @@ import dataclasses
 
 import pytest
 
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.compute import Speed
-from swarmd.sim.training import Text
-from swarmd.sim.world import World
+from swarmd.sim.engines.training import Text
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.compute import Speed
+from swarmd.sim.world.world import World
 from tests.sim.toy import RUN, check_agreement, check_exact, everyone_at, long, moment
 
 NORMAL, SLOW = Speed(0.5, 1.0, 0.01), Speed(5.0, 10.0, 0.01)

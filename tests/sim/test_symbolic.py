@@ -13,9 +13,9 @@ import torch
 from swarmd.config import CodecConfig, RunConfig
 from swarmd.errors import HopForgotten, NonFinite, PeerFault
 from swarmd.schedule import learning_rate_at
-from swarmd.sim.reference import Reference, Symbols, clip, round_is_spoiled, share, spoiled_at, spoiled_early
-from swarmd.sim.symbolic import Factory, Foreign, SymbolicEngine, pack, stamped, tokens_of
-from swarmd.sim.training import toy_tokens
+from swarmd.sim.engines.reference import Reference, Symbols, clip, round_is_spoiled, share, spoiled_at, spoiled_early
+from swarmd.sim.engines.symbolic import Factory, Foreign, SymbolicEngine, pack, stamped, tokens_of
+from swarmd.sim.engines.training import toy_tokens
 from swarmd.stage.codec import encode
 from swarmd.stage.engine import StageEngine
 from swarmd.values import Encoded, HopId
@@ -203,7 +203,7 @@ def test_a_state_is_exported_and_imported_whole_or_not_at_all() -> None:
 
 def test_it_needs_no_torch() -> None:
     """A campaign starts two processes, and neither should load 200 MB to add whole numbers."""
-    program = "import swarmd.sim.symbolic, sys; assert not {'torch', 'numpy'} & set(sys.modules), 'loaded'"
+    program = "import swarmd.sim.engines.symbolic, sys; assert not {'torch', 'numpy'} & set(sys.modules), 'loaded'"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from swarmd.sim.draw import draw_scenario
-from swarmd.sim.named import NAMED
-from swarmd.sim.play import play
-from swarmd.sim.scenario import Scenario
+from swarmd.sim.campaign.play import play
+from swarmd.sim.faults.draw import draw_scenario
+from swarmd.sim.faults.named import NAMED
+from swarmd.sim.faults.scenario import Scenario
 
 RECORDED = Path(__file__).with_name("traces.json")
 SEEDS = (1, 2, 3, 5, 7, 11, 42, 101, 256, 404, 777, 1001, 1234, 2026, 4711, 9000, 12000, 40961, 65537, 99991)

@@ -14,11 +14,11 @@ import pytest
 
 from swarmd.config import LimitsConfig
 from swarmd.errors import NonFinite
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.compute import SimCompute, Speed
-from swarmd.sim.network import Link
-from swarmd.sim.training import Text
-from swarmd.sim.world import World
+from swarmd.sim.engines.training import Text
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.compute import SimCompute, Speed
+from swarmd.sim.world.network import Link
+from swarmd.sim.world.world import World
 from swarmd.values import Encoded, HopId, TailResult
 from tests.sim.toy import (
     PAIRS,

@@ -3,10 +3,10 @@
 import pytest
 
 from swarmd.config import LimitsConfig
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.play import Play
-from swarmd.sim.scenario import Scenario
-from swarmd.sim.world import World
+from swarmd.sim.campaign.play import Play
+from swarmd.sim.faults.scenario import Scenario
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.world import World
 from tests.sim.toy import everyone_at
 
 SCENARIO = Scenario(

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from swarmd.config import RunConfig
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.compute import Speed, torch_engine
-from swarmd.sim.training import Text
-from swarmd.sim.world import SimPeer, World
+from swarmd.sim.engines.training import Text
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.compute import Speed, torch_engine
+from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.hops.ailing import FAILURES
 from tests.sim.toy import (
     RUN,

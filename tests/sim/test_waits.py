@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from swarmd.sim.world import World
+from swarmd.sim.world.world import World
 from swarmd.swarm.state import manifest as statesync
 from tests.sim.movers import ask, slow_chunks, swarm
 from tests.sim.test_drains import MICROBATCHES, drain, half_done

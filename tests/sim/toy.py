@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from swarmd.config import CodecConfig, LimitsConfig, ModelConfig, OptimizerConfig, RunConfig
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.compute import SimCompute, Speed
-from swarmd.sim.network import Link
-from swarmd.sim.training import Text, plain_training
-from swarmd.sim.world import SimPeer, World
+from swarmd.sim.engines.training import Text, plain_training
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.compute import SimCompute, Speed
+from swarmd.sim.world.network import Link
+from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.membership.table import leader_order
 from swarmd.swarm.rounds.member import Rounds

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from swarmd.sim.world import World
+from swarmd.sim.world.world import World
 from swarmd.status import Wait
 from tests.sim.toy import moment
 

@@ -10,7 +10,7 @@ import torch
 
 from swarmd.config import CodecConfig, CodecName, RunConfig
 from swarmd.errors import NonFinite
-from swarmd.sim.training import toy_tokens
+from swarmd.sim.engines.training import toy_tokens
 from swarmd.stage.codec import LARGEST_SENT, decode, encode
 from swarmd.stage.engine import StageEngine
 from swarmd.stage.finite import all_finite

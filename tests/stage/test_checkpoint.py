@@ -12,7 +12,7 @@ import torch
 
 from swarmd.config import RunConfig, prolonged
 from swarmd.errors import ConfigError
-from swarmd.sim.training import as_ids, plain_training, toy_tokens
+from swarmd.sim.engines.training import as_ids, plain_training, toy_tokens
 from swarmd.stage.checkpoint import load_stage, save_stage, saved, saved_versions
 from swarmd.stage.engine import StageEngine
 from swarmd.stage.export import assemble, generate

@@ -10,7 +10,7 @@ import torch
 
 from swarmd.config import CodecConfig, RunConfig
 from swarmd.errors import ConfigError, HopForgotten, NonFinite, PeerFault
-from swarmd.sim.training import plain_training, toy_tokens
+from swarmd.sim.engines.training import plain_training, toy_tokens
 from swarmd.stage.codec import decode, encode
 from swarmd.stage.engine import StageEngine
 from swarmd.values import Encoded, HopId

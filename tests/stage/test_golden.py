@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from swarmd.sim.training import plain_training
+from swarmd.sim.engines.training import plain_training
 from tests.stage.toy import toy_run, train_pipeline
 
 GOLDEN = Path(__file__).with_name("golden_loss.json")

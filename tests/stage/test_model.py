@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from swarmd.settings import load_run
-from swarmd.sim.training import as_ids, toy_tokens
+from swarmd.sim.engines.training import as_ids, toy_tokens
 from swarmd.stage.model import (
     StageModule,
     applied_parameters,

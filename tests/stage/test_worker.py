@@ -14,7 +14,7 @@ import torch
 
 from swarmd.errors import ConfigError, DeviceLost, HopForgotten, NonFinite, PeerFault
 from swarmd.schedule import learning_rate_at
-from swarmd.sim.training import toy_tokens
+from swarmd.sim.engines.training import toy_tokens
 from swarmd.stage import worker as worker_module
 from swarmd.stage.codec import decode, encode
 from swarmd.stage.worker import Worker

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from swarmd.config import CodecConfig, ModelConfig, OptimizerConfig, RunConfig
 from swarmd.schedule import learning_rate_at
-from swarmd.sim.training import toy_tokens
+from swarmd.sim.engines.training import toy_tokens
 from swarmd.stage.engine import StageEngine
 from swarmd.values import Encoded, HopId
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from swarmd.errors import DeviceLost, HopForgotten, Refused
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.network import SimNetwork
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.network import SimNetwork
 from swarmd.swarm.fence import AGAIN_CEILING_SECONDS, PLACES_KEPT, RECENT_SECONDS, Fence, is_of_device
 from swarmd.swarm.hops.ailing import FAILURES, REST_CEILING_SECONDS, REST_SECONDS, Ailing
 from swarmd.swarm.membership.table import Membership

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from swarmd.sim.clock import run_virtual
+from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.steps.head import plan_slots
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from swarmd.sim.clock import run_virtual
+from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.hops.custody import (
     HUNG_FLOOR_SECONDS,
     MUTE_KEPT,

@@ -1,6 +1,6 @@
 """What a peer keeps of averaged gradients: parts by their bytes, candidates until the commit, bounded."""
 
-from swarmd.sim.clock import run_virtual
+from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.rounds.averaged import CANDIDATES, Held, part_digest
 from swarmd.swarm.wire.messages.round import HeldPart, Part
 from swarmd.values import Encoded

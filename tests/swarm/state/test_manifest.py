@@ -13,8 +13,8 @@ import pytest
 
 from swarmd.config import LimitsConfig, ModelConfig, RunConfig, fingerprint
 from swarmd.errors import Refused
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.network import SimNetwork
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.network import SimNetwork
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Record, build_record, genesis_hash, record_to_plain
 from swarmd.swarm.membership.table import Membership

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from swarmd.sim.clock import run_virtual
+from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.ballots import Mandate
 from swarmd.swarm.membership.table import SILENCE_FLOOR_SECONDS, SMALL_SWARM, Membership, conductor_order
 from swarmd.swarm.signals import Signal

@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
-from swarmd.sim.clock import run_virtual
-from swarmd.sim.network import SimNetwork
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.network import SimNetwork
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire import links as links_module
 from swarmd.swarm.wire.framing import from_frame, to_frame

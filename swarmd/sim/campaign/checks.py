@@ -1,0 +1,436 @@
+"""What must hold of a world, whatever happens to it: one function for every promise of DESIGN section 9.
+
+Each yields `Violation`s and decides nothing else; `watch.py` runs them. Nothing here trusts what the swarm says of
+itself where it can be worked out: gradients and parameters are compared with `Reference`.
+"""
+
+import asyncio
+import itertools
+import traceback
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from swarmd.sim.engines.reference import Reference
+from swarmd.sim.engines.symbolic import Applied, SymbolicEngine
+from swarmd.sim.world.world import SimPeer, World
+from swarmd.swarm.history.history import RECORDS_KEPT
+from swarmd.swarm.membership.table import AT_WORK, MEMBERS_LIMIT
+from swarmd.swarm.peer.ending import MACHINES
+from swarmd.swarm.rounds.repair import SUBTRACTED_AT_ONCE
+from swarmd.values import PeerId
+
+BOOKS_LIMIT = 3  # steps of which a peer keeps a book: the present one, the next, and one that ends
+PINNED_LIMIT = 2  # snapshots that a donor holds at once
+HELD_BESIDES = 2  # steps whose gradients a member may hold besides so many committed ones: the present and the next
+RETAINED_BESIDES = SUBTRACTED_AT_ONCE + 1  # messages that wait for an answer besides hops in flight, and the newest
+TASKS_PER_HOP = 8  # tasks that may stand for one hop at one peer: its journey, question, beat, wait, cancel, repair ...
+TASKS_PER_NEIGHBOUR = 12  # questions, answers, dials and gossip between a peer and one other
+TASKS_FLOOR = 60  # what a peer runs for itself, round included
+DEVICE_QUEUE_PER_HOP = 2  # tasks that wait for a device, of each hop: one that was given up, and its successor
+HELD_FRAMES_PER_PAIR = 500  # behind a wall, one way: what is sent in the minutes until the silent peer is dropped
+FP32_BYTES = 4
+DEVICE_QUEUE_FLOOR = 40  # of rounds, joiners and validation
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A promise that was broken, and where to look."""
+
+    promise: int  # its number in DESIGN section 9
+    text: str
+    step: int | None = None
+    index: int | None = None
+    peer: PeerId | None = None
+
+    def __str__(self) -> str:
+        return f"promise {self.promise}: {self.text}"
+
+
+PROMISES = {
+    1: "every index of a step is in every stage's averaged gradient once",
+    2: "replicas at the same record have the same gradient and the same parameters",
+    3: "training in a swarm equals single-process training",
+    4: "a stage never loses its last replica by its own choice",
+    5: "every queue, buffer and cache has a bound",
+    6: "steps resume within a bounded time when faults stop",
+    7: "nothing that comes from others can crash or stall a peer",
+    8: "each data index is trained once",
+    9: "no peer moves back and forth",
+    10: "a stopped peer leaves nothing behind",
+    11: "at the end of a run every stage's final state is on two machines",
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A step that one engine of the world has ended."""
+
+    stage: int
+    applied: Applied
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of one peer's ledger."""
+
+    peer: PeerId
+    line: dict[str, Any]
+
+
+# ------------------------------------------------------------------------------------------------- promises 1 to 3
+
+
+Blame = Callable[[int, int], tuple[str, int | None]]
+"""What is wrong with the sums of a step and stage: in words, and an index that it concerns."""
+
+
+def check_gradients(reference: Reference, ended: Iterable[Ended], blame: Blame) -> Iterator[Violation]:
+    """Promise 1, worked out anew: what was applied is the sum over 0 .. M-1, each once, over all tokens."""
+    for it in ended:
+        step = it.applied.step
+        skipped = it.applied.grad_digest == ""
+        if skipped != reference.skipped(step):
+            words = "skipped, though all its numbers are finite" if skipped else "applied, though some are not finite"
+            yield Violation(1, f"step {step} was {words} (stage {it.stage})", step)
+        elif not skipped and it.applied.averaged != reference.gradient(step, it.stage):
+            fault, index = blame(step, it.stage)
+            text = f"stage {it.stage} applied another gradient at step {step} than the sum of its hops: {fault}"
+            yield Violation(1, text, step, index)
+
+
+def find_fault(microbatches: int, sums: dict[PeerId, frozenset[int]]) -> tuple[str, int | None]:
+    """Which index is missing or double in the sums of a stage's members."""
+    for index in range(microbatches):
+        having = [peer for peer, indices in sums.items() if index in indices]
+        if not having:
+            return f"index {index} is in no sum of {', '.join(sums)}", index
+        if len(having) > 1:
+            return f"index {index} is in the sums of {' and '.join(having)}", index
+    return f"though {', '.join(sums)} have every index once", None
+
+
+def check_counts(microbatches: int, lines: Iterable[Line]) -> Iterator[Violation]:
+    """Promise 1, as the ledger has it: nothing lost, nothing double."""
+    for it in lines:
+        counts = {name: it.line[name] for name in ("microbatches", "lost", "duplicated")}
+        if counts != {"microbatches": microbatches, "lost": 0, "duplicated": 0}:
+            text = ", ".join(f"{name} {count}" for name, count in counts.items())
+            stage, step = it.line["stage"], it.line["step"]
+            yield Violation(1, f"the ledger of stage {stage} says of step {step}: {text}", step, peer=it.peer)
+
+
+def check_agreement(seen: dict[tuple[str, int], tuple[str, str]], lines: Iterable[Line]) -> Iterator[Violation]:
+    """Promise 2. `seen`: digests by (record, stage), which this adds to."""
+    for it in lines:
+        digests = (it.line["grad_digest"], it.line["digest"])
+        known = seen.setdefault((it.line["record"], it.line["stage"]), digests)
+        if known != digests:
+            step = it.line["step"]
+            what = "gradient" if known[0] != digests[0] else "parameters"
+            yield Violation(2, f"{it.peer} has other {what} than its replicas at step {step}", step, peer=it.peer)
+
+
+def check_parameters(reference: Reference, ended: Iterable[Ended]) -> Iterator[Violation]:
+    """Promise 3: after every step the parameters are those of plain arithmetic."""
+    for it in ended:
+        step = it.applied.step
+        if it.applied.digest != reference.digest(step, it.stage):
+            yield Violation(3, f"stage {it.stage} has other parameters than the reference after step {step}", step)
+
+
+def check_losses(reference: Reference, lines: Iterable[Line]) -> Iterator[Violation]:
+    """Promise 3: the loss that was committed is that of the reference."""
+    for it in lines:
+        step = it.line["step"]
+        if it.line["skipped"] or it.line["lost"] or it.line["duplicated"]:
+            continue
+        if it.line["loss"] != reference.loss(step):
+            yield Violation(3, f"the loss of step {step} is {it.line['loss']}, not {reference.loss(step)}", step)
+
+
+# ------------------------------------------------------------------------------------------------- promises 4 and 9
+
+
+Life = tuple[PeerId, int]
+"""A peer and its incarnation."""
+
+
+def check_last_replicas(before: dict[Life, int], world: World, told: Container[PeerId] = ()) -> Iterator[Violation]:
+    """Promise 4. `before`: the stage of every peer at work when this was looked at last. One that has finished serves
+    its stage to those who are late, one on its way back to a checkpoint has it there; one that was `told` to leave has
+    no choice.
+    """
+    now = at_work(world)
+    others = (it.peer for it in world.peers.values() if it.peer.state == "finished" or it.peer.returns.under_way)
+    served = {*now.values(), *(peer.stage for peer in others)}
+    alive = {_life(name, it): it.peer.state for name, it in world.peers.items()}
+    for life, stage in before.items():
+        if life in alive and now.get(life) != stage and stage not in served:
+            peer, state = life[0], alive[life]
+            if state != "left" or peer not in told:
+                yield Violation(4, f"{peer} left stage {stage}, whose last replica it was ({state})", peer=peer)
+
+
+def at_work(world: World) -> dict[Life, int]:
+    """The stage of every living peer that serves one."""
+    return {
+        _life(name, it): it.peer.stage
+        for name, it in world.peers.items()
+        if it.peer.stage is not None and it.peer.state in AT_WORK
+    }
+
+
+def _life(name: PeerId, it: SimPeer) -> Life:
+    return name, it.peer.membership.own.incarnation
+
+
+@dataclass
+class Visit:
+    """A peer at a stage."""
+
+    stage: int
+    since: float  # virtual time
+    until: float
+
+
+def check_moves(visits: dict[PeerId, list[Visit]], rest_s: float) -> Iterator[Violation]:
+    """Promise 9: nobody comes back to a stage that it has left less than `rest_s` ago. `visits`: in order."""
+    for peer, visited in visits.items():
+        for earlier, later in itertools.combinations(visited, 2):
+            if earlier.stage == later.stage and later.since - earlier.until < rest_s:
+                way = " -> ".join(str(it.stage) for it in visited)
+                yield Violation(9, f"{peer} moved back and forth between stages: {way}", peer=peer)
+                break
+
+
+# ------------------------------------------------------------------------------------------------- promise 5
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Something that must not grow without end."""
+
+    name: str
+    size: Callable[[SimPeer], int]
+    limit: Callable[[SimPeer, World], int]
+
+
+def inside(owner: Any, path: str) -> Any:
+    """What a dotted path leads to, private names included; None where something on the way isn't there yet."""
+    for name in path.split("."):
+        owner = getattr(owner, name)
+        if owner is None:
+            return None
+    return owner
+
+
+def count(path: str) -> Callable[[SimPeer], int]:
+    """How many things are at a path of a SimPeer, or in what keeps them there under the same name."""
+
+    def size(it: SimPeer) -> int:
+        found = inside(it, path)
+        found = getattr(found, path.rpartition(".")[2], found)
+        return 0 if found is None else len(found)
+
+    return size
+
+
+def _admitted(it: SimPeer) -> int:
+    """Hops that others gave this peer."""
+    works = inside(it, "peer.journeys._work")
+    return sum(1 for work in works.values() if work.custodian) if works else 0
+
+
+def _hop_bytes(it: SimPeer) -> int:
+    works = inside(it, "peer.journeys._work")
+    return sum(work.nbytes for work in works.values() if work.custodian) if works else 0
+
+
+def _message_bytes(it: SimPeer) -> int:
+    engine = it.compute.engine if it.compute is not None else None
+    if isinstance(engine, SymbolicEngine):
+        return engine.symbols.activation_bytes
+    run = it.peer.run_config
+    return FP32_BYTES * run.tokens_per_microbatch * run.model.hidden
+
+
+def _kept(it: SimPeer) -> int:
+    engine = it.compute.engine if it.compute is not None else None
+    return len(inside(engine, "kept" if isinstance(engine, SymbolicEngine) else "_kept")) if engine is not None else 0
+
+
+def held_gradients(it: SimPeer) -> dict[int, int]:
+    """How many whole gradients a peer holds of each step."""
+    held = inside(it, "peer._rounds._held")
+    if held is None:
+        return {}
+    return {step: len(whole) for step, whole in getattr(held, "_wholes", held).items()}
+
+
+def _limits(it: SimPeer, name: str) -> int:
+    return int(inside(it, f"peer._limits.{name}"))
+
+
+def _pinned(it: SimPeer) -> int:
+    pinned = inside(it, "peer._donor._pinned")
+    return 0 if pinned is None else len(pinned) if isinstance(pinned, dict | list) else 1
+
+
+BOUNDS = (
+    Bound("hops in flight", _admitted, lambda it, world: _limits(it, "in_flight_hops")),
+    Bound("bytes in flight", _hop_bytes, lambda it, world: _limits(it, "in_flight_bytes") + _message_bytes(it)),
+    Bound(
+        "retained bytes",
+        lambda it: inside(it, "peer.journeys.retention.nbytes") or 0,
+        # What waits for its answer is never evicted: a message for each hop in flight, and for each that is brought
+        # anew. What a lost holder had answered waits, too, but was within the limit.
+        lambda it, world: (
+            _limits(it, "retained_bytes") + (2 * _limits(it, "in_flight_hops") + RETAINED_BESIDES) * _message_bytes(it)
+        ),
+    ),
+    Bound(
+        "held gradients",
+        lambda it: len(held_gradients(it)),
+        lambda it, world: _limits(it, "held_gradients") + HELD_BESIDES,
+    ),
+    Bound("pinned snapshots", _pinned, lambda it, world: PINNED_LIMIT),
+    Bound("records", count("peer.history._records"), lambda it, world: RECORDS_KEPT),
+    Bound("members", count("peer.membership._members"), lambda it, world: MEMBERS_LIMIT),
+    Bound("books of steps", count("peer.journeys._books"), lambda it, world: BOOKS_LIMIT),
+    Bound(
+        "tasks in the queue of its device",
+        lambda it: it.compute.waiting if it.compute is not None else 0,
+        lambda it, world: DEVICE_QUEUE_FLOOR + DEVICE_QUEUE_PER_HOP * world.run.microbatches,
+    ),
+    Bound("kept forwards", _kept, lambda it, world: world.run.microbatches),
+)
+"""Every named bound of a peer that can be looked at from outside."""
+
+
+def check_bounds(world: World, bounds: Iterable[Bound] = BOUNDS) -> Iterator[Violation]:
+    """Promise 5, for every living peer, and for the tasks of all of them."""
+    for bound in bounds:
+        for name, it in world.peers.items():
+            size, limit = bound.size(it), bound.limit(it, world)
+            if size > limit:
+                yield Violation(5, f"{name} has {size} {bound.name}, of {limit} allowed", peer=name)
+    peers = max(1, len(world.peers))
+    hops = sum(len(inside(it, "peer.journeys._work") or ()) for it in world.peers.values())
+    limit = peers * (TASKS_FLOOR + TASKS_PER_NEIGHBOUR * peers) + TASKS_PER_HOP * hops
+    if (tasks := sum(len(it.machine.tasks()) for it in world.peers.values())) > limit:
+        yield Violation(5, f"{tasks} tasks run for {peers} peers with {hops} hops, of {limit} allowed")
+    if (held := world.network.held()) > (most := HELD_FRAMES_PER_PAIR * peers * peers + TASKS_PER_HOP * hops):
+        yield Violation(5, f"{held} frames wait between {peers} peers, of {most} allowed")
+
+
+# ------------------------------------------------------------------------------------------------- promise 7
+
+
+def check_failures(failures: Iterable[tuple[PeerId, BaseException]]) -> Iterator[Violation]:
+    """Promise 7: no peer's task ended with an exception, and no answer raised what none may."""
+    for name, trouble in failures:
+        yield Violation(7, f"{name or 'the world'} failed with {_told(trouble)}", peer=name or None)
+
+
+def check_bugs(engines: Iterable[SymbolicEngine]) -> Iterator[Violation]:
+    """Promise 1, at its root: an engine was given what belongs to another hop, version or parameters."""
+    for engine in engines:
+        for bug in engine.bugs:
+            yield Violation(1, bug)
+
+
+def check_unheard(unheard: Iterable[dict[str, Any]]) -> Iterator[Violation]:
+    """Promise 7: nothing failed without anybody taking notice. `unheard`: what the event loop was told."""
+    for context in unheard:
+        trouble = context.get("exception")
+        yield Violation(7, f"{context.get('message')}: {_told(trouble)}")
+
+
+def _told(trouble: BaseException | None) -> str:
+    """An exception in one line, the innermost of a group, and where in the swarm it came from."""
+    while isinstance(trouble, BaseExceptionGroup):
+        trouble = trouble.exceptions[0]
+    if trouble is None:
+        return "nothing"
+    frames = [it for it in traceback.extract_tb(trouble.__traceback__) if "/swarm/" in it.filename]
+    way = " > ".join(f"{it.filename.rpartition('/')[2]}:{it.lineno} {it.name}" for it in frames[-4:])
+    return f"{type(trouble).__name__}: {trouble} ({way})"
+
+
+# ------------------------------------------------------------------------------------------------- promises 6, 8, 10
+
+
+def check_finished(world: World, stranded: Container[PeerId] = ()) -> Iterator[Violation]:
+    """Promise 6: everyone alive has come to the last step, but for those who are `stranded`."""
+    for name, it in world.peers.items():
+        version = it.peer.history.version
+        if version < world.run.steps and name not in stranded:
+            waits = it.peer.view.waiting_for() or it.peer.state
+            text = f"{name} stands at version {version} of {world.run.steps} ({waits})"
+            yield Violation(6, text, version + 1, peer=name)
+
+
+def check_standstill(world: World, version: int, stage: int) -> Iterator[Violation]:
+    """Promise 6, where a stage has lost its state: nobody goes on without it, and everyone says what it waits for."""
+    for name, it in world.peers.items():
+        state, waits, at = it.peer.state, it.peer.view.waiting_for(), it.peer.history.version
+        lost = it.peer.stage is None and waits  # it came by peers that are gone, and knows of no stage
+        if state != "finished" and (at > version or (str(stage) not in waits and not lost)):
+            text = f"stage {stage} is gone, and {name} ({state}, version {at}) waits for '{waits}'"
+            yield Violation(6, text, version + 1, peer=name)
+
+
+def check_chain(
+    steps: int, living: dict[PeerId, list[dict[str, Any]]], dead: Iterable[list[dict[str, Any]]] = ()
+) -> Iterator[Violation]:
+    """Promise 8: the living have one chain of records, every step once. Lines of lost histories are void. A step whose
+    peers are all gone must be in the ledger of one of the dead.
+    """
+    records: dict[int, tuple[str, str]] = {}
+    for peer, ledger in living.items():
+        numbers = [line["step"] for line in ledger]
+        twice = [step for step, times in Counter(numbers).items() if times > 1]
+        if twice:
+            yield Violation(8, f"the ledger of {peer} has step {twice[0]} twice", twice[0], peer=peer)
+        elif numbers != sorted(numbers):
+            yield Violation(8, f"the ledger of {peer} is out of order: {numbers}", peer=peer)
+        for line in ledger:
+            step, link = line["step"], (line["parent"], line["record"])
+            if records.setdefault(step, link) != link:
+                yield Violation(8, f"{peer} has another record of step {step} than others", step, peer=peer)
+    old = {(line["step"], line["record"]): (line["parent"], line["record"]) for ledger in dead for line in ledger}
+    for step in range(steps, 0, -1):
+        after = records.get(step + 1)
+        if step not in records and after is not None and (step, after[0]) in old:
+            records[step] = old[step, after[0]]
+        if step not in records:
+            yield Violation(8, f"nobody has a record of step {step}", step)
+        elif after is not None and after[0] != records[step][1]:
+            yield Violation(8, f"the record of step {step + 1} doesn't follow that of step {step}", step + 1)
+
+
+def check_final_state(world: World, stranded: Container[PeerId] = ()) -> Iterator[Violation]:
+    """Promise 11, where peers of two machines have come to the end, of which one at least takes copies."""
+    ended = [it for name, it in world.peers.items() if it.peer.ending.over and name not in stranded]
+    everyone = (*world.peers.values(), *world.dead.values(), *world.past)
+    for stage in range(world.run.model.stages):
+        having = {it.settled.machine for it in everyone if (world.run.steps, stage) in it.store.checkpoints}
+        gives = any(it.peer.stage == stage for it in ended)
+        takes = {it.settled.machine for it in ended if it.settled.limits.copies_bytes > 0 and not it.store.full}
+        if gives and len(having) < MACHINES <= len(having | takes):
+            yield Violation(
+                11, f"the final state of stage {stage} is on {', '.join(sorted(having)) or 'no machine'} only"
+            )
+
+
+def check_remains(tasks: Iterable[asyncio.Task[Any]]) -> Iterator[Violation]:
+    """Promise 10: after `stop` nothing runs any more. `tasks`: those that are left."""
+    names = sorted(f"{task.get_name()} ({_coroutine(task)})" for task in tasks if not task.done())
+    if names:
+        yield Violation(10, f"{len(names)} tasks are left after the end: {', '.join(names[:5])}")
+
+
+def _coroutine(task: asyncio.Task[Any]) -> str:
+    return getattr(task.get_coro(), "__qualname__", "?")

@@ -1,0 +1,321 @@
+"""The proof of promise 3: swarms train for real in virtual time, under dozens of failures a run, and end with the
+parameters of a plain PyTorch loop over the same data.
+
+A seed draws the swarm and its faults, spread over all steps but the last. Faults spare a stage's last replica with
+state, and what dies comes back, so that the fiftieth fault finds as much to strike as the first.
+"""
+
+import asyncio
+import dataclasses
+import functools
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from swarmd.config import CodecConfig, ModelConfig, OptimizerConfig, RunConfig
+from swarmd.sim.campaign.checks import Line, Violation
+from swarmd.sim.campaign.play import Outcome, Play, play, report
+from swarmd.sim.campaign.seeds import Job, OutOfTime, Result, time_limit
+from swarmd.sim.campaign.watch import Watch
+from swarmd.sim.engines.reference import Symbols
+from swarmd.sim.engines.training import Text, plain_steps
+from swarmd.sim.faults.at_points import InStep, PointFault
+from swarmd.sim.faults.draw import DRAWS, draw_limits, draw_link, log_uniform, neat
+from swarmd.sim.faults.scenario import RECOVERY_SECONDS, SLACK, Scenario
+from swarmd.sim.faults.timed import Crash, Fault, Join, Leave, Preemption
+from swarmd.sim.world.compute import torch_engine
+from swarmd.sim.world.world import World
+
+STEPS = 20  # of promise 3
+TOLERANCE = 1e-5  # of promise 3: norm of the difference over norm, per tensor
+COUNTS = ("resent", "subtracted", "lost", "duplicated")  # of the ledger
+LOSS_TOLERANCE = 1e-5  # of the loss of a step, relative
+FAULTS = 50  # that strike a run, at least
+DRAWN_PER_FAULT = 2.4  # some find their peer dead, or must spare a stage's last replica
+DEADLY = ("crash", "power loss")  # actions at points
+BACK_SECONDS = (0.2, 40.0)  # after which a dead peer is started again
+LEARNING_RATE = 2.5e-3  # at 2e-2 the toy's training amplifies rounding so much that even a calm run ends 4e-5 apart
+EPS = 1e-5  # of Adam. At 1e-8 a single element whose gradient is nearly zero can move by 1e-5 of its tensor's norm
+# because sums were added in another order, in a plain loop as in a swarm
+LONGEST_SECONDS = 130.0  # of a fault, with the time until it strikes and until a dead peer is back
+HELD_UP_SECONDS = 60.0  # by a fault, on average: the longest last 90, and most hold nobody up
+CPU_SECONDS = 240.0  # for one seed; most take ten
+
+
+@dataclass(frozen=True)
+class Training(Scenario):
+    """A scenario in which a small Llama is trained."""
+
+    def run_config(self) -> RunConfig:
+        return RunConfig(
+            name="proof",
+            model=ModelConfig(
+                vocabulary=128, hidden=16, ffn=32, heads=2, layers=self.stages, stages=self.stages, sequence_length=12
+            ),
+            optimizer=OptimizerConfig(
+                learning_rate=LEARNING_RATE, eps=EPS, betas=(0.9, 0.99), warmup_steps=2, decay="constant"
+            ),
+            codecs=CodecConfig("fp32", "fp32", "fp32"),
+            steps=self.steps,
+            sequences_per_step=2 * self.microbatches,
+            sequences_per_microbatch=2,
+            seed=self.seed,
+            validate_every=self.validate_every,
+            validation_microbatches=2,
+            checkpoint_every=self.checkpoint_every,
+            rebalance_seconds=self.rebalance_seconds,
+        )
+
+    def safety_seconds(self) -> float:
+        """Faults wait for their steps, and each may hold one up."""
+        return self.liveness_seconds() + HELD_UP_SECONDS * len(self.faults)
+
+    def patience_seconds(self) -> float:
+        """A step that takes longer than this has stalled: its faults are over by then."""
+        return RECOVERY_SECONDS + LONGEST_SECONDS + SLACK * self.step_seconds()
+
+
+# ------------------------------------------------------------------------------------------------- drawing
+
+
+def draw_training(seed: int, faults: int = FAULTS) -> Training:
+    """Three to five stages of two to four replicas, and enough faults that at least `faults` strike."""
+    rng = random.Random(f"proof/{seed}")
+    calm = Training(
+        seed=seed,
+        replicas=tuple(rng.randint(2, 4) for _ in range(rng.randint(3, 5))),
+        microbatches=rng.randint(6, 10),
+        steps=STEPS,
+        speeds=tuple(neat(log_uniform(rng, 0.03, 0.3)) for _ in range(rng.randint(1, 4))),  # slow: room for faults
+        link=draw_link(rng),
+        limits=draw_limits(rng),
+        symbols=Symbols(activation_bytes=1536),  # 2 sequences x 12 tokens x 16 wide in fp32
+        validate_every=rng.choice((0, 5)),
+        checkpoint_every=rng.choice((0, 5)),
+    )
+    return dataclasses.replace(calm, faults=tuple(draw_spread(rng, calm, round(DRAWN_PER_FAULT * faults))))
+
+
+def draw_spread(rng: random.Random, calm: Training, count: int) -> Iterator[Fault]:
+    """Faults of every kind, so many in all, as many in each step but the last."""
+    kinds = list(DRAWS)
+    weights = [DRAWS[kind][0] for kind in kinds]
+    for number in range(count):
+        step = 1 + number * (calm.steps - 1) // count
+        kind = rng.choices(kinds, weights)[0]
+        drawn = DRAWS[kind][1](rng, calm, neat(rng.uniform(0, calm.step_seconds())), number)
+        if isinstance(drawn, PointFault) and drawn.step is not None:
+            drawn = dataclasses.replace(drawn, at_s=0.0, step=step)
+        yield InStep(0.0, step, lasting_only(rng, drawn))
+        if isinstance(drawn, Leave):
+            later_s = neat(drawn.at_s + log_uniform(rng, *BACK_SECONDS))
+            yield InStep(0.0, step, Join(later_s, f"heir{number}", calm.peers[drawn.peer]))
+
+
+def lasting_only(rng: random.Random, fault: Fault) -> Fault:
+    """The same fault, but what dies of it comes back."""
+    if isinstance(fault, PointFault) and fault.action not in DEADLY:
+        return fault
+    if isinstance(fault, Crash | Preemption | PointFault) and fault.back_s is None:
+        return dataclasses.replace(fault, back_s=neat(log_uniform(rng, *BACK_SECONDS)))
+    return fault
+
+
+# ------------------------------------------------------------------------------------------------- the proof
+
+
+class Yardstick:
+    """What a single process gives: the loss of every step and the parameters after it."""
+
+    def __init__(self, run: RunConfig) -> None:
+        steps = [
+            (loss, {name: value.detach().clone() for name, value in module.named().items()})
+            for loss, module in plain_steps(run)
+        ]
+        self.losses = [loss for loss, _ in steps]
+        self._parameters = [parameters for _, parameters in steps]
+
+    def farthest(self, version: int, parameters: Mapping[str, Tensor]) -> tuple[float, str]:
+        """The tensor that is farthest away after so many steps: norm of the difference over norm."""
+        expected = self._parameters[version - 1]
+        far = {
+            name: float((value.detach() - expected[name]).norm() / expected[name].norm())
+            for name, value in parameters.items()
+        }
+        return max((math.inf if math.isnan(it) else it, name) for name, it in far.items())
+
+
+@dataclass
+class TrainingWatch(Watch):
+    """The watch of a world that trains: after every step the parameters are those of a single process, nearly."""
+
+    yardstick: Yardstick = field(kw_only=True)
+    _measured: dict[int, int] = field(default_factory=dict)  # versions, of `everyone`
+
+    def check_numbers(self, lines: Sequence[Line]) -> Iterator[Violation]:
+        for it in lines:
+            step, loss, expected = it.line["step"], it.line["loss"], self.yardstick.losses[it.line["step"] - 1]
+            if loss is None or abs(loss - expected) > LOSS_TOLERANCE * expected:
+                yield Violation(3, f"the loss of step {step} is {loss}, not {expected}", step, peer=it.peer)
+        for number, peer in enumerate(self.everyone):
+            engine = peer.compute.engine if peer.compute is not None else None
+            if engine is None or not engine.version or self._measured.get(number) == engine.version:
+                continue
+            self._measured[number] = step = engine.version
+            far, tensor = self.yardstick.farthest(step, engine.module.named())
+            if not far <= TOLERANCE:
+                yield Violation(
+                    3, f"{tensor} of {peer.name} is {far:.1e} away after {step} steps", step, peer=peer.name
+                )
+
+    def farthest(self) -> tuple[float, str]:
+        """At the end, of all peers that have come to the last version; "" if there is none."""
+        engines = [it.compute.engine for it in self.world.peers.values() if it.compute is not None]
+        last = [it for it in engines if it.version == self.world.run.steps]
+        return max((self.yardstick.farthest(it.version, it.module.named()) for it in last), default=(0.0, ""))
+
+
+class TrainingPlay(Play):
+    """A training under way."""
+
+    watch: TrainingWatch
+    scenario: Training
+
+    def build(self, *, trace: bool) -> tuple[World, Watch]:
+        it = self.scenario
+        world = World(self.run, Text(self.run), seed=it.seed, link=it.link, engine=torch_engine, trace=trace)
+        return world, TrainingWatch(world, yardstick=Yardstick(self.run))
+
+    async def _until(self, done: Callable[[], bool]) -> bool:
+        """Lets time pass until then, as long as the swarm gets on."""
+        loop = asyncio.get_running_loop()
+        version, since, patience = -1, 0.0, self.scenario.patience_seconds()
+
+        def over() -> bool:
+            nonlocal version, since
+            if self.version() != version:
+                version, since = self.version(), loop.time()
+            return done() or loop.time() - since > patience
+
+        held = await super()._until(over)
+        if held and not done():
+            text = f"nothing came of version {version} for {patience:.0f} virtual seconds, most of them without a fault"
+            self.watch.found.append(Violation(6, text, version + 1))
+        return held and done()
+
+    def figures(self) -> dict[str, Any]:
+        """Of the history that survives, from all who remember it."""
+        living = [it.peer.history for it in self.world.peers.values()]
+        chain = {
+            record.step: record
+            for history in sorted(living, key=lambda history: history.version)
+            for record in (history.record_at(step) for step in range(1, history.version + 1))
+            if record is not None
+        }
+        everyone, chained = self.watch.everyone, {it.hash for it in chain.values()}
+        lines = {(line["record"], line["stage"]): line for it in everyone for line in it.store.ledger}
+        counted = [line for (record, _), line in lines.items() if record in chained]
+        far, tensor = self.watch.farthest()
+        return {
+            "steps": max((history.version for history in living), default=0),
+            **{name: sum(line[name] for line in counted) for name in COUNTS},
+            "forked": sum(1 for record in chain.values() if record.forked),
+            "voided": len({line["record"] for it in everyone for line in it.store.voided} - chained),
+            "difference": far,
+            "tensor": tensor,
+        }
+
+
+def examine(seed: int, faults: int = FAULTS, cpu_s: float = CPU_SECONDS) -> Result:
+    """Plays a seed's training."""
+    torch.set_num_threads(1)
+    scenario, began = draw_training(seed, faults), time.monotonic()
+    try:
+        with time_limit(cpu_s):
+            outcome = play(scenario, course=TrainingPlay)
+    except OutOfTime as trouble:
+        lines = (f"seed {seed}: promise 6: {trouble}", *scenario.text().splitlines(), f"replay: {replay_command(seed)}")
+        return Result(seed, 6, lines, wall_s=time.monotonic() - began)
+    shape = "-".join(map(str, scenario.replicas))
+    return Result(
+        seed,
+        promise=0 if outcome.passed else outcome.violations[0].promise,
+        lines=() if outcome.passed else tuple(explain(scenario, outcome, cpu_s)),
+        trace=outcome.trace,
+        virtual_s=outcome.virtual_s,
+        wall_s=time.monotonic() - began,
+        struck=outcome.struck,
+        figures={"replicas": shape, **outcome.figures},
+    )
+
+
+def explain(scenario: Training, outcome: Outcome, cpu_s: float) -> list[str]:
+    """The report of a run that broke a promise, with its last events."""
+    try:
+        with time_limit(cpu_s):
+            outcome = play(scenario, trace=True, course=TrainingPlay)
+    except OutOfTime:
+        pass  # what was found before is shown
+    return [*report(scenario, outcome), f"replay: {replay_command(scenario.seed)}"]
+
+
+def replay_command(seed: int) -> str:
+    """What a person types to see a seed again."""
+    return f"python -m swarmd.sim prove --first {seed} --seeds 1"
+
+
+def job(faults: int = FAULTS, cpu_s: float = CPU_SECONDS) -> Job:
+    """The job of proving seeds."""
+    return Job(functools.partial(examine, faults=faults, cpu_s=cpu_s), replay_command, 2 * cpu_s)
+
+
+# ------------------------------------------------------------------------------------------------- what is shown
+
+COLUMNS = ("seed", "replicas", "faults", "steps", *COUNTS, "forked", "voided", "difference", "virtual s", "wall s")
+
+
+def header() -> str:
+    """Of the table that `row` gives the lines of."""
+    return "  ".join(f"{name:>10}" for name in COLUMNS) + "  tensor"
+
+
+def row(result: Result) -> str:
+    """What a person sees of a seed."""
+    it = result.figures
+    if not it:
+        return f"{result.seed:>10}  did not end"
+    counts = [it[name] for name in ("steps", *COUNTS, "forked", "voided")]
+    cells = [result.seed, it["replicas"], sum(result.struck.values()), *counts]
+    cells += [f"{it['difference']:.1e}", f"{result.virtual_s:.0f}", f"{result.wall_s:.1f}"]
+    return "  ".join(f"{cell:>10}" for cell in cells) + f"  {it['tensor']}"
+
+
+def is_weak(result: Result, faults: int) -> bool:
+    """Whether too little befell a run for it to prove anything."""
+    return not result.promise and sum(result.struck.values()) < faults
+
+
+def conclusion(results: Sequence[Result], faults: int) -> list[str]:
+    """The worst of all seeds, and whether they prove it."""
+    ended = [result for result in results if result.figures]
+    if not ended:
+        return ["no seed came to its end"]
+    worst = max(ended, key=lambda result: float(result.figures["difference"]))
+    where = f"{worst.figures['tensor']} in seed {worst.seed}"
+    sums = {it: sum(result.figures[it] for result in ended) for it in (*COUNTS, "forked", "voided")}
+    struck = [sum(result.struck.values()) for result in ended]
+    weak = [str(result.seed) for result in results if is_weak(result, faults)]
+    lines = [
+        f"{len(ended)} runs of {STEPS} steps, {min(struck)} to {max(struck)} faults each, {sum(struck)} in all; "
+        + ", ".join(f"{count} {name}" for name, count in sums.items()),
+        f"largest difference: {worst.figures['difference']:.1e} of {TOLERANCE:.0e} allowed, of {where}",
+    ]
+    if weak:
+        lines.append(f"fewer than {faults} faults struck in seeds {', '.join(weak)}: they prove nothing")
+    return lines

@@ -1,0 +1,82 @@
+"""Faults that wait for a logical moment: a step, or a point of `points.py`, instead of a time."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from swarmd.sim.faults.timed import STEP_LOOK_SECONDS, Course, Fault, come_back
+from swarmd.sim.world.points import DROP, run_out_of_memory
+from swarmd.sim.world.world import World
+from swarmd.values import PeerId
+
+
+@dataclass(frozen=True)
+class InStep(Fault):
+    """A fault that waits until the swarm computes a step, and counts its own time from there. So faults spread over a
+    run however long they make it.
+    """
+
+    step: int
+    fault: Fault
+    kind: ClassVar[str] = "fault in a step"
+
+    async def strike(self, course: Course) -> bool:
+        while course.version() < self.step - 1:  # noqa: ASYNC110 - nobody tells, and virtual time costs little
+            await asyncio.sleep(STEP_LOOK_SECONDS)
+        await asyncio.sleep(self.fault.at_s)
+        if await self.fault.strike(course):
+            course.count(self.fault.kind)
+        return False  # counted under the other's kind
+
+
+@dataclass(frozen=True)
+class PointFault(Fault):
+    """Something happens to a peer at a logical point of a step (`points.py`), not at a time."""
+
+    peer: PeerId  # or ANYONE
+    step: int | None  # None: any
+    point: str
+    action: str  # crash | power loss | pause | cut | drop | out of memory
+    other: PeerId = ""  # whom it is cut from
+    seconds: float = 0.0  # of a pause
+    back_s: float | None = None  # after a crash
+    skip: int = 0  # so many times the point is passed first
+    kind: ClassVar[str] = "fault at a point"
+
+    async def strike(self, course: Course) -> bool:
+        def act(world: World, name: PeerId) -> Any:
+            if not self._act(course, name):
+                return None
+            course.count(f"{self.action} at a point")
+            if self.action == "out of memory":
+                run_out_of_memory(world, name)
+            return DROP if self.action == "drop" else None
+
+        course.world.fail_at(self.peer, self.step, self.point, act, skip=self.skip)
+        return False  # counted when it happens
+
+    def _act(self, course: Course, name: PeerId) -> bool:
+        world = course.world
+        match self.action:
+            case "crash" | "power loss":
+                if not course.may_lose([name]):
+                    return False
+                world.crash(name, power=self.action == "power loss")
+                course.beside(come_back(course, name, self.back_s, disk=True))
+            case "cut":
+                if name == self.other:
+                    return False
+                world.network.cut(name, self.other)
+            case "pause":
+                world.pause(name)
+                course.beside(self._resume(world, name))
+            case "out of memory":  # who can't take a step loses its state
+                return self.point != "begin.apply" or course.may_lose([name])
+            case _:
+                assert self.action == "drop", f"{self.action} is no action at a point"
+        return True
+
+    async def _resume(self, world: World, name: PeerId) -> None:
+        await asyncio.sleep(self.seconds)
+        if name in world.peers:
+            world.resume(name)

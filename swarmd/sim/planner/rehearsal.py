@@ -1,0 +1,196 @@
+"""One step of a planned swarm in virtual time: production peers, pretended devices and links, nothing computed.
+
+Takes peers with their stage, speeds and links; gives how long a step takes, how fast microbatches come out in the
+middle of it, and how busy everybody is meanwhile. Knows no device by name and no plan.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from swarmd.config import CodecName, LimitsConfig, RunConfig
+from swarmd.sim.engines.phantom import PhantomEngine, encoded
+from swarmd.sim.measure.figures import NoText
+from swarmd.sim.planner.costs import StageSpeed, Wire
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.machine import Host
+from swarmd.sim.world.network import Link
+from swarmd.sim.world.world import World
+from swarmd.values import BackwardResult, Encoded, TailResult
+
+WINDOW = (0.25, 0.80)  # of a step's microbatches: the swarm is full by the first and not yet draining at the second
+LIMIT_SECONDS = 1e7  # virtual; a plan that takes longer for two steps is none
+WARM_STEPS = 1  # until everyone has measured everyone
+
+Story = Callable[[World], Coroutine[Any, Any, None]]
+"""What befalls a world once all its peers were started; actors are `peer0000` and so on there."""
+
+
+@dataclass(frozen=True)
+class Actor:
+    """One peer of the rehearsal."""
+
+    stage: int
+    speed: StageSpeed
+    up: float  # bytes/s
+    down: float
+    host: int | None = None  # several on one computer have its number
+
+
+@dataclass(frozen=True)
+class Played:
+    """What one actor did in the middle of the measured step."""
+
+    microbatches: float  # per second
+    busy: float  # share of the time that its device computed
+    sent: float  # share of its uplink that hops took
+    received: float
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What came out."""
+
+    step_s: float
+    rate: float  # microbatches per second in the middle of the step
+    middle: tuple[float, float]  # seconds of the step between which that was
+    actors: tuple[Played, ...]
+    traffic: tuple[tuple[float, float], ...]  # bytes sent and received by each actor in the whole measured step
+
+
+class MeteredEngine(PhantomEngine):
+    """A phantom of the plan's sizes that notes when it did what."""
+
+    codecs = ("fp32", "fp16", "bf16", "int8")
+
+    def __init__(self, run: RunConfig, stage: int, parameters: int, wire: Wire) -> None:
+        super().__init__(run, stage, parameters)
+        self._wire = wire
+        self.done: list[tuple[float, bool]] = []  # when, and whether it was a forward
+
+    def _activation(self, codec: str) -> Encoded:
+        model, wire = self.run.model, self._wire
+        shape = (self.run.sequences_per_microbatch, model.sequence_length, model.hidden // wire.factor)
+        return encoded(codec, shape, wire.bytes_per_element)
+
+    def forward(self, *args: Any, **options: Any) -> Encoded:
+        result = super().forward(*args, **options)
+        self._note(forward=True)
+        return result
+
+    def backward(self, *args: Any, **options: Any) -> BackwardResult:
+        result = super().backward(*args, **options)
+        self._note(forward=False)
+        return result
+
+    def tail(self, *args: Any, **options: Any) -> TailResult:
+        result = super().tail(*args, **options)
+        self._note(forward=True)
+        self._note(forward=False)
+        return result
+
+    def _note(self, *, forward: bool) -> None:
+        self.done.append((asyncio.get_running_loop().time(), forward))
+
+
+def _code(wire: Wire) -> CodecName:
+    """The name that peers agree on; sizes are the wire's own."""
+    assert wire.codec in ("fp32", "fp16", "bf16", "int8")
+    return cast("CodecName", wire.codec)
+
+
+def rehearse(
+    run: RunConfig,
+    actors: Sequence[Actor],
+    wire: Wire,
+    *,
+    rtt_s: float,
+    parameters: Sequence[int],
+    crowd: Sequence[float] = (1.0,),
+    seed: int = 0,
+    story: Story | None = None,
+) -> Rehearsed:
+    """Plays the first two steps of the run and measures the second. Nobody moves: the placement is what is asked about.
+
+    parameters: of each stage, what its round moves. crowd: as in `Host`, for actors that share a computer. story: what
+    befalls the peers meanwhile.
+    """
+    codecs = replace(run.codecs, activations=_code(wire), gradients=_code(wire))
+    averaging = "int8" if run.codecs.averaging == "int8-bnb" else run.codecs.averaging
+    run = replace(
+        run,
+        codecs=replace(codecs, averaging=averaging),
+        steps=WARM_STEPS + 2,
+        validate_every=0,
+        checkpoint_every=1 << 30,
+        rebalance_seconds=0.0,
+    )
+    return run_virtual(_play(run, actors, wire, rtt_s, parameters, crowd, seed, story))
+
+
+async def _play(
+    run: RunConfig,
+    actors: Sequence[Actor],
+    wire: Wire,
+    rtt_s: float,
+    parameters: Sequence[int],
+    crowd: Sequence[float],
+    seed: int,
+    story: Story | None,
+) -> Rehearsed:
+    def open_engine(run: RunConfig, stage: int) -> MeteredEngine:
+        return MeteredEngine(run, stage, parameters[stage], wire)
+
+    link = Link(delay_s=rtt_s / 2)
+    world = World(run, NoText(run), seed=seed, link=link, engine=open_engine)
+    hosts: dict[int, Host] = {}
+    names = [f"peer{number:04d}" for number in range(len(actors))]
+    for name, actor in zip(names, actors, strict=True):
+        it = await world.start(
+            name, stage=actor.stage, speed=actor.speed.speed(), limits=LimitsConfig(), uplink=actor.up,
+            downlink=actor.down,
+        )  # fmt: skip
+        if actor.host is not None:
+            it.machine.host = hosts.setdefault(actor.host, Host(crowd))
+    loop = asyncio.get_running_loop()
+    peers = [world.peers[name] for name in names]
+    if story is not None:
+        world.spawn(story(world))
+    await world.until(lambda: all(it.peer.history.version >= WARM_STEPS for it in peers), LIMIT_SECONDS)
+    began, before = loop.time(), [it.transport.traffic() for it in peers]
+    await world.until(lambda: all(it.peer.history.version > WARM_STEPS for it in peers), LIMIT_SECONDS)
+    ended, after = loop.time(), [it.transport.traffic() for it in peers]
+    await world.stop()
+    opened: list[Any] = [it.compute.engine for it in peers if it.compute is not None]
+    mine: list[MeteredEngine] = [engine for engine in opened if isinstance(engine, MeteredEngine)]
+    assert len(mine) == len(actors), "every actor has a stage from the start"
+    traffic = tuple(
+        (float(late[0] - early[0]), float(late[1] - early[1])) for early, late in zip(before, after, strict=True)
+    )
+    first, last, rate = _window(run, mine, began, ended)
+    played = tuple(_played(run, actor, engine, wire, first, last) for actor, engine in zip(actors, mine, strict=True))
+    return Rehearsed(ended - began, rate, (first - began, last - began), played, traffic)
+
+
+def _window(run: RunConfig, engines: Sequence[MeteredEngine], began: float, ended: float) -> tuple[float, float, float]:
+    """The middle of the step, and microbatches per second that came back to the heads in it."""
+    tails = [engine for engine in engines if engine.stage == run.model.stages - 1]
+    finished = sorted(at for engine in tails for at, forward in engine.done if not forward and began < at <= ended)
+    first, last = int(WINDOW[0] * len(finished)), max(1, int(WINDOW[1] * len(finished)))
+    if last - first < 2:  # a step of so few is all filling and draining
+        return began, ended, len(finished) / (ended - began)
+    seconds = finished[last - 1] - finished[first]
+    return finished[first], finished[last - 1], (last - 1 - first) / seconds
+
+
+def _played(run: RunConfig, actor: Actor, engine: MeteredEngine, wire: Wire, first: float, last: float) -> Played:
+    seconds = last - first
+    forwards = sum(1 for at, forward in engine.done if forward and first < at <= last)
+    backwards = sum(1 for at, forward in engine.done if not forward and first < at <= last)
+    busy = forwards * actor.speed.forward_s + backwards * actor.speed.backward_s
+    tensor = wire.nbytes(run)
+    onward, back = actor.stage < run.model.stages - 1, actor.stage > 0
+    sent = tensor * (forwards * onward + backwards * back)
+    received = tensor * (forwards * back + backwards * onward)
+    return Played(backwards / seconds, busy / seconds, sent / seconds / actor.up, received / seconds / actor.down)

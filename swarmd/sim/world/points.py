@@ -1,0 +1,252 @@
+"""Faults at logical places: "when the leader is about to send its Plan of step 3, crash".
+
+Everything that a peer awaits goes through its ports, so the places are: each kind of request at its asker (about to be
+sent, just answered) and at its answerer (arrived, handled but not yet answered), each method of Compute before and
+after, and the disk. `GROUPS` is the one list of them all.
+"""
+
+import contextvars
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from swarmd.values import Frame, PeerId
+
+if TYPE_CHECKING:
+    from swarmd.sim.world.machine import Machine
+    from swarmd.sim.world.world import World
+
+ANYONE: PeerId = "*"
+
+
+@dataclass(frozen=True)
+class Group:
+    """What belongs to one part of the protocol."""
+
+    requests: tuple[str, ...]  # kinds of messages that are answered
+    methods: tuple[str, ...] = ()  # of Compute
+    disk: tuple[str, ...] = ()
+
+    def points(self) -> tuple[str, ...]:
+        """The names of its points."""
+        sides = ("ask", "serve", "served", "asked")
+        asked = [f"{side}.{kind}" for kind in self.requests for side in sides]
+        return (*asked, *(f"{edge}.{method}" for method in self.methods for edge in ("begin", "end")), *self.disk)
+
+
+GROUPS: dict[str, Group] = {
+    "meeting": Group(("Hello", "AskSettings", "AskPlace", "Announce")),
+    "lease": Group(("AskLease", "Revoke", "Lead")),
+    "move": Group(("AskMove", "AskStay")),
+    "drain": Group(("HandOver",), ("absorb",)),
+    "journey": Group(
+        ("Hop", "Room", "Beat", "Cancel", "Locate", "AskHop"),
+        ("forward", "backward", "tail"),
+    ),
+    "round": Group(
+        ("Close", "AskHoldings", "Freeze", "Subtract", "Resend", "Plan", "Contribution"),
+        ("freeze", "thaw", "contribution", "reduce", "assemble"),
+    ),
+    "commit": Group(
+        ("Prepare", "Accept", "Commit", "AskRecord", "AskGradient"),
+        ("apply", "skip"),
+        ("ledger", "void"),
+    ),
+    "state transfer": Group(
+        ("AskSnapshot", "AskChunk"),
+        ("export_state", "import_state"),
+        ("save",),
+    ),
+    "disks": Group(("AskStock", "AskCopy", "AskPiece"), disk=("tail", "stock", "load", "read")),
+}
+"""Every point there is, by the part of the protocol it belongs to.
+
+`ledger` and `void` come before the disk changes, `save` before a checkpoint is written; `tail` before
+the ledger is read, `stock`, `load` and `read` before checkpoints are looked at, loaded, or read in part.
+"""
+
+NOT_ASKED = (
+    "Card", "Summary",  # gossip
+    "SayHello", "Settings", "Place", "Ack", "Gradient", "Loss", "NotFinite", "Busy", "Located", "Lease", "Resent",
+    "Wished", "Frozen", "Averaged", "Result", "StageReport", "Promise", "Accepted", "GradientPart", "Snapshot",
+    "Chunk", "TakenOver", "Stock",  # answers
+    "Ballot", "Blame", "Kept", "HopBeat", "HeldPart", "Part", "Standing", "OpenPart",  # pieces of messages
+)  # fmt: skip
+"""Kinds in `framing.KINDS` that nobody sends as a request. (`Hello` and `Commit` are both request and answer.)"""
+
+
+OUT_OF_MEMORY_AT = tuple(
+    f"begin.{method}"
+    for method in (
+        "forward", "backward", "tail", "absorb", "contribution", "reduce", "assemble", "apply", "export_state",
+        "import_state",
+    )
+)  # fmt: skip
+"""Before methods that need more memory than the device has in use already."""
+
+
+def all_points() -> tuple[str, ...]:
+    """Every point, in the order of the list."""
+    return tuple(point for group in GROUPS.values() for point in group.points())
+
+
+_KNOWN = frozenset(all_points())
+
+
+class Drop:
+    """What an action returns to have the frame lost at whose point it was called."""
+
+
+DROP = Drop()
+
+Action = Callable[["World", PeerId], Any]
+"""What happens at a point to the peer that reached it. May return `DROP`, or a coroutine, which is then run beside."""
+
+
+@dataclass(eq=False)
+class Planned:
+    """A fault that waits for its moment. It happens once; others planned for the same moment happen, too."""
+
+    peer: PeerId  # or ANYONE
+    step: int | None  # None: any
+    point: str
+    action: Action
+    skip: int = 0  # so many times the point is passed first
+
+    def concerns(self, peer: PeerId, step: int, point: str) -> bool:
+        return self.point == point and self.peer in (peer, ANYONE) and self.step in (step, None)
+
+
+class Stage(Protocol):
+    """What `Points` needs of a world."""
+
+    def befall(self, action: Action, name: PeerId) -> Any: ...
+
+
+class Points:
+    """The faults planned in one world."""
+
+    def __init__(self, world: Stage | None = None) -> None:
+        self._world = world
+        self.armed: list[Planned] = []  # read before every `Machine.at`, so that worlds without faults pay nothing
+        self.fired: list[tuple[PeerId, int, str]] = []
+
+    def fail_at(self, peer: PeerId, step: int | None, point: str, action: Action, *, skip: int = 0) -> None:
+        """Plans a fault."""
+        assert point in _KNOWN, f"{point} is none of the points in swarmd/sim/world/points.py"
+        self.armed.append(Planned(peer, step, point, action, skip))
+
+    def reached(self, machine: "Machine", point: str, step: int) -> bool:
+        """A machine is at a point: what was planned happens. True if the frame is to be dropped."""
+        assert point in _KNOWN, f"{point} is not in the list of swarmd/sim/world/points.py"
+        drop = False
+        for planned in list(self.armed):
+            if not planned.concerns(machine.name, step, point):
+                continue
+            if planned not in self.armed or not machine.alive:
+                continue  # the one before it had called it off
+            if planned.skip:
+                planned.skip -= 1
+                continue
+            self.armed.remove(planned)
+            self.fired.append((machine.name, step, point))
+            assert self._world is not None, "faults are planned through a world"
+            # What the action starts belongs to the world and not to the machine it befalls.
+            drop |= contextvars.Context().run(self._world.befall, planned.action, machine.name) is DROP
+        return drop
+
+
+def step_of(frame: Frame) -> int | None:
+    """The step that a frame is about, if it says so."""
+    body: Any = frame.body
+    for place in (body, body.get("record")):
+        if isinstance(place, dict) and type(place.get("step")) is int:
+            return int(place["step"])
+    return None
+
+
+# ------------------------------------------------------------------------------------------------- actions
+
+
+def crash(world: "World", name: PeerId) -> None:
+    """The process is killed."""
+    world.crash(name)
+
+
+def lose_power(world: "World", name: PeerId) -> None:
+    """The machine falls silent for good; nobody is told."""
+    world.crash(name, power=True)
+
+
+def drop_frame(world: "World", name: PeerId) -> Drop:
+    """The frame of this point gets lost: to the asker its answer never comes."""
+    return DROP
+
+
+def run_out_of_memory(world: "World", name: PeerId) -> None:
+    """What its device is about to do fails. For points before a method of Compute."""
+    raise MemoryError("there is no memory left")
+
+
+def hang(world: "World", name: PeerId) -> None:
+    """Its device never ends a task again."""
+    world.hang(name)
+
+
+def restart_after(seconds: float, *, disk: bool = True, power: bool = False) -> Action:
+    """A crash, and the same peer again after a while."""
+
+    def act(world: "World", name: PeerId) -> Awaitable[None]:
+        world.crash(name, power=power)
+
+        async def later() -> None:
+            await world.sleep(seconds)
+            if name not in world.peers:
+                await world.restart(name, disk=disk)
+
+        return later()
+
+    return act
+
+
+def pause_for(seconds: float) -> Action:
+    """Stopped for a while."""
+
+    def act(world: "World", name: PeerId) -> Awaitable[None]:
+        world.pause(name)
+        machine = world.peers[name].machine
+
+        async def end() -> None:
+            await world.sleep(seconds)
+            machine.resume()
+
+        return end()
+
+    return act
+
+
+def cut_from(other: PeerId) -> Action:
+    """The connection to another peer is reset."""
+
+    def act(world: "World", name: PeerId) -> None:
+        if other != name:
+            world.network.cut(name, other)
+
+    return act
+
+
+def blocked_from(other: PeerId, seconds: float) -> Action:
+    """For a while nothing gets through to another peer nor back."""
+
+    def act(world: "World", name: PeerId) -> Awaitable[None]:
+        world.network.block(name, other)
+        world.network.block(other, name)
+
+        async def end() -> None:
+            await world.sleep(seconds)
+            world.network.unblock(name, other)
+            world.network.unblock(other, name)
+
+        return end()
+
+    return act

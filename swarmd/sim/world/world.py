@@ -1,0 +1,443 @@
+"""A whole swarm in virtual time: production peers over an in-memory network, training a toy model with real torch, or
+any other engine.
+
+Everything random comes from one seed. Peers are named so that their order is theirs, not the hash function's. What can
+befall a peer in the real world is a method here; what can befall it at one exact place is in `points.py`.
+"""
+
+import asyncio
+import contextvars
+import inspect
+import random
+from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from swarmd.config import LimitsConfig, RunConfig, fingerprint, to_plain
+from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.sim.world.compute import OpenEngine, SimCompute, Speed, torch_engine
+from swarmd.sim.world.machine import Machine
+from swarmd.sim.world.network import Link, SimNetwork
+from swarmd.sim.world.points import Action, Points
+from swarmd.sim.world.trace import Trace
+from swarmd.sim.world.transport import SimTransport
+from swarmd.swarm.fence import is_of_device
+from swarmd.swarm.membership.table import Membership, first_card
+from swarmd.swarm.peer.peer import Peer
+from swarmd.swarm.ports import Data
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import Settings
+from swarmd.values import Buffer, PeerId
+
+CODECS = ("fp32", "fp16", "bf16", "int8")
+ENTRIES = 8  # living peers that a newcomer knows, so that a wave of deaths doesn't strand it
+START_SECONDS = 15.0  # `start` waits so long for the first greeting; the peer goes on trying by itself
+CHECKPOINTS_KEPT = 2  # versions of a stage on a disk
+POLL_SECONDS = 0.05  # how often `until` looks
+
+
+@dataclass
+class MemoryStore:
+    """A disk: what it holds is there after a restart."""
+
+    ledger: list[dict[str, Any]] = field(default_factory=list)
+    checkpoints: dict[tuple[int, int], tuple[bytes, dict[str, Any]]] = field(default_factory=dict)  # version, stage
+    voided: list[dict[str, Any]] = field(default_factory=list)
+    full: bool = False  # no checkpoint can be written
+    damaged: list[tuple[int, int]] = field(default_factory=list)  # of the checkpoints: version, stage
+
+
+class SimStore:
+    """The Store port of one machine on its disk. What a dying machine writes is not written."""
+
+    def __init__(self, disk: MemoryStore, machine: Machine) -> None:
+        self._disk, self._machine = disk, machine
+
+    def _reach(self, point: str, step: int) -> bool:
+        """Faults planned here happen; True if the machine is still there to write."""
+        if self._machine.points.armed:
+            self._machine.points.reached(self._machine, point, step)
+        return self._machine.alive
+
+    def append_ledger(self, line: dict[str, Any]) -> None:
+        if self._reach("ledger", line["step"]):
+            self._disk.ledger.append(line)
+
+    def ledger_tail(self, count: int) -> dict[int, str]:
+        self._reach("tail", 0)
+        return {line["step"]: line["record"] for line in self._disk.ledger[-count:]}
+
+    def void_ledger(self, version: int, records: Container[str] | None = None) -> None:
+        if not self._reach("void", version):
+            return
+        kept: list[dict[str, Any]] = []
+        for line in self._disk.ledger:
+            void = line["step"] > version and (records is None or line["record"] in records)
+            (self._disk.voided if void else kept).append(line)
+        self._disk.ledger = kept
+
+    async def save_checkpoint(
+        self, version: int, stage: int, state: Buffer, record: dict[str, Any], *, copy: bool = False
+    ) -> bool:
+        assert version > 0, "the initial state is no checkpoint"
+        if self._machine.points.armed:
+            await self._machine.at("save", version)
+        if not self._machine.alive or self._disk.full:
+            return False
+        kept = self._disk.checkpoints
+        kept[version, stage] = bytes(state), record
+        ours = sorted(version for version, at in kept if at == stage)
+        newer = [it for it in ours if it > version]  # of a history that was given up
+        for old in (*newer, *[it for it in ours if it <= version][:-CHECKPOINTS_KEPT]):
+            del kept[old, stage]
+        return True
+
+    async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:
+        if self._machine.points.armed:
+            await self._machine.at("stock", None)
+        kept, damaged = self._disk.checkpoints, self._disk.damaged
+        return [(*key, record) for key, (_, record) in sorted(kept.items(), reverse=True) if key not in damaged]
+
+    def damaged(self) -> list[tuple[int, int]]:
+        return sorted(self._disk.damaged, reverse=True)
+
+    async def load_checkpoint(self, version: int, stage: int) -> tuple[Buffer, dict[str, Any]] | None:
+        if self._machine.points.armed:
+            await self._machine.at("load", version)
+        key = version, stage
+        return self._disk.checkpoints.get(key) if key not in self._disk.damaged else None
+
+    async def read_checkpoint(self, version: int, stage: int, start: int, stop: int) -> Buffer | None:
+        if self._machine.points.armed:
+            await self._machine.at("read", version)
+        found = self._disk.checkpoints.get((version, stage))
+        return found[0][start:stop] if found is not None else None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """How a peer was started, for its restart."""
+
+    stage: int | None
+    speed: Speed
+    limits: LimitsConfig
+    uplink: float | None
+    downlink: float | None
+    machine: str  # the same for those on one host
+
+
+@dataclass
+class SimPeer:
+    """One machine of the world, and the peer on it."""
+
+    name: PeerId
+    peer: Peer
+    store: MemoryStore
+    task: asyncio.Task[None]
+    machine: Machine
+    transport: SimTransport
+    settled: Settled
+    compute: SimCompute | None = None
+
+
+class World:
+    """N peers of one run."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        data: Data,
+        *,
+        seed: int = 0,
+        link: Link | None = None,
+        engine: OpenEngine | None = None,
+        trace: bool = False,
+        open_seconds: float = 0.0,
+    ) -> None:
+        self.run, self.seed = run, seed
+        self._open_seconds = open_seconds  # that a device takes to open a stage
+        self.trace = Trace(trace)
+        self.network = SimNetwork(link, rng=random.Random(f"{seed}/network"), trace=self.trace, failed=self._failed)
+        self.points = Points(self)
+        self.peers: dict[PeerId, SimPeer] = {}
+        self.dead: dict[PeerId, SimPeer] = {}  # by their last death; those that live again are in `past`
+        self.past: list[SimPeer] = []  # former lives of peers that live again
+        self.failures: list[tuple[PeerId, BaseException]] = []  # what must not happen, in the order it did
+        self._data = data
+        self._engine = engine or torch_engine
+        self._incarnation = 0
+        self._beside: dict[asyncio.Task[Any], None] = {}
+
+    # ------------------------------------------------------------------------------------------------- coming
+
+    async def start(
+        self,
+        name: PeerId,
+        *,
+        stage: int | None = None,
+        speed: Speed | None = None,
+        limits: LimitsConfig | None = None,
+        uplink: float | None = None,
+        downlink: float | None = None,
+        machine: str = "",
+    ) -> SimPeer:
+        """Adds a peer that knows the first few of the living, and waits until it has greeted one of them. The first
+        of a world founds the run. Rates in bytes/s. `machine`: what others on the same host are given, too; otherwise
+        it has one of its own.
+        """
+        settled = Settled(stage, speed or Speed(), limits or LimitsConfig(), uplink, downlink, machine or name)
+        return await self._start(name, settled, MemoryStore())
+
+    async def restart(
+        self,
+        name: PeerId,
+        *,
+        disk: bool = True,
+        incarnation: int | None = None,
+        entries: Sequence[PeerId] | None = None,
+    ) -> SimPeer:
+        """The same peer again, crashed first if it lives; without its disk if need be, or with another incarnation than
+        the next, as where a clock was set back. It joins through any of the living, or those that are named; if that is
+        nobody, it founds the run.
+        """
+        if name in self.peers:
+            self.crash(name)
+        before = self.dead.pop(name)
+        self.past.append(before)
+        return await self._start(name, before.settled, before.store if disk else MemoryStore(), incarnation, entries)
+
+    async def _start(
+        self,
+        name: PeerId,
+        settled: Settled,
+        store: MemoryStore,
+        incarnation: int | None = None,
+        through: Sequence[PeerId] | None = None,
+    ) -> SimPeer:
+        assert name not in self.peers, f"{name} lives"
+        asyncio.get_running_loop().set_exception_handler(self._heard)
+        machine = Machine(name, self.points)
+        transport = self.network.transport(name, machine, uplink=settled.uplink, downlink=settled.downlink)
+        self._incarnation += 1
+        incarnation = self._incarnation if incarnation is None else incarnation
+        card = first_card(name, incarnation, transport.addresses(), "sim", CODECS, settled.machine)
+        membership = Membership(card)
+        settings = Settings(to_plain(self.run), fingerprint(self.run))
+        links = Links(transport, membership, lambda: settings)
+        links.fence.heard = lambda trouble: self._failed(name, trouble)
+
+        async def open_stage(stage: int) -> tuple[SimCompute, Data | None]:
+            if self._open_seconds:
+                await asyncio.sleep(self._open_seconds)
+            rng = random.Random(f"{self.seed}/{name}/device")
+            it.compute = SimCompute(self._engine(self.run, stage), settled.speed, machine, rng=rng, trace=self.trace)
+            return it.compute, self._data if stage == 0 else None
+
+        rng = random.Random(f"{self.seed}/{name}")
+        running = [other for other, it in self.peers.items() if it.machine.state == "running"]
+        entries = (running or list(self.peers))[:ENTRIES] if through is None else list(through)
+        peer = Peer(
+            self.run,
+            settled.limits,
+            links,
+            membership,
+            SimStore(store, machine),
+            open_stage,
+            rng,
+            stage=settled.stage,
+            entries=entries,
+            resume=any(it.store.checkpoints for it in (*self.past, *self.dead.values())),  # nobody begins it anew then
+        )
+        machine.step = lambda: peer.history.version + 1
+        machine.failed = lambda trouble: self._failed(name, trouble)
+        met = asyncio.get_running_loop().create_future()
+        task = machine.spawn(_live(peer, transport, entries, met), name=name)
+        it = self.peers[name] = SimPeer(name, peer, store, task, machine, transport, settled)
+        task.add_done_callback(lambda done: self._over(it, done), context=contextvars.Context())
+        self._note(name, "starts", f"incarnation {incarnation}")
+        await asyncio.wait({met, task}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        return it
+
+    def _over(self, it: SimPeer, task: asyncio.Task[None]) -> None:
+        """A peer's life has ended. One that lost its device ends by itself; its process is gone then."""
+        if not task.cancelled() and (trouble := task.exception()) is not None and is_of_device(trouble):
+            if self.peers.get(it.name) is it:
+                self.crash(it.name)
+            return
+        self._ended(it.name, task)
+
+    def _ended(self, name: PeerId, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (trouble := task.exception()) is not None:
+            self._failed(name, trouble)
+
+    def _failed(self, name: PeerId, trouble: BaseException) -> None:
+        self.failures.append((name, trouble))
+        self._note(name, "fails", repr(trouble))
+
+    def _heard(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception that nobody was there to catch: of a callback, or of a task that nobody asks."""
+        loop.default_exception_handler(context)
+        if (trouble := context.get("exception")) is not None:
+            self._failed("", trouble)
+
+    # ------------------------------------------------------------------------------------------------- faults
+
+    def kill(self, name: PeerId) -> None:
+        """The process is gone, mid-sentence."""
+        self.crash(name)
+
+    def crash(self, name: PeerId, *, power: bool = False) -> None:
+        """The process is gone and its connections are reset; with `power` the whole machine is, and it is only
+        silent.
+        """
+        it = self.dead[name] = self.peers.pop(name)
+        self._note(name, "loses power" if power else "crashes")
+        self.network.kill(name, power=power)
+        it.machine.crash()
+
+    def preempt(self, names: Iterable[PeerId]) -> None:
+        """Many processes go at once."""
+        for name in list(names):
+            self.crash(name)
+
+    def pause(self, name: PeerId) -> None:
+        """It does nothing any more, and nobody is told."""
+        self._note(name, "pauses")
+        self.peers[name].machine.pause()
+
+    def resume(self, name: PeerId) -> None:
+        self._note(name, "goes on")
+        self.peers[name].machine.resume()
+
+    def slow(self, name: PeerId, factor: float) -> None:
+        """Its device takes so many times longer than at its start."""
+        self._note(name, "slows", f"{factor:g}")
+        self.peers[name].machine.slowdown = factor
+
+    def hang(self, name: PeerId) -> None:
+        """Its device never ends the task it is at, while the rest goes on."""
+        if (compute := self.peers[name].compute) is not None:
+            self._note(name, "hangs")
+            compute.hung = True
+
+    def lose_device(self, name: PeerId) -> None:
+        """The thread that works with its device dies, while the rest goes on: the peer is to notice, and to end."""
+        if (compute := self.peers[name].compute) is not None:
+            self._note(name, "loses its device")
+            compute.lose("the thread that works with the device has died")
+
+    def unhang(self, name: PeerId) -> None:
+        if (compute := self.peers[name].compute) is not None and compute.hung:
+            self._note(name, "unhangs")
+            compute.hung = False
+
+    def heal(self) -> None:
+        """The end of all faults: every way is open, everyone goes on at full speed. The dead stay dead, and faults
+        planned for points that nobody has reached are called off.
+        """
+        self.points.armed.clear()
+        self.network.heal()
+        for name, it in self.peers.items():
+            it.machine.slowdown = 1.0
+            if it.machine.paused:
+                self.resume(name)
+            self.unhang(name)
+
+    def fail_at(self, peer: PeerId, step: int | None, point: str, action: Action, *, skip: int = 0) -> None:
+        """Plans a fault for the moment at which a peer ("*": any) is at a point of `points.GROUPS` in a step (None: in
+        any), for the `skip + 1`st time. It happens once.
+        """
+        self.points.fail_at(peer, step, point, action, skip=skip)
+
+    def befall(self, action: Action, name: PeerId) -> Any:
+        """Carries a planned fault out."""
+        self._note(name, "fault at a point")
+        result = action(self, name)
+        if inspect.iscoroutine(result):
+            self.spawn(result)
+        return result
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs something beside the peers, until it or the world ends. What it raises is a failure of the world."""
+        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        self._beside[task] = None
+
+        def ended(done: asyncio.Task[None]) -> None:
+            del self._beside[done]
+            self._ended("", done)
+
+        task.add_done_callback(ended)
+
+    async def sleep(self, seconds: float) -> None:
+        """Virtual time passes."""
+        await asyncio.sleep(seconds)
+
+    def _note(self, name: PeerId, what: str, detail: str = "") -> None:
+        if self.trace.on:
+            self.trace.add(asyncio.get_running_loop().time(), name, what, detail=detail)
+
+    # ------------------------------------------------------------------------------------------------- watching
+
+    def check(self) -> None:
+        """Raises the first thing that must not have happened."""
+        if self.failures:
+            raise self.failures[0][1]
+
+    async def until(self, predicate: Callable[[], bool], seconds: float) -> None:
+        """Lets virtual time pass until something holds. Raises TimeoutError, and whatever a peer failed with."""
+        async with asyncio.timeout(seconds):
+            self.check()
+            while not predicate():
+                await asyncio.sleep(POLL_SECONDS)
+                self.check()
+
+    async def finish(self, seconds: float = 3600.0) -> None:
+        """Lets the run come to its end at every living peer. Raises what `until` does."""
+        async with asyncio.timeout(seconds):
+            while working := [it.task for it in self.peers.values() if not it.task.done()]:
+                await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+                self.check()
+        await self._end()
+
+    async def stop(self) -> None:
+        """Ends every peer that is still alive."""
+        for it in self.peers.values():
+            it.machine.resume()
+            it.task.cancel()
+        await asyncio.gather(*(it.task for it in self.peers.values()), return_exceptions=True)
+        await self._end()
+
+    async def _end(self) -> None:
+        """Nothing is left of anyone. The peers themselves stay to be looked at."""
+        beside = list(self._beside)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        for it in self.peers.values():
+            it.transport.die()
+            it.machine.crash()
+        machines = [it.machine for it in (*self.peers.values(), *self.dead.values(), *self.past)]
+        while any(machine.state == "dying" for machine in machines):  # noqa: ASYNC110 - virtual time stands still
+            await asyncio.sleep(0)
+        self.check()
+
+
+async def _live(peer: Peer, transport: SimTransport, entries: list[PeerId], met: asyncio.Future[None]) -> None:
+    """What runs on a peer's machine."""
+    for entry in entries:
+        transport.learn(entry, (f"/sim/{entry}",))
+
+    async def meet(entry: PeerId) -> None:
+        try:
+            await peer.links.greet(entry)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault):
+            return  # the peer asks it again, and others
+        if not met.done():
+            met.set_result(None)
+
+    async with asyncio.TaskGroup() as group:
+        for entry in entries:
+            group.create_task(meet(entry))
+    if not met.done():
+        met.set_result(None)
+    await peer.run()
