@@ -19,7 +19,7 @@ import typer
 
 from swarmd import __version__
 from swarmd.config import NodeConfig, RunConfig
-from swarmd.daemon.local import Home, Remembered, RememberedRun, default_home
+from swarmd.daemon.home import Home, Remembered, RememberedRun, default_home
 from swarmd.errors import ConfigError, ControlError, SwarmError
 from swarmd.printable import printable, printable_lines
 
@@ -254,7 +254,7 @@ def demo(
     """Start a whole swarm on this machine, watch it train, and see what it learned."""
 
     def run() -> int:
-        from swarmd.daemon.demo import DemoOptions, run_demo
+        from swarmd.demo.run import DemoOptions, run_demo
 
         return run_demo(DemoOptions(peers, model, stages, steps, home, as_json, timeout, kill_every, uneven))
 

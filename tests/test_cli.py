@@ -9,7 +9,7 @@ import pytest
 
 from swarmd import __version__
 from swarmd.cli import StartOptions, check_options, plan_node
-from swarmd.daemon.local import Home, Remembered
+from swarmd.daemon.home import Home, Remembered
 from swarmd.errors import ConfigError
 
 BOOTSTRAP = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWx"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from swarmd.daemon import logs
-from swarmd.daemon.local import Home, Remembered
+from swarmd.daemon.home import Home, Remembered
 from swarmd.files import PRIVATE_MODE, open_private, open_regular, parse_json, read_json, read_regular
 from swarmd.net.identity import load_or_create_seed
 

@@ -18,12 +18,12 @@ from swarmctl.app import run_command_line
 from swarmctl.plan import render_plan
 from swarmctl.render import console
 from swarmd.config import ModelConfig, RunConfig
-from swarmd.daemon.demo_process import DaemonProcess
-from swarmd.daemon.demo_view import Lines, LiveTable
-from swarmd.daemon.local import Home
+from swarmd.daemon.home import Home
 from swarmd.daemon.logs import configure_logging
 from swarmd.daemon.metrics import render_metrics
 from swarmd.daemon.systemd import Notifier
+from swarmd.demo.process import DaemonProcess
+from swarmd.demo.view import Lines, LiveTable
 from swarmd.errors import Refused
 from swarmd.printable import CUT, LINES_LIMIT, printable, printable_lines
 from swarmd.sim.planner.plan import Outlook, Plan, Row, Variant

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.chaos.weather import LOOPBACK, Proxy, Weather, free_port
-from swarmd.daemon.demo_process import DaemonProcess
+from swarmd.demo.process import DaemonProcess
 
 LISTEN_BOUND_S = 60.0  # for a daemon to listen; nine of them start at once
 END_BOUND_S = 45.0  # for a daemon to end after SIGTERM

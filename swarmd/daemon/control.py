@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from swarmd.daemon.local import Home
+from swarmd.daemon.home import Home
 from swarmd.daemon.metrics import METRICS_CONTENT_TYPE, render_metrics
 from swarmd.errors import ConfigError, ControlError, SwarmError
 from swarmd.files import PRIVATE_MODE

@@ -1,6 +1,6 @@
 """Other peers of a run, as a home remembers them from one life of its daemon to the next.
 
-They are hints for finding the run again: whatever is damaged among them is left out. Pure; `local.py` reads and writes.
+They are hints for finding the run again: whatever is damaged among them is left out. Pure; `home.py` reads and writes.
 """
 
 from collections.abc import Iterable, Sequence

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from swarmd.config import NodeConfig, RunConfig, fingerprint, lineage, to_plain
 from swarmd.daemon.beside import run_beside
 from swarmd.daemon.device import device_memory
+from swarmd.daemon.home import Home, RememberedRun
 from swarmd.daemon.known_peers import KnownPeer, merge_known
-from swarmd.daemon.local import Home, RememberedRun
 from swarmd.daemon.logs import NOTICE
 from swarmd.daemon.report import Report
 from swarmd.daemon.run_search import RunSearch

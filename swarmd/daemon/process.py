@@ -14,7 +14,7 @@ from typing import Any
 from swarmd import exits
 from swarmd.config import NodeConfig, RunConfig
 from swarmd.daemon.control import ControlServer
-from swarmd.daemon.local import Home
+from swarmd.daemon.home import Home
 from swarmd.daemon.logs import NOTICE, TERMINAL_ONLY
 from swarmd.daemon.node import Node
 from swarmd.daemon.patience import said_if_long

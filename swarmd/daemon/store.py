@@ -14,7 +14,7 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any, TypeVar
 
-from swarmd.daemon.local import Home, RememberedRun, write_atomically
+from swarmd.daemon.home import Home, RememberedRun, write_atomically
 from swarmd.files import open_regular, parse_json, read_regular
 from swarmd.stage.checkpoint import (
     clear_torn,

@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from swarmd.daemon.local import Home
+from swarmd.daemon.home import Home
 from swarmd.daemon.store import LocalStore
 from tests.daemon.fakes import FakeDaemon, served
 

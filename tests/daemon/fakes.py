@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from swarmd.daemon.control import ControlServer
-from swarmd.daemon.local import Home
+from swarmd.daemon.home import Home
 from swarmd.status import Bytes, HopRow, PeerRow, Queues, Status
 from swarmd.swarm.peer.drain import Drained
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from swarmd.config import ModelConfig, NodeConfig, RunConfig, fingerprint, to_plain
-from swarmd.daemon.local import Home
+from swarmd.daemon.home import Home
 from swarmd.daemon.node import Node
 from swarmd.daemon.run_search import RunSearch
 from swarmd.daemon.waits import Waits

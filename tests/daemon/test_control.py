@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from swarmd.daemon.control import BODY_LIMIT_BYTES
-from swarmd.daemon.local import Home
+from swarmd.daemon.home import Home
 from swarmd.errors import ConfigError, ControlError, PeerUnreachable
 from tests.daemon.fakes import ADDRESS, HOP, PEER, STATUS, FakeDaemon, served
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from swarmd.config import DataConfig
-from swarmd.daemon.local import Home
+from swarmd.daemon.home import Home
 from swarmd.daemon.store import LocalStore
 from swarmd.errors import ConfigError
 from swarmd.settings import load_run

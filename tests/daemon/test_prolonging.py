@@ -9,8 +9,8 @@ import pytest
 
 from swarmd.cli import StartOptions, check_options
 from swarmd.config import ModelConfig, NodeConfig, OptimizerConfig, RunConfig, fingerprint, prolonged, to_plain
+from swarmd.daemon.home import Home, RememberedRun
 from swarmd.daemon.known_peers import KnownPeer
-from swarmd.daemon.local import Home, RememberedRun
 from swarmd.daemon.prolonging import newest_version, plan_resumed, rates
 from swarmd.daemon.run_search import RunSearch
 from swarmd.errors import ConfigError, Refused

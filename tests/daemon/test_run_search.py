@@ -14,8 +14,8 @@ import pytest
 
 from swarmd.config import ModelConfig, NodeConfig, RunConfig, fingerprint, prolonged, to_plain
 from swarmd.daemon.candidates import LONGEST_PAUSE_S, REFUSED_PAUSE_S
+from swarmd.daemon.home import Home, Remembered, RememberedRun
 from swarmd.daemon.known_peers import KnownPeer
-from swarmd.daemon.local import Home, Remembered, RememberedRun
 from swarmd.daemon.node import Node
 from swarmd.daemon.run_search import RunSearch, _NoRun
 from swarmd.daemon.text import LocalText

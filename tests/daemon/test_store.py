@@ -7,7 +7,7 @@ from typing import BinaryIO
 import pytest
 
 from swarmd.daemon import store as store_file
-from swarmd.daemon.local import Home, RememberedRun
+from swarmd.daemon.home import Home, RememberedRun
 from swarmd.daemon.store import LocalStore
 
 

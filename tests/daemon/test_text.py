@@ -11,8 +11,7 @@ import pytest
 
 import swarmd
 from swarmd.config import LOCAL, DataConfig, LimitsConfig, RunConfig, fingerprint, prolonged, to_plain
-from swarmd.daemon.demo import own_text
-from swarmd.daemon.local import Home, RememberedRun
+from swarmd.daemon.home import Home, RememberedRun
 from swarmd.daemon.text import (
     LocalText,
     as_first_release,
@@ -23,6 +22,7 @@ from swarmd.daemon.text import (
     take_local,
     with_digests,
 )
+from swarmd.demo.run import own_text
 from swarmd.errors import ConfigError
 from swarmd.settings import load_run, preset_names, run_from_plain
 from swarmd.stage import sources

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from swarmd.config import NodeConfig
-from swarmd.daemon.local import Home
+from swarmd.daemon.home import Home
 from swarmd.daemon.node import Node
 from swarmd.daemon.waits import WAITS_LIMIT, Standstill, Waits
 from swarmd.errors import PeerUnreachable

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from swarmd.config import DataConfig, RunConfig
-from swarmd.daemon.local import Home
+from swarmd.daemon.home import Home
 from tests.daemon.fakes import FakeDaemon, served
 from tests.e2e.swarm import START_SECONDS, Daemon, run_command, swarm
 from tests.e2e.test_training import INT8, write_settings

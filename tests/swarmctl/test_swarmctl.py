@@ -19,7 +19,7 @@ from rich.console import Console
 from swarmctl.app import run_command_line
 from swarmctl.client import Client, parse_status
 from swarmctl.render import render_status
-from swarmd.daemon.local import Home
+from swarmd.daemon.home import Home
 from swarmd.errors import ControlError, Refused
 from swarmd.printable import duration, size
 from swarmd.status import Status, Wait

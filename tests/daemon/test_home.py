@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from swarmd.daemon.local import Home, Remembered, write_atomically
+from swarmd.daemon.home import Home, Remembered, write_atomically
 from swarmd.errors import ConfigError
 from swarmd.swarm.wire.messages.common import INCARNATION_STEP
 
@@ -28,7 +28,7 @@ def test_a_second_daemon_is_told_who_has_the_home(tmp_path: Path) -> None:
 
 def test_a_killed_daemon_leaves_no_lock(tmp_path: Path) -> None:
     program = (
-        "import sys, swarmd.daemon.local as local\n"
+        "import sys, swarmd.daemon.home as local\n"
         f"with local.Home({str(tmp_path)!r}).locked():\n"
         "    print('locked', flush=True); sys.stdin.read()\n"
     )

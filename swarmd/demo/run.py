@@ -19,11 +19,11 @@ from typing import Any
 
 from swarmd import exits
 from swarmd.config import DataConfig, RunConfig
-from swarmd.daemon.demo_kills import Killer
-from swarmd.daemon.demo_process import DaemonProcess
-from swarmd.daemon.demo_report import DemoResult, judge, print_report, with_sample
-from swarmd.daemon.demo_view import View, make_view
 from swarmd.daemon.patience import said_if_long
+from swarmd.demo.kills import Killer
+from swarmd.demo.process import DaemonProcess
+from swarmd.demo.report import DemoResult, judge, print_report, with_sample
+from swarmd.demo.view import View, make_view
 from swarmd.errors import ConfigError, SwarmError
 from swarmd.printable import printable
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from swarmctl.render import console, short, words
 from swarmd.config import RunConfig
-from swarmd.daemon.demo_process import DaemonProcess
+from swarmd.demo.process import DaemonProcess
 from swarmd.printable import SENTENCE_LIMIT, duration, printable_lines
 from swarmd.status import Status
 

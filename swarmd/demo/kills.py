@@ -9,7 +9,7 @@ import random
 import signal
 from collections.abc import Callable, Sequence
 
-from swarmd.daemon.demo_process import DaemonProcess
+from swarmd.demo.process import DaemonProcess
 
 AWAY_S = 3.0  # from the kill to the new start
 LAST_KILL_S = 20.0  # before the expected end of the run: who is killed must be back while the others are there

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from swarmctl.client import Client, parse_status
 from swarmd import exits
-from swarmd.daemon.local import Home
+from swarmd.daemon.home import Home
 from swarmd.errors import ControlError
 from swarmd.files import open_regular
 from swarmd.status import Status

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from swarmd.config import RunConfig
-from swarmd.daemon.demo_process import DaemonProcess
+from swarmd.demo.process import DaemonProcess
 from swarmd.files import parse_json
 from swarmd.printable import duration, printable
 

@@ -15,12 +15,13 @@ import pytest
 from rich.console import Console
 
 from swarmd.config import DataConfig, ModelConfig, RunConfig
-from swarmd.daemon import demo, demo_kills
-from swarmd.daemon.demo import Demo, DemoFailed, DemoOptions, prepare_home, run_demo, verdict
-from swarmd.daemon.demo_kills import Killer, plan_victim
-from swarmd.daemon.demo_process import DaemonProcess
-from swarmd.daemon.demo_report import judge, loss_curve, print_report, read_ledgers, with_sample
-from swarmd.daemon.demo_view import Lines, LiveTable, peer_table, swarm_lines
+from swarmd.demo import kills as demo_kills
+from swarmd.demo import run as demo
+from swarmd.demo.kills import Killer, plan_victim
+from swarmd.demo.process import DaemonProcess
+from swarmd.demo.report import judge, loss_curve, print_report, read_ledgers, with_sample
+from swarmd.demo.run import Demo, DemoFailed, DemoOptions, prepare_home, run_demo, verdict
+from swarmd.demo.view import Lines, LiveTable, peer_table, swarm_lines
 from swarmd.errors import ConfigError
 from tests.daemon.fake_swarmd import STEPS
 from tests.daemon.fakes import ADDRESS, STATUS
