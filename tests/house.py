@@ -124,6 +124,27 @@ def floors(graph: Graph) -> int:
     return max((of(name) for name in merged), default=0)
 
 
+def floors_broken(place: str, order: tuple[tuple[str, ...], ...]) -> list[str]:
+    """Imports within a place that don't lead to a lower floor. Files beside the rooms are the lowest, `__main__` the highest."""
+    level = {room: number for number, rooms in enumerate(order) for room in rooms}
+    depth = place.count("/") + 1
+
+    def level_of(name: str) -> tuple[int, str]:
+        parts = name.split(".")[depth:]
+        if len(parts) == 1:
+            return (len(order), "") if parts[0] == "__main__" else (-1, "")
+        return level[parts[0]], parts[0]
+
+    found = []
+    for name, others in import_graph(place).items():
+        mine, room = level_of(name)
+        for other in sorted(others):
+            theirs, its = level_of(other)
+            if theirs >= mine and its != room:
+                found.append(f"{name} imports {other}")
+    return found
+
+
 class Definition(NamedTuple):
     """A class, function or parameter list that is measured."""
 

@@ -7,13 +7,13 @@ was really loaded. The checks themselves are tried on made-up sources at the end
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.house import OURS, ROOT, circles, floors_broken, import_graph, imported, parse, sources
+
 FILE_LINES_LIMIT = 800  # a file ends where its question ends, mostly far below
 FUNCTION_LINES_LIMIT = 70
 
@@ -80,6 +80,25 @@ OWN_IMPORTS = (
         "it assembles what is real; simulated parts must not get into a daemon",
     ),
     Rule(
+        "swarmd/demo",
+        (
+            "swarmctl",
+            "swarmd.config",
+            "swarmd.daemon.home",
+            "swarmd.daemon.patience",
+            "swarmd.demo",
+            "swarmd.errors",
+            "swarmd.exits",
+            "swarmd.files",
+            "swarmd.printable",
+            "swarmd.settings",
+            "swarmd.stage",
+            "swarmd.status",
+            "swarmd.values",
+        ),
+        "it starts daemons as processes and asks them through their control sockets, as a person would",
+    ),
+    Rule(
         "swarmctl/plan.py",
         ("swarmd.status", "swarmd.errors", "swarmd.printable", "swarmd.settings", "swarmd.sim", "swarmctl"),
         "a plan is a simulation; it is made by the simulator, which needs no torch",
@@ -101,36 +120,6 @@ SERIALISERS = ("_pickle", "cloudpickle", "cPickle", "dill", "joblib", "marshal",
 """What runs code when it reads data, or ties a file to one version of Python."""
 
 
-def sources(*places: str) -> list[Path]:
-    """Our Python files in these places, sorted."""
-    found = [
-        path for place in places for path in ([ROOT / place] if place.endswith(".py") else (ROOT / place).rglob("*.py"))
-    ]
-    return sorted(path for path in found if "__pycache__" not in path.parts)
-
-
-def parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-
-
-def imported(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Every module that is imported, anywhere in the source, as a dotted name, with its line."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: relative imports hide which room is meant"
-            assert node.module is not None
-            # `from swarmd import settings` means swarmd.settings; `from swarmd.config import X` means swarmd.config.
-            names = (f"{node.module}.{alias.name}" for alias in node.names)
-            yield from ((name if _is_module(name) else node.module, node.lineno) for name in names)
-
-
-def _is_module(name: str) -> bool:
-    path = ROOT.joinpath(*name.split("."))
-    return path.with_suffix(".py").exists() or path.is_dir()
-
-
 def within(name: str, modules: tuple[str, ...]) -> bool:
     """Whether a dotted name is one of the modules or inside one. Plain `swarmd` is only itself: its version."""
     return any(name == module or (module != "swarmd" and name.startswith(f"{module}.")) for module in modules)
@@ -138,22 +127,62 @@ def within(name: str, modules: tuple[str, ...]) -> bool:
 
 def foreign_to(rule: Rule, tree: ast.AST) -> list[str]:
     """Imports of ours that the rule does not allow."""
-    ours = (
-        (name, line)
-        for name, line in imported(tree)
-        if name.split(".")[0] in ("swarmd", "swarmctl", "tests", "benchmarks")
-    )
+    ours = ((name, line) for name, line in imported(tree) if name.split(".")[0] in OURS)
     return [f"line {line} imports {name}" for name, line in ours if not within(name, rule.allowed)]
 
 
 @pytest.mark.parametrize("rule", OWN_IMPORTS, ids=lambda rule: rule.place)
 def test_a_room_imports_only_what_it_may(rule: Rule) -> None:
     for path in sources(rule.place):
-        if path.name.startswith("demo") and rule.place == "swarmd/daemon":
-            continue  # the demo stands outside the daemon: it is a client of control sockets, with swarmctl's client
         if path == ROOT / "swarmctl/plan.py" and rule.place == "swarmctl":
             continue  # it has a rule of its own, and is loaded only for `swarmctl plan`: see below
         assert not foreign_to(rule, parse(path)), f"{path.relative_to(ROOT)}: not allowed, because {rule.reason}"
+
+
+FLOORS = {
+    "swarmd/swarm": (
+        ("wire",),
+        ("membership",),
+        ("history",),
+        ("hops", "balance", "state"),
+        ("rounds", "recovery"),
+        ("steps",),
+        ("peer",),
+    ),
+    "swarmd/sim": (("world", "engines"), ("faults", "planner", "spot_market"), ("campaign", "measure")),
+}
+"""The rooms of a place from the lowest floor up. What stands beside them, as files, is below all (`__main__` above)."""
+
+
+STILL_UPWARDS = {
+    "swarmd.swarm.membership.gossip imports swarmd.swarm.balance.balancer",
+    "swarmd.swarm.wire.incarnation imports swarmd.swarm.membership.table",
+    "swarmd.swarm.wire.links imports swarmd.swarm.membership.table",
+    "swarmd.sim.planner.rehearsal imports swarmd.sim.measure.figures",
+}
+STILL_CIRCLES = (
+    "swarmd.swarm.peer.peer swarmd.swarm.peer.view",
+    (
+        "swarmd.sim.world.compute swarmd.sim.world.machine swarmd.sim.world.mesh swarmd.sim.world.network "
+        "swarmd.sim.world.points swarmd.sim.world.transport swarmd.sim.world.world"
+    ),
+    "swarmctl.__main__ swarmctl.app",
+    "swarmd.daemon.node swarmd.daemon.report",
+    "swarmd.__main__ swarmd.cli",
+)
+"""What is left to be untied."""
+
+
+@pytest.mark.parametrize("place", FLOORS)
+def test_imports_run_downwards(place: str) -> None:
+    """So that a room can be understood, tested and changed with what is below it."""
+    assert set(floors_broken(place, FLOORS[place])) <= STILL_UPWARDS
+
+
+def test_no_modules_import_each_other() -> None:
+    """TYPE_CHECKING included: two files that need each other's names are one file, or lack a third."""
+    found = [set(circle) for circle in circles(import_graph("swarmd", "swarmctl"))]
+    assert all(any(circle <= set(names.split()) for names in STILL_CIRCLES) for circle in found), found
 
 
 def test_swarm_needs_nothing_but_the_standard_library() -> None:
