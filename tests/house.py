@@ -125,7 +125,7 @@ def floors(graph: Graph) -> int:
 
 
 def floors_broken(place: str, order: tuple[tuple[str, ...], ...]) -> list[str]:
-    """Imports within a place that don't lead to a lower floor. Files beside the rooms are the lowest, `__main__` the highest."""
+    """Imports within a place that don't lead to a lower floor. Files beside the rooms come below, `__main__` above."""
     level = {room: number for number, rooms in enumerate(order) for room in rooms}
     depth = place.count("/") + 1
 

@@ -36,7 +36,7 @@ from swarmd.swarm.peer.drain import Drained
 from swarmd.swarm.peer.peer import Peer
 from swarmd.swarm.ports import Compute, Data
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Settings
+from swarmd.swarm.wire.messages.presence import Settings
 from swarmd.values import PeerId
 
 if TYPE_CHECKING:

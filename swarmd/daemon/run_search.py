@@ -24,7 +24,8 @@ from swarmd.swarm.balance.sizes import unfit
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import PROTOCOL, Card, Settings
+from swarmd.swarm.wire.messages.common import PROTOCOL
+from swarmd.swarm.wire.messages.presence import Card, Settings
 from swarmd.values import PeerId
 
 if TYPE_CHECKING:

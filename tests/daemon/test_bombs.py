@@ -18,7 +18,8 @@ from swarmd.sim.world.network import SimNetwork
 from swarmd.stage.worker import Worker
 from swarmd.swarm.membership.table import Membership, first_card
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import PROTOCOL, Settings
+from swarmd.swarm.wire.messages.common import PROTOCOL
+from swarmd.swarm.wire.messages.presence import Settings
 
 RUN = RunConfig("toy", ModelConfig(256, 8, 16, 2, 2, 2, 16))
 

@@ -27,7 +27,7 @@ from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.network import SimNetwork
 from swarmd.swarm.membership.table import Membership, first_card
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Settings
+from swarmd.swarm.wire.messages.presence import Settings
 
 RUN = RunConfig("toy", ModelConfig(256, 8, 16, 2, 2, 2, 16))
 OTHER_RUN = dataclasses.replace(RUN, seed=1)

@@ -9,7 +9,7 @@ from swarmd.sim.campaign.play import Play
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import SimPeer, World
-from swarmd.swarm.wire.messages.common import AskChunk
+from swarmd.swarm.wire.messages.state import AskChunk
 from tests.sim.toy import everyone_at, moment
 
 

@@ -22,7 +22,8 @@ from swarmd.stage.engine import StageEngine
 from swarmd.swarm.history.record import Record, clip_factor, record_to_plain
 from swarmd.swarm.peer.drain import Drained
 from swarmd.swarm.peer.ending import LINGER_SECONDS
-from swarmd.swarm.wire.messages.common import NOBODY, Accept, Accepted, Blame
+from swarmd.swarm.wire.messages.commit import Accept, Accepted
+from swarmd.swarm.wire.messages.hop import NOBODY, Blame
 from swarmd.values import Encoded, HopId
 from tests.sim.test_drains import drain
 from tests.sim.toy import (

@@ -11,7 +11,8 @@ from swarmd.config import LimitsConfig
 from swarmd.sim.world.compute import Speed
 from swarmd.sim.world.transport import SimTransport
 from swarmd.sim.world.world import SimPeer, World
-from swarmd.swarm.wire.messages.common import Accept, Card, Prepare
+from swarmd.swarm.wire.messages.commit import Accept, Prepare
+from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.messages.round import Close
 from swarmd.values import Frame, PeerId
 from tests.sim.toy import (

@@ -13,7 +13,7 @@ from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.faults.timed import Crash, Move, Partition
 from swarmd.sim.world import points
 from swarmd.sim.world.world import SimPeer, World
-from swarmd.swarm.wire.messages.common import AskMove, AskStay, Wished
+from swarmd.swarm.wire.messages.move import AskMove, AskStay, Wished
 from tests.sim.movers import ask, granted, members, swarm
 from tests.sim.toy import RUN, accumulated, check_agreement, check_exact, everyone_at, long, moment, step_of, train
 

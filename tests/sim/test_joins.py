@@ -29,7 +29,9 @@ from swarmd.swarm.state import donor
 from swarmd.swarm.state import manifest as statesync
 from swarmd.swarm.state.donor import Pinned
 from swarmd.swarm.wire.framing import to_frame
-from swarmd.swarm.wire.messages.common import INCARNATION_STEP, AskChunk, AskSnapshot, Chunk, Snapshot, Summary
+from swarmd.swarm.wire.messages.common import INCARNATION_STEP
+from swarmd.swarm.wire.messages.presence import Summary
+from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot, Chunk, Snapshot
 from swarmd.values import PeerId
 from tests.sim.toy import (
     PAIRS,

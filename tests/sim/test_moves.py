@@ -16,7 +16,7 @@ from swarmd.sim.world import points
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.balance.sizes import state_bytes
 from swarmd.swarm.state import manifest as statesync
-from swarmd.swarm.wire.messages.common import Hop
+from swarmd.swarm.wire.messages.hop import Hop
 from swarmd.values import Encoded
 from tests.sim.movers import ask, granted, members, slow_chunks, swarm
 from tests.sim.toy import (

@@ -21,7 +21,11 @@ from swarmd.sim.world.transport import SERVING_PER_PEER
 from swarmd.sim.world.uplinks import HEADER_BYTES
 from swarmd.sim.world.world import World
 from swarmd.swarm.wire.framing import from_frame, to_frame
-from swarmd.swarm.wire.messages import common as messages
+from swarmd.swarm.wire.messages.commit import Commit
+from swarmd.swarm.wire.messages.common import Ack
+from swarmd.swarm.wire.messages.hop import Beat, Hop, HopBeat, Locate, Room
+from swarmd.swarm.wire.messages.state import Chunk
+from swarmd.swarm.wire.messages.step import Lease
 from swarmd.values import Encoded, Frame
 from tests.sim.nodes import SLOW, Node, connect, forever, now, play
 from tests.sim.toy import RUN_SECONDS, SHORT, check_agreement, everyone_at, moment, start_all
@@ -435,15 +439,15 @@ def test_a_broken_connection_takes_its_held_frames_along() -> None:
 # ------------------------------------------------------------------------------------------------- damage
 
 MESSAGES = [
-    messages.Ack(),
-    messages.Room(3),
-    messages.Locate(1, 2),
-    messages.Beat((messages.HopBeat(1, 2, "waiting", 1.0),), 1, 0.5, 0.1),
-    messages.Lease(1, ((0, 3),), again=False),
-    messages.Hop(1, 2, "r", again=False, evaluate=False, codec="fp32", tokens=b"1234",
+    Ack(),
+    Room(3),
+    Locate(1, 2),
+    Beat((HopBeat(1, 2, "waiting", 1.0),), 1, 0.5, 0.1),
+    Lease(1, ((0, 3),), again=False),
+    Hop(1, 2, "r", again=False, evaluate=False, codec="fp32", tokens=b"1234",
                  activation=Encoded("fp32", (1,), (b"abcd",))),
-    messages.Commit({"step": 1}),
-    messages.Chunk(b"data"),
+    Commit({"step": 1}),
+    Chunk(b"data"),
 ]  # fmt: skip
 
 

@@ -19,7 +19,9 @@ from swarmd.sim.world.world import World
 from swarmd.swarm import ports
 from swarmd.swarm.wire import framing
 from swarmd.swarm.wire.framing import to_frame
-from swarmd.swarm.wire.messages import common as messages
+from swarmd.swarm.wire.messages.commit import Commit
+from swarmd.swarm.wire.messages.hop import Locate, Room
+from swarmd.swarm.wire.messages.presence import AskPlace
 from swarmd.values import Frame
 from tests.sim.nodes import now
 from tests.sim.toy import SHORT, check_agreement, check_exact, train
@@ -56,9 +58,9 @@ def test_a_point_that_does_not_exist_cannot_be_planned() -> None:
 
 
 def test_the_step_is_the_frames_own() -> None:
-    assert step_of(to_frame(messages.Locate(7, 3))) == 7
-    assert step_of(to_frame(messages.Commit({"step": 4}))) == 4
-    assert step_of(to_frame(messages.AskPlace(0, has_data=True))) is None
+    assert step_of(to_frame(Locate(7, 3))) == 7
+    assert step_of(to_frame(Commit({"step": 4}))) == 4
+    assert step_of(to_frame(AskPlace(0, has_data=True))) is None
     assert step_of(Frame("Commit", {"record": {"step": "four"}})) is None
 
 
@@ -103,7 +105,7 @@ class Pair:
         machine.crash()
 
     def ask(self, step: int = 3, deadline_s: float | None = None) -> "asyncio.Task[Frame]":
-        frame = to_frame(messages.Locate(step, 0))
+        frame = to_frame(Locate(step, 0))
         task = self.a.machine.spawn(self.a.request("b", frame, deadline_s=deadline_s))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
@@ -156,7 +158,7 @@ def test_a_fault_may_wait_for_a_peer_for_any_step_and_for_its_turn() -> None:
 def test_what_has_no_step_is_of_the_peers_present_one() -> None:
     async def test(pair: Pair) -> None:
         pair.points.fail_at("a", 5, "ask.Room", pair.note("room"))
-        await pair.a.machine.spawn(pair.a.request("b", to_frame(messages.Room(1))))
+        await pair.a.machine.spawn(pair.a.request("b", to_frame(Room(1))))
         assert len(pair.seen) == 1
 
     play(test)

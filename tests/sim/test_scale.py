@@ -13,7 +13,8 @@ from swarmd.swarm.hops.beats import BEAT_CEILING_SECONDS, beat_interval
 from swarmd.swarm.hops.custody import SILENCE_CEILING_SECONDS, UNCLAIMED_SECONDS
 from swarmd.swarm.membership.gossip import cards_for
 from swarmd.swarm.membership.table import FEW, SMALL_SWARM, Membership, heartbeat_interval, summary_interval
-from swarmd.swarm.wire.messages.common import BEAT_SECONDS, Summary
+from swarmd.swarm.wire.messages.hop import BEAT_SECONDS
+from swarmd.swarm.wire.messages.presence import Summary
 from tests.swarm.cards import card
 
 GOSSIP_LIMIT = 16.0  # copies that a peer sends per second: five of two heartbeats, and of half a summary

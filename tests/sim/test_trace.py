@@ -6,7 +6,7 @@ from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.network import SimNetwork
 from swarmd.sim.world.trace import HASHED_AT_ONCE, Event, Trace
 from swarmd.swarm.wire.framing import to_frame
-from swarmd.swarm.wire.messages.common import Hop
+from swarmd.swarm.wire.messages.hop import Hop
 from swarmd.values import Encoded, Frame
 from tests.sim.nodes import Node, connect
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from swarmd.swarm.wire.messages.common import Card
+from swarmd.swarm.wire.messages.presence import Card
 
 PLAIN = Card(
     peer="p",

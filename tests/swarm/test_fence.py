@@ -15,7 +15,7 @@ from swarmd.swarm.hops.ailing import FAILURES, REST_CEILING_SECONDS, REST_SECOND
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.framing import KINDS
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Settings
+from swarmd.swarm.wire.messages.presence import Settings
 from tests.swarm.cards import card
 from tests.swarm.wire.test_messages import filled
 

@@ -26,7 +26,7 @@ from swarmd.swarm.membership.table import Membership, first_card
 from swarmd.swarm.peer.peer import Peer
 from swarmd.swarm.ports import Data
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Settings
+from swarmd.swarm.wire.messages.presence import Settings
 from swarmd.values import Buffer, PeerId
 
 CODECS = ("fp32", "fp16", "bf16", "int8")

@@ -33,7 +33,7 @@ from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Move
 from swarmd.swarm.membership.table import ADMITTING, STAYING, Membership, nan_to_zero
 from swarmd.swarm.signals import Signal
-from swarmd.swarm.wire.messages.common import Card, Summary
+from swarmd.swarm.wire.messages.presence import Card, Summary
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)

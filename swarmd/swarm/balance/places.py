@@ -20,7 +20,7 @@ from swarmd.swarm.membership.table import Membership, nan_to_zero
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.incarnation import check_card
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import AskPlace, Card, Place
+from swarmd.swarm.wire.messages.presence import AskPlace, Card, Place
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)

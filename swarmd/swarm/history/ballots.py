@@ -29,7 +29,8 @@ from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Record, is_of_now, record_from_plain, record_to_plain
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import NO_BALLOT, Accept, Accepted, Ballot, Prepare, Promise
+from swarmd.swarm.wire.messages.commit import Accept, Accepted, Prepare, Promise
+from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from typing import Any
 
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.membership.table import rendezvous
-from swarmd.swarm.wire.messages.common import NO_BALLOT, Accepted, Ballot, Promise
+from swarmd.swarm.wire.messages.commit import Accepted, Promise
+from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
 from swarmd.values import PeerId
 
 ACCEPTORS = 9  # five must live; more would only cost messages

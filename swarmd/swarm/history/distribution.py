@@ -14,7 +14,9 @@ from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Record, record_to_plain
 from swarmd.swarm.membership.table import AT_WORK, SMALL_SWARM, Membership, rendezvous
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Ack, Card, Commit
+from swarmd.swarm.wire.messages.commit import Commit
+from swarmd.swarm.wire.messages.common import Ack
+from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)

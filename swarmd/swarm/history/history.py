@@ -25,7 +25,8 @@ from swarmd.swarm.history.record import (
 from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Ack, AskRecord, Commit
+from swarmd.swarm.wire.messages.commit import AskRecord, Commit
+from swarmd.swarm.wire.messages.common import Ack
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Any
 from swarmd.config import RunConfig, lineage
 from swarmd.errors import PeerFault
 from swarmd.schedule import learning_rate_at
-from swarmd.swarm.wire.messages.common import SOMEONE
+from swarmd.swarm.wire.messages.hop import SOMEONE
 from swarmd.swarm.wire.messages.round import StageReport
 from swarmd.values import PeerId
 

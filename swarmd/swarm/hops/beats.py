@@ -8,7 +8,8 @@ from swarmd.swarm.hops.under_way import Work
 from swarmd.swarm.membership.table import SMALL_SWARM, Membership
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import BEAT_SECONDS, Ack, Beat, HopBeat
+from swarmd.swarm.wire.messages.common import Ack
+from swarmd.swarm.wire.messages.hop import BEAT_SECONDS, Beat, HopBeat
 from swarmd.values import PeerId
 
 BEATS_PER_SECOND = 2.0  # to all custodians together: in a large stage each of them hears this peer less often

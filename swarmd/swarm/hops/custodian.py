@@ -23,7 +23,8 @@ from swarmd.swarm.hops.routing import Router
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Ack, Busy, Cancel, Gradient, Hop, Locate, Located, NotFinite, hop_id
+from swarmd.swarm.wire.messages.common import Ack
+from swarmd.swarm.wire.messages.hop import Busy, Cancel, Gradient, Hop, Locate, Located, NotFinite, hop_id
 from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)

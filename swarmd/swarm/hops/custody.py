@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from swarmd.swarm.membership.table import Rhythm, nan_to_zero
-from swarmd.swarm.wire.messages.common import BEAT_SECONDS, Beat
+from swarmd.swarm.wire.messages.hop import BEAT_SECONDS, Beat
 from swarmd.values import ComputeProgress, HopId, PeerId
 
 SILENCE_DEVIATIONS = 8.0

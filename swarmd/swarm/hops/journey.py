@@ -25,9 +25,9 @@ from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import (
+from swarmd.swarm.wire.messages.common import Ack, check_stage
+from swarmd.swarm.wire.messages.hop import (
     SOMEONE,
-    Ack,
     Blame,
     Busy,
     Cancel,
@@ -38,7 +38,6 @@ from swarmd.swarm.wire.messages.common import (
     Loss,
     NotFinite,
     Room,
-    check_stage,
     hop_id,
 )
 from swarmd.values import BackwardResult, Buffer, Encoded, HopId, PeerId

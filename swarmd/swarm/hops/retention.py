@@ -7,7 +7,7 @@ that. Knows no network; `journey.py` decides what to send again.
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from swarmd.swarm.wire.messages.common import Gradient, Hop, NotFinite
+from swarmd.swarm.wire.messages.hop import Gradient, Hop, NotFinite
 from swarmd.values import HopId, PeerId
 
 Answer = Gradient | NotFinite

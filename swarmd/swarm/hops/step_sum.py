@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from swarmd.swarm.wire.messages.common import NOBODY, SOMEONE, Blame
+from swarmd.swarm.wire.messages.hop import NOBODY, SOMEONE, Blame
 from swarmd.values import PeerId
 
 

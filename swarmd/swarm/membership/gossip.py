@@ -27,7 +27,8 @@ from swarmd.swarm.membership.table import (
 from swarmd.swarm.wire.framing import from_frame, to_frame
 from swarmd.swarm.wire.incarnation import check_card
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Ack, Announce, Card, Message, Summary
+from swarmd.swarm.wire.messages.common import Ack, Message
+from swarmd.swarm.wire.messages.presence import Announce, Card, Summary
 from swarmd.values import Frame, PeerId
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Card
+from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass, field
 
 from swarmd.status import PeerRow
-from swarmd.swarm.wire.messages.common import Card, Summary
+from swarmd.swarm.wire.messages.presence import Card, Summary
 from swarmd.values import PeerId
 
 HEARTBEAT_SECONDS = 2.0  # between heartbeats in a small swarm: a copy costs about 1 ms of CPU everywhere

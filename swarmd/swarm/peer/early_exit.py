@@ -21,7 +21,8 @@ from swarmd.swarm.rounds.member import Rounds
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.steps.head import Head
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Ack, AskStay, check_stage
+from swarmd.swarm.wire.messages.common import Ack, check_stage
+from swarmd.swarm.wire.messages.move import AskStay
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)

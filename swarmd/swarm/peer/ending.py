@@ -26,7 +26,8 @@ from swarmd.swarm.ports import Store
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import Download, OutOfDonors
-from swarmd.swarm.wire.messages.common import Card, Kept
+from swarmd.swarm.wire.messages.presence import Card
+from swarmd.swarm.wire.messages.state import Kept
 from swarmd.values import PeerId, host_of
 from swarmd.whole import name_stages
 

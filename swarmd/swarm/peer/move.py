@@ -27,7 +27,8 @@ from swarmd.swarm.state.manifest import Manifest, model_elements
 from swarmd.swarm.state.puller import Puller
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import AskMove, Card, Wished
+from swarmd.swarm.wire.messages.move import AskMove, Wished
+from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import Buffer
 
 log = logging.getLogger(__name__)

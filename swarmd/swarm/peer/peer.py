@@ -44,7 +44,9 @@ from swarmd.swarm.state.donor import Donor
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Ack, Announce, Card, Kept
+from swarmd.swarm.wire.messages.common import Ack
+from swarmd.swarm.wire.messages.presence import Announce, Card
+from swarmd.swarm.wire.messages.state import Kept
 from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)

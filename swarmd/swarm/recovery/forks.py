@@ -25,7 +25,8 @@ from swarmd.swarm.membership.table import AT_WORK, Membership
 from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import AskRecord, Card, Commit
+from swarmd.swarm.wire.messages.commit import AskRecord, Commit
+from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)

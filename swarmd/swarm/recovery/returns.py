@@ -22,7 +22,10 @@ from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import OutOfDonors
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Ack, Card, Commit, Kept, Stock
+from swarmd.swarm.wire.messages.commit import Commit
+from swarmd.swarm.wire.messages.common import Ack
+from swarmd.swarm.wire.messages.presence import Card
+from swarmd.swarm.wire.messages.state import Kept, Stock
 from swarmd.values import Buffer, PeerId
 from swarmd.whole import PassedOver, name_stages
 

@@ -20,7 +20,8 @@ from swarmd.swarm.rounds.holdups import Holdups
 from swarmd.swarm.rounds.parts import Coverage, choose_held, complete_parts, find_superfluous, measure_coverage
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import NOBODY, SOMEONE, Ballot, Blame, Message, from_ranges, to_ranges
+from swarmd.swarm.wire.messages.common import Ballot, Message, from_ranges, to_ranges
+from swarmd.swarm.wire.messages.hop import NOBODY, SOMEONE, Blame
 from swarmd.swarm.wire.messages.round import (
     AskHoldings,
     Freeze,

@@ -24,7 +24,8 @@ from swarmd.swarm.rounds.exchange import Exchange, Spoiled, unless_over
 from swarmd.swarm.rounds.leader import Leader
 from swarmd.swarm.rounds.repair import Repairs
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Blame, check_stage, from_ranges, to_ranges
+from swarmd.swarm.wire.messages.common import check_stage, from_ranges, to_ranges
+from swarmd.swarm.wire.messages.hop import Blame
 from swarmd.swarm.wire.messages.round import (
     AskGradient,
     AskHoldings,

@@ -13,7 +13,8 @@ from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import AskHop, Hop, from_ranges, hop_id, to_ranges
+from swarmd.swarm.wire.messages.common import from_ranges, to_ranges
+from swarmd.swarm.wire.messages.hop import AskHop, Hop, hop_id
 from swarmd.swarm.wire.messages.round import Resend, Resent
 from swarmd.values import Buffer, Encoded, HopId, PeerId
 

@@ -14,7 +14,8 @@ from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.history.record import Record, record_from_plain
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import AskRecord, Card, Commit
+from swarmd.swarm.wire.messages.commit import AskRecord, Commit
+from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.messages.round import AskGradient, GradientPart
 from swarmd.values import Encoded, PeerId
 

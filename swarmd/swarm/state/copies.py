@@ -17,7 +17,7 @@ from swarmd.swarm.ports import Store
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import OutOfDonors
-from swarmd.swarm.wire.messages.common import Kept
+from swarmd.swarm.wire.messages.state import Kept
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)

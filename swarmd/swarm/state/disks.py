@@ -19,7 +19,7 @@ from swarmd.swarm.state import manifest as statesync
 from swarmd.swarm.state.download import Candidates, Download, OutOfDonors, Questions
 from swarmd.swarm.state.manifest import Manifest, chunk_hash, chunk_hashes, model_elements, read_manifest
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import AskCopy, AskPiece, AskStock, Chunk, Kept, Snapshot, Stock
+from swarmd.swarm.wire.messages.state import AskCopy, AskPiece, AskStock, Chunk, Kept, Snapshot, Stock
 from swarmd.values import Buffer, PeerId
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from swarmd.swarm.signals import Signal
 from swarmd.swarm.state import manifest as statesync
 from swarmd.swarm.state.manifest import CHUNKS_AT_ONCE, chunk_hashes
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import AskChunk, AskSnapshot, Chunk, Snapshot
+from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot, Chunk, Snapshot
 from swarmd.values import Buffer, PeerId
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.manifest import CHUNKS_AT_ONCE, SNAPSHOT_SECONDS, Manifest, chunk_hash, read_manifest
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import AskChunk, AskSnapshot, Chunk, Message, Snapshot
+from swarmd.swarm.wire.messages.common import Message
+from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot, Chunk, Snapshot
 from swarmd.values import Buffer, PeerId
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from swarmd.swarm.state.download import Candidates
 from swarmd.swarm.state.manifest import Manifest, chunk_hashes
 from swarmd.swarm.state.puller import Puller
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Card
+from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import Buffer
 
 RETRY_SECONDS = 1.0  # when nobody gives anything

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from swarmd.config import ModelConfig, RunConfig
 from swarmd.errors import PeerFault
 from swarmd.swarm.history.record import Record, record_from_plain
-from swarmd.swarm.wire.messages.common import Snapshot
+from swarmd.swarm.wire.messages.state import Snapshot
 from swarmd.values import Buffer
 
 CHUNK_BYTES = 4 << 20  # hashed in about 4 ms, so that the event loop never stalls

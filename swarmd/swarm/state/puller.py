@@ -19,7 +19,8 @@ from swarmd.swarm.state.backlog import Backlog, Missed
 from swarmd.swarm.state.download import DONORS_AT_ONCE, Candidates, Download, OutOfDonors
 from swarmd.swarm.state.manifest import SNAPSHOT_SECONDS, Manifest, read_manifest
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import AskSnapshot, Card, Snapshot
+from swarmd.swarm.wire.messages.presence import Card
+from swarmd.swarm.wire.messages.state import AskSnapshot, Snapshot
 from swarmd.values import Buffer, PeerId
 
 log = logging.getLogger(__name__)

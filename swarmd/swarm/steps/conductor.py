@@ -28,23 +28,13 @@ from swarmd.swarm.signals import Signal
 from swarmd.swarm.steps.leases import Leases
 from swarmd.swarm.steps.succession import Succession
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import (
-    NOBODY,
-    Ack,
-    Announce,
-    AskLease,
-    AskMove,
-    AskRecord,
-    Blame,
-    Card,
-    Commit,
-    Lease,
-    Revoke,
-    Wished,
-    from_ranges,
-    to_ranges,
-)
+from swarmd.swarm.wire.messages.commit import AskRecord, Commit
+from swarmd.swarm.wire.messages.common import Ack, from_ranges, to_ranges
+from swarmd.swarm.wire.messages.hop import NOBODY, Blame
+from swarmd.swarm.wire.messages.move import AskMove, Wished
+from swarmd.swarm.wire.messages.presence import Announce, Card
 from swarmd.swarm.wire.messages.round import AskHoldings, Close, Frozen, StageReport
+from swarmd.swarm.wire.messages.step import AskLease, Lease, Revoke
 from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)

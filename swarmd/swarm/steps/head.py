@@ -19,7 +19,8 @@ from swarmd.swarm.ports import Data
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Ack, AskLease, Lease, Revoke, from_ranges, to_ranges
+from swarmd.swarm.wire.messages.common import Ack, from_ranges, to_ranges
+from swarmd.swarm.wire.messages.step import AskLease, Lease, Revoke
 from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)

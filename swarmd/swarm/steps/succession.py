@@ -16,7 +16,8 @@ from swarmd.swarm.history.history import History
 from swarmd.swarm.membership.table import Membership, conductor_order
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Ack, Lead
+from swarmd.swarm.wire.messages.common import Ack
+from swarmd.swarm.wire.messages.step import Lead
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from swarmd.errors import PeerFault
-from swarmd.swarm.wire.messages import common as messages
+from swarmd.swarm.wire.messages import commit, common, hop, move, presence, state, step
 from swarmd.swarm.wire.messages import round as round_messages
 from swarmd.swarm.wire.messages.common import Message
 from swarmd.values import Buffer, Encoded, Frame
 
 KINDS: dict[str, type[Any]] = {
     name: cls
-    for module in (messages, round_messages)
+    for module in (common, presence, hop, step, commit, round_messages, state, move)
     for name, cls in vars(module).items()
     if isinstance(cls, type) and cls.__module__ == module.__name__ and dataclasses.is_dataclass(cls)
 }

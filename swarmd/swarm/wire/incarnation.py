@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable
 
 from swarmd.errors import PeerFault
 from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.wire.messages.common import INCARNATION_LIMIT, INCARNATION_STEP, SEQUENCE_LIMIT, Card
+from swarmd.swarm.wire.messages.common import INCARNATION_LIMIT, INCARNATION_STEP, SEQUENCE_LIMIT
+from swarmd.swarm.wire.messages.presence import Card
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Transport
 from swarmd.swarm.wire.framing import expect, from_frame, to_frame
 from swarmd.swarm.wire.incarnation import Incarnation, Keep, check_card, keep_nothing
-from swarmd.swarm.wire.messages.common import PROTOCOL, AskSettings, Card, Hello, Message, SayHello, Settings
+from swarmd.swarm.wire.messages.common import PROTOCOL, Message
+from swarmd.swarm.wire.messages.presence import AskSettings, Card, Hello, SayHello, Settings
 from swarmd.values import Frame, PeerId, Urgency
 
 log = logging.getLogger(__name__)

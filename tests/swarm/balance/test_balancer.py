@@ -10,7 +10,7 @@ from swarmd.swarm.balance.balancer import Outlook, measured_powers, stage_loads,
 from swarmd.swarm.balance.rule import plan_place
 from swarmd.swarm.history.record import Move
 from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.wire.messages.common import Card, Summary
+from swarmd.swarm.wire.messages.presence import Card, Summary
 from tests.swarm.cards import card
 
 EVEN = (1.0, 1.0, 1.0)

@@ -17,7 +17,8 @@ from swarmd.swarm.history.consensus import (
     plan_proposal,
 )
 from swarmd.swarm.history.record import Record
-from swarmd.swarm.wire.messages.common import NO_BALLOT, Accepted, Ballot, Promise
+from swarmd.swarm.wire.messages.commit import Accepted, Promise
+from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
 from tests.swarm.history.test_record import record, report
 
 

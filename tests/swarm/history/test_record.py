@@ -24,7 +24,7 @@ from swarmd.swarm.history.record import (
     record_from_plain,
     record_to_plain,
 )
-from swarmd.swarm.wire.messages.common import SOMEONE, Blame
+from swarmd.swarm.wire.messages.hop import SOMEONE, Blame
 from swarmd.swarm.wire.messages.round import StageReport
 
 RUN = RunConfig(

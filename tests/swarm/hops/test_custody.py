@@ -31,7 +31,7 @@ from swarmd.swarm.hops.custody import (
 )
 from swarmd.swarm.hops.retention import Retention
 from swarmd.swarm.membership.table import Rhythm
-from swarmd.swarm.wire.messages.common import Beat, Gradient, Hop, HopBeat, NotFinite
+from swarmd.swarm.wire.messages.hop import Beat, Gradient, Hop, HopBeat, NotFinite
 from swarmd.values import ComputeProgress, Encoded, HopId
 
 NOW = 100.0

@@ -19,7 +19,7 @@ from swarmd.swarm.membership.table import (
     nan_to_zero,
     rendezvous,
 )
-from swarmd.swarm.wire.messages.common import Summary
+from swarmd.swarm.wire.messages.presence import Summary
 from tests.swarm.cards import card
 
 

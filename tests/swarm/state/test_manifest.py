@@ -29,8 +29,10 @@ from swarmd.swarm.state.download import Download, OutOfDonors
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.state.manifest import chunk_hash
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import AskChunk, AskRecord, AskSnapshot, Card, Chunk, Commit, Settings, Snapshot
+from swarmd.swarm.wire.messages.commit import AskRecord, Commit
+from swarmd.swarm.wire.messages.presence import Card, Settings
 from swarmd.swarm.wire.messages.round import AskGradient, GradientPart, StageReport
+from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot, Chunk, Snapshot
 from swarmd.values import Encoded, PeerId
 from tests.swarm.cards import card
 

@@ -12,7 +12,8 @@ from swarmd.swarm.history.ballots import Mandate
 from swarmd.swarm.membership.table import SILENCE_FLOOR_SECONDS, SMALL_SWARM, Membership, conductor_order
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.steps.succession import Succession
-from swarmd.swarm.wire.messages.common import Ack, Ballot, Lead
+from swarmd.swarm.wire.messages.common import Ack, Ballot
+from swarmd.swarm.wire.messages.step import Lead
 from tests.swarm.cards import card
 
 STAGES = 8

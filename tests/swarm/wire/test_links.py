@@ -16,22 +16,10 @@ from swarmd.swarm.wire import links as links_module
 from swarmd.swarm.wire.framing import from_frame, to_frame
 from swarmd.swarm.wire.incarnation import RISES, RISES_SECONDS, Incarnation
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import (
-    INCARNATION_LIMIT,
-    INCARNATION_STEP,
-    PROTOCOL,
-    Ack,
-    AskPlace,
-    AskRecord,
-    AskSettings,
-    Beat,
-    Busy,
-    Card,
-    Hello,
-    Room,
-    SayHello,
-    Settings,
-)
+from swarmd.swarm.wire.messages.commit import AskRecord
+from swarmd.swarm.wire.messages.common import INCARNATION_LIMIT, INCARNATION_STEP, PROTOCOL, Ack
+from swarmd.swarm.wire.messages.hop import Beat, Busy, Room
+from swarmd.swarm.wire.messages.presence import AskPlace, AskSettings, Card, Hello, SayHello, Settings
 from swarmd.values import Frame
 from tests.swarm.cards import card
 

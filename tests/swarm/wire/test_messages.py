@@ -11,19 +11,12 @@ from hypothesis import strategies as st
 
 from swarmd.errors import PeerFault
 from swarmd.swarm.wire.framing import ITEMS, KINDS, TEXT_CHARACTERS, expect, from_frame, to_frame
-from swarmd.swarm.wire.messages.common import (
-    Ack,
-    AskLease,
-    Busy,
-    Card,
-    Chunk,
-    Hop,
-    Place,
-    Summary,
-    from_ranges,
-    to_ranges,
-)
+from swarmd.swarm.wire.messages.common import Ack, from_ranges, to_ranges
+from swarmd.swarm.wire.messages.hop import Busy, Hop
+from swarmd.swarm.wire.messages.presence import Card, Place, Summary
 from swarmd.swarm.wire.messages.round import Averaged, Plan
+from swarmd.swarm.wire.messages.state import Chunk
+from swarmd.swarm.wire.messages.step import AskLease
 from swarmd.values import Buffer, Encoded, Frame
 from tests.swarm.cards import card
 

@@ -5,7 +5,8 @@ Like those in `common.py`, which has all the others: the fields' types are the s
 
 from dataclasses import dataclass
 
-from swarmd.swarm.wire.messages.common import ANY_STAGE, NO_BALLOT, NOBODY, Ballot, Blame, Ranges
+from swarmd.swarm.wire.messages.common import ANY_STAGE, NO_BALLOT, Ballot, Ranges
+from swarmd.swarm.wire.messages.hop import NOBODY, Blame
 from swarmd.values import Encoded, PeerId
 
 

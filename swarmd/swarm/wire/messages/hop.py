@@ -1,0 +1,148 @@
+"""A microbatch on its way: hops, their answers, beats, and how a lost one is found."""
+
+from dataclasses import dataclass
+
+from swarmd.swarm.wire.messages.common import ANY_STAGE
+from swarmd.values import Buffer, Encoded, HopId, PeerId
+
+BEAT_SECONDS = 1.0  # between a holder's beats to a custodian, unless it has many
+
+
+@dataclass(frozen=True)
+class Hop:
+    """A microbatch for the next stage. Answered with `Gradient`, `Loss` (evaluate) or `Busy`."""
+
+    step: int
+    index: int
+    record: str  # newest record the sender applied: different histories refuse each other
+    again: bool  # sent before to another replica: whoever passes it on asks first who has it
+    evaluate: bool
+    codec: str  # the gradient is wanted in
+    tokens: Buffer
+    activation: Encoded
+    horizon_s: float = 0.0  # as in the lease: who takes longer than that shouldn't get it
+    stage: int = ANY_STAGE  # that it is for
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of a hop's activation, and what this holder itself took for it."""
+
+    gradient: Encoded
+    queue_seconds: float
+    compute_seconds: float
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The answer to an `evaluate` hop, handed back unchanged from the tail."""
+
+    loss_sum: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Blame:
+    """Where a number came from that isn't finite. All of it is a peer's word: `words` shows what may be shown."""
+
+    what: str = ""  # activation | loss | gradient | sum | average | parameters; "" where nothing is wrong
+    stage: int = ANY_STAGE
+    peer: PeerId = ""
+    index: int = -1  # of the microbatch, where it is of one
+
+    def __bool__(self) -> bool:
+        return bool(self.what)
+
+    def words(self) -> str:
+        """As part of a sentence."""
+        what = self.what if self.what in NUMBERS else "number"
+        of = f" of microbatch {self.index}" if self.index >= 0 else ""
+        name = self.peer[-8:]
+        who = f", peer {name}," if name.isalnum() and name.isascii() else ""
+        where = f" at stage {self.stage}" if self.stage >= 0 else ""
+        return f"the {what}{of}{where}{who} is not finite"
+
+
+NUMBERS = ("activation", "loss", "gradient", "sum", "average", "parameters")
+"""Kinds of numbers that may come out not finite."""
+NOBODY = Blame()
+SOMEONE = Blame("number")
+"""Where nobody remembers who."""
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """The answer to a hop whose numbers aren't finite: it counts as done, and spoils the step for everyone."""
+
+    blame: Blame = NOBODY
+
+
+@dataclass(frozen=True)
+class Busy:
+    """No room. A `Room` follows when there is."""
+
+    in_flight: int
+
+
+@dataclass(frozen=True)
+class Room:
+    """To those who were told `Busy`: try again. Answered with `Ack`."""
+
+    hops: int
+
+
+@dataclass(frozen=True)
+class HopBeat:
+    """Where one hop is: waiting | computing | passed."""
+
+    step: int
+    index: int
+    state: str
+    seconds: float  # in that state
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A holder's regular word to a custodian about every hop it holds for it. Answered with `Ack`."""
+
+    hops: tuple[HopBeat, ...]
+    counter: int  # of the compute thread
+    busy_seconds: float  # of its present task
+    service_seconds: float
+    next_seconds: float = BEAT_SECONDS  # until the next beat to this custodian, while it holds hops for it
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """The custodian rerouted these hops: don't accumulate them. Answered with `Ack`."""
+
+    hops: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Locate:
+    """Who has this hop? Answered with `Located`."""
+
+    step: int
+    index: int
+    stage: int = ANY_STAGE  # whose replica is asked
+
+
+@dataclass(frozen=True)
+class Located:
+    """Whether it is here, done or under way."""
+
+    here: bool
+
+
+@dataclass(frozen=True)
+class AskHop:
+    """A holder wants once more the hop it got from a custodian. Answered with the `Hop`, or a refusal."""
+
+    step: int
+    index: int
+
+
+def hop_id(message: Hop | HopBeat | Locate) -> HopId:
+    """The identity of the hop a message is about."""
+    return HopId(message.step, message.index)

@@ -1,0 +1,35 @@
+"""Moves from stage to stage."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class AskMove:
+    """A peer asks the conductor of a step to grant it, in the step's record, that it goes to another stage. Answered
+    with `Wished`.
+    """
+
+    step: int
+    record: str
+    source: int
+    target: int
+    balance: bool = False  # it goes because the swarm gains by it: no more than it needs shall
+
+
+@dataclass(frozen=True)
+class Wished:
+    """Whether the move will be granted as far as the conductor can see; if not, why. Only the record grants it."""
+
+    likely: bool
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class AskStay:
+    """A mover to a replica of its stage: promise not to go to another stage before the record of this step is applied,
+    as I leave before. Answered with `Ack`, or a refusal.
+    """
+
+    step: int
+    record: str
+    stage: int

@@ -1,0 +1,47 @@
+"""A step's microbatches: their leases, and who gives them."""
+
+from dataclasses import dataclass
+
+from swarmd.swarm.wire.messages.common import Ballot, Ranges
+from swarmd.swarm.wire.messages.hop import NOBODY, Blame
+
+
+@dataclass(frozen=True)
+class AskLease:
+    """A head reports finished indices and asks for more. Answered with `Lease`, possibly after a while."""
+
+    step: int
+    record: str
+    want: int
+    completed: Ranges  # everything it has finished in this step
+    held: Ranges  # everything it is working on
+    away: Ranges = ()  # of these, what is with the next stage: another head could not hasten it
+    blame: Blame = NOBODY  # for one of the completed ones, whose numbers are not finite: the step is to be skipped
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Indices to train. Empty: nothing to give at present."""
+
+    step: int
+    indices: Ranges
+    again: bool  # they were given to another head before
+    horizon_s: float = 0.0  # about so long until the step's last index is given; 0: unknown
+
+
+@dataclass(frozen=True)
+class Lead:
+    """A conductor that took over to everyone: from now on this step is led under this ballot. Answered with `Ack`."""
+
+    step: int
+    record: str  # before it
+    ballot: Ballot
+    incarnation: int  # of the conductor: when it has been started anew it leads no longer
+
+
+@dataclass(frozen=True)
+class Revoke:
+    """Conductor to a head: another has completed these indices first; stop working on them. Answered with `Ack`."""
+
+    step: int
+    indices: Ranges
