@@ -29,7 +29,7 @@ from benchmarks.chaos.outcome import check_ledgers, read_lines
 from benchmarks.chaos.trial import say, until
 from benchmarks.toml import as_toml
 from swarmd.status import Status
-from swarmd.swarm.membership.table import leader_order
+from swarmd.swarm.membership.order import leader_order
 
 PACE = Pace(0.1, 0.2)  # seconds per microbatch: a step takes about 9 s
 STAGES, REPLICAS, MIDDLE = 3, 2, 1

@@ -155,7 +155,7 @@ FLOORS = {
 
 
 STILL_UPWARDS = {
-    "swarmd.swarm.membership.gossip imports swarmd.swarm.balance.balancer",
+    "swarmd.swarm.membership.gossip imports swarmd.swarm.balance.outlook",
     "swarmd.swarm.wire.incarnation imports swarmd.swarm.membership.table",
     "swarmd.swarm.wire.links imports swarmd.swarm.membership.table",
     "swarmd.sim.planner.rehearsal imports swarmd.sim.measure.figures",

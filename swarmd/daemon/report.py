@@ -8,7 +8,7 @@ import psutil
 
 from swarmd.config import RunConfig, fingerprint
 from swarmd.status import Bytes, PeerState, Queues, Status, Wait
-from swarmd.swarm.membership.table import AT_WORK
+from swarmd.swarm.membership.states import AT_WORK
 from swarmd.values import PeerId
 
 if TYPE_CHECKING:

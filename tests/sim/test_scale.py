@@ -10,8 +10,9 @@ from swarmd.sim.measure.figures import Scale, measure_scale, open_world, plan_ru
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import ENTRIES
 from swarmd.swarm.hops.beats import BEAT_CEILING_SECONDS, beat_interval
-from swarmd.swarm.hops.custody import SILENCE_CEILING_SECONDS, UNCLAIMED_SECONDS
+from swarmd.swarm.hops.custody import UNCLAIMED_SECONDS
 from swarmd.swarm.membership.gossip import cards_for
+from swarmd.swarm.membership.rhythm import SILENCE_CEILING_SECONDS
 from swarmd.swarm.membership.table import FEW, SMALL_SWARM, Membership, heartbeat_interval, summary_interval
 from swarmd.swarm.wire.messages.hop import BEAT_SECONDS
 from swarmd.swarm.wire.messages.presence import Summary

@@ -19,7 +19,7 @@ from swarmd.sim.world.compute import SimCompute, Speed
 from swarmd.sim.world.network import Link
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.hops.journey import Journeys
-from swarmd.swarm.membership.table import leader_order
+from swarmd.swarm.membership.order import leader_order
 from swarmd.swarm.rounds.member import Rounds
 from tests.stage.toy import FP32
 

@@ -18,7 +18,8 @@ from swarmd.stage.engine import StageEngine
 from swarmd.stage.export import assemble, generate
 from swarmd.stage.model import loss_sum
 from swarmd.stage.reshape import reshape
-from swarmd.swarm.history.record import build_end, build_record, build_return, record_from_plain, record_to_plain
+from swarmd.swarm.history.record import build_end, build_record, build_return, record_to_plain
+from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.wire.messages.round import StageReport
 from tests.stage.toy import toy_run, train_pipeline
 

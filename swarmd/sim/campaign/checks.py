@@ -16,7 +16,8 @@ from swarmd.sim.engines.reference import Reference
 from swarmd.sim.engines.symbolic import Applied, SymbolicEngine
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.history.history import RECORDS_KEPT
-from swarmd.swarm.membership.table import AT_WORK, MEMBERS_LIMIT
+from swarmd.swarm.membership.states import AT_WORK
+from swarmd.swarm.membership.table import MEMBERS_LIMIT
 from swarmd.swarm.peer.ending import MACHINES
 from swarmd.swarm.rounds.repair import SUBTRACTED_AT_ONCE
 from swarmd.values import PeerId

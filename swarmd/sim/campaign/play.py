@@ -22,9 +22,9 @@ from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.faults.timed import Fault
 from swarmd.sim.world.clock import Deadlock, run_virtual
 from swarmd.sim.world.world import SimPeer, World
-from swarmd.swarm.history.record import record_from_plain
-from swarmd.swarm.membership.table import AT_WORK
-from swarmd.swarm.recovery.returns import Way, plan_return
+from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.membership.states import AT_WORK
+from swarmd.swarm.recovery.return_plan import Way, plan_return
 from swarmd.swarm.wire.messages.state import Kept, Stock
 from swarmd.values import PeerId
 

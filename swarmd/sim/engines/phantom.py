@@ -165,3 +165,18 @@ class PhantomEngine:
 
     def import_state(self, state: Buffer) -> str:
         raise ValueError("a phantom has no state to give or take")
+
+
+class NoText:
+    """The Data port where nobody looks at the tokens."""
+
+    digest = "none"
+
+    def __init__(self, run: RunConfig) -> None:
+        self._nbytes = 4 * run.sequences_per_microbatch * (run.model.sequence_length + 1)
+
+    async def microbatch(self, step: int, index: int) -> bytes:
+        return bytes(self._nbytes)
+
+    async def held_out(self, index: int) -> bytes:
+        return bytes(self._nbytes)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from swarmd.config import ModelConfig, RunConfig
-from swarmd.sim.engines.phantom import PhantomEngine
+from swarmd.sim.engines.phantom import NoText, PhantomEngine
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.compute import Speed
 from swarmd.sim.world.network import Link
@@ -30,21 +30,6 @@ MEETING_SECONDS = 60.0  # after the last peer was started: all have met, and wha
 GC_THRESHOLDS = (200_000, 20, 100)  # a large world is millions of objects that live long: not to be looked at often
 WAVE = 50  # peers of a large swarm that are started at once
 SECONDS = 1.5  # of an ordinary device per microbatch, a third of it forward
-
-
-class NoText:
-    """The Data port where nobody looks at the tokens."""
-
-    digest = "none"
-
-    def __init__(self, run: RunConfig) -> None:
-        self._nbytes = 4 * run.sequences_per_microbatch * (run.model.sequence_length + 1)
-
-    async def microbatch(self, step: int, index: int) -> bytes:
-        return bytes(self._nbytes)
-
-    async def held_out(self, index: int) -> bytes:
-        return bytes(self._nbytes)
 
 
 def plan_run(stages: int, microbatches: int, steps: int) -> RunConfig:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from swarmd.config import CodecName, LimitsConfig, RunConfig
-from swarmd.sim.engines.phantom import PhantomEngine, encoded
-from swarmd.sim.measure.figures import NoText
+from swarmd.sim.engines.phantom import NoText, PhantomEngine, encoded
 from swarmd.sim.planner.costs import StageSpeed, Wire
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.machine import Host

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused
-from swarmd.swarm.balance.balancer import Outlook
+from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.balance.rule import plan_place
 from swarmd.swarm.balance.sizes import lacking
 from swarmd.swarm.history.history import History

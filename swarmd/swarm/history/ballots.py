@@ -26,7 +26,8 @@ from swarmd.swarm.history.consensus import (
     plan_proposal,
 )
 from swarmd.swarm.history.history import History
-from swarmd.swarm.history.record import Record, is_of_now, record_from_plain, record_to_plain
+from swarmd.swarm.history.record import Record, is_of_now, record_to_plain
+from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import Accept, Accepted, Prepare, Promise

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from swarmd.swarm.history.record import Record
-from swarmd.swarm.membership.table import rendezvous
+from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.wire.messages.commit import Accepted, Promise
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
 from swarmd.values import PeerId

@@ -12,7 +12,9 @@ from typing import Any
 from swarmd.swarm.history.consensus import plan_acceptors
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Record, record_to_plain
-from swarmd.swarm.membership.table import AT_WORK, SMALL_SWARM, Membership, rendezvous
+from swarmd.swarm.membership.order import rendezvous
+from swarmd.swarm.membership.states import AT_WORK
+from swarmd.swarm.membership.table import SMALL_SWARM, Membership
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import Commit
 from swarmd.swarm.wire.messages.common import Ack

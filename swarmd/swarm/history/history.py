@@ -13,15 +13,8 @@ from typing import Any
 
 from swarmd.config import RunConfig
 from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused, SwarmError
-from swarmd.swarm.history.record import (
-    Record,
-    counts_after,
-    genesis_hash,
-    is_of_now,
-    ledger_line,
-    record_from_plain,
-    record_to_plain,
-)
+from swarmd.swarm.history.record import Record, counts_after, genesis_hash, is_of_now, record_to_plain
+from swarmd.swarm.history.record_codec import ledger_line, record_from_plain
 from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links

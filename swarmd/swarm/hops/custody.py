@@ -9,16 +9,20 @@ takes; only a holder that beats and doesn't answer, while others do, is measured
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from swarmd.swarm.membership.table import Rhythm, nan_to_zero
-from swarmd.swarm.wire.messages.hop import BEAT_SECONDS, Beat
+from swarmd.swarm.membership.rhythm import (
+    LATE_BEAT_SECONDS,
+    SILENCE_CEILING_SECONDS,
+    SILENCE_DEVIATIONS,
+    SILENCE_FLOOR_SECONDS,
+    Pulse,
+    Rhythm,
+)
+from swarmd.swarm.membership.table import nan_to_zero
+from swarmd.swarm.wire.messages.hop import Beat
 from swarmd.values import ComputeProgress, HopId, PeerId
 
-SILENCE_DEVIATIONS = 8.0
-SILENCE_FLOOR_SECONDS = 6.0  # a loaded machine may stall a beat for seconds
-LATE_BEAT_SECONDS = SILENCE_FLOOR_SECONDS - BEAT_SECONDS  # by which a beat may come later than announced
-SILENCE_CEILING_SECONDS = 30.0
 UNCLAIMED_SECONDS = 20.0  # without mention in the beats of a holder that does beat
 UNDER_WAY_TIMES = 2.0  # on a thin line a hop, or its gradient, may be under way for so many times what others took
 UNDER_WAY_CEILING_SECONDS = 120.0  # ... but no longer than this: membership drops who is silent for as long
@@ -49,26 +53,6 @@ IsStalled = Callable[[], bool]
 
 Rivals = Callable[[PeerId], float | None]
 """Seconds per microbatch of the fastest idle replica besides a holder; None: there is none."""
-
-
-@dataclass
-class Pulse:
-    """Signs of life at a steady rhythm."""
-
-    rhythm: Rhythm = field(default_factory=Rhythm)
-    last_beat: float | None = None  # loop time
-
-    def beat(self, now: float) -> None:
-        if self.last_beat is not None:
-            self.rhythm.observe(now - self.last_beat)
-        self.last_beat = now
-
-    def patience(self) -> float:
-        """Seconds of silence that still belong to the rhythm."""
-        return self.rhythm.limit(SILENCE_DEVIATIONS, SILENCE_FLOOR_SECONDS, SILENCE_CEILING_SECONDS)
-
-    def silent(self, now: float) -> bool:
-        return self.last_beat is not None and now - self.last_beat > self.patience()
 
 
 @dataclass

@@ -13,7 +13,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
-from swarmd.swarm.balance.balancer import sum_up
+from swarmd.swarm.balance.outlook import sum_up
+from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.table import (
     FEW,
     HEARTBEAT_SECONDS,
@@ -21,7 +22,6 @@ from swarmd.swarm.membership.table import (
     Membership,
     heartbeat_interval,
     is_near,
-    rendezvous,
     summary_interval,
 )
 from swarmd.swarm.wire.framing import from_frame, to_frame

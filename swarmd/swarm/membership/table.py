@@ -5,14 +5,15 @@ decides by the clock it is given. The rules are free functions of plain data; `M
 """
 
 import dataclasses
-import hashlib
 import itertools
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Collection, Container, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from swarmd.status import PeerRow
+from swarmd.swarm.membership.rhythm import Rhythm
+from swarmd.swarm.membership.states import ADMITTING, AT_WORK, STAYING
 from swarmd.swarm.wire.messages.presence import Card, Summary
 from swarmd.values import PeerId
 
@@ -25,41 +26,12 @@ SILENCE_FLOOR_HEARTBEATS = 3.0  # ... nor one that was to speak no more than so 
 SILENCE_CEILING_SECONDS = 120.0
 SILENCE_CEILING_HEARTBEATS = 4.0
 SILENCE_DEVIATIONS = 8.0
-RHYTHM_SMOOTHING = 0.2  # weight of the newest interval
 SMALL_SWARM = 48  # peers up to which everyone knows, and keeps in touch with, everyone
 FEW = 3  # of a stage's peers that are known far from it in a large swarm: enough that one of them lives
 MEMBERS_LIMIT = 4096  # cards remembered; the longest unheard go first
 ADDRESSES_KEPT = 64  # of a card; a machine with containers has dozens
 ADDRESSES_CHARACTERS = 8192  # of all of them together; an honest one has some 100
 AWAY_KEPT = 256  # movers in a stage's summary: a few at a time go
-
-ADMITTING = ("waiting", "serving")
-"""States in which a peer takes hops."""
-
-AT_WORK = (*ADMITTING, "paused", "draining")
-"""States in which a peer has its stage's state and takes part in rounds, and in the end of what it has begun."""
-
-STAYING = (*ADMITTING, "paused")
-"""Of these, those of whoever doesn't mean to leave."""
-
-
-@dataclass
-class Rhythm:
-    """Moving mean and deviation of the time between signs of life."""
-
-    mean: float = 0.0
-    deviation: float = 0.0
-
-    def observe(self, seconds: float) -> None:
-        if self.mean == 0.0:
-            self.mean, self.deviation = seconds, seconds / 2
-            return
-        self.deviation += RHYTHM_SMOOTHING * (abs(seconds - self.mean) - self.deviation)
-        self.mean += RHYTHM_SMOOTHING * (seconds - self.mean)
-
-    def limit(self, deviations: float, floor: float, ceiling: float) -> float:
-        """Silence longer than this is not rhythm any more."""
-        return min(ceiling, max(floor, 2 * self.mean + deviations * self.deviation))
 
 
 @dataclass
@@ -82,31 +54,6 @@ def heartbeat_interval(peers_heard: int) -> float:
 def summary_interval(peers_heard: int, stages: int) -> float:
     """Seconds between summaries of a stage, so that nobody receives more than SUMMARIES_PER_SECOND of them."""
     return max(heartbeat_interval(peers_heard), stages / SUMMARIES_PER_SECOND)
-
-
-def rendezvous(key: str, peers: Iterable[PeerId]) -> list[PeerId]:
-    """The peers in an order that everyone computes alike and that differs from key to key."""
-    return sorted(peers, key=lambda peer: (hashlib.blake2b(f"{key}/{peer}".encode(), digest_size=8).digest(), peer))
-
-
-def conductor_order(step: int, cards: Iterable[Card], members: Container[PeerId]) -> list[PeerId]:
-    """Who leads a step: members of the last record, heads first, by rendezvous; then newcomers in the order in which
-    they came, by the word of those who gave them their places.
-
-    So nobody who comes during a step changes who leads it, whatever its clock says.
-    """
-    known = {card.peer: card for card in cards if card.state in AT_WORK}
-    old = rendezvous(f"conductor/{step}", [peer for peer in known if peer in members])
-    new = sorted((peer for peer in known if peer not in members), key=lambda peer: (known[peer].arrival, peer))
-    return [
-        *sorted(old, key=lambda peer: known[peer].stage != 0),
-        *sorted(new, key=lambda peer: known[peer].stage != 0),
-    ]
-
-
-def leader_order(step: int, stage: int, peers: Iterable[PeerId]) -> list[PeerId]:
-    """Who leads a stage's round of a step: the first, and when that fails the next."""
-    return rendezvous(f"leader/{step}/{stage}", peers)
 
 
 def first_card(

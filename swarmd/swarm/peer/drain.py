@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from swarmd.swarm.history.consensus import is_majority, plan_acceptors
 from swarmd.swarm.history.history import History
-from swarmd.swarm.membership.table import STAYING, Membership, rendezvous
+from swarmd.swarm.membership.order import rendezvous
+from swarmd.swarm.membership.states import STAYING
+from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.served_stage import Assembly
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.values import PeerId

@@ -14,7 +14,9 @@ from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.journey import Journeys
-from swarmd.swarm.membership.table import STAYING, Membership, rendezvous
+from swarmd.swarm.membership.order import rendezvous
+from swarmd.swarm.membership.states import STAYING
+from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.rounds.handover import HandOvers
 from swarmd.swarm.rounds.member import Rounds

@@ -21,7 +21,9 @@ from swarmd.printable import size
 from swarmd.status import Wait
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import record_to_plain
-from swarmd.swarm.membership.table import AT_WORK, MEMBERS_LIMIT, SMALL_SWARM, STAYING, Membership, rendezvous
+from swarmd.swarm.membership.order import rendezvous
+from swarmd.swarm.membership.states import AT_WORK, STAYING
+from swarmd.swarm.membership.table import MEMBERS_LIMIT, SMALL_SWARM, Membership
 from swarmd.swarm.ports import Store
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.disks import Disks

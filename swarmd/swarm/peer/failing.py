@@ -5,7 +5,8 @@ Everyone finds so from the same record (`History.failure`) and ends at the same 
 
 from swarmd.errors import RunEnded
 from swarmd.swarm.history.history import History
-from swarmd.swarm.membership.table import AT_WORK, Membership
+from swarmd.swarm.membership.states import AT_WORK
+from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.ending import LINGER_SECONDS
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.disks import Disks

@@ -17,7 +17,8 @@ from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Move, Record
-from swarmd.swarm.membership.table import STAYING, Membership
+from swarmd.swarm.membership.states import STAYING
+from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.served_stage import Assembly
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.signals import Signal

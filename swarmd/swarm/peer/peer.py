@@ -17,7 +17,8 @@ from typing import Any
 from swarmd.config import LimitsConfig, RunConfig, fingerprint
 from swarmd.errors import ConfigError, DeviceLost, Refused, SwarmError
 from swarmd.status import PeerState
-from swarmd.swarm.balance.balancer import MEASURED_TASKS, Balancer, Outlook, rest_seconds
+from swarmd.swarm.balance.balancer import MEASURED_TASKS, Balancer, rest_seconds
+from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.balance.places import Places
 from swarmd.swarm.history.ballots import Ballots
 from swarmd.swarm.history.history import RECORDS_KEPT, History
@@ -25,7 +26,8 @@ from swarmd.swarm.history.record import Record
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.membership.gossip import Gossip
 from swarmd.swarm.membership.liveness import Liveness
-from swarmd.swarm.membership.table import ADMITTING, AT_WORK, STAYING, Membership
+from swarmd.swarm.membership.states import ADMITTING, AT_WORK, STAYING
+from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.arriving import Arriving
 from swarmd.swarm.peer.drain import Drain, Drained
 from swarmd.swarm.peer.ending import Ending

@@ -20,7 +20,8 @@ from swarmd.swarm.balance.places import Places
 from swarmd.swarm.balance.sizes import lacking
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Move, Record
-from swarmd.swarm.membership.table import ADMITTING, AT_WORK, Membership
+from swarmd.swarm.membership.states import ADMITTING, AT_WORK
+from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.move import Mover
 from swarmd.swarm.peer.served_stage import Assembly, Start
 from swarmd.swarm.ports import Compute, Data

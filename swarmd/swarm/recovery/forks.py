@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.history.history import RECORDS_KEPT, History
-from swarmd.swarm.history.record import Record, record_from_plain
-from swarmd.swarm.membership.table import AT_WORK, Membership
+from swarmd.swarm.history.record import Record
+from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.membership.states import AT_WORK
+from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.wire.links import Links

@@ -9,15 +9,15 @@ its ledger has of later steps, and goes on from there. Who doesn't hear of it is
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Record, build_end, build_return, founding, record_to_plain, total_of
-from swarmd.swarm.membership.table import AT_WORK, Membership, rendezvous
+from swarmd.swarm.membership.states import AT_WORK
+from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.recovery.return_plan import Way, newest_whole, plan_return
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import OutOfDonors
@@ -25,9 +25,8 @@ from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import Commit
 from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.presence import Card
-from swarmd.swarm.wire.messages.state import Kept, Stock
+from swarmd.swarm.wire.messages.state import Kept
 from swarmd.values import Buffer, PeerId
-from swarmd.whole import PassedOver, name_stages
 
 log = logging.getLogger(__name__)
 
@@ -39,105 +38,6 @@ FETCHES = 30  # tries, once others are ahead; then whoever is ahead gives its st
 
 COMES_BACK = ("joining", "waiting", "serving")
 """States of those who can take part in a return: who is joining may hold a stage that nobody else has."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """Where to return to."""
-
-    version: int
-    state: str  # `Record.state` of that version
-    members: tuple[tuple[PeerId, ...], ...]  # by stage: who holds it from there on
-    passed: tuple[PassedOver, ...] = field(default=(), compare=False)  # newer versions, the newest first
-
-
-def plan_return(
-    stocks: Mapping[PeerId, Stock],
-    places: Mapping[PeerId, int],
-    stages: int,
-    upto: int,
-    known: Callable[[int], str] = lambda version: "",
-    *,
-    spares: bool = True,
-) -> Way | str:
-    """The newest version, at most `upto`, of which every stage is on the disk of one of those asked; or why there is
-    none, in a few words. `places`: the stage of each that can take part. `known`: what a version's state is called in
-    our history, "" if that isn't remembered. `spares`: a stage that has no peer gets one from the others.
-    """
-    found = _newest_whole(stocks, stages, upto, known)
-    if isinstance(found, str):
-        return found
-    version, state, passed = found
-    members = {stage: sorted(peer for peer, at in places.items() if at == stage) for stage in range(stages)}
-    for stage in range(stages):
-        if not members[stage] and not (spares and _send_spare(stage, members, stocks, Kept(version, stage, state))):
-            return f"a peer for stage {stage}"
-    return Way(version, state, tuple(tuple(members[stage]) for stage in range(stages)), passed)
-
-
-def _newest_whole(
-    stocks: Mapping[PeerId, Stock], stages: int, upto: int, known: Callable[[int], str]
-) -> tuple[int, str, tuple[PassedOver, ...]] | str:
-    """The newest version and state that is whole, and what is passed over for it. Of two states of a version, the one
-    with more checkpoints.
-    """
-    times = Counter(kept for stock in stocks.values() for kept in stock.kept)
-    versions = {(kept.version, kept.state) for kept in times if kept.version <= upto}
-    ours = sorted(it for it in versions if known(it[0]) in ("", it[1]))
-    best: tuple[int, int, str] | None = None
-    partial: dict[int, PassedOver] = {}  # of each version the state that lacks least
-    for version, state in ours:
-        lacking = [stage for stage in range(stages) if not times[Kept(version, stage, state)]]
-        if not lacking:
-            count = sum(times[Kept(version, stage, state)] for stage in range(stages))
-            best = max(best, (version, count, state)) if best is not None else (version, count, state)
-        elif version not in partial or len(lacking) <= len(partial[version].lacking):
-            partial[version] = PassedOver(version, tuple(lacking), stages, _damaged(stocks, version, lacking))
-    if best is None:
-        return _lacking(stages, partial)
-    passed = tuple(partial[version] for version in sorted(partial, reverse=True) if version > best[0])
-    return best[0], best[2], passed
-
-
-def _lacking(stages: int, partial: Mapping[int, PassedOver]) -> str:
-    """What must come so that a version is whole: of the one that lacks least, the newest of these."""
-    best = min(partial.values(), key=lambda it: (len(it.lacking), -it.version), default=None)
-    missing = tuple(range(stages)) if best is None else best.lacking
-    wanted = f"a checkpoint of {name_stages(missing)}, on a disk of anyone who comes"
-    if best is None:
-        return wanted
-    broken = f"; damaged: {', '.join(best.damaged)}" if best.damaged else ""
-    return f"{wanted} (of version {best.version} {stages - len(missing)} of {stages} stages are here{broken})"
-
-
-def _damaged(stocks: Mapping[PeerId, Stock], version: int, lacking: Sequence[int]) -> tuple[str, ...]:
-    """Whose checkpoints of a version and of stages that nobody else has are damaged."""
-    return tuple(
-        f"that of stage {stage} at {peer[-8:]}"
-        for peer in sorted(stocks)
-        for stage in lacking
-        if (version, stage) in stocks[peer].damaged
-    )
-
-
-def _send_spare(stage: int, members: dict[int, list[PeerId]], stocks: Mapping[PeerId, Stock], kept: Kept) -> bool:
-    """Sends a peer to a stage that has none, from one that has most: rather one that has its checkpoint."""
-    able = [peer for peer, stock in stocks.items() if stage > 0 or stock.has_data]
-    spare = [
-        (kept not in stocks[peer].kept, -len(peers), place, peer)
-        for peers in members.values()
-        if len(peers) > 1
-        for place, peer in enumerate(rendezvous(f"spare/{kept.state}/{stage}", peers))
-        if peer in able
-    ]
-    if not spare:
-        return False
-    peer = min(spare)[3]
-    for peers in members.values():
-        if peer in peers:
-            peers.remove(peer)
-    members[stage].append(peer)
-    return True
 
 
 def _quiet(way: Way) -> str:
@@ -272,7 +172,7 @@ class Returns:
         places = {peer: stage for peer, stage in places.items() if peer in stocks}
         stages, everyone = self._run.model.stages, len(places) == len(self._places())
         way = plan_return(stocks, places, stages, upto, self._state_at, spares=spares)
-        self._nothing_whole = everyone and isinstance(_newest_whole(stocks, stages, upto, self._state_at), str)
+        self._nothing_whole = everyone and isinstance(newest_whole(stocks, stages, upto, self._state_at), str)
         if isinstance(way, str) or self._lost_since is not None:
             self._wait_for(way if isinstance(way, str) else "")
         return way

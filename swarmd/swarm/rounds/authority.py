@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from swarmd.errors import Refused
-from swarmd.swarm.membership.table import leader_order
+from swarmd.swarm.membership.order import leader_order
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
 from swarmd.values import PeerId
 

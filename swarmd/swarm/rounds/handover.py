@@ -17,7 +17,8 @@ from swarmd.config import RunConfig
 from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.journey import Journeys
-from swarmd.swarm.membership.table import STAYING, Membership
+from swarmd.swarm.membership.states import STAYING
+from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.rounds.exchange import unless_over
 from swarmd.swarm.wire.links import Links

@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
-from swarmd.swarm.membership.table import Membership, nan_to_zero, rendezvous
+from swarmd.swarm.membership.order import rendezvous
+from swarmd.swarm.membership.table import Membership, nan_to_zero
 from swarmd.swarm.rounds.authority import OVERRULED
 from swarmd.swarm.rounds.holdups import Holdups
 from swarmd.swarm.rounds.parts import Coverage, choose_held, complete_parts, find_superfluous, measure_coverage

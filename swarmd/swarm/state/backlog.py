@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
-from swarmd.swarm.history.record import Record, record_from_plain
+from swarmd.swarm.history.record import Record
+from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import AskRecord, Commit

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from swarmd.config import LimitsConfig, RunConfig
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Record, record_to_plain
-from swarmd.swarm.membership.table import AT_WORK, SMALL_SWARM, Membership, rendezvous
+from swarmd.swarm.membership.order import rendezvous
+from swarmd.swarm.membership.states import AT_WORK
+from swarmd.swarm.membership.table import SMALL_SWARM, Membership
 from swarmd.swarm.ports import Store
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.disks import Disks

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, Refused
-from swarmd.swarm.history.record import Record, record_from_plain, record_to_plain
+from swarmd.swarm.history.record import Record, record_to_plain
+from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Store
 from swarmd.swarm.state import manifest as statesync

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from swarmd.config import ModelConfig, RunConfig
 from swarmd.errors import PeerFault
-from swarmd.swarm.history.record import Record, record_from_plain
+from swarmd.swarm.history.record import Record
+from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.wire.messages.state import Snapshot
 from swarmd.values import Buffer
 

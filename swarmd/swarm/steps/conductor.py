@@ -15,14 +15,17 @@ from typing import Any
 
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
-from swarmd.swarm.balance.balancer import Outlook
 from swarmd.swarm.balance.grants import Wishes
+from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.history.ballots import Ballots, Mandate, Outranked
 from swarmd.swarm.history.distribution import Distribution
 from swarmd.swarm.history.history import History
-from swarmd.swarm.history.record import Move, Record, build_record, check_report, record_from_plain
-from swarmd.swarm.hops.custody import Pulse
-from swarmd.swarm.membership.table import AT_WORK, Membership, leader_order, rendezvous
+from swarmd.swarm.history.record import Move, Record, build_record, check_report
+from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.membership.order import leader_order, rendezvous
+from swarmd.swarm.membership.rhythm import Pulse
+from swarmd.swarm.membership.states import AT_WORK
+from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.recovery.returns import Returns
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.steps.leases import Leases

@@ -13,7 +13,8 @@ from typing import Any
 
 from swarmd.swarm.history.ballots import Mandate
 from swarmd.swarm.history.history import History
-from swarmd.swarm.membership.table import Membership, conductor_order
+from swarmd.swarm.membership.order import conductor_order
+from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ack

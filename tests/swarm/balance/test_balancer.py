@@ -6,7 +6,7 @@ import math
 import pytest
 
 from swarmd.config import ModelConfig, RunConfig
-from swarmd.swarm.balance.balancer import Outlook, measured_powers, stage_loads, sum_up
+from swarmd.swarm.balance.outlook import Outlook, measured_powers, stage_loads, sum_up
 from swarmd.swarm.balance.rule import plan_place
 from swarmd.swarm.history.record import Move
 from swarmd.swarm.membership.table import Membership

@@ -20,10 +20,9 @@ from swarmd.swarm.history.record import (
     clip_factor,
     genesis_hash,
     is_of_now,
-    ledger_line,
-    record_from_plain,
     record_to_plain,
 )
+from swarmd.swarm.history.record_codec import ledger_line, record_from_plain
 from swarmd.swarm.wire.messages.hop import SOMEONE, Blame
 from swarmd.swarm.wire.messages.round import StageReport
 

@@ -13,7 +13,6 @@ from swarmd.swarm.hops.custody import (
     MUTE_KEPT,
     MUTE_SECONDS,
     OVERTAKEN,
-    SILENCE_FLOOR_SECONDS,
     STUCK_TIMES,
     UNANSWERED_CEILING_SECONDS,
     UNANSWERED_FLOOR_SECONDS,
@@ -30,7 +29,7 @@ from swarmd.swarm.hops.custody import (
     unanswered,
 )
 from swarmd.swarm.hops.retention import Retention
-from swarmd.swarm.membership.table import Rhythm
+from swarmd.swarm.membership.rhythm import SILENCE_FLOOR_SECONDS, Rhythm
 from swarmd.swarm.wire.messages.hop import Beat, Gradient, Hop, HopBeat, NotFinite
 from swarmd.values import ComputeProgress, Encoded, HopId
 

@@ -8,16 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmd.swarm.membership import table as membership
+from swarmd.swarm.membership.order import conductor_order, rendezvous
+from swarmd.swarm.membership.rhythm import Rhythm
 from swarmd.swarm.membership.table import (
     SILENCE_CEILING_SECONDS,
     SILENCE_FLOOR_SECONDS,
     SMALL_SWARM,
     Membership,
-    Rhythm,
-    conductor_order,
     heartbeat_interval,
     nan_to_zero,
-    rendezvous,
 )
 from swarmd.swarm.wire.messages.presence import Summary
 from tests.swarm.cards import card

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from swarmd.swarm.recovery.returns import Way, plan_return
+from swarmd.swarm.recovery.return_plan import Way, plan_return
 from swarmd.swarm.state.copies import COPIES, plan_copies
 from swarmd.swarm.wire.messages.state import Kept, Stock
 

@@ -3,7 +3,7 @@
 import pytest
 
 from swarmd.errors import Refused
-from swarmd.swarm.membership.table import leader_order
+from swarmd.swarm.membership.order import leader_order
 from swarmd.swarm.rounds.authority import LEADER_SECONDS, OVERRULED, Claims
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
 

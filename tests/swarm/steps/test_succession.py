@@ -9,7 +9,8 @@ import pytest
 
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.ballots import Mandate
-from swarmd.swarm.membership.table import SILENCE_FLOOR_SECONDS, SMALL_SWARM, Membership, conductor_order
+from swarmd.swarm.membership.order import conductor_order
+from swarmd.swarm.membership.table import SILENCE_FLOOR_SECONDS, SMALL_SWARM, Membership
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.steps.succession import Succession
 from swarmd.swarm.wire.messages.common import Ack, Ballot

@@ -1,0 +1,135 @@
+"""Records as plain data on the wire and on disks, and back, checked."""
+
+import math
+from collections.abc import Sequence
+from sys import intern
+from typing import Any
+
+from swarmd.config import RunConfig
+from swarmd.errors import PeerFault
+from swarmd.schedule import learning_rate_at
+from swarmd.swarm.history.record import COUNTS, WHY_LIMIT, Move, Record, StageEntry, clip_factor
+from swarmd.values import PeerId
+
+
+def record_from_plain(run: RunConfig, plain: dict[str, Any]) -> Record:
+    """A record as a peer or a disk gave it. Raises PeerFault if it isn't one of this run."""
+    try:
+        stages = tuple(
+            StageEntry(**{**entry, "members": _peers(entry["members"]), "holders": _peers(entry["holders"])})
+            for entry in plain["stages"]
+        )
+        moves = tuple(Move(**move) for move in plain["moves"])
+        number, peer = plain["ballot"]
+        lives = tuple(plain["lives"])
+        record = Record(**{**plain, "stages": stages, "moves": moves, "ballot": (number, intern(peer)), "lives": lives})
+        _check_record(run, record)
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as trouble:
+        raise PeerFault(f"not a commit record: {trouble}") from None
+    return record
+
+
+def _peers(names: Sequence[str]) -> tuple[PeerId, ...]:
+    """The same few names are in hundreds of records that are kept: each once. Raises TypeError."""
+    return tuple(map(intern, names))
+
+
+def _check_record(run: RunConfig, record: Record) -> None:
+    """What every record of the run satisfies. Raises ValueError or TypeError."""
+    _check_types(record)
+    if not all(0 <= move.target < run.model.stages and 0 <= move.source < run.model.stages for move in record.moves):
+        raise ValueError("a move to a stage that the run doesn't have")
+    if [entry.stage for entry in record.stages] != list(range(run.model.stages)):
+        raise ValueError("its stages are not the run's")
+    if record.total_steps not in (0, *run.totals[1:]):
+        raise ValueError(f"the run never had a total of {record.total_steps} steps")
+    steps = record.total_steps or run.totals[0]
+    if not 1 <= record.step <= steps:
+        raise ValueError(f"there is no step {record.step}")
+    if record.after and record.after_version < record.step:
+        raise ValueError("a return to a version that hadn't come")
+    if len(record.lives) != (len(record.members()) if record.after else 0):
+        raise ValueError("its members are not its lives")
+    if record.continues and not record.after:
+        raise ValueError("it continues a run and is no return")
+    if record.learning_rate != learning_rate_at(run.optimizer, record.step, steps):
+        raise ValueError("its learning rate is not the schedule's")
+    _check_numbers(run, record)
+
+
+def _check_types(record: Record) -> None:
+    """Its fields came from a stranger: each must be what it is declared as. Raises TypeError."""
+    numbers = [record.loss, record.grad_norm, record.clip_factor, record.seconds, record.learning_rate]
+    numbers += [entry.squared_norm for entry in record.stages]
+    numbers += [] if record.validation_loss is None else [record.validation_loss]
+    if not all(type(number) in (int, float) and math.isfinite(number) and number >= 0 for number in numbers):
+        raise TypeError("a number in it is none, or not finite")
+    counts = [record.step, record.tokens, record.total_tokens, record.ballot[0], record.after_version, *record.lives]
+    counts += [record.total_steps, record.skips, record.broke_at]
+    counts += [getattr(entry, name) for entry in record.stages for name in COUNTS]
+    counts += [stage for move in record.moves for stage in (move.source, move.target)]
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise TypeError("a count in it is none")
+    names = [
+        record.parent,
+        record.after,
+        record.continues,
+        record.conductor,
+        record.ballot[1],
+        record.why,
+        *(entry.digest for entry in record.stages),
+    ]
+    names += [move.peer for move in record.moves]
+    names += [name for entry in record.stages for name in (*entry.members, *entry.holders)]
+    if (
+        type(record.skipped) is not bool
+        or type(record.forked) is not bool
+        or type(record.ends) is not bool
+        or not all(isinstance(name, str) for name in names)
+    ):
+        raise TypeError("a name in it is not text")
+    if len(record.why) > WHY_LIMIT or not record.why.isprintable():
+        raise TypeError("its reason is not a line of text")
+
+
+def ledger_line(record: Record, stage: int, digest: str) -> dict[str, Any]:
+    """A stage's line in ledger.jsonl (DESIGN section 8). The loss and tokens are the swarm's."""
+    entry = record.stages[stage]
+    return {
+        "step": record.step,
+        "record": record.hash,
+        "parent": record.parent,
+        "stage": stage,
+        "microbatches": entry.microbatches,
+        "tokens": record.tokens,
+        "loss": None if record.skipped else record.loss,
+        "validation_loss": record.validation_loss,
+        "grad_norm": record.grad_norm,
+        "lr": record.learning_rate,
+        "skipped": record.skipped,
+        "forked": record.forked,
+        "members": list(entry.members),
+        "resent": entry.resent,
+        "subtracted": entry.subtracted,
+        "lost": entry.lost,
+        "duplicated": entry.duplicated,
+        "grad_digest": entry.digest,
+        "digest": digest,
+        "seconds": record.seconds,
+        **({"continues": record.continues} if record.continues else {}),
+        **({"why": record.why} if record.why else {}),
+    }
+
+
+def _check_numbers(run: RunConfig, record: Record) -> None:
+    """That a record's norms, and what it counts, go together. Raises ValueError."""
+    norms = [entry.squared_norm for entry in record.stages]
+    norm, factor = clip_factor(norms, run.optimizer.clip_norm) if not record.skipped else (0.0, 0.0)
+    if (norm, factor) != (record.grad_norm, record.clip_factor):
+        raise ValueError("its clipping factor doesn't follow from its norms")
+    if record.skipped and (record.loss or any(norms)):
+        raise ValueError("it is skipped, and yet has a loss or a norm")
+    if record.skips and not record.skipped:
+        raise ValueError("it counts itself as skipped, and isn't")
+    if (record.broke_at and record.broke_at < record.step) or (record.ends and not record.after):
+        raise ValueError("it goes back for a step that it is past, or ends a run and is no return")
