@@ -106,7 +106,7 @@ class Storm:
                 await asyncio.sleep(min(self._rng.uniform(*self._every_s), max(0.0, end - now)))
             await asyncio.sleep(SETTLE_S)
             watching.cancel()
-        counts = next(iter(self._world.peers.values())).peer.history.totals
+        counts = next(iter(self._world.peers.values())).peer.history.ledger.totals
         await self._world.stop()
         first, last = (self._commits[last_commit(self._commits, at) or 1] for at in (began, end))
         alive, _ = capacity(self._samples, STAGES, REPLICAS, first, last)

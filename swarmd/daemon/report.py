@@ -58,7 +58,7 @@ class Report:
             uptime_seconds=time.monotonic() - self._started,
             conductor=self._conductor(),
             record=peer.history.record_hash if peer else "",
-            ledger=dict(peer.history.totals) if peer else {},
+            ledger=dict(peer.history.ledger.totals) if peer else {},
             memory_bytes=self._process.memory_info().rss,
             open_files=self._process.num_fds(),
             tasks=len(asyncio.all_tasks()),

@@ -13,8 +13,9 @@ from typing import Any
 
 from swarmd.config import RunConfig
 from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.swarm.history.ledger import Ledger
 from swarmd.swarm.history.record import Record, counts_after, genesis_hash, is_of_now, record_to_plain
-from swarmd.swarm.history.record_codec import ledger_line, record_from_plain
+from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
@@ -37,13 +38,13 @@ class History:
     """This peer's version and the records that led there."""
 
     def __init__(self, run: RunConfig, links: Links, store: Store) -> None:
-        self._run, self._links, self._store = run, links, store
+        self._run, self._links = run, links
         self.version = 0
         self.record_hash = self._genesis = genesis_hash(run)
         self.record: Record | None = None
         self.entered = 0.0  # loop time when this peer came to this version
         self.digest = ""  # of the parameters at this version
-        self.totals = {"resent": 0, "subtracted": 0, "lost": 0, "duplicated": 0}
+        self.ledger = Ledger(store)
         self.ready = False  # the parameters are those of `version`: records may be applied
         self.behind = False  # nobody has the gradients any more: the whole state must be fetched
         self.founder: PeerId = ""  # who began the run: the acceptor of its first record
@@ -58,7 +59,6 @@ class History:
         self.changed = Signal()
         self.on_ahead: Callable[[Record, PeerId], None] | None = None  # hears records that can't be applied yet
         self._contributed: list[int] = []
-        self._counts: OrderedDict[int, dict[str, int]] = OrderedDict()  # of `totals`, by step
         self._on_foreign: list[Callable[[PeerId], None]] = []
         self._on_relay: list[Callable[[PeerId, Commit], None]] = []
         self._on_restore: list[Callable[[], None]] = []
@@ -199,7 +199,7 @@ class History:
         self._contributed, self.resumes, self.broken = [], False, 0
         if record is not None and returned:
             self.returned = record
-            self._write(record)
+            self.ledger.append(record, self._stage, digest)
         self.changes += 1
         for callback in self._on_restore:
             self._links.fence.call(callback)
@@ -209,10 +209,7 @@ class History:
         """What this peer did after a version, in this life or an earlier one, belongs to its history no longer."""
         for step in [step for step in self._records if step > ancestor]:
             del self._records[step]
-        for step in [step for step in self._counts if step > ancestor]:
-            for name, count in self._counts.pop(step).items():
-                self.totals[name] -= count
-        self._store.void_ledger(ancestor)
+        self.ledger.void(ancestor)
 
     def learn(self, records: dict[int, Record]) -> None:
         """Takes in records that led to this peer's version, as far back as they are a chain: so it knows of others
@@ -432,21 +429,11 @@ class History:
         while len(self._records) > RECORDS_KEPT:
             self._records.popitem(last=False)
         if not self.broken:
-            self._write(record)
+            self.ledger.append(record, self._stage, digest)
             self.checkpointed |= self.is_due(record)
         for callback in self._on_commit:
             self._links.fence.call(callback, record)
         self.changed.notify()
-
-    def _write(self, record: Record) -> None:
-        """Puts the step that was just taken into the ledger."""
-        line = ledger_line(record, self._stage, self.digest)
-        self._counts[record.step] = {name: line[name] for name in self.totals}
-        while len(self._counts) > RECORDS_KEPT:
-            self._counts.popitem(last=False)
-        for name in self.totals:
-            self.totals[name] += line[name]
-        self._store.append_ledger(line)
 
     def plain_record(self) -> dict[str, Any]:
         """The newest record, for those who start from this version; empty at version 0."""

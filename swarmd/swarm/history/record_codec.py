@@ -92,35 +92,6 @@ def _check_types(record: Record) -> None:
         raise TypeError("its reason is not a line of text")
 
 
-def ledger_line(record: Record, stage: int, digest: str) -> dict[str, Any]:
-    """A stage's line in ledger.jsonl (DESIGN section 8). The loss and tokens are the swarm's."""
-    entry = record.stages[stage]
-    return {
-        "step": record.step,
-        "record": record.hash,
-        "parent": record.parent,
-        "stage": stage,
-        "microbatches": entry.microbatches,
-        "tokens": record.tokens,
-        "loss": None if record.skipped else record.loss,
-        "validation_loss": record.validation_loss,
-        "grad_norm": record.grad_norm,
-        "lr": record.learning_rate,
-        "skipped": record.skipped,
-        "forked": record.forked,
-        "members": list(entry.members),
-        "resent": entry.resent,
-        "subtracted": entry.subtracted,
-        "lost": entry.lost,
-        "duplicated": entry.duplicated,
-        "grad_digest": entry.digest,
-        "digest": digest,
-        "seconds": record.seconds,
-        **({"continues": record.continues} if record.continues else {}),
-        **({"why": record.why} if record.why else {}),
-    }
-
-
 def _check_numbers(run: RunConfig, record: Record) -> None:
     """That a record's norms, and what it counts, go together. Raises ValueError."""
     norms = [entry.squared_norm for entry in record.stages]

@@ -19,7 +19,7 @@ from swarmd.swarm.history.consensus import (
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.wire.messages.commit import Accepted, Promise
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
-from tests.swarm.history.test_record import record, report
+from tests.swarm.records import record, report
 
 
 def of(heads: int, others: int) -> Record:

@@ -1,4 +1,4 @@
-"""The commit record: what names it, what is refused as one, what the ledger gets of it."""
+"""The commit record: what it says of a step, and what names it."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmd.config import ModelConfig, OptimizerConfig, RunConfig, prolonged
+from swarmd.config import RunConfig, prolonged
 from swarmd.errors import PeerFault
 from swarmd.schedule import learning_rate_at
 from swarmd.swarm.history.record import (
@@ -22,41 +22,9 @@ from swarmd.swarm.history.record import (
     is_of_now,
     record_to_plain,
 )
-from swarmd.swarm.history.record_codec import ledger_line, record_from_plain
+from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.wire.messages.hop import SOMEONE, Blame
-from swarmd.swarm.wire.messages.round import StageReport
-
-RUN = RunConfig(
-    name="toy", model=ModelConfig(32, 8, 16, 2, 2, 2, 8), optimizer=OptimizerConfig(warmup_steps=2), steps=10
-)
-
-
-def report(stage: int, **changes: Any) -> StageReport:
-    plain = StageReport(
-        stage=stage,
-        digest=f"d{stage}",
-        squared_norm=4.0 + stage,
-        tokens=64,
-        loss_sum=128.0 if stage == 1 else 0.0,
-        microbatches=8,
-        resent=stage,
-        lost=0,
-        duplicated=0,
-        finite=True,
-        members=(f"m{stage}", f"n{stage}"),
-        holders=(f"m{stage}",),
-    )
-    return dataclasses.replace(plain, **changes)
-
-
-def record(*reports: StageReport, **changes: Any) -> Record:
-    return build_record(
-        RUN,
-        changes.pop("parent", "parent"),
-        changes.pop("step", 3),
-        reports or (report(0), report(1)),
-        **{"conductor": "c", "seconds": 1.5, "validation_loss": None, **changes},
-    )
+from tests.swarm.records import RUN, record, report, skipped
 
 
 def test_a_record_follows_from_the_reports() -> None:
@@ -155,8 +123,6 @@ def test_a_return_with_which_a_prolonged_run_begins_names_what_it_continues() ->
     assert is_of_now(LONGER, it)
     assert record_from_plain(LONGER, record_to_plain(it)) == it
     assert it.hash != dataclasses.replace(it, continues="").hash
-    assert ledger_line(it, 0, "d")["continues"] == old.hash
-    assert "continues" not in ledger_line(old, 0, "d")
 
 
 # ------------------------------------------------------------------------------------------------- bad numbers
@@ -176,7 +142,6 @@ def test_bad_numbers_make_a_step_that_is_skipped(bad: dict[str, Any]) -> None:
     it = record(report(0), report(1, **bad))
     assert (it.skipped, it.loss, it.grad_norm, it.clip_factor) == (True, 0.0, 0.0, 0.0)
     assert record_from_plain(RUN, record_to_plain(it)) == it, "it can be written as JSON"
-    assert ledger_line(it, 0, "d")["loss"] is None
 
 
 @given(st.lists(st.floats(0, 1e12), min_size=1, max_size=40), st.floats(0.01, 100))
@@ -194,106 +159,7 @@ def test_no_limit_means_no_clipping() -> None:
     assert clip_factor([0.0, 0.0], 1.0) == (0.0, 1.0)
 
 
-# ------------------------------------------------------------------------------------------------- strangers' records
-
-
-def plain(**changes: Any) -> dict[str, Any]:
-    return {**record_to_plain(record()), **changes}
-
-
-def stage_plain(**changes: Any) -> dict[str, Any]:
-    stages = record_to_plain(record())["stages"]
-    return plain(stages=[{**stages[0], **changes}, stages[1]])
-
-
-DAMAGED: dict[str, dict[str, Any]] = {
-    "empty": {},
-    "a field too many": plain(extra=1),
-    "a field too few": {key: value for key, value in plain().items() if key != "parent"},
-    "no stages": plain(stages=[]),
-    "stages that are no list": plain(stages=7),
-    "stages that are text": plain(stages="ab"),
-    "a stage that is no map": plain(stages=[1, 2]),
-    "stages out of order": plain(stages=plain()["stages"][::-1]),
-    "a stage too many": plain(stages=[*plain()["stages"], plain()["stages"][1]]),
-    "step 0": plain(step=0),
-    "a step beyond the run": plain(step=11),
-    "a step that is text": plain(step="3"),
-    "a step that is nothing": plain(step=None),
-    "another learning rate": plain(learning_rate=1.0),
-    "a loss that is no number": plain(loss=math.nan),
-    "an endless norm": plain(grad_norm=math.inf),
-    "a negative time": plain(seconds=-1.0),
-    "a loss that is text": plain(loss="2"),
-    "a loss that is nothing": plain(loss=None),
-    "a factor that doesn't follow": plain(clip_factor=1.0),
-    "a norm that doesn't follow": plain(grad_norm=1.0, clip_factor=1.0),
-    "a parent that is a number": plain(parent=5),
-    "a digest that is a number": stage_plain(digest=5),
-    "members that are no list": stage_plain(members=5),
-    "members that are numbers": stage_plain(members=[5]),
-    "holders that are numbers": stage_plain(holders=[5]),
-    "a stage's field too few": plain(stages=[{"stage": 0}, {"stage": 1}]),
-    "a stage's field too many": stage_plain(extra=1),
-    "a stage's norm that is no number": stage_plain(squared_norm=math.nan),
-    "a stage's norm that is text": stage_plain(squared_norm="4"),
-    "norms too great to add": plain(stages=[{**entry, "squared_norm": 1.7e308} for entry in plain()["stages"]]),
-    "a number beyond all": plain(seconds=10**400),
-    "a count that is text": stage_plain(lost="many"),
-    "a count below zero": stage_plain(duplicated=-1),
-    "tokens that are nothing": plain(tokens=None),
-    "skipped that is text": plain(skipped="no"),
-    "a conductor that is a list": plain(conductor=["c"]),
-    "a validation loss that is text": plain(validation_loss="low"),
-    "a validation loss that is no number": plain(validation_loss=math.nan),
-}
-
-
-@pytest.mark.parametrize("damaged", DAMAGED.values(), ids=DAMAGED.keys())
-def test_a_damaged_record_is_its_senders_fault(damaged: dict[str, Any]) -> None:
-    with pytest.raises(PeerFault, match="not a commit record"):
-        record_from_plain(RUN, damaged)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-@given(st.sampled_from(sorted(record_to_plain(record()))), JSON)
-def test_whatever_is_in_a_field_it_is_a_record_or_a_fault(name: str, value: Any) -> None:
-    try:
-        it = record_from_plain(RUN, plain(**{name: value}))
-    except PeerFault:
-        return
-    assert it.hash
-    assert ledger_line(it, 0, "d")
-
-
-# ------------------------------------------------------------------------------------------------- ledger
-
-
-def test_a_ledger_line_has_what_design_section_8_promises() -> None:
-    promised = (
-        "step", "record", "parent", "stage", "microbatches", "tokens", "loss", "grad_norm", "lr", "members", "resent",
-        "subtracted", "lost", "duplicated", "grad_digest", "digest", "seconds",
-    )  # fmt: skip
-    it = record(report(0, lost=1, microbatches=7), report(1))
-    line = ledger_line(it, 0, "abc")
-    assert set(promised) <= set(line)
-    assert (line["record"], line["parent"], line["grad_digest"], line["digest"]) == (it.hash, "parent", "d0", "abc")
-    assert (line["lost"], line["resent"], line["microbatches"], line["members"]) == (1, 0, 7, ["m0", "n0"])
-    assert (line["loss"], line["tokens"]) == (2.0, 64), "the swarm's, on every stage"
-
-
 # ------------------------------------------------------------------------------------------------- skipped steps
-
-
-def skipped(step: int = 3, before: Record | None = None, **changes: Any) -> Record:
-    blame = Blame("activation", 1, "12D3KooWpeer", 7)
-    return record(report(0), report(1, finite=False, blame=blame, **changes), step=step, before=before)
 
 
 def test_skipped_steps_in_a_row_are_counted_in_the_chain() -> None:
@@ -301,7 +167,6 @@ def test_skipped_steps_in_a_row_are_counted_in_the_chain() -> None:
     two = skipped(3, one)
     assert (one.skips, two.skips, record(step=4, before=two).skips) == (1, 2, 0)
     assert two.why == "the activation of microbatch 7 at stage 1, peer KooWpeer, is not finite"
-    assert ledger_line(two, 0, "d")["why"] == two.why
     for it in (one, two):
         assert record_from_plain(RUN, record_to_plain(it)) == it
 
@@ -310,47 +175,6 @@ def test_the_count_is_part_of_a_records_name_and_the_reason_is_not() -> None:
     one = skipped()
     assert dataclasses.replace(one, skips=2).hash != one.hash
     assert dataclasses.replace(one, why="other words").hash == one.hash
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"grad_norm": 1.0},
-        {"clip_factor": 1.0},
-        {"loss": 2.0},
-        {"skips": -1},
-        {"skips": True},
-        {"why": "two\nlines"},
-        {"why": "\x1b[31m"},
-        {"why": "x" * 401},
-        {"why": None},
-        {"broke_at": 2},
-        {"ends": True},
-        {"ends": 1},
-    ],
-    ids=str,
-)
-def test_a_skipped_record_with_numbers_that_do_not_go_together_is_none(changes: dict[str, Any]) -> None:
-    plain = record_to_plain(skipped())
-    record_from_plain(RUN, plain)
-    with pytest.raises(PeerFault):
-        record_from_plain(RUN, {**plain, **changes})
-    plain = record_to_plain(skipped())
-    plain["stages"][0]["squared_norm"] = 4.0
-    with pytest.raises(PeerFault):
-        record_from_plain(RUN, plain)
-
-
-def test_a_record_that_is_not_skipped_counts_no_skips() -> None:
-    with pytest.raises(PeerFault):
-        record_from_plain(RUN, {**record_to_plain(record()), "skips": 1})
-
-
-def test_a_record_of_the_first_release_that_was_skipped_is_taken() -> None:
-    plain = record_to_plain(skipped())
-    old = {name: it for name, it in plain.items() if name not in (*dict(LATER), "why")}
-    it = record_from_plain(RUN, old)
-    assert (it.skipped, it.skips, it.why) == (True, 0, "")
 
 
 @pytest.mark.parametrize(
