@@ -22,7 +22,7 @@ def ask(it: SimPeer, stage: int) -> "asyncio.Task[None]":
 
 def granted(world: World) -> list[tuple[str, int, int]]:
     """Every move in the records of the living."""
-    records = {step: record for it in world.peers.values() for step, record in it.peer.history._records.items()}
+    records = {step: record for it in world.peers.values() for step, record in it.peer.history.chain._records.items()}
     return [(move.peer, move.source, move.target) for step in sorted(records) for move in records[step].moves]
 
 

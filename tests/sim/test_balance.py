@@ -30,7 +30,7 @@ def layout(world: World) -> list[int]:
 
 def moves(world: World) -> list[Move]:
     """Of the records of the living."""
-    records = {step: record for it in world.peers.values() for step, record in it.peer.history._records.items()}
+    records = {step: record for it in world.peers.values() for step, record in it.peer.history.chain._records.items()}
     return [move for step in sorted(records) for move in records[step].moves]
 
 
@@ -82,7 +82,7 @@ def test_it_goes_faster_for_it() -> None:
         await world.until(lambda: layout(world) == [3, 2, 2], 60)
 
     world = swarm(UNEVEN, events, until=40)
-    records = {step: it for peer in world.peers.values() for step, it in peer.peer.history._records.items()}
+    records = {step: it for peer in world.peers.values() for step, it in peer.peer.history.chain._records.items()}
     assert records[39].seconds < 0.65 * records[2].seconds
 
 

@@ -14,7 +14,7 @@ from swarmd.sim.engines.symbolic import SymbolicEngine
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import SimPeer
-from swarmd.swarm.history.history import RECORDS_KEPT
+from swarmd.swarm.history.chain import RECORDS_KEPT
 from swarmd.values import HopId
 
 CALM = Scenario(replicas=(2, 1), microbatches=4, steps=4)
@@ -165,7 +165,7 @@ def test_what_grows_is_seen() -> None:
     async def change(it: Play) -> None:
         history = it.world.peers["head1"].peer.history
         assert history.record is not None
-        history._records.update(dict.fromkeys(range(100, 101 + RECORDS_KEPT), history.record))
+        history.chain._records.update(dict.fromkeys(range(100, 101 + RECORDS_KEPT), history.record))
         it.world.peers["tail1"].peer.journeys.retention.nbytes = 1 << 40  # type: ignore[union-attr]
 
     found = tampered(change)

@@ -91,7 +91,7 @@ def at(names: Iterable[PeerId], world: World, version: int) -> bool:
 
 
 def histories(world: World, version: int) -> set[str]:
-    return {it.peer.history.hash_at(version) for it in world.peers.values()} - {""}
+    return {it.peer.history.chain.hash_at(version) for it in world.peers.values()} - {""}
 
 
 # ------------------------------------------------------------------------------------------------- one conductor

@@ -19,7 +19,7 @@ from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.compute import Speed
 from swarmd.sim.world.points import Action
 from swarmd.sim.world.world import SimPeer, World
-from swarmd.swarm.history import history
+from swarmd.swarm.history import chain
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.peer import Peer
@@ -704,7 +704,7 @@ def test_a_peer_that_lost_a_gradient_for_good_comes_back_like_a_newcomer(name: P
 
 
 def test_a_peer_that_was_away_for_longer_than_records_are_kept_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "RECORDS_KEPT", 2)
+    monkeypatch.setattr(chain, "RECORDS_KEPT", 2)
 
     async def events(world: World) -> None:
         await moment(world, lambda: everyone_at(world, 2))

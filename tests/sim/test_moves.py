@@ -71,7 +71,7 @@ def check_moved(world: World, name: str, source: int, target: int) -> None:
     assert [line["step"] for line in world.peers[name].store.ledger] == list(range(1, world.run.steps + 1))
     ledgers = [it.store.ledger for it in world.peers.values()]
     assert not any(line["forked"] or line["skipped"] for ledger in ledgers for line in ledger)
-    records = [record for it in world.peers.values() for record in it.peer.history._records.values()]
+    records = [record for it in world.peers.values() for record in it.peer.history.chain._records.values()]
     assert {record.ballot[0] for record in records} == {1}, "who leaves or arrives takes no step from its conductor"
     stages = {line["stage"] for ledger in ledgers for line in ledger if line["step"] == world.run.steps}
     assert stages == set(range(world.run.model.stages)), "the stage that it left keeps going"

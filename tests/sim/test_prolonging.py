@@ -78,7 +78,7 @@ def check(world: World, *totals: int) -> None:
     world.dead.clear()
     check_exact(world, tuple(totals))
     for it in world.peers.values():
-        made = [it.peer.history.record_at(step) for step in range(1, run.steps + 1)]
+        made = [it.peer.history.chain.at(step) for step in range(1, run.steps + 1)]
         places = [run.totals.index(record.total_steps or run.totals[0]) for record in made if record is not None]
         assert places == sorted(places), "no record goes back to an earlier schedule"
 
@@ -92,7 +92,7 @@ def test_a_run_that_was_over_goes_on() -> None:
     voided = {line["record"] for it in world.past for line in it.store.voided if line["step"] == 14}
     (begun,) = {line["continues"] for it in world.peers.values() for line in it.store.ledger if line["step"] == 14}
     assert voided == {begun}, "the first record of the longer run names the last one of the shorter"
-    assert len({it.peer.history.hash_at(0) for it in world.peers.values()}) == 1
+    assert len({it.peer.history.chain.hash_at(0) for it in world.peers.values()}) == 1
 
 
 def test_it_is_prolonged_twice() -> None:

@@ -38,7 +38,7 @@ async def found_twice(course: Play, apart_s: float) -> None:
 
 
 def histories(world: World, version: int = 9) -> set[str]:
-    return {it.peer.history.hash_at(version) for it in world.peers.values()}
+    return {it.peer.history.chain.hash_at(version) for it in world.peers.values()}
 
 
 async def meet(world: World, one: str, other: str) -> None:

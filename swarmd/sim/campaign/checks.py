@@ -15,7 +15,7 @@ from typing import Any
 from swarmd.sim.engines.reference import Reference
 from swarmd.sim.engines.symbolic import Applied, SymbolicEngine
 from swarmd.sim.world.world import SimPeer, World
-from swarmd.swarm.history.history import RECORDS_KEPT
+from swarmd.swarm.history.chain import RECORDS_KEPT
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import MEMBERS_LIMIT
 from swarmd.swarm.peer.ending import MACHINES
@@ -297,7 +297,7 @@ BOUNDS = (
         lambda it, world: _limits(it, "held_gradients") + HELD_BESIDES,
     ),
     Bound("pinned snapshots", _pinned, lambda it, world: PINNED_LIMIT),
-    Bound("records", count("peer.history._records"), lambda it, world: RECORDS_KEPT),
+    Bound("records", count("peer.history.chain._records"), lambda it, world: RECORDS_KEPT),
     Bound("members", count("peer.membership._members"), lambda it, world: MEMBERS_LIMIT),
     Bound("books of steps", count("peer.journeys._books"), lambda it, world: BOOKS_LIMIT),
     Bound(

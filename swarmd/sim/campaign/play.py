@@ -156,7 +156,7 @@ class Play:
         newest = max((it.peer.history for it in living.values()), key=lambda it: it.version, default=None)
 
         def known(version: int) -> str:
-            record = newest.record_at(version) if newest is not None else None
+            record = newest.chain.at(version) if newest is not None else None
             return record.state if record is not None else ""
 
         return plan_return(stocks, places, self.run.model.stages, self.version(), known)
@@ -347,7 +347,7 @@ def has_all_of(other: SimPeer, it: SimPeer, newest: int) -> bool:
     if other.peer.moving_to is not None:  # it leaves as soon as it may
         return False
     common = min(theirs.version, it.peer.history.version)
-    if theirs.hash_at(common) != it.peer.history.hash_at(common):  # another history's, which may lose
+    if theirs.chain.hash_at(common) != it.peer.history.chain.hash_at(common):  # another history's, which may lose
         return False
     if not theirs.ready or theirs.behind or other.task.done() or other.peer.state not in (*AT_WORK, "joining"):
         return False

@@ -215,7 +215,7 @@ class TrainingPlay(Play):
         chain = {
             record.step: record
             for history in sorted(living, key=lambda history: history.version)
-            for record in (history.record_at(step) for step in range(1, history.version + 1))
+            for record in (history.chain.at(step) for step in range(1, history.version + 1))
             if record is not None
         }
         everyone, chained = self.watch.everyone, {it.hash for it in chain.values()}

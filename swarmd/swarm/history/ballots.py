@@ -109,7 +109,7 @@ class Ballots:
         if returned is not None and returned.follows(ask.step, ask.parent):
             return Promise(False, NO_BALLOT, NO_BALLOT, record_to_plain(returned))
         if self._history.version >= ask.step:
-            record = self._history.record_at(ask.step)
+            record = self._history.chain.at(ask.step)
             if record is None or record.parent != ask.parent:
                 raise Refused(f"step {ask.step} is over, or another history's")
             return Promise(False, NO_BALLOT, NO_BALLOT, record_to_plain(record))

@@ -57,7 +57,7 @@ class Distribution:
             await self._tell([card.peer for card in cards], Commit(record_to_plain(record)))
             return
         known = {card.peer for card in cards}
-        before = self._history.record_at(record.step - 1)
+        before = self._history.chain.at(record.step - 1)
         acceptors = plan_acceptors(record.step, before, self._history.founder)
         self._spawn(self._tell([peer for peer in acceptors if peer in known], Commit(record_to_plain(record))))
         for relays in plan_relays(record.step, cards, own):

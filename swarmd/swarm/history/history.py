@@ -7,14 +7,13 @@ record names is applied: the one at hand, or one fetched from a holder. Relies o
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from swarmd.config import RunConfig
 from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.swarm.history.chain import Chain
 from swarmd.swarm.history.ledger import Ledger
-from swarmd.swarm.history.record import Record, counts_after, genesis_hash, is_of_now, record_to_plain
+from swarmd.swarm.history.record import Record, counts_after, genesis_hash, is_checkpointed, is_of_now, record_to_plain
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.signals import Signal
@@ -26,7 +25,6 @@ from swarmd.values import PeerId
 log = logging.getLogger(__name__)
 
 CONTRIBUTIONS_KEPT = 2  # steps: the one before decides who may be an acceptor
-RECORDS_KEPT = 256  # for those who missed some; a record is about a kilobyte per stage
 RECORD_SECONDS = 10.0  # to answer with a record
 REFUSED_SECONDS = 10.0  # for so long one may be between two histories, or not have heard of a record
 
@@ -39,9 +37,7 @@ class History:
 
     def __init__(self, run: RunConfig, links: Links, store: Store) -> None:
         self._run, self._links = run, links
-        self.version = 0
-        self.record_hash = self._genesis = genesis_hash(run)
-        self.record: Record | None = None
+        self.chain = Chain(genesis_hash(run))
         self.entered = 0.0  # loop time when this peer came to this version
         self.digest = ""  # of the parameters at this version
         self.ledger = Ledger(store)
@@ -67,7 +63,6 @@ class History:
         self.resumes = False  # the run goes on from what is on disks, and it isn't decided yet from where
         self.heard = 0  # the highest version of those whom this peer came by: they may be gone again
         self._refused: tuple[int, float] = (-1, 0.0)  # the version from which no record leads on, and since when
-        self._records: OrderedDict[int, Record] = OrderedDict()
         self.lock = asyncio.Lock()  # held while the version changes
         self._applying: set[asyncio.Task[None]] = set()
         self._compute: Compute | None = None
@@ -135,18 +130,20 @@ class History:
         """Whether it did; to found the run counts as step 0."""
         return self.founded if step == 0 else step in self._contributed
 
-    def record_at(self, step: int) -> Record | None:
-        """The record of a step, if it is remembered."""
-        return self._records.get(step)
+    @property
+    def version(self) -> int:
+        """The version that this peer is at."""
+        return self.chain.version
 
-    def hash_at(self, version: int) -> str:
-        """The hash of a version's record; "" when it is not known (any more)."""
-        if version == 0:
-            return self._genesis
-        if version == self.version:
-            return self.record_hash
-        record = self._records.get(version)
-        return record.hash if record is not None else ""
+    @property
+    def record(self) -> Record | None:
+        """The record that led to it; None at version 0."""
+        return self.chain.newest
+
+    @property
+    def record_hash(self) -> str:
+        """That record's hash; at version 0 the run's own."""
+        return self.chain.newest_hash
 
     @property
     def finished(self) -> bool:
@@ -166,13 +163,6 @@ class History:
         last = f"; of the last one, {record.why}" if record.why else ""
         return f"{record.skips} steps in a row were skipped, up to step {record.step} (skips_limit = {limit}){last}"
 
-    def is_due(self, record: Record) -> bool:
-        """Whether checkpoints are written of a record's version. Not if it was skipped: it is the version before, and
-        many of them would push out the last good one.
-        """
-        every = self._run.checkpoint_every
-        return every > 0 and record.step % every == 0 and not record.skipped
-
     def objection(self, record: Record) -> str:
         """What is wrong with a record as the next one, as far as this peer can tell: its counts don't follow from the
         record before, or its norm isn't that of the gradient.
@@ -188,12 +178,13 @@ class History:
         # Steps after a version that is older than this peer's, or than its disk, are applied, and written, once more;
         # of a return, the step itself is.
         returned = record is not None and bool(record.after)
-        self._void(self.leaving if self.leaving is not None else record.step - returned if record is not None else 0)
+        ancestor = record.step - returned if record is not None else 0
+        if self.leaving is not None:
+            ancestor = self.leaving
+        self.ledger.void(ancestor)
+        self.chain.move(record, ancestor)
         if record is not None:
-            self.version, self.record, self.record_hash = record.step, record, record.hash
             self.entered = asyncio.get_running_loop().time()
-            self._records = OrderedDict((step, it) for step, it in self._records.items() if step < record.step)
-            self._records[record.step] = record
             self.checkpointed |= record.step - record.skips >= self._run.checkpoint_every > 0
         self.digest, self.behind, self.ready, self.leaving = digest, False, True, None
         self._contributed, self.resumes, self.broken = [], False, 0
@@ -204,42 +195,6 @@ class History:
         for callback in self._on_restore:
             self._links.fence.call(callback)
         self.changed.notify()
-
-    def _void(self, ancestor: int) -> None:
-        """What this peer did after a version, in this life or an earlier one, belongs to its history no longer."""
-        for step in [step for step in self._records if step > ancestor]:
-            del self._records[step]
-        self.ledger.void(ancestor)
-
-    def learn(self, records: dict[int, Record]) -> None:
-        """Takes in records that led to this peer's version, as far back as they are a chain: so it knows of others
-        whether they are late or of another history.
-        """
-        step = self.version
-        while (record := self._records.get(step)) is not None:
-            step -= 1
-            before = self._records.get(step) or records.get(step)
-            if before is None or before.hash != record.parent:
-                break
-            self._records[step] = before
-        for step in sorted(self._records)[:-RECORDS_KEPT]:
-            del self._records[step]
-        self._records = OrderedDict(sorted(self._records.items()))
-
-    def members(self, stage: int | None = None) -> tuple[PeerId, ...]:
-        """Who took part in the newest step, at every stage or at one."""
-        if self.record is None:
-            return ()
-        return self.record.members() if stage is None else self.record.stages[stage].members
-
-    @property
-    def total_tokens(self) -> int:
-        """Target tokens trained up to this version."""
-        return self.record.total_tokens if self.record else 0
-
-    async def reached(self, version: int) -> None:
-        """Returns when this peer is at the version, or beyond."""
-        await self.changed.until(lambda: self.version >= version)
 
     async def left(self, step: int) -> None:
         """Returns when a step is over: it has committed, or the state was replaced."""
@@ -269,7 +224,7 @@ class History:
     # ---------------------------------------------------------------------------------------------- records
 
     async def _answer_record(self, peer: PeerId, ask: AskRecord) -> Commit:
-        record = self._records.get(ask.step)
+        record = self.chain.at(ask.step)
         if record is None:
             raise Refused(f"no record of step {ask.step} here")
         if self.leaving is not None:  # nobody may count on it to stay
@@ -278,10 +233,10 @@ class History:
 
     async def _answer_commit(self, peer: PeerId, commit: Commit) -> Ack:
         record = record_from_plain(self._run, commit.record)
-        if record.after and record.hash != self.hash_at(record.step):
+        if self.chain.is_new_return(record):
             self._return(record)
             return Ack()
-        if self.hash_at(record.step) not in ("", record.hash):
+        if self.chain.contradicts(record):
             self._foreign(peer)
             raise Refused(f"another history: its record of step {record.step} is not ours")
         if commit.relay and record.step > self.version:
@@ -300,7 +255,7 @@ class History:
 
     async def adopt(self, record: Record, source: PeerId) -> None:
         """Applies a record that someone decided, and those before it that are missing here."""
-        if record.after and record.hash != self.hash_at(record.step):
+        if self.chain.is_new_return(record):
             self._return(record)
             return
         if self.on_ahead is not None and (self.behind or not self.ready):
@@ -423,18 +378,11 @@ class History:
         self._fall_behind(why)
 
     def _enter(self, record: Record, digest: str) -> None:
-        self.version, self.record, self.record_hash, self.digest = record.step, record, record.hash, digest
-        self.entered = asyncio.get_running_loop().time()
-        self._records[record.step] = record
-        while len(self._records) > RECORDS_KEPT:
-            self._records.popitem(last=False)
+        self.chain.append(record)
+        self.digest, self.entered = digest, asyncio.get_running_loop().time()
         if not self.broken:
             self.ledger.append(record, self._stage, digest)
-            self.checkpointed |= self.is_due(record)
+            self.checkpointed |= is_checkpointed(self._run, record)
         for callback in self._on_commit:
             self._links.fence.call(callback, record)
         self.changed.notify()
-
-    def plain_record(self) -> dict[str, Any]:
-        """The newest record, for those who start from this version; empty at version 0."""
-        return record_to_plain(self.record) if self.record else {}

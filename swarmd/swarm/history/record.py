@@ -147,6 +147,14 @@ def is_of_now(run: RunConfig, record: Record) -> bool:
     return bool(record.after) or record.total_steps == total_of(run)
 
 
+def is_checkpointed(run: RunConfig, record: Record) -> bool:
+    """Whether checkpoints are written of a record's version. Not if it was skipped: it is the version before, and many
+    of them would push out the last good one.
+    """
+    every = run.checkpoint_every
+    return every > 0 and record.step % every == 0 and not record.skipped
+
+
 def _without(content: dict[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
     """What of a record is hashed."""
     defaults = dict(LATER)

@@ -147,7 +147,7 @@ class Ending:
     def stages(self) -> list[int]:
         """The stages that this peer sees to: in a large swarm, where nobody knows all, its own and those beside it."""
         own, every = self._membership.own.stage, range(self._run.model.stages)
-        if len(self._history.members()) <= SMALL_SWARM:
+        if len(self._history.chain.members()) <= SMALL_SWARM:
             return list(every)
         return [stage for stage in every if abs(stage - own) <= 1]
 

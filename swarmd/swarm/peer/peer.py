@@ -21,8 +21,9 @@ from swarmd.swarm.balance.balancer import MEASURED_TASKS, Balancer, rest_seconds
 from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.balance.places import Places
 from swarmd.swarm.history.ballots import Ballots
-from swarmd.swarm.history.history import RECORDS_KEPT, History
-from swarmd.swarm.history.record import Record
+from swarmd.swarm.history.chain import RECORDS_KEPT
+from swarmd.swarm.history.history import History
+from swarmd.swarm.history.record import Record, is_checkpointed, record_to_plain
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.membership.gossip import Gossip
 from swarmd.swarm.membership.liveness import Liveness
@@ -469,7 +470,7 @@ class Peer:
             addresses=self.links.transport.addresses(),
             version=self.history.version,
             record=self.history.record_hash,
-            tokens=self.history.total_tokens,
+            tokens=self.history.chain.total_tokens,
             forward=queues["waiting"],
             backward=queues["backward"],
             in_flight=queues.total(),
@@ -508,7 +509,7 @@ class Peer:
         self._assembly.handovers.end_step()
         self._refresh()
         self.switch.hear(record)
-        if self.history.is_due(record) and not self.history.finished:
+        if is_checkpointed(self.run_config, record) and not self.history.finished:
             self.spawn(self._save_on_the_way())
         if self.history.broken:
             self.spawn(self._say_broken(record))
@@ -545,9 +546,8 @@ class Peer:
             except Exception as trouble:  # noqa: BLE001 - a checkpoint less; the next one may do
                 self.links.fence.note(f"the checkpoint of version {self.history.version}", trouble)
                 return False
-            version, record = self.history.version, self.history.plain_record()
-            now, stage = self.history.record, self.stage
-        saved = await self._store.save_checkpoint(version, stage, state, record)
+            version, now, stage = self.history.version, self.history.record, self.stage
+        saved = await self._store.save_checkpoint(version, stage, state, record_to_plain(now))
         if not self.history.finished:
             self.spawn(self.copies.keep(now))  # from others, who may be slow or gone: nobody waits for it
         elif not saved:

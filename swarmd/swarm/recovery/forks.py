@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
-from swarmd.swarm.history.history import RECORDS_KEPT, History
+from swarmd.swarm.history.chain import RECORDS_KEPT
+from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.membership.states import AT_WORK
@@ -127,7 +128,7 @@ class Forks:
         if card.version > self._history.version:
             until = self._strange.get(card.peer)
             return until is None or until < asyncio.get_running_loop().time()
-        known = self._history.hash_at(card.version)
+        known = self._history.chain.hash_at(card.version)
         return not known or not card.record or known == card.record
 
     def _seen(self, peer: PeerId) -> None:
@@ -181,14 +182,14 @@ class Forks:
                 records[version] = record
             return record.hash if record is not None else ""
 
-        fork = await find_fork(self._history.hash_at, theirs, min(self._history.version, card.version))
+        fork = await find_fork(self._history.chain.hash_at, theirs, min(self._history.version, card.version))
         if fork is None:
             self._strange.pop(card.peer, None)
             self._membership.judge_again()
             return None
         if card.version >= self._history.version:
             self._seen(card.peer)
-        ours = self._history.record_at(fork[1])
+        ours = self._history.chain.at(fork[1])
         if ours is None or ours.hash == records[fork[1]].hash:
             return None  # this peer has gone on meanwhile
         return Meeting(card.peer, fork[0], ours, records[fork[1]])
@@ -283,7 +284,7 @@ class Forks:
         stale = list[str]()
         low = 0
         for step in sorted(tail, reverse=True):
-            known = self._history.hash_at(step)
+            known = self._history.chain.hash_at(step)
             if not known and newest is not None:  # this peer itself has come up to the others by now, but by a leap
                 record = await self._ask(newest.peer, step)
                 known = record.hash if record is not None else ""
@@ -302,7 +303,7 @@ class Forks:
             steps = range(start, min(start + ASKED_AT_ONCE, missing.stop))
             got = await asyncio.gather(*(self._ask(guide, step) for step in steps))
             records.update({record.step: record for record in got if record is not None})
-        self._history.learn(records)
+        self._history.chain.learn(records)
         self._membership.judge_again()
 
 

@@ -183,7 +183,7 @@ class Returns:
             self._changed.notify()
 
     def _state_at(self, version: int) -> str:
-        record = self._history.record_at(version)
+        record = self._history.chain.at(version)
         return record.state if record is not None else ""
 
     async def _record(
@@ -200,7 +200,7 @@ class Returns:
         record.
         """
         newest = self._history.record
-        record = self._history.record_at(way.version)
+        record = self._history.chain.at(way.version)
         if record is None or record.state != way.state:
             holders = [peer for peers in way.members for peer in peers]
             for stage in range(self._run.model.stages):
@@ -240,7 +240,7 @@ class Returns:
             return False
         if record.ends:
             return card.state != "finished"
-        on_its_way = card.version >= record.step and self._history.hash_at(card.version) == card.record
+        on_its_way = card.version >= record.step and self._history.chain.hash_at(card.version) == card.record
         return not on_its_way or self.due is record
 
     # ---------------------------------------------------------------------------------------------- going back

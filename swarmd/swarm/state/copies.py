@@ -113,7 +113,7 @@ class Copies:
 
     def _is_old(self, record: Record) -> bool:
         """Whether a newer checkpoint's copy was begun, or the version isn't of our history any more."""
-        known = self._history.hash_at(record.step)
+        known = self._history.chain.hash_at(record.step)
         return self._turn > record.step or known not in ("", record.hash)
 
     def _sources(self, stage: int) -> list[PeerId]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from swarmd.errors import PeerFault, Refused
 from swarmd.swarm.history.history import History
+from swarmd.swarm.history.record import record_to_plain
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.state import manifest as statesync
@@ -103,7 +104,7 @@ class Donor:
         self._make_room()
         async with self._history.lock:  # no commit in between
             self._check_able()
-            version, record = self._history.version, self._history.plain_record()
+            version, newest = self._history.version, self._history.record
             if wanted not in (0, version):
                 raise Refused(f"version {wanted} is over here")
             try:
@@ -111,6 +112,7 @@ class Donor:
             except MemoryError:
                 raise Refused("this peer has no memory for a snapshot") from None
         hashes = await chunk_hashes(state)
+        record = record_to_plain(newest) if newest is not None else {}
         snapshot = Snapshot(version, record, memoryview(state).nbytes, statesync.CHUNK_BYTES, hashes)
         self._pinned[version] = Pinned(snapshot, state, asyncio.get_running_loop().time())
         return self._pinned[version]

@@ -227,7 +227,7 @@ class Conductor:
                 conductor=self._membership.own.peer,
                 seconds=loop.time() - (self._began or loop.time()),
                 validation_loss=validation.result() if validation.done() else None,
-                total_tokens=self._history.total_tokens,
+                total_tokens=self._history.chain.total_tokens,
                 moves=self._moves(step, reports),
                 before=self._history.record,
             )

@@ -72,7 +72,7 @@ class Succession:
     def _order(self, step: int) -> list[PeerId] | None:
         """Who comes first, and next; None when this peer can't know."""
         # Heads of the record come before all others; so one that arrives from another stage changes nothing.
-        members, first = frozenset(self._history.members()), frozenset(self._history.members(stage=0))
+        members, first = frozenset(self._history.chain.members()), frozenset(self._history.chain.members(stage=0))
         heads = [card for card in self._membership.stage(0) if card.peer in first or not members]
         if heads or self._membership.knows_all_of(0):
             return conductor_order(step, heads or self._membership.kin(), members)

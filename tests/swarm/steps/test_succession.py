@@ -36,7 +36,7 @@ class Seat:
             version=STEP - 1,
             record_hash="r",
             record=SimpleNamespace(stages=[SimpleNamespace(members=members[stage]) for stage in sorted(members)]),
-            members=lambda stage=None: everyone if stage is None else members[stage],
+            chain=SimpleNamespace(members=lambda stage=None: everyone if stage is None else members[stage]),
         )
         self.told: list[tuple[str, Lead]] = []
         self.deaf: set[str] = set()
