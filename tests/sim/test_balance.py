@@ -11,8 +11,8 @@ from swarmd.sim.campaign.play import Play, play
 from swarmd.sim.faults.at_points import PointFault
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.faults.timed import Crash
-from swarmd.sim.world import points
 from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.points import ANYONE, GROUPS
 from swarmd.sim.world.world import World
 from swarmd.swarm.balance.balancer import rest_seconds
 from swarmd.swarm.history.record import Move
@@ -164,8 +164,8 @@ def test_real_gradients_stay_exact() -> None:
     "point", ["ask.AskChunk", "asked.AskMove", "serve.AskMove", "begin.import_state", "ask.Accept"]
 )
 def test_a_fault_at_a_move_costs_nothing_but_time(point: str, action: str) -> None:
-    assert point in {it for group in points.GROUPS.values() for it in group.points()}
-    fault = PointFault(0.0, points.ANYONE, None, point, action, seconds=20.0 if action == "pause" else 0.0)
+    assert point in {it for group in GROUPS.values() for it in group.points()}
+    fault = PointFault(0.0, ANYONE, None, point, action, seconds=20.0 if action == "pause" else 0.0)
     outcome = play(dataclasses.replace(UNEVEN, steps=10, rebalance_seconds=2.0, faults=(fault,)))
     assert outcome.passed, outcome.violations
 

@@ -9,9 +9,9 @@ import pytest
 from swarmd.config import LimitsConfig
 from swarmd.errors import Refused
 from swarmd.sim.campaign.play import play
+from swarmd.sim.faults import point_actions
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.faults.timed import Crash, Move, Partition
-from swarmd.sim.world import points
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.wire.messages.move import AskMove, AskStay, Wished
 from tests.sim.movers import ask, granted, members, swarm
@@ -132,7 +132,7 @@ def test_the_mover_or_its_heir_dies_meanwhile(point: str, power: bool) -> None:
 
     async def events(world: World) -> None:
         it = await with_a_sum(world, "middle2")
-        action = points.lose_power if power else points.crash
+        action = point_actions.lose_power if power else point_actions.crash
         for name in ("middle1", "middle3") if point.startswith(("serve", "begin", "end")) else ("middle2",):
             world.fail_at(name, None, point, action)
         ask(it, 2)

@@ -10,11 +10,11 @@ import pytest
 
 from swarmd.errors import Refused
 from swarmd.sim.campaign.play import Play, play
+from swarmd.sim.faults import point_actions
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.faults.timed import Crash, Drain, Hold
-from swarmd.sim.world import points
 from swarmd.sim.world.clock import run_virtual
-from swarmd.sim.world.world import SimPeer, World
+from swarmd.sim.world.world import Action, SimPeer, World
 from swarmd.swarm.peer.drain import Drained
 from tests.sim.toy import PAIRS, SHORT, check_agreement, check_exact, everyone_at, journeys_of, moment, step_of, train
 
@@ -212,16 +212,16 @@ POINTS = ["ask.HandOver", "serve.HandOver", "served.HandOver", "asked.HandOver",
 
 
 FAULTS = [
-    *(("middle2", point, points.crash) for point in POINTS),
-    *(("head2", point, points.lose_power) for point in POINTS[1:4]),
-    *(("tail2", point, points.drop_frame) for point in POINTS[:4]),
-    ("tail2", "begin.absorb", points.run_out_of_memory),
-    ("head2", "end.absorb", points.crash),
+    *(("middle2", point, point_actions.crash) for point in POINTS),
+    *(("head2", point, point_actions.lose_power) for point in POINTS[1:4]),
+    *(("tail2", point, point_actions.drop_frame) for point in POINTS[:4]),
+    ("tail2", "begin.absorb", point_actions.run_out_of_memory),
+    ("head2", "end.absorb", point_actions.crash),
 ]
 
 
 @pytest.mark.parametrize(("name", "point", "action"), FAULTS)
-def test_either_side_may_die_at_any_moment(name: str, point: str, action: points.Action) -> None:
+def test_either_side_may_die_at_any_moment(name: str, point: str, action: Action) -> None:
     async def events(world: World) -> None:
         world.fail_at("*", None, point, action)
         await half_done(world, name)

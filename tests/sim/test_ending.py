@@ -9,7 +9,7 @@ import pytest
 from swarmd.config import LimitsConfig
 from swarmd.sim.campaign.checks import check_final_state
 from swarmd.sim.engines.training import Text
-from swarmd.sim.world import points
+from swarmd.sim.faults import point_actions
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.state import manifest as statesync
@@ -131,7 +131,7 @@ def test_time_is_bounded_and_the_end_says_what_exists_once() -> None:
 
 def test_a_replica_that_dies_before_it_has_written_is_made_up_for() -> None:
     async def events(world: World) -> None:
-        world.fail_at("middle1", SHORT.steps, "save", points.crash)
+        world.fail_at("middle1", SHORT.steps, "save", point_actions.crash)
 
     ended = play(PAIRS, events)
     assert "middle1" in ended.world.dead
@@ -140,7 +140,7 @@ def test_a_replica_that_dies_before_it_has_written_is_made_up_for() -> None:
 
 def test_who_was_to_bring_a_copy_dies_and_another_does() -> None:
     async def events(world: World) -> None:
-        world.fail_at("*", None, "asked.AskCopy", points.crash)
+        world.fail_at("*", None, "asked.AskCopy", point_actions.crash)
 
     ended = play({**SINGLE, "head2": 0, "tail2": 2}, events)
     assert len(ended.world.dead) == 1
@@ -156,7 +156,7 @@ def test_somebody_dies_at_the_end(point: str) -> None:
 
     async def events(world: World) -> None:
         await moment(world, lambda: everyone_at(world, SHORT.steps - 1), SECONDS)
-        world.fail_at("*", None, point, points.crash)
+        world.fail_at("*", None, point, point_actions.crash)
 
     ended = play({**SINGLE, "tail2": 2, "tail3": 2}, events)
     assert len(ended.world.dead) == 1

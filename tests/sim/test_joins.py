@@ -14,11 +14,10 @@ import pytest
 from swarmd.config import LimitsConfig
 from swarmd.errors import ConfigError
 from swarmd.sim.engines.training import Text
-from swarmd.sim.world import points
+from swarmd.sim.faults import point_actions
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.compute import Speed
-from swarmd.sim.world.points import Action
-from swarmd.sim.world.world import SimPeer, World
+from swarmd.sim.world.world import Action, SimPeer, World
 from swarmd.swarm.history import chain
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.membership.table import Membership
@@ -571,7 +570,7 @@ DONORS = ("serve.AskSnapshot", "begin.export_state", "served.AskSnapshot", "serv
 
 
 @pytest.mark.parametrize("point", [*EDGES, *long(*JOINERS, *DONORS)])
-@pytest.mark.parametrize("action", [points.crash, *long(points.pause_for(20.0))], ids=["crash", "pause"])
+@pytest.mark.parametrize("action", [point_actions.crash, *long(point_actions.pause_for(20.0))], ids=["crash", "pause"])
 def test_whoever_fails_at_any_point_of_a_transfer_all_others_end_alike(point: str, action: Action) -> None:
     async def main() -> None:
         world = World(RUN, Text(RUN))

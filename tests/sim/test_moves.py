@@ -10,10 +10,10 @@ import pytest
 
 from swarmd.errors import ConfigError, Refused
 from swarmd.sim.campaign.play import play
+from swarmd.sim.faults import point_actions
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.faults.timed import Crash, Move, Partition
-from swarmd.sim.world import points
-from swarmd.sim.world.world import SimPeer, World
+from swarmd.sim.world.world import Action, SimPeer, World
 from swarmd.swarm.balance.sizes import state_bytes
 from swarmd.swarm.state import manifest as statesync
 from swarmd.swarm.wire.messages.hop import Hop
@@ -272,11 +272,11 @@ def test_the_conductor_dies_with_the_wish(point: str) -> None:
     assert next(iter(world.dead)).startswith("head")
 
 
-def arm(world: World, point: str) -> points.Action:
+def arm(world: World, point: str) -> Action:
     """From now on whoever leads dies at a point."""
 
     def act(world: World, name: str) -> None:
-        world.fail_at(conductor_of(world).name, None, point, points.crash)
+        world.fail_at(conductor_of(world).name, None, point, point_actions.crash)
 
     return act
 
@@ -287,7 +287,7 @@ def arm(world: World, point: str) -> points.Action:
 @pytest.mark.parametrize("power", [False, True], ids=["crash", "power loss"])
 def test_the_mover_dies_on_its_way(point: str, power: bool) -> None:
     async def events(world: World) -> None:
-        action = points.lose_power if power else points.crash
+        action = point_actions.lose_power if power else point_actions.crash
         if point == "begin.apply":  # of the record that takes it away
 
             def then(world: World, name: str) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from swarmd.errors import PeerUnreachable
-from swarmd.sim.world import points
+from swarmd.sim.faults import point_actions
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.machine import MACHINE, Machine
 from swarmd.sim.world.network import SimNetwork
-from swarmd.sim.world.points import GROUPS, NOT_ASKED, Points, all_points, step_of
+from swarmd.sim.world.points import DROP, GROUPS, NOT_ASKED, Points, all_points, step_of
 from swarmd.sim.world.transport import SimTransport
 from swarmd.sim.world.world import World
 from swarmd.swarm import ports
@@ -54,7 +54,7 @@ def test_points_have_one_name_each() -> None:
 
 def test_a_point_that_does_not_exist_cannot_be_planned() -> None:
     with pytest.raises(AssertionError, match=r"ask\.Gradient is none of the points"):
-        Points().fail_at("a", 1, "ask.Gradient", points.crash)
+        Points().fail_at("a", 1, "ask.Gradient", lambda name: None)
 
 
 def test_the_step_is_the_frames_own() -> None:
@@ -69,14 +69,14 @@ def test_the_step_is_the_frames_own() -> None:
 
 @dataclass
 class Pair:
-    """Two machines whose network has points; a world is only played."""
+    """Two machines whose network has points, without a world."""
 
     network: SimNetwork = field(default_factory=SimNetwork)
     seen: list[tuple[float, str, str]] = field(default_factory=list)
     handled: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.points = Points(self)
+        self.points = Points()
         self.a, self.b = self._node("a"), self._node("b")
 
     def _node(self, name: str) -> SimTransport:
@@ -92,12 +92,17 @@ class Pair:
         self.handled.append(now())
         return Frame("Ack", {})
 
-    def befall(self, action: Any, name: str) -> Any:
-        assert MACHINE.get() is None, "a fault belongs to the world"
-        return action(self, name)
+    def fail_at(
+        self, peer: str, step: int | None, point: str, strike: Callable[[str], object], *, skip: int = 0
+    ) -> None:
+        def of_the_world(name: str) -> object:
+            assert MACHINE.get() is None, "a fault belongs to the world"
+            return strike(name)
 
-    def note(self, point: str) -> Callable[[Any, str], None]:
-        return lambda world, name: self.seen.append((now(), name, point))
+        self.points.fail_at(peer, step, point, of_the_world, skip=skip)
+
+    def note(self, point: str) -> Callable[[str], None]:
+        return lambda name: self.seen.append((now(), name, point))
 
     def crash(self, name: str) -> None:
         machine = self.network.transports[name].machine
@@ -127,7 +132,7 @@ def play(test: Callable[[Pair], Any]) -> None:
 def test_a_request_passes_its_four_points_in_order() -> None:
     async def test(pair: Pair) -> None:
         for side in reversed(SIDES):
-            pair.points.fail_at("*", 3, f"{side}.Locate", pair.note(side))
+            pair.fail_at("*", 3, f"{side}.Locate", pair.note(side))
         await pair.ask(step=2)
         assert pair.seen == []
         await pair.ask()
@@ -144,8 +149,8 @@ def test_a_request_passes_its_four_points_in_order() -> None:
 
 def test_a_fault_may_wait_for_a_peer_for_any_step_and_for_its_turn() -> None:
     async def test(pair: Pair) -> None:
-        pair.points.fail_at("b", 3, "ask.Locate", pair.note("never: b doesn't ask"))
-        pair.points.fail_at("a", None, "ask.Locate", pair.note("third"), skip=2)
+        pair.fail_at("b", 3, "ask.Locate", pair.note("never: b doesn't ask"))
+        pair.fail_at("a", None, "ask.Locate", pair.note("third"), skip=2)
         for step in (8, 9):
             await pair.ask(step)
         assert pair.seen == []
@@ -157,7 +162,7 @@ def test_a_fault_may_wait_for_a_peer_for_any_step_and_for_its_turn() -> None:
 
 def test_what_has_no_step_is_of_the_peers_present_one() -> None:
     async def test(pair: Pair) -> None:
-        pair.points.fail_at("a", 5, "ask.Room", pair.note("room"))
+        pair.fail_at("a", 5, "ask.Room", pair.note("room"))
         await pair.a.machine.spawn(pair.a.request("b", to_frame(Room(1))))
         assert len(pair.seen) == 1
 
@@ -168,7 +173,7 @@ def test_what_has_no_step_is_of_the_peers_present_one() -> None:
 def test_a_frame_dropped_at_a_point_is_never_missed_by_the_other(side: str) -> None:
     async def test(pair: Pair) -> None:
         for skip in range(2):
-            pair.points.fail_at("*", 3, f"{side}.Locate", points.drop_frame, skip=skip)
+            pair.fail_at("*", 3, f"{side}.Locate", lambda name: DROP, skip=skip)
         with pytest.raises(TimeoutError):
             await pair.ask(deadline_s=5)
         endless = pair.ask()
@@ -186,7 +191,7 @@ def test_a_frame_dropped_at_a_point_is_never_missed_by_the_other(side: str) -> N
 @pytest.mark.parametrize("side", SIDES)
 def test_a_crash_at_a_point_comes_before_anything_else(side: str) -> None:
     async def test(pair: Pair) -> None:
-        pair.points.fail_at("*", 3, f"{side}.Locate", points.crash)
+        pair.fail_at("*", 3, f"{side}.Locate", pair.crash)
         question = pair.ask()
         await asyncio.sleep(1)
         assert question.done()
@@ -203,7 +208,7 @@ def test_a_crash_at_a_point_comes_before_anything_else(side: str) -> None:
 def test_a_pause_at_a_point_begins_there(side: str) -> None:
     async def test(pair: Pair) -> None:
         machine = (pair.a if side in ("ask", "asked") else pair.b).machine
-        pair.points.fail_at("*", 3, f"{side}.Locate", lambda world, name: machine.pause())
+        pair.fail_at("*", 3, f"{side}.Locate", lambda name: machine.pause())
         began, question = now(), pair.ask()
         await asyncio.sleep(10)
         assert len(pair.handled) == (0 if side in ("ask", "serve") else 1)
@@ -234,7 +239,7 @@ CRASHES = [
 @pytest.mark.parametrize(("peer", "point"), CRASHES, ids=lambda word: str(word).replace("*", "anyone"))
 def test_a_crash_at_a_point_costs_a_swarm_nothing(peer: str, point: str) -> None:
     async def events(world: World) -> None:
-        world.fail_at(peer, STEP, point, points.crash)
+        world.fail_at(peer, STEP, point, point_actions.crash)
 
     world = train(SHORT, events)
     assert [(step, where) for _, step, where in world.points.fired] == [(STEP, point)]
@@ -246,7 +251,7 @@ def test_a_crash_at_a_point_costs_a_swarm_nothing(peer: str, point: str) -> None
 def test_a_donor_may_crash_in_a_state_transfer() -> None:
     async def events(world: World) -> None:
         await world.until(lambda: all(it.peer.history.version >= 2 for it in world.peers.values()), 100)
-        world.fail_at("*", None, "serve.AskChunk", points.crash)
+        world.fail_at("*", None, "serve.AskChunk", point_actions.crash)
         await world.start("new", stage=1)
 
     world = train(SHORT, events)
@@ -256,10 +261,10 @@ def test_a_donor_may_crash_in_a_state_transfer() -> None:
 
 def test_actions_that_take_time() -> None:
     async def events(world: World) -> None:
-        world.fail_at("middle1", STEP, "end.forward", points.pause_for(2))
-        world.fail_at("tail1", STEP, "serve.Hop", points.cut_from("middle2"))
-        world.fail_at("head2", STEP, "ask.AskLease", points.restart_after(1.0))
-        world.fail_at("tail2", STEP, "begin.tail", points.blocked_from("middle2", 1.0))
+        world.fail_at("middle1", STEP, "end.forward", point_actions.pause_for(2))
+        world.fail_at("tail1", STEP, "serve.Hop", point_actions.cut_from("middle2"))
+        world.fail_at("head2", STEP, "ask.AskLease", point_actions.restart_after(1.0))
+        world.fail_at("tail2", STEP, "begin.tail", point_actions.blocked_from("middle2", 1.0))
 
     world = train(SHORT, events)
     assert len(world.points.fired) == 4

@@ -12,7 +12,7 @@ from swarmd.config import prolonged
 from swarmd.errors import ConfigError
 from swarmd.schedule import learning_rate_at
 from swarmd.sim.engines.training import Text
-from swarmd.sim.world import points
+from swarmd.sim.faults import point_actions
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import World
 from swarmd.swarm.state import manifest as statesync
@@ -207,7 +207,7 @@ def test_somebody_dies_while_it_is_prolonged(point: str) -> None:
     """Whoever it is, and be it the founder: it ends with the new total all the same."""
 
     async def longer(world: World) -> None:
-        world.fail_at("*", None, point, points.restart_after(5.0))
+        world.fail_at("*", None, point, point_actions.restart_after(5.0))
         await again(world, 18)
 
     world = play(to_its_end, longer, layout={**PAIRS, "head3": 0, "tail3": 2})

@@ -10,7 +10,7 @@ import pytest
 
 from swarmd.config import LimitsConfig
 from swarmd.sim.engines.training import Text
-from swarmd.sim.world import points
+from swarmd.sim.faults import point_actions
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.state import manifest as statesync
@@ -247,7 +247,7 @@ def test_somebody_dies_on_the_way_back(point: str) -> None:
         await moment(world, lambda: copied(world, 6) and step_of(world) >= 8)
         world.preempt(MIDDLES)
         await asyncio.sleep(LIMITS.stage_lost_timeout_s - 1)
-        world.fail_at("*", None, point, points.restart_after(5.0))
+        world.fail_at("*", None, point, point_actions.restart_after(5.0))
 
     world = play(events, {**PAIRS, "head3": 0, "tail3": 2})
     check(world)

@@ -4,8 +4,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from swarmd.sim.faults.point_actions import run_out_of_memory
 from swarmd.sim.faults.timed import STEP_LOOK_SECONDS, Course, Fault, come_back
-from swarmd.sim.world.points import DROP, run_out_of_memory
+from swarmd.sim.world.points import DROP
 from swarmd.sim.world.world import World
 from swarmd.values import PeerId
 

@@ -34,7 +34,7 @@ from swarmd.sim.faults.timed import (
     StageLoss,
 )
 from swarmd.sim.world.network import Link
-from swarmd.sim.world.points import ANYONE, GROUPS, OUT_OF_MEMORY_AT
+from swarmd.sim.world.points import ANYONE, GROUPS
 from swarmd.values import PeerId
 
 FAULTS_AT_MOST = 10  # of most scenarios
@@ -299,11 +299,26 @@ def _point(rng: random.Random, calm: Scenario, at_s: float, number: int) -> Poin
     return draw_point(rng, calm, rng.choice(GROUPS[rng.choice(list(GROUPS))].points()))
 
 
+NEED_MEMORY = (
+    "forward",
+    "backward",
+    "tail",
+    "absorb",
+    "contribution",
+    "reduce",
+    "assemble",
+    "apply",
+    "export_state",
+    "import_state",
+)
+"""Methods of Compute that need more memory than the device has in use already."""
+
+
 def draw_point(rng: random.Random, calm: Scenario, point: str) -> PointFault:
     """A fault at a point."""
     peer, other = two(rng, calm)
     actions = ["crash", "crash", "power loss", "pause", "cut"]
-    if point in OUT_OF_MEMORY_AT:
+    if point in [f"begin.{method}" for method in NEED_MEMORY]:
         actions += ["out of memory"] * 3
     action = rng.choice(actions)
     return PointFault(

@@ -6,15 +6,11 @@ after, and the disk. `GROUPS` is the one list of them all.
 """
 
 import contextvars
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from swarmd.values import Frame, PeerId
-
-if TYPE_CHECKING:
-    from swarmd.sim.world.machine import Machine
-    from swarmd.sim.world.world import World
 
 ANYONE: PeerId = "*"
 
@@ -75,16 +71,6 @@ NOT_ASKED = (
 """Kinds in `framing.KINDS` that nobody sends as a request. (`Hello` and `Commit` are both request and answer.)"""
 
 
-OUT_OF_MEMORY_AT = tuple(
-    f"begin.{method}"
-    for method in (
-        "forward", "backward", "tail", "absorb", "contribution", "reduce", "assemble", "apply", "export_state",
-        "import_state",
-    )
-)  # fmt: skip
-"""Before methods that need more memory than the device has in use already."""
-
-
 def all_points() -> tuple[str, ...]:
     """Every point, in the order of the list."""
     return tuple(point for group in GROUPS.values() for point in group.points())
@@ -94,13 +80,11 @@ _KNOWN = frozenset(all_points())
 
 
 class Drop:
-    """What an action returns to have the frame lost at whose point it was called."""
+    """The type of DROP."""
 
 
 DROP = Drop()
-
-Action = Callable[["World", PeerId], Any]
-"""What happens at a point to the peer that reached it. May return `DROP`, or a coroutine, which is then run beside."""
+"""Returned by a fault at a point of a frame, so that the frame is lost."""
 
 
 @dataclass(eq=False)
@@ -110,33 +94,38 @@ class Planned:
     peer: PeerId  # or ANYONE
     step: int | None  # None: any
     point: str
-    action: Action
+    strike: Callable[[PeerId], object]  # is given the peer that came to the point; may return DROP
     skip: int = 0  # so many times the point is passed first
 
     def concerns(self, peer: PeerId, step: int, point: str) -> bool:
         return self.point == point and self.peer in (peer, ANYONE) and self.step in (step, None)
 
 
-class Stage(Protocol):
-    """What `Points` needs of a world."""
+class Passer(Protocol):
+    """A machine that comes to a point."""
 
-    def befall(self, action: Action, name: PeerId) -> Any: ...
+    @property
+    def name(self) -> PeerId: ...
+
+    @property
+    def alive(self) -> bool: ...
 
 
 class Points:
     """The faults planned in one world."""
 
-    def __init__(self, world: Stage | None = None) -> None:
-        self._world = world
+    def __init__(self) -> None:
         self.armed: list[Planned] = []  # read before every `Machine.at`, so that worlds without faults pay nothing
         self.fired: list[tuple[PeerId, int, str]] = []
 
-    def fail_at(self, peer: PeerId, step: int | None, point: str, action: Action, *, skip: int = 0) -> None:
+    def fail_at(
+        self, peer: PeerId, step: int | None, point: str, strike: Callable[[PeerId], object], *, skip: int = 0
+    ) -> None:
         """Plans a fault."""
         assert point in _KNOWN, f"{point} is none of the points in swarmd/sim/world/points.py"
-        self.armed.append(Planned(peer, step, point, action, skip))
+        self.armed.append(Planned(peer, step, point, strike, skip))
 
-    def reached(self, machine: "Machine", point: str, step: int) -> bool:
+    def reached(self, machine: Passer, point: str, step: int) -> bool:
         """A machine is at a point: what was planned happens. True if the frame is to be dropped."""
         assert point in _KNOWN, f"{point} is not in the list of swarmd/sim/world/points.py"
         drop = False
@@ -150,9 +139,8 @@ class Points:
                 continue
             self.armed.remove(planned)
             self.fired.append((machine.name, step, point))
-            assert self._world is not None, "faults are planned through a world"
-            # What the action starts belongs to the world and not to the machine it befalls.
-            drop |= contextvars.Context().run(self._world.befall, planned.action, machine.name) is DROP
+            # What the fault starts belongs to the world and not to the machine it befalls.
+            drop |= contextvars.Context().run(planned.strike, machine.name) is DROP
         return drop
 
 
@@ -163,90 +151,3 @@ def step_of(frame: Frame) -> int | None:
         if isinstance(place, dict) and type(place.get("step")) is int:
             return int(place["step"])
     return None
-
-
-# ------------------------------------------------------------------------------------------------- actions
-
-
-def crash(world: "World", name: PeerId) -> None:
-    """The process is killed."""
-    world.crash(name)
-
-
-def lose_power(world: "World", name: PeerId) -> None:
-    """The machine falls silent for good; nobody is told."""
-    world.crash(name, power=True)
-
-
-def drop_frame(world: "World", name: PeerId) -> Drop:
-    """The frame of this point gets lost: to the asker its answer never comes."""
-    return DROP
-
-
-def run_out_of_memory(world: "World", name: PeerId) -> None:
-    """What its device is about to do fails. For points before a method of Compute."""
-    raise MemoryError("there is no memory left")
-
-
-def hang(world: "World", name: PeerId) -> None:
-    """Its device never ends a task again."""
-    world.hang(name)
-
-
-def restart_after(seconds: float, *, disk: bool = True, power: bool = False) -> Action:
-    """A crash, and the same peer again after a while."""
-
-    def act(world: "World", name: PeerId) -> Awaitable[None]:
-        world.crash(name, power=power)
-
-        async def later() -> None:
-            await world.sleep(seconds)
-            if name not in world.peers:
-                await world.restart(name, disk=disk)
-
-        return later()
-
-    return act
-
-
-def pause_for(seconds: float) -> Action:
-    """Stopped for a while."""
-
-    def act(world: "World", name: PeerId) -> Awaitable[None]:
-        world.pause(name)
-        machine = world.peers[name].machine
-
-        async def end() -> None:
-            await world.sleep(seconds)
-            machine.resume()
-
-        return end()
-
-    return act
-
-
-def cut_from(other: PeerId) -> Action:
-    """The connection to another peer is reset."""
-
-    def act(world: "World", name: PeerId) -> None:
-        if other != name:
-            world.network.cut(name, other)
-
-    return act
-
-
-def blocked_from(other: PeerId, seconds: float) -> Action:
-    """For a while nothing gets through to another peer nor back."""
-
-    def act(world: "World", name: PeerId) -> Awaitable[None]:
-        world.network.block(name, other)
-        world.network.block(other, name)
-
-        async def end() -> None:
-            await world.sleep(seconds)
-            world.network.unblock(name, other)
-            world.network.unblock(other, name)
-
-        return end()
-
-    return act

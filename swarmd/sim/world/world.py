@@ -7,10 +7,11 @@ befall a peer in the real world is a method here; what can befall it at one exac
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import random
-from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig, fingerprint, to_plain
@@ -18,7 +19,8 @@ from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.sim.world.compute import OpenEngine, SimCompute, Speed, torch_engine
 from swarmd.sim.world.machine import Machine
 from swarmd.sim.world.network import Link, SimNetwork
-from swarmd.sim.world.points import Action, Points
+from swarmd.sim.world.points import Points
+from swarmd.sim.world.store import MemoryStore, SimStore
 from swarmd.sim.world.trace import Trace
 from swarmd.sim.world.transport import SimTransport
 from swarmd.swarm.fence import is_of_device
@@ -27,91 +29,12 @@ from swarmd.swarm.peer.peer import Peer
 from swarmd.swarm.ports import Data
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Settings
-from swarmd.values import Buffer, PeerId
+from swarmd.values import PeerId
 
 CODECS = ("fp32", "fp16", "bf16", "int8")
 ENTRIES = 8  # living peers that a newcomer knows, so that a wave of deaths doesn't strand it
 START_SECONDS = 15.0  # `start` waits so long for the first greeting; the peer goes on trying by itself
-CHECKPOINTS_KEPT = 2  # versions of a stage on a disk
 POLL_SECONDS = 0.05  # how often `until` looks
-
-
-@dataclass
-class MemoryStore:
-    """A disk: what it holds is there after a restart."""
-
-    ledger: list[dict[str, Any]] = field(default_factory=list)
-    checkpoints: dict[tuple[int, int], tuple[bytes, dict[str, Any]]] = field(default_factory=dict)  # version, stage
-    voided: list[dict[str, Any]] = field(default_factory=list)
-    full: bool = False  # no checkpoint can be written
-    damaged: list[tuple[int, int]] = field(default_factory=list)  # of the checkpoints: version, stage
-
-
-class SimStore:
-    """The Store port of one machine on its disk. What a dying machine writes is not written."""
-
-    def __init__(self, disk: MemoryStore, machine: Machine) -> None:
-        self._disk, self._machine = disk, machine
-
-    def _reach(self, point: str, step: int) -> bool:
-        """Faults planned here happen; True if the machine is still there to write."""
-        if self._machine.points.armed:
-            self._machine.points.reached(self._machine, point, step)
-        return self._machine.alive
-
-    def append_ledger(self, line: dict[str, Any]) -> None:
-        if self._reach("ledger", line["step"]):
-            self._disk.ledger.append(line)
-
-    def ledger_tail(self, count: int) -> dict[int, str]:
-        self._reach("tail", 0)
-        return {line["step"]: line["record"] for line in self._disk.ledger[-count:]}
-
-    def void_ledger(self, version: int, records: Container[str] | None = None) -> None:
-        if not self._reach("void", version):
-            return
-        kept: list[dict[str, Any]] = []
-        for line in self._disk.ledger:
-            void = line["step"] > version and (records is None or line["record"] in records)
-            (self._disk.voided if void else kept).append(line)
-        self._disk.ledger = kept
-
-    async def save_checkpoint(
-        self, version: int, stage: int, state: Buffer, record: dict[str, Any], *, copy: bool = False
-    ) -> bool:
-        assert version > 0, "the initial state is no checkpoint"
-        if self._machine.points.armed:
-            await self._machine.at("save", version)
-        if not self._machine.alive or self._disk.full:
-            return False
-        kept = self._disk.checkpoints
-        kept[version, stage] = bytes(state), record
-        ours = sorted(version for version, at in kept if at == stage)
-        newer = [it for it in ours if it > version]  # of a history that was given up
-        for old in (*newer, *[it for it in ours if it <= version][:-CHECKPOINTS_KEPT]):
-            del kept[old, stage]
-        return True
-
-    async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:
-        if self._machine.points.armed:
-            await self._machine.at("stock", None)
-        kept, damaged = self._disk.checkpoints, self._disk.damaged
-        return [(*key, record) for key, (_, record) in sorted(kept.items(), reverse=True) if key not in damaged]
-
-    def damaged(self) -> list[tuple[int, int]]:
-        return sorted(self._disk.damaged, reverse=True)
-
-    async def load_checkpoint(self, version: int, stage: int) -> tuple[Buffer, dict[str, Any]] | None:
-        if self._machine.points.armed:
-            await self._machine.at("load", version)
-        key = version, stage
-        return self._disk.checkpoints.get(key) if key not in self._disk.damaged else None
-
-    async def read_checkpoint(self, version: int, stage: int, start: int, stop: int) -> Buffer | None:
-        if self._machine.points.armed:
-            await self._machine.at("read", version)
-        found = self._disk.checkpoints.get((version, stage))
-        return found[0][start:stop] if found is not None else None
 
 
 @dataclass(frozen=True)
@@ -140,6 +63,10 @@ class SimPeer:
     compute: SimCompute | None = None
 
 
+Action = Callable[["World", PeerId], Any]
+"""Is done to a peer at a point. May return `points.DROP`, or a coroutine, which then runs beside the peers."""
+
+
 class World:
     """N peers of one run."""
 
@@ -158,7 +85,7 @@ class World:
         self._open_seconds = open_seconds  # that a device takes to open a stage
         self.trace = Trace(trace)
         self.network = SimNetwork(link, rng=random.Random(f"{seed}/network"), trace=self.trace, failed=self._failed)
-        self.points = Points(self)
+        self.points = Points()
         self.peers: dict[PeerId, SimPeer] = {}
         self.dead: dict[PeerId, SimPeer] = {}  # by their last death; those that live again are in `past`
         self.past: list[SimPeer] = []  # former lives of peers that live again
@@ -347,9 +274,9 @@ class World:
         """Plans a fault for the moment at which a peer ("*": any) is at a point of `points.GROUPS` in a step (None: in
         any), for the `skip + 1`st time. It happens once.
         """
-        self.points.fail_at(peer, step, point, action, skip=skip)
+        self.points.fail_at(peer, step, point, functools.partial(self._befall, action), skip=skip)
 
-    def befall(self, action: Action, name: PeerId) -> Any:
+    def _befall(self, action: Action, name: PeerId) -> object:
         """Carries a planned fault out."""
         self._note(name, "fault at a point")
         result = action(self, name)
