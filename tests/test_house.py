@@ -162,10 +162,6 @@ STILL_UPWARDS = {
 }
 STILL_CIRCLES = (
     "swarmd.swarm.peer.peer swarmd.swarm.peer.view",
-    (
-        "swarmd.sim.world.compute swarmd.sim.world.machine swarmd.sim.world.mesh swarmd.sim.world.network "
-        "swarmd.sim.world.points swarmd.sim.world.transport swarmd.sim.world.world"
-    ),
     "swarmctl.__main__ swarmctl.app",
     "swarmd.daemon.node swarmd.daemon.report",
     "swarmd.__main__ swarmd.cli",

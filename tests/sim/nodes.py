@@ -18,6 +18,7 @@ class Node:
     """One machine; remembers what it was asked and when, and what it heard by gossip."""
 
     def __init__(self, network: SimNetwork, name: str, **rates: float) -> None:
+        self.network = network
         self.machine = Machine(name)
         self.transport: SimTransport = network.transport(name, self.machine, **rates)
         self.asked: list[tuple[float, str, Any]] = []
@@ -71,7 +72,7 @@ async def connect(*nodes: Node) -> None:
     for number, one in enumerate(nodes):
         for other in nodes[number + 1 :]:
             await one.machine.spawn(one.transport.connect(f"/sim/{other.transport.peer_id}"))
-    await asyncio.sleep(3 * nodes[0].transport.network.link.delay_s + 1)
+    await asyncio.sleep(3 * nodes[0].network.link.delay_s + 1)
 
 
 def play(

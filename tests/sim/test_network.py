@@ -14,10 +14,10 @@ import pytest
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.sim.engines.training import Text
 from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.connection import SERVING_PER_PEER
 from swarmd.sim.world.damage import WAYS
 from swarmd.sim.world.mesh import GOSSIP_DEGREE
 from swarmd.sim.world.network import DIAL_SECONDS, Link, SimNetwork
-from swarmd.sim.world.transport import SERVING_PER_PEER
 from swarmd.sim.world.uplinks import HEADER_BYTES
 from swarmd.sim.world.world import World
 from swarmd.swarm.wire.framing import from_frame, to_frame
@@ -598,12 +598,12 @@ def test_everything_is_counted_by_peer_and_by_kind() -> None:
 SCRIPT = """
 import asyncio
 from swarmd.sim.world.network import Link
-from swarmd.sim.world import points
+from swarmd.sim.faults import point_actions
 from tests.sim.test_network import traced
 from tests.sim.toy import everyone_at, moment
 
 async def events(world):
-    world.fail_at("*", 2, "serve.Plan", points.pause_for(0.5))
+    world.fail_at("*", 2, "serve.Plan", point_actions.pause_for(0.5))
     await moment(world, lambda: everyone_at(world, 1))
     world.network.partition([["head1", "middle1"]])
     await asyncio.sleep(1)

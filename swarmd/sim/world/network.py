@@ -5,7 +5,7 @@ the link's delay, and enters by the other node's downlink (`uplinks.py`); then t
 nothing gets through (a partition, a block, a clog, a machine without power) frames are held and nobody is told: the
 connection breaks when something has been stuck for long, and what was held goes on when the way is open again.
 
-What a connection is to those at its ends, requests and gossip are in `transport.py`.
+Connections are in `connection.py`, each machine's access to the network in `transport.py`.
 """
 
 import asyncio
@@ -15,10 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from swarmd.sim.world.connection import Connection, Dial
+from swarmd.sim.world.damage import damaged
 from swarmd.sim.world.machine import WORLD, Machine
 from swarmd.sim.world.trace import Trace
-from swarmd.sim.world.transport import Connection, Counts, Dial, SimTransport
-from swarmd.sim.world.uplinks import HEADER_BYTES, Downlink, Flight, Uplink
+from swarmd.sim.world.transport import Counts, SimTransport
+from swarmd.sim.world.uplinks import HEADER_BYTES, Downlink, Flight, Node, Uplink
 from swarmd.values import Frame, PeerId
 
 BREAK_SECONDS = 924.6
@@ -99,7 +101,7 @@ class SimNetwork:
     def _of(self, peer: PeerId) -> list[Connection]:
         return [each for each in self._connections.values() if peer in each.names]
 
-    def _reset(self, source: SimTransport, connection: Connection) -> None:
+    def _reset(self, source: Node, connection: Connection) -> None:
         for end in connection.ends:
             if end.transport.alive:
                 self.post(source, end.transport, 0, 0, end.closed_by_peer)
@@ -130,8 +132,8 @@ class SimNetwork:
 
     def post(
         self,
-        source: SimTransport,
-        target: SimTransport,
+        source: Node,
+        target: Node,
         nbytes: int,
         lane: int,
         deliver: Callable[..., None],
@@ -302,6 +304,11 @@ class SimNetwork:
         """So many of a peer's frames arrive damaged."""
         self.corrupted[sender] = rate
         self.note("corrupts", sender, detail=f"{rate:g}")
+
+    def corrupt_some(self, sender: PeerId, frame: Frame) -> Frame:
+        """The frame; damaged, at the rate that was set for its sender."""
+        rate = self.corrupted.get(sender, 0.0)
+        return damaged(frame, self.rng) if rate and self.rng.random() < rate else frame
 
     def heal(self) -> None:
         """Every way is open and as it was made; what was held comes. Machines without power stay silent."""

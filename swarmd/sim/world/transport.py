@@ -1,35 +1,43 @@
-"""One simulated machine's access to the network: the Transport port, and the two ends of each connection.
+"""One simulated machine's access to the network: the Transport port.
 
-Keeps the port's promises as `swarmd/net` does: a request is delivered at most once, each runs in a task of the machine
-that answers and is cancelled when its connection breaks; answers travel on the connection of their request; a fault
+Keeps the port's promises as `swarmd/net` does: requests and answers travel on connections (`connection.py`); a fault
 costs a peer all its connections; both sides dialling makes two. Gossip floods the peers subscribed to its topic.
 """
 
 import asyncio
-import json
 import logging
-import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused
-from swarmd.sim.world.damage import damaged
+from swarmd.sim.world.connection import REFUSAL, Carrier, Dial, End, Gossip
 from swarmd.sim.world.machine import WORLD, Machine
 from swarmd.sim.world.mesh import Meshes
 from swarmd.sim.world.points import step_of
-from swarmd.sim.world.uplinks import HEADER_BYTES, LANES, Downlink, Uplink
+from swarmd.sim.world.trace import Trace
+from swarmd.sim.world.uplinks import HEADER_BYTES, Downlink, Uplink
 from swarmd.swarm.ports import Handler, Listener
-from swarmd.swarm.wire.framing import KINDS
 from swarmd.values import Frame, PeerId, Urgency
-
-if TYPE_CHECKING:
-    from swarmd.sim.world.network import SimNetwork
 
 log = logging.getLogger(__name__)
 
-SERVING_PER_PEER = 256  # `serving_per_peer` of swarmd/net/limits.py: requests being answered at once for a connection
+
+class Network(Carrier, Protocol):
+    """The network, as transports see it."""
+
+    trace: Trace
+    subscriptions: Counter[str]
+    walled: bool
+    gossip_lag_s: float
+    failed: Callable[[PeerId, BaseException], None] | None
+
+    def dial(self, source: "SimTransport", peer: PeerId, dial: Dial) -> None: ...
+
+    def is_lost(self, source: PeerId, target: PeerId) -> bool: ...
+
+    def note(self, what: str, peer: PeerId, other: PeerId, detail: str) -> None: ...
 
 
 @dataclass
@@ -50,195 +58,10 @@ class Counts:
         )
 
 
-class Dial:
-    """An attempt to reach a peer, shared by everyone on this machine who wants it."""
-
-    def __init__(self, source: "SimTransport", peer: PeerId) -> None:
-        self._source, self._peer = source, peer
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    @property
-    def over(self) -> bool:
-        return self.done.done()
-
-    def succeed(self) -> None:
-        self._source.dials.pop(self._peer, None)
-        self.done.set_result(None)
-
-    def fail(self, problem: str) -> None:
-        """Ends it, unless it has ended."""
-        if not self.over:
-            self._source.dials.pop(self._peer, None)
-            self.done.set_exception(PeerUnreachable(f"{self._peer} can't be reached: {problem}"))
-            self.done.exception()  # seen, also when everybody who waited for it was cancelled
-
-
-class End:
-    """A connection as one of its two sides sees it."""
-
-    def __init__(self, transport: "SimTransport", connection: "Connection") -> None:
-        self.transport, self.connection = transport, connection
-        self.other: End
-        self.lot: tuple[int, int] = (0, 0)  # drawn for the connection: whether its ends are of each other's meshes
-        self.is_open = False
-        self.is_over = False
-        self._last_id = 0
-        self._waiting: dict[int, asyncio.Future[Frame]] = {}
-        self._serving: dict[int, asyncio.Task[None]] = {}
-
-    @property
-    def peer(self) -> PeerId:
-        return self.other.transport.peer_id
-
-    def open(self) -> None:
-        """From now on it is used."""
-        if not self.is_open and not self.is_over:
-            self.is_open = True
-            self.transport.opened(self)
-
-    def close(self, reason: str, *, tell: bool = False) -> None:
-        """It is over: what was asked through it fails, what is being answered is cancelled."""
-        if self.is_over:
-            return
-        self.is_over, was_open, self.is_open = True, self.is_open, False
-        for answer in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(PeerUnreachable(f"the connection to {self.peer} broke: {reason}"))
-        for task in self._serving.values():
-            task.cancel()
-        if was_open:
-            self.transport.closed(self)
-        if self.other.is_over:
-            self.transport.network.forget(self.connection)
-        elif tell:
-            network, other = self.transport.network, self.other
-            network.post(self.transport, other.transport, 0, 0, other.closed_by_peer)
-
-    def closed_by_peer(self) -> None:
-        self.close("the other side ended it")
-
-    # ---------------------------------------------------------------------------------------------- asking
-
-    async def ask(self, frame: Frame, urgency: Urgency, *, lost: bool = False) -> Frame:
-        """Asks and waits. With `lost` the question gets lost. Raises PeerUnreachable, Refused."""
-        self._last_id += 1
-        number = self._last_id
-        answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
-        try:
-            if not lost:
-                self._send(frame, LANES[urgency], self.other.arrive, number, urgency)
-            return await answer
-        finally:
-            self._waiting.pop(number, None)
-            if answer.done() and not answer.cancelled():
-                answer.exception()  # the connection broke while the asker was cancelled
-
-    def _send(self, frame: Frame, lane: int, deliver: Callable[..., None], *args: Any) -> None:
-        """Posts a frame to the other end, whose `deliver` gets it, its size, and the rest."""
-        transport, network = self.transport, self.transport.network
-        rate = network.corrupted.get(transport.peer_id, 0.0) if network.corrupted else 0.0
-        if rate and frame.kind != REFUSAL and network.rng.random() < rate:
-            frame = damaged(frame, network.rng)
-        nbytes = frame.nbytes
-        transport.count_sent(frame.kind, nbytes)
-        network.post(
-            transport, self.other.transport, nbytes, lane, deliver, frame, nbytes, *args, connection=self.connection
-        )
-
-    def arrive_answer(self, frame: Frame, nbytes: int, number: int, request: Frame) -> None:
-        """The other side answered, or refused."""
-        transport = self.transport
-        if self.is_over or not transport.alive:
-            return
-        transport.received += HEADER_BYTES + nbytes
-        if transport.network.trace.on:
-            transport.note_arrival(self.peer, frame, request)
-        answer = self._waiting.pop(number, None)
-        if answer is None or answer.done():
-            return  # we forgot the question
-        if frame.kind == REFUSAL:
-            answer.set_exception(Refused(frame.body["sentence"]))
-        else:
-            answer.set_result(frame)
-
-    # ---------------------------------------------------------------------------------------------- answering
-
-    def arrive(self, frame: Frame, nbytes: int, number: int, urgency: Urgency) -> None:
-        """The other side asks."""
-        transport = self.transport
-        if self.is_over or not transport.alive:
-            return
-        self.open()
-        transport.received += HEADER_BYTES + nbytes
-        if transport.network.trace.on:
-            transport.note_arrival(self.peer, frame, frame)
-        if len(self._serving) >= SERVING_PER_PEER:
-            self._refuse(number, "the peer is answering as many of our requests as it allows", frame)
-            return
-        task = asyncio.get_running_loop().create_task(self._serve(frame, number, urgency), name=f"serve {frame.kind}")
-        self._serving[number] = task
-        task.add_done_callback(lambda _: self._serving.pop(number, None))
-
-    async def _serve(self, frame: Frame, number: int, urgency: Urgency) -> None:
-        machine, armed = self.transport.machine, self.transport.machine.points.armed
-        known = frame.kind in KINDS  # that of a damaged frame may be none
-        if armed and known and await machine.at(f"serve.{frame.kind}", step_of(frame)):
-            return
-        try:
-            answer = await self.transport.answer(self.peer, frame)
-        except Refused as refusal:
-            answer = _refusal(str(refusal))
-        except PeerFault as fault:
-            self.transport.fault(self.peer, fault)
-            return
-        except Exception as trouble:  # noqa: BLE001 - a failure of ours: production logs it and goes on, worlds end
-            self.transport.failed(frame, trouble)
-            answer = _refusal("internal error")
-        if armed and await machine.at(f"served.{frame.kind}", step_of(frame)):
-            return
-        if not self.is_over:
-            self._send(answer, LANES[urgency], self.other.arrive_answer, number, frame)
-
-    def _refuse(self, number: int, sentence: str, request: Frame) -> None:
-        self._send(_refusal(sentence), LANES["control"], self.other.arrive_answer, number, request)
-
-
-REFUSAL = "(refusal)"  # travels as no message's kind
-
-
-def _refusal(sentence: str) -> Frame:
-    return Frame(REFUSAL, {"sentence": sentence})
-
-
-class Connection:
-    """Two ends. Each may be over without the other's knowing."""
-
-    def __init__(self, number: int, dialler: "SimTransport", answerer: "SimTransport") -> None:
-        self.number = number
-        self.names = (dialler.peer_id, answerer.peer_id)
-        self.ends = (End(dialler, self), End(answerer, self))
-        self.ends[0].other, self.ends[1].other = self.ends[1], self.ends[0]
-        self.ends[0].lot = self.ends[1].lot = zlib.crc32("/".join(sorted(self.names)).encode()), number
-        self.stuck_since: float | None = None
-
-
-class Gossip:
-    """A message on its way through the swarm."""
-
-    __slots__ = ("author", "coming", "frame", "heard", "nbytes", "topic")
-
-    def __init__(self, topic: str, author: PeerId, frame: Frame) -> None:
-        self.topic, self.author, self.frame = topic, author, frame
-        self.nbytes = len(json.dumps(frame.body, separators=(",", ":")))  # a little more than as msgpack
-        self.heard: set[PeerId] = {author}
-        self.coming: set[PeerId] = {author}  # who has a copy on the way
-
-
 class SimTransport:
     """One machine's access to the network."""
 
-    def __init__(self, network: "SimNetwork", machine: Machine, uplink: Uplink, downlink: Downlink) -> None:
+    def __init__(self, network: Network, machine: Machine, uplink: Uplink, downlink: Downlink) -> None:
         self.network, self.machine, self.uplink, self.downlink = network, machine, uplink, downlink
         self._peer = machine.name
         self.alive = True
@@ -250,7 +73,7 @@ class SimTransport:
         self._known: set[PeerId] = set()
         self._callbacks: list[Callable[[PeerId], None]] = []
         self.ends: dict[PeerId, list[End]] = {}  # the open ones
-        self.meshes = Meshes(self)
+        self.meshes = Meshes(self._peer, self.ends, self.listeners, network.subscriptions)
 
     @property
     def peer_id(self) -> PeerId:
@@ -299,7 +122,7 @@ class SimTransport:
             raise PeerUnreachable(f"no address of {peer} is known")
         dial = self.dials.get(peer)
         if dial is None:
-            dial = self.dials[peer] = Dial(self, peer)
+            dial = self.dials[peer] = Dial(self.dials, peer)
             self.network.dial(self, peer, dial)
         await asyncio.shield(dial.done)
 
@@ -382,31 +205,21 @@ class SimTransport:
     async def publish(self, topic: str, frame: Frame) -> None:
         if not self.alive:
             return
-        rate = self.network.corrupted.get(self._peer, 0.0)
-        if rate and self.network.rng.random() < rate:
-            frame = damaged(frame, self.network.rng)
+        if self.network.corrupted:
+            frame = self.network.corrupt_some(self._peer, frame)
         self._pass_on(Gossip(topic, self._peer, frame), self._peer)
 
     def _pass_on(self, gossip: Gossip, source: PeerId) -> None:
         network = self.network
         known = gossip.heard if network.walled else gossip.coming  # a wall may hold up what is on its way
         copies = 0
-        for peer, end in self.meshes.of(gossip.topic):
+        for peer in self.meshes.of(gossip.topic):
             if peer in (source, gossip.author):
                 continue
             copies += 1
             if peer not in known and not network.is_lost(self._peer, peer):
                 gossip.coming.add(peer)
-                network.post(
-                    self,
-                    end.other.transport,
-                    gossip.nbytes,
-                    LANES["control"],
-                    end.other.transport.hear,
-                    gossip,
-                    self._peer,
-                    connection=end.connection,
-                )
+                self.ends[peer][0].tell(gossip)
         self.counts.gossip += copies
         self.count_sent(gossip.frame.kind, gossip.nbytes, copies)
 
@@ -416,9 +229,7 @@ class SimTransport:
         if not self.alive or self._peer in gossip.heard or listener is None:
             return
         gossip.heard.add(self._peer)
-        self.received += HEADER_BYTES + gossip.nbytes
-        if self.network.trace.on:
-            self.note_arrival(gossip.author, gossip.frame, gossip.frame)
+        self.count_received(gossip.author, gossip.frame, gossip.nbytes, gossip.frame)
         self._pass_on(gossip, source)
         if self.network.gossip_lag_s:
             loop = asyncio.get_running_loop()
@@ -438,8 +249,11 @@ class SimTransport:
         self.counts.frames[kind] += copies
         self.counts.bytes[kind] += nbytes
 
-    def note_arrival(self, source: PeerId, frame: Frame, about: Frame) -> None:
-        """Writes a frame that came into the trace; `about` is the question that names step and index."""
+    def count_received(self, source: PeerId, frame: Frame, nbytes: int, about: Frame) -> None:
+        """A frame came; `about`: the question, which names step and index."""
+        self.received += nbytes + HEADER_BYTES
+        if not self.network.trace.on:
+            return
         step, index = step_of(about), about.body.get("index")
         self.network.trace.add(
             asyncio.get_running_loop().time(),

@@ -7,13 +7,26 @@ goes at once (the transport sends in chunks). So an urgent frame moves the ends 
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from swarmd.values import Urgency
+from swarmd.sim.world.machine import Machine
+from swarmd.values import PeerId, Urgency
 
 HEADER_BYTES = 200  # of a frame besides its buffers
 ROUNDING_SECONDS = 1e-9  # a word that leaves and comes in at the same rate takes no longer to come in than to leave
 LANES: dict[Urgency, int] = {"control": 0, "hop": 1, "bulk": 2}
+
+
+class Node(Protocol):
+    """One machine on the network."""
+
+    alive: bool
+    machine: Machine
+    uplink: "Uplink"
+    downlink: "Downlink"
+
+    @property
+    def peer_id(self) -> PeerId: ...
 
 
 class Flight:
@@ -34,11 +47,11 @@ class Flight:
     )
 
     def __init__(
-        self, source: Any, target: Any, nbytes: int, lane: int, deliver: Callable[..., None], args: tuple[Any, ...]
+        self, source: Node, target: Node, nbytes: int, lane: int, deliver: Callable[..., None], args: tuple[Any, ...]
     ) -> None:
-        self.source, self.target = source, target  # transports
+        self.source, self.target = source, target
         self.nbytes, self.lane, self.deliver, self.args = nbytes, lane, deliver, args
-        self.connection: Any = None  # the frame is lost with it
+        self.connection: object = None  # the frame is lost with it
         self.lost = False
         self.seconds = 0.0  # that its bytes take to leave
         self.end = 0.0  # when its last byte leaves
