@@ -729,7 +729,7 @@ def test_who_is_cut_off_before_it_has_arrived_begins_nothing(monkeypatch: pytest
         await moment(world, lambda: everyone_at(world, 2))
         monkeypatch.setattr(Switch, "open", open_slowly)
         new = await world.start("new", stage=1)
-        await moment(world, lambda: new.peer.history.heard > 0)
+        await moment(world, lambda: new.peer.history.origin.heard > 0)
         assert new.peer.history.version == 0
         others = [name for name in world.peers if name != "new"]
         world.network.partition([["new"], others])

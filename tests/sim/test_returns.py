@@ -205,7 +205,7 @@ def test_a_swarm_that_was_down_goes_on(damaged: bool, caplog: pytest.LogCaptureF
         world.spawn(watch(world))
 
     async def watch(world: World) -> None:
-        while world.peers["head1"].peer.history.resumes:
+        while world.peers["head1"].peer.history.origin.resumes:
             waits.add(world.peers["head1"].peer.view.waiting_for())
             await world.sleep(0.5)
 

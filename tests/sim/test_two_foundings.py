@@ -33,7 +33,7 @@ async def found_twice(course: Play, apart_s: float) -> None:
         await world.sleep(apart_s)
     await world.until(lambda: everyone_at(world, 9), SECONDS)
     for half in HALVES:
-        assert {world.peers[name].peer.history.founder for name in half} == {half[0]}
+        assert {world.peers[name].peer.history.origin.founder for name in half} == {half[0]}
     assert len(histories(world)) == 2
 
 

@@ -163,7 +163,7 @@ class Acceptors(Fault):
         newest = max(histories, key=lambda it: it.version, default=None)
         if newest is None:
             return []
-        acceptors = plan_acceptors(newest.version + 1, newest.record, newest.founder)
+        acceptors = plan_acceptors(newest.version + 1, newest.record, newest.origin.founder)
         return [peer for peer in acceptors if peer in world.peers]
 
 

@@ -68,14 +68,14 @@ class Places:
             for peer in dict.fromkeys((*self._links.transport.connected(), *known, *self._entries)):
                 stage = await self._ask(peer, wanted)
                 if stage is not None:
-                    if wanted is None and self._history.resumes and self._may_use():
+                    if wanted is None and self._history.origin.resumes and self._may_use():
                         stage = self._used or 0
                     await self._meet_neighbours(peer, stage)
                     return stage
             if not self._entries:
                 if wanted is not None:
                     return wanted
-                if self._history.resumes and self._may_use():
+                if self._history.origin.resumes and self._may_use():
                     return self._used or 0
                 return self._place(self.has_data, self._membership.own.memory_bytes)
             await changed.wait(RETRY_SECONDS)
@@ -111,9 +111,8 @@ class Places:
         self._arrive(place.arrival)
         for card in place.cards:
             self._hear(card)
-            self._history.heard = max(self._history.heard, card.version)
-        self._history.learn_founder(place.founder, self._membership.own.peer, again=not self._promises)
-        self._history.resumes = place.resumes and not self._history.ready
+        own, told = self._membership.own.peer, bool(self._promises)
+        self._history.origin.learn(place, own, told=told, ready=self._history.ready)
         return place.stage if 0 <= place.stage < self._stages else None
 
     def _arrive(self, arrival: int) -> None:
@@ -142,8 +141,9 @@ class Places:
         while len(self._promises) >= PROMISES_LIMIT:
             del self._promises[next(iter(self._promises))]
         self._promises[peer] = (stage, now + PROMISE_SECONDS)
+        origin = self._history.origin
         cards, arrival = cards_for(stage, self._membership), self._next_arrival()
-        return Place(stage, cards, self._history.founder, self._history.resumes, arrival)
+        return Place(stage, cards, origin.founder, origin.resumes, arrival)
 
     def lost(self, peer: PeerId) -> None:
         """Its connection broke: whoever comes next may have the place that was promised to it."""

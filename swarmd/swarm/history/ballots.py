@@ -155,7 +155,7 @@ class Ballots:
         parent = self._history.record_hash
         try:
             while True:
-                acceptors = plan_acceptors(step, self._history.record, self._history.founder)
+                acceptors = plan_acceptors(step, self._history.record, self._history.origin.founder)
                 ballot = Ballot(self._next_number(step, parent), own)
                 answers = await self._poll(acceptors, Prepare(step, parent, ballot), Promise)
                 granted = [it for it in answers.values() if it.granted]

@@ -58,7 +58,7 @@ class Distribution:
             return
         known = {card.peer for card in cards}
         before = self._history.chain.at(record.step - 1)
-        acceptors = plan_acceptors(record.step, before, self._history.founder)
+        acceptors = plan_acceptors(record.step, before, self._history.origin.founder)
         self._spawn(self._tell([peer for peer in acceptors if peer in known], Commit(record_to_plain(record))))
         for relays in plan_relays(record.step, cards, own):
             self._spawn(self._relay(relays, Commit(record_to_plain(record), relay=True)))

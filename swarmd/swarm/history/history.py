@@ -13,6 +13,7 @@ from swarmd.config import RunConfig
 from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.swarm.history.chain import Chain
 from swarmd.swarm.history.ledger import Ledger
+from swarmd.swarm.history.origin import Origin
 from swarmd.swarm.history.record import Record, counts_after, genesis_hash, is_checkpointed, is_of_now, record_to_plain
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.ports import Compute, Store
@@ -43,8 +44,7 @@ class History:
         self.ledger = Ledger(store)
         self.ready = False  # the parameters are those of `version`: records may be applied
         self.behind = False  # nobody has the gradients any more: the whole state must be fetched
-        self.founder: PeerId = ""  # who began the run: the acceptor of its first record
-        self.founded = False  # it is this incarnation of this peer
+        self.origin = Origin()
         self.leaving: int | None = None  # version of the record up to which the history this peer goes to is its own
         self.departures = 0  # how often this peer left its stage: who waits for a version is refused then
         self.changes = 0  # how often the state was replaced: what is under way for a step is void then
@@ -60,8 +60,6 @@ class History:
         self._on_restore: list[Callable[[], None]] = []
         self._on_return: list[Callable[[Record], None]] = []
         self.returned: Record | None = None  # the newest return that this peer has made
-        self.resumes = False  # the run goes on from what is on disks, and it isn't decided yet from where
-        self.heard = 0  # the highest version of those whom this peer came by: they may be gone again
         self._refused: tuple[int, float] = (-1, 0.0)  # the version from which no record leads on, and since when
         self.lock = asyncio.Lock()  # held while the version changes
         self._applying: set[asyncio.Task[None]] = set()
@@ -93,13 +91,6 @@ class History:
         self.digest, self.ready, self.behind, self.broken = digest, True, False, 0
         self.changed.notify()
 
-    def learn_founder(self, founder: PeerId, own: PeerId, *, again: bool) -> None:
-        """Others say who began the run. `again`: before this peer told anyone that it did; so it was another
-        incarnation of it, if it was it at all.
-        """
-        if founder and (founder != own or again):
-            self.founder, self.founded = founder, False
-
     def on_commit(self, callback: Callable[[Record], None]) -> None:
         """Calls back after a record was applied."""
         self._on_commit.append(callback)
@@ -128,7 +119,7 @@ class History:
 
     def contributed(self, step: int) -> bool:
         """Whether it did; to found the run counts as step 0."""
-        return self.founded if step == 0 else step in self._contributed
+        return self.origin.founded if step == 0 else step in self._contributed
 
     @property
     def version(self) -> int:
@@ -187,7 +178,8 @@ class History:
             self.entered = asyncio.get_running_loop().time()
             self.checkpointed |= record.step - record.skips >= self._run.checkpoint_every > 0
         self.digest, self.behind, self.ready, self.leaving = digest, False, True, None
-        self._contributed, self.resumes, self.broken = [], False, 0
+        self._contributed, self.broken = [], 0
+        self.origin.decided()
         if record is not None and returned:
             self.returned = record
             self.ledger.append(record, self._stage, digest)

@@ -80,7 +80,7 @@ class Arriving:
         await self._announce()
         state = await self._returns.state(record, assembly.stage)
         if state is None:
-            history.resumes = False
+            history.origin.decided()
             return False
         try:
             async with history.lock:

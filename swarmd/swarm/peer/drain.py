@@ -168,7 +168,7 @@ class Drain:
         if self._assembly.rounds.leads(self._step) or self._conductor.closing:
             return True
         own, history = self._membership.own.peer, self._history
-        acceptors = plan_acceptors(self._step, history.record, history.founder)
+        acceptors = plan_acceptors(self._step, history.record, history.origin.founder)
         staying = [peer for peer in acceptors if self._stays(peer) or peer == own]
         others = [peer for peer in staying if peer != own]
         return is_majority(len(staying), len(acceptors)) and not is_majority(len(others), len(acceptors))

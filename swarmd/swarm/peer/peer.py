@@ -124,8 +124,7 @@ class Peer:
         self._device_lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets the reason
         self._refreshed = 0.0  # loop time at which the figures on this peer's card were brought up to date
         if not entries:
-            self.history.founder, self.history.founded = membership.own.peer, True
-            self.history.resumes = resume
+            self.history.origin.found(membership.own.peer, resumes=resume)
         self.history.on_commit(self._committed)
         self.history.on_restore(self._restored)
 
@@ -223,9 +222,9 @@ class Peer:
             log.warning("not a head: %s", trouble)
             places.has_data = False
             assembly = await self._open(await places.find(self._wanted, self.changed))
-        if self.history.resumes or self.membership.newest().version > 0:  # else it serves at once, and says so
+        if self.history.origin.resumes or self.membership.newest().version > 0:  # else it serves at once, and says so
             await self.gossip.announce()
-        if self.history.resumes and self._founds():
+        if self.history.origin.resumes and self._founds():
             record = await self.returns.found()
             await self.history.adopt(record, self.membership.own.peer)
             self.spawn(self.returns.tell(record))
@@ -234,7 +233,7 @@ class Peer:
 
     async def _open(self, stage: int) -> Assembly:
         """A newcomer's first stage. If the run has begun, its state comes meanwhile. Raises ConfigError."""
-        begun = not self.history.resumes and self.membership.newest().version > 0
+        begun = not self.history.origin.resumes and self.membership.newest().version > 0
         return await self.switch.open(stage, pull=begun)
 
     def _founds(self) -> bool:
@@ -242,7 +241,7 @@ class Peer:
         nobody else does.
         """
         others = {card.peer for card in self.membership.cards()} - {self.membership.own.peer}
-        return self._resume and self.history.founder not in others
+        return self._resume and self.history.origin.founder not in others
 
     def donors(self) -> list[PeerId]:
         return self.switch.donors(self.membership.own.stage)

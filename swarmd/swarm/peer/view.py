@@ -91,7 +91,7 @@ class View:
     def lack(self) -> Wait | None:
         """What the swarm lacks, as far as this peer knows."""
         peer, stages = self._peer, self._peer.run_config.model.stages
-        if peer.history.resumes or peer.returns.under_way:
+        if peer.history.origin.resumes or peer.returns.under_way:
             others = "the others of the run, to go on together from what is on disks"
             return Wait(peer.returns.waiting or others, advice="start them again with the homes that they had")
         if peer.state == "joining" and peer.stage is None and peer.entries:

@@ -61,10 +61,10 @@ class Joiner(Puller):
     async def reach_version(self, donors: Candidates, changed: Signal) -> None:
         """Brings the stage to the swarm's version: the whole state from donors, then gradient by gradient."""
         history = self._history
-        while history.resumes and self._newest().version == 0:  # nobody knows yet from where
+        while history.origin.resumes and self._newest().version == 0:  # nobody knows yet from where
             await changed.wait(RETRY_SECONDS)
         # Who comes to a swarm that has begun, and is cut off from it before it is there, has nothing to begin with.
-        goal = max(self._newest().version, 0 if history.ready else history.heard)
+        goal = max(self._newest().version, 0 if history.ready else history.origin.heard)
         if goal == 0:
             history.restore(None, "")
         self.pulling = goal > 0
