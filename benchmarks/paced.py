@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from swarmd.cli import run_command_line
+from swarmd.cli.main import run_command_line
 from swarmd.stage.worker import Task, Worker
 
 

@@ -8,7 +8,7 @@ from swarmd import exits
 def main() -> None:
     """Entry point of the `swarmd` command."""
     exits.begin("swarmd", exits.DONE if sys.argv[1:2] == ["start"] else exits.FAILED)
-    from swarmd.cli import run_command_line
+    from swarmd.cli.main import run_command_line
 
     exits.end(run_command_line(sys.argv[1:]))
 

@@ -164,7 +164,7 @@ STILL_CIRCLES = (
     "swarmd.swarm.peer.peer swarmd.swarm.peer.view",
     "swarmctl.__main__ swarmctl.app",
     "swarmd.daemon.node swarmd.daemon.report",
-    "swarmd.__main__ swarmd.cli",
+    "swarmd.__main__ swarmd.cli.main",
 )
 """What is left to be untied."""
 
@@ -294,7 +294,7 @@ def test_a_plan_is_simulated_without_torch_libp2p_or_trio() -> None:
 
 def test_swarmd_answers_mistakes_without_loading_anything_heavy() -> None:
     modules = loaded_by(
-        "from swarmd.cli import run_command_line\n"
+        "from swarmd.cli.main import run_command_line\n"
         "run_command_line(['--help']); run_command_line(['start', '--gpu', '0', '--device', 'cpu'])"
     )
     assert {"swarmd", "typer"} <= modules

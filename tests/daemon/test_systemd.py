@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from swarmd.cli import run_command_line
+from swarmd.cli.main import run_command_line
 from swarmd.config import NodeConfig
 from swarmd.daemon import service
 from swarmd.daemon.process import CLOSE_SECONDS

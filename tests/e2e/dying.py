@@ -2,7 +2,7 @@
 
 import sys
 
-from swarmd.cli import main
+from swarmd.cli.main import main
 from swarmd.stage import worker
 
 

@@ -112,7 +112,7 @@ def start_arguments(home: Path, model: str = "tiny") -> tuple[str, ...]:
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_start_that_has_hardly_begun_ends_with_0(tmp_path: Path, name: str) -> None:
-    (await ended_at("swarmd", "swarmd.cli", name, *start_arguments(tmp_path / "home"))).check(0)
+    (await ended_at("swarmd", "swarmd.cli.main", name, *start_arguments(tmp_path / "home"))).check(0)
     assert not (tmp_path / "home").exists()
 
 
@@ -134,7 +134,7 @@ async def test_a_start_ends_with_0_whatever_it_is_at(tmp_path: Path, module: str
 @pytest.mark.parametrize(
     ("program", "module", "arguments"),
     [
-        ("swarmd", "swarmd.cli", ("demo",)),
+        ("swarmd", "swarmd.cli.main", ("demo",)),
         ("swarmd", "rich.console", ("demo", "--peers", "3", "--home", "HOME")),
         ("swarmd", "torch", ("profile",)),
         ("swarmctl", "swarmctl.app", ("plan", "--model", "tiny", "--peers", "3xT4@1Gbps")),
@@ -200,7 +200,7 @@ async def test_a_watch_ends_with_0_and_the_terminal_has_its_cursor_back(tmp_path
 
 async def test_nohup_lets_a_command_survive_its_terminal() -> None:
     source = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{SELF}"
-    source = source.replace("MODULE", "'swarmd.cli'").replace("SIGNAL", "SIGHUP").replace("PROGRAM", "swarmd")
+    source = source.replace("MODULE", "'swarmd.cli.main'").replace("SIGNAL", "SIGHUP").replace("PROGRAM", "swarmd")
     it = await end(await launch("-c", source, "--version"))
     it.check(0)
     assert "swarmd 0" in it.out

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from swarmd import __version__
-from swarmd.cli import StartOptions, check_options, plan_node
+from swarmd.cli.main import StartOptions, check_options, plan_node
 from swarmd.daemon.home import Home, Remembered
 from swarmd.errors import ConfigError
 
@@ -70,7 +70,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     sentence: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from swarmd.cli import run_command_line
+    from swarmd.cli.main import run_command_line
 
     monkeypatch.setenv("SWARMD_HOME", str(tmp_path / "home"))
     code = run_command_line(arguments)
