@@ -16,6 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 DONE, FAILED = 0, 1
+MISTAKE = 2  # the user must change something
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Those that ask a process to end. SIGQUIT wants a core dump, and gets it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from swarmd.cli.main import StartOptions, check_options
+from swarmd.cli.options import StartOptions, check_options
 from swarmd.config import ModelConfig, NodeConfig, OptimizerConfig, RunConfig, fingerprint, prolonged, to_plain
 from swarmd.daemon.home import Home, RememberedRun
 from swarmd.daemon.known_peers import KnownPeer

@@ -2,7 +2,7 @@
 
 import sys
 
-from swarmd.cli.main import main
+from swarmd.__main__ import main
 from swarmd.stage import worker
 
 

@@ -1,4 +1,4 @@
-"""The `swarmd` command as a person meets it: real processes for what they see, functions for what is decided."""
+"""The `swarmd` command as a person meets it, in real processes and by its entry point."""
 
 import os
 import subprocess
@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from swarmd import __version__
-from swarmd.cli.main import StartOptions, check_options, plan_node
-from swarmd.daemon.home import Home, Remembered
-from swarmd.errors import ConfigError
+from swarmd.cli.main import run_command_line
+from swarmd.daemon.home import Home
 
 BOOTSTRAP = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWx"
 
@@ -70,8 +69,6 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     sentence: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from swarmd.cli.main import run_command_line
-
     monkeypatch.setenv("SWARMD_HOME", str(tmp_path / "home"))
     code = run_command_line(arguments)
     captured = capsys.readouterr()
@@ -103,42 +100,3 @@ def test_a_damaged_memory_is_named(tmp_path: Path) -> None:
     done = swarmd("start", home=tmp_path)
     assert done.returncode == 2
     assert str(tmp_path / "node.json") in done.stderr
-
-
-def test_options_become_a_node() -> None:
-    home = Home("/h")
-    options = StartOptions(
-        bootstrap=(BOOTSTRAP,), gpu=1, stage="2", data="my.txt", threads=3, listen=("/ip4/0.0.0.0/tcp/1",),
-        announce=("/dns4/train.example.org/tcp/2",),
-    )  # fmt: skip
-    check_options(options)
-    node = plan_node(options, home, None, stages=None)
-    assert (node.home, node.device, node.stage, node.data, node.threads) == ("/h", "cuda:1", 2, "my.txt", 3)
-    assert node.announce == ("/dns4/train.example.org/tcp/2",)
-    assert (node.bootstrap, node.listen) == ((BOOTSTRAP,), ("/ip4/0.0.0.0/tcp/1",))
-
-
-def test_a_joiner_s_own_text_is_the_node_s() -> None:
-    options = StartOptions(bootstrap=(BOOTSTRAP,), data="my.txt", tokenizer="t.json", data_limit_gb=2.5)
-    node = plan_node(options, Home("/h"), None, stages=None)
-    assert (node.data, node.tokenizer, node.limits.stream_bytes) == ("my.txt", "t.json", 2_500_000_000)
-
-
-def test_the_data_of_a_founded_run_belongs_to_the_run() -> None:
-    assert plan_node(StartOptions(model="tiny", data="my.txt"), Home("/h"), None, stages=3).data is None
-
-
-def test_a_remembered_join_gives_the_stage_that_was_not_given() -> None:
-    remembered = Remembered((BOOTSTRAP,), stage=1)
-    home = Home("/h")
-    node = plan_node(StartOptions(idle=True), home, remembered, stages=None)
-    assert (node.bootstrap, node.stage) == ((), 1)
-    assert plan_node(StartOptions(stage="0"), home, remembered, stages=None).stage == 0
-    assert plan_node(StartOptions(stage="auto"), home, remembered, stages=None).stage is None
-
-
-def test_models_may_be_founded_with_mdns() -> None:
-    check_options(StartOptions(model="tiny", mdns=True))
-    check_options(StartOptions(bootstrap=(BOOTSTRAP,), mdns=True))
-    with pytest.raises(ConfigError):
-        check_options(StartOptions(idle=True, mdns=True))

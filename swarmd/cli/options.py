@@ -1,0 +1,173 @@
+"""The options of `swarmd start`: how each is typed, what was given, and which contradict each other.
+
+What follows from them, a NodeConfig and a RunConfig, is `start.py`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swarmd.errors import ConfigError
+
+PEER_ADDRESS_EXAMPLE = "/ip4/203.0.113.5/tcp/4001/p2p/<peer id>"
+
+Model = Annotated[
+    str | None, typer.Option(metavar="NAME|FILE", help="Found a run: a preset (tiny, 125m, ...) or a TOML file.")
+]
+Bootstrap = Annotated[
+    list[str] | None, typer.Option(metavar="MULTIADDR", help="Join the swarm of the peer there. Repeatable.")
+]
+Mdns = Annotated[bool, typer.Option("--mdns", help="Find peers on the local network, or be found there with --model.")]
+Idle = Annotated[bool, typer.Option("--idle", help="Wait for `swarmctl join`.")]
+Gpu = Annotated[int | None, typer.Option(metavar="N", min=0, help="Compute on CUDA device N.")]
+Device = Annotated[str | None, typer.Option(metavar="cpu|cuda:N", help="Compute there. Default: cpu.")]
+Stage = Annotated[str | None, typer.Option(metavar="K|auto", help="Hold stage K. Default: the one that needs it most.")]
+Listen = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MULTIADDR",
+        help="Listen there. Repeatable. Default: /ip4/0.0.0.0/tcp/4001, or the next port that is free; the home keeps "
+        "it.",
+    ),
+]
+Announce = Annotated[
+    list[str] | None,
+    typer.Option(metavar="MULTIADDR", help="Where others reach it, behind NAT or a proxy. Repeatable."),
+]
+Data = Annotated[
+    str | None, typer.Option(metavar="SOURCE", help="Train on this: stdlib, a path, hf:OWNER/NAME. See the README.")
+]
+Tokenizer = Annotated[
+    str | None, typer.Option(metavar="FILE", help="The run's tokenizer.json, where the run trains on no bytes.")
+]
+DataLimit = Annotated[
+    float | None,
+    typer.Option("--data-limit", metavar="GB", min=0, help="Of a dataset's tokens on this disk. Default: 275."),
+]
+HomePath = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Directory of this daemon: identity, log, ledger, checkpoints. Default: $SWARMD_HOME or ~/.swarmd.",
+    ),
+]
+Steps = Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps of the run (with --model or --resume).")]
+Stages = Annotated[int | None, typer.Option(metavar="S", min=1, help="Stages of the run (with --model).")]
+Threads = Annotated[int, typer.Option(metavar="N", min=0, help="CPU threads of torch. 0: its own choice.")]
+DrainTimeout = Annotated[
+    float | None, typer.Option(metavar="S", min=0.1, help="Bound on the drain before it ends. Default: 60.")
+]
+SpotFile = Annotated[
+    str | None, typer.Option(metavar="PATH", help="Drain once this file exists: the machine is about to go.")
+]
+SpotCommand = Annotated[str | None, typer.Option(metavar="CMD", help="Drain once this line of shell succeeds.")]
+SpotInterval = Annotated[
+    float | None, typer.Option(metavar="S", min=0.1, help="Look for the notice so often. Default: 5.")
+]
+SpotNotice = Annotated[
+    float | None,
+    typer.Option(
+        metavar="S",
+        min=0,
+        help="From the notice to the end. What is more than --drain-timeout is used: it works on while others prepare "
+        "to take its place. Default: 30; AWS gives 120.",
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with the run of --home from the checkpoints that its peers have. With --model: begin it where "
+        "there are none yet.",
+    ),
+]
+StageLostTimeout = Annotated[
+    float | None,
+    typer.Option(metavar="S", min=0, help="Return to checkpoints when a stage is empty for so long. Default: 60."),
+]
+FinalCopiesTimeout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="S",
+        min=0,
+        help="At the end of the run, stay so long until every stage's final state is on two machines. Default: 60.",
+    ),
+]
+FoundAfter = Annotated[
+    float | None,
+    typer.Option(
+        metavar="S",
+        min=0,
+        help="Look for others of the run that --home knows for so long before it is founded again. Default: 60.",
+    ),
+]
+Wait = Annotated[
+    float | None,
+    typer.Option(metavar="S", min=0, help="End with 1 if no run is found in so long. Default: look for ever."),
+]
+Verbose = Annotated[bool, typer.Option("--debug", help="Log everything; show tracebacks.")]
+LogJson = Annotated[bool, typer.Option("--log-json", help="Log JSON objects, one a line.")]
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+"""Of the other commands, which have no log."""
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """The options given to `swarmd start`. None and empty mean: not given."""
+
+    model: str | None = None
+    gpu: int | None = None
+    device: str | None = None
+    stage: str | None = None
+    bootstrap: tuple[str, ...] = ()
+    listen: tuple[str, ...] = ()
+    announce: tuple[str, ...] = ()
+    data: str | None = None
+    steps: int | None = None
+    stages: int | None = None
+    idle: bool = False
+    mdns: bool = False
+    threads: int = 0
+    drain_s: float | None = None
+    spot_file: str | None = None
+    spot_command: str | None = None
+    spot_interval_s: float | None = None
+    spot_notice_s: float | None = None
+    resume: bool = False
+    stage_lost_timeout_s: float | None = None
+    final_copies_timeout_s: float | None = None
+    tokenizer: str | None = None
+    data_limit_gb: float | None = None
+    found_after_s: float | None = None
+    wait_s: float | None = None
+
+
+def check_options(options: StartOptions) -> None:
+    """Refuses options that contradict each other or can't be right. Raises ConfigError."""
+    given = [name for name, value in (("--model", options.model), ("--bootstrap", options.bootstrap)) if value]
+    if len(given) > 1:
+        raise ConfigError("give --model to found a run or --bootstrap to join one, not both.")
+    given += ["--mdns"] * options.mdns + ["--resume"] * options.resume + ["--wait"] * (options.wait_s is not None)
+    if options.idle and given:
+        raise ConfigError(f"--idle waits for `swarmctl join`; leave it out to use {given[0]}.")
+    if options.gpu is not None and options.device is not None:
+        raise ConfigError("give --gpu or --device, not both.")
+    resumes = options.resume and not options.bootstrap
+    for name, value in (("--steps", None if resumes else options.steps), ("--stages", options.stages)):
+        if value is not None and options.model is None:
+            more = ", or with --resume where it is founded again" if name == "--steps" else ""
+            raise ConfigError(f"{name} belongs to the run, so give it with --model where the run is founded{more}.")
+    for address in options.bootstrap:
+        if not address.startswith("/") or "/p2p/" not in address:
+            raise ConfigError(
+                f"--bootstrap {address} is not the address of a peer; it looks like {PEER_ADDRESS_EXAMPLE}."
+            )
+    for address in options.listen:
+        if not address.startswith("/"):
+            raise ConfigError(f"--listen {address} is not a multiaddr; one looks like /ip4/0.0.0.0/tcp/4001.")
+    for address in options.announce:
+        if not address.startswith("/"):
+            raise ConfigError(f"--announce {address} is not a multiaddr; one looks like /ip4/203.0.113.5/tcp/4001.")

@@ -1,0 +1,178 @@
+"""The commands of `swarmd` beside `start`: demo, service install, profile, reshape."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swarmd.cli.options import Debug
+from swarmd.cli.reporting import reported, warn
+from swarmd.daemon.home import Home, RememberedRun
+from swarmd.errors import ConfigError
+from swarmd.printable import printable
+
+DEMO_EXAMPLES = """
+\b
+Examples:
+  swarmd demo                                      6 daemons, 3 stages: about three minutes on two cores
+  swarmd demo --peers 4 --stages 2 --steps 50      a smaller, shorter one
+  swarmd demo --kill-every 20                      the same while a daemon dies and returns now and then
+  swarmd demo --json > result.json                 figures on stdout, progress on stderr
+"""
+
+_INSTALL_EXAMPLES = """
+\b
+Examples:
+  sudo swarmd service install                      then: sudo systemctl enable --now swarmd@0
+  swarmd service install --user                    then: systemctl --user enable --now swarmd@0
+  swarmd service install --print                   look at it first
+"""
+
+PROFILE_EXAMPLES = """
+\b
+Examples:
+  swarmd profile --output laptop.json              this machine's CPU, daemons of one thread
+  swarmd profile --device cuda:0 --output box.json its first GPU
+  swarmctl plan --model tiny --peers 6xlaptop.json --one-machine
+"""
+
+
+def demo(
+    peers: Annotated[int, typer.Option(metavar="N", min=1, help="Daemons to start.")] = 6,
+    stages: Annotated[int | None, typer.Option(metavar="S", min=1, help="Stages. Default: the model's.")] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps. Default: the model's.")] = None,
+    model: Annotated[str, typer.Option(metavar="NAME|FILE", help="What to train.")] = "tiny",
+    home: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the daemons live. Default: a fresh temporary directory.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; progress on stderr.")] = False,
+    kill_every: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", min=1, help="Kill a daemon so often, at random, and start it again."),
+    ] = None,
+    timeout: Annotated[float, typer.Option(metavar="S", min=1, help="Give up after this many seconds.")] = 3600,
+    uneven: Annotated[
+        bool, typer.Option("--uneven", help="All spare daemons start at stage 0; they go where they are needed.")
+    ] = False,
+    debug: Debug = False,
+) -> int:
+    """Start a whole swarm on this machine, watch it train, and see what it learned."""
+
+    def run() -> int:
+        from swarmd.demo.run import DemoOptions, run_demo
+
+        options = DemoOptions(
+            peers=peers,
+            model=model,
+            stages=stages,
+            steps=steps,
+            home=home,
+            as_json=as_json,
+            timeout_s=timeout,
+            kill_every_s=kill_every,
+            uneven=uneven,
+        )
+        return run_demo(options)
+
+    return reported(run, debug=debug)
+
+
+service = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run daemons under systemd.")
+
+
+@service.callback()
+def _service() -> None:
+    pass
+
+
+@service.command(epilog=_INSTALL_EXAMPLES)
+def install(
+    show: Annotated[bool, typer.Option("--print", help="Print the unit; write nothing.")] = False,
+    user: Annotated[bool, typer.Option("--user", help="For this user's own systemd, without root.")] = False,
+    debug: Debug = False,
+) -> int:
+    """Write the unit swarmd@.service, one instance for each GPU, with the paths of this machine."""
+
+    def run() -> int:
+        from swarmd.daemon import service as files
+
+        if show:
+            print(files.unit_text(user=user), end="")
+        else:
+            print(files.advice(files.install(user=user), user=user))
+        return 0
+
+    return reported(run, debug=debug)
+
+
+def profile(
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Write it there. Default: print it on stdout.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda:N", help="What to measure.")] = "cpu",
+    threads: Annotated[int, typer.Option(metavar="N", min=1, help="CPU threads of a daemon.")] = 1,
+    debug: Debug = False,
+) -> int:
+    """Measure how fast this machine computes, for `swarmctl plan`. Takes a minute; nothing else should run."""
+
+    def run() -> int:
+        from swarmd.stage.profile import measure_profile
+
+        measured = measure_profile(
+            device, threads, told=lambda line: print(f"measuring: {printable(line)}", file=sys.stderr)
+        )
+        if output is None:
+            print(json.dumps(measured))
+            return 0
+        measured["name"] = output.stem
+        try:
+            output.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"can't write {output} ({error.strerror}); choose another --output.") from error
+        print(f"{printable(output)}: use it as --peers 4x{printable(output)} in `swarmctl plan`.", file=sys.stderr)
+        return 0
+
+    return reported(run, debug=debug)
+
+
+def reshape(
+    homes: Annotated[list[Path], typer.Argument(metavar="HOME...", help="Homes that hold the run's checkpoints.")],
+    stages: Annotated[int, typer.Option(metavar="S", min=1, help="Stages of the new run.")],
+    home: Annotated[Path, typer.Option(metavar="DIR", help="Where the new run's checkpoints go: a new home.")],
+    debug: Debug = False,
+) -> int:
+    """Cut a run's checkpoints into another number of stages, to go on with `swarmd start --resume --home DIR`."""
+    return reported(lambda: _reshape([Home(path) for path in homes], stages, Home(home)), debug=debug)
+
+
+def _reshape(sources: list[Home], stages: int, home: Home) -> int:
+    """Writes the new run's checkpoints and settings into an empty home. Raises ConfigError."""
+    from swarmd import settings
+    from swarmd.config import fingerprint, to_plain
+    from swarmd.daemon.patience import said_if_long
+    from swarmd.daemon.prolonging import remembered_run
+    from swarmd.stage.reshape import reshape as cut_anew
+
+    run = remembered_run(sources[0])
+    target = settings.with_overrides(run, stages=stages)
+    with home.locked():
+        if home.has_checkpoints():
+            raise ConfigError(f"{home.path} holds checkpoints already; choose another --home.")
+        try:
+            places = [source.checkpoints for source in sources]
+            with said_if_long(f"cutting the checkpoints of {run.name} into {stages} stages", warn):
+                version = cut_anew(places, run, target, home.checkpoints, warn)
+            known = sources[0].remembered_run()
+            cut = RememberedRun(
+                run=to_plain(target),
+                fingerprint=fingerprint(target),
+                data=known.data if known is not None else None,
+                tokenizer=known.tokenizer if known is not None else None,
+            )
+            home.remember_run(cut)
+        except OSError as error:
+            raise ConfigError(f"can't write {home.path} ({error.strerror}); choose another --home.") from error
+    print(f"version {version} in {stages} stages: go on with `swarmd start --resume --home {printable(home.path)}`")
+    return 0
