@@ -1,31 +1,22 @@
 """The command line of `swarmctl`: look at a daemon and tell it what to do, through its control socket.
 
-Relies on `client` for the talking and on `render` for tables; it computes nothing itself. It must start fast, so rich
+Relies on `calls` for the talking and on `render` for tables; it computes nothing itself. It must start fast, so rich
 and the client are imported when a command runs, and torch, libp2p and trio never.
 """
 
-import contextlib
 import json
 import sys
-import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swarmd.errors import SwarmError
-from swarmd.printable import printable, printable_lines
+from swarmctl import calls
+from swarmd import command_line
+from swarmd.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-    from swarmctl.client import Client, Told
-
-EXIT_FAILED = 1
-EXIT_USER = 2
-WATCH_INTERVAL_S = 1.0  # slower than a person reads, faster than figures change
 
 app = typer.Typer(
     add_completion=False,
@@ -94,7 +85,7 @@ def status(
 ) -> int:
     """The daemon at a glance: state, stage, step, loss, speed, queues."""
     if watch and not as_json:
-        return _reported(context, lambda: _watch(context, home))
+        return calls.watch(context, home)
 
     def table(content: Any) -> "RenderableType":
         from swarmctl.client import parse_status
@@ -102,7 +93,7 @@ def status(
 
         return render_status(parse_status(content))
 
-    return _show(context, home, as_json, lambda client: client.status(), table)
+    return calls.show(context, home, as_json, lambda client: client.status(), table)
 
 
 @app.command()
@@ -115,7 +106,7 @@ def peers(context: typer.Context, home: _Home = None, as_json: _Json = False) ->
 
         return render_peers(parse_peers(content))
 
-    return _show(context, home, as_json, lambda client: client.peers(), table)
+    return calls.show(context, home, as_json, lambda client: client.peers(), table)
 
 
 @app.command()
@@ -126,9 +117,9 @@ def queues(context: typer.Context, home: _Home = None, as_json: _Json = False) -
         from swarmctl.client import parse_queues, parse_status
         from swarmctl.render import render_work
 
-        return render_work(parse_queues(content), parse_status(_client(context, home).status()))
+        return render_work(parse_queues(content), parse_status(calls.client_of(context, home).status()))
 
-    return _show(context, home, as_json, lambda client: client.queues(), table)
+    return calls.show(context, home, as_json, lambda client: client.queues(), table)
 
 
 @app.command(epilog=_SWITCH_EXAMPLES)
@@ -143,7 +134,7 @@ def switch(
     def sentence(content: Any) -> str:
         return f"serving stage {content['stage']}."
 
-    return _tell(context, home, as_json, lambda client, told: client.switch(stage, told), sentence)
+    return calls.tell(context, home, as_json, lambda client, told: client.switch(stage, told), sentence)
 
 
 @app.command(epilog=_DRAIN_EXAMPLES)
@@ -167,26 +158,26 @@ def drain(
             lines.append("its stage is left empty: the swarm waits until another peer serves it.")
         return "\n".join(lines)
 
-    return _tell(context, home, as_json, lambda client, told: client.drain(timeout, told), sentence)
+    return calls.tell(context, home, as_json, lambda client, told: client.drain(timeout, told), sentence)
 
 
 @app.command()
 def leave(context: typer.Context, home: _Home = None, as_json: _Json = False) -> int:
     """Have the daemon say goodbye and end at once; what it had computed of the step is done again by others."""
-    return _tell(context, home, as_json, lambda client, _: client.leave(), lambda _: "left; the daemon ends.")
+    return calls.tell(context, home, as_json, lambda client, _: client.leave(), lambda _: "left; the daemon ends.")
 
 
 @app.command()
 def pause(context: typer.Context, home: _Home = None, as_json: _Json = False) -> int:
     """Have the daemon take no more microbatches; it keeps its state, and takes each step with the others."""
     said = "paused; `swarmctl resume` lets it go on."
-    return _tell(context, home, as_json, lambda client, _: client.pause(), lambda _: said)
+    return calls.tell(context, home, as_json, lambda client, _: client.pause(), lambda _: said)
 
 
 @app.command()
 def resume(context: typer.Context, home: _Home = None, as_json: _Json = False) -> int:
     """Have a paused daemon take microbatches again."""
-    return _tell(context, home, as_json, lambda client, _: client.resume(), lambda _: "going on.")
+    return calls.tell(context, home, as_json, lambda client, _: client.resume(), lambda _: "going on.")
 
 
 @app.command()
@@ -198,7 +189,7 @@ def join(
 ) -> int:
     """Make an idle daemon join a swarm and remember it across restarts."""
     said = "joined; `swarmctl status` shows how it goes."
-    return _tell(context, home, as_json, lambda client, told: client.join(bootstrap, told), lambda _: said)
+    return calls.tell(context, home, as_json, lambda client, told: client.join(bootstrap, told), lambda _: said)
 
 
 @app.command("plan", epilog=_PLAN_EXAMPLES)
@@ -234,125 +225,27 @@ def plan_command(
             print(f"simulating: {printable(line)}", file=sys.stderr)
 
         plan = answer(
-            model, peers, rtt_ms=rtt, prices=price or (), wire=wire, compute=compute, stages=stages, steps=steps,
-            one_machine=one_machine, variants=not quick, told=told,
-        )  # fmt: skip
+            model,
+            peers,
+            rtt_ms=rtt,
+            prices=price or (),
+            wire=wire,
+            compute=compute,
+            stages=stages,
+            steps=steps,
+            one_machine=one_machine,
+            variants=not quick,
+            told=told,
+        )
         if as_json:
             print(json.dumps({"simulated": True, **asdict(plan)}))
         else:
             console().print(render_plan(plan))
         return 0
 
-    return _reported(context, action)
-
-
-def _show(
-    context: typer.Context,
-    home: Path | None,
-    as_json: bool,
-    ask: Callable[["Client"], Any],
-    table: Callable[[Any], "RenderableType"],
-) -> int:
-    """Asks the daemon and prints the answer, as it came or as a table."""
-
-    def action() -> int:
-        content = ask(_client(context, home))
-        if as_json:
-            print(json.dumps(content))
-        else:
-            from swarmctl.render import console
-
-            console().print(table(content), soft_wrap=False)
-        return 0
-
-    return _reported(context, action)
-
-
-def _tell(
-    context: typer.Context,
-    home: Path | None,
-    as_json: bool,
-    command: Callable[["Client", "Told"], Any],
-    sentence: Callable[[Any], str],
-) -> int:
-    """Has the daemon do something; shows on stderr how far it is, and prints the result on stdout."""
-
-    def action() -> int:
-        from swarmctl.client import Progress
-        from swarmctl.render import ProgressView
-
-        with ProgressView() as view:
-
-            def told(progress: Progress) -> None:
-                view.show(progress.doing, progress.done, progress.total)
-
-            content = command(_client(context, home), told)
-        print(json.dumps(content) if as_json else printable_lines(sentence(content)))
-        return 0
-
-    return _reported(context, action)
-
-
-def _watch(context: typer.Context, home: Path | None) -> int:
-    from rich.live import Live
-
-    from swarmctl.client import parse_status
-    from swarmctl.render import console, render_status
-
-    client = _client(context, home)
-    with Live(console=console(), auto_refresh=False) as live, contextlib.suppress(KeyboardInterrupt):
-        while True:
-            live.update(render_status(parse_status(client.status())), refresh=True)
-            time.sleep(WATCH_INTERVAL_S)
-    return 0
-
-
-def _client(context: typer.Context, home: Path | None) -> "Client":
-    from swarmctl.client import Client, default_home
-
-    def slow(sentence: str) -> None:
-        print(f"swarmctl: {printable(sentence)}", file=sys.stderr, flush=True)
-
-    return Client(home or context.obj["home"] or default_home(), patience=slow)
-
-
-def _reported(context: typer.Context, action: Callable[[], int]) -> int:
-    """Runs a command; whatever goes wrong becomes one sentence on stderr and an exit code."""
-    try:
-        return action()
-    except KeyboardInterrupt:
-        return _say("interrupted.", EXIT_FAILED)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone, as with `| head`; there is nobody to tell
-        return EXIT_FAILED
-    except SwarmError as error:
-        if context.obj["debug"]:
-            print(printable_lines(traceback.format_exc()), file=sys.stderr)
-        return _say(str(error), EXIT_USER)
-
-
-def _say(sentence: str, code: int) -> int:
-    print(f"swarmctl: {printable(sentence)}", file=sys.stderr)
-    return code
+    return calls.reported(context, action)
 
 
 def run_command_line(arguments: list[str]) -> int:
-    """Parses and runs; returns the exit code. A mistake in the arguments is one sentence, too."""
-    try:
-        result: Any = app(arguments, prog_name="swarmctl", standalone_mode=False)
-    except typer.TyperException as error:
-        if type(error).__name__ == "NoArgsIsHelpError":
-            print(error.format_message())
-            return EXIT_USER
-        sentence = " ".join(error.format_message().split())
-        return _say(f"{sentence.rstrip('.')}; see `swarmctl --help`.", EXIT_USER)
-    except typer.Abort:
-        return _say("interrupted.", EXIT_FAILED)
-    return result if isinstance(result, int) else 0
-
-
-def main() -> None:
-    """Entry point of the command that the first release installed."""
-    from swarmctl.__main__ import main as begin
-
-    begin()
+    """Runs `swarmctl` with these arguments; returns the exit code."""
+    return command_line.run(app, "swarmctl", arguments)

@@ -33,6 +33,7 @@ class Rule(NamedTuple):
 
 OWN_IMPORTS = (
     Rule("swarmd/config.py", (), "everyone imports it, so whatever it imported everyone would carry"),
+    Rule("swarmd/command_line.py", ("swarmd.exits", "swarmd.printable"), "swarmctl imports it and must stay light"),
     Rule("swarmd/errors.py", (), "everyone imports it, so whatever it imported everyone would carry"),
     Rule("swarmd/exits.py", (), "it is the first that a process loads"),
     Rule("swarmd/files.py", (), "whoever reads a file imports it, before anything heavy is loaded"),
@@ -105,7 +106,7 @@ OWN_IMPORTS = (
     ),
     Rule(
         "swarmctl",
-        ("swarmd.exits", "swarmd.status", "swarmd.errors", "swarmd.printable", "swarmctl"),
+        ("swarmd.command_line", "swarmd.exits", "swarmd.status", "swarmd.errors", "swarmd.printable", "swarmctl"),
         "it starts at once and works without torch",
     ),
 )
@@ -162,9 +163,7 @@ STILL_UPWARDS = {
 }
 STILL_CIRCLES = (
     "swarmd.swarm.peer.peer swarmd.swarm.peer.view",
-    "swarmctl.__main__ swarmctl.app",
     "swarmd.daemon.node swarmd.daemon.report",
-    "swarmd.__main__ swarmd.cli.main",
 )
 """What is left to be untied."""
 

@@ -142,7 +142,7 @@ async def test_a_status_that_is_watched(tmp_path: Path, out: io.StringIO, monkey
     def interrupt(_seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("swarmctl.app.time.sleep", interrupt)
+    monkeypatch.setattr("swarmctl.calls.time.sleep", interrupt)
     for number, words in enumerate(HOSTILE):
         home = tmp_path / str(number)
         async with served(Hostile(words), Home(home)):

@@ -357,7 +357,7 @@ def test_units_are_those_a_person_reads() -> None:
 
 def test_the_command_itself_runs(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from swarmctl.app import main; main()", "--home", str(tmp_path), "status"],
+        [sys.executable, "-m", "swarmctl", "--home", str(tmp_path), "status"],
         capture_output=True,
         text=True,
         check=False,
