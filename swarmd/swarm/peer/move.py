@@ -24,13 +24,12 @@ from swarmd.swarm.ports import Compute
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.backlog import Backlog, Entry, Missed
 from swarmd.swarm.state.download import Candidates
-from swarmd.swarm.state.manifest import Manifest, model_elements
-from swarmd.swarm.state.puller import Puller
+from swarmd.swarm.state.manifest import model_elements
+from swarmd.swarm.state.puller import Pulled, Puller
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.move import AskMove, Wished
 from swarmd.swarm.wire.messages.presence import Card
-from swarmd.values import Buffer
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ class Mover(Puller):
 
     async def go(self) -> Assembly:
         """Moves. Raises Refused while at its old stage, ConfigError when it has left and can't open the new one."""
-        while not await self.pull(self._donors):
+        while not await self.bring(self._donors, self._change):
             self._check_able()
             await self._changed.wait(RETRY_SECONDS)
         assert self._assembly is not None
@@ -110,14 +109,15 @@ class Mover(Puller):
 
     # ---------------------------------------------------------------------------------------------- the grant
 
-    async def _take(self, manifest: Manifest, state: Buffer, backlog: Backlog) -> None:
-        self._backlog = backlog
+    async def _change(self, pulled: Pulled) -> None:
+        """Leaves the old stage, with the state of the new one at hand, and opens that one."""
+        backlog = self._backlog = pulled.backlog
         try:
             if not self.departed:
                 await self._wish(backlog)
             if self._assembly is None:
                 self._assembly = await self._arrive(self.target)
-            await self._settle(self._assembly, manifest, state, backlog)
+            await self._settle(self._assembly, pulled)
         finally:
             self._backlog = None
 
@@ -161,10 +161,10 @@ class Mover(Puller):
 
     # ---------------------------------------------------------------------------------------------- the change
 
-    async def _settle(self, assembly: Assembly, manifest: Manifest, state: Buffer, backlog: Backlog) -> None:
+    async def _settle(self, assembly: Assembly, pulled: Pulled) -> None:
         """Makes the state this peer's: that of the version at which it left, or of a later one."""
-        history = self._history
-        digest = await assembly.compute.import_state(state)
+        history, manifest, backlog = self._history, pulled.manifest, pulled.backlog
+        digest = await assembly.compute.import_state(pulled.state)
         for step in range(manifest.version + 1, history.version + 1):
             digest = await repeat(assembly.compute, self.target, await backlog.reach(step))
         if manifest.version > history.version:
@@ -174,7 +174,7 @@ class Mover(Puller):
             history.settle(digest)
         backlog.drop(history.version)
         backlog.hand_over(assembly.rounds.hold)
-        self._is_here(manifest.version)
+        self.loaded(manifest.version)
 
 
 async def repeat(compute: Compute, stage: int, entry: Entry) -> str:

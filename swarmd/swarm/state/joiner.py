@@ -18,11 +18,10 @@ from swarmd.swarm.signals import Signal
 from swarmd.swarm.state import manifest as statesync
 from swarmd.swarm.state.backlog import Backlog, Hold, Missed
 from swarmd.swarm.state.download import Candidates
-from swarmd.swarm.state.manifest import Manifest, chunk_hashes
-from swarmd.swarm.state.puller import Puller
+from swarmd.swarm.state.manifest import chunk_hashes
+from swarmd.swarm.state.puller import Pulled, Puller
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Card
-from swarmd.values import Buffer
 
 RETRY_SECONDS = 1.0  # when nobody gives anything
 FAILED_CEILING_SECONDS = 60.0  # between two tries that fail for no reason that anybody foresaw; doubles up to this
@@ -101,23 +100,28 @@ class Joiner(Puller):
         if self._early is not None:
             self._early.cancel()
 
-    async def _take(self, manifest: Manifest, state: Buffer, backlog: Backlog) -> None:
-        await self._opened.wait()
-        await self._load(manifest, state, backlog)
-        await self._apply(backlog)
+    async def pull(self, donors: Candidates) -> bool:
+        """Makes the state that the donors give this peer's, and goes on from it. False if nobody gives it whole."""
+        return await self.bring(donors, self._load_and_apply)
 
-    async def _load(self, manifest: Manifest, state: Buffer, backlog: Backlog) -> None:
+    async def _load_and_apply(self, pulled: Pulled) -> None:
+        """Makes a state this peer's once the stage is open, and goes on from it by what was committed since."""
+        await self._opened.wait()
+        await self._load(pulled)
+        await self._apply(pulled.backlog)
+
+    async def _load(self, pulled: Pulled) -> None:
         """Makes the state this peer's. The device can't be called back halfway, so neither is this."""
 
         async def work() -> None:
             async with self._history.lock:
-                digest = await self._compute.import_state(state)
-                self._history.restore(manifest.record, digest)
-                backlog.hand_over(self._hold)  # before anyone else gets the lock and looks for these gradients
+                digest = await self._compute.import_state(pulled.state)
+                self._history.restore(pulled.manifest.record, digest)
+                pulled.backlog.hand_over(self._hold)  # before anyone else gets the lock and looks for these gradients
 
         self._loading = asyncio.create_task(work(), name="load state")
         await asyncio.shield(self._loading)
-        self._is_here(manifest.version)
+        self.loaded(pulled.manifest.version)
 
     async def ended(self) -> None:
         """Returns when no state comes or is being made this peer's: a load goes on though whoever began it was

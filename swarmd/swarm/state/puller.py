@@ -2,14 +2,14 @@
 
 A `Puller` asks several replicas for a snapshot, pulls the version that most of them have (`download.py`), and follows
 what is committed (`backlog.py`). When a version's donors are all gone it begins with another, and keeps the chunks that
-are in that one, too. What is done with the state is said by `Joiner` (a newcomer's) and `Mover` (of one who comes from
-another stage).
+are in that one, too. Its caller gives it a coroutine that makes use of the state: a newcomer loads it (`joiner.py`), a
+peer that moves leaves its old stage for it (`peer/move.py`).
 """
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from swarmd.config import LimitsConfig, RunConfig
@@ -40,6 +40,19 @@ class Progress:
     donors: int = 0
 
 
+@dataclass(frozen=True)
+class Pulled:
+    """A stage's state that came whole."""
+
+    manifest: Manifest
+    state: Buffer
+    backlog: Backlog  # of what is committed since; followed while the state is made use of
+
+
+Use = Callable[[Pulled], Awaitable[None]]
+"""Makes use of a state. Raises Missed or ValueError where only another version's will do."""
+
+
 class Puller:
     """Pulls a stage's state from its replicas. `gradient_size`: elements of that stage's gradient, at most."""
 
@@ -66,9 +79,9 @@ class Puller:
             return Progress()
         return Progress(self._download.nbytes, self._download.manifest.snapshot.nbytes, self._download.donors)
 
-    async def pull(self, donors: Candidates) -> bool:
-        """Brings the state of the version that the donors give, whatever this peer's own is, and what was committed
-        since. False if nobody gives it whole.
+    async def bring(self, donors: Candidates, use: Use) -> bool:
+        """Brings the state of the version that the donors give, whatever this peer's own is, follows what is committed
+        since, and makes use of it. False if nobody gives it whole.
         """
         liars: set[PeerId] = set()  # not asked again in this transfer
         stale = self._stale()
@@ -82,7 +95,7 @@ class Puller:
                 return False
             manifest, suppliers = found
             try:
-                await self._bring(manifest, suppliers, donors, liars)
+                await self._bring_version(manifest, suppliers, donors, liars, use)
             except OutOfDonors as trouble:
                 log.warning("version %d of stage %d can't be had: %s", manifest.version, self._stage, trouble)
                 continue
@@ -98,8 +111,10 @@ class Puller:
             return True
         return False
 
-    async def _bring(self, manifest: Manifest, suppliers: list[PeerId], donors: Candidates, liars: set[PeerId]) -> None:
-        """Downloads and hands over. Raises OutOfDonors, Missed, ValueError, MemoryError."""
+    async def _bring_version(
+        self, manifest: Manifest, suppliers: list[PeerId], donors: Candidates, liars: set[PeerId], use: Use
+    ) -> None:
+        """Downloads one version and makes use of it. Raises OutOfDonors, Missed, ValueError, MemoryError."""
         pieces = self._download.pieces() if self._download is not None else await self._own_pieces()
         download = Download(self._run, self._links, self._stage, self._gradient_size, manifest, donors, liars)
         await download.keep(pieces)
@@ -117,8 +132,7 @@ class Puller:
             await asyncio.wait({work, follow}, return_when=asyncio.FIRST_COMPLETED)
             if follow.done():
                 follow.result()  # raises Missed
-            state = work.result()
-            await self._take(manifest, state, backlog)
+            await use(Pulled(manifest, work.result(), backlog))
         finally:
             self._history.on_ahead = None
             for task in (work, follow):
@@ -128,10 +142,6 @@ class Puller:
             if isinstance(end, Exception) and not isinstance(end, Missed):
                 raise end
 
-    async def _take(self, manifest: Manifest, state: Buffer, backlog: Backlog) -> None:
-        """The state is here whole, and is followed. Raises like `_bring`."""
-        raise NotImplementedError
-
     async def _own_pieces(self) -> dict[str, memoryview]:
         """The chunks of the state that this peer has already, by hash."""
         return {}
@@ -140,8 +150,8 @@ class Puller:
         """A version from which there was no way on."""
         return 0
 
-    def _is_here(self, version: int) -> None:
-        """The state was loaded."""
+    def loaded(self, version: int) -> None:
+        """The state that came is in use: nothing of it is kept here any more."""
         assert self._download is not None
         self.downloaded, self._download = self._download.given, None
         givers = ", ".join(f"{peer[-8:]} ({count})" for peer, count in sorted(self.downloaded.items()))
