@@ -198,7 +198,7 @@ def test_a_peer_that_failed_is_seen() -> None:
         async def fail() -> None:
             raise ZeroDivisionError("on purpose")
 
-        it.world.peers["head2"].peer.spawn(fail())
+        it.world.peers["head2"].peer.tasks.start(fail())
         for _ in range(20):
             await asyncio.sleep(0.01)
 

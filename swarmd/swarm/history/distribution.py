@@ -6,8 +6,6 @@ to be certain.
 """
 
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 from swarmd.swarm.history.consensus import plan_acceptors
 from swarmd.swarm.history.history import History
@@ -15,6 +13,7 @@ from swarmd.swarm.history.record import Record, record_to_plain
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import SMALL_SWARM, Membership
+from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import Commit
 from swarmd.swarm.wire.messages.common import Ack
@@ -39,14 +38,8 @@ def plan_relays(step: int, cards: list[Card], own: PeerId) -> list[list[PeerId]]
 class Distribution:
     """Hands records out, and on."""
 
-    def __init__(
-        self,
-        links: Links,
-        membership: Membership,
-        history: History,
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
-    ) -> None:
-        self._links, self._membership, self._history, self._spawn = links, membership, history, spawn
+    def __init__(self, links: Links, membership: Membership, history: History, tasks: Tasks) -> None:
+        self._links, self._membership, self._history, self._tasks = links, membership, history, tasks
         history.on_relay(self._pass_on)
 
     async def spread(self, record: Record) -> None:
@@ -59,9 +52,9 @@ class Distribution:
         known = {card.peer for card in cards}
         before = self._history.chain.at(record.step - 1)
         acceptors = plan_acceptors(record.step, before, self._history.origin.founder)
-        self._spawn(self._tell([peer for peer in acceptors if peer in known], Commit(record_to_plain(record))))
+        self._tasks.start(self._tell([peer for peer in acceptors if peer in known], Commit(record_to_plain(record))))
         for relays in plan_relays(record.step, cards, own):
-            self._spawn(self._relay(relays, Commit(record_to_plain(record), relay=True)))
+            self._tasks.start(self._relay(relays, Commit(record_to_plain(record), relay=True)))
 
     async def _tell(self, peers: list[PeerId], commit: Commit) -> None:
         await self._links.tell_all(peers, commit, Ack, deadline_s=COMMIT_SECONDS)
@@ -78,4 +71,4 @@ class Distribution:
         own = self._membership.own
         replicas = [card.peer for card in self._membership.kin() if card.stage == own.stage]
         others = [peer for peer in replicas if peer not in (own.peer, source)]
-        self._spawn(self._tell(others, Commit(commit.record)))
+        self._tasks.start(self._tell(others, Commit(commit.record)))

@@ -2,11 +2,11 @@
 
 import asyncio
 
-from swarmd.swarm.hops.custodian import Spawn
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.hops.under_way import Work
 from swarmd.swarm.membership.table import SMALL_SWARM, Membership
 from swarmd.swarm.ports import Compute
+from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.hop import BEAT_SECONDS, Beat, HopBeat
@@ -30,10 +30,10 @@ class Beats:
     """Says where the hops are that this peer holds, and hears it of those it passed on."""
 
     def __init__(
-        self, links: Links, membership: Membership, journeys: Journeys, compute: Compute, spawn: Spawn
+        self, links: Links, membership: Membership, journeys: Journeys, compute: Compute, tasks: Tasks
     ) -> None:
         self._links, self._membership, self._journeys = links, membership, journeys
-        self._compute, self._spawn = compute, spawn
+        self._compute, self._tasks = compute, tasks
         self._under_way: set[PeerId] = set()
         self._due: dict[PeerId, float] = {}  # custodians of hops held here -> loop time promised for the next beat
         links.answers(Beat, self._answer_beat)
@@ -54,7 +54,7 @@ class Beats:
                 if self._due.get(custodian, 0.0) < now + look / 2 and custodian not in self._under_way:
                     self._due[custodian] = now + pause
                     self._under_way.add(custodian)
-                    self._spawn(self._send(custodian, self._beat(works, now, pause)))
+                    self._tasks.start(self._send(custodian, self._beat(works, now, pause)))
 
     def _beat(self, works: list[Work], now: float, pause: float) -> Beat:
         progress = self._compute.progress()

@@ -11,7 +11,6 @@ import functools
 import logging
 import math
 import random
-from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from swarmd.config import RoutingPolicy
@@ -22,6 +21,7 @@ from swarmd.swarm.hops.retention import Answer, Retained, Retention
 from swarmd.swarm.hops.routing import Router
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.signals import Signal
+from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.hop import Busy, Cancel, Gradient, Hop, Locate, Located, NotFinite, hop_id
@@ -36,8 +36,6 @@ CANCEL_SECONDS = 5.0
 HEED_SECONDS = 0.5  # for a holder to know that it is given up, before the hop goes elsewhere: two slow round trips
 GIVEN_UP = "the hop was given up here"  # because others have it: that says nothing against the holder
 
-Spawn = Callable[[Coroutine[Any, Any, None]], None]
-
 
 class Custodian:
     """What this peer passed on."""
@@ -50,13 +48,13 @@ class Custodian:
         changed: Signal,
         stage: int,
         rng: random.Random,
-        spawn: Spawn,
+        tasks: Tasks,
         *,
         routing: RoutingPolicy,
         retained_bytes: int,
     ) -> None:
         self._links, self._membership, self._history = links, membership, history
-        self._changed, self._next, self._spawn = changed, stage + 1, spawn
+        self._changed, self._next, self._tasks = changed, stage + 1, tasks
         self.router = Router(rng, routing)
         self.custody = Custody()
         self.retention = Retention(retained_bytes)
@@ -146,7 +144,7 @@ class Custodian:
                 await self._links.ask(holder, cancel, Ack, deadline_s=CANCEL_SECONDS, urgency="hop")
             heard.set()
 
-        self._spawn(tell())
+        self._tasks.start(tell())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HEED_SECONDS):
                 await heard.wait()
@@ -240,7 +238,7 @@ class Custodian:
         """Sends an answered hop once more, so that its index is in the next stage's sum after all."""
         if not kept.sending:
             self._begin_again(kept)
-            self._spawn(self._repair(kept))
+            self._tasks.start(self._repair(kept))
 
     def _begin_again(self, kept: Retained) -> None:
         kept.sending, kept.answered = True, False

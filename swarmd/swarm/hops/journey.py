@@ -17,13 +17,14 @@ from swarmd.errors import DeviceLost, HopForgotten, NonFinite, PeerFault, PeerUn
 from swarmd.status import HopRow
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.ailing import Ailing
-from swarmd.swarm.hops.custodian import GIVEN_UP, Custodian, Spawn
+from swarmd.swarm.hops.custodian import GIVEN_UP, Custodian
 from swarmd.swarm.hops.retention import Answer
 from swarmd.swarm.hops.step_sum import Book, Books
 from swarmd.swarm.hops.under_way import Work
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.signals import Signal
+from swarmd.swarm.tasks import Tasks, joined
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ack, check_stage
 from swarmd.swarm.wire.messages.hop import (
@@ -65,16 +66,16 @@ class Journeys:
         compute: Compute,
         stage: int,
         rng: random.Random,
-        spawn: Spawn,
+        tasks: Tasks,
     ) -> None:
         self._run, self._limits, self._links, self._membership = run, limits, links, membership
-        self._history, self._compute, self.stage, self.spawn = history, compute, stage, spawn
+        self._history, self._compute, self.stage, self.tasks = history, compute, stage, tasks
         self.is_tail = stage == run.model.stages - 1
         self.changed = Signal()  # something finished, someone came or has room
         self.entered = Signal()  # a hop began here
         self._books = Books()
         self.custodian = Custodian(
-            links, membership, history, self.changed, stage, rng, spawn,
+            links, membership, history, self.changed, stage, rng, tasks,
             routing=run.routing, retained_bytes=limits.retained_bytes,
         )  # fmt: skip
         self.router, self.custody = self.custodian.router, self.custodian.custody
@@ -124,12 +125,8 @@ class Journeys:
         work.custodian = custodian
         assert work.task is not None
         try:
-            answered: Answer = await asyncio.shield(work.task)
+            answered: Answer = await joined(work.task, GIVEN_UP)
             return answered
-        except asyncio.CancelledError:
-            if work.task.cancelled():
-                raise Refused(GIVEN_UP) from None
-            raise
         except (HopForgotten, DeviceLost, MemoryError) as trouble:
             raise Refused(GIVEN_UP if work.given_up else str(trouble) or "out of memory") from None
 
@@ -219,7 +216,7 @@ class Journeys:
         if self.has_room():
             for custodian in list(self._told_busy):
                 del self._told_busy[custodian]
-                self.spawn(self._tell_room(custodian))
+                self.tasks.start(self._tell_room(custodian))
 
     async def _tell_room(self, custodian: PeerId) -> None:
         await self._links.tell_all([custodian], Room(self.room()), Ack, deadline_s=ROOM_SECONDS)

@@ -13,6 +13,7 @@ from typing import Any
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.signals import Signal
+from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import PeerId
@@ -36,16 +37,15 @@ class Liveness:
         links: Links,
         membership: Membership,
         changed: Signal,
+        tasks: Tasks,
         *,
         suspected: Callable[[PeerId], None],
         gone: Callable[[PeerId], None],
         heard: Callable[[Card], None],
         announce: Callable[[], Coroutine[Any, Any, None]],
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
-        self._links, self._membership, self._changed = links, membership, changed
-        self._suspected, self._gone, self._heard = suspected, gone, heard
-        self._announce, self._spawn = announce, spawn
+        self._links, self._membership, self._changed, self._tasks = links, membership, changed, tasks
+        self._suspected, self._gone, self._heard, self._announce = suspected, gone, heard, announce
         self._sought: dict[PeerId, None] = {}  # dropped without a goodbye, in the order of their turns
         self._seeking: set[PeerId] = set()
         self._sought_at = 0.0
@@ -56,7 +56,7 @@ class Liveness:
         """Someone's card came, by handshake, announcement or gossip."""
         own = self._membership.own
         if card.peer == own.peer and (card.incarnation, card.sequence) > (own.incarnation, own.sequence):
-            self._spawn(self._rise_above(card.incarnation))
+            self._tasks.start(self._rise_above(card.incarnation))
         if not self._membership.is_news(card):
             return
         worked, before = self._membership.is_live(card.peer), self._membership.get(card.peer)
@@ -83,7 +83,7 @@ class Liveness:
             return
         del self._sought[card.peer]
         for peer in list(self._sought)[:SOUGHT_AT_ONCE]:
-            self._spawn(self._seek(peer))
+            self._tasks.start(self._seek(peer))
 
     async def _seek(self, peer: PeerId) -> None:
         if peer in self._seeking:
@@ -104,7 +104,7 @@ class Liveness:
             peer = next(iter(self._sought))
             del self._sought[peer]
             self._sought[peer] = None  # at the end of the line
-            self._spawn(self._seek(peer))
+            self._tasks.start(self._seek(peer))
 
     def _met(self, card: Card) -> None:
         """Someone's card came with a handshake: it is alive."""
@@ -116,7 +116,7 @@ class Liveness:
         self._membership.suspect(peer)
         self._suspected(peer)
         self._changed.notify()
-        self._spawn(self._look_again(peer))
+        self._tasks.start(self._look_again(peer))
 
     async def _look_again(self, peer: PeerId) -> None:
         known = self._membership.get(peer)

@@ -5,7 +5,6 @@ A return interrupts whatever a peer was about: the pulling of a state, a move. W
 void.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -17,6 +16,7 @@ from swarmd.swarm.peer.stage_switch import Switch
 from swarmd.swarm.recovery.returns import Returns
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.download import Candidates
+from swarmd.swarm.tasks import first_of
 
 log = logging.getLogger(__name__)
 
@@ -41,20 +41,10 @@ class Arriving:
 
     async def reach(self, assembly: Assembly) -> None:
         """Brings this peer's stage to the swarm's version; back to one, if a return is decided meanwhile."""
-        returns = self._returns
-        reaching = asyncio.create_task(assembly.joiner.reach_version(self._donors, self._changed), name="reach version")
-        due = asyncio.create_task(self._changed.until(lambda: returns.due is not None), name="await a return")
-        try:
-            await asyncio.wait({reaching, due}, return_when=asyncio.FIRST_COMPLETED)
-            if not due.done():
-                reaching.result()
-                return
-        finally:
-            for task in (reaching, due):
-                task.cancel()
-            await asyncio.gather(reaching, due, return_exceptions=True)
-        await assembly.joiner.ended()
-        await self.go_back()
+        due = self._changed.until(lambda: self._returns.due is not None)
+        if await first_of(due, assembly.joiner.reach_version(self._donors, self._changed)):
+            await assembly.joiner.ended()
+            await self.go_back()
 
     async def go_back(self) -> None:
         """Goes back to an earlier version, as was decided; where that can't be had, on to what others are at."""

@@ -22,6 +22,7 @@ from swarmd.swarm.rounds.handover import HandOvers
 from swarmd.swarm.rounds.member import Rounds
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.steps.head import Head
+from swarmd.swarm.tasks import start_shared
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ack, check_stage
 from swarmd.swarm.wire.messages.move import AskStay
@@ -99,7 +100,7 @@ class Departures:
         if self._task is not None or self._membership.own.state not in STAYING or not self.may():
             return False
         self._wanted = True
-        task = self._task = asyncio.create_task(self._leave(depart, set_state), name=f"leave stage {self._stage}")
+        task = self._task = start_shared(self._leave(depart, set_state), f"leave stage {self._stage}")
         task.add_done_callback(self._ended)
         try:
             return await asyncio.shield(task)
@@ -112,8 +113,6 @@ class Departures:
 
     def _ended(self, task: "asyncio.Task[bool]") -> None:
         self._task, self.doing = None, ""
-        if not task.cancelled():
-            task.exception()  # whoever waited has it; nobody may have
 
     async def cease(self) -> None:
         """This peer leaves the swarm: what was begun is left as it is."""

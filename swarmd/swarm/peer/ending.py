@@ -28,6 +28,7 @@ from swarmd.swarm.ports import Store
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import Download, OutOfDonors
+from swarmd.swarm.tasks import alongside
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.messages.state import Kept
 from swarmd.values import PeerId, host_of
@@ -179,14 +180,12 @@ class Ending:
         self._since = loop.time()
         self._set_card(state="finished", final=(own.stage,) if saved else (), spare=spare)
         await self._announce()
-        bringing = asyncio.create_task(self._bring_copies(), name="final copies")
         try:
-            await self._changed.until(self._everyone_has_it, LINGER_SECONDS)
-            self._met = True
-            await self._changed.until(self._is_done, self._left_s())
+            async with alongside(self._bring_copies()) as bringing:
+                await self._changed.until(self._everyone_has_it, LINGER_SECONDS)
+                self._met = True
+                await self._changed.until(self._is_done, self._left_s())
         finally:
-            bringing.cancel()
-            await asyncio.gather(bringing, return_exceptions=True)
             self._verdict = self.sentence(), self.is_at_risk()
             self.over = True
         if not bringing.cancelled() and (trouble := bringing.exception()) is not None:

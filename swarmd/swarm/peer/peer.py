@@ -11,8 +11,8 @@ import functools
 import logging
 import math
 import random
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from swarmd.config import LimitsConfig, RunConfig, fingerprint
 from swarmd.errors import ConfigError, DeviceLost, Refused, SwarmError
@@ -46,6 +46,7 @@ from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.donor import Donor
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.steps.conductor import Conductor
+from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.presence import Announce, Card
@@ -83,12 +84,12 @@ class Peer:
         self._store, self._wanted = store, stage
         self._resume = resume
         self.entries = tuple(entries)  # peers through which this one came; none: it founds the run
-        self.changed = Signal()
+        self.changed, self.tasks = Signal(), Tasks(links.fence)
         self.history = History(run, links, store)
         self.forks = Forks(run, links, membership, self.history, rng)
         self.liveness = Liveness(
-            links, membership, self.changed,
-            suspected=self._suspected, gone=self._gone, heard=self._heard, announce=self._announce, spawn=self.spawn,
+            links, membership, self.changed, self.tasks,
+            suspected=self._suspected, gone=self._gone, heard=self._heard, announce=self._announce,
         )  # fmt: skip
         outlook = Outlook(run, membership)
         self.gossip = Gossip(fingerprint(run), outlook.works, links, membership, self.liveness.hear, self._refresh)
@@ -104,12 +105,12 @@ class Peer:
         )
         self.ballots = Ballots(run, links, membership, history, rng, limits.fork_timeout_s)
         self.conductor = Conductor(
-            run, links, membership, history, self._validate, changed, self.spawn, self.ballots, rng, self.returns,
+            run, links, membership, history, self._validate, changed, self.tasks, self.ballots, rng, self.returns,
             outlook,
         )  # fmt: skip
         self.switch = Switch(
-            run, limits, links, membership, history, self.conductor, open_stage, rng, changed, self.places,
-            start=self._start, set_card=self._set, announce=self._announce,
+            run, limits, links, membership, history, self.conductor, open_stage, rng, changed, self.places, self.tasks,
+            set_card=self._set, announce=self._announce,
         )  # fmt: skip
         self.balancer = Balancer(
             run, membership, history, outlook, changed, rng, move=functools.partial(self.switch.move, balance=True)
@@ -117,10 +118,8 @@ class Peer:
         ways = (membership, history, self.returns, self.switch, changed)
         self.arriving = Arriving(*ways, self.donors, set_card=self._set, announce=self._announce)
         self.view = View(self, self._refresh)
-        self._group: asyncio.TaskGroup | None = None
         self.drainage: Drain | None = None  # this peer leaves
         self.crossing = False  # it goes over to another history
-        self._beside: set[asyncio.Task[None]] = set()  # what `spawn` started
         self._device_lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets the reason
         self._refreshed = 0.0  # loop time at which the figures on this peer's card were brought up to date
         if not entries:
@@ -131,24 +130,6 @@ class Peer:
     def lacks_data(self) -> None:
         """This peer has no copy of the run's text: it can't be a head."""
         self.places.has_data = self.disks.has_data = False
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs something beside; it ends with the peer at the latest. What it fails with is its own affair."""
-        self._start(work)
-
-    def keep(self, begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Runs something as long as this peer is there; it begins again if it fails."""
-        self._start(self.links.fence.again(begin))
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None] | None":
-        if self._group is None:
-            work.close()
-            return None
-        task = self._group.create_task(self.links.fence.once(work))
-        self._beside.add(task)
-        task.add_done_callback(self._beside.discard)
-        task.add_done_callback(lambda _: work.close())  # it may not have begun
-        return task
 
     # ---------------------------------------------------------------------------------------------- its stage's parts
 
@@ -183,20 +164,15 @@ class Peer:
         to leave at once.
         """
         try:
-            async with asyncio.TaskGroup() as group:
-                self._group = group
-                device = group.create_task(self._end_with_device())
-                self.keep(self.gossip.run)
-                self.keep(lambda: self.liveness.run(self._sweep))
+            async with self.tasks.running(self._fail_with_device()):
+                self.tasks.keep(self.gossip.run)
+                self.tasks.keep(lambda: self.liveness.run(self._sweep))
                 try:
                     await self._join()
                     await self._serve()
                 finally:
-                    self._group = None
                     self.switch.close()
                     self.history.close()
-                    for task in (device, *self._beside):
-                        task.cancel()
         except* DeviceLost as troubles:
             log.error("leaving: %s", troubles.exceptions[0])
             with contextlib.suppress(TimeoutError):
@@ -204,7 +180,7 @@ class Peer:
                     await self.leave()
             raise
 
-    async def _end_with_device(self) -> None:
+    async def _fail_with_device(self) -> NoReturn:
         """Raises DeviceLost once there is no device any more."""
         raise DeviceLost(await self._device_lost)
 
@@ -227,7 +203,7 @@ class Peer:
         if self.history.origin.resumes and self._founds():
             record = await self.returns.found()
             await self.history.adopt(record, self.membership.own.peer)
-            self.spawn(self.returns.tell(record))
+            self.tasks.start(self.returns.tell(record))
         await self.arriving.reach(assembly)
         await self.forks.mend_ledger(self._store, tail)
 
@@ -269,7 +245,7 @@ class Peer:
         assert self._assembly is not None
         self._assembly.serve()
         for begin in (self.conductor.run, self._keep_up, self.balancer.run):
-            self.keep(begin)
+            self.tasks.keep(begin)
         await self.history.changed.until(lambda: self.history.finished)
         if self.history.failure:
             self._set(state="finished")
@@ -357,7 +333,7 @@ class Peer:
         if self._assembly is not None and self.state in AT_WORK and not self.history.behind:
             self._assembly.journeys.hold_back(retiring=True)
             self._set(state="draining")
-            self.spawn(self._announce())
+            self.tasks.start(self._announce())
             self.drainage = Drain(
                 self.membership, self.history, self.conductor, self._assembly, self.run_config.model.stages,
                 self._save, bound_s,
@@ -509,11 +485,11 @@ class Peer:
         self._refresh()
         self.switch.hear(record)
         if is_checkpointed(self.run_config, record) and not self.history.finished:
-            self.spawn(self._save_on_the_way())
+            self.tasks.start(self._save_on_the_way())
         if self.history.broken:
-            self.spawn(self._say_broken(record))
+            self.tasks.start(self._say_broken(record))
         if record.forked:  # so that the others see soon which history this is
-            self.spawn(self.gossip.announce())
+            self.tasks.start(self.gossip.announce())
         self.changed.notify()
 
     async def _say_broken(self, record: Record) -> None:
@@ -548,7 +524,7 @@ class Peer:
             version, now, stage = self.history.version, self.history.record, self.stage
         saved = await self._store.save_checkpoint(version, stage, state, record_to_plain(now))
         if not self.history.finished:
-            self.spawn(self.copies.keep(now))  # from others, who may be slow or gone: nobody waits for it
+            self.tasks.start(self.copies.keep(now))  # from others, who may be slow or gone: nobody waits for it
         elif not saved:
             self.disks.lend(Kept(version, stage, now.state), state, now)
         return saved

@@ -5,10 +5,7 @@ event loop in which the record that grants the move was applied, or in which its
 nothing more gets into the old sum. From then on its questions are refused, until the new stage's assembly answers them.
 """
 
-import asyncio
 import random
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig
 from swarmd.swarm.history.history import History
@@ -23,10 +20,8 @@ from swarmd.swarm.state.donor import Donor
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.steps.head import Head
+from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
-
-Start = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None] | None"]
-"""Runs something beside, as a task of the peer; None when the peer is ending."""
 
 
 class Assembly:
@@ -45,15 +40,13 @@ class Assembly:
         stage: int,
         rng: random.Random,
         joiner: Joiner,
-        *,
-        start: Start,
+        tasks: Tasks,
     ) -> None:
         self.stage, self.compute, self.data = stage, compute, data
-        self._links, self._membership, self._start = links, membership, start
+        self._links, self._membership, self.tasks = links, membership, tasks
         self._others = links.kinds()  # that are answered by what stays when this peer moves
-        self._closed = self._serving = False
-        self._beside: set[asyncio.Task[None]] = set()
-        self.journeys = Journeys(run, limits, links, membership, history, compute, stage, rng, self.spawn)
+        self._serving = False
+        self.journeys = Journeys(run, limits, links, membership, history, compute, stage, rng, tasks)
         self.rounds = Rounds(run, limits, links, membership, history, self.journeys, compute, stage)
         self.donor = Donor(links, history, compute, stage)
         self.joiner = joiner
@@ -72,23 +65,14 @@ class Assembly:
         history.attach(stage, compute, self.rounds.gather, self.rounds.objection)
         joiner.opened(compute, self.rounds.hold)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs something beside; it ends with the assembly at the latest."""
-        if self._closed:
-            work.close()
-        elif (task := self._start(work)) is not None:
-            self._beside.add(task)
-            task.add_done_callback(self._beside.discard)
-
     def serve(self) -> None:
         """The stage's state is here: takes part from now on, if it doesn't yet."""
         if self._serving:
             return
         self._serving = True
-        fence = self._links.fence
-        self.spawn(fence.again(Beats(self._links, self._membership, self.journeys, self.compute, self.spawn).run))
+        self.tasks.keep(Beats(self._links, self._membership, self.journeys, self.compute, self.tasks).run)
         if self.head is not None:
-            self.spawn(fence.again(self.head.run))
+            self.tasks.keep(self.head.run)
 
     def leave(self) -> None:
         """This peer goes to another stage: in this turn of the event loop everything here ends, and nothing is answered
@@ -100,16 +84,9 @@ class Assembly:
 
     def close(self) -> None:
         """Ends what is under way."""
-        self._closed = True
         self.joiner.close()
         self.journeys.close()
         self.rounds.close()
         self.handovers.close()
         self.departures.close()
-        for task in list(self._beside):
-            task.cancel()
-
-    async def ended(self) -> None:
-        """Returns when nothing of it runs any more."""
-        while self._beside:
-            await asyncio.gather(*self._beside, return_exceptions=True)
+        self.tasks.cancel()

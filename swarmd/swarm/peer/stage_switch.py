@@ -23,11 +23,12 @@ from swarmd.swarm.history.record import Move, Record
 from swarmd.swarm.membership.states import ADMITTING, AT_WORK
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.move import Mover
-from swarmd.swarm.peer.served_stage import Assembly, Start
+from swarmd.swarm.peer.served_stage import Assembly
 from swarmd.swarm.ports import Compute, Data
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.steps.conductor import Conductor
+from swarmd.swarm.tasks import Tasks, joined, start_shared
 from swarmd.swarm.wire.links import Links
 from swarmd.values import PeerId
 
@@ -54,14 +55,14 @@ class Switch:
         rng: random.Random,
         changed: Signal,
         places: Places,
+        tasks: Tasks,
         *,
-        start: Start,
         set_card: Callable[..., None],
         announce: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self._run, self._limits, self._links, self._membership = run, limits, links, membership
         self._history, self._conductor, self._open_stage, self._rng = history, conductor, open_stage, rng
-        self._changed, self._places, self._start = changed, places, start
+        self._changed, self._places, self._tasks = changed, places, tasks
         self._set_card, self._announce = set_card, announce
         self.assembly: Assembly | None = None  # None: between two stages, or before the first
         self.joiner: Joiner | None = None  # of the stage that is open, or being opened
@@ -117,7 +118,7 @@ class Switch:
             stage,
             self._rng,
             joiner,
-            start=self._start,
+            self._tasks.child(),
         )
         self._set_card(data=data.digest if data else "", codecs=compute.codecs)
         return self.assembly
@@ -175,15 +176,11 @@ class Switch:
         self._check(stage)
         mover = self.mover = self._mover_to(stage, balance=balance)
         self._set_card(moving=stage)
-        self._start(self._announce())
-        task = self._moving = asyncio.create_task(self._move(mover), name=f"move to {stage}")
-        task.add_done_callback(_hear)
+        self._tasks.start(self._announce())
+        task = self._moving = start_shared(self._move(mover), f"move to {stage}")
         try:
-            await asyncio.shield(task)
+            await joined(task, "this peer leaves")
         except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if task.cancelled() and not (caller is not None and caller.cancelling()):  # else both end at once
-                raise Refused("this peer leaves") from None
             if not mover.departed:
                 task.cancel()
             raise
@@ -261,7 +258,7 @@ class Switch:
 
     def _set_state(self, state: str) -> None:
         self._set_card(state=state)
-        self._start(self._announce())
+        self._tasks.start(self._announce())
 
     def _depart(self, mover: Mover, heir: PeerId = "") -> None:
         """The old stage is over for this peer. `heir`: who has its sum, if the step isn't over."""
@@ -271,17 +268,11 @@ class Switch:
         self._left.leave()
         self.arrived = asyncio.get_running_loop().time()
         self._set_card(stage=mover.target, state="joining", moving=-1, rested=False, heir=heir)
-        self._start(self._announce())
+        self._tasks.start(self._announce())
 
     async def _arrive(self, stage: int) -> Assembly:
         """The device is free as soon as nothing of the old stage runs any more. Raises ConfigError."""
         if self._left is not None:
-            await self._left.ended()
+            await self._left.tasks.ended()
             self._left = None
         return await self.open(stage)
-
-
-def _hear(done: "asyncio.Task[None]") -> None:
-    """Whoever waited for a move has its exception; nobody may have."""
-    if not done.cancelled():
-        done.exception()

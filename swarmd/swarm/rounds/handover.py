@@ -21,6 +21,7 @@ from swarmd.swarm.membership.states import STAYING
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.rounds.exchange import unless_over
+from swarmd.swarm.tasks import joined, start_shared
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ranges, check_stage, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.round import HandOver, TakenOver
@@ -172,25 +173,15 @@ class HandOvers:
             return TakenOver(False)
         del self._incoming[giver]
         # A task of its own: once the device has begun, the book must hear of its end, also if the giver is lost.
-        task = asyncio.create_task(self._take(giver, incoming), name=f"take over from {giver[-8:]}")
+        task = start_shared(self._take(giver, incoming), f"take over from {giver[-8:]}")
         self._taking[task] = giver, estate
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._taking.pop)
         return await self._taken_by(task)
 
     async def _taken_by(self, task: "asyncio.Task[None]") -> TakenOver:
         """Once that has ended. Raises like `_take`, and Refused if it was called off."""
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise Refused("the step is over") from None
-            raise
+        await joined(task, "the step is over")
         return TakenOver(True)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        del self._taking[task]
-        if not task.cancelled():
-            task.exception()  # whoever waited has it; nobody may have
 
     def _check(self, estate: Estate) -> None:
         """Raises Refused unless the sum can be taken as things are."""

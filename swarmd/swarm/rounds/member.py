@@ -23,6 +23,7 @@ from swarmd.swarm.rounds.averaged import Held, Whole
 from swarmd.swarm.rounds.exchange import Exchange, Spoiled, unless_over
 from swarmd.swarm.rounds.leader import Leader
 from swarmd.swarm.rounds.repair import Repairs
+from swarmd.swarm.tasks import joined
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import check_stage, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import Blame
@@ -111,12 +112,7 @@ class Rounds:
         leader.ballot = max(leader.ballot, close.ballot)
         if close.blame:
             leader.skip(close.blame)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():  # by the commit of the step, not because whoever asked is gone
-                raise Refused(f"the round of step {close.step} is over") from None
-            raise
+        return await joined(task, f"the round of step {close.step} is over")  # the step's commit cancels it
 
     def _leader(self, close: Close) -> Leader:
         own = self._membership.own

@@ -12,6 +12,7 @@ from swarmd.errors import HopForgotten, NonFinite, PeerFault, PeerUnreachable, R
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.tasks import joined, start_shared
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import from_ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import AskHop, Hop, hop_id
@@ -82,7 +83,7 @@ class Repairs:
 
     def _start(self, key: HopId, resend: Resend) -> None:
         self._bringing.add(key)
-        self._journeys.spawn(self._renew(key, resend))
+        self._journeys.tasks.start(self._renew(key, resend))
 
     async def _renew(self, key: HopId, resend: Resend) -> None:
         try:
@@ -132,20 +133,9 @@ class Repairs:
         if (kept := self._journeys.retention.retained(key)) is not None:
             return kept.hop
         if (task := self._messages.get(key)) is None:
-            task = asyncio.create_task(self._compute_message(key), name=f"message {key}")
-            self._messages[key] = task
-            task.add_done_callback(lambda done: self._message_done(key, done))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise Refused(f"step {key.step} is over") from None
-            raise
-
-    def _message_done(self, key: HopId, done: asyncio.Task[Hop]) -> None:
-        del self._messages[key]
-        if not done.cancelled():
-            done.exception()  # whoever waited has it; nobody may have
+            task = self._messages[key] = start_shared(self._compute_message(key), f"message {key}")
+            task.add_done_callback(lambda _: self._messages.pop(key))
+        return await joined(task, f"step {key.step} is over")
 
     async def _compute_message(self, key: HopId) -> Hop:
         tokens, activation = await self._input(key)
@@ -188,15 +178,9 @@ class Repairs:
     def _subtraction(self, key: HopId) -> "asyncio.Task[None]":
         """A task of its own: once the device has begun, the book must hear of its end."""
         if (task := self._subtracting.get(key)) is None:
-            task = asyncio.create_task(self._take_out(key), name=f"subtract {key}")
-            self._subtracting[key] = task
-            task.add_done_callback(lambda done: self._subtraction_done(key, done))
+            task = self._subtracting[key] = start_shared(self._take_out(key), f"subtract {key}")
+            task.add_done_callback(lambda _: self._subtracting.pop(key))
         return task
-
-    def _subtraction_done(self, key: HopId, done: "asyncio.Task[None]") -> None:
-        del self._subtracting[key]
-        if not done.cancelled():
-            done.exception()
 
     async def _take_out(self, key: HopId) -> None:
         if key.index in self._journeys.book(key.step).accumulated:

@@ -10,8 +10,7 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
@@ -30,6 +29,7 @@ from swarmd.swarm.recovery.returns import Returns
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.steps.leases import Leases
 from swarmd.swarm.steps.succession import Succession
+from swarmd.swarm.tasks import Tasks, alongside, first_of
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import AskRecord, Commit
 from swarmd.swarm.wire.messages.common import Ack, from_ranges, to_ranges
@@ -60,8 +60,6 @@ REVOKE_SECONDS = 5.0
 PACE_SHARE = 0.25  # of a step that must be done before its own pace counts
 HORIZON_FLOOR_SECONDS = 0.001  # 0 would mean unknown
 
-Spawn = Callable[[Coroutine[Any, Any, None]], None]
-
 Validate = Callable[[int], Awaitable[float | None]]
 """The validation loss of a version, None if it can't be had."""
 
@@ -77,7 +75,7 @@ class Conductor:
         history: History,
         validate: Validate,
         changed: Signal,
-        spawn: Spawn,
+        tasks: Tasks,
         ballots: Ballots,
         rng: random.Random,
         returns: Returns,
@@ -85,11 +83,11 @@ class Conductor:
     ) -> None:
         self._run, self._links, self._membership, self._history = run, links, membership, history
         self._returns = returns
-        self._validate, self._spawn, self._ballots, self._rng = validate, spawn, ballots, rng
-        self._distribution = Distribution(links, membership, history, spawn)
+        self._validate, self._tasks, self._ballots, self._rng = validate, tasks, ballots, rng
+        self._distribution = Distribution(links, membership, history, tasks)
         self._outranked = 0  # times in a row
         self._changed = changed  # of the membership, or of this peer's version
-        self._succession = Succession(links, membership, history, changed, spawn)
+        self._succession = Succession(links, membership, history, changed, tasks)
         self._leases: Leases | None = None
         self._step = 0
         self._hearing_until = 0.0
@@ -134,12 +132,8 @@ class Conductor:
 
     async def _lead(self, step: int, ended: Callable[[], bool]) -> None:
         """Leads a step until it has committed, or someone else comes first."""
-        work = asyncio.create_task(self._conduct(step), name=f"conduct {step}")
-        over = asyncio.create_task(self._until(lambda: ended() or not self.is_first(step)))
         try:
-            await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done() and not work.cancelled():
-                work.result()
+            await first_of(self._conduct(step), self._until(lambda: ended() or not self.is_first(step)))
             self._outranked = 0
         except Outranked as trouble:
             log.info("step %d: %s", step, trouble)
@@ -148,9 +142,6 @@ class Conductor:
             self._outranked += 1
             await self._history.changed.until(ended, patience * (0.5 + self._rng.random()))
         finally:
-            work.cancel()
-            over.cancel()
-            await asyncio.gather(work, over, return_exceptions=True)
             self._leases = None
 
     async def _conduct(self, step: int) -> None:
@@ -158,8 +149,7 @@ class Conductor:
         again = self._takes_over(step)
         if again:
             await self._ask_around(step)
-        lost = asyncio.create_task(self._returns.lost(), name=f"watch for what is lost at {step}")
-        try:
+        async with alongside(self._returns.lost()) as lost:
 
             def complete() -> bool:  # or there is a way to go on all the same
                 return self._is_complete() or lost.done()
@@ -170,13 +160,7 @@ class Conductor:
                 record = await self._ballots.propose(mandate, mandate.bound, complete)
             if record is None:
                 record = await self._ballots.propose(mandate, await self._next(mandate, again), complete)
-        finally:
-            lost.cancel()
-            await asyncio.gather(lost, return_exceptions=True)
-        if record.after:
-            self._spawn(self._returns.tell(record))
-        else:
-            self._spawn(self._distribution.spread(record))
+        self._tasks.start(self._returns.tell(record) if record.after else self._distribution.spread(record))
         await self._history.adopt(record, self._membership.own.peer)
         if record.after:  # this peer's way back ends the step
             await self._history.changed.until(lambda: self._history.record_hash == record.hash)
@@ -185,15 +169,7 @@ class Conductor:
 
     async def _next(self, mandate: Mandate, again: bool) -> Record:
         """What to propose: the step's record, or a return if a stage stays lost."""
-        train = asyncio.create_task(self._train(mandate, again), name=f"train {mandate.step}")
-        lost = asyncio.create_task(self._returns.lost(), name=f"watch for what is lost in {mandate.step}")
-        try:
-            await asyncio.wait({train, lost}, return_when=asyncio.FIRST_COMPLETED)
-            return train.result() if train.done() else lost.result()
-        finally:
-            for task in (train, lost):
-                task.cancel()
-            await asyncio.gather(train, lost, return_exceptions=True)
+        return await first_of(self._train(mandate, again), self._returns.lost())
 
     def _is_complete(self) -> bool:
         """Whether every stage is there: else it makes no sense to go on without the others."""
@@ -301,20 +277,15 @@ class Conductor:
 
     async def _ask_leader(self, leader: PeerId, close: Close) -> StageReport | None:
         """One leader's report. None when it fails, is lost, or falls silent."""
-        question = asyncio.create_task(self._links.ask(leader, close, StageReport, deadline_s=CLOSE_SECONDS))
-        silence = asyncio.create_task(self._silence(leader))
+        question = self._links.ask(leader, close, StageReport, deadline_s=CLOSE_SECONDS)
         try:
-            await asyncio.wait({question, silence}, return_when=asyncio.FIRST_COMPLETED)
-            if question.done():
-                check_report(question.result(), close.stage, self._run.microbatches)
-                return question.result()
-            log.warning("step %d: %s, who leads a round, %s", close.step, leader[-8:], silence.result())
+            report = await first_of(question, self._silence(leader))
+            if isinstance(report, StageReport):
+                check_report(report, close.stage, self._run.microbatches)
+                return report
+            log.warning("step %d: %s, who leads a round, %s", close.step, leader[-8:], report)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.warning("step %d: %s gives no report of its round: %s", close.step, leader[-8:], trouble)
-        finally:
-            question.cancel()
-            silence.cancel()
-            await asyncio.gather(question, silence, return_exceptions=True)
         return None
 
     async def _silence(self, peer: PeerId) -> str:
@@ -355,7 +326,7 @@ class Conductor:
         away = from_ranges(ask.away, leases.microbatches)
         before = leases.completed, leases.free
         for late, indices in leases.heard(head, completed, held, loop.time(), away).items():
-            self._spawn(self._revoke(late, Revoke(ask.step, to_ranges(indices))))
+            self._tasks.start(self._revoke(late, Revoke(ask.step, to_ranges(indices))))
         if head not in self._pulses or (leases.completed, leases.free) != before:  # nobody waits for a mere pulse
             self._progress.notify()
         self._pulses.setdefault(head, Pulse()).beat(loop.time())

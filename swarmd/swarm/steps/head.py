@@ -18,6 +18,7 @@ from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Data
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.steps.conductor import Conductor
+from swarmd.swarm.tasks import first_of
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ack, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.step import AskLease, Lease, Revoke
@@ -98,16 +99,7 @@ class Head:
         self._pool.clear()
         book = self._journeys.book(step)
         self._completed = book.accumulated | book.spoiled  # none, unless this begins the step for the second time
-        work = asyncio.create_task(self._step(step), name=f"head {step}")
-        over = asyncio.create_task(self._history.left(step))
-        try:
-            await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-        finally:
-            work.cancel()
-            over.cancel()
-            await asyncio.gather(work, over, return_exceptions=True)
+        await first_of(self._step(step), self._history.left(step))
 
     async def _step(self, step: int) -> None:
         """Runs until cancelled, which happens when the step has committed. Where this peer has no state of the version

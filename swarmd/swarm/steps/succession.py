@@ -8,14 +8,13 @@ everybody asks.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 from swarmd.swarm.history.ballots import Mandate
 from swarmd.swarm.history.history import History
 from swarmd.swarm.membership.order import conductor_order
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.signals import Signal
+from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.step import Lead
@@ -31,16 +30,9 @@ NEAR_STAGES = 2  # whose peers every head knows, in a large swarm, too
 class Succession:
     """The leaders of steps."""
 
-    def __init__(
-        self,
-        links: Links,
-        membership: Membership,
-        history: History,
-        changed: Signal,
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
-    ) -> None:
+    def __init__(self, links: Links, membership: Membership, history: History, changed: Signal, tasks: Tasks) -> None:
         self._links, self._membership, self._history = links, membership, history
-        self._changed, self._spawn = changed, spawn
+        self._changed, self._tasks = changed, tasks
         self._first: tuple[tuple[int, int, str], PeerId] = (0, 0, ""), ""  # what it follows from, and who it is
         self._leads: dict[tuple[int, str], dict[PeerId, Lead]] = {}  # (step, parent) -> who said that it leads
         self._taking: tuple[int, str] = (0, "")  # the step that this peer takes over, without the right to as yet
@@ -122,7 +114,7 @@ class Succession:
             peer = card.peer
             if peer not in (own, *self._told, *self._telling) and not self._membership.is_silent(peer, now):
                 self._telling.add(peer)
-                self._spawn(self._tell(peer, lead))
+                self._tasks.start(self._tell(peer, lead))
 
     async def _tell(self, peer: PeerId, lead: Lead) -> None:
         try:

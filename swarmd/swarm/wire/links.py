@@ -14,6 +14,7 @@ from swarmd.errors import Mismatch, PeerFault, PeerUnreachable, Refused, SwarmEr
 from swarmd.swarm.fence import Fence
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Transport
+from swarmd.swarm.tasks import start_shared
 from swarmd.swarm.wire.framing import expect, from_frame, to_frame
 from swarmd.swarm.wire.incarnation import Incarnation, Keep, check_card, keep_nothing
 from swarmd.swarm.wire.messages.common import PROTOCOL, Message
@@ -133,9 +134,8 @@ class Links:
         if peer in self._greeted:
             return
         if (greeting := self._greetings.get(peer)) is None:
-            greeting = asyncio.create_task(self._greet(peer), name=f"greet {peer[-8:]}")
-            self._greetings[peer] = greeting
-            greeting.add_done_callback(lambda done: self._greeting_done(peer, done))
+            greeting = self._greetings[peer] = start_shared(self._greet(peer), f"greet {peer[-8:]}")
+            greeting.add_done_callback(lambda _: self._greetings.pop(peer))
         await asyncio.shield(greeting)
 
     async def introduce(self, peer: PeerId) -> bool:
@@ -146,11 +146,6 @@ class Links:
             return False
         await self.greet(peer)
         return True
-
-    def _greeting_done(self, peer: PeerId, done: asyncio.Task[None]) -> None:
-        del self._greetings[peer]
-        if not done.cancelled():
-            done.exception()  # whoever waited has it; nobody may have
 
     async def _greet(self, peer: PeerId) -> None:
         """Until both know each other's present lives: who is told of a later life of itself goes above that first."""

@@ -41,10 +41,11 @@ class Seat:
         self.told: list[tuple[str, Lead]] = []
         self.deaf: set[str] = set()
         links: Any = SimpleNamespace(answers=lambda kind, answerer: None, tell_all=self._tell_all)
-        self.succession = Succession(links, self.membership, cast("Any", self.history), Signal(), self._spawn)
+        tasks: Any = SimpleNamespace(start=self._start)
+        self.succession = Succession(links, self.membership, cast("Any", self.history), Signal(), tasks)
         self.tasks: list[asyncio.Task[None]] = []
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self.tasks.append(asyncio.ensure_future(work))
 
     async def _tell_all(self, peers: list[str], lead: Lead, kind: type[Ack], *, deadline_s: float) -> dict[str, Ack]:
