@@ -29,6 +29,7 @@ from swarmd.errors import ConfigError, ControlError, Refused, RunEnded, Stopped
 from swarmd.memory import settle
 from swarmd.printable import size
 from swarmd.status import HopRow, PeerRow, Status, Wait
+from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.hops.custody import stuck
 from swarmd.swarm.membership.table import Membership, first_card
@@ -55,7 +56,7 @@ GOODBYE_SECONDS = 5.0  # to tell the neighbours; those who don't hear it notice 
 PLAIN_CODECS = ("fp32", "fp16", "bf16", "int8")  # what every device can
 
 
-class Node:
+class Node(HistoryListener):
     """One daemon."""
 
     def __init__(self, config: NodeConfig, home: Home, transport: "Libp2pTransport", incarnation: int) -> None:
@@ -127,9 +128,7 @@ class Node:
         )
         if lacking:
             self.peer.lacks_data()
-        self.peer.history.on_commit(self._committed)
-        self.peer.history.on_restore(self.records.clear)  # what was measured may be void now, or long ago
-        self.peer.history.on_restore(self._restored)
+        self.peer.history.listen(self)
         beside = [asyncio.create_task(work) for work in (self._keep_remembering(), self.search.meet_others())]
         try:
             await self.peer.run()
@@ -311,7 +310,8 @@ class Node:
         advice = "`swarmctl peers` and `swarmctl queues` show who is silent"
         return [Wait(f"step {version + 1} to go on", seconds, done, advice=advice)]
 
-    def _committed(self, record: Record) -> None:
+    def on_record(self, record: Record) -> None:
+        """Notes a step for the rates, the log and the next life of this daemon."""
         self.records.append(record)
         if (
             self.search.run is not None
@@ -322,8 +322,9 @@ class Node:
         said = f"skipped: {record.why or 'not finite'}" if record.skipped else f"loss {record.loss:.4f}"
         log.info("step %d: %s, %.0f tokens/s", record.step, said, record.tokens / max(1e-9, record.seconds))
 
-    def _restored(self) -> None:
-        """A prolonged run may have begun."""
+    def on_replaced(self) -> None:
+        """Forgets what was measured, which may be void now, or long ago; a prolonged run may have begun."""
+        self.records.clear()
         assert self.search.run is not None and self.peer is not None
         record = self.peer.history.record
         if record is not None and record.continues:

@@ -29,6 +29,7 @@ from tests.sim.test_drains import drain
 from tests.sim.toy import (
     PAIRS,
     RUN,
+    Records,
     accumulated,
     check_agreement,
     compute_of,
@@ -105,7 +106,7 @@ def follow(world: World, times: dict[int, float]) -> None:
         times.setdefault(record.step, asyncio.get_running_loop().time())
 
     for it in world.peers.values():
-        it.peer.history.on_commit(note)
+        it.peer.history.listen(Records(note))
 
 
 def durations(times: dict[int, float]) -> dict[int, float]:

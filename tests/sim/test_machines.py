@@ -16,7 +16,7 @@ from swarmd.sim.world.network import SimNetwork
 from swarmd.sim.world.world import World
 from swarmd.values import BackwardResult, HopId, TailResult
 from tests.sim.nodes import Node, forever, now, play
-from tests.sim.toy import PAIRS, SHORT, check_agreement, check_exact, everyone_at, moment, start_all, train
+from tests.sim.toy import PAIRS, SHORT, Records, check_agreement, check_exact, everyone_at, moment, start_all, train
 
 # ------------------------------------------------------------------------------------------------- belonging
 
@@ -528,7 +528,7 @@ def test_what_a_peer_fails_with_is_remembered_and_raised() -> None:
     async def main() -> None:
         world = World(SHORT, Text(SHORT))
         await start_all(world)
-        world.peers["middle1"].peer.history.on_commit(fail)
+        world.peers["middle1"].peer.history.listen(Records(fail))
         with pytest.raises(ZeroDivisionError):
             await world.until(lambda: everyone_at(world, 3), 100)
         assert [(name, type(trouble)) for name, trouble in world.failures] == [("middle1", ZeroDivisionError)]

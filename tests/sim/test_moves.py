@@ -22,6 +22,7 @@ from tests.sim.movers import ask, granted, members, slow_chunks, swarm
 from tests.sim.toy import (
     PAIRS,
     RUN,
+    Records,
     check_agreement,
     check_exact,
     conductor_of,
@@ -92,7 +93,8 @@ def test_it_serves_its_old_stage_until_the_state_is_here_and_a_record_grants_the
     async def events(world: World) -> None:
         it = world.peers["middle2"]
         slow_chunks(world)
-        it.peer.history.on_commit(lambda record: seen.append((bool(record.moves), it.peer.stage, it.peer.state)))
+        note = Records(lambda record: seen.append((bool(record.moves), it.peer.stage, it.peer.state)))
+        it.peer.history.listen(note)
 
         def asked(world: World, name: str) -> None:
             transfers.append((it.peer.view.transfer().done, it.peer.view.transfer().total))

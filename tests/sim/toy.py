@@ -18,6 +18,8 @@ from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.compute import SimCompute, Speed
 from swarmd.sim.world.network import Link
 from swarmd.sim.world.world import SimPeer, World
+from swarmd.swarm.history.listener import HistoryListener
+from swarmd.swarm.history.record import Record
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.membership.order import leader_order
 from swarmd.swarm.rounds.member import Rounds
@@ -45,6 +47,16 @@ RUN = RunConfig(
 SHORT = dataclasses.replace(RUN, steps=6)
 PAIRS = {"head1": 0, "head2": 0, "middle1": 1, "middle2": 1, "tail1": 2, "tail2": 2}
 """Two replicas a stage."""
+
+
+class Records(HistoryListener):
+    """Calls back with each record that a peer has applied."""
+
+    def __init__(self, callback: Callable[[Record], None]) -> None:
+        self._callback = callback
+
+    def on_record(self, record: Record) -> None:
+        self._callback(record)
 
 
 def long(*cases: Any) -> list[Any]:

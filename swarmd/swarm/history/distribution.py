@@ -9,6 +9,7 @@ import logging
 
 from swarmd.swarm.history.consensus import plan_acceptors
 from swarmd.swarm.history.history import History
+from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.record import Record, record_to_plain
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import AT_WORK
@@ -35,12 +36,12 @@ def plan_relays(step: int, cards: list[Card], own: PeerId) -> list[list[PeerId]]
     return [rendezvous(f"relay/{step}/{stage}", stages[stage])[:RELAYS_TRIED] for stage in sorted(stages)]
 
 
-class Distribution:
+class Distribution(HistoryListener):
     """Hands records out, and on."""
 
     def __init__(self, links: Links, membership: Membership, history: History, tasks: Tasks) -> None:
         self._links, self._membership, self._history, self._tasks = links, membership, history, tasks
-        history.on_relay(self._pass_on)
+        history.listen(self)
 
     async def spread(self, record: Record) -> None:
         """Tells the swarm of a record, as its conductor."""
@@ -66,8 +67,8 @@ class Distribution:
                 return
             log.info("%s passes no record on", peer[-8:])
 
-    def _pass_on(self, source: PeerId, commit: Commit) -> None:
-        """A record came that the other replicas of this stage should hear of."""
+    def on_relay(self, source: PeerId, commit: Commit) -> None:
+        """Tells the other replicas of this stage."""
         own = self._membership.own
         replicas = [card.peer for card in self._membership.kin() if card.stage == own.stage]
         others = [peer for peer in replicas if peer not in (own.peer, source)]

@@ -6,13 +6,15 @@ record names is applied: the one at hand, or one fetched from a holder. Relies o
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from swarmd.config import RunConfig
 from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.swarm.history.chain import Chain
 from swarmd.swarm.history.ledger import Ledger
+from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.origin import Origin
 from swarmd.swarm.history.record import Record, counts_after, genesis_hash, is_checkpointed, is_of_now, record_to_plain
 from swarmd.swarm.history.record_codec import record_from_plain
@@ -53,12 +55,9 @@ class History:
         self.ended: Record | None = None  # with it the run has ended for good
         self._missed = 0.0  # loop time when nobody had a gradient
         self.changed = Signal()
-        self.on_ahead: Callable[[Record, PeerId], None] | None = None  # hears records that can't be applied yet
+        self._ahead: Callable[[Record, PeerId], None] | None = None
+        self._listeners: list[HistoryListener] = []
         self._contributed: list[int] = []
-        self._on_foreign: list[Callable[[PeerId], None]] = []
-        self._on_relay: list[Callable[[PeerId, Commit], None]] = []
-        self._on_restore: list[Callable[[], None]] = []
-        self._on_return: list[Callable[[Record], None]] = []
         self.returned: Record | None = None  # the newest return that this peer has made
         self._refused: tuple[int, float] = (-1, 0.0)  # the version from which no record leads on, and since when
         self.lock = asyncio.Lock()  # held while the version changes
@@ -67,7 +66,6 @@ class History:
         self._stage = -1
         self._gather: Gather | None = None
         self._fits: Callable[[Record], str] | None = None
-        self._on_commit: list[Callable[[Record], None]] = []
         links.answers(Commit, self._answer_commit)
         links.answers(AskRecord, self._answer_record)
 
@@ -91,25 +89,18 @@ class History:
         self.digest, self.ready, self.behind, self.broken = digest, True, False, 0
         self.changed.notify()
 
-    def on_commit(self, callback: Callable[[Record], None]) -> None:
-        """Calls back after a record was applied."""
-        self._on_commit.append(callback)
+    def listen(self, listener: HistoryListener) -> None:
+        """Tells a listener of all events from now on, after those who came before it."""
+        self._listeners.append(listener)
 
-    def on_foreign(self, callback: Callable[[PeerId], None]) -> None:
-        """Calls back with a peer that has shown a record of another history."""
-        self._on_foreign.append(callback)
-
-    def on_relay(self, callback: Callable[[PeerId, Commit], None]) -> None:
-        """Calls back with a record that others of this stage should hear of, and who brought it."""
-        self._on_relay.append(callback)
-
-    def on_restore(self, callback: Callable[[], None]) -> None:
-        """Calls back when the state was replaced by another version's or history's."""
-        self._on_restore.append(callback)
-
-    def on_return(self, callback: Callable[[Record], None]) -> None:
-        """Calls back with a decided return to an earlier version."""
-        self._on_return.append(callback)
+    @contextlib.contextmanager
+    def passing_on(self, ahead: Callable[[Record, PeerId], None]) -> Iterator[None]:
+        """Gives records that can't be applied before the whole state is here, and who brought them, to `ahead`."""
+        self._ahead = ahead
+        try:
+            yield
+        finally:
+            self._ahead = None
 
     def took_part(self, step: int) -> None:
         """This incarnation's sum is in the round of a step: if that becomes the record, it may be an acceptor of the
@@ -184,8 +175,8 @@ class History:
             self.returned = record
             self.ledger.append(record, self._stage, digest)
         self.changes += 1
-        for callback in self._on_restore:
-            self._links.fence.call(callback)
+        for listener in self._listeners:
+            self._links.fence.call(listener.on_replaced)
         self.changed.notify()
 
     async def left(self, step: int) -> None:
@@ -232,26 +223,26 @@ class History:
             self._foreign(peer)
             raise Refused(f"another history: its record of step {record.step} is not ours")
         if commit.relay and record.step > self.version:
-            for callback in self._on_relay:
-                callback(peer, commit)
+            for listener in self._listeners:
+                listener.on_relay(peer, commit)
         await self.adopt(record, peer)
         return Ack()
 
     def _return(self, record: Record) -> None:
-        for callback in self._on_return:
-            callback(record)
+        for listener in self._listeners:
+            listener.on_return(record)
 
     def _foreign(self, peer: PeerId) -> None:
-        for callback in self._on_foreign:
-            callback(peer)
+        for listener in self._listeners:
+            listener.on_foreign(peer)
 
     async def adopt(self, record: Record, source: PeerId) -> None:
         """Applies a record that someone decided, and those before it that are missing here."""
         if self.chain.is_new_return(record):
             self._return(record)
             return
-        if self.on_ahead is not None and (self.behind or not self.ready):
-            self.on_ahead(record, source)  # the state comes first
+        if self._ahead is not None and (self.behind or not self.ready):
+            self._ahead(record, source)
             return
         if record.step > self.version + 1:
             await self.catch_up(source, record.step - 1)
@@ -375,6 +366,6 @@ class History:
         if not self.broken:
             self.ledger.append(record, self._stage, digest)
             self.checkpointed |= is_checkpointed(self._run, record)
-        for callback in self._on_commit:
-            self._links.fence.call(callback, record)
+        for listener in self._listeners:
+            self._links.fence.call(listener.on_record, record)
         self.changed.notify()

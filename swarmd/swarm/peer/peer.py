@@ -23,6 +23,7 @@ from swarmd.swarm.balance.places import Places
 from swarmd.swarm.history.ballots import Ballots
 from swarmd.swarm.history.chain import RECORDS_KEPT
 from swarmd.swarm.history.history import History
+from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.record import Record, is_checkpointed, record_to_plain
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.membership.gossip import Gossip
@@ -62,7 +63,7 @@ TELL_SECONDS = 5.0  # for whoever leads the next step to hear that this peer has
 REFRESH_SECONDS = 5.0  # between two looks at this peer's own figures, unless someone is told of them earlier
 
 
-class Peer:
+class Peer(HistoryListener):
     """One peer of one run."""
 
     def __init__(
@@ -124,8 +125,7 @@ class Peer:
         self._refreshed = 0.0  # loop time at which the figures on this peer's card were brought up to date
         if not entries:
             self.history.origin.found(membership.own.peer, resumes=resume)
-        self.history.on_commit(self._committed)
-        self.history.on_restore(self._restored)
+        self.history.listen(self)
 
     def lacks_data(self) -> None:
         """This peer has no copy of the run's text: it can't be a head."""
@@ -460,8 +460,8 @@ class Peer:
 
     # ---------------------------------------------------------------------------------------------- commits
 
-    def _restored(self) -> None:
-        """Another version, or another history, is this peer's state now."""
+    def on_replaced(self) -> None:
+        """Voids what was under way for the state that was given up."""
         if self._assembly is not None:
             self._assembly.journeys.abandon()
             self._assembly.rounds.abandon()
@@ -474,7 +474,8 @@ class Peer:
         self._refresh()
         self.changed.notify()
 
-    def _committed(self, record: Record) -> None:
+    def on_record(self, record: Record) -> None:
+        """Ends the step everywhere, and begins what follows from it."""
         assert self._assembly is not None and self.journeys is not None and self._rounds is not None
         if record.validation_loss is not None:
             self.view.validation_loss = record.validation_loss

@@ -21,6 +21,7 @@ from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.history.chain import RECORDS_KEPT
 from swarmd.swarm.history.history import History
+from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.membership.states import AT_WORK
@@ -104,7 +105,7 @@ async def find_fork(
     return low, high
 
 
-class Forks:
+class Forks(HistoryListener):
     """What this peer knows of other histories than its own."""
 
     def __init__(
@@ -117,9 +118,7 @@ class Forks:
         self._rest_until = 0.0
         self._incomplete_since: float | None = None
         membership.fits = self.fits
-        history.on_foreign(self._seen)
-        history.on_restore(self._forget)
-        history.on_commit(lambda record: membership.judge_again())
+        history.listen(self)
 
     def fits(self, card: Card) -> bool:
         """Whether a card can be of our history: the record it shows is in our chain, or it is ahead and its records
@@ -131,14 +130,19 @@ class Forks:
         known = self._history.chain.hash_at(card.version)
         return not known or not card.record or known == card.record
 
-    def _seen(self, peer: PeerId) -> None:
-        """A peer has shown a record that is not ours."""
+    def on_record(self, record: Record) -> None:
+        """Cards that were ahead of this peer can be compared now."""
+        self._membership.judge_again()
+
+    def on_foreign(self, peer: PeerId) -> None:
+        """Believes a peer that is ahead to be of another history, for a while."""
         self._strange = {who: until for who, until in self._strange.items() if until > self._now()}
         self._strange[peer] = self._now() + STRANGE_SECONDS
         self._membership.judge_again()
         self._history.changed.notify()
 
-    def _forget(self) -> None:
+    def on_replaced(self) -> None:
+        """This peer may be of the history now that was another."""
         self._strange.clear()
         self._membership.judge_again()
 
@@ -188,7 +192,7 @@ class Forks:
             self._membership.judge_again()
             return None
         if card.version >= self._history.version:
-            self._seen(card.peer)
+            self.on_foreign(card.peer)
         ours = self._history.chain.at(fork[1])
         if ours is None or ours.hash == records[fork[1]].hash:
             return None  # this peer has gone on meanwhile

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
 from swarmd.swarm.history.history import History
+from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.record import Record, build_end, build_return, founding, record_to_plain, total_of
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import Membership
@@ -52,7 +53,7 @@ def _tell_passed(way: Way) -> None:
         log.warning("going back to version %d: %s", way.version, passed)
 
 
-class Returns:
+class Returns(HistoryListener):
     """This peer's part in returns."""
 
     def __init__(
@@ -73,7 +74,7 @@ class Returns:
         self.under_way = False  # this peer is on its way to `due`
         self._lost_since: float | None = None  # loop time
         self._nothing_whole = False  # all who are there were asked, and no version is whole
-        history.on_return(self._hear)
+        history.listen(self)
 
     # ---------------------------------------------------------------------------------------------- deciding
 
@@ -245,8 +246,8 @@ class Returns:
 
     # ---------------------------------------------------------------------------------------------- going back
 
-    def _hear(self, record: Record) -> None:
-        """A return was decided."""
+    def on_return(self, record: Record) -> None:
+        """Makes a return due that concerns this peer, or ends its run."""
         if not self._concerns(record):
             return
         if record.ends:

@@ -125,16 +125,15 @@ class Puller:
         assert manifest.record is not None, "only version 0 has none"
         limit = self._limits.backlog_bytes
         backlog = Backlog(self._run, self._links, self._stage, manifest.record, limit, self._newest, donors)
-        self._history.on_ahead = backlog.hear
         follow = asyncio.create_task(backlog.follow(), name="follow")
         work = asyncio.create_task(download.run(), name="download")
         try:
-            await asyncio.wait({work, follow}, return_when=asyncio.FIRST_COMPLETED)
-            if follow.done():
-                follow.result()  # raises Missed
-            await use(Pulled(manifest, work.result(), backlog))
+            with self._history.passing_on(backlog.hear):
+                await asyncio.wait({work, follow}, return_when=asyncio.FIRST_COMPLETED)
+                if follow.done():
+                    follow.result()  # raises Missed
+                await use(Pulled(manifest, work.result(), backlog))
         finally:
-            self._history.on_ahead = None
             for task in (work, follow):
                 task.cancel()
             ends = await asyncio.gather(work, follow, return_exceptions=True)

@@ -415,7 +415,7 @@ def test_a_pull_that_nobody_waits_for_ends_and_leaves_nothing() -> None:
         await asyncio.sleep(60)
         await it.ended()
         assert asyncio.all_tasks() == before
-        assert joiner.history.on_ahead is None
+        assert joiner.history._ahead is None
 
     run_virtual(main())
 
