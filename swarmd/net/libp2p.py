@@ -1,9 +1,9 @@
 """The Transport port on py-libp2p: TCP + Noise + Yamux and GossipSub, as a Trio guest on the running asyncio loop.
 
-The only file that imports libp2p or trio. Both loops share one thread, so there are no locks: asyncio code starts
-Trio tasks and sets their events directly, Trio code sets asyncio futures; neither ever awaits the other's objects. A
-connection carries two streams of ours, each with one reader and one writer task that live as long as it does and are
-never cancelled before: a cancelled read or write would break its encryption. Deadlines live on the asyncio side
+Only this file and yamux.py import libp2p or trio. Both loops share one thread, so there are no locks: asyncio code
+starts Trio tasks and sets their events directly, Trio code sets asyncio futures; neither ever awaits the other's
+objects. A connection carries two streams of ours, each with one reader and one writer task that live as long as it does
+and are never cancelled before: a cancelled read or write would break its encryption. Deadlines live on the asyncio side
 (link.py, outbox.py). What libp2p trusts too much is guarded here; each guard says what happens without it.
 """
 
@@ -12,10 +12,7 @@ never cancelled before: a cancelled read or write would break its encryption. De
 import asyncio
 import contextlib
 import logging
-import os
 import re
-import socket as stdlib_socket
-import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -24,7 +21,6 @@ from typing import Any, cast
 
 import libp2p.network.connection.swarm_connection as swarm_connection
 import libp2p.peer.peer_record as peer_record
-import libp2p.stream_muxer.muxer_multistream as muxer_multistream
 import trio
 from libp2p import new_host
 from libp2p.abc import INetConn, INetStream
@@ -43,7 +39,6 @@ from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
-from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
@@ -55,85 +50,22 @@ from swarmd.net.limits import GOSSIP, RESOURCES, TransportLimits
 from swarmd.net.link import STREAMS, StreamName
 from swarmd.net.listening import Reservation, reserve
 from swarmd.net.transport import TOPIC_PREFIX, Connection, OurTopics, WireTransport
+from swarmd.net.yamux import SafeYamux, cut, send_little_ahead
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
 
 PROTOCOLS: dict[StreamName, TProtocol] = {name: TProtocol(f"/swarmd/1/{name}") for name in STREAMS}
 READ_BYTES = 1 << 20  # each read of a stream sends a window frame, so reads are large
-NOTSENT_BYTES = 128 << 10  # unsent in the kernel: two chunks, so that a word waits behind no more
 NEXT_ADDRESS_S = 0.3  # until the next address of a peer is tried beside one that doesn't answer
 STREAM_S = 10  # for the other side to agree to a stream of ours
 LENGTHY = re.compile(r"^Failed to open TCP stream to \S+: ")  # libp2p's first words: the address once more
 CLOSE_S = 2.0  # for connections to be taken down; then the Trio side is cancelled
 GOSSIP_RPC_BYTES = 1 << 20  # where honest senders split; lower would cut those who replay recent messages to a newcomer
 
-os.environ.setdefault("PY_YAMUX_RELEASE_ON_READ", "0")  # fewer window frames: more throughput, less gossip CPU
 logs.route("libp2p", "swarmd.net.library")
 # This module logs through the root logger, which installs a handler there; it gets a logger of its own under that name.
 setattr(swarm_connection, "logging", logging.getLogger("libp2p.network.connection"))  # noqa: B010
-
-
-class SafeYamux(Yamux):
-    """Yamux that a peer can't freeze, crash or bloat."""
-
-    limits = TransportLimits()
-    _reader: trio.lowlevel.Task | None = None
-    _replies = 0
-
-    async def start(self) -> None:
-        """An exception of any of its tasks would end the host; it ends the connection."""
-        try:
-            await super().start()
-        except Exception as error:
-            log.debug("connection to %s ended with %r", self.peer_id, error)
-            cut(self, abort=True)
-
-    async def handle_incoming(self) -> None:
-        self._reader = trio.lowlevel.current_task()
-        await super().handle_incoming()
-
-    async def _read_data_body(self, length: int) -> bytes:
-        """Enforces the receive window, which Yamux doesn't: a cheating sender would fill the memory."""
-        if length + sum(map(len, self.stream_buffers.values())) > self.limits.buffered_per_connection:
-            log.warning("%s sends more than its window allows", self.peer_id)
-            cut(self, abort=True)
-            return b""
-        return await super()._read_data_body(length)
-
-    async def _write_frame(self, data: bytes) -> None:
-        """The reading task must not wait for a writer: both directions full, nobody would read any more, for good."""
-        if trio.lowlevel.current_task() is not self._reader or self._nursery is None:
-            await self._write_whole(data)
-        elif self._replies < self.limits.pending_replies:
-            self._replies += 1
-            self._nursery.start_soon(self._write_later, data)
-        else:
-            cut(self, abort=True)  # a flood of pings whose answers nobody reads
-
-    async def _write_later(self, data: bytes) -> None:
-        try:
-            await self._write_whole(data)
-        except Exception as error:  # the reader notices a broken connection by itself
-            log.debug("a reply to %s was not sent: %r", self.peer_id, error)
-        finally:
-            self._replies -= 1
-
-    async def _write_whole(self, data: bytes) -> None:
-        """Waiting for the turn may be cancelled, sending may not: half a frame breaks the encryption."""
-        async with self._write_lock:
-            with trio.CancelScope(shield=True):
-                await self.secured_conn.write(data)
-
-
-setattr(muxer_multistream, "Yamux", SafeYamux)  # noqa: B010  # hard-coded there; the muxer option is ignored
-
-
-def _socket_of(muxed: Any) -> Any:
-    """Its trio.SocketStream, or None where the library's layers are not as we know them."""
-    with contextlib.suppress(AttributeError):
-        return muxed.secured_conn.conn.read_writer.read_write_closer.stream.stream
-    return None
 
 
 def _is_of_another(error: BaseException | None) -> bool:
@@ -141,22 +73,6 @@ def _is_of_another(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, PeerIDMismatchesPubkey):
         error = error.__cause__ or error.__context__
     return error is not None
-
-
-def cut(muxed: Any, *, abort: bool) -> None:
-    """Closes the raw socket. A polite close writes first, and hangs forever when the peer has stopped."""
-    for conn in muxed.swarm.get_connections(muxed.peer_id):
-        if conn.muxed_conn is muxed:
-            muxed.swarm.remove_conn(conn)  # now, not when the library notices: it must open no more streams there
-    muxed.event_closed.set()
-    stream = _socket_of(muxed)
-    if stream is None:
-        trio.lowlevel.spawn_system_task(muxed.secured_conn.close)
-        return
-    if abort:
-        with contextlib.suppress(OSError):
-            stream.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, struct.pack("ii", 1, 0))
-    stream.socket.close()
 
 
 class _Connection(Connection):
@@ -443,8 +359,7 @@ class Libp2pTransport(WireTransport):
             connection = self._by_muxed[muxed] = _Connection(muxed, self)
             self._connections.append(connection)
             muxed.limits = self.limits
-            with contextlib.suppress(OSError, AttributeError):  # gone already, or a system without the option
-                _socket_of(muxed).setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
+            send_little_ahead(muxed)
             self._nursery.start_soon(self._watch, connection)
         return connection
 

@@ -21,8 +21,9 @@ from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicat
 from libp2p.security.noise.transport import PROTOCOL_ID, Transport
 from multiaddr import Multiaddr
 
-from swarmd.net.libp2p import Libp2pTransport, cut
+from swarmd.net.libp2p import Libp2pTransport
 from swarmd.net.limits import TransportLimits
+from swarmd.net.yamux import cut
 from swarmd.values import Frame, Urgency
 
 T = TypeVar("T")

@@ -23,9 +23,10 @@ from libp2p.utils import encode_varint_prefixed
 from swarmd.errors import PeerFault, PeerUnreachable
 from swarmd.net import frames
 from swarmd.net.frames import REQUEST
-from swarmd.net.libp2p import PROTOCOLS, _socket_of
+from swarmd.net.libp2p import PROTOCOLS
 from swarmd.net.limits import TransportLimits
 from swarmd.net.link import StreamName
+from swarmd.net.yamux import socket_of
 from swarmd.values import Frame
 from tests.net.peers import PATIENCE_S, Peer, attack, open_stream, until
 
@@ -275,7 +276,7 @@ async def test_cancelled_writes_do_not_break_the_encryption(scene: Scene) -> Non
 
     async def work(host: Any, conn: Any) -> None:
         await join(host, conn)
-        _socket_of(conn.muxed_conn).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        socket_of(conn.muxed_conn).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         pongs = b"".join(struct.pack("!BBHII", 0, 2, 2, 0, number) for number in range(4000))
         cancelled = 0
         for _ in range(60):
