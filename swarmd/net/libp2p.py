@@ -4,7 +4,7 @@ Only this file and yamux.py import libp2p or trio. Both loops share one thread, 
 starts Trio tasks and sets their events directly, Trio code sets asyncio futures; neither ever awaits the other's
 objects. A connection carries two streams of ours, each with one reader and one writer task that live as long as it does
 and are never cancelled before: a cancelled read or write would break its encryption. Deadlines live on the asyncio side
-(link.py, outbox.py). What libp2p trusts too much is guarded here; each guard says what happens without it.
+(channel.py, outbox.py). What libp2p trusts too much is guarded here; each guard says what happens without it.
 """
 
 # ruff: noqa: BLE001, SLF001  # what the library raises ends one stream or connection; guards reach into its insides
@@ -45,9 +45,9 @@ from multiaddr import Multiaddr
 from swarmd.errors import ConfigError, PeerFault
 from swarmd.net import addresses as multiaddrs
 from swarmd.net import logs
+from swarmd.net.channel import STREAMS, StreamName
 from swarmd.net.identity import load_or_create_seed
 from swarmd.net.limits import GOSSIP, RESOURCES, TransportLimits
-from swarmd.net.link import STREAMS, StreamName
 from swarmd.net.listening import Reservation, reserve
 from swarmd.net.transport import TOPIC_PREFIX, Connection, OurTopics, WireTransport
 from swarmd.net.yamux import SafeYamux, cut, send_little_ahead
@@ -384,12 +384,12 @@ class Libp2pTransport(WireTransport):
     def _adopt(self, connection: _Connection, name: StreamName, stream: INetStream) -> None:
         connection.streams[name] = stream
         self._nursery.start_soon(self._write, connection, name, stream)
-        if len(connection.streams) == len(PROTOCOLS) and not connection.link.failed and not self._closing:
+        if len(connection.streams) == len(PROTOCOLS) and not connection.channel.failed and not self._closing:
             self._set_ready(connection)
 
     async def _read(self, connection: _Connection, name: StreamName, stream: INetStream) -> None:
         try:
-            while not connection.link.failed:
+            while not connection.channel.failed:
                 self._take(connection, name, await stream.read(READ_BYTES))
         except PeerFault as fault:
             self.fault(connection, fault)
@@ -397,9 +397,9 @@ class Libp2pTransport(WireTransport):
             self._end(connection, f"the connection to {connection.peer} broke ({error!r})", abort=True)
 
     async def _write(self, connection: _Connection, name: StreamName, stream: INetStream) -> None:
-        outbox = connection.link.outboxes[name]
+        outbox = connection.channel.outboxes[name]
         try:
-            while not connection.link.failed:
+            while not connection.channel.failed:
                 connection.wakes[name] = trio.Event()
                 chunk = outbox.next_chunk()
                 if chunk is None:

@@ -1,6 +1,6 @@
 """How much one daemon takes from its peers and keeps for them, each bound named.
 
-Plain numbers; `frames`, `outbox`, `link` and `libp2p` enforce them. The defaults suit 16 GB of memory.
+Plain numbers; `frames`, `outbox`, `channel` and `libp2p` enforce them. The defaults suit 16 GB of memory.
 """
 
 from dataclasses import dataclass

@@ -16,9 +16,9 @@ from swarmd.errors import PeerFault, PeerUnreachable, Refused, WrongPeer
 from swarmd.net import addresses as multiaddrs
 from swarmd.net import frames
 from swarmd.net.address_book import AddressBook
+from swarmd.net.channel import Channel, StreamName
 from swarmd.net.dial_pace import DialPace
 from swarmd.net.limits import TransportLimits
-from swarmd.net.link import Link, StreamName
 from swarmd.net.machine import machine_name
 from swarmd.values import Frame, PeerId, Urgency
 
@@ -40,7 +40,7 @@ class Connection(ABC):
         self.peer = peer
         self.ready = False
         self.partial_bytes = 0  # as last accounted for
-        self.link = Link(
+        self.channel = Channel(
             peer,
             owner.limits,
             serve=owner.answer,
@@ -142,7 +142,7 @@ class WireTransport(ABC):
             ready = self._peers.get(peer)
             if not ready:
                 raise PeerUnreachable(f"the connection to {peer} broke at once")
-            return await ready[0].link.request(frame, urgency)
+            return await ready[0].channel.request(frame, urgency)
 
     async def connect(self, address: str) -> PeerId:
         target = multiaddrs.parse_dialled(address)
@@ -220,8 +220,8 @@ class WireTransport(ABC):
     def _take(self, connection: Connection, stream: StreamName, data: bytes) -> None:
         """Bytes that a peer sent. Raises PeerFault, also where unfinished messages hold too much."""
         self._received += len(data)
-        connection.link.received(stream, data)
-        grown = connection.link.partial_bytes - connection.partial_bytes
+        connection.channel.received(stream, data)
+        grown = connection.channel.partial_bytes - connection.partial_bytes
         connection.partial_bytes += grown
         self._partial_bytes += grown
         held = sum(each.partial_bytes for each in self._peers.get(connection.peer, (connection,)))
@@ -239,9 +239,9 @@ class WireTransport(ABC):
 
     def _end(self, connection: Connection, reason: str, *, abort: bool) -> None:
         """Ends a connection at once, whatever the peer does. May be called again."""
-        if connection.link.failed:
+        if connection.channel.failed:
             return
-        connection.link.fail(reason)
+        connection.channel.fail(reason)
         connection.ready = False
         self._partial_bytes -= connection.partial_bytes
         if connection in self._connections:
@@ -257,7 +257,7 @@ class WireTransport(ABC):
 
     async def _flush(self) -> None:
         """Gives queued answers a moment to leave."""
-        outboxes = [outbox for each in self._connections for outbox in each.link.outboxes.values()]
+        outboxes = [outbox for each in self._connections for outbox in each.channel.outboxes.values()]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_S):
                 await asyncio.gather(*(outbox.empty.wait() for outbox in outboxes))
@@ -269,7 +269,7 @@ class WireTransport(ABC):
             self.failed.set_result(error or RuntimeError("the network ended by itself"))
         self._closing = True
         for connection in list(self._connections):
-            connection.link.fail("the network of this daemon ended")
+            connection.channel.fail("the network of this daemon ended")
         for dial in list(self._dials.values()):
             if not dial.done():
                 dial.set_exception(PeerUnreachable("the network of this daemon ended"))

@@ -22,10 +22,10 @@ from libp2p.utils import encode_varint_prefixed
 
 from swarmd.errors import PeerFault, PeerUnreachable
 from swarmd.net import frames
+from swarmd.net.channel import StreamName
 from swarmd.net.frames import REQUEST
 from swarmd.net.libp2p import PROTOCOLS
 from swarmd.net.limits import TransportLimits
-from swarmd.net.link import StreamName
 from swarmd.net.yamux import socket_of
 from swarmd.values import Frame
 from tests.net.peers import PATIENCE_S, Peer, attack, open_stream, until

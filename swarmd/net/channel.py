@@ -1,4 +1,4 @@
-"""The conversation over one connection: our requests and their answers, the peer's requests and who serves them.
+"""The channel over one connection: our requests and their answers, the peer's requests and who serves them.
 
 asyncio only; knows no libp2p. The transport hands it received bytes (`received`) and writes what its outboxes give.
 It decides what is asked, answered, forgotten, refused and what is a fault; cutting the connection is the transport's
@@ -29,8 +29,8 @@ STREAMS: tuple[StreamName, ...] = ("control", "bulk")
 Serve = Callable[[PeerId, Frame], Awaitable[Frame]]
 
 
-class Link:
-    """One connection to one peer. Dead after `fail`."""
+class Channel:
+    """The requests and answers over one connection to one peer. Dead after `fail`."""
 
     def __init__(
         self,

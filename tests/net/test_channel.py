@@ -1,4 +1,4 @@
-"""Requests and answers over one connection, without a network: two links that feed each other."""
+"""Requests and answers over one connection, without a network: two channels that feed each other."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,9 +7,9 @@ import pytest
 
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.net import frames
+from swarmd.net.channel import STREAMS, Channel
 from swarmd.net.frames import ANSWER, REQUEST
 from swarmd.net.limits import TransportLimits
-from swarmd.net.link import STREAMS, Link
 from swarmd.values import Frame
 
 Serve = Callable[[str, Frame], Awaitable[Frame]]
@@ -19,8 +19,8 @@ async def echo(peer: str, frame: Frame) -> Frame:
     return Frame("echo", {"peer": peer, **frame.body}, frame.buffers)
 
 
-def link(serve: Serve = echo, faults: list[PeerFault] | None = None, **limits: int) -> Link:
-    return Link(
+def channel(serve: Serve = echo, faults: list[PeerFault] | None = None, **limits: int) -> Channel:
+    return Channel(
         "peer",
         TransportLimits(**limits),
         serve=serve,
@@ -29,7 +29,7 @@ def link(serve: Serve = echo, faults: list[PeerFault] | None = None, **limits: i
     )
 
 
-def carry(sender: Link, receiver: Link) -> int:
+def carry(sender: Channel, receiver: Channel) -> int:
     """Everything that the sender has to send now; returns the bytes."""
     count = 0
     for name in STREAMS:
@@ -39,7 +39,7 @@ def carry(sender: Link, receiver: Link) -> int:
     return count
 
 
-async def answered(asker: Link, server: Link, question: Awaitable[Frame]) -> Frame:
+async def answered(asker: Channel, server: Channel, question: Awaitable[Frame]) -> Frame:
     task = asyncio.ensure_future(question)
     async with asyncio.timeout(5):
         while not task.done():
@@ -51,13 +51,13 @@ async def answered(asker: Link, server: Link, question: Awaitable[Frame]) -> Fra
 
 
 async def test_a_request_is_answered() -> None:
-    one, two = link(), link()
+    one, two = channel(), channel()
     answer = await answered(one, two, one.request(Frame("x", {"a": [1, 2]}, (b"payload",)), "hop"))
     assert (answer.kind, answer.body, bytes(answer.buffers[0])) == ("echo", {"peer": "peer", "a": [1, 2]}, b"payload")
 
 
 async def test_answers_travel_as_urgently_as_their_requests() -> None:
-    one, two = link(), link()
+    one, two = channel(), channel()
     for urgency, stream in (("control", "control"), ("hop", "bulk"), ("bulk", "bulk")):
         asking = asyncio.create_task(one.request(Frame("x", {}), urgency))  # type: ignore[arg-type]
         await asyncio.sleep(0)
@@ -69,7 +69,7 @@ async def test_answers_travel_as_urgently_as_their_requests() -> None:
 
 
 async def test_a_large_word_of_control_does_not_clog_the_control_stream() -> None:
-    one, two = link(), link()
+    one, two = channel(), channel()
     answer = await answered(one, two, one.request(Frame("x", {"a": b"y" * 100_000}), "control"))
     assert len(answer.body["a"]) == 100_000
 
@@ -80,7 +80,7 @@ async def test_refusals_carry_their_sentence_and_failures_do_not() -> None:
             raise Refused("other run")
         raise RuntimeError("secret path")
 
-    one, two = link(), link(serve)
+    one, two = channel(), channel(serve)
     with pytest.raises(Refused, match="other run"):
         await answered(one, two, one.request(Frame("no", {}), "control"))
     with pytest.raises(Refused, match=r"^internal error$"):
@@ -91,7 +91,7 @@ async def test_an_answer_that_cannot_be_sent_is_an_internal_error() -> None:
     async def serve(peer: str, frame: Frame) -> Frame:
         return Frame("x", {"a": object()})
 
-    one, two = link(), link(serve)
+    one, two = channel(), channel(serve)
     with pytest.raises(Refused, match="internal error"):
         await answered(one, two, one.request(Frame("x", {}), "control"))
 
@@ -101,7 +101,7 @@ async def test_a_fault_found_by_the_handler_reaches_the_transport() -> None:
         raise PeerFault("unknown kind")
 
     faults: list[PeerFault] = []
-    one, two = link(), link(serve, faults)
+    one, two = channel(), channel(serve, faults)
     asking = asyncio.create_task(one.request(Frame("x", {}), "control"))
     await asyncio.sleep(0)
     carry(one, two)
@@ -114,7 +114,7 @@ async def test_a_fault_found_by_the_handler_reaches_the_transport() -> None:
 
 
 async def test_a_forgotten_answer_is_dropped_quietly_and_an_invented_one_is_a_fault() -> None:
-    one, two = link(), link()
+    one, two = channel(), channel()
     asking = asyncio.create_task(one.request(Frame("x", {}), "control"))
     await asyncio.sleep(0)
     carry(one, two)
@@ -128,7 +128,7 @@ async def test_a_forgotten_answer_is_dropped_quietly_and_an_invented_one_is_a_fa
 
 
 async def test_a_request_cancelled_before_it_was_sent_is_never_sent() -> None:
-    one, two = link(), link()
+    one, two = channel(), channel()
     asking = asyncio.create_task(one.request(Frame("x", {}, (bytes(1000),)), "hop"))
     await asyncio.sleep(0)
     asking.cancel()
@@ -143,7 +143,7 @@ async def test_too_many_requests_are_answered_busy_and_the_rest_goes_on() -> Non
         await release.wait()
         return frame
 
-    one, two = link(), link(serve, serving_per_peer=3)
+    one, two = channel(), channel(serve, serving_per_peer=3)
     asking = [asyncio.create_task(one.request(Frame("x", {"n": n}), "control")) for n in range(5)]
     await asyncio.sleep(0)
     carry(one, two)
@@ -164,7 +164,7 @@ async def test_a_flood_of_requests_whose_answers_are_not_read_is_a_fault() -> No
         await asyncio.Event().wait()
         raise AssertionError
 
-    two = link(serve, serving_per_peer=2, unsent_messages=10)
+    two = channel(serve, serving_per_peer=2, unsent_messages=10)
     flood = [chunk for n in range(1, 100) for chunk in frames.encode(REQUEST, n, Frame("x", {})).chunks("control")]
     with pytest.raises(PeerFault, match="without end"):
         two.received("control", b"".join(flood))
@@ -172,7 +172,7 @@ async def test_a_flood_of_requests_whose_answers_are_not_read_is_a_fault() -> No
 
 
 async def test_two_requests_with_one_id_are_a_fault() -> None:
-    two = link()
+    two = channel()
     data = b"".join(frames.encode(REQUEST, 1, Frame("x", {})).chunks("control"))
     with pytest.raises(PeerFault, match="one id"):
         two.received("control", data + data)
@@ -190,7 +190,7 @@ async def test_when_the_connection_breaks_everybody_knows_at_once() -> None:
             raise
         raise AssertionError
 
-    one, two = link(unsent_bytes=1000), link(serve)
+    one, two = channel(unsent_bytes=1000), channel(serve)
     asked = asyncio.create_task(one.request(Frame("x", {}), "hop"))
     await asyncio.sleep(0)
     carry(one, two)
@@ -216,7 +216,7 @@ async def test_what_is_read_after_the_end_is_neither_served_nor_kept() -> None:
         served.append(frame.kind)
         return frame
 
-    two = link(serve)
+    two = channel(serve)
     request = b"".join(frames.encode(REQUEST, 1, Frame("x", {}, (bytes(500),))).chunks("control"))
     two.fail("cut")
     two.received("control", request)
@@ -227,4 +227,4 @@ async def test_what_is_read_after_the_end_is_neither_served_nor_kept() -> None:
 
 async def test_a_frame_over_the_limit_is_the_callers_mistake() -> None:
     with pytest.raises(ValueError, match="larger than a message may be"):
-        await link(message_bytes=1000).request(Frame("x", {}, (bytes(2000),)), "hop")
+        await channel(message_bytes=1000).request(Frame("x", {}, (bytes(2000),)), "hop")
