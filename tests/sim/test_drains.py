@@ -16,7 +16,17 @@ from swarmd.sim.faults.timed import Crash, Drain, Hold
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import Action, SimPeer, World
 from swarmd.swarm.peer.drain import Drained
-from tests.sim.toy import PAIRS, SHORT, check_agreement, check_exact, everyone_at, journeys_of, moment, step_of, train
+from tests.sim.toy import (
+    PAIRS,
+    SHORT,
+    check_agreement,
+    check_exact,
+    everyone_at,
+    moment,
+    step_of,
+    sums_of,
+    train,
+)
 
 BOUND = 60.0
 MICROBATCHES = 60
@@ -41,8 +51,8 @@ async def half_done(world: World, name: str) -> None:
     it = world.peers[name]
 
     def some() -> bool:
-        book = journeys_of(it).book(step_of(world))
-        everyone = [len(journeys_of(other).book(step_of(world)).accumulated) for other in world.peers.values()]
+        book = sums_of(it).of(step_of(world))
+        everyone = [len(sums_of(other).of(step_of(world)).accumulated) for other in world.peers.values()]
         return len(book.accumulated) >= 2 and sum(everyone) <= MICROBATCHES * 3 // 2
 
     await world.until(some, 60)
@@ -116,7 +126,7 @@ def test_with_real_gradients_the_result_is_that_of_one_process() -> None:
     async def events(world: World) -> None:
         for name in ("middle2", "tail2", "head2"):
             it = world.peers[name]
-            await moment(world, lambda it=it: bool(journeys_of(it).book(step_of(world)).accumulated))  # type: ignore[misc]
+            await moment(world, lambda it=it: bool(sums_of(it).of(step_of(world)).accumulated))  # type: ignore[misc]
             drains.append(await drain(world, name))
 
     world = train(SHORT, events, layout=PAIRS)
@@ -285,7 +295,7 @@ def test_who_pauses_gets_no_more_hops_attends_rounds_and_goes_on() -> None:
         assert len(paused) == 1, "it takes the step with the others"
         assert "middle2" not in paused[0]["members"], "and had nothing in its sum"
         await it.machine.spawn(it.peer.resume())
-        await moment(world, lambda: bool(journeys_of(it).book(step_of(world)).accumulated))
+        await moment(world, lambda: bool(sums_of(it).of(step_of(world)).accumulated))
 
     check_nothing_lost(swarm(events, steps=8))
 

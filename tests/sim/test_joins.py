@@ -261,7 +261,7 @@ def test_a_peer_that_missed_a_commit_fetches_it() -> None:
     async def events(world: World) -> None:
         await moment(world, lambda: everyone_at(world, 2))
         it = world.peers["tail2"]
-        await moment(world, lambda: it.peer.journeys is not None and it.peer.journeys.frozen_step == 3)
+        await moment(world, lambda: it.peer.sums is not None and it.peer.sums.is_frozen(3))
         for other in list(world.peers):
             if other != "tail2":
                 world.network.cut("tail2", other)

@@ -22,13 +22,13 @@ from tests.sim.toy import (
     compute_of,
     conductor_of,
     everyone_at,
-    journeys_of,
     leader_of,
     ledger_of,
     moment,
     reference,
     rounds_of,
     step_of,
+    sums_of,
     total,
     train,
 )
@@ -66,7 +66,7 @@ async def kill_conductor_while_leasing(world: World) -> None:
 async def kill_conductor_while_averaging(world: World) -> None:
     await moment(world, lambda: step_of(world) == STEP)
     victim = conductor_of(world)
-    await moment(world, lambda: any(journeys_of(it).frozen_step == STEP for it in world.peers.values()))
+    await moment(world, lambda: any(sums_of(it).is_frozen(STEP) for it in world.peers.values()))
     world.kill(victim.name)
 
 
@@ -89,7 +89,7 @@ async def kill_leader_when_asked(world: World) -> None:
 async def kill_leader_while_averaging(world: World) -> None:
     await moment(world, lambda: step_of(world) == STEP)
     victim = leader_of(world, STEP, 1)
-    await moment(world, lambda: journeys_of(victim).frozen_step == STEP)
+    await moment(world, lambda: sums_of(victim).is_frozen(STEP))
     world.kill(victim.name)
 
 
@@ -98,7 +98,7 @@ async def kill_member_while_averaging(world: World) -> None:
     await moment(world, lambda: step_of(world) == STEP)
     leader = leader_of(world, STEP, 1)
     victim = next(it for it in world.peers.values() if it.peer.stage == 1 and it is not leader)
-    await moment(world, lambda: rounds_of(victim)._exchange is not None and journeys_of(victim).frozen_step == STEP)
+    await moment(world, lambda: rounds_of(victim)._exchange is not None and sums_of(victim).is_frozen(STEP))
     world.kill(victim.name)
 
 

@@ -40,6 +40,7 @@ from tests.sim.toy import (
     rounds_of,
     start_all,
     step_of,
+    sums_of,
     total,
     train,
 )
@@ -87,7 +88,7 @@ def pause(world: World, name: str) -> Callable[[], None]:
 async def frozen(world: World, stage: int) -> None:
     """Until a round of the step has begun."""
     await moment(world, lambda: step_of(world) == STEP)
-    await moment(world, lambda: any(journeys_of(it).frozen_step == STEP for it in of_stage(world, stage)))
+    await moment(world, lambda: any(sums_of(it).is_frozen(STEP) for it in of_stage(world, stage)))
 
 
 def of_stage(world: World, stage: int) -> list[SimPeer]:
@@ -124,7 +125,7 @@ def test_what_two_heads_trained_is_taken_out_of_one(stages: int) -> None:
     async def events(world: World) -> None:
         await moment(world, lambda: accumulated(world.peers["head1"], STEP) >= 2)
         other = journeys_of(world.peers["head2"])
-        for index in sorted(journeys_of(world.peers["head1"]).book(STEP).accumulated):
+        for index in sorted(sums_of(world.peers["head1"]).of(STEP).accumulated):
             tokens = await Text(run).microbatch(STEP, index)
             await asyncio.wait([other.train(HopId(STEP, index), tokens, again=True)])
 
@@ -159,8 +160,8 @@ def test_what_was_taken_out_may_come_in_again() -> None:
         for name in ("head1", "head2"):
             believe_dead(world.peers[name], "middle1")
         pair = of_stage(world, 1)
-        await moment(world, lambda: any(journeys_of(it).book(STEP).subtracted for it in pair))
-        world.kill(next(it.name for it in pair if not journeys_of(it).book(STEP).subtracted))
+        await moment(world, lambda: any(sums_of(it).of(STEP).subtracted for it in pair))
+        world.kill(next(it.name for it in pair if not sums_of(it).of(STEP).subtracted))
 
     world = train(SHORT, events)
     assert len(world.dead) == 1
@@ -284,7 +285,7 @@ def test_bad_numbers_and_deaths_skip_a_step_and_no_more() -> None:
         await moment(world, lambda: everyone_at(world, 1))
         for name in ("tail1", "tail2"):
             refuse_loss(compute_of(world.peers[name]), HopId(STEP, 5))
-        await moment(world, lambda: any(journeys_of(it).book(STEP).spoiled for it in of_stage(world, 1)))
+        await moment(world, lambda: any(sums_of(it).of(STEP).spoiled for it in of_stage(world, 1)))
         world.kill("middle1")
         await asyncio.sleep(0.01)
         world.kill("tail1")
@@ -361,7 +362,7 @@ def test_a_member_lost_when_everything_is_averaged_delays_nothing() -> None:
         await moment(world, lambda: sum(stop - start for start, stop in averaged(leader)) == size)
         world.kill(victim.name)
         await moment(world, lambda: all(it.peer.history.version >= STEP for it in world.peers.values()))
-        sizes.append(len(journeys_of(leader).book(STEP).accumulated))
+        sizes.append(len(sums_of(leader).of(STEP).accumulated))
 
     world = train(SHORT, events)
     check(world)
@@ -462,7 +463,7 @@ def test_a_leader_that_slept_is_refused() -> None:
         await moment(world, lambda: accumulated(slow, STEP) >= 1)
         rounds_of(other)._claims.admit(STEP, Ballot(7, "later"))
         outcome.append(await lead(slow, conductor, Ballot(6, "sooner")))
-        await moment(world, lambda: journeys_of(slow).frozen_step == 0, 1.0)  # it lets go of those it froze
+        await moment(world, lambda: not sums_of(slow).is_frozen(STEP), 1.0)  # it lets go of those it froze
         forget_ballots(world)
 
     check(train(SHORT, events))
@@ -548,7 +549,7 @@ def test_two_leaders_that_thaw_and_freeze_at_once_leave_a_sum_that_can_thaw_agai
         freeze, holdings = Freeze(STEP, record), AskHoldings(STEP, record)
 
         def agree() -> bool:
-            return compute_of(it).engine.sum.frozen == (journeys_of(it).frozen_step == STEP)
+            return compute_of(it).engine.sum.frozen == (sums_of(it).is_frozen(STEP))
 
         await rounds._answer_freeze("tail2", freeze)
         thawing = asyncio.create_task(rounds._answer_holdings("tail2", holdings))

@@ -21,6 +21,7 @@ from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.hops.journey import Journeys
+from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.membership.order import leader_order
 from swarmd.swarm.rounds.member import Rounds
 from tests.stage.toy import FP32
@@ -120,7 +121,7 @@ def step_of(world: World) -> int:
 
 def accumulated(it: SimPeer, step: int) -> int:
     """Microbatches in a peer's sum of a step."""
-    return 0 if it.peer.journeys is None else len(it.peer.journeys.book(step).accumulated)
+    return 0 if it.peer.sums is None else len(it.peer.sums.of(step).accumulated)
 
 
 def conductor_of(world: World) -> SimPeer:
@@ -137,6 +138,11 @@ def leader_of(world: World, step: int, stage: int) -> SimPeer:
 def everyone(world: World) -> Iterable[SimPeer]:
     """The living and the dead."""
     return [*world.peers.values(), *world.dead.values()]
+
+
+def sums_of(it: SimPeer) -> StepSums:
+    assert it.peer.sums is not None, f"{it.name} has no stage yet"
+    return it.peer.sums
 
 
 def journeys_of(it: SimPeer) -> Journeys:

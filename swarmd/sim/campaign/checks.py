@@ -22,7 +22,7 @@ from swarmd.swarm.peer.ending import MACHINES
 from swarmd.swarm.rounds.repair import SUBTRACTED_AT_ONCE
 from swarmd.values import PeerId
 
-BOOKS_LIMIT = 3  # steps of which a peer keeps a book: the present one, the next, and one that ends
+SUMS_LIMIT = 3  # steps of which a peer keeps a sum: the present one, the next, and one that ends
 PINNED_LIMIT = 2  # snapshots that a donor holds at once
 HELD_BESIDES = 2  # steps whose gradients a member may hold besides so many committed ones: the present and the next
 RETAINED_BESIDES = SUBTRACTED_AT_ONCE + 1  # messages that wait for an answer besides hops in flight, and the newest
@@ -299,7 +299,7 @@ BOUNDS = (
     Bound("pinned snapshots", _pinned, lambda it, world: PINNED_LIMIT),
     Bound("records", count("peer.history.chain._records"), lambda it, world: RECORDS_KEPT),
     Bound("members", count("peer.membership._members"), lambda it, world: MEMBERS_LIMIT),
-    Bound("books of steps", count("peer.journeys._books"), lambda it, world: BOOKS_LIMIT),
+    Bound("sums of steps", count("peer.sums._sums"), lambda it, world: SUMS_LIMIT),
     Bound(
         "tasks in the queue of its device",
         lambda it: it.compute.waiting if it.compute is not None else 0,

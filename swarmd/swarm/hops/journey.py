@@ -19,7 +19,7 @@ from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.ailing import Ailing
 from swarmd.swarm.hops.custodian import GIVEN_UP, Custodian
 from swarmd.swarm.hops.retention import Answer
-from swarmd.swarm.hops.step_sum import Book, Books
+from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.hops.under_way import Work
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Compute
@@ -63,26 +63,23 @@ class Journeys:
         links: Links,
         membership: Membership,
         history: History,
+        sums: StepSums,
         compute: Compute,
         stage: int,
         rng: random.Random,
         tasks: Tasks,
     ) -> None:
         self._run, self._limits, self._links, self._membership = run, limits, links, membership
-        self._history, self._compute, self.stage, self.tasks = history, compute, stage, tasks
+        self._history, self._sums, self._compute, self.stage, self.tasks = history, sums, compute, stage, tasks
         self.is_tail = stage == run.model.stages - 1
-        self.changed = Signal()  # something finished, someone came or has room
         self.entered = Signal()  # a hop began here
-        self._books = Books()
         self.custodian = Custodian(
-            links, membership, history, self.changed, stage, rng, tasks,
+            links, membership, history, sums.changed, stage, rng, tasks,
             routing=run.routing, retained_bytes=limits.retained_bytes,
         )  # fmt: skip
         self.router, self.custody = self.custodian.router, self.custodian.custody
         self.retention = self.custodian.retention
         self.tokens: OpenTokens | None = None  # at a head
-        self.frozen_step = 0  # whose sum takes nothing more at present: its hops wait
-        self.settled_step = 0  # whose round has a whole result here
         self.held_back = False  # paused or draining: nothing new is admitted
         self.retiring = False  # draining: nothing is begun for rounds either
         self.closed = False  # this peer leaves: whoever asks is refused
@@ -117,7 +114,7 @@ class Journeys:
         if work is None:
             if self.closed:
                 raise Refused("this peer takes no more hops")
-            if not self.has_room() and not (self.held_back and self.book(key.step).has(key.index)):
+            if not self.has_room() and not (self.held_back and self._sums.of(key.step).has(key.index)):
                 self._told_busy[custodian] = None
                 return Busy(len(self._work))
             work = self._begin(key, custodian, hop.tokens, hop.activation, hop.again, hop.codec)
@@ -145,7 +142,7 @@ class Journeys:
         now = asyncio.get_running_loop().time()
         nbytes = activation.nbytes if activation else 0
         work = Work(key, custodian, nbytes, admitted=now, since=now)
-        self.book(key.step).resent += again
+        self._sums.of(key.step).resent += again
         self._enter(work, self._travel(work, tokens, activation, again, codec))
         return work
 
@@ -182,7 +179,7 @@ class Journeys:
 
     def _recover(self) -> None:
         self._offer_room()
-        self.changed.notify()
+        self._sums.changed.notify()
 
     @property
     def resting(self) -> bool:
@@ -198,18 +195,18 @@ class Journeys:
             if not work.aside:
                 self.retention.drop(work.hop)
         self._offer_room()
-        self.changed.notify()
+        self._sums.changed.notify()
 
     def hold_back(self, *, retiring: bool = False) -> None:
         """From now on nothing new is admitted; what is under way comes to its end."""
         self.held_back, self.retiring = True, retiring
-        self.changed.notify()
+        self._sums.changed.notify()
 
     def go_on(self) -> None:
         """Undoes `hold_back`."""
         self.held_back = self.retiring = False
         self._offer_room()
-        self.changed.notify()
+        self._sums.changed.notify()
 
     def _offer_room(self) -> None:
         """Whoever was told that there is no room is told that there is."""
@@ -223,7 +220,7 @@ class Journeys:
 
     async def _travel(self, work: Work, tokens: Buffer, activation: Encoded | None, again: bool, codec: str) -> Answer:
         """The whole life of a microbatch here."""
-        key, book = work.hop, self.book(work.hop.step)
+        key, step_sum = work.hop, self._sums.of(work.hop.step)
         if codec not in self._compute.codecs:
             codec = "fp16"
         try:
@@ -247,11 +244,11 @@ class Journeys:
                 await self._while_frozen(work)
                 back = await self._backward(work, answer.gradient, codec)
                 gradient, counted, loss_sum = back.gradient, back.accumulated, 0.0
-            # No other coroutine may run between the device's word and the book's: a freeze reads the book.
+            # No other coroutine may run between the device's word and this: a freeze reads what is in the sum.
             if counted:
-                book.add(key.index, loss_sum, work.custodian)
+                step_sum.add(key.index, loss_sum, work.custodian)
             elif work.subtract:
-                book.take_out(key.index, loss_sum)
+                step_sum.take_out(key.index, loss_sum)
         except NonFinite as trouble:
             return self._spoil(key, self._blame(work, trouble))
         answered = self._gradient(work, gradient)
@@ -262,7 +259,7 @@ class Journeys:
             return answered
         if not counted:
             await self._while_frozen(work)
-            if self.settled_step != key.step:  # not counted anywhere: it must come again
+            if not step_sum.settled:  # not counted anywhere: it must come again
                 raise HopForgotten("the sum was frozen before this hop could be added to it")
             return answered  # and not recorded: should the round begin anew, whoever lacks the hop must get it in
         return self._record(key, answered)
@@ -280,10 +277,12 @@ class Journeys:
         """A microbatch whose numbers aren't finite is done with: nothing of it is in the sum."""
         blame = blame or SOMEONE
         self._compute.forget(key)
-        book = self.book(key.step)
-        level = logging.INFO if book.spoiled else logging.WARNING  # the first says it; a diverged model spoils them all
+        step_sum = self._sums.of(key.step)
+        level = (
+            logging.INFO if step_sum.spoiled else logging.WARNING
+        )  # the first says it; a diverged model spoils them all
         log.log(level, "step %d is to be skipped: %s", key.step, blame.words())
-        book.spoil(key.index, blame)
+        step_sum.spoil(key.index, blame)
         return self._record(key, NotFinite(blame))
 
     def _gradient(self, work: Work, gradient: Encoded | None) -> Gradient:
@@ -310,26 +309,11 @@ class Journeys:
         Either the round fails and the sum takes in hops again, or it succeeds, with the share of whoever had this hop
         before. What should be taken out doesn't wait: whoever froze the sum counts on it as it is.
         """
-        key = work.hop
-
-        def may_go_on() -> bool:
-            return key.step != self.frozen_step or key.step == self.settled_step
-
-        if work.subtract and self.frozen_step == key.step:
+        step_sum = self._sums.of(work.hop.step)
+        if work.subtract and step_sum.frozen:
             raise HopForgotten("the sum is frozen")
-        if not work.subtract and key.index not in self.book(key.step).accumulated:
-            await self.changed.until(may_go_on)
-
-    def freeze(self, step: int, *, settled: bool = False) -> None:
-        """The step's sum takes in nothing more; `settled`: and its round has a whole result here."""
-        if settled or self.frozen_step != step:
-            self.frozen_step, self.settled_step = step, step if settled else 0
-            self.changed.notify()
-
-    def thaw(self) -> None:
-        """The sum takes in hops again."""
-        self.frozen_step = self.settled_step = 0
-        self.changed.notify()
+        if not work.subtract and work.hop.index not in step_sum.accumulated:
+            await self._sums.changed.until(lambda: not step_sum.frozen or step_sum.settled)
 
     # ---------------------------------------------------------------------------------------------- on the side
 
@@ -353,7 +337,7 @@ class Journeys:
         now = asyncio.get_running_loop().time()
         while (other := self._work.get(key)) is not None and other.task is not None:
             await asyncio.wait([other.task])
-        if key.index not in self.book(key.step).accumulated:
+        if key.index not in self._sums.of(key.step).accumulated:
             return
         work = Work(key, "", 0, admitted=now, since=now, subtract=True, aside=True)
         self._enter(work, self._travel(work, tokens, activation, True, "fp32"))
@@ -387,7 +371,7 @@ class Journeys:
         key = hop_id(locate)
         work = self._work.get(key)
         leaving = work is not None and work.subtract
-        return Located(self.is_under_way(key) or (self._books.has(*key) and not leaving))
+        return Located(self.is_under_way(key) or (self._sums.has(*key) and not leaving))
 
     async def _answer_cancel(self, custodian: PeerId, cancel: Cancel) -> Ack:
         """The custodian gave us up. What is accumulated already stays, and the round will see it."""
@@ -399,7 +383,7 @@ class Journeys:
 
     def spare(self, key: HopId) -> None:
         """Another replica has this index in its sum: who waits here for its gradient gets it there."""
-        if self.is_under_way(key) and key.index not in self.book(key.step).accumulated:
+        if self.is_under_way(key) and key.index not in self._sums.of(key.step).accumulated:
             self.give_up(key)
 
     def give_up(self, key: HopId) -> None:
@@ -458,15 +442,6 @@ class Journeys:
 
     # ---------------------------------------------------------------------------------------------- bookkeeping
 
-    def book(self, step: int) -> Book:
-        """This peer's book of a step."""
-        return self._books.of(step)
-
-    def hand_over(self, step: int) -> None:
-        """Another peer has this one's sum, and answers for it."""
-        self._books.forget(step)
-        self.changed.notify()
-
     def give_up_all(self) -> int:
         """Stops what is under way, as far as others finish it. Returns how many hops that are."""
         passed = [work.hop for work in self._work.values() if work.state == "passed"]
@@ -480,14 +455,13 @@ class Journeys:
             if work.hop.step <= step and work.task is not None:
                 self._compute.forget(work.hop)
                 work.task.cancel()
-        self._books.end_step(step)
+        self._sums.end_step(step)
         self.custodian.end_step(step)
-        self.changed.notify()
+        self._sums.changed.notify()
 
     def abandon(self) -> None:
         """The state was replaced: what is under way or in the sum belongs to another history or to an earlier step."""
         self.end_step(self._run.steps)
-        self.freeze(0)
 
     def close(self) -> None:
         """Cancels everything under way: this peer leaves."""

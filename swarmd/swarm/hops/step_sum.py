@@ -1,14 +1,20 @@
-"""What this peer has in its sum of a step, index by index. Knows neither the network nor the device."""
+"""What this peer's sum of each open step contains, index by index, and whether it takes in more.
 
+Device and peer must agree on both: what changes or reads them across an await of the device holds `StepSums.lock`.
+Knows neither the network nor the device.
+"""
+
+import asyncio
 from dataclasses import dataclass, field
 
+from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.messages.hop import NOBODY, SOMEONE, Blame
 from swarmd.values import PeerId
 
 
 @dataclass
-class Book:
-    """One step's."""
+class StepSum:
+    """The contents of one step's sum."""
 
     accumulated: set[int] = field(default_factory=set)
     spoiled: set[int] = field(default_factory=set)  # answered with NotFinite
@@ -17,6 +23,18 @@ class Book:
     resent: int = 0  # journeys begun here of hops that were sent before
     subtracted: int = 0
     sources: dict[int, PeerId] = field(default_factory=dict)  # who sent what is accumulated
+    frozen: bool = False  # takes in nothing more at present: hops wait
+    settled: bool = False  # frozen, and its round has a whole result here
+
+    @property
+    def done(self) -> set[int]:
+        """The indices that are done with here."""
+        return self.accumulated | self.spoiled
+
+    @property
+    def empty(self) -> bool:
+        """Whether no index is done with here."""
+        return not (self.accumulated or self.spoiled)
 
     def has(self, index: int) -> bool:
         """Whether an index is done with here."""
@@ -42,33 +60,63 @@ class Book:
             self.subtracted += 1
             self.sources.pop(index, None)
 
-    def inherit(self, indices: list[int], spoiled: list[int], loss_sum: float) -> None:
+    def inherit(self, indices: list[int], spoiled: list[int], loss_sum: float, resent: int, subtracted: int) -> None:
         """The device has added another peer's whole sum to this one."""
         assert not self.accumulated & set(indices), "an index counts once"
         self.accumulated.update(indices)
         for index in spoiled:
             self.spoil(index, SOMEONE)
         self.loss_sum += loss_sum
+        self.resent += resent
+        self.subtracted += subtracted
 
 
-class Books:
-    """Those of the steps that haven't committed."""
+class StepSums:
+    """The sums of the steps that have not committed."""
 
     def __init__(self) -> None:
-        self._books: dict[int, Book] = {}
+        self.changed = Signal()  # an index came or went, a sum was frozen or thawed, or a hop moved on
+        self.lock = asyncio.Lock()  # so that the device and this peer always agree on whether a sum is frozen
+        self.thaws = 0  # how often a frozen sum took in hops again: what was planned before is for another sum
+        self._sums: dict[int, StepSum] = {}
 
-    def of(self, step: int) -> Book:
-        return self._books.setdefault(step, Book())
+    def of(self, step: int) -> StepSum:
+        """A step's sum; an empty one if nothing is known of it."""
+        return self._sums.setdefault(step, StepSum())
 
     def has(self, step: int, index: int) -> bool:
-        """Whether an index is done with here; opens no book for a stranger's question."""
-        book = self._books.get(step)
-        return book is not None and book.has(index)
+        """Whether an index is done with here; opens no sum for a stranger's question."""
+        known = self._sums.get(step)
+        return known is not None and known.has(index)
+
+    def is_frozen(self, step: int) -> bool:
+        """Whether a step's sum takes in nothing more at present."""
+        known = self._sums.get(step)
+        return known is not None and known.frozen
+
+    def freeze(self, step: int) -> None:
+        """The step's sum takes in nothing more."""
+        if not self.is_frozen(step):
+            self.of(step).frozen = True
+            self.changed.notify()
+
+    def settle(self, step: int) -> None:
+        """The round of a frozen sum has a whole result here."""
+        self.of(step).settled = True
+        self.changed.notify()
+
+    def thaw(self, step: int) -> None:
+        """The sum takes in hops again."""
+        known = self.of(step)
+        known.frozen = known.settled = False
+        self.changed.notify()
 
     def forget(self, step: int) -> None:
-        """Another peer has this sum now."""
-        self._books.pop(step, None)
+        """Another peer has this sum now, and answers for it."""
+        self._sums.pop(step, None)
+        self.changed.notify()
 
     def end_step(self, step: int) -> None:
-        for old in [known for known in self._books if known <= step]:
-            del self._books[old]
+        """The step has committed, and so have those before it."""
+        for old in [known for known in self._sums if known <= step]:
+            del self._sums[old]

@@ -65,7 +65,8 @@ class Drain:
         bound_s: float,
     ) -> None:
         self._membership, self._history, self._conductor = membership, history, conductor
-        self._assembly, self._journeys, self._stages, self._save = assembly, assembly.journeys, stages, save
+        self._assembly, self._journeys, self._sums = assembly, assembly.journeys, assembly.sums
+        self._stages, self._save = stages, save
         self._deadline = asyncio.get_running_loop().time() + bound_s
         self._bound_s = bound_s
         step, heir = assembly.departures.heir  # it was about to leave its stage
@@ -76,8 +77,7 @@ class Drain:
         """Returns when this peer may leave, or must."""
         given_up = await self._finish()
         await self._settle()
-        book = self._journeys.book(self._step)
-        lost, alone = len(book.accumulated), not self._siblings() and not self._history.finished
+        lost, alone = len(self._sums.of(self._step).accumulated), not self._siblings() and not self._history.finished
         if alone:
             await self._keep_state()
         if lost and not alone:
@@ -117,12 +117,12 @@ class Drain:
             self.doing = f"finishing {self._journeys.queues().total()} microbatches"
             if asyncio.get_running_loop().time() >= end or self._is_stuck() or self._history.finished:
                 break
-            await self._journeys.changed.wait(LOOK_SECONDS)
+            await self._sums.changed.wait(LOOK_SECONDS)
         if head is not None:
             head.retire()
         given_up = self._journeys.give_up_all()
         while self._journeys.busy and self._left() > 0 and given_up:  # what is on the device ends by itself
-            await self._journeys.changed.wait(LOOK_SECONDS)
+            await self._sums.changed.wait(LOOK_SECONDS)
             given_up += self._journeys.give_up_all()
         return given_up
 
@@ -135,23 +135,22 @@ class Drain:
     async def _settle(self) -> None:
         """Returns when this peer's sum is with another, in a record, or can't be kept."""
         while (siblings := self._siblings()) and not self._history.finished and self._left() > 0:
-            book = self._journeys.book(self._step)
-            frozen = self._journeys.frozen_step == self._step
-            if not (book.accumulated or book.spoiled):
+            step_sum = self._sums.of(self._step)
+            if step_sum.empty:
                 if not self._is_needed():
                     return
                 self.doing = f"waiting for step {self._step}, which can't be decided without this peer"
-            elif frozen or self._journeys.busy:
+            elif step_sum.frozen or self._journeys.busy:
                 self.doing = f"waiting for step {self._step}, whose gradients are being averaged"
             else:
-                self.doing = f"handing {len(book.accumulated)} microbatches over"
+                self.doing = f"handing {len(step_sum.accumulated)} microbatches over"
                 if await self._give(siblings):
                     continue
-            await self._journeys.changed.wait(min(LOOK_SECONDS, max(0.0, self._left())))
+            await self._sums.changed.wait(min(LOOK_SECONDS, max(0.0, self._left())))
 
     async def _give(self, siblings: list[PeerId]) -> bool:
         step = self._step
-        count = len(self._journeys.book(step).accumulated)
+        count = len(self._sums.of(step).accumulated)
         try:
             async with asyncio.timeout(max(0.0, self._left())):
                 heir = await self._assembly.handovers.give(siblings)

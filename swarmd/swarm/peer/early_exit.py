@@ -14,6 +14,7 @@ from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.journey import Journeys
+from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import STAYING
 from swarmd.swarm.membership.table import Membership
@@ -50,6 +51,7 @@ class Departures:
         membership: Membership,
         history: History,
         conductor: Conductor,
+        sums: StepSums,
         journeys: Journeys,
         rounds: Rounds,
         compute: Compute,
@@ -58,7 +60,7 @@ class Departures:
         stage: int,
     ) -> None:
         self._run, self._links, self._membership, self._history = run, links, membership, history
-        self._conductor, self._journeys, self._rounds = conductor, journeys, rounds
+        self._conductor, self._sums, self._journeys, self._rounds = conductor, sums, journeys, rounds
         self._compute, self._handovers, self._head, self._stage = compute, handovers, head, stage
         self.stays = 0  # until the record of this step is applied: so it has promised
         self.heir: tuple[int, PeerId] = (0, "")  # of which step, and who: has this peer's sum
@@ -91,7 +93,7 @@ class Departures:
             return False
         if self._conductor.leader(step) == self._membership.own.peer or self._rounds.averaged(step):
             return False
-        return self._journeys.frozen_step != step and not self._membership.missing_stages(self._run.model.stages)
+        return not self._sums.is_frozen(step) and not self._membership.missing_stages(self._run.model.stages)
 
     async def leave(self, depart: Depart, set_state: Callable[[str], None]) -> bool:
         """Leaves if that is possible now. False if this peer stays, and goes on as before. Cancelling it gives the
@@ -139,7 +141,7 @@ class Departures:
             while self._history.version + 1 == step and await self._try(step, heir, depart):
                 if self._history.departures != departures:
                     return True
-                await self._journeys.changed.wait(LOOK_SECONDS)
+                await self._sums.changed.wait(LOOK_SECONDS)
             return False
         finally:
             if not self._ceased:
@@ -163,13 +165,13 @@ class Departures:
             elif now - worked >= FINISH_SECONDS:
                 break
             self.doing = f"finishing {journeys.queues().total()} microbatches"
-            await journeys.changed.wait(LOOK_SECONDS)
+            await self._sums.changed.wait(LOOK_SECONDS)
             now = loop.time()
         if head is not None and self._goes_on(step):
             head.retire()
         while journeys.busy and self._goes_on(step):  # what is on the device ends by itself
             journeys.give_up_all()
-            await journeys.changed.wait(LOOK_SECONDS)
+            await self._sums.changed.wait(LOOK_SECONDS)
 
     def _goes_on(self, step: int) -> bool:
         return self._wanted and self.may() and self._history.version + 1 == step
@@ -178,18 +180,17 @@ class Departures:
         """One try to go. False if it stays, and may go on: once its sum is with another, or may be, it may not before
         the step is over, as the device still has that sum, and would add to it.
         """
-        book, given = self._journeys.book(step), self.heir[0] == step
+        step_sum, given = self._sums.of(step), self.heir[0] == step
         if not self._goes_on(step) or self._journeys.busy or not self._membership.is_live(heir):
             return given
-        if book.accumulated or book.spoiled:
-            self.doing = f"handing {len(book.accumulated)} microbatches over"
+        if not step_sum.empty:
+            self.doing = f"handing {len(step_sum.accumulated)} microbatches over"
             if given or not await self._handovers.give([heir]):
                 return self._handovers.unsure == heir  # its device takes its time; whoever went on would change the sum
             self.heir, given = (step, heir), True
         if await self._promise(heir, step):  # again: it may be gone by now
             async with self._history.lock:
-                book = self._journeys.book(step)
-                empty = not (self._journeys.busy or book.accumulated or book.spoiled)
+                empty = self._sums.of(step).empty and not self._journeys.busy
                 if empty and self._goes_on(step) and self._membership.is_live(heir):
                     depart(heir)
                     return True

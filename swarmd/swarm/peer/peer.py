@@ -26,6 +26,7 @@ from swarmd.swarm.history.history import History
 from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.record import Record, is_checkpointed, record_to_plain
 from swarmd.swarm.hops.journey import Journeys
+from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.membership.gossip import Gossip
 from swarmd.swarm.membership.liveness import Liveness
 from swarmd.swarm.membership.states import ADMITTING, AT_WORK, STAYING
@@ -136,6 +137,10 @@ class Peer(HistoryListener):
     @property
     def _assembly(self) -> Assembly | None:
         return self.switch.assembly
+
+    @property
+    def sums(self) -> StepSums | None:
+        return self._assembly.sums if self._assembly is not None else None
 
     @property
     def journeys(self) -> Journeys | None:
@@ -431,7 +436,7 @@ class Peer(HistoryListener):
     def _is_stalled(self) -> bool:
         """Whether no hop can be expected to be answered: a stage is empty, or takes nothing, or the sums are frozen."""
         stages = self.run_config.model.stages
-        frozen = self.journeys is not None and self.journeys.frozen_step == self.history.version + 1
+        frozen = self.sums is not None and self.sums.is_frozen(self.history.version + 1)
         return frozen or bool(self.membership.missing_stages(stages) or self.membership.held_back(stages))
 
     def _refresh(self) -> None:
@@ -479,7 +484,7 @@ class Peer(HistoryListener):
         assert self._assembly is not None and self.journeys is not None and self._rounds is not None
         if record.validation_loss is not None:
             self.view.validation_loss = record.validation_loss
-        self.view.committed += len(self.journeys.book(record.step).accumulated)
+        self.view.committed += len(self._assembly.sums.of(record.step).accumulated)
         self.journeys.end_step(record.step)
         self._rounds.end_step(record.step)
         self._assembly.handovers.end_step()

@@ -11,6 +11,7 @@ from swarmd.config import LimitsConfig, RunConfig
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.beats import Beats
 from swarmd.swarm.hops.journey import Journeys
+from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.early_exit import Departures
 from swarmd.swarm.ports import Compute, Data
@@ -46,21 +47,22 @@ class Assembly:
         self._links, self._membership, self.tasks = links, membership, tasks
         self._others = links.kinds()  # that are answered by what stays when this peer moves
         self._serving = False
-        self.journeys = Journeys(run, limits, links, membership, history, compute, stage, rng, tasks)
-        self.rounds = Rounds(run, limits, links, membership, history, self.journeys, compute, stage)
+        self.sums = StepSums()
+        self.journeys = Journeys(run, limits, links, membership, history, self.sums, compute, stage, rng, tasks)
+        self.rounds = Rounds(run, limits, links, membership, history, self.sums, self.journeys, compute, stage)
         self.donor = Donor(links, history, compute, stage)
         self.joiner = joiner
         self.head: Head | None = None
         if stage == 0:
             assert data is not None, "a first stage is opened with its data"
-            self.head = Head(run, limits, links, membership, history, self.journeys, conductor, data)
+            self.head = Head(run, limits, links, membership, history, self.sums, self.journeys, conductor, data)
         self.handovers = HandOvers(
-            run, links, membership, history, self.journeys, compute, stage, self.rounds.freezing,
+            run, links, membership, history, self.sums, self.journeys, compute, stage,
             self.head.inherit if self.head is not None else lambda indices: None,
         )  # fmt: skip
         self.departures = Departures(
-            run, links, membership, history, conductor, self.journeys, self.rounds, compute, self.handovers, self.head,
-            stage,
+            run, links, membership, history, conductor, self.sums, self.journeys, self.rounds, compute, self.handovers,
+            self.head, stage,
         )  # fmt: skip
         history.attach(stage, compute, self.rounds.gather, self.rounds.objection)
         joiner.opened(compute, self.rounds.hold)

@@ -32,8 +32,8 @@ class View:
 
     def microbatches_done(self) -> int:
         """Accumulated here since this peer came."""
-        journeys = self._peer.journeys
-        return self.committed + (len(journeys.book(self._peer.history.version + 1).accumulated) if journeys else 0)
+        sums = self._peer.sums
+        return self.committed + (len(sums.of(self._peer.history.version + 1).accumulated) if sums is not None else 0)
 
     def transfer(self) -> Progress:
         """How much of the stage's state has come, while it does; of the other stage's while this peer moves."""
@@ -46,12 +46,12 @@ class View:
     def progress(self) -> float:
         """Fraction of the present step that is done: as its conductor knows, or as one's own sum suggests."""
         peer = self._peer
-        if peer.journeys is None or peer.stage is None:
+        if peer.sums is None or peer.stage is None:
             return 0.0
         done = peer.conductor.completed()
         if done is None:
             replicas = max(1, len(peer.membership.stage(peer.stage)))
-            done = replicas * len(peer.journeys.book(peer.history.version + 1).accumulated)
+            done = replicas * len(peer.sums.of(peer.history.version + 1).accumulated)
         return min(1.0, done / peer.run_config.microbatches)
 
     def queues(self) -> Queues:

@@ -17,6 +17,7 @@ from swarmd.config import RunConfig
 from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.journey import Journeys
+from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.membership.states import STAYING
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Compute
@@ -69,15 +70,15 @@ class HandOvers:
         links: Links,
         membership: Membership,
         history: History,
+        sums: StepSums,
         journeys: Journeys,
         compute: Compute,
         stage: int,
-        freezing: asyncio.Lock,
         completed: Callable[[Iterable[int]], None],
     ) -> None:
         self._run, self._links, self._membership = run, links, membership
-        self._history, self._journeys, self._compute, self._stage = history, journeys, compute, stage
-        self._freezing = freezing  # held while nobody may learn, or change, whether the sum is frozen
+        self._history, self._sums, self._journeys = history, sums, journeys
+        self._compute, self._stage = compute, stage
         self._completed = completed  # hears of indices that came here so: a head reports them
         self._incoming: dict[PeerId, Incoming] = {}  # one at a time: each may be as large as the stage's gradient
         self._taken: dict[PeerId, Estate] = {}  # of the present step
@@ -104,10 +105,8 @@ class HandOvers:
         return ""
 
     def _estate(self, step: int) -> Estate:
-        book = self._journeys.book(step)
-        return Estate(
-            step, to_ranges(book.accumulated), to_ranges(book.spoiled), book.loss_sum, book.resent, book.subtracted
-        )
+        it = self._sums.of(step)
+        return Estate(step, to_ranges(it.accumulated), to_ranges(it.spoiled), it.loss_sum, it.resent, it.subtracted)
 
     async def _give_to(self, sibling: PeerId) -> bool:
         step, size = self._history.version + 1, self._compute.gradient_size
@@ -115,14 +114,14 @@ class HandOvers:
         slices = cut(size)
         for start, stop in slices[:-1] if self.unsure != sibling else ():
             await self._send(sibling, estate, start, stop, SLICE_SECONDS)
-        async with self._freezing:  # from here to the answer whoever asks what is in the sum must wait
+        async with self._sums.lock:  # from here to the answer whoever asks what is in the sum must wait
             same = self._history.version + 1 == step and self._estate(step) == estate and not self._journeys.busy
-            if not same or self._journeys.frozen_step == step:
+            if not same or self._sums.is_frozen(step):
                 raise Refused("the sum has changed meanwhile, or is frozen")
             if not await self._send_last(sibling, estate, *slices[-1]):
                 raise Refused("it has forgotten the first slices")
             self.unsure = ""
-            self._journeys.hand_over(step)
+            self._sums.forget(step)
         log.info("step %d: %s has this peer's sum", step, sibling[-8:])
         return True
 
@@ -172,7 +171,7 @@ class HandOvers:
         if incoming.elements < self._compute.gradient_size:
             return TakenOver(False)
         del self._incoming[giver]
-        # A task of its own: once the device has begun, the book must hear of its end, also if the giver is lost.
+        # A task of its own: once the device has begun, the sum must hear of its end, also if the giver is lost.
         task = start_shared(self._take(giver, incoming), f"take over from {giver[-8:]}")
         self._taking[task] = giver, estate
         task.add_done_callback(self._taking.pop)
@@ -185,14 +184,13 @@ class HandOvers:
 
     def _check(self, estate: Estate) -> None:
         """Raises Refused unless the sum can be taken as things are."""
-        journeys, step = self._journeys, estate.step
-        if self._membership.own.state not in STAYING or journeys.closed:
+        step, limit = estate.step, self._run.microbatches
+        if self._membership.own.state not in STAYING or self._journeys.closed:
             raise Refused(f"this peer is {self._membership.own.state} itself")
-        if journeys.frozen_step == step:
+        if self._sums.is_frozen(step):
             raise Refused("the sum is frozen")
-        book, limit = journeys.book(step), self._run.microbatches
         theirs = {*from_ranges(estate.indices, limit), *from_ranges(estate.spoiled, limit)}
-        if both := theirs & {*book.accumulated, *book.spoiled, *journeys.under_way(step)}:
+        if both := theirs & {*self._sums.of(step).done, *self._journeys.under_way(step)}:
             raise Refused(f"{len(both)} of these microbatches are here already")
 
     def _collect(self, giver: PeerId, estate: Estate, message: HandOver) -> Incoming:
@@ -221,24 +219,23 @@ class HandOvers:
     async def _take(self, giver: PeerId, incoming: Incoming) -> None:
         """Adds a whole sum to this peer's, or nothing. Raises Refused, PeerFault, MemoryError."""
         estate, limit = incoming.estate, self._run.microbatches
-        async with self._freezing:
+        async with self._sums.lock:
             if self._history.version + 1 != estate.step:
                 raise Refused(f"step {estate.step} is over")
             self._check(estate)
             indices = from_ranges(estate.indices, limit)
             with unless_over(estate.step):
                 taken = await self._compute.absorb(estate.step, indices, incoming.slices)
-            # No other coroutine may run between the device's word and the book's: a freeze reads the book.
+            # No other coroutine may run between the device's word and this: a freeze reads what is in the sum.
             if not taken:
                 raise Refused("the sum has some of these microbatches, or is frozen")
-            book = self._journeys.book(estate.step)
-            book.inherit(indices, from_ranges(estate.spoiled, limit), estate.loss_sum)
-            book.resent += estate.resent
-            book.subtracted += estate.subtracted
+            self._sums.of(estate.step).inherit(
+                indices, from_ranges(estate.spoiled, limit), estate.loss_sum, estate.resent, estate.subtracted
+            )
             self._taken[giver] = estate
         log.info("step %d: %d microbatches taken over from %s", estate.step, len(indices), giver[-8:])
         self._completed([*indices, *from_ranges(estate.spoiled, limit)])
-        self._journeys.changed.notify()
+        self._sums.changed.notify()
 
     # ---------------------------------------------------------------------------------------------- the end
 

@@ -16,6 +16,7 @@ from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.hops.journey import Journeys
+from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.rounds.authority import Claims
@@ -65,13 +66,15 @@ class Rounds:
         links: Links,
         membership: Membership,
         history: History,
+        sums: StepSums,
         journeys: Journeys,
         compute: Compute,
         stage: int,
     ) -> None:
         self._run, self._links, self._membership = run, links, membership
-        self._history, self._journeys, self._compute, self._stage = history, journeys, compute, stage
-        self.repairs = Repairs(run, limits, links, membership, history, journeys, stage)
+        self._history, self._sums, self._journeys = history, sums, journeys
+        self._compute, self._stage = compute, stage
+        self.repairs = Repairs(run, limits, links, membership, history, sums, journeys, stage)
         self._claims = Claims(stage, membership.is_live)
         self._held = Held(limits.held_gradients)
         self._offered: dict[int, tuple[str, Whole]] = {}  # step -> digest and parts, brought by `hold` and not checked
@@ -81,8 +84,6 @@ class Rounds:
         self._exchange: Exchange | None = None
         self._leading: dict[int, Leader] = {}
         self._reports: dict[int, asyncio.Task[StageReport]] = {}
-        self._thaws = 0  # how often a frozen sum took in hops again
-        self.freezing = asyncio.Lock()  # so that the device and this peer always agree on whether the sum is frozen
         self._attempts = itertools.count(1)
         links.answers(AskHoldings, self._answer_holdings)
         links.answers(Freeze, self._answer_freeze)
@@ -120,7 +121,7 @@ class Rounds:
             self._run,
             self._links,
             self._membership,
-            self._journeys.changed,
+            self._sums.changed,
             self._stage,
             close.step,
             close.record,
@@ -151,25 +152,25 @@ class Rounds:
         self.repairs.spare(ask.step, from_ranges(ask.spared, self._run.microbatches))
         if ask.blame and self._history.version == ask.step - 1:
             self._history.took_part(ask.step)
-            book = self._journeys.book(ask.step)
-            book.blame = book.blame or ask.blame
+            step_sum = self._sums.of(ask.step)
+            step_sum.blame = step_sum.blame or ask.blame
         return await self._frozen(ask.step, named=not ask.blame)
 
     async def _thaw(self, step: int) -> None:
-        async with self.freezing:
-            if self._journeys.frozen_step == step:
-                self._thaws += 1
+        async with self._sums.lock:
+            if self._sums.is_frozen(step):
+                self._sums.thaws += 1
                 self._end_exchange("the round begins again")
                 with unless_over(step):
                     await self._compute.thaw(step)
-                self._journeys.thaw()
+                self._sums.thaw(step)
 
     async def _answer_freeze(self, leader: PeerId, freeze: Freeze) -> Frozen:
         check_stage(freeze.stage, self._stage)
         await self._history.await_version(freeze.step - 1, freeze.record, leader, VERSION_WAIT_SECONDS)
         self._claims.take(freeze.step, freeze.ballot, leader, asyncio.get_running_loop().time())
-        async with self.freezing:
-            self._journeys.freeze(freeze.step)
+        async with self._sums.lock:
+            self._sums.freeze(freeze.step)
             with unless_over(freeze.step):
                 await self._compute.freeze(freeze.step)
         frozen = await self._frozen(freeze.step, named=not freeze.watch)
@@ -180,17 +181,17 @@ class Rounds:
 
     async def _frozen(self, step: int, *, named: bool = True) -> Frozen:
         parts = await self._held.parts(step) if named else ()
-        book = self._journeys.book(step)
+        step_sum = self._sums.of(step)
         return Frozen(
-            indices=to_ranges(book.accumulated | book.spoiled),
+            indices=to_ranges(step_sum.done),
             under_way=to_ranges(self._journeys.under_way(step)),
-            loss_sum=book.loss_sum,
-            resent=book.resent,
-            finite=not book.spoiled,
-            subtracted=book.subtracted,
+            loss_sum=step_sum.loss_sum,
+            resent=step_sum.resent,
+            finite=not step_sum.spoiled,
+            subtracted=step_sum.subtracted,
             parts=parts,
-            thaws=self._thaws,
-            blame=book.blame,
+            thaws=self._sums.thaws,
+            blame=step_sum.blame,
         )
 
     async def _answer_subtract(self, leader: PeerId, ask: Subtract) -> Frozen:
@@ -213,11 +214,11 @@ class Rounds:
         check_stage(plan.stage, self._stage)
         check_plan(plan, self._compute.gradient_size)
         self._claims.take(plan.step, plan.ballot, leader, asyncio.get_running_loop().time())
-        thaws = self._thaws
+        thaws = self._sums.thaws
 
         def check() -> None:
             """All parts of an attempt are of one and the same sum."""
-            if self._thaws != thaws or self._journeys.frozen_step != plan.step:
+            if self._sums.thaws != thaws or not self._sums.is_frozen(plan.step):
                 raise Refused("the round begins again")
 
         own = self._membership.own.peer
@@ -238,8 +239,8 @@ class Rounds:
             owner = plan.parts[trouble.source].owner if known and trouble.source is not None else own
             return self._spoiled(plan, Blame(trouble.what, self._stage, owner))
         self._held.add(plan.step, digest, averaged)
-        if self._thaws == thaws and self._journeys.frozen_step == plan.step:
-            self._journeys.freeze(plan.step, settled=True)
+        if self._sums.thaws == thaws and self._sums.is_frozen(plan.step):
+            self._sums.settle(plan.step)
         if own in plan.members:
             self._history.took_part(plan.step)
         return Result(digest, squared_norm)
@@ -273,7 +274,7 @@ class Rounds:
             whole = plan.tokens == self._run.microbatches * self._run.tokens_per_microbatch
             own = self._membership.own.peer
             self._exchange = Exchange(plan, own, self._links, self._compute, self._held, whole=whole)
-            self._journeys.changed.notify()
+            self._sums.changed.notify()
         return self._exchange
 
     def _end_exchange(self, why: str, *, over: bool = False) -> None:
@@ -285,7 +286,7 @@ class Rounds:
         def planned() -> bool:
             return self._exchange is not None and self._exchange.is_of(contribution.step, contribution.attempt)
 
-        if not await self._journeys.changed.until(planned, PLAN_WAIT_SECONDS):
+        if not await self._sums.changed.until(planned, PLAN_WAIT_SECONDS):
             raise Refused("no such attempt here")
         assert self._exchange is not None
         return await self._exchange.contribute(member, contribution)

@@ -11,6 +11,7 @@ from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import HopForgotten, NonFinite, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.journey import Journeys
+from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.tasks import joined, start_shared
 from swarmd.swarm.wire.links import Links
@@ -35,11 +36,12 @@ class Repairs:
         links: Links,
         membership: Membership,
         history: History,
+        sums: StepSums,
         journeys: Journeys,
         stage: int,
     ) -> None:
         self._run, self._links, self._membership, self._history = run, links, membership, history
-        self._journeys, self._stage = journeys, stage
+        self._sums, self._journeys, self._stage = sums, journeys, stage
         self._messages: dict[HopId, asyncio.Task[Hop]] = {}  # that are being computed again
         self._subtracting: dict[HopId, asyncio.Task[None]] = {}
         self._bringing: set[HopId] = set()
@@ -53,9 +55,8 @@ class Repairs:
         if resend.stage != self._stage + 1 and (resend.stage, self._stage) != (0, 0):
             raise Refused(f"this peer is of stage {self._stage}")
         indices = from_ranges(resend.indices, self._run.microbatches)
-        book = self._journeys.book(resend.step)
-        if book.blame:  # the step will be skipped: the stage that asks may never get what it lacks, and needs it not
-            return Resent((), book.blame)
+        if blame := self._sums.of(resend.step).blame:  # skipped: the stage that asks may never get, and needs, no more
+            return Resent((), blame)
         taken = [index for index in indices if self._bring(HopId(resend.step, index), resend)]
         return Resent(to_ranges(taken))
 
@@ -66,7 +67,7 @@ class Repairs:
         if resend.stage == 0:
             if key in self._bringing:
                 return True
-            if self._journeys.is_under_way(key) or self._journeys.book(key.step).has(key.index):
+            if self._journeys.is_under_way(key) or self._sums.of(key.step).has(key.index):
                 return True
             if self._journeys.tokens is None:
                 return False
@@ -76,7 +77,7 @@ class Repairs:
             return True
         if key in self._bringing:
             return True
-        if resend.anew or self._journeys.book(key.step).has(key.index):
+        if resend.anew or self._sums.of(key.step).has(key.index):
             self._start(key, resend)
             return True
         return False
@@ -148,7 +149,7 @@ class Repairs:
                 raise Refused("this head has no data")
             return await self._journeys.tokens(key), None
         live = [card.peer for card in self._membership.stage(self._stage - 1)]
-        source = self._journeys.book(key.step).sources.get(key.index, "")
+        source = self._sums.of(key.step).sources.get(key.index, "")
         for peer in sorted(live, key=lambda peer: (peer != source, peer)):
             try:
                 hop = await self._links.ask(peer, AskHop(*key), Hop, deadline_s=INPUT_SECONDS, urgency="hop")
@@ -170,20 +171,20 @@ class Repairs:
                 await asyncio.shield(self._subtraction(key))
 
         results = await asyncio.gather(*(one(HopId(step, index)) for index in indices), return_exceptions=True)
-        left = [index for index in indices if index in self._journeys.book(step).accumulated]
+        left = [index for index in indices if index in self._sums.of(step).accumulated]
         if left:
             troubles = [str(it) for it in results if isinstance(it, BaseException)]
             raise Refused(f"{len(left)} indices stay in the sum: {'; '.join(troubles[:1])}")
 
     def _subtraction(self, key: HopId) -> "asyncio.Task[None]":
-        """A task of its own: once the device has begun, the book must hear of its end."""
+        """A task of its own: once the device has begun, the sum must hear of its end."""
         if (task := self._subtracting.get(key)) is None:
             task = self._subtracting[key] = start_shared(self._take_out(key), f"subtract {key}")
             task.add_done_callback(lambda _: self._subtracting.pop(key))
         return task
 
     async def _take_out(self, key: HopId) -> None:
-        if key.index in self._journeys.book(key.step).accumulated:
+        if key.index in self._sums.of(key.step).accumulated:
             tokens, activation = await self._input(key)
             await self._journeys.subtract(key, tokens, activation)
 

@@ -14,6 +14,7 @@ from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import HopForgotten, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.journey import Journeys
+from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Data
 from swarmd.swarm.signals import Signal
@@ -56,12 +57,14 @@ class Head:
         links: Links,
         membership: Membership,
         history: History,
+        sums: StepSums,
         journeys: Journeys,
         conductor: Conductor,
         data: Data,
     ) -> None:
         self._run, self._limits, self._links, self._membership = run, limits, links, membership
-        self._history, self._journeys, self._conductor, self._data = history, journeys, conductor, data
+        self._history, self._sums, self._journeys = history, sums, journeys
+        self._conductor, self._data = conductor, data
         self._pool: deque[tuple[int, Lease]] = deque()
         self._running: dict[int, asyncio.Task[None]] = {}
         self._completed: set[int] = set()
@@ -97,8 +100,7 @@ class Head:
 
     async def _train(self, step: int) -> None:
         self._pool.clear()
-        book = self._journeys.book(step)
-        self._completed = book.accumulated | book.spoiled  # none, unless this begins the step for the second time
+        self._completed = self._sums.of(step).done  # none, unless this begins the step for the second time
         await first_of(self._step(step), self._history.left(step))
 
     async def _step(self, step: int) -> None:
@@ -130,8 +132,8 @@ class Head:
         One that comes back after the sum was frozen is done with, too: the round has settled without it, and should
         it begin anew, its leader asks for whatever is missing.
         """
-        book, again = self._journeys.book(key.step), lease.again
-        while key.index not in book.accumulated | book.spoiled:
+        step_sum, again = self._sums.of(key.step), lease.again
+        while not step_sum.has(key.index):
             try:
                 await self._send_off(key, lease, again=again)
                 break
@@ -145,7 +147,7 @@ class Head:
         self._completed.add(key.index)
         self._running.pop(key.index, None)
         self._changed.notify()
-        self._journeys.changed.notify()  # for whoever waits until nothing is under way
+        self._sums.changed.notify()  # for whoever waits until nothing is under way
 
     async def _send_off(self, key: HopId, lease: Lease, *, again: bool) -> None:
         """Has a microbatch make its journey. Raises SwarmError, MemoryError."""
@@ -195,7 +197,7 @@ class Head:
         leader = self._conductor.leader(step)
         held = {*self._running, *(index for index, _ in self._pool)} - self._completed
         away = held & {key.index for key in self._journeys.custody.waiting() if key.step == step}
-        blame = self._journeys.book(step).blame
+        blame = self._sums.of(step).blame
         question = AskLease(
             step, self._history.record_hash, want, to_ranges(self._completed), to_ranges(held), to_ranges(away), blame
         )
