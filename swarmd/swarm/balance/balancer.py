@@ -23,7 +23,6 @@ from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Move
 from swarmd.swarm.membership.states import ADMITTING
 from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.signals import Signal
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +57,12 @@ class Balancer:
         membership: Membership,
         history: History,
         outlook: Outlook,
-        changed: Signal,
         rng: random.Random,
         *,
         move: Callable[[int], Awaitable[None]],
     ) -> None:
         self._run, self._membership, self._history, self._outlook = run, membership, history, outlook
-        self._changed, self._rng, self._move = changed, rng, move
+        self._rng, self._move = rng, move
         self.reason = ""  # of the move that is under way, or of the last one
 
     async def run(self) -> None:
@@ -72,7 +70,7 @@ class Balancer:
         period_s, loop = self._run.rebalance_seconds, asyncio.get_running_loop()
         if period_s <= 0 or self._run.model.stages == 1:
             return
-        await self._changed.until(lambda: self._history.version > 0)  # rates are measured in the first step
+        await self._membership.changed.until(lambda: self._history.version > 0)  # rates are measured in the first step
         seen: tuple[int, ...] = ()
         due = loop.time() + period_s * (0.5 + self._rng.random())  # not everyone at the same moment
         while not self._history.finished:
@@ -89,7 +87,7 @@ class Balancer:
         """Returns when someone has come or gone, or a look is due."""
         generation = self._membership.generation
         seconds = max(0.0, due - asyncio.get_running_loop().time())
-        await self._changed.until(lambda: self._membership.generation != generation, seconds)
+        await self._membership.changed.until(lambda: self._membership.generation != generation, seconds)
 
     def _replicas(self) -> tuple[int, ...]:
         """How many peers each stage has at work, without those whose machines will be gone soon."""

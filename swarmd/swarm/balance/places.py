@@ -17,7 +17,6 @@ from swarmd.swarm.balance.sizes import lacking
 from swarmd.swarm.history.history import History
 from swarmd.swarm.membership.gossip import cards_for
 from swarmd.swarm.membership.table import Membership, nan_to_zero
-from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.incarnation import check_card
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import AskPlace, Card, Place
@@ -57,7 +56,7 @@ class Places:
         self._arrivals = 0  # the last number that was given to a newcomer here
         links.answers(AskPlace, self._answer)
 
-    async def find(self, wanted: int | None, changed: Signal) -> int:
+    async def find(self, wanted: int | None) -> int:
         """The stage to serve. A founder decides by itself; a joiner asks until somebody answers: alone it would begin a
         second history of the run. Raises ConfigError.
         """
@@ -78,7 +77,7 @@ class Places:
                 if self._history.origin.resumes and self._may_use():
                     return self._used or 0
                 return self._place(self.has_data, self._membership.own.memory_bytes)
-            await changed.wait(RETRY_SECONDS)
+            await self._membership.changed.wait(RETRY_SECONDS)
 
     def _may_use(self) -> bool:
         return self._used is not None and (self._used > 0 or self.has_data)

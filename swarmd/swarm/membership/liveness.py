@@ -12,7 +12,6 @@ from typing import Any
 
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.signals import Signal
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Card
@@ -36,7 +35,6 @@ class Liveness:
         self,
         links: Links,
         membership: Membership,
-        changed: Signal,
         tasks: Tasks,
         *,
         suspected: Callable[[PeerId], None],
@@ -44,7 +42,7 @@ class Liveness:
         heard: Callable[[Card], None],
         announce: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
-        self._links, self._membership, self._changed, self._tasks = links, membership, changed, tasks
+        self._links, self._membership, self._tasks = links, membership, tasks
         self._suspected, self._gone, self._heard, self._announce = suspected, gone, heard, announce
         self._sought: dict[PeerId, None] = {}  # dropped without a goodbye, in the order of their turns
         self._seeking: set[PeerId] = set()
@@ -69,7 +67,7 @@ class Liveness:
             self._gone(card.peer)
         self._found(card)
         if self._membership.generation != generation or before is None or before.version != card.version:
-            self._changed.notify()  # figures alone change nothing for those who wait
+            self._membership.changed.notify()  # figures alone change nothing for those who wait
 
     async def _rise_above(self, incarnation: int) -> None:
         """Others have a card of this peer that is newer than any it has given in this life."""
@@ -115,7 +113,7 @@ class Liveness:
         """Its connection broke: it is used no more, and gone unless it can be reached again at once."""
         self._membership.suspect(peer)
         self._suspected(peer)
-        self._changed.notify()
+        self._membership.changed.notify()
         self._tasks.start(self._look_again(peer))
 
     async def _look_again(self, peer: PeerId) -> None:

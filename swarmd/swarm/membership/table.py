@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from swarmd.status import PeerRow
 from swarmd.swarm.membership.rhythm import Rhythm
 from swarmd.swarm.membership.states import ADMITTING, AT_WORK, STAYING
+from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.messages.presence import Card, Summary
 from swarmd.values import PeerId
 
@@ -106,6 +107,7 @@ class Membership:
         self._heartbeat_seconds = self._summary_seconds = HEARTBEAT_SECONDS  # how often others speak
         self._members: dict[PeerId, Member] = {}
         self._reported: dict[int, Summary] = {}  # of each stage
+        self.changed = Signal()  # who is there, at which version, or leads; oneself included
         self.generation = 0  # grows whenever someone comes, goes, or changes stage, state or history
         # What follows is asked for with every hop; all sorted, and changed with each peer that changes.
         self._live: list[PeerId] = []  # everyone not suspect

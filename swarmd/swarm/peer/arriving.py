@@ -14,7 +14,6 @@ from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.served_stage import Assembly
 from swarmd.swarm.peer.stage_switch import Switch
 from swarmd.swarm.recovery.returns import Returns
-from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.download import Candidates
 from swarmd.swarm.tasks import first_of
 
@@ -30,19 +29,18 @@ class Arriving:
         history: History,
         returns: Returns,
         switch: Switch,
-        changed: Signal,
         donors: Candidates,
         *,
         set_card: Callable[..., None],
         announce: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self._membership, self._history, self._returns, self._switch = membership, history, returns, switch
-        self._changed, self._donors, self._set_card, self._announce = changed, donors, set_card, announce
+        self._donors, self._set_card, self._announce = donors, set_card, announce
 
     async def reach(self, assembly: Assembly) -> None:
         """Brings this peer's stage to the swarm's version; back to one, if a return is decided meanwhile."""
-        due = self._changed.until(lambda: self._returns.due is not None)
-        if await first_of(due, assembly.joiner.reach_version(self._donors, self._changed)):
+        due = self._membership.changed.until(lambda: self._returns.due is not None)
+        if await first_of(due, assembly.joiner.reach_version(self._donors, self._membership.changed)):
             await assembly.joiner.ended()
             await self.go_back()
 

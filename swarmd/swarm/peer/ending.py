@@ -25,7 +25,6 @@ from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import AT_WORK, STAYING
 from swarmd.swarm.membership.table import MEMBERS_LIMIT, SMALL_SWARM, Membership
 from swarmd.swarm.ports import Store
-from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import Download, OutOfDonors
 from swarmd.swarm.tasks import alongside
@@ -117,13 +116,12 @@ class Ending:
         history: History,
         disks: Disks,
         store: Store,
-        changed: Signal,
         *,
         set_card: Callable[..., None],
         announce: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self._run, self._limits, self._membership, self._history = run, limits, membership, history
-        self._disks, self._store, self._changed = disks, store, changed
+        self._disks, self._store = disks, store
         self._set_card, self._announce = set_card, announce
         self._left: dict[PeerId, Card] = {}  # who said goodbye with a final state on its disk
         self._since: float | None = None  # loop time when this peer had written its own
@@ -182,9 +180,9 @@ class Ending:
         await self._announce()
         try:
             async with alongside(self._bring_copies()) as bringing:
-                await self._changed.until(self._everyone_has_it, LINGER_SECONDS)
+                await self._membership.changed.until(self._everyone_has_it, LINGER_SECONDS)
                 self._met = True
-                await self._changed.until(self._is_done, self._left_s())
+                await self._membership.changed.until(self._is_done, self._left_s())
         finally:
             self._verdict = self.sentence(), self.is_at_risk()
             self.over = True
@@ -200,7 +198,7 @@ class Ending:
             safe = self.begun and not self.only_here() and not self._doubted()
             return safe or bool(self._history.failure)
 
-        await self._changed.until(may_leave, bound_s)
+        await self._membership.changed.until(may_leave, bound_s)
 
     def _is_done(self) -> bool:
         """Whether nothing is to be waited for any more."""
@@ -247,7 +245,7 @@ class Ending:
             if brought or not self._membership.own.spare:
                 await self._announce()
             else:
-                await self._changed.wait(RETRY_SECONDS if mine else None)
+                await self._membership.changed.wait(RETRY_SECONDS if mine else None)
 
     async def _bring(self, stage: int) -> bool:
         """Whether a copy is on this disk now. Where none can be kept, this peer offers itself no more."""

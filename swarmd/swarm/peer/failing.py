@@ -8,11 +8,10 @@ from swarmd.swarm.history.history import History
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.ending import LINGER_SECONDS
-from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.disks import Disks
 
 
-async def fail(membership: Membership, history: History, disks: Disks, changed: Signal) -> None:
+async def fail(membership: Membership, history: History, disks: Disks) -> None:
     """Stays for those who haven't the last commit yet; then raises RunEnded."""
     record, version = history.record, history.version
     assert record is not None, "the untrained version has not failed"
@@ -22,7 +21,7 @@ async def fail(membership: Membership, history: History, disks: Disks, changed: 
         there = [card for card in others if card.state in (*AT_WORK, "joining")]
         return not there if history.ended is not None else all(card.version >= version for card in there)
 
-    await changed.until(everyone_has_it, LINGER_SECONDS)
+    await membership.changed.until(everyone_has_it, LINGER_SECONDS)
     # What the skipped steps began from led to nothing else: the one before it is good.
     below, stage = record.step - record.skips, membership.own.stage
     good = [it.version for it in await disks.stock() if it.stage == stage and it.version < below]

@@ -21,7 +21,6 @@ from swarmd.swarm.membership.states import STAYING
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.served_stage import Assembly
 from swarmd.swarm.ports import Compute
-from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.backlog import Backlog, Entry, Missed
 from swarmd.swarm.state.download import Candidates
 from swarmd.swarm.state.manifest import model_elements
@@ -56,7 +55,6 @@ class Mover(Puller):
         history: History,
         conductor: Conductor,
         target: int,
-        changed: Signal,
         *,
         balance: bool,
         newest: Callable[[], Card],
@@ -65,7 +63,7 @@ class Mover(Puller):
         leave: Leave,
     ) -> None:
         super().__init__(run, limits, links, history, target, model_elements(run.model), newest)
-        self._membership, self._conductor, self._changed = membership, conductor, changed
+        self._membership, self._conductor = membership, conductor
         self._donors, self._arrive, self._leave = donors, arrive, leave
         self.target, self._balance = target, balance
         self.move = Move(membership.own.peer, membership.own.stage, target)
@@ -78,7 +76,7 @@ class Mover(Puller):
         """Moves. Raises Refused while at its old stage, ConfigError when it has left and can't open the new one."""
         while not await self.bring(self._donors, self._change):
             self._check_able()
-            await self._changed.wait(RETRY_SECONDS)
+            await self._membership.changed.wait(RETRY_SECONDS)
         assert self._assembly is not None
         return self._assembly
 
@@ -142,7 +140,7 @@ class Mover(Puller):
                     changed = self._history.version >= step or self._conductor.leader(step) != leader
                     return changed or self.departed or backlog.missed
 
-                await self._changed.until(news, RETRY_SECONDS if answer is None else ASK_AGAIN_SECONDS)
+                await self._membership.changed.until(news, RETRY_SECONDS if answer is None else ASK_AGAIN_SECONDS)
         finally:
             self._wishing = False
 

@@ -42,7 +42,6 @@ from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.recovery.forks import Forks
 from swarmd.swarm.recovery.returns import Returns
 from swarmd.swarm.rounds.member import Rounds
-from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.copies import Copies
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.donor import Donor
@@ -86,11 +85,11 @@ class Peer(HistoryListener):
         self._store, self._wanted = store, stage
         self._resume = resume
         self.entries = tuple(entries)  # peers through which this one came; none: it founds the run
-        self.changed, self.tasks = Signal(), Tasks(links.fence)
+        self.tasks = Tasks(links.fence)
         self.history = History(run, links, store)
         self.forks = Forks(run, links, membership, self.history, rng)
         self.liveness = Liveness(
-            links, membership, self.changed, self.tasks,
+            links, membership, self.tasks,
             suspected=self._suspected, gone=self._gone, heard=self._heard, announce=self._announce,
         )  # fmt: skip
         outlook = Outlook(run, membership)
@@ -98,26 +97,26 @@ class Peer(HistoryListener):
         self.places = Places(run, links, membership, self.history, self.liveness.hear, self.entries, outlook, used)
         self.stage: int | None = None
         self.state: PeerState = "joining"
-        history, changed = self.history, self.changed
+        history = self.history
         self.disks = Disks(run, links, membership, store)
-        self.returns = Returns(run, links, membership, history, self.disks, changed, limits.stage_lost_timeout_s)
-        self.copies = Copies(run, limits, membership, history, self.disks, store, changed)
+        self.returns = Returns(run, links, membership, history, self.disks, limits.stage_lost_timeout_s)
+        self.copies = Copies(run, limits, membership, history, self.disks, store)
         self.ending = Ending(
-            run, limits, membership, history, self.disks, store, changed, set_card=self._set, announce=self._announce
+            run, limits, membership, history, self.disks, store, set_card=self._set, announce=self._announce
         )
         self.ballots = Ballots(run, links, membership, history, rng, limits.fork_timeout_s)
         self.conductor = Conductor(
-            run, links, membership, history, self._validate, changed, self.tasks, self.ballots, rng, self.returns,
+            run, links, membership, history, self._validate, self.tasks, self.ballots, rng, self.returns,
             outlook,
         )  # fmt: skip
         self.switch = Switch(
-            run, limits, links, membership, history, self.conductor, open_stage, rng, changed, self.places, self.tasks,
+            run, limits, links, membership, history, self.conductor, open_stage, rng, self.places, self.tasks,
             set_card=self._set, announce=self._announce,
         )  # fmt: skip
         self.balancer = Balancer(
-            run, membership, history, outlook, changed, rng, move=functools.partial(self.switch.move, balance=True)
+            run, membership, history, outlook, rng, move=functools.partial(self.switch.move, balance=True)
         )
-        ways = (membership, history, self.returns, self.switch, changed)
+        ways = (membership, history, self.returns, self.switch)
         self.arriving = Arriving(*ways, self.donors, set_card=self._set, announce=self._announce)
         self.view = View(self, self._refresh)
         self.drainage: Drain | None = None  # this peer leaves
@@ -193,7 +192,7 @@ class Peer(HistoryListener):
         """Finds a stage and brings it to the swarm's version."""
         tail = self._store.ledger_tail(RECORDS_KEPT)
         places = self.places
-        stage = await places.find(self._wanted, self.changed)
+        stage = await places.find(self._wanted)
         try:
             assembly = await self._open(stage)
         except ConfigError as trouble:
@@ -202,7 +201,7 @@ class Peer(HistoryListener):
                 raise
             log.warning("not a head: %s", trouble)
             places.has_data = False
-            assembly = await self._open(await places.find(self._wanted, self.changed))
+            assembly = await self._open(await places.find(self._wanted))
         if self.history.origin.resumes or self.membership.newest().version > 0:  # else it serves at once, and says so
             await self.gossip.announce()
         if self.history.origin.resumes and self._founds():
@@ -255,7 +254,7 @@ class Peer(HistoryListener):
         if self.history.failure:
             self._set(state="finished")
             await self.gossip.announce()
-            await fail(self.membership, self.history, self.disks, self.changed)
+            await fail(self.membership, self.history, self.disks)
         await self.ending.run(await self._save())
         await self._say_goodbye()
 
@@ -271,7 +270,7 @@ class Peer(HistoryListener):
                 await self.arriving.go_back()
                 await self._serve_again()
             if self.switch.between:  # `Mover` brings this peer up
-                await self.changed.wait(KEEP_UP_SECONDS)
+                await self.membership.changed.wait(KEEP_UP_SECONDS)
                 continue
             if self.history.broken and self._is_whole_elsewhere():
                 self.history.start_over("another replica's parameters are finite")
@@ -282,7 +281,7 @@ class Peer(HistoryListener):
                 await self.history.catch_up(newest.peer, newest.version)
             await self._cross_over()
             calm = self.membership.newest().version <= self.history.version and not self.membership.foreign()
-            await self.changed.wait(CALM_SECONDS if calm else KEEP_UP_SECONDS)
+            await self.membership.changed.wait(CALM_SECONDS if calm else KEEP_UP_SECONDS)
 
     def _is_whole_elsewhere(self) -> bool:
         """Whether a replica of this peer's stage has what came out not finite here."""
@@ -389,7 +388,7 @@ class Peer(HistoryListener):
         if "state" in changes:
             self.state = changes["state"]
         self.membership.own = dataclasses.replace(self.membership.own, **changes)
-        self.changed.notify()
+        self.membership.changed.notify()
 
     # ---------------------------------------------------------------------------------------------- others
 
@@ -414,7 +413,7 @@ class Peer(HistoryListener):
         if self.journeys is not None:
             self.journeys.peer_lost(peer, heir)
         self.conductor.peer_lost(peer, heir)
-        self.changed.notify()
+        self.membership.changed.notify()
 
     def _sweep(self, now: float) -> float:
         """Looks at whatever may be late. Returns the loop time at which more may be."""
@@ -477,7 +476,7 @@ class Peer(HistoryListener):
         if self.view.validation_loss is not None:  # it may be of a version that is void now
             self.view.validation_loss = self.history.record.validation_loss if self.history.record else None
         self._refresh()
-        self.changed.notify()
+        self.membership.changed.notify()
 
     def on_record(self, record: Record) -> None:
         """Ends the step everywhere, and begins what follows from it."""
@@ -496,7 +495,7 @@ class Peer(HistoryListener):
             self.tasks.start(self._say_broken(record))
         if record.forked:  # so that the others see soon which history this is
             self.tasks.start(self.gossip.announce())
-        self.changed.notify()
+        self.membership.changed.notify()
 
     async def _say_broken(self, record: Record) -> None:
         """This peer has no state any more. Who leads the next step must know, though it may be far away."""

@@ -25,7 +25,6 @@ from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.move import Mover
 from swarmd.swarm.peer.served_stage import Assembly
 from swarmd.swarm.ports import Compute, Data
-from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.tasks import Tasks, joined, start_shared
@@ -53,7 +52,6 @@ class Switch:
         conductor: Conductor,
         open_stage: OpenStage,
         rng: random.Random,
-        changed: Signal,
         places: Places,
         tasks: Tasks,
         *,
@@ -62,7 +60,7 @@ class Switch:
     ) -> None:
         self._run, self._limits, self._links, self._membership = run, limits, links, membership
         self._history, self._conductor, self._open_stage, self._rng = history, conductor, open_stage, rng
-        self._changed, self._places, self._tasks = changed, places, tasks
+        self._places, self._tasks = places, tasks
         self._set_card, self._announce = set_card, announce
         self.assembly: Assembly | None = None  # None: between two stages, or before the first
         self.joiner: Joiner | None = None  # of the stage that is open, or being opened
@@ -209,7 +207,6 @@ class Switch:
             self._history,
             self._conductor,
             stage,
-            self._changed,
             balance=balance,
             newest=self._membership.newest,
             donors=lambda: self.donors(stage),

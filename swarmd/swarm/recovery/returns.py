@@ -19,7 +19,6 @@ from swarmd.swarm.history.record import Record, build_end, build_return, foundin
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.recovery.return_plan import Way, newest_whole, plan_return
-from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import OutOfDonors
 from swarmd.swarm.wire.links import Links
@@ -63,11 +62,10 @@ class Returns(HistoryListener):
         membership: Membership,
         history: History,
         disks: Disks,
-        changed: Signal,
         timeout_s: float,
     ) -> None:
         self._run, self._links, self._membership, self._history = run, links, membership, history
-        self._disks, self._changed, self._timeout_s = disks, changed, timeout_s
+        self._disks, self._timeout_s = disks, timeout_s
         self.due: Record | None = None  # a return that this peer has yet to make
         self._newest: Record | None = None  # return that this peer has heard of
         self.waiting = ""  # what a return waits for, in words
@@ -101,7 +99,7 @@ class Returns(HistoryListener):
                     return record
             elif isinstance(way, Way):
                 self._wait_for(_quiet(way))
-            await self._changed.wait(LOOK_SECONDS)
+            await self._membership.changed.wait(LOOK_SECONDS)
 
     async def lost(self) -> Record:
         """The return that should be proposed as what follows this peer's version, once a stage has been without a peer
@@ -121,7 +119,7 @@ class Returns(HistoryListener):
                     if record is not None and self._is_lost():
                         _tell_passed(way)
                         return record
-            await self._changed.wait(LOOK_SECONDS)
+            await self._membership.changed.wait(LOOK_SECONDS)
 
     def broken_stage(self) -> int | None:
         """A stage of which no replica has a state of this peer's version, since its parameters came out not finite."""
@@ -181,7 +179,7 @@ class Returns(HistoryListener):
     def _wait_for(self, words: str) -> None:
         if words != self.waiting:
             self.waiting = words
-            self._changed.notify()
+            self._membership.changed.notify()
 
     def _state_at(self, version: int) -> str:
         record = self._history.chain.at(version)
@@ -260,7 +258,7 @@ class Returns(HistoryListener):
                 self._history.version, record.step, because,
             )  # fmt: skip
             self.due = self._newest = record
-            self._changed.notify()
+            self._membership.changed.notify()
             self._history.changed.notify()
 
     def _concerns(self, record: Record) -> bool:
@@ -295,7 +293,7 @@ class Returns(HistoryListener):
             if bad >= FETCHES and ahead:
                 log.warning("version %d of stage %d is passed over: nobody gives it", record.step, stage)
                 break
-            await self._changed.wait(FETCH_SECONDS)
+            await self._membership.changed.wait(FETCH_SECONDS)
         return None
 
     def _holders(self) -> list[PeerId]:
@@ -308,4 +306,4 @@ class Returns(HistoryListener):
         if self.due is record:
             self.due = None
         self.waiting, self._lost_since = "", None
-        self._changed.notify()
+        self._membership.changed.notify()

@@ -16,7 +16,6 @@ from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import SMALL_SWARM, Membership
 from swarmd.swarm.ports import Store
-from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import OutOfDonors
 from swarmd.swarm.wire.messages.state import Kept
@@ -68,10 +67,9 @@ class Copies:
         history: History,
         disks: Disks,
         store: Store,
-        changed: Signal,
     ) -> None:
         self._run, self._limits, self._membership, self._history = run, limits, membership, history
-        self._disks, self._store, self._changed = disks, store, changed
+        self._disks, self._store = disks, store
         self._turn = 0  # of the newest version that was asked for: older ones are not worth the while any more
 
     def stage(self) -> int | None:

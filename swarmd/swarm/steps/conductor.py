@@ -74,7 +74,6 @@ class Conductor:
         membership: Membership,
         history: History,
         validate: Validate,
-        changed: Signal,
         tasks: Tasks,
         ballots: Ballots,
         rng: random.Random,
@@ -86,8 +85,7 @@ class Conductor:
         self._validate, self._tasks, self._ballots, self._rng = validate, tasks, ballots, rng
         self._distribution = Distribution(links, membership, history, tasks)
         self._outranked = 0  # times in a row
-        self._changed = changed  # of the membership, or of this peer's version
-        self._succession = Succession(links, membership, history, changed, tasks)
+        self._succession = Succession(links, membership, history, tasks)
         self._leases: Leases | None = None
         self._step = 0
         self._hearing_until = 0.0
@@ -128,7 +126,7 @@ class Conductor:
 
     async def _until(self, predicate: Callable[[], bool]) -> None:
         while not predicate():
-            await self._changed.wait(LEASE_POLL_SECONDS)
+            await self._membership.changed.wait(LEASE_POLL_SECONDS)
 
     async def _lead(self, step: int, ended: Callable[[], bool]) -> None:
         """Leads a step until it has committed, or someone else comes first."""
@@ -297,11 +295,11 @@ class Conductor:
             heard = peer == own or await self._links.tell_all([peer], ping, Ack, deadline_s=SILENCE_SECONDS / 2)
             if heard or loop.time() - asked > SILENCE_SECONDS:  # the latter: this peer itself was stopped
                 answered = loop.time()
-                await self._changed.wait(PING_SECONDS)
+                await self._membership.changed.wait(PING_SECONDS)
             elif self._membership.is_silent(peer, loop.time()):  # since before it was asked
                 break
             else:
-                await self._changed.wait(RETRY_SECONDS)
+                await self._membership.changed.wait(RETRY_SECONDS)
         return "is silent" if self._membership.is_live(peer) else "is lost"
 
     # ---------------------------------------------------------------------------------------------- heads

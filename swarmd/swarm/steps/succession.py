@@ -13,7 +13,6 @@ from swarmd.swarm.history.ballots import Mandate
 from swarmd.swarm.history.history import History
 from swarmd.swarm.membership.order import conductor_order
 from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.signals import Signal
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ack
@@ -30,9 +29,9 @@ NEAR_STAGES = 2  # whose peers every head knows, in a large swarm, too
 class Succession:
     """The leaders of steps."""
 
-    def __init__(self, links: Links, membership: Membership, history: History, changed: Signal, tasks: Tasks) -> None:
+    def __init__(self, links: Links, membership: Membership, history: History, tasks: Tasks) -> None:
         self._links, self._membership, self._history = links, membership, history
-        self._changed, self._tasks = changed, tasks
+        self._tasks = tasks
         self._first: tuple[tuple[int, int, str], PeerId] = (0, 0, ""), ""  # what it follows from, and who it is
         self._leads: dict[tuple[int, str], dict[PeerId, Lead]] = {}  # (step, parent) -> who said that it leads
         self._taking: tuple[int, str] = (0, "")  # the step that this peer takes over, without the right to as yet
@@ -79,7 +78,7 @@ class Succession:
         step, own = self._history.version + 1, self._membership.own.peer
         if self._taking[0] == step and not self._membership.is_silent(self._before, now):  # it is back in time
             self._taking = (0, "")
-            self._changed.notify()
+            self._membership.changed.notify()
         leader = self.leader(step)
         if leader in ("", own) or not self._membership.is_silent(leader, now):
             return
@@ -88,7 +87,7 @@ class Succession:
         if speaking[:1] == [own] and not self.is_cut_off(now):
             log.info("step %d: %s, who leads it, is silent; this peer takes over", step, leader[-8:])
             self._taking, self._before = (step, self._history.record_hash), leader
-            self._changed.notify()
+            self._membership.changed.notify()
 
     def is_cut_off(self, now: float) -> bool:
         """Whether most of those near are silent, and not given up yet: someone else may lead for them."""
@@ -143,4 +142,4 @@ class Succession:
         self._leads.setdefault((lead.step, lead.record), {})[lead.ballot.peer] = lead
         if self._taking == (lead.step, lead.record):  # the ballots decide from now on
             self._taking = (0, "")
-        self._changed.notify()
+        self._membership.changed.notify()

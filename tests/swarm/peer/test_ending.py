@@ -98,15 +98,16 @@ def test_in_a_large_swarm_everyone_sees_to_what_is_near(peers: int, stages: list
     membership: Any = SimpleNamespace(own=card("p", stage=3))
     history: Any = SimpleNamespace(members=lambda: tuple(f"p{number}" for number in range(peers)))
     run: Any = SimpleNamespace(model=SimpleNamespace(stages=8))
-    rest: dict[str, Any] = dict.fromkeys(("limits", "disks", "store", "changed", "set_card", "announce"))
+    rest: dict[str, Any] = dict.fromkeys(("limits", "disks", "store", "set_card", "announce"))
     assert Ending(run=run, membership=membership, history=history, **rest).stages() == stages
 
 
 @pytest.mark.parametrize(("failure", "left"), [("", False), ("its parameters are not finite", True)])
 async def test_who_is_told_to_leave_a_run_that_has_failed_waits_for_nothing(failure: str, left: bool) -> None:
     history: Any = SimpleNamespace(failure=failure)
-    rest: dict[str, Any] = dict.fromkeys(("run", "limits", "membership", "disks", "store", "set_card", "announce"))
-    ending = Ending(history=history, changed=Signal(), **rest)
+    membership: Any = SimpleNamespace(changed=Signal())
+    rest: dict[str, Any] = dict.fromkeys(("run", "limits", "disks", "store", "set_card", "announce"))
+    ending = Ending(history=history, membership=membership, **rest)
     waiting = asyncio.create_task(ending.released(60.0))
     await asyncio.sleep(0)
     assert waiting.done() == left

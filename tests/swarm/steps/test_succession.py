@@ -11,7 +11,6 @@ from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.ballots import Mandate
 from swarmd.swarm.membership.order import conductor_order
 from swarmd.swarm.membership.table import SILENCE_FLOOR_SECONDS, SMALL_SWARM, Membership
-from swarmd.swarm.signals import Signal
 from swarmd.swarm.steps.succession import Succession
 from swarmd.swarm.wire.messages.common import Ack, Ballot
 from swarmd.swarm.wire.messages.step import Lead
@@ -42,7 +41,7 @@ class Seat:
         self.deaf: set[str] = set()
         links: Any = SimpleNamespace(answers=lambda kind, answerer: None, tell_all=self._tell_all)
         tasks: Any = SimpleNamespace(start=self._start)
-        self.succession = Succession(links, self.membership, cast("Any", self.history), Signal(), tasks)
+        self.succession = Succession(links, self.membership, cast("Any", self.history), tasks)
         self.tasks: list[asyncio.Task[None]] = []
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
