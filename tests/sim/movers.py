@@ -66,10 +66,10 @@ def swarm(
 def slow_chunks(world: World, seconds: float = 1.0) -> None:
     """Each chunk of a state takes a while."""
     for it in world.peers.values():
-        give = it.peer.links._answerers[AskChunk]
+        give = it.peer.links._handlers[AskChunk]
 
         async def slow(peer: str, ask: AskChunk, give: Any = give) -> Any:
             await asyncio.sleep(seconds)
             return await give(peer, ask)
 
-        it.peer.links.answers(AskChunk, slow)
+        it.peer.links.handle(AskChunk, slow)

@@ -22,7 +22,7 @@ from swarmd.stage.engine import StageEngine
 from swarmd.swarm.history.record import Record, clip_factor, record_to_plain
 from swarmd.swarm.peer.drain import Drained
 from swarmd.swarm.peer.ending import LINGER_SECONDS
-from swarmd.swarm.wire.messages.commit import Accept, Accepted
+from swarmd.swarm.wire.messages.commit import Accept
 from swarmd.swarm.wire.messages.hop import NOBODY, Blame
 from swarmd.values import Encoded, HopId
 from tests.sim.test_drains import drain
@@ -305,7 +305,7 @@ def test_a_record_whose_norm_is_not_its_gradients_is_never_applied(
                 made = dataclasses.replace(record, stages=stages, grad_norm=norm, clip_factor=clip)
                 question = Accept(mandate.step, mandate.parent, mandate.ballot, record_to_plain(made))
                 others = [name for name in world.peers if name != it.name]
-                answers = await it.peer.links.tell_all(others, question, Accepted, deadline_s=5.0)
+                answers = await it.peer.links.tell_all(others, question, deadline_s=5.0)
                 assert {"tail1", "tail2"} <= answers.keys()
                 assert not {"middle1", "middle2"} & answers.keys(), "who knows better doesn't accept it"
                 for other in world.peers.values():

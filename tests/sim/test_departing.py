@@ -13,6 +13,7 @@ from swarmd.sim.faults import point_actions
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.faults.timed import Crash, Move, Partition
 from swarmd.sim.world.world import SimPeer, World
+from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.move import AskMove, AskStay, Wished
 from tests.sim.movers import ask, granted, members, swarm
 from tests.sim.toy import RUN, accumulated, check_agreement, check_exact, everyone_at, long, moment, step_of, train
@@ -92,7 +93,7 @@ def test_of_three_that_wish_at_once_one_stays() -> None:
     async def events(world: World) -> None:
         names = ("middle1", "middle2", "middle3")
         for it in world.peers.values():  # whoever leads grants everything, as two that don't hear each other may
-            it.peer.links.answers(AskMove, grant)
+            it.peer.links.handle(AskMove, grant)
         await with_a_sum(world, "middle2")
         moves = [ask(world.peers[name], 2) for name in names]
         await asyncio.sleep(30)
@@ -224,31 +225,31 @@ def test_the_move_is_given_up_meanwhile(point: str) -> None:
 
 def test_a_refused_promise_leaves_everything_as_it_was() -> None:
     async def events(world: World) -> None:
-        async def refuse(peer: str, question: Any) -> None:
+        async def refuse(peer: str, question: AskStay) -> Ack:
             raise Refused("no")
 
         for it in world.peers.values():
-            it.peer.links.answers(AskStay, refuse)
+            it.peer.links.handle(AskStay, refuse)
         await ask(await with_a_sum(world, "middle2"), 2)
 
     assert granted(swarm(events, microbatches=30, limits=NOW)) == [("middle2", 1, 2)]
 
 
 @pytest.mark.parametrize("kind", [AskMove, AskStay], ids=lambda kind: kind.__name__)
-def test_the_record_grants_it_while_it_still_asks(kind: type[Any]) -> None:
+def test_the_record_grants_it_while_it_still_asks(kind: Any) -> None:
     """It has left by the time the answer comes."""
 
     async def events(world: World) -> None:
         await with_a_sum(world, "middle2")
         for it in world.peers.values():
-            give = it.peer.links._answerers[kind]
+            give = it.peer.links._handlers[kind]
 
             async def slow(peer: str, question: Any, give: Any = give) -> Any:
                 answer, step = await give(peer, question), question.step
                 await moment(world, lambda: step_of(world) > step)
                 return answer
 
-            it.peer.links.answers(kind, slow)
+            it.peer.links.handle(kind, slow)
         await ask(world.peers["middle2"], 2)
         assert (world.peers["middle2"].peer.stage, world.peers["middle2"].peer.state) == (2, "serving")
 

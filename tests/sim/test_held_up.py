@@ -54,7 +54,7 @@ async def never(*_: Any, **__: Any) -> Any:
 
 
 def answerers(it: SimPeer) -> Any:
-    return rounds_of(it)._links._answerers
+    return rounds_of(it)._links._handlers
 
 
 KEEPING = {

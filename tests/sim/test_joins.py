@@ -169,7 +169,7 @@ def serve_slowly(world: World, seconds: float = 0.05) -> dict[PeerId, int]:
     """Chunks served so far, by donor; each takes a while."""
     served: dict[PeerId, int] = {}
     for name, it in world.peers.items():
-        give = it.peer.links._answerers[AskChunk]
+        give = it.peer.links._handlers[AskChunk]
 
         async def slow(peer: PeerId, ask: AskChunk, name: PeerId = name, give: Any = give) -> Chunk:
             served[name] = served.get(name, 0) + 1
@@ -177,33 +177,33 @@ def serve_slowly(world: World, seconds: float = 0.05) -> dict[PeerId, int]:
             answer: Chunk = await give(peer, ask)
             return answer
 
-        it.peer.links.answers(AskChunk, slow)
+        it.peer.links.handle(AskChunk, slow)
     return served
 
 
 def lie_about_a_chunk(it: SimPeer) -> None:
     """One bit of the state is another one than its hash says."""
-    give = it.peer.links._answerers[AskChunk]
+    give = it.peer.links._handlers[AskChunk]
 
     async def lie(peer: PeerId, ask: AskChunk) -> Chunk:
         data = bytearray((await give(peer, ask)).data)
         data[7] ^= 1
         return Chunk(bytes(data))
 
-    it.peer.links.answers(AskChunk, lie)
+    it.peer.links.handle(AskChunk, lie)
 
 
 def damage(**changes: Any) -> Callable[[SimPeer], None]:
     """A manifest that can't be true."""
 
     def lie_about_the_manifest(it: SimPeer) -> None:
-        give = it.peer.links._answerers[AskSnapshot]
+        give = it.peer.links._handlers[AskSnapshot]
 
         async def lie(peer: PeerId, ask: AskSnapshot) -> Snapshot:
             answer: Snapshot = dataclasses.replace(await give(peer, ask), **changes)
             return answer
 
-        it.peer.links.answers(AskSnapshot, lie)
+        it.peer.links.handle(AskSnapshot, lie)
 
     return lie_about_the_manifest
 
@@ -245,14 +245,14 @@ def test_a_lying_donor_is_refused_and_the_next_one_used(lie: Callable[[SimPeer],
 
 
 def watch(it: SimPeer, name: PeerId, asked: list[PeerId]) -> None:
-    give = it.peer.links._answerers[AskSnapshot]
+    give = it.peer.links._handlers[AskSnapshot]
 
     async def noted(peer: PeerId, ask: AskSnapshot) -> Snapshot:
         asked.append(name)
         answer: Snapshot = await give(peer, ask)
         return answer
 
-    it.peer.links.answers(AskSnapshot, noted)
+    it.peer.links.handle(AskSnapshot, noted)
 
 
 def test_a_peer_that_missed_a_commit_fetches_it() -> None:
@@ -474,7 +474,7 @@ def test_a_donor_that_falls_silent_in_the_middle_costs_seconds() -> None:
 
 def fall_silent(it: SimPeer, served: dict[PeerId, int]) -> None:
     """After two chunks; its machine trains on."""
-    give = it.peer.links._answerers[AskChunk]
+    give = it.peer.links._handlers[AskChunk]
 
     async def mute(peer: PeerId, ask: AskChunk) -> Chunk:
         if served.get(it.name, 0) >= 2:
@@ -482,7 +482,7 @@ def fall_silent(it: SimPeer, served: dict[PeerId, int]) -> None:
         answer: Chunk = await give(peer, ask)
         return answer
 
-    it.peer.links.answers(AskChunk, mute)
+    it.peer.links.handle(AskChunk, mute)
 
 
 def test_a_backlog_that_does_not_fit_is_begun_anew_with_a_newer_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import logging
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +15,7 @@ from swarmd.swarm.hops.ailing import FAILURES, REST_CEILING_SECONDS, REST_SECOND
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.framing import KINDS
 from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import Request
 from swarmd.swarm.wire.messages.presence import Settings
 from tests.swarm.cards import card
 from tests.swarm.wire.test_messages import filled
@@ -28,12 +29,12 @@ def node(network: SimNetwork, name: str) -> Links:
     return it
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in GREETING])
+@pytest.mark.parametrize("kind", [it for it, cls in KINDS.items() if issubclass(cls, Request) and it not in GREETING])
 def test_an_answerer_that_fails_costs_its_question_and_nothing_else(kind: str) -> None:
     """Whoever asks is refused, also when it is the peer itself; the connection stays."""
 
     async def main() -> None:
-        network = SimNetwork()
+        network, request = SimNetwork(), cast("Any", KINDS[kind])
         one, other = node(network, "a"), node(network, "b")
         troubles = (KeyError, ValueError, RuntimeError, RecursionError, AssertionError, OSError)
         for trouble in (*troubles, MemoryError, TimeoutError, HopForgotten):
@@ -41,10 +42,10 @@ def test_an_answerer_that_fails_costs_its_question_and_nothing_else(kind: str) -
             async def fail(peer: str, message: Any, trouble: type[Exception] = trouble) -> Any:
                 raise trouble("on purpose")
 
-            other.answers(KINDS[kind], fail)
+            other.handle(request, fail)
             for asker in (one, other):
                 with pytest.raises(Refused):
-                    await asker.ask("b", filled(KINDS[kind]), KINDS["Ack"], deadline_s=5.0)
+                    await asker.ask("b", filled(request), deadline_s=5.0)
         assert one.transport.connected() == ("b",)
         assert other.fence.count == 2 * len(troubles)
         assert "on purpose" in other.fence.warning(asyncio.get_running_loop().time())

@@ -25,7 +25,7 @@ from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.recovery.return_plan import Way, plan_return
-from swarmd.swarm.wire.messages.state import Kept, Stock
+from swarmd.swarm.wire.messages.disks import Kept, Stock
 from swarmd.values import PeerId
 
 LOOKS_PER_STEP = 4.0  # how often versions are looked at, by what a step takes without faults

@@ -8,8 +8,13 @@ after, and the disk. `GROUPS` is the one list of them all.
 import contextvars
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Protocol
 
+from swarmd.swarm.wire.framing import KINDS
+from swarmd.swarm.wire.messages import commit, disks, drain, hop, move, presence, state, step
+from swarmd.swarm.wire.messages import round as round_messages
+from swarmd.swarm.wire.messages.common import Request
 from swarmd.values import Frame, PeerId
 
 ANYONE: PeerId = "*"
@@ -19,56 +24,38 @@ ANYONE: PeerId = "*"
 class Group:
     """What belongs to one part of the protocol."""
 
-    requests: tuple[str, ...]  # kinds of messages that are answered
+    messages: ModuleType
     methods: tuple[str, ...] = ()  # of Compute
     disk: tuple[str, ...] = ()
+
+    def requests(self) -> list[str]:
+        """The kinds of requests among its messages, in the order of their file: seeds draw from it."""
+        name = self.messages.__name__
+        return [it for it, cls in KINDS.items() if cls.__module__ == name and issubclass(cls, Request)]
 
     def points(self) -> tuple[str, ...]:
         """The names of its points."""
         sides = ("ask", "serve", "served", "asked")
-        asked = [f"{side}.{kind}" for kind in self.requests for side in sides]
+        asked = [f"{side}.{kind}" for kind in self.requests() for side in sides]
         return (*asked, *(f"{edge}.{method}" for method in self.methods for edge in ("begin", "end")), *self.disk)
 
 
 GROUPS: dict[str, Group] = {
-    "meeting": Group(("Hello", "AskSettings", "AskPlace", "Announce")),
-    "lease": Group(("AskLease", "Revoke", "Lead")),
-    "move": Group(("AskMove", "AskStay")),
-    "drain": Group(("HandOver",), ("absorb",)),
-    "journey": Group(
-        ("Hop", "Room", "Beat", "Cancel", "Locate", "AskHop"),
-        ("forward", "backward", "tail"),
-    ),
-    "round": Group(
-        ("Close", "AskHoldings", "Freeze", "Subtract", "Resend", "Plan", "Contribution"),
-        ("freeze", "thaw", "contribution", "reduce", "assemble"),
-    ),
-    "commit": Group(
-        ("Prepare", "Accept", "Commit", "AskRecord", "AskGradient"),
-        ("apply", "skip"),
-        ("ledger", "void"),
-    ),
-    "state transfer": Group(
-        ("AskSnapshot", "AskChunk"),
-        ("export_state", "import_state"),
-        ("save",),
-    ),
-    "disks": Group(("AskStock", "AskCopy", "AskPiece"), disk=("tail", "stock", "load", "read")),
+    "meeting": Group(presence),
+    "lease": Group(step),
+    "move": Group(move),
+    "drain": Group(drain, ("absorb",)),
+    "journey": Group(hop, ("forward", "backward", "tail")),
+    "round": Group(round_messages, ("freeze", "thaw", "contribution", "reduce", "assemble")),
+    "commit": Group(commit, ("apply", "skip"), ("ledger", "void")),
+    "state transfer": Group(state, ("export_state", "import_state"), ("save",)),
+    "disks": Group(disks, disk=("tail", "stock", "load", "read")),
 }
 """Every point there is, by the part of the protocol it belongs to.
 
 `ledger` and `void` come before the disk changes, `save` before a checkpoint is written; `tail` before
 the ledger is read, `stock`, `load` and `read` before checkpoints are looked at, loaded, or read in part.
 """
-
-NOT_ASKED = (
-    "Card", "Summary",  # gossip
-    "SayHello", "Settings", "Place", "Ack", "Gradient", "Loss", "NotFinite", "Busy", "Located", "Lease", "Resent",
-    "Wished", "Frozen", "Averaged", "Result", "StageReport", "Promise", "Accepted", "GradientPart", "Snapshot",
-    "Chunk", "TakenOver", "Stock",  # answers
-    "Ballot", "Blame", "Kept", "HopBeat", "HeldPart", "Part", "Standing", "OpenPart",  # pieces of messages
-)  # fmt: skip
-"""Kinds in `framing.KINDS` that nobody sends as a request. (`Hello` and `Commit` are both request and answer.)"""
 
 
 def all_points() -> tuple[str, ...]:

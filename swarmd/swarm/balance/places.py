@@ -54,7 +54,7 @@ class Places:
         self.tried = ""  # whom this peer last asked for a place in vain, and why
         self._promises: dict[PeerId, tuple[int, float]] = {}  # newcomer -> its stage, until when
         self._arrivals = 0  # the last number that was given to a newcomer here
-        links.answers(AskPlace, self._answer)
+        links.handle(AskPlace, self._answer)
 
     async def find(self, wanted: int | None) -> int:
         """The stage to serve. A founder decides by itself; a joiner asks until somebody answers: alone it would begin a
@@ -96,7 +96,7 @@ class Places:
         stage = -1 if wanted is None else wanted
         question = AskPlace(stage, self.has_data, self._membership.own.memory_bytes)
         try:
-            place = await self._links.ask(peer, question, Place, deadline_s=PLACE_SECONDS)
+            place = await self._links.ask(peer, question, deadline_s=PLACE_SECONDS)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.info("no place from %s: %s", peer[-8:], trouble)
             self.tried = f"{peer[-8:]}: {trouble or 'no answer'}"

@@ -31,7 +31,7 @@ from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import Accept, Accepted, Prepare, Promise
-from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
+from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot, Request
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
@@ -98,8 +98,8 @@ class Ballots:
         self._memory: dict[tuple[int, str], Acceptor] = {}  # (step, parent) -> what this acceptor said
         self._highest: tuple[int, int] = (0, 0)  # step, and the highest number seen for it
         self.waiting = ""  # for which acceptors, in words
-        links.answers(Prepare, self._answer_prepare)
-        links.answers(Accept, self._answer_accept)
+        links.handle(Prepare, self._answer_prepare)
+        links.handle(Accept, self._answer_accept)
 
     # ---------------------------------------------------------------------------------------------- acceptor
 
@@ -157,7 +157,7 @@ class Ballots:
             while True:
                 acceptors = plan_acceptors(step, self._history.record, self._history.origin.founder)
                 ballot = Ballot(self._next_number(step, parent), own)
-                answers = await self._poll(acceptors, Prepare(step, parent, ballot), Promise)
+                answers = await self._poll(acceptors, Prepare(step, parent, ballot))
                 granted = [it for it in answers.values() if it.granted]
                 higher = self._note(step, highest_ballot(answers.values()))
                 forked = not is_majority(len(granted), len(acceptors))
@@ -212,7 +212,7 @@ class Ballots:
         question = Accept(mandate.step, mandate.parent, ballot, record_to_plain(record))
         try:
             while True:
-                answers = await self._poll(mandate.acceptors, question, Accepted)
+                answers = await self._poll(mandate.acceptors, question)
                 accepted = sum(1 for it in answers.values() if it.granted)
                 higher = self._note(mandate.step, highest_ballot(answers.values()))
                 if mandate.forked and is_majority(len(answers), total):
@@ -231,11 +231,10 @@ class Ballots:
         finally:
             self.waiting = ""
 
-    async def _poll(self, peers: tuple[PeerId, ...], question: Prepare | Accept, kind: type[A]) -> dict[PeerId, A]:
+    async def _poll(self, peers: tuple[PeerId, ...], question: Request[A]) -> dict[PeerId, A]:
         """Asks everyone, and waits for no more answers than make a majority of yes, or rule it out."""
         tasks = [
-            asyncio.create_task(self._links.tell_all([peer], question, kind, deadline_s=ANSWER_SECONDS))
-            for peer in peers
+            asyncio.create_task(self._links.tell_all([peer], question, deadline_s=ANSWER_SECONDS)) for peer in peers
         ]
         answers: dict[PeerId, A] = {}
         try:

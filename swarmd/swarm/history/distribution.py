@@ -17,7 +17,6 @@ from swarmd.swarm.membership.table import SMALL_SWARM, Membership
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import Commit
-from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import PeerId
 
@@ -58,12 +57,12 @@ class Distribution(HistoryListener):
             self._tasks.start(self._relay(relays, Commit(record_to_plain(record), relay=True)))
 
     async def _tell(self, peers: list[PeerId], commit: Commit) -> None:
-        await self._links.tell_all(peers, commit, Ack, deadline_s=COMMIT_SECONDS)
+        await self._links.tell_all(peers, commit, deadline_s=COMMIT_SECONDS)
 
     async def _relay(self, relays: list[PeerId], commit: Commit) -> None:
         """Has the first that answers tell its stage."""
         for peer in relays:
-            if await self._links.tell_all([peer], commit, Ack, deadline_s=COMMIT_SECONDS):
+            if await self._links.tell_all([peer], commit, deadline_s=COMMIT_SECONDS):
                 return
             log.info("%s passes no record on", peer[-8:])
 

@@ -66,8 +66,8 @@ class History:
         self._stage = -1
         self._gather: Gather | None = None
         self._fits: Callable[[Record], str] | None = None
-        links.answers(Commit, self._answer_commit)
-        links.answers(AskRecord, self._answer_record)
+        links.handle(Commit, self._answer_commit)
+        links.handle(AskRecord, self._answer_record)
 
     def attach(self, stage: int, compute: Compute, gather: Gather, fits: Callable[[Record], str]) -> None:
         """Names the stage whose parameters this history steps. `fits`: what of a record doesn't fit the gradients that
@@ -253,7 +253,7 @@ class History:
         while self.version < version and not self.behind and self.ready:
             before = self.version
             try:
-                commit = await self._links.ask(source, AskRecord(before + 1), Commit, deadline_s=RECORD_SECONDS)
+                commit = await self._links.ask(source, AskRecord(before + 1), deadline_s=RECORD_SECONDS)
                 record = record_from_plain(self._run, commit.record)
             except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
                 log.info("no record of step %d from %s: %s", before + 1, source[-8:], trouble)

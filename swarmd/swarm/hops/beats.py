@@ -36,7 +36,7 @@ class Beats:
         self._compute, self._tasks = compute, tasks
         self._under_way: set[PeerId] = set()
         self._due: dict[PeerId, float] = {}  # custodians of hops held here -> loop time promised for the next beat
-        links.answers(Beat, self._answer_beat)
+        links.handle(Beat, self._answer_beat)
 
     async def run(self) -> None:
         """Beats until cancelled. A new custodian hears of its hop at once, whatever the rhythm."""
@@ -68,7 +68,7 @@ class Beats:
 
     async def _send(self, custodian: PeerId, beat: Beat) -> None:
         try:
-            await self._links.tell_all([custodian], beat, Ack, deadline_s=BEAT_PATIENCE_SECONDS)
+            await self._links.tell_all([custodian], beat, deadline_s=BEAT_PATIENCE_SECONDS)
         finally:
             self._under_way.discard(custodian)
 

@@ -11,7 +11,7 @@ import functools
 import logging
 import math
 import random
-from typing import Any, cast
+from typing import Any
 
 from swarmd.config import RoutingPolicy
 from swarmd.errors import HopForgotten, PeerFault, PeerUnreachable, Refused
@@ -23,8 +23,7 @@ from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Ack
-from swarmd.swarm.wire.messages.hop import Busy, Cancel, Gradient, Hop, Locate, Located, NotFinite, hop_id
+from swarmd.swarm.wire.messages.hop import Busy, Cancel, Gradient, Hop, Locate, Loss, NotFinite, hop_id
 from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)
@@ -126,8 +125,9 @@ class Custodian:
             self.custody.done(key, lost)
 
     async def _ask_hop(self, holder: PeerId, hop: Hop) -> Gradient | NotFinite | Busy:
-        answer = await self._links.ask(holder, hop, Gradient, NotFinite, Busy, deadline_s=None, urgency="hop")
-        return cast("Gradient | NotFinite | Busy", answer)
+        answer = await self._links.ask(holder, hop, deadline_s=None, urgency="hop")
+        assert not isinstance(answer, Loss)
+        return answer
 
     async def _cancel(self, holder: PeerId, key: HopId) -> None:
         """Tells a holder that it is given up. It is to know before others are asked who has the hop: this one has not,
@@ -141,7 +141,7 @@ class Custodian:
         async def tell() -> None:
             cancel = Cancel(((key.step, key.index),))
             with contextlib.suppress(PeerUnreachable, TimeoutError, Refused, PeerFault):
-                await self._links.ask(holder, cancel, Ack, deadline_s=CANCEL_SECONDS, urgency="hop")
+                await self._links.ask(holder, cancel, deadline_s=CANCEL_SECONDS, urgency="hop")
             heard.set()
 
         self._tasks.start(tell())
@@ -207,7 +207,7 @@ class Custodian:
         now = asyncio.get_running_loop().time()
         replicas = [card.peer for card in self._membership.stage(stage) if not self.custody.is_mute(card.peer, now)]
         asked = [peer for peer in self._speaking(replicas) if among is None or peer in among]
-        answers = await self._links.tell_all(asked, Locate(*key, stage), Located, deadline_s=LOCATE_SECONDS)
+        answers = await self._links.tell_all(asked, Locate(*key, stage), deadline_s=LOCATE_SECONDS)
         return next((peer for peer, located in answers.items() if located.here), None)
 
     # ---------------------------------------------------------------------------------------------- sending again

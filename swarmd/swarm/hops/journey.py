@@ -87,10 +87,10 @@ class Journeys:
         self._recovery: asyncio.TimerHandle | None = None  # at the end of a rest
         self._work: dict[HopId, Work] = {}
         self._told_busy: dict[PeerId, None] = {}
-        links.answers(Hop, self._answer_hop)
-        links.answers(Room, self._answer_room)
-        links.answers(Locate, self._answer_locate)
-        links.answers(Cancel, self._answer_cancel)
+        links.handle(Hop, self._answer_hop)
+        links.handle(Room, self._answer_room)
+        links.handle(Locate, self._answer_locate)
+        links.handle(Cancel, self._answer_cancel)
 
     # ---------------------------------------------------------------------------------------------- holder
 
@@ -216,7 +216,7 @@ class Journeys:
                 self.tasks.start(self._tell_room(custodian))
 
     async def _tell_room(self, custodian: PeerId) -> None:
-        await self._links.tell_all([custodian], Room(self.room()), Ack, deadline_s=ROOM_SECONDS)
+        await self._links.tell_all([custodian], Room(self.room()), deadline_s=ROOM_SECONDS)
 
     async def _travel(self, work: Work, tokens: Buffer, activation: Encoded | None, again: bool, codec: str) -> Answer:
         """The whole life of a microbatch here."""
@@ -438,7 +438,9 @@ class Journeys:
         out = await self._compute.forward(key, tokens, activation, codec=codec, evaluate=True)
         hop = self.message(key, tokens, out, again=False, evaluate=True)
         holder = await self.custodian.choose(hop)
-        return await self._links.ask(holder, hop, Loss, deadline_s=EVALUATE_SECONDS, urgency="hop")
+        loss = await self._links.ask(holder, hop, deadline_s=EVALUATE_SECONDS, urgency="hop")
+        assert isinstance(loss, Loss)
+        return loss
 
     # ---------------------------------------------------------------------------------------------- bookkeeping
 

@@ -89,7 +89,7 @@ class Gossip:
         self._topics: set[str] = set()
         self._seen: dict[PeerId, float] = {}  # loop time since when we know of an unconnected peer
         self._dialling: dict[PeerId, asyncio.Task[None]] = {}
-        links.answers(Announce, self._answer_announce)
+        links.handle(Announce, self._answer_announce)
 
     async def run(self) -> None:
         """Speaks and keeps in touch until cancelled."""
@@ -199,7 +199,7 @@ class Gossip:
         try:
             async with asyncio.timeout(ANNOUNCE_SECONDS):
                 if not await self._links.introduce(peer):
-                    await self._links.ask(peer, announcement, Ack, deadline_s=None)
+                    await self._links.ask(peer, announcement, deadline_s=None)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.debug("not announced to %s: %s", peer[-8:], trouble)
 

@@ -67,7 +67,7 @@ class Departures:
         self.doing = ""  # one sentence, to be shown
         self._task: asyncio.Task[bool] | None = None
         self._wanted = self._ceased = False
-        links.answers(AskStay, self._answer)
+        links.handle(AskStay, self._answer)
 
     # ---------------------------------------------------------------------------------------------- staying
 
@@ -215,7 +215,7 @@ class Departures:
     async def _promise(self, sibling: PeerId, step: int) -> bool:
         question = AskStay(step, self._history.record_hash, self._stage)
         try:
-            await self._links.ask(sibling, question, Ack, deadline_s=STAY_SECONDS)
+            await self._links.ask(sibling, question, deadline_s=STAY_SECONDS)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.info("%s doesn't promise to stay: %s", sibling[-8:], trouble)
             return False

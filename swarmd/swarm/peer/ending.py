@@ -28,8 +28,8 @@ from swarmd.swarm.ports import Store
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import Download, OutOfDonors
 from swarmd.swarm.tasks import alongside
+from swarmd.swarm.wire.messages.disks import Kept
 from swarmd.swarm.wire.messages.presence import Card
-from swarmd.swarm.wire.messages.state import Kept
 from swarmd.values import PeerId, host_of
 from swarmd.whole import name_stages
 

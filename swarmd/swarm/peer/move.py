@@ -152,7 +152,7 @@ class Mover(Puller):
     async def _ask_for_it(self, step: int, leader: str) -> Wished | None:
         question = AskMove(step, self._history.record_hash, self.move.source, self.target, self._balance)
         try:
-            return await self._links.ask(leader, question, Wished, deadline_s=ANSWER_SECONDS)
+            return await self._links.ask(leader, question, deadline_s=ANSWER_SECONDS)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.info("no word on a move to stage %d from %s: %s", self.target, leader[-8:], trouble)
             return None

@@ -49,9 +49,8 @@ from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Ack
+from swarmd.swarm.wire.messages.disks import Kept
 from swarmd.swarm.wire.messages.presence import Announce, Card
-from swarmd.swarm.wire.messages.state import Kept
 from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)
@@ -504,7 +503,7 @@ class Peer(HistoryListener):
         await self._announce()
         leader = self.conductor.leader(record.step + 1)
         if leader not in ("", self.membership.own.peer):
-            await self.links.tell_all([leader], Announce(self.membership.own), Ack, deadline_s=TELL_SECONDS)
+            await self.links.tell_all([leader], Announce(self.membership.own), deadline_s=TELL_SECONDS)
 
     async def _save_on_the_way(self) -> None:
         await self._save()

@@ -29,7 +29,7 @@ from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.commit import AskRecord, Commit
+from swarmd.swarm.wire.messages.commit import AskRecord
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import PeerId
 
@@ -200,7 +200,7 @@ class Forks(HistoryListener):
 
     async def _ask(self, peer: PeerId, step: int) -> Record | None:
         try:
-            commit = await self._links.ask(peer, AskRecord(step), Commit, deadline_s=RECORD_SECONDS)
+            commit = await self._links.ask(peer, AskRecord(step), deadline_s=RECORD_SECONDS)
             record = record_from_plain(self._run, commit.record)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.debug("no record of step %d from %s: %s", step, peer[-8:], trouble)

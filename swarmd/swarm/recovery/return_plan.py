@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from swarmd.swarm.membership.order import rendezvous
-from swarmd.swarm.wire.messages.state import Kept, Stock
+from swarmd.swarm.wire.messages.disks import Kept, Stock
 from swarmd.values import PeerId
 from swarmd.whole import PassedOver, name_stages
 

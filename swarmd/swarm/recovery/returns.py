@@ -23,9 +23,8 @@ from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import OutOfDonors
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import Commit
-from swarmd.swarm.wire.messages.common import Ack
+from swarmd.swarm.wire.messages.disks import Kept
 from swarmd.swarm.wire.messages.presence import Card
-from swarmd.swarm.wire.messages.state import Kept
 from swarmd.values import Buffer, PeerId
 
 log = logging.getLogger(__name__)
@@ -230,7 +229,7 @@ class Returns(HistoryListener):
             self._history.returned is None or self._history.returned.after in ("", record.after) or self.due is record
         ):
             if late := [card.peer for card in self._membership.cards() if self._is_late(card, record)]:
-                await self._links.tell_all(late, Commit(record_to_plain(record)), Ack, deadline_s=TELL_SECONDS)
+                await self._links.tell_all(late, Commit(record_to_plain(record)), deadline_s=TELL_SECONDS)
             await asyncio.sleep(TELL_SECONDS)
 
     def _is_late(self, card: Card, record: Record) -> bool:

@@ -113,7 +113,7 @@ class Exchange:
             check()
             data = await self._contribution(part)
         message = Contribution(plan.step, plan.attempt, number, data)
-        answer = await self._links.ask(part.owner, message, Averaged, deadline_s=EXCHANGE_SECONDS, urgency="bulk")
+        answer = await self._links.ask(part.owner, message, deadline_s=EXCHANGE_SECONDS, urgency="bulk")
         if answer.blame:
             raise Spoiled(answer.blame)
         if part.digest and part_digest(answer.data) != part.digest:

@@ -25,7 +25,7 @@ from swarmd.swarm.rounds.exchange import unless_over
 from swarmd.swarm.tasks import joined, start_shared
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ranges, check_stage, from_ranges, to_ranges
-from swarmd.swarm.wire.messages.round import HandOver, TakenOver
+from swarmd.swarm.wire.messages.drain import HandOver, TakenOver
 from swarmd.values import Encoded, PeerId
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class HandOvers:
         self._taken: dict[PeerId, Estate] = {}  # of the present step
         self._taking: dict[asyncio.Task[None], tuple[PeerId, Estate]] = {}
         self.unsure: PeerId = ""  # has all of this peer's sum, and may have taken it: its answer is lost, or to come
-        links.answers(HandOver, self._answer)
+        links.handle(HandOver, self._answer)
 
     # ---------------------------------------------------------------------------------------------- giving
 
@@ -150,7 +150,7 @@ class HandOvers:
             estate.step, self._history.record_hash, self._stage, start, stop, data, estate.indices, estate.spoiled,
             estate.loss_sum, estate.resent, estate.subtracted,
         )  # fmt: skip
-        answer = await self._links.ask(sibling, message, TakenOver, deadline_s=seconds, urgency="bulk")
+        answer = await self._links.ask(sibling, message, deadline_s=seconds, urgency="bulk")
         return answer.whole
 
     # ---------------------------------------------------------------------------------------------- taking

@@ -21,7 +21,7 @@ from swarmd.swarm.rounds.holdups import Holdups
 from swarmd.swarm.rounds.parts import Coverage, choose_held, complete_parts, find_superfluous, measure_coverage
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Ballot, Message, from_ranges, to_ranges
+from swarmd.swarm.wire.messages.common import Ballot, Request, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import NOBODY, SOMEONE, Blame
 from swarmd.swarm.wire.messages.round import (
     AskHoldings,
@@ -30,7 +30,6 @@ from swarmd.swarm.wire.messages.round import (
     Part,
     Plan,
     Resend,
-    Resent,
     Result,
     StageReport,
     Subtract,
@@ -168,11 +167,11 @@ class Leader:
         slowest = max((nan_to_zero(card.service_seconds) for card in self._membership.stage(self._stage)), default=0.0)
         return min(PATIENCE_CEILING_SECONDS, max(PATIENCE_FLOOR_SECONDS, PATIENCE_FACTOR * slowest))
 
-    async def _ask(self, peer: PeerId, question: Message, kind: type[A], seconds: float) -> A | None:
+    async def _ask(self, peer: PeerId, question: Request[A], seconds: float) -> A | None:
         """The answer, None if there is none. Raises Refused when another leader has the round. Counts silences."""
         try:
             async with asyncio.timeout(seconds):
-                answer = await self._links.ask(peer, question, kind, deadline_s=seconds)
+                answer = await self._links.ask(peer, question, deadline_s=seconds)
         except TimeoutError:
             self._silences[peer] = self._silences.get(peer, 0) + 1
             log.info("%s doesn't answer %s of step %d", peer[-8:], type(question).__name__, self._step)
@@ -186,18 +185,18 @@ class Leader:
         return answer
 
     async def _ask_all(
-        self, peers: list[PeerId], question: Message, kind: type[A], seconds: float, hasty: Sequence[PeerId] = ()
+        self, peers: list[PeerId], question: Request[A], seconds: float, hasty: Sequence[PeerId] = ()
     ) -> dict[PeerId, A]:
         """Everyone at once. `hasty`: who doesn't get so many seconds."""
         limits = {peer: min(seconds, HASTY_SECONDS) if peer in hasty else seconds for peer in peers}
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = {peer: group.create_task(self._ask(peer, question, kind, limits[peer])) for peer in peers}
+                tasks = {peer: group.create_task(self._ask(peer, question, limits[peer])) for peer in peers}
         except* Refused as troubles:
             raise Refused(str(troubles.exceptions[0])) from None
         return {peer: answer for peer, task in tasks.items() if (answer := task.result()) is not None}
 
-    async def _ask_members(self, question: AskHoldings | Freeze) -> dict[PeerId, Frozen]:
+    async def _ask_members(self, question: Request[Frozen]) -> dict[PeerId, Frozen]:
         """What everyone who answers has. Whoever stays silent is left out of the round."""
         now = asyncio.get_running_loop().time()
         peers = [card.peer for card in self._membership.stage(self._stage) if card.peer not in self._left_out]
@@ -206,7 +205,7 @@ class Leader:
         if self._own not in peers:
             raise Refused("this peer isn't at work")
         self._asked.update(peers)
-        answers = await self._ask_all(peers, question, Frozen, self._patience(), hasty=silent)
+        answers = await self._ask_all(peers, question, self._patience(), hasty=silent)
         self._leave_out_the_silent()
         return answers
 
@@ -334,7 +333,7 @@ class Leader:
         if not indices:
             return []
         question = Resend(self._step, self._record, to_ranges(indices), self._stage, tuple(members), self.ballot, anew)
-        answer = await self._ask(source, question, Resent, min(RESEND_SECONDS, self._patience()))
+        answer = await self._ask(source, question, min(RESEND_SECONDS, self._patience()))
         if answer is None:
             return indices
         if answer.blame:
@@ -352,7 +351,7 @@ class Leader:
         async def one(peer: PeerId, indices: tuple[int, ...]) -> None:
             question = Subtract(self._step, self._record, to_ranges(indices), self.ballot, self._stage)
             seconds = SUBTRACT_SECONDS + patience * len(indices)
-            if await self._ask(peer, question, Frozen, seconds) is None:
+            if await self._ask(peer, question, seconds) is None:
                 self._failed_subtractions[peer] = self._failed_subtractions.get(peer, 0) + 1
                 if self._failed_subtractions[peer] > 1:
                     log.warning("step %d: %s can't subtract: its sum doesn't count", self._step, peer[-8:])
@@ -428,7 +427,7 @@ class Leader:
             with contextlib.suppress(Refused):
                 if task is None or await task is None:
                     question = AskHoldings(self._step, self._record, self.ballot, self._stage)
-                    await self._ask(peer, question, Frozen, self._patience())
+                    await self._ask(peer, question, self._patience())
 
         work = asyncio.create_task(release(), name=f"release {peer[-8:]}")
         self._releases.add(work)
@@ -441,7 +440,7 @@ class Leader:
 
     async def _carry_out(self, peer: PeerId, plan: Plan) -> Result | None:
         try:
-            return await self._links.ask(peer, plan, Result, deadline_s=None)
+            return await self._links.ask(peer, plan, deadline_s=None)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.info("%s doesn't carry out attempt %s: %s", peer[-8:], plan.attempt, trouble)
             self._refusing.add(peer)
@@ -452,7 +451,7 @@ class Leader:
         holds it up.
         """
         question = Freeze(self._step, self._record, self.ballot, self._stage, watch=True)
-        answers = await self._ask_all(peers, question, Frozen, self._patience())
+        answers = await self._ask_all(peers, question, self._patience())
         self._leave_out_the_silent()
         now, standings = asyncio.get_running_loop().time(), {peer: it.standing for peer, it in answers.items()}
         found = holdups.look(now, standings, peers)

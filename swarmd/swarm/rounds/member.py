@@ -26,17 +26,16 @@ from swarmd.swarm.rounds.leader import Leader
 from swarmd.swarm.rounds.repair import Repairs
 from swarmd.swarm.tasks import joined
 from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.commit import AskGradient, GradientPart
 from swarmd.swarm.wire.messages.common import check_stage, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import Blame
 from swarmd.swarm.wire.messages.round import (
-    AskGradient,
     AskHoldings,
     Averaged,
     Close,
     Contribution,
     Freeze,
     Frozen,
-    GradientPart,
     Plan,
     Resend,
     Resent,
@@ -85,14 +84,14 @@ class Rounds:
         self._leading: dict[int, Leader] = {}
         self._reports: dict[int, asyncio.Task[StageReport]] = {}
         self._attempts = itertools.count(1)
-        links.answers(AskHoldings, self._answer_holdings)
-        links.answers(Freeze, self._answer_freeze)
-        links.answers(Subtract, self._answer_subtract)
-        links.answers(Resend, self._answer_resend)
-        links.answers(Plan, self._answer_plan)
-        links.answers(Contribution, self._answer_contribution)
-        links.answers(AskGradient, self._answer_gradient)
-        links.answers(Close, self._answer_close)
+        links.handle(AskHoldings, self._answer_holdings)
+        links.handle(Freeze, self._answer_freeze)
+        links.handle(Subtract, self._answer_subtract)
+        links.handle(Resend, self._answer_resend)
+        links.handle(Plan, self._answer_plan)
+        links.handle(Contribution, self._answer_contribution)
+        links.handle(AskGradient, self._answer_gradient)
+        links.handle(Close, self._answer_close)
 
     # ---------------------------------------------------------------------------------------------- leader
 
@@ -336,9 +335,7 @@ class Rounds:
             parts = 1
             while len(averaged) < parts:
                 question = AskGradient(step, digest, len(averaged))
-                answer = await self._links.ask(
-                    source, question, GradientPart, deadline_s=GRADIENT_SECONDS, urgency="bulk"
-                )
+                answer = await self._links.ask(source, question, deadline_s=GRADIENT_SECONDS, urgency="bulk")
                 parts = answer.parts
                 averaged.append(answer.data)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:

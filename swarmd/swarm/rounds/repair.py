@@ -46,7 +46,7 @@ class Repairs:
         self._subtracting: dict[HopId, asyncio.Task[None]] = {}
         self._bringing: set[HopId] = set()
         self._pace = asyncio.Semaphore(limits.in_flight_hops)  # nothing of these can be evicted
-        links.answers(AskHop, self._answer_hop_question)
+        links.handle(AskHop, self._answer_hop_question)
 
     # ---------------------------------------------------------------------------------------------- missing indices
 
@@ -152,7 +152,7 @@ class Repairs:
         source = self._sums.of(key.step).sources.get(key.index, "")
         for peer in sorted(live, key=lambda peer: (peer != source, peer)):
             try:
-                hop = await self._links.ask(peer, AskHop(*key), Hop, deadline_s=INPUT_SECONDS, urgency="hop")
+                hop = await self._links.ask(peer, AskHop(*key), deadline_s=INPUT_SECONDS, urgency="hop")
             except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
                 log.info("hop %s is not to be had from %s: %s", tuple(key), peer[-8:], trouble)
                 continue

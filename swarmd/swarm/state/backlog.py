@@ -15,9 +15,8 @@ from swarmd.swarm.history.record import Record
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.commit import AskRecord, Commit
+from swarmd.swarm.wire.messages.commit import AskGradient, AskRecord, GradientPart
 from swarmd.swarm.wire.messages.presence import Card
-from swarmd.swarm.wire.messages.round import AskGradient, GradientPart
 from swarmd.values import Encoded, PeerId
 
 log = logging.getLogger(__name__)
@@ -153,7 +152,7 @@ class Backlog:
     async def _fetch_record(self, source: PeerId, group: asyncio.TaskGroup) -> bool:
         try:
             question = AskRecord(self.version + 1)
-            commit = await self._links.ask(source, question, Commit, deadline_s=RECORD_SECONDS)
+            commit = await self._links.ask(source, question, deadline_s=RECORD_SECONDS)
             record = record_from_plain(self._run, commit.record)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.info("no record of step %d from %s: %s", self.version + 1, source[-8:], trouble)
@@ -254,7 +253,7 @@ class Backlog:
 
     async def _ask(self, source: PeerId, question: AskGradient) -> GradientPart:
         try:
-            return await self._links.ask(source, question, GradientPart, deadline_s=PART_SECONDS, urgency="bulk")
+            return await self._links.ask(source, question, deadline_s=PART_SECONDS, urgency="bulk")
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.info("no gradient of step %d from %s: %s", question.step, source[-8:], trouble)
             raise

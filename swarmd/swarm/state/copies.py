@@ -18,7 +18,7 @@ from swarmd.swarm.membership.table import SMALL_SWARM, Membership
 from swarmd.swarm.ports import Store
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import OutOfDonors
-from swarmd.swarm.wire.messages.state import Kept
+from swarmd.swarm.wire.messages.disks import Kept
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)

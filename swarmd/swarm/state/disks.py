@@ -20,7 +20,8 @@ from swarmd.swarm.state import manifest as statesync
 from swarmd.swarm.state.download import Candidates, Download, OutOfDonors, Questions
 from swarmd.swarm.state.manifest import Manifest, chunk_hash, chunk_hashes, model_elements, read_manifest
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.state import AskCopy, AskPiece, AskStock, Chunk, Kept, Snapshot, Stock
+from swarmd.swarm.wire.messages.disks import AskCopy, AskPiece, AskStock, Kept, Stock
+from swarmd.swarm.wire.messages.state import Chunk, Snapshot
 from swarmd.values import Buffer, PeerId
 
 log = logging.getLogger(__name__)
@@ -41,9 +42,9 @@ class Disks:
         self._opening, self._reading = asyncio.Lock(), asyncio.Semaphore(PIECES_AT_ONCE)
         self._lent: dict[Kept, tuple[Buffer, Record]] = {}  # given out of memory
         self.has_data = True  # until loading it fails
-        links.answers(AskStock, self._answer_stock)
-        links.answers(AskCopy, self._answer_copy)
-        links.answers(AskPiece, self._answer_piece)
+        links.handle(AskStock, self._answer_stock)
+        links.handle(AskCopy, self._answer_copy)
+        links.handle(AskPiece, self._answer_piece)
 
     # ---------------------------------------------------------------------------------------------- one's own disk
 
@@ -127,7 +128,7 @@ class Disks:
         """What is on the disks of these peers, this one included."""
         own = self._membership.own.peer
         others = [peer for peer in peers if peer != own]
-        stocks = await self._links.tell_all(others, AskStock(), Stock, deadline_s=STOCK_SECONDS)
+        stocks = await self._links.tell_all(others, AskStock(), deadline_s=STOCK_SECONDS)
         return {own: await self._own_stock(), **stocks}
 
     async def record_of(self, kept: Kept, holders: Sequence[PeerId]) -> Record | None:
@@ -159,7 +160,7 @@ class Disks:
         """What the first of these that can be asked have of a checkpoint."""
         own = self._membership.own.peer
         asked = [peer for peer in peers if peer != own][:ASKED_AT_ONCE]
-        answers = await self._links.tell_all(asked, AskCopy(kept), Snapshot, deadline_s=COPY_SECONDS)
+        answers = await self._links.tell_all(asked, AskCopy(kept), deadline_s=COPY_SECONDS)
         found: list[tuple[Manifest, PeerId]] = []
         for peer, snapshot in answers.items():
             try:

@@ -56,8 +56,8 @@ class Donor:
         self._pinning = asyncio.Lock()
         self._ways = Ways()
         self._closed = False
-        links.answers(AskSnapshot, self._answer_snapshot)
-        links.answers(AskChunk, self._answer_chunk)
+        links.handle(AskSnapshot, self._answer_snapshot)
+        links.handle(AskChunk, self._answer_chunk)
 
     async def _answer_snapshot(self, peer: PeerId, ask: AskSnapshot) -> Snapshot:
         history = self._history

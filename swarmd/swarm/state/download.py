@@ -17,7 +17,7 @@ from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.manifest import CHUNKS_AT_ONCE, SNAPSHOT_SECONDS, Manifest, chunk_hash, read_manifest
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Message
-from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot, Chunk, Snapshot
+from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot
 from swarmd.values import Buffer, PeerId
 
 log = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ class Download:
         loop = asyncio.get_running_loop()
         question = self._questions.snapshot
         try:
-            snapshot = await self._links.ask(peer, question, Snapshot, deadline_s=SNAPSHOT_SECONDS)
+            snapshot = await self._links.ask(peer, question, deadline_s=SNAPSHOT_SECONDS)
             same = read_manifest(self._run, snapshot, self._gradient_size).name == self.manifest.name
         except (PeerUnreachable, TimeoutError) as trouble:
             log.info("%s gives no state now: %s", peer[-8:], trouble)
@@ -273,7 +273,7 @@ class Download:
         asked, together = loop.time(), len(supplier.asked)
         ask = self._questions.chunk(number)
         try:
-            chunk = await self._links.ask(supplier.peer, ask, Chunk, deadline_s=CHUNK_SECONDS, urgency="bulk")
+            chunk = await self._links.ask(supplier.peer, ask, deadline_s=CHUNK_SECONDS, urgency="bulk")
             self._take(number, chunk.data)
             supplier.came(loop.time() - asked, together)
             self.given[supplier.peer] = self.given.get(supplier.peer, 0) + 1

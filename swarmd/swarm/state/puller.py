@@ -20,7 +20,7 @@ from swarmd.swarm.state.download import DONORS_AT_ONCE, Candidates, Download, Ou
 from swarmd.swarm.state.manifest import SNAPSHOT_SECONDS, Manifest, read_manifest
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Card
-from swarmd.swarm.wire.messages.state import AskSnapshot, Snapshot
+from swarmd.swarm.wire.messages.state import AskSnapshot
 from swarmd.values import Buffer, PeerId
 
 log = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ class Puller:
     async def _ask(self, donor: PeerId, version: int, liars: set[PeerId]) -> Manifest | None:
         question = AskSnapshot(self._stage, version)
         try:
-            snapshot = await self._links.ask(donor, question, Snapshot, deadline_s=SNAPSHOT_SECONDS)
+            snapshot = await self._links.ask(donor, question, deadline_s=SNAPSHOT_SECONDS)
             return read_manifest(self._run, snapshot, self._gradient_size)
         except (PeerUnreachable, TimeoutError, Refused) as trouble:
             log.info("no state of stage %d from %s: %s", self._stage, donor[-8:], trouble)

@@ -31,12 +31,12 @@ from swarmd.swarm.steps.leases import Leases
 from swarmd.swarm.steps.succession import Succession
 from swarmd.swarm.tasks import Tasks, alongside, first_of
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.commit import AskRecord, Commit
-from swarmd.swarm.wire.messages.common import Ack, from_ranges, to_ranges
+from swarmd.swarm.wire.messages.commit import AskRecord
+from swarmd.swarm.wire.messages.common import from_ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import NOBODY, Blame
 from swarmd.swarm.wire.messages.move import AskMove, Wished
 from swarmd.swarm.wire.messages.presence import Announce, Card
-from swarmd.swarm.wire.messages.round import AskHoldings, Close, Frozen, StageReport
+from swarmd.swarm.wire.messages.round import AskHoldings, Close, StageReport
 from swarmd.swarm.wire.messages.step import AskLease, Lease, Revoke
 from swarmd.values import HopId, PeerId
 
@@ -96,8 +96,8 @@ class Conductor:
         self._blames: dict[
             PeerId, Blame
         ] = {}  # what heads say of indices that are done, but whose numbers aren't finite
-        links.answers(AskLease, self._answer_lease)
-        links.answers(AskMove, self._answer_move)
+        links.handle(AskLease, self._answer_lease)
+        links.handle(AskMove, self._answer_move)
 
     def leader(self, step: int) -> PeerId:
         """Who leads a step, in this peer's eyes. "" when it can't know."""
@@ -183,7 +183,7 @@ class Conductor:
             question = AskHoldings(
                 step, mandate.parent, mandate.ballot
             )  # ends rounds that the lost conductor had begun
-            await self._links.tell_all(everyone, question, Frozen, deadline_s=WORD_SECONDS)
+            await self._links.tell_all(everyone, question, deadline_s=WORD_SECONDS)
             self._hearing_until = loop.time() + HEARING_SECONDS
         self._pulses, self._step, self._leases = {}, step, Leases(self._run.microbatches, again=again)
         self._began, self._blames = None, {}
@@ -223,7 +223,7 @@ class Conductor:
         """Someone may have the step's record already: that is cheaper than to decide it once more."""
         own = self._membership.own.peer
         others = [card.peer for card in self._speaking() if card.peer != own]
-        answers = await self._links.tell_all(others, AskRecord(step), Commit, deadline_s=WORD_SECONDS)
+        answers = await self._links.tell_all(others, AskRecord(step), deadline_s=WORD_SECONDS)
         for peer, commit in answers.items():
             try:
                 await self._history.adopt(record_from_plain(self._run, commit.record), peer)
@@ -275,7 +275,7 @@ class Conductor:
 
     async def _ask_leader(self, leader: PeerId, close: Close) -> StageReport | None:
         """One leader's report. None when it fails, is lost, or falls silent."""
-        question = self._links.ask(leader, close, StageReport, deadline_s=CLOSE_SECONDS)
+        question = self._links.ask(leader, close, deadline_s=CLOSE_SECONDS)
         try:
             report = await first_of(question, self._silence(leader))
             if isinstance(report, StageReport):
@@ -292,7 +292,7 @@ class Conductor:
         answered = loop.time()
         while self._membership.is_live(peer) and loop.time() - answered < SILENCE_SECONDS:
             asked, ping = loop.time(), Announce(self._membership.own)
-            heard = peer == own or await self._links.tell_all([peer], ping, Ack, deadline_s=SILENCE_SECONDS / 2)
+            heard = peer == own or await self._links.tell_all([peer], ping, deadline_s=SILENCE_SECONDS / 2)
             if heard or loop.time() - asked > SILENCE_SECONDS:  # the latter: this peer itself was stopped
                 answered = loop.time()
                 await self._membership.changed.wait(PING_SECONDS)
@@ -344,7 +344,7 @@ class Conductor:
 
     async def _revoke(self, head: PeerId, revoke: Revoke) -> None:
         """At once: what the head adds to its sum before it hears must be subtracted again."""
-        await self._links.tell_all([head], revoke, Ack, deadline_s=REVOKE_SECONDS)
+        await self._links.tell_all([head], revoke, deadline_s=REVOKE_SECONDS)
 
     def _horizon_s(self, leases: Leases) -> float:
         """Seconds until the last index is given, at this step's pace so far or the last step's; 0: unknown."""

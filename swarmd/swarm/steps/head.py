@@ -70,7 +70,7 @@ class Head:
         self._completed: set[int] = set()
         self._changed = Signal()
         self._retired = False
-        links.answers(Revoke, self._answer_revoke)
+        links.handle(Revoke, self._answer_revoke)
         journeys.tokens = lambda key: data.microbatch(*key)
 
     @property
@@ -201,7 +201,7 @@ class Head:
         question = AskLease(
             step, self._history.record_hash, want, to_ranges(self._completed), to_ranges(held), to_ranges(away), blame
         )
-        asking = asyncio.ensure_future(self._links.ask(leader, question, Lease, deadline_s=LEASE_SECONDS))
+        asking = asyncio.ensure_future(self._links.ask(leader, question, deadline_s=LEASE_SECONDS))
         try:
             while not (await asyncio.wait({asking}, timeout=FOLLOW_SECONDS))[0]:
                 if self._conductor.leader(step) != leader:  # it is silent, and another leads by now

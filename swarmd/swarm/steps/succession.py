@@ -38,7 +38,7 @@ class Succession:
         self._before: PeerId = ""  # and from whom
         self._told: set[PeerId] = set()  # who knows that this peer leads
         self._telling: set[PeerId] = set()
-        links.answers(Lead, self._answer_lead)
+        links.handle(Lead, self._answer_lead)
 
     def leader(self, step: int) -> PeerId:
         """Who leads a step; this peer itself when it knows nobody at work. "" when it can't know: in a large swarm
@@ -117,7 +117,7 @@ class Succession:
 
     async def _tell(self, peer: PeerId, lead: Lead) -> None:
         try:
-            if await self._links.tell_all([peer], lead, Ack, deadline_s=TELL_SECONDS):
+            if await self._links.tell_all([peer], lead, deadline_s=TELL_SECONDS):
                 self._told.add(peer)
         finally:
             self._telling.discard(peer)

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from swarmd.errors import PeerFault
-from swarmd.swarm.wire.messages import commit, common, hop, move, presence, state, step
+from swarmd.swarm.wire.messages import commit, common, disks, drain, hop, move, presence, state, step
 from swarmd.swarm.wire.messages import round as round_messages
 from swarmd.swarm.wire.messages.common import Message
 from swarmd.values import Buffer, Encoded, Frame
 
 KINDS: dict[str, type[Any]] = {
     name: cls
-    for module in (common, presence, hop, step, commit, round_messages, state, move)
+    for module in (common, presence, hop, step, commit, round_messages, state, disks, move, drain)
     for name, cls in vars(module).items()
     if isinstance(cls, type) and cls.__module__ == module.__name__ and dataclasses.is_dataclass(cls)
 }
@@ -109,13 +109,6 @@ def from_frame(frame: Frame) -> Message:
     if next(buffers, None) is not None:
         raise PeerFault(f"{frame.kind} came with more buffers than it has")
     return message
-
-
-def expect(answer: Message, *kinds: type[Any]) -> Message:
-    """The answer, if it is of one of these kinds; else the peer is at fault."""
-    if not isinstance(answer, kinds):
-        raise PeerFault(f"answered with {type(answer).__name__}")
-    return answer
 
 
 def _lifts(cls: type[Any]) -> list[tuple[str, type[Any] | None, Lift, Any]]:

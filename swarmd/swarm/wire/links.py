@@ -15,9 +15,9 @@ from swarmd.swarm.fence import Fence
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Transport
 from swarmd.swarm.tasks import start_shared
-from swarmd.swarm.wire.framing import expect, from_frame, to_frame
+from swarmd.swarm.wire.framing import from_frame, to_frame
 from swarmd.swarm.wire.incarnation import Incarnation, Keep, check_card, keep_nothing
-from swarmd.swarm.wire.messages.common import PROTOCOL, Message
+from swarmd.swarm.wire.messages.common import PROTOCOL, Message, Request, RequestKind
 from swarmd.swarm.wire.messages.presence import AskSettings, Card, Hello, SayHello, Settings
 from swarmd.values import Frame, PeerId, Urgency
 
@@ -26,8 +26,10 @@ log = logging.getLogger(__name__)
 GREETING_SECONDS = 15.0  # a hello is a few hundred bytes; this allows for a dial and a busy machine
 GREETINGS = 3  # of one peer: the second one after either had to go above a former life of its own
 A = TypeVar("A")
+B = TypeVar("B")
+R = TypeVar("R")
 
-Answerer = Callable[[PeerId, Any], Awaitable[Message]]
+Handler = Callable[[PeerId, Any], Awaitable[Message]]
 
 
 class Links:
@@ -45,7 +47,7 @@ class Links:
         self._membership = membership
         self._settings = settings
         self.fence = Fence()  # of the whole peer: what failed without anybody having foreseen it
-        self._answerers: dict[type[Any], Answerer] = {}
+        self._handlers: dict[Any, Handler] = {}  # by the class of requests
         self._greeted: set[PeerId] = set()  # they know us and we know them, on the present connection
         self._greetings: dict[PeerId, asyncio.Task[None]] = {}
         self._heard: list[Callable[[Card], None]] = []
@@ -55,24 +57,24 @@ class Links:
         transport.on_disconnected(self._disconnected)
         transport.serve(self._answer)
 
-    def answers(self, kind: type[Any], answerer: Answerer) -> None:
-        """Registers who answers a kind of message."""
-        self._answerers[kind] = answerer
+    def handle(self, kind: RequestKind[R, A], handler: Callable[[PeerId, R], Awaitable[A]]) -> None:
+        """Has a handler answer a kind of request."""
+        self._handlers[kind] = handler
 
-    def kinds(self) -> set[type[Any]]:
-        """The kinds of messages that are answered here."""
-        return set(self._answerers)
+    def kinds(self) -> set[Any]:
+        """The kinds of requests that are answered here."""
+        return set(self._handlers)
 
-    def withdraw(self, kinds: Iterable[type[Any]]) -> None:
-        """From now on these kinds are refused: whoever answered them is gone."""
+    def withdraw(self, kinds: Iterable[Any]) -> None:
+        """Refuses these kinds from now on."""
         for kind in kinds:
-            self._answerers.pop(kind, None)
+            self._handlers.pop(kind, None)
 
-    def _answerer(self, kind: type[Any]) -> Answerer:
+    def _handler(self, kind: type[Any]) -> Handler:
         """Raises Refused."""
-        if (answerer := self._answerers.get(kind)) is None:
+        if (handler := self._handlers.get(kind)) is None:
             raise Refused(f"nobody here answers {kind.__name__} now")
-        return answerer
+        return handler
 
     def on_card(self, callback: Callable[[Card], None]) -> None:
         """Calls back with every card that comes in a handshake."""
@@ -98,32 +100,39 @@ class Links:
     # ---------------------------------------------------------------------------------------------- asking
 
     async def ask(
-        self, peer: PeerId, message: Message, *kinds: type[A], deadline_s: float | None, urgency: Urgency = "control"
+        self, peer: PeerId, message: Request[A], *, deadline_s: float | None, urgency: Urgency = "control"
     ) -> A:
         """Asks a peer, greeting it first if need be; oneself is asked without the network. Raises like
         `Transport.request`.
         """
         if peer == self.transport.peer_id:
             async with asyncio.timeout(deadline_s):
-                return cast("A", expect(await self._handle(self._answerer(type(message)), peer, message), *kinds))
-        await self.greet(peer)
-        answer: Any = await self._ask(peer, message, SayHello, *kinds, deadline_s=deadline_s, urgency=urgency)
-        if isinstance(answer, SayHello):  # it lost sight of us between two connections
-            self._greeted.discard(peer)
+                own: A = await self._respond(self._handler(type(message)), peer, message)
+                assert message.accepts(own)
+                return own
+        for _ in range(2):  # it may have lost sight of us between two connections
             await self.greet(peer)
-            answer = await self._ask(peer, message, SayHello, *kinds, deadline_s=deadline_s, urgency=urgency)
-            if isinstance(answer, SayHello):  # it greets, but is of no run yet: it is starting again
-                self._greeted.discard(peer)
-                raise PeerUnreachable(f"{peer[-8:]} has no run yet")
-        self._membership.touch(peer, asyncio.get_running_loop().time())
-        return cast("A", answer)
+            answer = await self._ask(peer, message, SayHello, deadline_s=deadline_s, urgency=urgency)
+            if not isinstance(answer, SayHello):
+                self._membership.touch(peer, asyncio.get_running_loop().time())
+                return answer
+            self._greeted.discard(peer)
+        raise PeerUnreachable(f"{peer[-8:]} has no run yet")  # it greets, and asks for a greeting: it is starting again
 
     async def _ask(
-        self, peer: PeerId, message: Message, *kinds: type[A], deadline_s: float | None, urgency: Urgency = "control"
-    ) -> A:
+        self,
+        peer: PeerId,
+        message: Request[A],
+        *others: type[B],  # kinds that are an answer to whatever is asked
+        deadline_s: float | None,
+        urgency: Urgency = "control",
+    ) -> A | B:
         frame = await self.transport.request(peer, to_frame(message), deadline_s=deadline_s, urgency=urgency)
         try:
-            return cast("A", expect(from_frame(frame), *kinds))
+            answer = from_frame(frame)
+            if not (isinstance(answer, others) or message.accepts(answer)):
+                raise PeerFault(f"answered with {type(answer).__name__}")
+            return cast("A | B", answer)
         except PeerFault as fault:
             log.warning("%s answered badly: %s", peer[-8:], fault)
             await self.transport.drop(peer)
@@ -151,7 +160,7 @@ class Links:
         """Until both know each other's present lives: who is told of a later life of itself goes above that first."""
         for _ in range(GREETINGS):
             ours = self._hello(peer)
-            theirs = await self._ask(peer, ours, Hello, deadline_s=GREETING_SECONDS)
+            theirs = await self._ask(peer, ours, deadline_s=GREETING_SECONDS)
             self._check_hello(peer, theirs)
             if await self._rise(theirs) and not self._is_outdated(theirs.card):
                 if ours.fingerprint:
@@ -174,7 +183,7 @@ class Links:
 
     async def ask_settings(self, peer: PeerId) -> Settings:
         """The run's settings from a peer that has one. Raises like `ask`."""
-        return await self._ask(peer, AskSettings(), Settings, deadline_s=GREETING_SECONDS)
+        return await self._ask(peer, AskSettings(), deadline_s=GREETING_SECONDS)
 
     def _hello(self, peer: PeerId) -> Hello:
         settings, known = self._settings(), self._membership.get(peer)
@@ -211,16 +220,16 @@ class Links:
             return to_frame(self._answer_settings(peer))
         if peer not in self._greeted:
             return to_frame(SayHello())
-        answerer = self._answerer(type(message))
+        handler = self._handler(type(message))
         self._membership.touch(peer, asyncio.get_running_loop().time())
-        return to_frame(await self._handle(answerer, peer, message))
+        return to_frame(await self._respond(handler, peer, message))
 
-    async def _handle(self, answerer: Answerer, peer: PeerId, message: Message) -> Message:
-        """The answer. A lack of memory is this peer's trouble, and so is whatever nobody foresaw: whoever asks hears of
-        it, and asks others.
+    async def _respond(self, handler: Handler, peer: PeerId, message: Message) -> Message:
+        """The answer. A lack of memory is this peer's trouble, and so is a failure that nobody foresaw: the asker hears
+        of it, and asks others.
         """
         try:
-            return await answerer(peer, message)
+            return await handler(peer, message)
         except (Refused, PeerFault):
             raise
         except (SwarmError, TimeoutError) as trouble:
@@ -258,20 +267,18 @@ class Links:
 
     # ---------------------------------------------------------------------------------------------- many at once
 
-    async def tell_all(
-        self, peers: list[PeerId], message: Message, kind: type[A], *, deadline_s: float
-    ) -> dict[PeerId, A]:
+    async def tell_all(self, peers: list[PeerId], message: Request[A], *, deadline_s: float) -> dict[PeerId, A]:
         """Asks several peers at once. Returns the answers of those that gave one in time."""
         if len(peers) == 1:
-            answer = await self._try(peers[0], message, kind, deadline_s)
+            answer = await self._try(peers[0], message, deadline_s)
             return {} if answer is None else {peers[0]: answer}
-        results = await asyncio.gather(*(self._try(peer, message, kind, deadline_s) for peer in peers))
+        results = await asyncio.gather(*(self._try(peer, message, deadline_s) for peer in peers))
         return {peer: answer for peer, answer in zip(peers, results, strict=True) if answer is not None}
 
-    async def _try(self, peer: PeerId, message: Message, kind: type[A], deadline_s: float) -> A | None:
+    async def _try(self, peer: PeerId, message: Request[A], deadline_s: float) -> A | None:
         try:
             async with asyncio.timeout(deadline_s):  # over the greeting, too
-                return await self.ask(peer, message, kind, deadline_s=None)
+                return await self.ask(peer, message, deadline_s=None)
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.debug("%s to %s: %s", type(message).__name__, peer[-8:], trouble)
             return None

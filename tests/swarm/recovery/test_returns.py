@@ -7,7 +7,7 @@ import pytest
 
 from swarmd.swarm.recovery.return_plan import Way, plan_return
 from swarmd.swarm.state.copies import COPIES, plan_copies
-from swarmd.swarm.wire.messages.state import Kept, Stock
+from swarmd.swarm.wire.messages.disks import Kept, Stock
 
 
 def stock(*kept: tuple[int, int], state: str = "s", has_data: bool = True) -> Stock:

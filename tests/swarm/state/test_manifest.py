@@ -29,9 +29,9 @@ from swarmd.swarm.state.download import Download, OutOfDonors
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.state.manifest import chunk_hash
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.commit import AskRecord, Commit
+from swarmd.swarm.wire.messages.commit import AskGradient, AskRecord, Commit, GradientPart
 from swarmd.swarm.wire.messages.presence import Card, Settings
-from swarmd.swarm.wire.messages.round import AskGradient, GradientPart, StageReport
+from swarmd.swarm.wire.messages.round import StageReport
 from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot, Chunk, Snapshot
 from swarmd.values import Encoded, PeerId
 from tests.swarm.cards import card
@@ -131,7 +131,7 @@ class Node:
             finally:
                 self.at_once -= 1
 
-        self.links.answers(AskChunk, answer)
+        self.links.handle(AskChunk, answer)
 
     def uplink(self, bytes_per_second: float) -> None:
         """All it gives goes through one thin wire."""
@@ -147,14 +147,14 @@ class Node:
     def pause_after(self, chunks: int) -> None:
         """From some chunk on it says nothing more."""
         self.uplink(10 * CHUNK)
-        inner = self.links._answerers[AskChunk]
+        inner = self.links._handlers[AskChunk]
 
         async def give(peer: PeerId, ask: AskChunk) -> Any:
             if len(self.asked) >= chunks:
                 await asyncio.get_running_loop().create_future()
             return await inner(peer, ask)
 
-        self.links.answers(AskChunk, give)
+        self.links.handle(AskChunk, give)
 
 
 def meet(*nodes: Node) -> None:
@@ -165,7 +165,7 @@ def meet(*nodes: Node) -> None:
 
 
 async def manifest_of(joiner: Node, donor: Node) -> statesync.Manifest:
-    snapshot = await joiner.links.ask(donor.name, AskSnapshot(0), Snapshot, deadline_s=10)
+    snapshot = await joiner.links.ask(donor.name, AskSnapshot(0), deadline_s=10)
     return statesync.read_manifest(RUN, snapshot, donor.compute.gradient_size)
 
 
@@ -485,7 +485,7 @@ def test_who_missed_a_gradient_does_not_take_the_version_before_it_again() -> No
 
     async def main() -> None:
         joiner, donors = crowd(1, version=3)
-        await donors[0].links.ask(donors[0].name, AskSnapshot(0), Snapshot, deadline_s=10)
+        await donors[0].links.ask(donors[0].name, AskSnapshot(0), deadline_s=10)
         joiner.compute.version = 3
         joiner.history.restore(CHAIN[2], "digest")
         joiner.history.behind = True
@@ -506,7 +506,7 @@ def test_the_loser_of_a_fork_takes_a_state_that_is_not_newer() -> None:
         assert joiner.history.version == 5
         assert joiner.history.record_hash == CHAIN[4].hash
         with pytest.raises(Refused):
-            await donors[0].links.ask("joiner", AskRecord(7), Commit, deadline_s=1)
+            await donors[0].links.ask("joiner", AskRecord(7), deadline_s=1)
 
     run_virtual(main())
 
@@ -536,7 +536,7 @@ def test_a_donor_that_is_paused_before_it_answers_is_not_waited_for() -> None:
 
 
 def ask(joiner: Node, donor: Node, version: int = 0) -> Coroutine[Any, Any, Snapshot]:
-    return joiner.links.ask(donor.name, AskSnapshot(0, version), Snapshot, deadline_s=100)
+    return joiner.links.ask(donor.name, AskSnapshot(0, version), deadline_s=100)
 
 
 def test_joiners_share_a_snapshot_also_some_steps_later() -> None:
@@ -559,7 +559,7 @@ def test_at_most_two_versions_are_pinned_and_those_that_are_pulled_stay() -> Non
         joiner, (donor,) = crowd(1)
 
         async def touch(version: int) -> None:
-            await joiner.links.ask("a", AskChunk(version, 0), Chunk, deadline_s=1)
+            await joiner.links.ask("a", AskChunk(version, 0), deadline_s=1)
 
         for version in (5, 8):
             assert (await ask(joiner, donor)).version == version
@@ -590,7 +590,7 @@ def test_the_place_of_a_joiner_that_was_killed_is_free_at_once() -> None:
         donor.links.on_lost(donor.donor.lost)
         for joiner in joiners[:2]:
             snapshot = await ask(joiner, donor)
-            await joiner.links.ask("a", AskChunk(snapshot.version, 0), Chunk, deadline_s=1)
+            await joiner.links.ask("a", AskChunk(snapshot.version, 0), deadline_s=1)
             for _ in range(3):
                 donor.commit()
         with pytest.raises(Refused, match="pulled"):
@@ -598,9 +598,9 @@ def test_the_place_of_a_joiner_that_was_killed_is_free_at_once() -> None:
         network.kill("two")
         await asyncio.sleep(0.1)
         assert (await ask(joiners[2], donor)).version == 11
-        assert await joiners[0].links.ask("a", AskChunk(5, 1), Chunk, deadline_s=1), "the other one goes on"
+        assert await joiners[0].links.ask("a", AskChunk(5, 1), deadline_s=1), "the other one goes on"
         with pytest.raises(Refused, match="not pinned"):
-            await joiners[0].links.ask("a", AskChunk(8, 0), Chunk, deadline_s=1)
+            await joiners[0].links.ask("a", AskChunk(8, 0), deadline_s=1)
 
     run_virtual(main())
 
@@ -707,8 +707,8 @@ class Holder(Node):
 
     def __init__(self, network: SimNetwork, name: PeerId, version: int) -> None:
         super().__init__(network, name, version)
-        self.links.answers(AskRecord, self.record)
-        self.links.answers(AskGradient, self.gradient)
+        self.links.handle(AskRecord, self.record)
+        self.links.handle(AskGradient, self.gradient)
 
     async def record(self, peer: PeerId, ask: AskRecord) -> Commit:
         if ask.step > self.history.version:
@@ -808,7 +808,7 @@ def test_a_silent_holder_costs_seconds(silent: str) -> None:
             await asyncio.get_running_loop().create_future()
             raise AssertionError
 
-        next(node for node in nodes if node.name == silent).links.answers(AskGradient, hang)
+        next(node for node in nodes if node.name == silent).links.handle(AskGradient, hang)
         follow = asyncio.create_task(backlog.follow())
         await commit_many(nodes, 1)
         assert await seconds(wait_for(backlog, 6)) < 2 * backlog_module.OTHER_FLOOR_SECONDS + 2
@@ -831,7 +831,7 @@ def test_a_record_of_another_history_is_not_taken() -> None:
         async def lie(peer: PeerId, ask: AskRecord) -> Commit:
             return Commit(record_to_plain(strange[ask.step - 1]))
 
-        nodes[1].links.answers(AskRecord, lie)  # the one that `newest` names
+        nodes[1].links.handle(AskRecord, lie)  # the one that `newest` names
         follow = asyncio.create_task(backlog.follow())
         await commit_many(nodes, 2)
         await asyncio.sleep(3)
@@ -858,7 +858,7 @@ def test_holders_that_cannot_be_reached_are_tried_again() -> None:
             return GradientPart(1, part_of(ask.step, ask.part))
 
         for node in nodes:
-            node.links.answers(AskGradient, functools.partial(flaky, name=node.name))
+            node.links.handle(AskGradient, functools.partial(flaky, name=node.name))
         follow = asyncio.create_task(backlog.follow())
         await commit_many(nodes, 1)
         await wait_for(backlog, 6)

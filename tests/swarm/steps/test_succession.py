@@ -39,7 +39,7 @@ class Seat:
         )
         self.told: list[tuple[str, Lead]] = []
         self.deaf: set[str] = set()
-        links: Any = SimpleNamespace(answers=lambda kind, answerer: None, tell_all=self._tell_all)
+        links: Any = SimpleNamespace(handle=lambda kind, handler: None, tell_all=self._tell_all)
         tasks: Any = SimpleNamespace(start=self._start)
         self.succession = Succession(links, self.membership, cast("Any", self.history), tasks)
         self.tasks: list[asyncio.Task[None]] = []
@@ -47,7 +47,7 @@ class Seat:
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self.tasks.append(asyncio.ensure_future(work))
 
-    async def _tell_all(self, peers: list[str], lead: Lead, kind: type[Ack], *, deadline_s: float) -> dict[str, Ack]:
+    async def _tell_all(self, peers: list[str], lead: Lead, *, deadline_s: float) -> dict[str, Ack]:
         self.told += [(peer, lead) for peer in peers if peer not in self.deaf]
         return {peer: Ack() for peer in peers if peer not in self.deaf}
 

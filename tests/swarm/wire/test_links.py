@@ -43,7 +43,7 @@ def node(network: SimNetwork, name: str, run: str | None = "run") -> Node:
     settings = None if run is None else Settings({"name": "toy"}, run)
     it = Node(Links(network.transport(name), membership, lambda: settings), membership)
     it.links.on_card(it.cards.append)
-    it.links.answers(Room, it.answer_room)
+    it.links.handle(Room, it.answer_room)
     return it
 
 
@@ -72,12 +72,12 @@ async def ask_raw(asker: Node, peer: str, frame: Frame) -> object:
 
 def test_a_question_is_preceded_by_a_greeting_and_both_get_the_others_card() -> None:
     async def test(a: Node, b: Node) -> None:
-        answer = await a.links.ask("b", Room(3), Ack, deadline_s=1)
+        answer = await a.links.ask("b", Room(3), deadline_s=1)
         assert answer == Ack()
         assert b.rooms == [("a", 3)]
         assert [it.peer for it in a.cards] == ["b"]
         assert [it.peer for it in b.cards] == ["a"]
-        await b.links.ask("a", Room(4), Ack, deadline_s=1)
+        await b.links.ask("a", Room(4), deadline_s=1)
         assert len(a.cards) == len(b.cards) == 1, "one greeting is enough for both"
 
     meet(test)
@@ -85,7 +85,7 @@ def test_a_question_is_preceded_by_a_greeting_and_both_get_the_others_card() -> 
 
 def test_many_questions_at_once_share_one_greeting() -> None:
     async def test(a: Node, b: Node) -> None:
-        await asyncio.gather(*(a.links.ask("b", Room(n), Ack, deadline_s=1) for n in range(20)))
+        await asyncio.gather(*(a.links.ask("b", Room(n), deadline_s=1) for n in range(20)))
         assert len(b.rooms) == 20
         assert len(b.cards) == 1
 
@@ -95,7 +95,7 @@ def test_many_questions_at_once_share_one_greeting() -> None:
 def test_a_peer_of_another_run_is_refused_with_a_sentence() -> None:
     async def test(a: Node, b: Node) -> None:
         with pytest.raises(Refused, match="is of run run and this daemon of run another; their settings differ"):
-            await a.links.ask("b", Room(3), Ack, deadline_s=1)
+            await a.links.ask("b", Room(3), deadline_s=1)
         assert (a.cards, b.cards, b.rooms) == ([], [], [])
 
     meet(test, other_run="another")
@@ -137,7 +137,7 @@ def test_an_asker_whose_peer_lost_sight_of_it_greets_again() -> None:
     async def test(a: Node, b: Node) -> None:
         await a.links.greet("b")
         b.links._greeted.clear()
-        assert await a.links.ask("b", Room(3), Ack, deadline_s=1) == Ack()
+        assert await a.links.ask("b", Room(3), deadline_s=1) == Ack()
         assert b.rooms == [("a", 3)]
 
     meet(test)
@@ -181,7 +181,7 @@ def test_a_wrong_answer_costs_the_connection(answer: Frame) -> None:
 
         b.links.transport.serve(wrong)
         with pytest.raises(PeerFault):
-            await a.links.ask("b", Room(3), Ack, deadline_s=1)
+            await a.links.ask("b", Room(3), deadline_s=1)
         assert a.links.transport.connected() == ()
 
     meet(test)
@@ -190,7 +190,7 @@ def test_a_wrong_answer_costs_the_connection(answer: Frame) -> None:
 def test_what_nobody_answers_is_refused() -> None:
     async def test(a: Node, b: Node) -> None:
         with pytest.raises(Refused, match="nobody here answers Beat now"):
-            await a.links.ask("b", Beat((), 0, 0.0, 0.0), Ack, deadline_s=1)
+            await a.links.ask("b", Beat((), 0, 0.0, 0.0), deadline_s=1)
 
     meet(test)
 
@@ -202,7 +202,7 @@ def test_a_broken_connection_means_greeting_again() -> None:
         a.links.on_lost(lost.append)
         await a.links.transport.drop("b")
         assert lost == ["b"]
-        await a.links.ask("b", Room(3), Ack, deadline_s=1)
+        await a.links.ask("b", Room(3), deadline_s=1)
         assert len(b.cards) == 2
 
     meet(test)
@@ -213,7 +213,7 @@ def test_a_word_from_a_peer_is_a_sign_of_life() -> None:
         b.membership.hear(a.membership.own, 0.0)
         await a.links.greet("b")
         b.membership.suspect("a")
-        await a.links.ask("b", Room(3), Ack, deadline_s=1)
+        await a.links.ask("b", Room(3), deadline_s=1)
         assert b.membership.is_live("a")
 
     meet(test)
@@ -239,7 +239,7 @@ def test_a_peer_that_has_no_run_yet_is_not_to_blame() -> None:
         lost: list[str] = []
         b.links.on_lost(lost.append)
         with pytest.raises(PeerUnreachable, match="no run yet"):
-            await a.links.ask("b", Room(3), Ack, deadline_s=1)
+            await a.links.ask("b", Room(3), deadline_s=1)
         assert (b.rooms, lost) == ([], []), "the connection stays: through it the peer may be learning the run now"
 
     meet(test, other_run=None)
@@ -269,7 +269,7 @@ def test_of_many_those_that_answer_are_heard() -> None:
 
         nodes["d"].links.transport.serve(never)
         began = asyncio.get_running_loop().time()
-        answers = await nodes["a"].links.tell_all(["a", "b", "c", "d", "gone"], Room(1), Ack, deadline_s=2)
+        answers = await nodes["a"].links.tell_all(["a", "b", "c", "d", "gone"], Room(1), deadline_s=2)
         assert list(answers) == ["a", "b"], "in the order asked, oneself without the network"
         assert asyncio.get_running_loop().time() - began == pytest.approx(2)
 
@@ -287,11 +287,11 @@ def test_who_is_gone_is_unreachable_at_once() -> None:
             network.kill("b")
             return cast("Ack", await forever())
 
-        other.links.answers(Room, never)
+        other.links.handle(Room, never)
         with pytest.raises(PeerUnreachable):
-            await one.links.ask("b", Room(1), Ack, deadline_s=None)
+            await one.links.ask("b", Room(1), deadline_s=None)
         with pytest.raises(PeerUnreachable):
-            await one.links.ask("b", Room(1), Ack, deadline_s=None)
+            await one.links.ask("b", Room(1), deadline_s=None)
         assert asyncio.get_running_loop().time() < 1
 
     run_virtual(main())
@@ -304,7 +304,7 @@ def test_a_greeting_that_never_ends_is_given_up() -> None:
 
         b.links.transport.serve(never)
         with pytest.raises(TimeoutError):
-            await a.links.ask("b", Room(1), Ack, deadline_s=None)
+            await a.links.ask("b", Room(1), deadline_s=None)
         assert asyncio.get_running_loop().time() == pytest.approx(links_module.GREETING_SECONDS)
 
     meet(test)
@@ -321,7 +321,7 @@ def test_a_life_that_others_take_for_a_former_one_goes_above_that(who: str) -> N
         await asker.links.greet(answerer.links.transport.peer_id)
         assert other.membership.own.incarnation == 9 + INCARNATION_STEP
         assert one.cards[-1] == other.membership.own, "it was heard in its present life"
-        assert isinstance(await asker.links.ask(answerer.links.transport.peer_id, Room(1), Ack, deadline_s=1), Ack)
+        assert await asker.links.ask(answerer.links.transport.peer_id, Room(1), deadline_s=1) == Ack()
 
     meet(test)
 

@@ -1,18 +1,10 @@
-"""The consensus on a step's record, and its spread."""
+"""The consensus on a step's record, its spread, and how others get the gradient that it names."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from swarmd.swarm.wire.messages.common import Ballot
-
-
-@dataclass(frozen=True)
-class Prepare:
-    """A conductor asks an acceptor to take nothing under a lower ballot any more. Answered with `Promise`."""
-
-    step: int
-    parent: str  # hash of the record before
-    ballot: Ballot
+from swarmd.swarm.wire.messages.common import Ack, Ballot, Request
+from swarmd.values import Encoded
 
 
 @dataclass(frozen=True)
@@ -26,13 +18,12 @@ class Promise:
 
 
 @dataclass(frozen=True)
-class Accept:
-    """A conductor asks an acceptor to accept a record. Answered with `Accepted`."""
+class Prepare(Request[Promise]):
+    """A conductor asks an acceptor to take nothing under a lower ballot any more."""
 
     step: int
-    parent: str
+    parent: str  # hash of the record before
     ballot: Ballot
-    record: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -44,15 +35,42 @@ class Accepted:
 
 
 @dataclass(frozen=True)
-class Commit:
-    """The decided record, as plain data. Answered with `Ack`; also the answer to `AskRecord`."""
+class Accept(Request[Accepted]):
+    """A conductor asks an acceptor to accept a record."""
+
+    step: int
+    parent: str
+    ballot: Ballot
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Commit(Request[Ack]):
+    """The decided record, as plain data; a message of its own, and the answer to `AskRecord`."""
 
     record: dict[str, Any]
     relay: bool = False  # tell the replicas of your stage, too
 
 
 @dataclass(frozen=True)
-class AskRecord:
-    """Answered with the `Commit` of that step, or a refusal."""
+class AskRecord(Request[Commit]):
+    """Asks for the record of a step."""
 
     step: int
+
+
+@dataclass(frozen=True)
+class GradientPart:
+    """One averaged part, as its owner encoded it."""
+
+    parts: int  # of the gradient
+    data: Encoded
+
+
+@dataclass(frozen=True)
+class AskGradient(Request[GradientPart]):
+    """Asks for part number `part` of a committed averaged gradient."""
+
+    step: int
+    digest: str
+    part: int

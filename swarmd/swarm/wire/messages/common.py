@@ -1,19 +1,24 @@
-"""What all messages share: their protocol's number, ballots, sets of indices, the plainest answer.
+"""What all messages share: their protocol's number, requests, ballots, sets of indices, the plainest answer.
 
 A message is a frozen dataclass of plain fields: numbers, text, tuples, other such classes, encoded tensors and buffers.
-`framing.py` puts it on the wire. Which answer belongs to which question is said in the docstrings; what peers do with
-them, in docs/protocol.md. The other files here have the messages, by what they are about.
+`framing.py` puts it on the wire. A message that is answered is a `Request` of its answers; what peers do with them is
+said in docs/protocol.md. The other files here have the messages, by what they are about.
 """
 
+import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ForwardRef, Generic, Protocol, TypeVar
 
 from swarmd.errors import PeerFault, Refused
 from swarmd.values import PeerId
 
 Message = Any
-"""One of the classes below."""
+"""An instance of one of `framing.KINDS`."""
+
+A = TypeVar("A")
+A_co = TypeVar("A_co", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
 
 PROTOCOL = 2
 """Raised when two versions can't talk to each other."""
@@ -29,6 +34,31 @@ SEQUENCE_LIMIT = 1 << 53
 
 Ranges = tuple[tuple[int, int], ...]
 """A set of indices as sorted half-open ranges."""
+
+
+class Request(Generic[A_co]):
+    """A message that is answered with an `A`, one kind of message or a union of kinds, or refused."""
+
+    @classmethod
+    def answers(cls) -> list[type[A_co]]:
+        """The kinds of messages that it may be answered with."""
+        (base,) = vars(cls)["__orig_bases__"]
+        (answer,) = typing.get_args(base)
+        if isinstance(answer, ForwardRef):  # a class that is its own answer has no name yet where it says so
+            answer = cls
+        return list(typing.get_args(answer) or (answer,))
+
+    def accepts(self, answer: Message) -> bool:
+        """Whether the answer is of a kind that this very question may have."""
+        return isinstance(answer, tuple(self.answers()))
+
+
+class RequestKind(Protocol[R_co, A]):
+    """A class of requests to a type checker: it makes an `R`, and an `R` is answered with an `A`, exactly."""
+
+    def __call__(self, *fields: Any, **named: Any) -> R_co: ...
+
+    def answers(self) -> list[type[A]]: ...
 
 
 @dataclass(frozen=True, order=True)

@@ -2,26 +2,10 @@
 
 from dataclasses import dataclass
 
-from swarmd.swarm.wire.messages.common import ANY_STAGE
+from swarmd.swarm.wire.messages.common import ANY_STAGE, Ack, Message, Request
 from swarmd.values import Buffer, Encoded, HopId, PeerId
 
 BEAT_SECONDS = 1.0  # between a holder's beats to a custodian, unless it has many
-
-
-@dataclass(frozen=True)
-class Hop:
-    """A microbatch for the next stage. Answered with `Gradient`, `Loss` (evaluate) or `Busy`."""
-
-    step: int
-    index: int
-    record: str  # newest record the sender applied: different histories refuse each other
-    again: bool  # sent before to another replica: whoever passes it on asks first who has it
-    evaluate: bool
-    codec: str  # the gradient is wanted in
-    tokens: Buffer
-    activation: Encoded
-    horizon_s: float = 0.0  # as in the lease: who takes longer than that shouldn't get it
-    stage: int = ANY_STAGE  # that it is for
 
 
 @dataclass(frozen=True)
@@ -35,7 +19,7 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Loss:
-    """The answer to an `evaluate` hop, handed back unchanged from the tail."""
+    """Of an `evaluate` hop, handed back unchanged from the tail."""
 
     loss_sum: float
     tokens: int
@@ -72,7 +56,7 @@ SOMEONE = Blame("number")
 
 @dataclass(frozen=True)
 class NotFinite:
-    """The answer to a hop whose numbers aren't finite: it counts as done, and spoils the step for everyone."""
+    """The hop's numbers aren't finite: it counts as done, and spoils the step for everyone."""
 
     blame: Blame = NOBODY
 
@@ -85,8 +69,28 @@ class Busy:
 
 
 @dataclass(frozen=True)
-class Room:
-    """To those who were told `Busy`: try again. Answered with `Ack`."""
+class Hop(Request[Gradient | Loss | NotFinite | Busy]):
+    """A microbatch for the next stage."""
+
+    step: int
+    index: int
+    record: str  # newest record the sender applied: different histories refuse each other
+    again: bool  # sent before to another replica: whoever passes it on asks first who has it
+    evaluate: bool
+    codec: str  # the gradient is wanted in
+    tokens: Buffer
+    activation: Encoded
+    horizon_s: float = 0.0  # as in the lease: who takes longer than that shouldn't get it
+    stage: int = ANY_STAGE  # that it is for
+
+    def accepts(self, answer: Message) -> bool:
+        """A loss is the answer if `evaluate`, and only then."""
+        return super().accepts(answer) and isinstance(answer, Loss) == self.evaluate
+
+
+@dataclass(frozen=True)
+class Room(Request[Ack]):
+    """To those who were told `Busy`: try again."""
 
     hops: int
 
@@ -102,8 +106,8 @@ class HopBeat:
 
 
 @dataclass(frozen=True)
-class Beat:
-    """A holder's regular word to a custodian about every hop it holds for it. Answered with `Ack`."""
+class Beat(Request[Ack]):
+    """A holder's regular word to a custodian about every hop it holds for it."""
 
     hops: tuple[HopBeat, ...]
     counter: int  # of the compute thread
@@ -113,19 +117,10 @@ class Beat:
 
 
 @dataclass(frozen=True)
-class Cancel:
-    """The custodian rerouted these hops: don't accumulate them. Answered with `Ack`."""
+class Cancel(Request[Ack]):
+    """The custodian rerouted these hops: don't accumulate them."""
 
     hops: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class Locate:
-    """Who has this hop? Answered with `Located`."""
-
-    step: int
-    index: int
-    stage: int = ANY_STAGE  # whose replica is asked
 
 
 @dataclass(frozen=True)
@@ -136,8 +131,17 @@ class Located:
 
 
 @dataclass(frozen=True)
-class AskHop:
-    """A holder wants once more the hop it got from a custodian. Answered with the `Hop`, or a refusal."""
+class Locate(Request[Located]):
+    """Who has this hop?"""
+
+    step: int
+    index: int
+    stage: int = ANY_STAGE  # whose replica is asked
+
+
+@dataclass(frozen=True)
+class AskHop(Request[Hop]):
+    """A holder wants once more the hop it got from a custodian."""
 
     step: int
     index: int

@@ -2,18 +2,7 @@
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class AskMove:
-    """A peer asks the conductor of a step to grant it, in the step's record, that it goes to another stage. Answered
-    with `Wished`.
-    """
-
-    step: int
-    record: str
-    source: int
-    target: int
-    balance: bool = False  # it goes because the swarm gains by it: no more than it needs shall
+from swarmd.swarm.wire.messages.common import Ack, Request
 
 
 @dataclass(frozen=True)
@@ -25,10 +14,20 @@ class Wished:
 
 
 @dataclass(frozen=True)
-class AskStay:
+class AskMove(Request[Wished]):
+    """A peer asks the conductor of a step to grant it, in the step's record, that it goes to another stage."""
+
+    step: int
+    record: str
+    source: int
+    target: int
+    balance: bool = False  # it goes because the swarm gains by it: no more than it needs shall
+
+
+@dataclass(frozen=True)
+class AskStay(Request[Ack]):
     """A mover to a replica of its stage: promise not to go to another stage before the record of this step is applied,
-    as I leave before. Answered with `Ack`, or a refusal.
-    """
+    as I leave before."""
 
     step: int
     record: str

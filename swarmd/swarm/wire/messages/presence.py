@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from swarmd.swarm.wire.messages.common import Ack, Request
 from swarmd.values import PeerId
 
 
@@ -57,9 +58,9 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Hello:
-    """First request on a connection; the answer is the other side's `Hello`, or a refusal. A peer without a run sends
-    an empty fingerprint and may then only ask for the settings.
+class Hello(Request["Hello"]):
+    """First request on a connection, answered with the other side's. A peer without a run sends an empty fingerprint
+    and may then only ask for the settings.
     """
 
     protocol: int
@@ -74,11 +75,6 @@ class SayHello:
 
 
 @dataclass(frozen=True)
-class AskSettings:
-    """Answered with `Settings`."""
-
-
-@dataclass(frozen=True)
 class Settings:
     """The run's settings as plain data; its fingerprint proves them."""
 
@@ -88,12 +84,8 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class AskPlace:
-    """A newcomer asks which stage needs it most. Answered with `Place`."""
-
-    stage: int  # the stage it insists on, or -1
-    has_data: bool  # it could be a head
-    memory_bytes: float = 0.0  # of its device; 0: unknown
+class AskSettings(Request[Settings]):
+    """Asks for the run's settings."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +100,16 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Announce:
-    """My card changed in a way that you should know at once. Answered with `Ack`."""
+class AskPlace(Request[Place]):
+    """A newcomer asks which stage needs it most."""
+
+    stage: int  # the stage it insists on, or -1
+    has_data: bool  # it could be a head
+    memory_bytes: float = 0.0  # of its device; 0: unknown
+
+
+@dataclass(frozen=True)
+class Announce(Request[Ack]):
+    """My card changed in a way that you should know at once."""
 
     card: Card

@@ -1,89 +1,41 @@
-"""The messages of a round: how the sums of a stage's replicas become one gradient, and how others get it afterwards.
-
-Like those in `common.py`, which has all the others: the fields' types are the schema on the wire.
-"""
+"""How the sums of a stage's replicas become one gradient."""
 
 from dataclasses import dataclass
 
-from swarmd.swarm.wire.messages.common import ANY_STAGE, NO_BALLOT, Ballot, Ranges
+from swarmd.swarm.wire.messages.common import ANY_STAGE, NO_BALLOT, Ballot, Ranges, Request
 from swarmd.swarm.wire.messages.hop import NOBODY, Blame
 from swarmd.values import Encoded, PeerId
 
 
 @dataclass(frozen=True)
-class AskHoldings:
-    """Leader to a member: which indices are in your sum so far? Answered with `Frozen`, though nothing is frozen
-    yet.
-    """
+class StageReport:
+    """Leader to conductor: the stage's part of the record to be."""
 
-    step: int
-    record: str
-    ballot: Ballot = NO_BALLOT
-    stage: int = ANY_STAGE  # whose sum is meant
-    spared: Ranges = ()  # in others' sums: what is under way with these here needn't be finished
-    blame: Blame = NOBODY  # for a number that isn't finite: the step will be skipped, and this settles the round
-
-
-@dataclass(frozen=True)
-class Averaged:
-    """The owner's bytes: everyone decodes the same."""
-
-    data: Encoded
-    blame: Blame = NOBODY  # then there are none: a contribution, or what came of them, is not finite
+    stage: int
+    digest: str
+    squared_norm: float
+    tokens: int
+    loss_sum: float
+    microbatches: int  # distinct indices in the sum
+    resent: int
+    lost: int
+    duplicated: int
+    finite: bool
+    members: tuple[PeerId, ...]
+    holders: tuple[PeerId, ...]  # members that have the whole result
+    subtracted: int = 0
+    blame: Blame = NOBODY  # unless `finite`
 
 
 @dataclass(frozen=True)
-class Close:
-    """Conductor to a round leader: all indices are done, average. Answered with `StageReport`."""
+class Close(Request[StageReport]):
+    """Conductor to a round leader: all indices are done, average."""
 
     step: int
     record: str
     ballot: Ballot = NO_BALLOT
     stage: int = ANY_STAGE  # whose round it is
     blame: Blame = NOBODY  # why there is nothing to be averaged: the step is to be skipped
-
-
-@dataclass(frozen=True)
-class Contribution:
-    """A member's sum over one part, to its owner. Answered with `Averaged` when all members' are in. A peer that is
-    none of the plan's members sends an empty tensor, just for the answer.
-    """
-
-    step: int
-    attempt: str
-    part: int  # number in the plan
-    data: Encoded
-
-
-@dataclass(frozen=True)
-class Freeze:
-    """Leader to a member: accumulate no more. Answered with `Frozen`."""
-
-    step: int
-    record: str
-    ballot: Ballot = NO_BALLOT
-    stage: int = ANY_STAGE  # whose sum is meant
-    watch: bool = False  # to see whether the device answers, and how the attempt stands: what is averaged here needn't
-    # be named
-
-
-@dataclass(frozen=True)
-class HandOver:
-    """A peer that leaves to a replica of its stage: a slice [start, stop) of its sum, which is to become part of yours.
-    Slices come in order; the last one has the whole added, or nothing. Answered with `TakenOver`, or a refusal.
-    """
-
-    step: int
-    record: str
-    stage: int
-    start: int
-    stop: int
-    data: Encoded
-    indices: Ranges  # in the whole sum; the same in all slices, like everything below
-    spoiled: Ranges  # whose numbers were not finite
-    loss_sum: float  # tail only, else 0
-    resent: int
-    subtracted: int
 
 
 @dataclass(frozen=True)
@@ -132,6 +84,66 @@ class Frozen:
 
 
 @dataclass(frozen=True)
+class AskHoldings(Request[Frozen]):
+    """Leader to a member: which indices are in your sum so far? Nothing is frozen yet."""
+
+    step: int
+    record: str
+    ballot: Ballot = NO_BALLOT
+    stage: int = ANY_STAGE  # whose sum is meant
+    spared: Ranges = ()  # in others' sums: what is under way with these here needn't be finished
+    blame: Blame = NOBODY  # for a number that isn't finite: the step will be skipped, and this settles the round
+
+
+@dataclass(frozen=True)
+class Freeze(Request[Frozen]):
+    """Leader to a member: accumulate no more."""
+
+    step: int
+    record: str
+    ballot: Ballot = NO_BALLOT
+    stage: int = ANY_STAGE  # whose sum is meant
+    watch: bool = False  # to see whether the device answers, and how the attempt stands: what is averaged here needn't
+    # be named
+
+
+@dataclass(frozen=True)
+class Subtract(Request[Frozen]):
+    """Leader to a member: others count for these indices; take your share of them out of your sum. It answers
+    when that is done; a member that refuses is left out of the round.
+    """
+
+    step: int
+    record: str
+    indices: Ranges
+    ballot: Ballot = NO_BALLOT
+    stage: int = ANY_STAGE  # whose sum is meant
+
+
+@dataclass(frozen=True)
+class Resent:
+    """Which of the indices are on their way again."""
+
+    indices: Ranges
+    blame: Blame = NOBODY  # for one of them that never comes, since its numbers are not finite
+
+
+@dataclass(frozen=True)
+class Resend(Request[Resent]):
+    """Leader of a stage's round to a peer of the stage before: these indices are in no member's sum. Whoever has one of
+    them sends it to one of the members. At the first stage, to a member: train them.
+    """
+
+    step: int
+    record: str
+    indices: Ranges
+    stage: int  # that lacks them
+    members: tuple[PeerId, ...]  # of that stage whose sums count
+    ballot: Ballot = NO_BALLOT
+    anew: bool = False  # whoever has nothing of an index computes it from what the stages before it have
+
+
+@dataclass(frozen=True)
 class Part:
     """A slice [start, stop) of the flattened gradient and the member that reduces it."""
 
@@ -142,10 +154,17 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Leader to a member: this is the round. Answered with `Result` when the member holds the whole averaged
-    gradient.
-    """
+class Result:
+    """A member's view of the averaged gradient."""
+
+    digest: str
+    squared_norm: float
+    blame: Blame = NOBODY  # then there is no such gradient
+
+
+@dataclass(frozen=True)
+class Plan(Request[Result]):
+    """Leader to a member: this is the round. It answers when it holds the whole averaged gradient."""
 
     step: int
     attempt: str  # names the leader and its life, and counts its tries
@@ -159,89 +178,20 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Resend:
-    """Leader of a stage's round to a peer of the stage before: these indices are in no member's sum. Whoever has one of
-    them sends it to one of the members. At the first stage, to a member: train them. Answered with `Resent`.
+class Averaged:
+    """The owner's bytes: everyone decodes the same."""
+
+    data: Encoded
+    blame: Blame = NOBODY  # then there are none: a contribution, or what came of them, is not finite
+
+
+@dataclass(frozen=True)
+class Contribution(Request[Averaged]):
+    """A member's sum over one part, to its owner. It answers when all members' are in. A peer that is none of
+    the plan's members sends an empty tensor, just for the answer.
     """
 
     step: int
-    record: str
-    indices: Ranges
-    stage: int  # that lacks them
-    members: tuple[PeerId, ...]  # of that stage whose sums count
-    ballot: Ballot = NO_BALLOT
-    anew: bool = False  # whoever has nothing of an index computes it from what the stages before it have
-
-
-@dataclass(frozen=True)
-class Resent:
-    """Which of the indices are on their way again."""
-
-    indices: Ranges
-    blame: Blame = NOBODY  # for one of them that never comes, since its numbers are not finite
-
-
-@dataclass(frozen=True)
-class Result:
-    """A member's view of the averaged gradient."""
-
-    digest: str
-    squared_norm: float
-    blame: Blame = NOBODY  # then there is no such gradient
-
-
-@dataclass(frozen=True)
-class StageReport:
-    """Leader to conductor: the stage's part of the record to be."""
-
-    stage: int
-    digest: str
-    squared_norm: float
-    tokens: int
-    loss_sum: float
-    microbatches: int  # distinct indices in the sum
-    resent: int
-    lost: int
-    duplicated: int
-    finite: bool
-    members: tuple[PeerId, ...]
-    holders: tuple[PeerId, ...]  # members that have the whole result
-    subtracted: int = 0
-    blame: Blame = NOBODY  # unless `finite`
-
-
-@dataclass(frozen=True)
-class Subtract:
-    """Leader to a member: others count for these indices; take your share of them out of your sum. Answered with
-    `Frozen` when it is done, or a refusal: then the member is left out of the round.
-    """
-
-    step: int
-    record: str
-    indices: Ranges
-    ballot: Ballot = NO_BALLOT
-    stage: int = ANY_STAGE  # whose sum is meant
-
-
-@dataclass(frozen=True)
-class TakenOver:
-    """`whole`: the sum that was handed over is part of this peer's now; else more slices are awaited."""
-
-    whole: bool
-
-
-@dataclass(frozen=True)
-class AskGradient:
-    """Part number `part` of a committed averaged gradient. Answered with `GradientPart`, or a refusal."""
-
-    step: int
-    digest: str
-    part: int
-
-
-@dataclass(frozen=True)
-class GradientPart:
-    """One averaged part, as its owner encoded it."""
-
-    parts: int  # of the gradient
+    attempt: str
+    part: int  # number in the plan
     data: Encoded

@@ -2,21 +2,8 @@
 
 from dataclasses import dataclass
 
-from swarmd.swarm.wire.messages.common import Ballot, Ranges
+from swarmd.swarm.wire.messages.common import Ack, Ballot, Ranges, Request
 from swarmd.swarm.wire.messages.hop import NOBODY, Blame
-
-
-@dataclass(frozen=True)
-class AskLease:
-    """A head reports finished indices and asks for more. Answered with `Lease`, possibly after a while."""
-
-    step: int
-    record: str
-    want: int
-    completed: Ranges  # everything it has finished in this step
-    held: Ranges  # everything it is working on
-    away: Ranges = ()  # of these, what is with the next stage: another head could not hasten it
-    blame: Blame = NOBODY  # for one of the completed ones, whose numbers are not finite: the step is to be skipped
 
 
 @dataclass(frozen=True)
@@ -30,18 +17,31 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class Lead:
-    """A conductor that took over to everyone: from now on this step is led under this ballot. Answered with `Ack`."""
+class AskLease(Request[Lease]):
+    """A head reports finished indices and asks for more. The answer may take a while."""
+
+    step: int
+    record: str
+    want: int
+    completed: Ranges  # everything it has finished in this step
+    held: Ranges  # everything it is working on
+    away: Ranges = ()  # of these, what is with the next stage: another head could not hasten it
+    blame: Blame = NOBODY  # for one of the completed ones, whose numbers are not finite: the step is to be skipped
+
+
+@dataclass(frozen=True)
+class Revoke(Request[Ack]):
+    """Conductor to a head: another has completed these indices first; stop working on them."""
+
+    step: int
+    indices: Ranges
+
+
+@dataclass(frozen=True)
+class Lead(Request[Ack]):
+    """A conductor that took over to everyone: from now on this step is led under this ballot."""
 
     step: int
     record: str  # before it
     ballot: Ballot
     incarnation: int  # of the conductor: when it has been started anew it leads no longer
-
-
-@dataclass(frozen=True)
-class Revoke:
-    """Conductor to a head: another has completed these indices first; stop working on them. Answered with `Ack`."""
-
-    step: int
-    indices: Ranges
