@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import plotext
 
 from swarmd.sim.spot_market.flow import STATE_BYTES, STEP_SECONDS, Flow, Rule, Setting, Swarm
-from swarmd.sim.spot_market.traces import Change, generated, recorded
+from swarmd.sim.spot_market.preemptions import Change, generated, recorded
 
 HOURS = 32.0
 SWARMS: tuple[tuple[str, Rule, float, float], ...] = (  # and seconds of a period, and of notice before a peer goes

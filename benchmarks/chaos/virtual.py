@@ -30,13 +30,13 @@ from swarmd.sim.engines.symbolic import Factory, SymbolicData
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.compute import Speed
-from swarmd.sim.world.network import Link
+from swarmd.sim.world.network import LinkSpec
 from swarmd.sim.world.world import World
 
 STAGES, REPLICAS = 3, 3
-SPEED = Speed(0.2, 0.4, 0.002)  # seconds per microbatch, as in the real trial
-LINK, SLOW = Link(delay_s=0.0005, bytes_per_second=50e6), Link(delay_s=0.05, bytes_per_second=1e6)
-PROCESS_S, OPEN_S = 2.0, 4.0  # from a start to the first word, and then until the stage is on the device
+SPEED = Speed(0.2, 0.4, 0.002, open_s=4.0)  # per microbatch, and until a stage is on the device, as in the real trial
+LINK, SLOW = LinkSpec(delay_s=0.0005, bytes_per_second=50e6), LinkSpec(delay_s=0.05, bytes_per_second=1e6)
+PROCESS_S = 2.0  # from a start to the first word
 CALM = Scenario(replicas=(REPLICAS,) * STAGES, microbatches=48, steps=1_000_000, link=LINK, checkpoint_every=5)
 NAMES_OF_PEERS = tuple(f"{name}{number}" for number in range(1, REPLICAS + 1) for name in ("head", "middle", "tail"))
 DRAIN_BOUND_S = 60.0
@@ -83,7 +83,7 @@ class Storm:
         run = CALM.run_config()
         factory = Factory(run, CALM.symbols)
         data = SymbolicData(run, CALM.symbols)
-        self._world = World(run, data, seed=seed, link=LINK, engine=factory, open_seconds=OPEN_S)
+        self._world = World(run, data, seed=seed, link=LINK, engine=factory)
         self._commits: dict[int, float] = {}  # version -> loop time
         self._samples: list[Sample] = []
         self._struck: dict[int, int | None] = {}  # victims: microbatches done when the fault ended; None before
@@ -180,7 +180,7 @@ class Storm:
 
     async def _kill(self, fault: Fault) -> None:
         for number in fault.victims:
-            self._world.kill(NAMES_OF_PEERS[number])
+            self._world.crash(NAMES_OF_PEERS[number])
 
     async def _boot(self, fault: Fault) -> None:
         await asyncio.sleep(PROCESS_S)

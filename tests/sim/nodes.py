@@ -6,11 +6,11 @@ from typing import Any
 
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.machine import Machine
-from swarmd.sim.world.network import Link, SimNetwork
+from swarmd.sim.world.network import LinkSpec, SimNetwork
 from swarmd.sim.world.transport import SimTransport
 from swarmd.values import Frame, Urgency
 
-SLOW = Link(delay_s=1.0, bytes_per_second=1000.0)
+SLOW = LinkSpec(delay_s=1.0, bytes_per_second=1000.0)
 """Of numbers that can be added up in the head: a frame of 800 bytes takes 1 s to leave (a header is 200)."""
 
 
@@ -78,7 +78,7 @@ async def connect(*nodes: Node) -> None:
 def play(
     test: Callable[..., Coroutine[Any, Any, None]],
     names: str = "ab",
-    link: Link | None = None,
+    link: LinkSpec | None = None,
     *,
     rates: dict[str, dict[str, float]] | None = None,
     break_seconds: float | None = None,

@@ -73,13 +73,13 @@ def test_scenarios_are_drawn_from_their_seed_and_print_as_python() -> None:
     names = {kind.__name__: kind for kind in Fault.__subclasses__()}
     from swarmd.config import LimitsConfig
     from swarmd.sim.engines.reference import Symbols
-    from swarmd.sim.world.network import Link
+    from swarmd.sim.world.network import LinkSpec
 
     scenarios = [draw_scenario(seed) for seed in range(300)]
     for scenario in scenarios:
         again = eval(
             scenario.text(),
-            {"Scenario": Scenario, "Link": Link, "LimitsConfig": LimitsConfig, "Symbols": Symbols, **names},
+            {"Scenario": Scenario, "LinkSpec": LinkSpec, "LimitsConfig": LimitsConfig, "Symbols": Symbols, **names},
         )
         assert again == scenario == draw_scenario(scenario.seed)
     assert {fault.kind for scenario in scenarios for fault in scenario.faults} == {*DRAWS, StageLoss.kind, Outage.kind}

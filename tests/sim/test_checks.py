@@ -144,7 +144,7 @@ def test_a_last_replica_that_goes_by_its_own_choice_is_seen() -> None:
 
     async def killed(it: Play) -> None:
         it.watch.look()
-        it.world.kill("tail1")
+        it.world.crash("tail1")
 
     assert 4 not in promises(tampered(killed))
 

@@ -134,7 +134,7 @@ async def conductor_at(world: World, phase: Phase) -> SimPeer:
 @pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.__name__)
 def test_a_conductor_dies(phase: Phase) -> None:
     async def events(world: World) -> None:
-        world.kill((await conductor_at(world, phase)).name)
+        world.crash((await conductor_at(world, phase)).name)
 
     world = train(SHORT, events)
     assert len(world.dead) == 1
@@ -177,7 +177,7 @@ def test_a_record_that_one_peer_only_has_seen_is_everyones() -> None:
         async def tell_one(record: Any) -> None:
             one = next(name for name in world.peers if name != victim.name)
             await world.peers[one].peer.history.adopt(record, victim.name)
-            world.kill(victim.name)
+            world.crash(victim.name)
 
         spread.spread = tell_one  # type: ignore[method-assign]
         await moment(world, lambda: bool(world.dead))
@@ -226,7 +226,7 @@ def test_a_leader_of_a_round_that_sleeps_is_replaced() -> None:
         Stopped(world, leader)
         await moment(world, lambda: at([name for name in world.peers if name != leader], world, STEP))
         assert asyncio.get_running_loop().time() < 120
-        world.kill(leader)
+        world.crash(leader)
 
     world = train(SHORT, events)
     check_agreement(world)

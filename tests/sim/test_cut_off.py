@@ -12,9 +12,9 @@ import pytest
 from swarmd.sim.campaign.play import play
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.faults.timed import Fault, Partition, Pause
-from swarmd.sim.world.network import Link
+from swarmd.sim.world.network import LinkSpec
 
-CALM = Scenario(replicas=(3, 3, 3), microbatches=48, steps=3, speeds=(0.2,), link=Link(delay_s=0.0005))
+CALM = Scenario(replicas=(3, 3, 3), microbatches=48, steps=3, speeds=(0.2,), link=LinkSpec(delay_s=0.0005))
 STRUCK = 2  # the step
 
 

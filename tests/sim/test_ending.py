@@ -44,7 +44,7 @@ class Ended:
 def machines(world: World, stage: int) -> int:
     """On how many machines the final state of a stage is."""
     everyone = [*world.peers.values(), *world.dead.values()]
-    return len({it.settled.machine for it in everyone if (world.run.steps, stage) in it.store.checkpoints})
+    return len({it.setup.machine for it in everyone if (world.run.steps, stage) in it.store.checkpoints})
 
 
 def final(world: World) -> dict[int, int]:

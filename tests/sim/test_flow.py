@@ -6,7 +6,7 @@ import math
 import pytest
 
 from swarmd.sim.spot_market.flow import Flow, Meter, Rule, Setting, Swarm
-from swarmd.sim.spot_market.traces import Change, generated, recorded
+from swarmd.sim.spot_market.preemptions import Change, generated, recorded
 
 
 def play(trace: list[Change], rule: Rule, period_s: float = 60.0, *, hours: float = 2.0, stages: int = 4) -> Flow:

@@ -97,7 +97,7 @@ def test_a_round_goes_on_without_whoever_holds_it_up(
         await moment(world, lambda: all(it.peer.history.version >= STEP for it in others))
         assert limit_s < asyncio.get_running_loop().time() - began < (1 + leads) * (limit_s + NOTICE_SECONDS)
         if what == "result":  # nor does it take part in anything later
-            world.kill(victim.name)
+            world.crash(victim.name)
 
     check(train(SHORT, events, layout=layout))
     told = [it.getMessage() for it in caplog.records if "holds the round up" in it.getMessage()]

@@ -76,11 +76,11 @@ def test_the_state_comes_while_the_stage_is_being_opened() -> None:
     """A download of seconds beside an opening of seconds: the newcomer is there when the longer of the two is over."""
 
     async def main(opening: float, chunk: float) -> float:
-        world = World(LONG, Text(LONG), open_seconds=opening)
+        world = World(LONG, Text(LONG))
         await start_all(world, CROWD)
         await moment(world, lambda: everyone_at(world, 2))
         serve_slowly(world, chunk)
-        new = await world.start("new", stage=1)
+        new = await world.start("new", stage=1, speed=Speed(open_s=opening))
         began = asyncio.get_running_loop().time()
         await moment(world, lambda: new.peer.view.transfer().done > 0)
         assert (new.peer.compute is None) == (opening > 0)
@@ -156,7 +156,7 @@ def test_a_donor_that_dies_midway_is_replaced() -> None:
         await moment(world, lambda: any(count >= 3 for count in served.values()))
         donor.append(max(served, key=lambda name: served[name]))
         assert world.peers["new"].peer.history.version == 0
-        world.kill(donor[0])
+        world.crash(donor[0])
 
     world = train(RUN, events, layout=CROWD, speed=Speed(0.05, 0.1))  # so that the run doesn't end meanwhile
     check_agreement(world)
@@ -286,7 +286,7 @@ def test_a_joiner_whose_only_acquaintance_dies_waits_and_founds_nothing() -> Non
         world = World(SHORT, Text(SHORT))
         await world.start("founder", stage=2)
         await world.start("newcomer")
-        world.kill("founder")
+        world.crash("founder")
         await asyncio.sleep(60)
         return world
 
@@ -402,7 +402,7 @@ def test_a_newcomer_that_dies_in_its_download_leaves_no_trace() -> None:
         donors = [world.peers[name].peer for name in ("middle1", "middle2")]
         assert any("new" in it.pullers for donor in donors for it in pinned(donor))
         assert any("new" in it.peer.places._promises for it in world.peers.values())
-        world.kill("new")
+        world.crash("new")
         await asyncio.sleep(0.1)
         assert not any("new" in it.pullers for donor in donors for it in pinned(donor))
         assert not any("new" in it.peer.places._promises for it in world.peers.values())
@@ -422,7 +422,7 @@ def test_donors_die_one_after_the_other() -> None:
             count = served.get(victim, 0)
             await moment(world, lambda victim=victim, count=count: served.get(victim, 0) > count + 1)  # type: ignore[misc]
             assert new.peer.state == "joining"
-            world.kill(victim)
+            world.crash(victim)
 
     world = train(LONG, events, layout=CROWD)
     check_agreement(world)
@@ -441,7 +441,7 @@ def test_the_last_replica_dies_and_takes_the_stage_with_it() -> None:
         serve_slowly(world, 0.5)
         new = await world.start("new", stage=2)
         await moment(world, lambda: new.peer.view.transfer().done > 0)
-        world.kill("tail1")
+        world.crash("tail1")
         await asyncio.sleep(120)
         waits.append((new.peer.state, new.peer.history.version, new.peer.view.waiting_for()))
         await world.stop()

@@ -41,17 +41,17 @@ CROWD = {f"{role}{n}": stage for stage, role in enumerate(("head", "middle", "ta
 
 async def kill_head(world: World) -> None:
     await moment(world, lambda: accumulated(world.peers["head1"], STEP) >= 2)
-    world.kill("head1")
+    world.crash("head1")
 
 
 async def kill_middle(world: World) -> None:
     await moment(world, lambda: accumulated(world.peers["middle1"], STEP) >= 2)
-    world.kill("middle1")
+    world.crash("middle1")
 
 
 async def kill_tail(world: World) -> None:
     await moment(world, lambda: accumulated(world.peers["tail1"], STEP) >= 2)
-    world.kill("tail1")
+    world.crash("tail1")
 
 
 async def kill_conductor_while_leasing(world: World) -> None:
@@ -60,14 +60,14 @@ async def kill_conductor_while_leasing(world: World) -> None:
     conductor = victim.peer.conductor
     assert conductor is not None
     await moment(world, lambda: (conductor.completed() or 0) >= RUN.microbatches // 2)
-    world.kill(victim.name)
+    world.crash(victim.name)
 
 
 async def kill_conductor_while_averaging(world: World) -> None:
     await moment(world, lambda: step_of(world) == STEP)
     victim = conductor_of(world)
     await moment(world, lambda: any(sums_of(it).is_frozen(STEP) for it in world.peers.values()))
-    world.kill(victim.name)
+    world.crash(victim.name)
 
 
 async def kill_conductor_with_the_record(world: World) -> None:
@@ -75,7 +75,7 @@ async def kill_conductor_with_the_record(world: World) -> None:
     await moment(world, lambda: step_of(world) == STEP)
     victim = conductor_of(world)
     await moment(world, lambda: victim.peer.history.version == STEP)
-    world.kill(victim.name)
+    world.crash(victim.name)
 
 
 async def kill_leader_when_asked(world: World) -> None:
@@ -83,14 +83,14 @@ async def kill_leader_when_asked(world: World) -> None:
     await moment(world, lambda: step_of(world) == STEP)
     victim = leader_of(world, STEP, 1)
     await moment(world, lambda: STEP in rounds_of(victim)._reports)
-    world.kill(victim.name)
+    world.crash(victim.name)
 
 
 async def kill_leader_while_averaging(world: World) -> None:
     await moment(world, lambda: step_of(world) == STEP)
     victim = leader_of(world, STEP, 1)
     await moment(world, lambda: sums_of(victim).is_frozen(STEP))
-    world.kill(victim.name)
+    world.crash(victim.name)
 
 
 async def kill_member_while_averaging(world: World) -> None:
@@ -99,7 +99,7 @@ async def kill_member_while_averaging(world: World) -> None:
     leader = leader_of(world, STEP, 1)
     victim = next(it for it in world.peers.values() if it.peer.stage == 1 and it is not leader)
     await moment(world, lambda: rounds_of(victim)._exchange is not None and sums_of(victim).is_frozen(STEP))
-    world.kill(victim.name)
+    world.crash(victim.name)
 
 
 async def kill_leader_after_its_report(world: World) -> None:
@@ -108,7 +108,7 @@ async def kill_leader_after_its_report(world: World) -> None:
     victim = leader_of(world, STEP, 1)
     reports = rounds_of(victim)._reports
     await moment(world, lambda: STEP in reports and reports[STEP].done())
-    world.kill(victim.name)
+    world.crash(victim.name)
 
 
 MOMENTS = [
@@ -143,7 +143,7 @@ def test_random_kills_and_joins(seed: int) -> None:
             await asyncio.sleep(draw.uniform(0, 0.6))
             if all(it.peer.history.finished for it in world.peers.values()):
                 return
-            world.kill(draw.choice(spare(world)))
+            world.crash(draw.choice(spare(world)))
             if draw.random() < 0.7:
                 await asyncio.sleep(draw.uniform(0, 0.3))
                 new = await world.start(f"new{event}")
@@ -228,7 +228,7 @@ def test_a_peer_that_falls_silent_is_dropped_and_its_work_is_done_again() -> Non
         world.pause("middle1")
         others = [it for it in world.peers.values() if it.name != "middle1"]
         await moment(world, lambda: all(it.peer.history.version >= SHORT.steps for it in others))
-        world.kill("middle1")
+        world.crash("middle1")
 
     world = train(SHORT, events)
     check_agreement(world)
@@ -246,7 +246,7 @@ def test_a_hung_device_is_found_and_its_hops_are_rerouted() -> None:
         assert accumulated(world.peers["middle1"], STEP) == 0
         others = [it for it in world.peers.values() if it.name != "middle1"]
         await moment(world, lambda: all(it.peer.history.version >= STEP for it in others))
-        world.kill("middle1")
+        world.crash("middle1")
 
     world = train(dataclasses.replace(SHORT, steps=STEP + 1), events)
     check_agreement(world)

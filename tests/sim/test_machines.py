@@ -479,7 +479,7 @@ def test_a_crashed_peer_leaves_no_task_behind_and_comes_back_as_itself() -> None
         assert new.peer.membership.own.incarnation > old.peer.membership.own.incarnation
         assert new.store is old.store
         assert len(new.store.ledger) == lines
-        assert new.settled == old.settled
+        assert new.setup == old.setup
         assert "middle1" not in world.dead
 
     world = train(SHORT, events)

@@ -17,7 +17,7 @@ from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.connection import SERVING_PER_PEER
 from swarmd.sim.world.damage import WAYS
 from swarmd.sim.world.mesh import GOSSIP_DEGREE
-from swarmd.sim.world.network import DIAL_SECONDS, Link, SimNetwork
+from swarmd.sim.world.network import DIAL_SECONDS, LinkSpec, SimNetwork
 from swarmd.sim.world.uplinks import HEADER_BYTES
 from swarmd.sim.world.world import World
 from swarmd.swarm.wire.framing import from_frame, to_frame
@@ -111,7 +111,7 @@ def test_jitter_lets_requests_overtake_each_other() -> None:
         assert words != list(range(50))
         assert all(0.01 <= time - began <= 0.111 for time, *_ in b.asked)
 
-    play(test, link=Link(delay_s=0.01, jitter_s=0.1))
+    play(test, link=LinkSpec(delay_s=0.01, jitter_s=0.1))
 
 
 def test_a_lost_frame_of_a_request_comes_again_and_is_handled_once() -> None:
@@ -123,12 +123,12 @@ def test_a_lost_frame_of_a_request_comes_again_and_is_handled_once() -> None:
         assert 30 < sum(seconds < 0.1 for seconds in late) < 70, "about half come at once"
         assert max(late) > 1, "and the patience grows"
 
-    play(test, link=Link(loss=0.5))
+    play(test, link=LinkSpec(loss=0.5))
 
 
 def test_a_way_may_have_a_link_of_its_own() -> None:
     async def test(network: SimNetwork, a: Node, b: Node) -> None:
-        network.set_link("a", "b", Link(delay_s=3))
+        network.set_link("a", "b", LinkSpec(delay_s=3))
         began = now()
         await a.ask("b")
         assert now() - began == pytest.approx(3 + 0.002, abs=0.001)
@@ -141,7 +141,7 @@ def test_a_way_may_have_a_link_of_its_own() -> None:
 
 def test_a_connection_takes_a_round_trip_and_is_then_kept() -> None:
     async def main() -> None:
-        network = SimNetwork(Link(delay_s=1))
+        network = SimNetwork(LinkSpec(delay_s=1))
         a, b = Node(network, "a"), Node(network, "b")
         a.transport.learn("b", ())
         await asyncio.gather(a.ask("b"), a.ask("b"))
@@ -207,7 +207,7 @@ def test_a_stopped_process_that_is_killed_takes_no_connection_any_more() -> None
         assert now() < DIAL_SECONDS
         assert a.transport.connected() == ()
 
-    play(test, "ab", Link(delay_s=0.1))
+    play(test, "ab", LinkSpec(delay_s=0.1))
 
 
 def test_refusals_are_sentences_and_failures_of_ours_are_remembered() -> None:
@@ -466,7 +466,7 @@ def test_every_damage_is_a_fault_of_form_or_bytes_that_are_missing(message: Any)
             assert bad.nbytes < frame.nbytes
 
 
-def traced(events: Callable[[World], Awaitable[None]], *, seed: int = 0, link: Link | None = None) -> World:
+def traced(events: Callable[[World], Awaitable[None]], *, seed: int = 0, link: LinkSpec | None = None) -> World:
     """Runs a small swarm to its end and keeps a trace."""
     run = dataclasses.replace(SHORT, steps=4)
 
@@ -550,7 +550,7 @@ def test_a_lost_copy_is_gone() -> None:
         assert 30 < len(b.heard) < 70
         assert network.count().gossip == 100
 
-    play(test, link=Link(loss=0.5))
+    play(test, link=LinkSpec(loss=0.5))
 
 
 def test_a_paused_peer_passes_nothing_on_and_hears_it_later() -> None:
@@ -597,7 +597,7 @@ def test_everything_is_counted_by_peer_and_by_kind() -> None:
 
 SCRIPT = """
 import asyncio
-from swarmd.sim.world.network import Link
+from swarmd.sim.world.network import LinkSpec
 from swarmd.sim.faults import point_actions
 from tests.sim.test_network import traced
 from tests.sim.toy import everyone_at, moment
@@ -613,7 +613,7 @@ async def events(world):
     await asyncio.sleep(0.1)
     await world.restart("middle2", disk=False)
 
-world = traced(events, seed=5, link=Link(delay_s=0.01, jitter_s=0.02, loss=0.02))
+world = traced(events, seed=5, link=LinkSpec(delay_s=0.01, jitter_s=0.02, loss=0.02))
 print(world.trace.count, world.trace.hash)
 """
 

@@ -148,7 +148,7 @@ def test_a_stage_that_is_gone_comes_back_with_a_newcomer() -> None:
 
     async def events(world: World) -> None:
         await moment(world, lambda: copied(world, 6) and step_of(world) >= 8)
-        world.kill("middle")
+        world.crash("middle")
         world.dead["middle"].store.checkpoints.clear()
         await world.sleep(60.0)
         assert all("stage 1" in it.peer.view.waiting_for() for it in world.peers.values())

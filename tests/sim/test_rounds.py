@@ -12,7 +12,7 @@ from swarmd.config import LimitsConfig
 from swarmd.errors import Refused, SwarmError
 from swarmd.sim.engines.training import Text
 from swarmd.sim.world.clock import run_virtual
-from swarmd.sim.world.network import Link
+from swarmd.sim.world.network import LinkSpec
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.rounds import parts
 from swarmd.swarm.rounds.exchange import Exchange
@@ -161,7 +161,7 @@ def test_what_was_taken_out_may_come_in_again() -> None:
             believe_dead(world.peers[name], "middle1")
         pair = of_stage(world, 1)
         await moment(world, lambda: any(sums_of(it).of(STEP).subtracted for it in pair))
-        world.kill(next(it.name for it in pair if not sums_of(it).of(STEP).subtracted))
+        world.crash(next(it.name for it in pair if not sums_of(it).of(STEP).subtracted))
 
     world = train(SHORT, events)
     assert len(world.dead) == 1
@@ -221,8 +221,8 @@ def test_a_subtraction_needs_no_retained_bytes() -> None:
 def test_custodian_and_holder_die_together() -> None:
     async def events(world: World) -> None:
         await moment(world, lambda: accumulated(world.peers["middle1"], STEP) >= 2)
-        world.kill("head1")
-        world.kill("middle1")
+        world.crash("head1")
+        world.crash("middle1")
 
     check(train(SHORT, events))
 
@@ -243,7 +243,7 @@ def test_the_leader_has_brought_what_no_custodian_knows_to_be_missing(victim: st
         await moment(world, lambda: accumulated(world.peers[name], STEP) >= 2)
         if victims_stage == 0:  # nobody gives its leases again: it must be done with all of them
             await moment(world, lambda: any(STEP in rounds_of(it)._reports for it in of_stage(world, 0)))
-        world.kill(name)
+        world.crash(name)
 
     world = train(SHORT, events, limits=LimitsConfig(retained_bytes=retained))
     assert len(world.dead) == 1
@@ -253,9 +253,9 @@ def test_the_leader_has_brought_what_no_custodian_knows_to_be_missing(victim: st
 def test_a_stage_of_one_replica_repairs_its_neighbours() -> None:
     async def events(world: World) -> None:
         await moment(world, lambda: accumulated(world.peers["tail1"], STEP) >= 2)
-        world.kill("tail1")
+        world.crash("tail1")
         await moment(world, lambda: accumulated(world.peers["head1"], STEP) >= 2)
-        world.kill("head1")
+        world.crash("head1")
 
     layout = {"head1": 0, "head2": 0, "middle": 1, "tail1": 2, "tail2": 2}
     check(train(SHORT, events, layout=layout, limits=LimitsConfig(retained_bytes=1)))
@@ -271,7 +271,7 @@ def test_kills_and_false_beliefs_where_everything_is_evicted(seed: int) -> None:
             await asyncio.sleep(draw.uniform(0, 0.4))
             stage = draw.randrange(3)
             if len(of_stage(world, stage)) > 1:
-                world.kill(draw.choice(of_stage(world, stage)).name)
+                world.crash(draw.choice(of_stage(world, stage)).name)
             await asyncio.sleep(draw.uniform(0, 0.2))
             victim, fool = draw.sample(sorted(world.peers), 2)
             believe_dead(world.peers[fool], victim)
@@ -286,9 +286,9 @@ def test_bad_numbers_and_deaths_skip_a_step_and_no_more() -> None:
         for name in ("tail1", "tail2"):
             refuse_loss(compute_of(world.peers[name]), HopId(STEP, 5))
         await moment(world, lambda: any(sums_of(it).of(STEP).spoiled for it in of_stage(world, 1)))
-        world.kill("middle1")
+        world.crash("middle1")
         await asyncio.sleep(0.01)
-        world.kill("tail1")
+        world.crash("tail1")
 
     world = train(SHORT, events)
     check_agreement(world)
@@ -333,7 +333,7 @@ def test_parts_that_are_averaged_are_not_contributed_again(who: str, monkeypatch
         leader = leader_of(world, STEP, 1)
         victim = leader if who == "leader" else next(it for it in trio if it is not leader)
         await moment(world, lambda: len(averaged(victim)) >= 4)
-        world.kill(victim.name)
+        world.crash(victim.name)
         killed.append(asyncio.get_running_loop().time())
         for it in of_stage(world, 1):
             done.update(averaged(it))
@@ -360,7 +360,7 @@ def test_a_member_lost_when_everything_is_averaged_delays_nothing() -> None:
             setattr(journeys_of(it).custodian, "peer_lost", lambda peer, heir="": None)  # noqa: B010
 
         await moment(world, lambda: sum(stop - start for start, stop in averaged(leader)) == size)
-        world.kill(victim.name)
+        world.crash(victim.name)
         await moment(world, lambda: all(it.peer.history.version >= STEP for it in world.peers.values()))
         sizes.append(len(sums_of(leader).of(STEP).accumulated))
 
@@ -380,7 +380,7 @@ def test_a_device_that_hangs_after_it_accumulated_is_left_out(name: str) -> None
         compute_of(world.peers[name]).hung = True
         await others_reach(world, STEP, name)
         assert asyncio.get_running_loop().time() - began < QUICK_SECONDS
-        world.kill(name)
+        world.crash(name)
 
     check(train(SHORT, events))
 
@@ -394,7 +394,7 @@ def test_a_device_that_hangs_in_the_round_is_left_out(stage: int, leads: bool) -
         victim = next(it for it in of_stage(world, stage) if (it is leader) == leads)
         compute_of(victim).hung = True
         await others_reach(world, STEP, victim.name)
-        world.kill(victim.name)
+        world.crash(victim.name)
 
     check(train(SHORT, events))
 
@@ -500,7 +500,7 @@ def test_anything_may_happen_to_anyone(seed: int) -> None:
             await asyncio.sleep(draw.uniform(0, 0.25))
             draw.choice(happenings)(world)
 
-    link = Link(delay_s=draw.choice([0.0005, 0.005, 0.02]))
+    link = LinkSpec(delay_s=draw.choice([0.0005, 0.005, 0.02]))
     retained = draw.choice([1, 5000, 1 << 30])
     check(train(RUN, events, layout=CROWD, seed=seed, link=link, limits=LimitsConfig(retained_bytes=retained)))
 
@@ -513,7 +513,7 @@ def fool(world: World, draw: random.Random) -> None:
 def end_one(world: World, draw: random.Random) -> None:
     stage: list[Any] = of_stage(world, draw.randrange(3))
     if len(stage) > 1:
-        world.kill(draw.choice(stage).name)
+        world.crash(draw.choice(stage).name)
 
 
 def test_a_leader_that_was_restarted_names_no_attempt_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from swarmd.errors import NonFinite
 from swarmd.sim.engines.training import Text
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.compute import SimCompute, Speed
-from swarmd.sim.world.network import Link
+from swarmd.sim.world.network import LinkSpec
 from swarmd.sim.world.world import World
 from swarmd.values import Encoded, HopId, TailResult
 from tests.sim.toy import (
@@ -150,7 +150,7 @@ end = []
 async def events(world):
     await moment(world, lambda: everyone_at(world, 1))
     await asyncio.sleep(0.1)
-    world.kill("middle2")
+    world.crash("middle2")
     await world.start("new")
     await moment(world, lambda: everyone_at(world, 5))
     end.append(asyncio.get_running_loop().time())
@@ -178,7 +178,7 @@ def test_the_same_seed_gives_the_same_history_whatever_the_hash_seed() -> None:
 
 
 def test_another_seed_gives_another_history() -> None:
-    link = Link(jitter_s=0.002)  # calm machines on links that never vary leave nothing to chance
+    link = LinkSpec(jitter_s=0.002)  # calm machines on links that never vary leave nothing to chance
     worlds = [train(RUN, seed=seed, link=link) for seed in (0, 1)]
     assert trace(worlds[0], 0.0) != trace(worlds[1], 0.0)
     for world in worlds:
@@ -214,8 +214,8 @@ def test_a_stage_that_dies_out_stops_the_swarm_without_breaking_it() -> None:
         world = World(SHORT, Text(SHORT))
         await start_all(world)
         await moment(world, lambda: everyone_at(world, 2))
-        world.kill("middle1")
-        world.kill("middle2")
+        world.crash("middle1")
+        world.crash("middle2")
         await asyncio.sleep(60)
         versions = [it.peer.history.version for it in world.peers.values()]
         await world.start("late", stage=1)
@@ -307,7 +307,7 @@ def test_messages_that_had_to_be_evicted_cost_no_exactness() -> None:
         await moment(world, lambda: accumulated(world.peers["middle1"], 4) >= 2)
         evicted = [it.peer.journeys.retention.evicted for it in world.peers.values() if it.peer.journeys]
         assert sum(evicted) > 0, "the bound was meant to be tight"
-        world.kill("middle1")
+        world.crash("middle1")
 
     world = train(SHORT, events, limits=LimitsConfig(retained_bytes=1000))
     check_agreement(world)

@@ -78,7 +78,7 @@ def test_while_a_stage_is_empty_nobody_is_blamed() -> None:
         await start_all(world, LAYOUT, speed=DEVICE)
         await moment(world, lambda: step_of(world) > STEP)
         for name in ("tail0", "tail1"):
-            world.kill(name)
+            world.crash(name)
         world.pause("tail2")
         await world.sleep(1.0)
         for name in ("head0", "head1", "head2", "middle0", "middle1", "middle2"):

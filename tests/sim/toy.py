@@ -16,7 +16,7 @@ from swarmd.config import CodecConfig, LimitsConfig, ModelConfig, OptimizerConfi
 from swarmd.sim.engines.training import Text, plain_training
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.compute import SimCompute, Speed
-from swarmd.sim.world.network import Link
+from swarmd.sim.world.network import LinkSpec
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.record import Record
@@ -82,7 +82,7 @@ def train(
     *,
     layout: dict[str, int] = PAIRS,
     seed: int = 0,
-    link: Link | None = None,
+    link: LinkSpec | None = None,
     speed: Speed | None = None,
     limits: LimitsConfig | None = None,
 ) -> World:

@@ -417,9 +417,9 @@ def check_final_state(world: World, stranded: Container[PeerId] = ()) -> Iterato
     ended = [it for name, it in world.peers.items() if it.peer.ending.over and name not in stranded]
     everyone = (*world.peers.values(), *world.dead.values(), *world.past)
     for stage in range(world.run.model.stages):
-        having = {it.settled.machine for it in everyone if (world.run.steps, stage) in it.store.checkpoints}
+        having = {it.setup.machine for it in everyone if (world.run.steps, stage) in it.store.checkpoints}
         gives = any(it.peer.stage == stage for it in ended)
-        takes = {it.settled.machine for it in ended if it.settled.limits.copies_bytes > 0 and not it.store.full}
+        takes = {it.setup.machine for it in ended if it.setup.limits.copies_bytes > 0 and not it.store.full}
         if gives and len(having) < MACHINES <= len(having | takes):
             yield Violation(
                 11, f"the final state of stage {stage} is on {', '.join(sorted(having)) or 'no machine'} only"

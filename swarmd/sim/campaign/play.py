@@ -86,9 +86,7 @@ class Play:
         """A world that computes with symbols, and who watches it."""
         it, factory = self.scenario, Factory(self.run, self.scenario.symbols)
         data = SymbolicData(self.run, it.symbols)
-        world = World(
-            self.run, data, seed=it.seed, link=it.link, engine=factory, trace=trace, open_seconds=it.open_seconds
-        )
+        world = World(self.run, data, seed=it.seed, link=it.link, engine=factory, trace=trace)
         return world, SymbolicWatch(world, factory=factory)
 
     # ---------------------------------------------------------------------------------------------- for faults
@@ -136,7 +134,7 @@ class Play:
     def lose_stage(self, stage: int, *, power: bool) -> bool:
         if self.lost is not None or not self.version():  # before the first commit anyone can begin it anew
             return False
-        gone = [name for name, it in self.world.peers.items() if stage in (it.peer.stage, it.settled.stage)]
+        gone = [name for name, it in self.world.peers.items() if stage in (it.peer.stage, it.setup.stage)]
         self.lost = stage
         for name in gone:
             self.world.crash(name, power=power)
@@ -341,7 +339,7 @@ def has_all_of(other: SimPeer, it: SimPeer, newest: int) -> bool:
     rounds that are done and of steps up to `newest`, which is decided.
     """
     theirs = other.peer.history
-    stage = it.settled.stage if it.peer.stage is None else it.peer.stage
+    stage = it.setup.stage if it.peer.stage is None else it.peer.stage
     if stage is not None and other.peer.stage != stage:
         return False
     if other.peer.moving_to is not None:  # it leaves as soon as it may

@@ -33,7 +33,7 @@ from swarmd.sim.faults.timed import (
     Slowdown,
     StageLoss,
 )
-from swarmd.sim.world.network import Link
+from swarmd.sim.world.network import LinkSpec
 from swarmd.sim.world.points import ANYONE, GROUPS
 from swarmd.values import PeerId
 
@@ -116,10 +116,10 @@ def neat(value: float) -> float:
     return float(f"{value:.2g}")
 
 
-def draw_link(rng: random.Random) -> Link:
+def draw_link(rng: random.Random) -> LinkSpec:
     """From a rack to the other side of the earth."""
     delay_s = neat(log_uniform(rng, 0.0003, 0.1))
-    return Link(
+    return LinkSpec(
         delay_s=delay_s,
         bytes_per_second=neat(log_uniform(rng, 1e5, 1e8)),
         jitter_s=neat(delay_s * rng.choice((0.0, 0.0, 0.5, 3.0))),

@@ -11,14 +11,14 @@ from swarmd.config import CodecConfig, LimitsConfig, ModelConfig, OptimizerConfi
 from swarmd.sim.engines.reference import Symbols
 from swarmd.sim.faults.timed import Fault
 from swarmd.sim.world.compute import Speed
-from swarmd.sim.world.network import Link
+from swarmd.sim.world.network import LinkSpec
 from swarmd.values import PeerId
 
 SLACK = 20.0  # a step may take so many times what the scenario's own speeds make of it, faults aside
 RECOVERY_SECONDS = 400.0  # to notice and mend what happened before the healing: the sum of production's longest
 # patiences on one path (silence of a peer 120 s, a fork 30 s, doubled bans 60 s, a round's repairs 120 s, retries)
 
-LINK, LIMITS, SYMBOLS = Link(), LimitsConfig(), Symbols()  # what a scenario has where it says nothing else
+LINK, LIMITS, SYMBOLS = LinkSpec(), LimitsConfig(), Symbols()  # what a scenario has where it says nothing else
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Scenario:
     microbatches: int = 8
     steps: int = 5
     speeds: tuple[float, ...] = (0.01,)  # seconds of a forward, by peer in order, over and over; a backward takes twice
-    link: Link = LINK
+    link: LinkSpec = LINK
     uplinks: tuple[float, ...] = ()  # bytes a second, by peer in order, over and over; empty: the link's
     downlinks: tuple[float, ...] = ()
     limits: LimitsConfig = LIMITS
@@ -60,7 +60,7 @@ class Scenario:
     def speed(self, peer: PeerId) -> Speed:
         """Of a peer's device; newcomers are as fast as those they resemble."""
         forward_s = self.speeds[self._place(peer) % len(self.speeds)]
-        return Speed(forward_s, 2 * forward_s, min(0.002, forward_s))
+        return Speed(forward_s, 2 * forward_s, min(0.002, forward_s), open_s=self.open_seconds)
 
     def uplink(self, peer: PeerId) -> float | None:
         return self.uplinks[self._place(peer) % len(self.uplinks)] if self.uplinks else None

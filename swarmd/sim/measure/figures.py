@@ -15,7 +15,7 @@ from swarmd.config import ModelConfig, RunConfig
 from swarmd.sim.engines.phantom import NoText, PhantomEngine
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.compute import Speed
-from swarmd.sim.world.network import Link
+from swarmd.sim.world.network import LinkSpec
 from swarmd.sim.world.world import World
 from swarmd.values import HopId
 
@@ -23,7 +23,7 @@ SETTLED_SECONDS = 60.0  # by then the first microbatches have gone through the w
 KINDS_SHOWN = 12
 TOLD_SECONDS = 10.0  # virtual, between two words on the progress
 LIMIT_SECONDS = 3600.0  # virtual; nothing here takes so long unless something is wrong
-HOME_LINK = Link(delay_s=0.025, bytes_per_second=60e6)  # 50 ms round trip, 480 Mb/s
+HOME_LINK = LinkSpec(delay_s=0.025, bytes_per_second=60e6)  # 50 ms round trip, 480 Mb/s
 PARAMETERS = 25_000_000  # of a stage: its round moves 50 MB in and out of each replica, at fp16
 SLOWER = 10.0  # times slower than the rest, the straggler
 MEETING_SECONDS = 60.0  # after the last peer was started: all have met, and what is counted begins

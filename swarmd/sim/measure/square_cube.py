@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from swarmd.config import ModelConfig, RunConfig
 from swarmd.sim.planner import costs
-from swarmd.sim.planner.costs import Wire
+from swarmd.sim.planner.costs import WireFormat
 from swarmd.sim.planner.devices import DEVICES, Device
 from swarmd.sim.planner.rehearsal import Actor, rehearse
 
@@ -78,7 +78,7 @@ class Cell:
     transfer_s: float  # of a middle stage's link per microbatch, each way
 
 
-def measure(wire: Wire, dtype: str = DTYPE, device: Device | None = None, layers: int = 16) -> Iterator[Cell]:
+def measure(wire: WireFormat, dtype: str = DTYPE, device: Device | None = None, layers: int = 16) -> Iterator[Cell]:
     """Every model at every latency. `layers`: applications of a block in a stage of "ours"."""
     device = device or DEVICES[DEVICE]
     roomy = replace(device, memory_bytes=float("inf"))  # GPT-3's layer with its optimizer fits no V100

@@ -1,7 +1,7 @@
 """`python -m swarmd.sim scale`, `detect`, `straggler`, `routing` and `square-cube`: figures of simulated swarms, as
 tables or JSON.
 
-Parses and prints; `figures.py`, `wiring.py` and `square_cube.py` measure. Whatever is printed says that it is
+Parses and prints; `figures.py`, `routing_compared.py` and `square_cube.py` measure. Whatever is printed says that it is
 simulated.
 """
 
@@ -15,11 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from swarmd.errors import ConfigError
-from swarmd.sim.measure import wiring
 from swarmd.sim.measure.figures import Scale, Straggler, detection_seconds, measure_scale, straggler_costs
 from swarmd.sim.measure.plots import Line, draw
+from swarmd.sim.measure.routing_compared import MICROBATCHES, POLICIES, SITUATIONS, UNEVEN, PolicyFigures, compare
 from swarmd.sim.measure.square_cube import DEVICE, DTYPE, Cell, measure
-from swarmd.sim.measure.wiring import Got
 from swarmd.sim.planner.costs import find_wire
 from swarmd.sim.planner.devices import find_device
 
@@ -157,18 +156,18 @@ def routing(
     only: Annotated[str, typer.Option(metavar="TEXT", help="Situations with this in their names.")] = "",
     microbatches: Annotated[
         int, typer.Option(metavar="N", min=5, help="Per step and unit of the middle stage's speed.")
-    ] = wiring.MICROBATCHES,
+    ] = MICROBATCHES,
     as_json: AsJson = False,
 ) -> int:
     """Compare the policies by which the next peer is chosen: how much of a stage's speed they use, and in which
     proportions.
     """
-    rows: list[Got] = []
-    for row in wiring.compare(seeds, named=only, microbatches=microbatches):
+    rows: list[PolicyFigures] = []
+    for row in compare(seeds, named=only, microbatches=microbatches):
         typer.echo(f"{row.situation}, {row.policy}, seed {row.seed}: {row.used:.1%}", err=True)
         rows.append(row)
     if not rows:
-        known = "; ".join(it.name for it in wiring.SITUATIONS)
+        known = "; ".join(it.name for it in SITUATIONS)
         typer.echo(f"no situation has {only} in its name; there are: {known}.", err=True)
         return 2
     if as_json:
@@ -176,28 +175,28 @@ def routing(
         return 0
     _print_policies("percent of the sum of speeds, in the middle of a step", rows, lambda mine: _spread(mine, "used"))
     _print_policies("percent of the sum of speeds, of whole steps", rows, lambda mine: _spread(mine, "used_in_step"))
-    uneven = [row for row in rows if row.speeds == wiring.UNEVEN]
+    uneven = [row for row in rows if row.speeds == UNEVEN]
     _print_policies("proportions in which peers were chosen (farthest off: a peer in a run)", uneven, _proportions)
     return 0
 
 
-def _print_policies(title: str, rows: list[Got], cell: Callable[[list[Got]], str]) -> None:
+def _print_policies(title: str, rows: list[PolicyFigures], cell: Callable[[list[PolicyFigures]], str]) -> None:
     """A row for each situation, with what all runs of each policy give."""
-    table = _table(title, "situation", *wiring.POLICIES)
+    table = _table(title, "situation", *POLICIES)
     for situation in dict.fromkeys(row.situation for row in rows):
         mine = [row for row in rows if row.situation == situation]
-        table.add_row(situation, *(cell([row for row in mine if row.policy == policy]) for policy in wiring.POLICIES))
+        table.add_row(situation, *(cell([row for row in mine if row.policy == policy]) for policy in POLICIES))
     if table.row_count:
         Console().print(table)
 
 
-def _spread(rows: list[Got], name: str) -> str:
+def _spread(rows: list[PolicyFigures], name: str) -> str:
     """Mean, least and greatest."""
     figures = [100 * getattr(row, name) for row in rows]
     return f"{sum(figures) / len(figures):.1f} ({min(figures):.1f} to {max(figures):.1f})"
 
 
-def _proportions(rows: list[Got]) -> str:
+def _proportions(rows: list[PolicyFigures]) -> str:
     """What peers of each speed did, in terms of speed, and by how much any one differs from its own."""
     means = []
     for speed in sorted(set(rows[0].speeds)):

@@ -31,7 +31,7 @@ JITTER = 0.05  # durations vary by up to so much: an assumption, and identical d
 
 
 @dataclass(frozen=True)
-class Wire:
+class WireFormat:
     """How activations and their gradients travel."""
 
     name: str
@@ -56,16 +56,16 @@ class Wire:
         return matrices * 2.0 * run.tokens_per_microbatch * run.model.hidden**2 / self.factor
 
 
-def find_wire(name: str) -> Wire:
+def find_wire(name: str) -> WireFormat:
     """fp32, fp16, bf16, int8, int8-bnb, 4-bit, bottleneck-C, maxout-C (C times narrower, int8). Raises ConfigError."""
     if name in BYTES_PER_ELEMENT:
-        return Wire(name, "int8" if name == "int8-bnb" else name, BYTES_PER_ELEMENT[name])
+        return WireFormat(name, "int8" if name == "int8-bnb" else name, BYTES_PER_ELEMENT[name])
     if name == "4-bit":
-        return Wire(name, "int8", BYTES_PER_ELEMENT["int8"] - 0.5, exists=False)
+        return WireFormat(name, "int8", BYTES_PER_ELEMENT["int8"] - 0.5, exists=False)
     kind, _, factor = name.partition("-")
     if kind in ("bottleneck", "maxout") and factor.isdecimal() and int(factor) > 1:
         learned = kind == "bottleneck"
-        return Wire(name, "int8", BYTES_PER_ELEMENT["int8"], int(factor), learned, exists=False)
+        return WireFormat(name, "int8", BYTES_PER_ELEMENT["int8"], int(factor), learned, exists=False)
     known = ", ".join((*BYTES_PER_ELEMENT, "4-bit", "bottleneck-2", "maxout-2"))
     raise ConfigError(f"--wire {name} is not known; choose one of {known}.")
 
@@ -132,7 +132,7 @@ class StageSpeed:
 
 
 def stage_speed(
-    run: RunConfig, stage: int, device: Device, dtype: str, wire: Wire, *, pace: float, held: float, replicas: int
+    run: RunConfig, stage: int, device: Device, dtype: str, wire: WireFormat, *, pace: float, held: float, replicas: int
 ) -> StageSpeed:
     """How fast a device is in a stage. `held`: microbatches between forward and backward there; `replicas`: of the
     stage.

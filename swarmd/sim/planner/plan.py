@@ -13,7 +13,7 @@ from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
 from swarmd.sim.engines.phantom import BYTES_PER_ELEMENT
 from swarmd.sim.planner import costs
-from swarmd.sim.planner.costs import StageSpeed, Wire
+from swarmd.sim.planner.costs import StageSpeed, WireFormat
 from swarmd.sim.planner.devices import Group
 from swarmd.sim.planner.placement import Placement, plan_placement
 from swarmd.sim.planner.rehearsal import Actor, Played, Rehearsed, rehearse
@@ -35,7 +35,7 @@ class Question:
     run: RunConfig
     groups: tuple[Group, ...]
     rtt_s: float
-    wire: Wire
+    wire: WireFormat
     dtype: str  # fp32 | bf16 | fp16, of matrix products
     one_machine: bool = False  # profiled peers share this computer's cores
     placement: Placement | None = None  # None: the best that is found

@@ -11,10 +11,10 @@ from typing import Any, cast
 
 from swarmd.config import CodecName, LimitsConfig, RunConfig
 from swarmd.sim.engines.phantom import NoText, PhantomEngine, encoded
-from swarmd.sim.planner.costs import StageSpeed, Wire
+from swarmd.sim.planner.costs import StageSpeed, WireFormat
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.machine import Host
-from swarmd.sim.world.network import Link
+from swarmd.sim.world.network import LinkSpec
 from swarmd.sim.world.world import World
 from swarmd.values import BackwardResult, Encoded, TailResult
 
@@ -63,7 +63,7 @@ class MeteredEngine(PhantomEngine):
 
     codecs = ("fp32", "fp16", "bf16", "int8")
 
-    def __init__(self, run: RunConfig, stage: int, parameters: int, wire: Wire) -> None:
+    def __init__(self, run: RunConfig, stage: int, parameters: int, wire: WireFormat) -> None:
         super().__init__(run, stage, parameters)
         self._wire = wire
         self.done: list[tuple[float, bool]] = []  # when, and whether it was a forward
@@ -93,7 +93,7 @@ class MeteredEngine(PhantomEngine):
         self.done.append((asyncio.get_running_loop().time(), forward))
 
 
-def _code(wire: Wire) -> CodecName:
+def _code(wire: WireFormat) -> CodecName:
     """The name that peers agree on; sizes are the wire's own."""
     assert wire.codec in ("fp32", "fp16", "bf16", "int8")
     return cast("CodecName", wire.codec)
@@ -102,7 +102,7 @@ def _code(wire: Wire) -> CodecName:
 def rehearse(
     run: RunConfig,
     actors: Sequence[Actor],
-    wire: Wire,
+    wire: WireFormat,
     *,
     rtt_s: float,
     parameters: Sequence[int],
@@ -131,7 +131,7 @@ def rehearse(
 async def _play(
     run: RunConfig,
     actors: Sequence[Actor],
-    wire: Wire,
+    wire: WireFormat,
     rtt_s: float,
     parameters: Sequence[int],
     crowd: Sequence[float],
@@ -141,7 +141,7 @@ async def _play(
     def open_engine(run: RunConfig, stage: int) -> MeteredEngine:
         return MeteredEngine(run, stage, parameters[stage], wire)
 
-    link = Link(delay_s=rtt_s / 2)
+    link = LinkSpec(delay_s=rtt_s / 2)
     world = World(run, NoText(run), seed=seed, link=link, engine=open_engine)
     hosts: dict[int, Host] = {}
     names = [f"peer{number:04d}" for number in range(len(actors))]
@@ -183,7 +183,7 @@ def _window(run: RunConfig, engines: Sequence[MeteredEngine], began: float, ende
     return finished[first], finished[last - 1], (last - 1 - first) / seconds
 
 
-def _played(run: RunConfig, actor: Actor, engine: MeteredEngine, wire: Wire, first: float, last: float) -> Played:
+def _played(run: RunConfig, actor: Actor, engine: MeteredEngine, wire: WireFormat, first: float, last: float) -> Played:
     seconds = last - first
     forwards = sum(1 for at, forward in engine.done if forward and first < at <= last)
     backwards = sum(1 for at, forward in engine.done if not forward and first < at <= last)

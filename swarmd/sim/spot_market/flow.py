@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from swarmd.config import LimitsConfig, NodeConfig
-from swarmd.sim.spot_market.traces import Change
+from swarmd.sim.spot_market.preemptions import Change
 from swarmd.swarm.balance.balancer import rest_seconds, settle_seconds
 from swarmd.swarm.balance.grants import objection
 from swarmd.swarm.balance.rule import (

@@ -55,6 +55,7 @@ class Speed:
     round_s: float = 0.002  # each task of a round
     jitter: float = 0.0  # each duration is off by up to this share, either way
     rounds: Mapping[str, float] = field(default_factory=dict)  # those tasks of a round that take another time
+    open_s: float = 0.0  # until it has opened a stage
 
 
 @dataclass

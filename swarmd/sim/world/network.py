@@ -34,7 +34,7 @@ RETRANSMIT_CEILING_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
-class Link:
+class LinkSpec:
     """What lies between two peers."""
 
     delay_s: float = 0.002  # one way
@@ -51,14 +51,14 @@ class SimNetwork:
 
     def __init__(
         self,
-        link: Link | None = None,
+        link: LinkSpec | None = None,
         *,
         rng: random.Random | None = None,
         trace: Trace | None = None,
         break_seconds: float = BREAK_SECONDS,
         failed: Callable[[PeerId, BaseException], None] | None = None,
     ) -> None:
-        self.link = link or Link()
+        self.link = link or LinkSpec()
         self.rng = rng or random.Random(0)
         self.trace = trace or Trace()
         self.break_seconds = break_seconds
@@ -66,7 +66,7 @@ class SimNetwork:
         self.transports: dict[PeerId, SimTransport] = {}
         self.subscriptions: Counter[str] = Counter()  # how often someone began or ceased to hear a topic
         self._gone = Counts()  # what the dead had counted
-        self._links: dict[tuple[PeerId, PeerId], Link] = {}
+        self._links: dict[tuple[PeerId, PeerId], LinkSpec] = {}
         self._connections: dict[int, Connection] = {}
         self._made = 0
         self.walled = False  # whether anything at all is blocked
@@ -108,7 +108,7 @@ class SimNetwork:
 
     # ------------------------------------------------------------------------------------------------- frames
 
-    def set_link(self, one: PeerId, other: PeerId, link: Link) -> None:
+    def set_link(self, one: PeerId, other: PeerId, link: LinkSpec) -> None:
         """What lies between two peers from now on, one way. Its bandwidth is of no matter: nodes have that."""
         self._links[one, other] = link
 

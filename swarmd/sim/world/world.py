@@ -18,7 +18,7 @@ from swarmd.config import LimitsConfig, RunConfig, fingerprint, to_plain
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.sim.world.compute import OpenEngine, SimCompute, Speed, torch_engine
 from swarmd.sim.world.machine import Machine
-from swarmd.sim.world.network import Link, SimNetwork
+from swarmd.sim.world.network import LinkSpec, SimNetwork
 from swarmd.sim.world.points import Points
 from swarmd.sim.world.store import MemoryStore, SimStore
 from swarmd.sim.world.trace import Trace
@@ -38,7 +38,7 @@ POLL_SECONDS = 0.05  # how often `until` looks
 
 
 @dataclass(frozen=True)
-class Settled:
+class Setup:
     """How a peer was started, for its restart."""
 
     stage: int | None
@@ -59,7 +59,7 @@ class SimPeer:
     task: asyncio.Task[None]
     machine: Machine
     transport: SimTransport
-    settled: Settled
+    setup: Setup
     compute: SimCompute | None = None
 
 
@@ -76,13 +76,11 @@ class World:
         data: Data,
         *,
         seed: int = 0,
-        link: Link | None = None,
+        link: LinkSpec | None = None,
         engine: OpenEngine | None = None,
         trace: bool = False,
-        open_seconds: float = 0.0,
     ) -> None:
         self.run, self.seed = run, seed
-        self._open_seconds = open_seconds  # that a device takes to open a stage
         self.trace = Trace(trace)
         self.network = SimNetwork(link, rng=random.Random(f"{seed}/network"), trace=self.trace, failed=self._failed)
         self.points = Points()
@@ -112,8 +110,8 @@ class World:
         of a world founds the run. Rates in bytes/s. `machine`: what others on the same host are given, too; otherwise
         it has one of its own.
         """
-        settled = Settled(stage, speed or Speed(), limits or LimitsConfig(), uplink, downlink, machine or name)
-        return await self._start(name, settled, MemoryStore())
+        setup = Setup(stage, speed or Speed(), limits or LimitsConfig(), uplink, downlink, machine or name)
+        return await self._start(name, setup, MemoryStore())
 
     async def restart(
         self,
@@ -131,12 +129,12 @@ class World:
             self.crash(name)
         before = self.dead.pop(name)
         self.past.append(before)
-        return await self._start(name, before.settled, before.store if disk else MemoryStore(), incarnation, entries)
+        return await self._start(name, before.setup, before.store if disk else MemoryStore(), incarnation, entries)
 
     async def _start(
         self,
         name: PeerId,
-        settled: Settled,
+        setup: Setup,
         store: MemoryStore,
         incarnation: int | None = None,
         through: Sequence[PeerId] | None = None,
@@ -144,20 +142,20 @@ class World:
         assert name not in self.peers, f"{name} lives"
         asyncio.get_running_loop().set_exception_handler(self._heard)
         machine = Machine(name, self.points)
-        transport = self.network.transport(name, machine, uplink=settled.uplink, downlink=settled.downlink)
+        transport = self.network.transport(name, machine, uplink=setup.uplink, downlink=setup.downlink)
         self._incarnation += 1
         incarnation = self._incarnation if incarnation is None else incarnation
-        card = first_card(name, incarnation, transport.addresses(), "sim", CODECS, settled.machine)
+        card = first_card(name, incarnation, transport.addresses(), "sim", CODECS, setup.machine)
         membership = Membership(card)
         settings = Settings(to_plain(self.run), fingerprint(self.run))
         links = Links(transport, membership, lambda: settings)
         links.fence.heard = lambda trouble: self._failed(name, trouble)
 
         async def open_stage(stage: int) -> tuple[SimCompute, Data | None]:
-            if self._open_seconds:
-                await asyncio.sleep(self._open_seconds)
+            if setup.speed.open_s:
+                await asyncio.sleep(setup.speed.open_s)
             rng = random.Random(f"{self.seed}/{name}/device")
-            it.compute = SimCompute(self._engine(self.run, stage), settled.speed, machine, rng=rng, trace=self.trace)
+            it.compute = SimCompute(self._engine(self.run, stage), setup.speed, machine, rng=rng, trace=self.trace)
             return it.compute, self._data if stage == 0 else None
 
         rng = random.Random(f"{self.seed}/{name}")
@@ -165,13 +163,13 @@ class World:
         entries = (running or list(self.peers))[:ENTRIES] if through is None else list(through)
         peer = Peer(
             self.run,
-            settled.limits,
+            setup.limits,
             links,
             membership,
             SimStore(store, machine),
             open_stage,
             rng,
-            stage=settled.stage,
+            stage=setup.stage,
             entries=entries,
             resume=any(it.store.checkpoints for it in (*self.past, *self.dead.values())),  # nobody begins it anew then
         )
@@ -179,7 +177,7 @@ class World:
         machine.failed = lambda trouble: self._failed(name, trouble)
         met = asyncio.get_running_loop().create_future()
         task = machine.spawn(_live(peer, transport, entries, met), name=name)
-        it = self.peers[name] = SimPeer(name, peer, store, task, machine, transport, settled)
+        it = self.peers[name] = SimPeer(name, peer, store, task, machine, transport, setup)
         task.add_done_callback(lambda done: self._over(it, done), context=contextvars.Context())
         self._note(name, "starts", f"incarnation {incarnation}")
         await asyncio.wait({met, task}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -208,10 +206,6 @@ class World:
             self._failed("", trouble)
 
     # ------------------------------------------------------------------------------------------------- faults
-
-    def kill(self, name: PeerId) -> None:
-        """The process is gone, mid-sentence."""
-        self.crash(name)
 
     def crash(self, name: PeerId, *, power: bool = False) -> None:
         """The process is gone and its connections are reset; with `power` the whole machine is, and it is only

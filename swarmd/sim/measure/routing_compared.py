@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from swarmd.config import RoutingPolicy, RunConfig
 from swarmd.sim.measure.figures import HOME_LINK, LIMIT_SECONDS, SLOWER, plan_run
-from swarmd.sim.planner.costs import StageSpeed, Wire, find_wire
+from swarmd.sim.planner.costs import StageSpeed, WireFormat, find_wire
 from swarmd.sim.planner.rehearsal import WARM_STEPS, Actor, Story, rehearse
-from swarmd.sim.world.network import Link
+from swarmd.sim.world.network import LinkSpec
 from swarmd.sim.world.world import World
 
 POLICIES: tuple[RoutingPolicy, ...] = ("iwrr", "weighted", "p2c")
@@ -62,7 +62,7 @@ SITUATIONS = (
 
 
 @dataclass(frozen=True)
-class Got:
+class PolicyFigures:
     """What a policy made of a situation."""
 
     situation: str
@@ -74,7 +74,7 @@ class Got:
     shares: tuple[float, ...]  # each middle peer's of the microbatches, over its share in the sum of the speeds
 
 
-def compare(seeds: int, *, named: str = "", microbatches: int = MICROBATCHES) -> Iterator[Got]:
+def compare(seeds: int, *, named: str = "", microbatches: int = MICROBATCHES) -> Iterator[PolicyFigures]:
     """Every policy in every situation whose name has this in it."""
     for situation in SITUATIONS:
         if named in situation.name:
@@ -83,7 +83,7 @@ def compare(seeds: int, *, named: str = "", microbatches: int = MICROBATCHES) ->
                     yield measure(situation, policy, seed, microbatches)
 
 
-def measure(situation: Situation, policy: RoutingPolicy, seed: int, microbatches: int = MICROBATCHES) -> Got:
+def measure(situation: Situation, policy: RoutingPolicy, seed: int, microbatches: int = MICROBATCHES) -> PolicyFigures:
     """Plays two steps, and measures the second from a quarter to four fifths of its microbatches (`rehearsal.py`)."""
     wire = find_wire("int8")
     run = plan_run(3, round(microbatches * situation.power), WARM_STEPS + 1)
@@ -96,7 +96,7 @@ def measure(situation: Situation, policy: RoutingPolicy, seed: int, microbatches
     speeds = mean_speeds(situation, slows_s, *done.middle)
     counts = [it.microbatches for it in done.actors[situation.heads : -TAILS]]
     in_step = run.microbatches / done.step_s * SECONDS / sum(mean_speeds(situation, slows_s, 0.0, done.step_s))
-    return Got(
+    return PolicyFigures(
         situation.name,
         policy,
         seed,
@@ -107,7 +107,7 @@ def measure(situation: Situation, policy: RoutingPolicy, seed: int, microbatches
     )
 
 
-def plan_actors(situation: Situation, run: RunConfig, wire: Wire) -> list[Actor]:
+def plan_actors(situation: Situation, run: RunConfig, wire: WireFormat) -> list[Actor]:
     """Heads, middle peers, tails. A middle peer sends and receives an activation and a gradient per microbatch."""
     rate = HOME_LINK.bytes_per_second
     thin = THIN_SHARE * situation.speeds[0] / SECONDS * 2 * wire.nbytes(run)
@@ -130,8 +130,8 @@ def story_of(situation: Situation, slows_s: float) -> Story:
         victim = list(world.peers)[situation.heads]
         if situation.far:
             for other in world.peers:
-                world.network.set_link(victim, other, Link(FAR_SECONDS))
-                world.network.set_link(other, victim, Link(FAR_SECONDS))
+                world.network.set_link(victim, other, LinkSpec(FAR_SECONDS))
+                world.network.set_link(other, victim, LinkSpec(FAR_SECONDS))
         while world.network.gossip_lag_s < situation.lag_s:
             await asyncio.sleep(1.0)
             world.network.gossip_lag_s += LAG_SLOPE

@@ -7,13 +7,13 @@ import pytest
 from swarmd.config import RunConfig
 from swarmd.sim.__main__ import run_command_line
 from swarmd.sim.measure.figures import SLOWER
-from swarmd.sim.measure.wiring import SITUATIONS, THIN_SHARE, Got, Situation, mean_speeds, measure
+from swarmd.sim.measure.routing_compared import SITUATIONS, THIN_SHARE, PolicyFigures, Situation, mean_speeds, measure
 
 BY_NAME = {it.name: it for it in SITUATIONS}
 SMALL = Situation("small", (1.0, 2.0), heads=1)
 
 
-def measured(name: str, microbatches: int) -> Got:
+def measured(name: str, microbatches: int) -> PolicyFigures:
     return measure(BY_NAME[name], RunConfig.routing, 0, microbatches)
 
 
@@ -48,7 +48,7 @@ def test_the_sum_of_speeds_is_what_there_was_at_the_time() -> None:
 
 @pytest.fixture
 def one_small_situation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swarmd.sim.measure.wiring.SITUATIONS", (SMALL,))
+    monkeypatch.setattr("swarmd.sim.measure.routing_compared.SITUATIONS", (SMALL,))
 
 
 @pytest.mark.usefixtures("one_small_situation")
