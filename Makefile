@@ -12,7 +12,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint sim prove chaos chaos-virtual soak bench-pipeline bench-joining bench-recovery bench-moving bench-rebalance bench-codecs bench-start bench-planner clean
+.PHONY: help demo examples test test-long lint sim prove chaos chaos-virtual soak bench-pipeline bench-joining bench-recovery bench-moving bench-rebalance bench-codecs bench-start bench-planner clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -20,6 +20,9 @@ help: ## This list
 
 demo: .venv/.installed ## Train a small model with a swarm of six daemons on this machine, about 3 minutes
 	@$(BIN)/swarmd demo
+
+examples: .venv/.installed ## Run every example of examples/ with daemons on this machine, about 3 minutes
+	@PATH="$(CURDIR)/$(BIN):$$PATH"; for each in examples/*/run.sh; do echo "== $$each"; $$each || exit 1; done
 
 # Whole swarms of real daemons run two at a time, as they wait more than they compute; all others share the cores.
 SWARMS := tests/e2e tests/chaos tests/compat
