@@ -326,7 +326,7 @@ def test_who_loses_and_is_cut_off_half_way_is_whole_in_one_of_the_two() -> None:
         split = Split(world, ONES, TWOS)
         await moment(world, lambda: at(PAIRS, world, 6))
         split.heal()
-        await moment(world, lambda: any(it.peer.history.leaving is not None for it in world.peers.values()))
+        await moment(world, lambda: any(it.peer.history.crosses_at is not None for it in world.peers.values()))
         again = Split(world, ONES, TWOS)
         before = {name: it.peer.history.version for name, it in world.peers.items()}
         await asyncio.sleep(15)

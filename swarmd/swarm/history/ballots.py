@@ -134,7 +134,7 @@ class Ballots:
         history = self._history
         if history.version == step - 1 and history.record_hash != parent:
             raise Refused(f"another history: its version {step - 1} is not ours")
-        if history.leaving is not None or not history.contributed(step - 1):
+        if history.crosses_at is not None or not history.contributed(step - 1):
             raise Refused(f"this peer took no part in step {step - 1} and can't speak for step {step}")
         self._memory = {key: it for key, it in self._memory.items() if key[0] > history.version}
         if (step, parent) not in self._memory and len(self._memory) >= MEMORIES:

@@ -47,7 +47,9 @@ class History:
         self.ready = False  # the parameters are those of `version`: records may be applied
         self.behind = False  # nobody has the gradients any more: the whole state must be fetched
         self.origin = Origin()
-        self.leaving: int | None = None  # version of the record up to which the history this peer goes to is its own
+        self.crosses_at: int | None = (
+            None  # newest version in common with the history that this peer is about to cross to
+        )
         self.departures = 0  # how often this peer left its stage: who waits for a version is refused then
         self.changes = 0  # how often the state was replaced: what is under way for a step is void then
         self.broken = 0  # the version of which this stage's parameters were not finite: there are none; 0: all is well
@@ -101,6 +103,17 @@ class History:
             yield
         finally:
             self._ahead = None
+
+    @contextlib.contextmanager
+    def crossing(self, ancestor: int) -> Iterator[None]:
+        """Keeps others from counting on this peer while it may cross to another history, which is its own up to version
+        `ancestor`.
+        """
+        self.crosses_at = ancestor
+        try:
+            yield
+        finally:
+            self.crosses_at = None
 
     def took_part(self, step: int) -> None:
         """This incarnation's sum is in the round of a step: if that becomes the record, it may be an acceptor of the
@@ -161,14 +174,14 @@ class History:
         # of a return, the step itself is.
         returned = record is not None and bool(record.after)
         ancestor = record.step - returned if record is not None else 0
-        if self.leaving is not None:
-            ancestor = self.leaving
+        if self.crosses_at is not None:
+            ancestor = self.crosses_at
         self.ledger.void(ancestor)
         self.chain.move(record, ancestor)
         if record is not None:
             self.entered = asyncio.get_running_loop().time()
             self.checkpointed |= record.step - record.skips >= self._run.checkpoint_every > 0
-        self.digest, self.behind, self.ready, self.leaving = digest, False, True, None
+        self.digest, self.behind, self.ready, self.crosses_at = digest, False, True, None
         self._contributed, self.broken = [], 0
         self.origin.decided()
         if record is not None and returned:
@@ -210,7 +223,7 @@ class History:
         record = self.chain.at(ask.step)
         if record is None:
             raise Refused(f"no record of step {ask.step} here")
-        if self.leaving is not None:  # nobody may count on it to stay
+        if self.crosses_at is not None:  # nobody may count on it to stay
             raise Refused("this peer goes over to another history")
         return Commit(record_to_plain(record))
 

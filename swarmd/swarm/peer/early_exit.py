@@ -79,7 +79,7 @@ class Departures:
         asks = self._task is not None and self._in_order(ask.step, [mover, own])[0] == mover
         if self._journeys.closed or state not in STAYING or self._membership.own.ending or asks:
             raise Refused(f"this peer is {state}, and may leave stage {self._stage} itself")
-        if history.behind or not history.ready or history.leaving is not None:
+        if history.behind or not history.ready or history.crosses_at is not None:
             raise Refused("this peer may have to fetch the stage's state itself")
         self.stays = ask.step
         return Ack()
@@ -89,7 +89,7 @@ class Departures:
     def may(self) -> bool:
         """Whether this peer can be spared before the present step has committed: it has nothing to do with its end."""
         step = self._history.version + 1
-        if self._ceased or self.stays >= step or self._history.leaving is not None or self._history.finished:
+        if self._ceased or self.stays >= step or self._history.crosses_at is not None or self._history.finished:
             return False
         if self._conductor.leader(step) == self._membership.own.peer or self._rounds.averaged(step):
             return False

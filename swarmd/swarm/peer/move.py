@@ -94,7 +94,9 @@ class Mover(Puller):
         own, gone = self._membership.own, [move.peer for move in record.moves]
         gone.append(own.peer)
         staying = [card.peer for card in self._membership.staying(self.move.source) if card.peer not in gone]
-        return bool(staying) and own.state in STAYING and self._history.leaving is None and not self._history.finished
+        return (
+            bool(staying) and own.state in STAYING and self._history.crosses_at is None and not self._history.finished
+        )
 
     def _check_able(self) -> None:
         """Raises Refused when, at its old stage, there is no sense in moving any more."""

@@ -119,7 +119,7 @@ class Peer(HistoryListener):
         self.arriving = Arriving(*ways, self.donors, set_card=self._set, announce=self._announce)
         self.view = View(self, self._refresh)
         self.drainage: Drain | None = None  # this peer leaves
-        self.crossing = False  # it goes over to another history
+        self.crossing = False  # it takes over another history's state
         self._device_lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets the reason
         self._refreshed = 0.0  # loop time at which the figures on this peer's card were brought up to date
         if not entries:
@@ -278,7 +278,7 @@ class Peer(HistoryListener):
             newest = self.membership.newest()
             if newest.version > self.history.version:
                 await self.history.catch_up(newest.peer, newest.version)
-            await self._cross_over()
+            await self._cross()
             calm = self.membership.newest().version <= self.history.version and not self.membership.foreign()
             await self.membership.changed.wait(CALM_SECONDS if calm else KEEP_UP_SECONDS)
 
@@ -287,20 +287,19 @@ class Peer(HistoryListener):
         cards = [card for peer in self.donors() if (card := self.membership.get(peer)) is not None]
         return any(card.version >= self.history.version and not card.broken for card in cards)
 
-    async def _cross_over(self) -> None:
-        """If another history wins over this peer's, it goes on in that one."""
-        if (way := await self.forks.look()) is None:
-            return
-        if self.switch.between:  # it has left its stage meanwhile
-            self.history.leaving = None
-            return
-        assert self.joiner is not None and self.compute is not None
-        state = self.state
-        self._set(state="joining")
-        await self.gossip.announce()
-        self.crossing = True
+    async def _cross(self) -> None:
+        """Goes on in another history, if that wins over this peer's."""
         try:
-            await self.forks.cross(way, self.joiner, self.compute)
+            async with self.forks.look() as way:
+                if way is None or self.switch.between:  # it has left its stage meanwhile
+                    return
+                joiner, compute, state = self.joiner, self.compute, self.state
+                assert joiner is not None and compute is not None
+                self._set(state="joining")
+                await self.gossip.announce()
+                self.crossing = True
+                crossed = await joiner.pull(lambda: list(way.donors))
+            await (self.forks.arrive(way, compute) if crossed else self.forks.stay(compute))
         finally:
             self.crossing = False
         newest = self.membership.newest()

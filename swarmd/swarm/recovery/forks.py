@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from swarmd.config import RunConfig
@@ -27,7 +27,6 @@ from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Compute, Store
-from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import AskRecord
 from swarmd.swarm.wire.messages.presence import Card
@@ -158,23 +157,31 @@ class Forks(HistoryListener):
 
     # ---------------------------------------------------------------------------------------------- which one wins
 
-    async def look(self) -> Exit | None:
-        """Looks at foreign histories. The way out, if ours loses to one of them that is whole; then `leaving` is set,
-        and whoever called must go or stay.
+    @contextlib.asynccontextmanager
+    async def look(self) -> AsyncIterator[Exit | None]:
+        """Looks at foreign histories. Gives the way to one of them that is whole and wins; within the context nobody
+        counts on this peer any more.
         """
+        foreign = self._foreign()
+        for card in foreign[:MET_AT_ONCE]:
+            meeting = await self._meet(card)
+            if meeting is None or not self._loses_to(meeting, card, foreign):
+                continue
+            with self._history.crossing(meeting.ancestor):
+                if (way := await self._find_exit(meeting, card, foreign)) is not None:
+                    yield way
+                    return
+        yield None
+
+    def _foreign(self) -> list[Card]:
+        """Peers of other histories, those that are ahead first; none if it isn't time to look at them."""
         foreign = [card for card in self._membership.foreign() if card.state in (*AT_WORK, "finished")]
         if not foreign:
             self._incomplete_since = None
         if not foreign or self._now() < self._rest_until or self._history.version == 0:
-            return None
+            return []
         self._rest_until = self._now() + MEET_SECONDS * (0.5 + self._rng.random())
-        for card in sorted(foreign, key=lambda card: (-card.version, card.peer))[:MET_AT_ONCE]:
-            meeting = await self._meet(card)
-            if meeting is not None and self._loses_to(meeting, card, foreign):
-                exit_ = await self._try_door(meeting, card, foreign)
-                if exit_ is not None:
-                    return exit_
-        return None
+        return sorted(foreign, key=lambda card: (-card.version, card.peer))
 
     async def _meet(self, card: Card) -> Meeting | None:
         """Where a foreign peer's history parts from ours. None if it doesn't, or can't be had."""
@@ -228,20 +235,14 @@ class Forks(HistoryListener):
             self._incomplete_since = self._now()
         return self._incomplete_since is not None and self._now() - self._incomplete_since > INCOMPLETE_SECONDS
 
-    # ---------------------------------------------------------------------------------------------- going over
+    # ---------------------------------------------------------------------------------------------- crossing
 
-    async def _try_door(self, meeting: Meeting, card: Card, foreign: list[Card]) -> Exit | None:
-        """Asks one peer of each stage whether it stays in the other history. Nobody may count on us from here on."""
-        self._history.leaving = meeting.ancestor
-        try:
-            stages = range(self._run.model.stages)
-            found = await asyncio.gather(*(self._stayers(card, foreign, stage) for stage in stages))
-        except BaseException:
-            self._history.leaving = None
-            raise
+    async def _find_exit(self, meeting: Meeting, card: Card, foreign: list[Card]) -> Exit | None:
+        """Asks peers of each stage whether they stay in the other history. None if nobody does so at one of them."""
+        stages = range(self._run.model.stages)
+        found = await asyncio.gather(*(self._stayers(card, foreign, stage) for stage in stages))
         if not all(found):
             log.info("the history of %s has no peer that stays for every stage", card.peer[-8:])
-            self._history.leaving = None
             return None
         return Exit(meeting.ancestor, card.peer, found[self._membership.own.stage])
 
@@ -257,27 +258,23 @@ class Forks(HistoryListener):
         mine, its = await asyncio.gather(self._ask(guide.peer, step), self._ask(card.peer, step))
         return mine is not None and its is not None and mine.hash == its.hash
 
-    async def cross(self, way: Exit, joiner: Joiner, compute: Compute) -> bool:
-        """Takes over the state of the history that wins. False if it can't be had: then this peer stays in its own,
-        with an empty sum, since the others have gone on without it.
+    async def arrive(self, way: Exit, compute: Compute) -> None:
+        """Makes this peer one of the other history, whose state has come."""
+        async with self._history.lock:
+            with contextlib.suppress(KeyError):  # a freeze of the old history may have come after the new state
+                await compute.thaw(self._history.version + 1)
+        await self._learn_chain(way.guide, way.ancestor)
+        log.warning("this peer goes on at another history's version %d", self._history.version)
+
+    async def stay(self, compute: Compute) -> None:
+        """Goes on in this peer's own history, as the other's state can't be had; with an empty sum, since the others
+        have gone on without it.
         """
         history = self._history
-        try:
-            crossed = await joiner.pull(lambda: list(way.donors))
-        finally:
-            history.leaving = None
         async with history.lock:
-            if crossed:
-                with contextlib.suppress(KeyError):  # a freeze of the old history may have come after the new state
-                    await compute.thaw(history.version + 1)
-            elif not history.broken:
+            if not history.broken:
                 history.restore(history.record, await _empty_sum(compute))
-        if crossed:
-            await self._learn_chain(way.guide, way.ancestor)
-        log.warning(
-            "this peer %s version %d", "goes on at another history's" if crossed else "stays at", history.version
-        )
-        return crossed
+        log.warning("this peer stays at version %d", history.version)
 
     async def mend_ledger(self, store: Store, tail: dict[int, str]) -> None:
         """Voids what an earlier life of this peer wrote into its ledger in a history that was given up. `tail`: its
