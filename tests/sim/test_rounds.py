@@ -175,7 +175,7 @@ def test_a_repeated_hop_and_a_subtraction_of_the_same_index_leave_it_in_the_sum_
         for name in ("head1", "head2"):
             believe_dead(world.peers[name], "middle1")
         pair = of_stage(world, 1)
-        await moment(world, lambda: any(work.subtract for it in pair for work in journeys_of(it)._work.values()))
+        await moment(world, lambda: any(work.subtract for it in pair for work in journeys_of(it).hops))
         for it in pair:  # its custodian sends it again at just that time
             for name in ("head1", "head2"):
                 for kept in list(journeys_of(world.peers[name]).retention._passed.values()):

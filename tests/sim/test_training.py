@@ -318,7 +318,7 @@ def test_memory_of_a_step_ends_with_it(trained: World) -> None:
     for it in trained.peers.values():
         journeys = it.peer.journeys
         assert journeys is not None
-        assert (journeys.retention.nbytes, journeys._work, journeys.custody.waiting()) == (0, {}, {})
+        assert (journeys.retention.nbytes, len(journeys.hops), journeys.custody.waiting()) == (0, 0, {})
         assert len(compute_of(it).engine._kept) == 0
 
 

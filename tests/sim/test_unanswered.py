@@ -12,7 +12,7 @@ from swarmd.sim.world.compute import Speed
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.hops.custody import MUTE_SECONDS, UNANSWERED_FLOOR_SECONDS
 from swarmd.swarm.hops.journey import EVALUATE_SECONDS
-from swarmd.swarm.hops.under_way import Work
+from swarmd.swarm.hops.under_way import HopUnderWay
 from swarmd.values import HopId
 from tests.sim.nodes import forever
 from tests.sim.toy import RUN, check_agreement, check_exact, everyone_at, journeys_of, long, moment, start_all, step_of
@@ -31,14 +31,14 @@ class Liar:
         lying: Any = self._journeys
         lying._travel, lying.give_up = self._travel, lambda key: None
 
-    async def _travel(self, work: Work, *_: Any) -> None:
+    async def _travel(self, work: HopUnderWay, *_: Any) -> None:
         self.taken += 1
         work.move(self._state)
         await asyncio.get_running_loop().create_future()
 
     async def claim(self) -> None:
         while True:
-            for work in self._journeys._work.values():
+            for work in self._journeys.hops:
                 work.since = asyncio.get_running_loop().time()
             await asyncio.sleep(0.5)
 

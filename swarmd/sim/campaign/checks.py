@@ -240,12 +240,12 @@ def count(path: str) -> Callable[[SimPeer], int]:
 
 def _admitted(it: SimPeer) -> int:
     """Hops that others gave this peer."""
-    works = inside(it, "peer.journeys._work")
+    works = inside(it, "peer.journeys.hops._hops")
     return sum(1 for work in works.values() if work.custodian) if works else 0
 
 
 def _hop_bytes(it: SimPeer) -> int:
-    works = inside(it, "peer.journeys._work")
+    works = inside(it, "peer.journeys.hops._hops")
     return sum(work.nbytes for work in works.values() if work.custodian) if works else 0
 
 
@@ -318,7 +318,7 @@ def check_bounds(world: World, bounds: Iterable[Bound] = BOUNDS) -> Iterator[Vio
             if size > limit:
                 yield Violation(5, f"{name} has {size} {bound.name}, of {limit} allowed", peer=name)
     peers = max(1, len(world.peers))
-    hops = sum(len(inside(it, "peer.journeys._work") or ()) for it in world.peers.values())
+    hops = sum(len(inside(it, "peer.journeys.hops._hops") or ()) for it in world.peers.values())
     limit = peers * (TASKS_FLOOR + TASKS_PER_NEIGHBOUR * peers) + TASKS_PER_HOP * hops
     if (tasks := sum(len(it.machine.tasks()) for it in world.peers.values())) > limit:
         yield Violation(5, f"{tasks} tasks run for {peers} peers with {hops} hops, of {limit} allowed")

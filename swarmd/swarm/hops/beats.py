@@ -2,8 +2,8 @@
 
 import asyncio
 
-from swarmd.swarm.hops.journey import Journeys
-from swarmd.swarm.hops.under_way import Work
+from swarmd.swarm.hops.custody import Custody
+from swarmd.swarm.hops.under_way import HopsUnderWay, HopUnderWay
 from swarmd.swarm.membership.table import SMALL_SWARM, Membership
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.tasks import Tasks
@@ -30,9 +30,15 @@ class Beats:
     """Says where the hops are that this peer holds, and hears it of those it passed on."""
 
     def __init__(
-        self, links: Links, membership: Membership, journeys: Journeys, compute: Compute, tasks: Tasks
+        self,
+        links: Links,
+        membership: Membership,
+        hops: HopsUnderWay,
+        custody: Custody,
+        compute: Compute,
+        tasks: Tasks,
     ) -> None:
-        self._links, self._membership, self._journeys = links, membership, journeys
+        self._links, self._membership, self._hops, self._custody = links, membership, hops, custody
         self._compute, self._tasks = compute, tasks
         self._under_way: set[PeerId] = set()
         self._due: dict[PeerId, float] = {}  # custodians of hops held here -> loop time promised for the next beat
@@ -42,11 +48,11 @@ class Beats:
         """Beats until cancelled. A new custodian hears of its hop at once, whatever the rhythm."""
         pause = BEAT_SECONDS
         while True:
-            if not self._journeys.held_for():
-                await self._journeys.entered.wait()
+            if not self._hops.by_custodian():
+                await self._hops.entered.wait()
             look = min(max(BEAT_SECONDS, pause / LOOKS_PER_BEAT), LOOK_CEILING_SECONDS)
             await asyncio.sleep(look)
-            now, held = asyncio.get_running_loop().time(), self._journeys.held_for()
+            now, held = asyncio.get_running_loop().time(), self._hops.by_custodian()
             self._due = {custodian: due for custodian, due in self._due.items() if custodian in held}
             pause = beat_interval(len(held), self._membership.population())
             for custodian, works in held.items():
@@ -56,7 +62,7 @@ class Beats:
                     self._under_way.add(custodian)
                     self._tasks.start(self._send(custodian, self._beat(works, now, pause)))
 
-    def _beat(self, works: list[Work], now: float, pause: float) -> Beat:
+    def _beat(self, works: list[HopUnderWay], now: float, pause: float) -> Beat:
         progress = self._compute.progress()
         return Beat(
             hops=tuple(HopBeat(work.hop.step, work.hop.index, work.state, now - work.since) for work in works),
@@ -73,5 +79,5 @@ class Beats:
             self._under_way.discard(custodian)
 
     async def _answer_beat(self, peer: PeerId, beat: Beat) -> Ack:
-        self._journeys.custody.hear(peer, beat, asyncio.get_running_loop().time())
+        self._custody.hear(peer, beat, asyncio.get_running_loop().time())
         return Ack()

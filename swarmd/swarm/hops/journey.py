@@ -8,22 +8,19 @@ and answers a repeated request from the record or joins the work in progress. Wh
 import asyncio
 import logging
 import random
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import DeviceLost, HopForgotten, NonFinite, PeerFault, PeerUnreachable, Refused, SwarmError
-from swarmd.status import HopRow
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.ailing import Ailing
 from swarmd.swarm.hops.custodian import GIVEN_UP, Custodian
 from swarmd.swarm.hops.retention import Answer
 from swarmd.swarm.hops.step_sum import StepSums
-from swarmd.swarm.hops.under_way import Work
+from swarmd.swarm.hops.under_way import HopsUnderWay, HopUnderWay
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Compute
-from swarmd.swarm.signals import Signal
 from swarmd.swarm.tasks import Tasks, joined
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ack, check_stage
@@ -72,7 +69,7 @@ class Journeys:
         self._run, self._limits, self._links, self._membership = run, limits, links, membership
         self._history, self._sums, self._compute, self.stage, self.tasks = history, sums, compute, stage, tasks
         self.is_tail = stage == run.model.stages - 1
-        self.entered = Signal()  # a hop began here
+        self.hops = HopsUnderWay()
         self.custodian = Custodian(
             links, membership, history, sums.changed, stage, rng, tasks,
             routing=run.routing, retained_bytes=limits.retained_bytes,
@@ -85,7 +82,6 @@ class Journeys:
         self.closed = False  # this peer leaves: whoever asks is refused
         self.ailing = Ailing()
         self._recovery: asyncio.TimerHandle | None = None  # at the end of a rest
-        self._work: dict[HopId, Work] = {}
         self._told_busy: dict[PeerId, None] = {}
         links.handle(Hop, self._answer_hop)
         links.handle(Room, self._answer_room)
@@ -107,61 +103,58 @@ class Journeys:
             raise PeerFault(f"hop ({hop.step}, {hop.index}) is none of this run")
         await self._history.await_version(hop.step - 1, hop.record, custodian, VERSION_WAIT_SECONDS)
         key = hop_id(hop)
-        await self.undisturbed(key)
+        await self.hops.undisturbed(key)
         if (answer := self.retention.answer(key)) is not None:
             return answer
-        work = self._work.get(key)
-        if work is None:
+        it = self.hops.get(key)
+        if it is None:
             if self.closed:
                 raise Refused("this peer takes no more hops")
             if not self.has_room() and not (self.held_back and self._sums.of(key.step).has(key.index)):
                 self._told_busy[custodian] = None
-                return Busy(len(self._work))
-            work = self._begin(key, custodian, hop.tokens, hop.activation, hop.again, hop.codec)
-            work.horizon_s = hop.horizon_s
-        work.custodian = custodian
-        assert work.task is not None
+                return Busy(len(self.hops))
+            it = self._begin(key, custodian, hop.tokens, hop.activation, hop.again, hop.codec)
+            it.horizon_s = hop.horizon_s
+        it.custodian = custodian
+        assert it.task is not None
         try:
-            answered: Answer = await joined(work.task, GIVEN_UP)
+            answered: Answer = await joined(it.task, GIVEN_UP)
             return answered
         except (HopForgotten, DeviceLost, MemoryError) as trouble:
-            raise Refused(GIVEN_UP if work.given_up else str(trouble) or "out of memory") from None
+            raise Refused(GIVEN_UP if it.given_up else str(trouble) or "out of memory") from None
 
     def train(self, key: HopId, tokens: Buffer, *, again: bool, horizon_s: float = 0.0) -> asyncio.Task[Answer]:
         """Starts a microbatch's journey at the head. Its task ends when the index is in this peer's sum. Nothing may
-        be under way with it on the side (`undisturbed`).
+        be under way with it on the side (`HopsUnderWay.undisturbed`).
         """
-        work = self._work.get(key) or self._begin(key, "", tokens, None, again, "fp32")
-        work.horizon_s = horizon_s
-        assert work.task is not None
-        return work.task
+        it = self.hops.get(key) or self._begin(key, "", tokens, None, again, "fp32")
+        it.horizon_s = horizon_s
+        assert it.task is not None
+        return it.task
 
     def _begin(
         self, key: HopId, custodian: PeerId, tokens: Buffer, activation: Encoded | None, again: bool, codec: str
-    ) -> Work:
+    ) -> HopUnderWay:
         now = asyncio.get_running_loop().time()
         nbytes = activation.nbytes if activation else 0
-        work = Work(key, custodian, nbytes, admitted=now, since=now)
+        it = HopUnderWay(key, custodian, nbytes, admitted=now, since=now)
         self._sums.of(key.step).resent += again
-        self._enter(work, self._travel(work, tokens, activation, again, codec))
-        return work
+        self._enter(it, self._travel(it, tokens, activation, again, codec))
+        return it
 
-    def _enter(self, work: Work, coroutine: Coroutine[Any, Any, Any]) -> None:
-        assert work.hop not in self._work, f"hop {work.hop} is under way once"
-        self._work[work.hop] = work
-        work.task = asyncio.create_task(self._fenced(work, coroutine), name=f"hop {work.hop}")
-        work.task.add_done_callback(lambda task: self._finish(work, task))
-        work.task.add_done_callback(lambda _: coroutine.close())  # it may not have begun
-        self.entered.notify()
+    def _enter(self, it: HopUnderWay, coroutine: Coroutine[Any, Any, Any]) -> None:
+        task = self.hops.begin(it, self._fenced(it, coroutine))
+        task.add_done_callback(lambda task: self._finish(it, task))
+        task.add_done_callback(lambda _: coroutine.close())  # it may not have begun
 
-    async def _fenced(self, work: Work, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    async def _fenced(self, it: HopUnderWay, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """What nobody foresaw fails the one hop, as if it had been given up; several in a row make this peer rest."""
         try:
             result = await coroutine
         except (SwarmError, MemoryError):
             raise
         except Exception as trouble:  # noqa: BLE001 - one hop's failure ends nothing else
-            self.fail_at(f"hop {tuple(work.hop)}", trouble)
+            self.fail_at(f"hop {tuple(it.hop)}", trouble)
             raise HopForgotten(f"this peer failed at it: {type(trouble).__name__}") from None
         self.ailing.succeeded()
         return result
@@ -186,14 +179,12 @@ class Journeys:
         """Whether too many hops have failed here for more to be taken at present."""
         return self.ailing.rests(asyncio.get_running_loop().time())
 
-    def _finish(self, work: Work, task: asyncio.Task[Any]) -> None:
-        if self._work.get(work.hop) is work:
-            del self._work[work.hop]
+    def _finish(self, it: HopUnderWay, task: asyncio.Task[Any]) -> None:
         if task.cancelled() or (trouble := task.exception()) is not None:
-            log.info("hop %s ends here unanswered: %s", tuple(work.hop), "cancelled" if task.cancelled() else trouble)
-            self._compute.forget(work.hop)
-            if not work.aside:
-                self.retention.drop(work.hop)
+            log.info("hop %s ends here unanswered: %s", tuple(it.hop), "cancelled" if task.cancelled() else trouble)
+            self._compute.forget(it.hop)
+            if not it.side_task:
+                self.retention.drop(it.hop)
         self._offer_room()
         self._sums.changed.notify()
 
@@ -218,60 +209,62 @@ class Journeys:
     async def _tell_room(self, custodian: PeerId) -> None:
         await self._links.tell_all([custodian], Room(self.room()), deadline_s=ROOM_SECONDS)
 
-    async def _travel(self, work: Work, tokens: Buffer, activation: Encoded | None, again: bool, codec: str) -> Answer:
+    async def _travel(
+        self, it: HopUnderWay, tokens: Buffer, activation: Encoded | None, again: bool, codec: str
+    ) -> Answer:
         """The whole life of a microbatch here."""
-        key, step_sum = work.hop, self._sums.of(work.hop.step)
+        key, step_sum = it.hop, self._sums.of(it.hop.step)
         if codec not in self._compute.codecs:
             codec = "fp16"
         try:
-            await self._while_frozen(work)
-            if work.given_up:  # before the device has heard of it
+            await self._while_frozen(it)
+            if it.given_up:  # before the device has heard of it
                 raise HopForgotten(GIVEN_UP)
             if self.is_tail:
-                tail = await self._compute.tail(key, tokens, activation, codec=codec, subtract=work.subtract)
+                tail = await self._compute.tail(key, tokens, activation, codec=codec, subtract=it.subtract)
                 gradient, counted, loss_sum = tail.gradient, tail.accumulated, tail.loss_sum
             else:
                 out = await self._compute.forward(key, tokens, activation, codec=self._codec(self.stage + 1))
-                work.move("passed")
+                it.move("passed")
                 self.retention.drop(key)  # of an earlier journey, whose answer was evicted or didn't count
-                work.kept = self.retention.keep(
-                    key, self.message(key, tokens, out, again=again, horizon_s=work.horizon_s)
+                it.retained = self.retention.keep(
+                    key, self.message(key, tokens, out, again=again, horizon_s=it.horizon_s)
                 )
-                answer = await self.custodian.pass_on(work.kept)
+                answer = await self.custodian.pass_on(it.retained)
                 if isinstance(answer, NotFinite):
                     return self._spoil(key, answer.blame)
-                work.move("backward")
-                await self._while_frozen(work)
-                back = await self._backward(work, answer.gradient, codec)
+                it.move("backward")
+                await self._while_frozen(it)
+                back = await self._backward(it, answer.gradient, codec)
                 gradient, counted, loss_sum = back.gradient, back.accumulated, 0.0
             # No other coroutine may run between the device's word and this: a freeze reads what is in the sum.
             if counted:
-                step_sum.add(key.index, loss_sum, work.custodian)
-            elif work.subtract:
+                step_sum.add(key.index, loss_sum, it.custodian)
+            elif it.subtract:
                 step_sum.take_out(key.index, loss_sum)
         except NonFinite as trouble:
-            return self._spoil(key, self._blame(work, trouble))
-        answered = self._gradient(work, gradient)
-        if work.subtract:
+            return self._spoil(key, self._blame(it, trouble))
+        answered = self._gradient(it, gradient)
+        if it.subtract:
             self.retention.drop_answer(key)
             if counted:
                 raise HopForgotten("the sum was frozen before the hop could be taken out")
             return answered
         if not counted:
-            await self._while_frozen(work)
+            await self._while_frozen(it)
             if not step_sum.settled:  # not counted anywhere: it must come again
                 raise HopForgotten("the sum was frozen before this hop could be added to it")
             return answered  # and not recorded: should the round begin anew, whoever lacks the hop must get it in
         return self._record(key, answered)
 
-    def _blame(self, work: Work, trouble: NonFinite) -> Blame:
+    def _blame(self, it: HopUnderWay, trouble: NonFinite) -> Blame:
         """Who produced a number that isn't finite: this peer, or who sent it."""
         stage, peer = self.stage, self._membership.own.peer
         if trouble.source is not None and trouble.what == "activation":
-            stage, peer = self.stage - 1, work.custodian
+            stage, peer = self.stage - 1, it.custodian
         elif trouble.source is not None:
-            stage, peer = self.stage + 1, work.kept.holder if work.kept is not None else ""
-        return Blame(trouble.what, stage, peer, work.hop.index)
+            stage, peer = self.stage + 1, it.retained.holder if it.retained is not None else ""
+        return Blame(trouble.what, stage, peer, it.hop.index)
 
     def _spoil(self, key: HopId, blame: Blame) -> Answer:
         """A microbatch whose numbers aren't finite is done with: nothing of it is in the sum."""
@@ -285,64 +278,57 @@ class Journeys:
         step_sum.spoil(key.index, blame)
         return self._record(key, NotFinite(blame))
 
-    def _gradient(self, work: Work, gradient: Encoded | None) -> Gradient:
+    def _gradient(self, it: HopUnderWay, gradient: Encoded | None) -> Gradient:
         if gradient is None:
             return Gradient(Encoded("fp32", (0,), (b"",)), 0.0, 0.0)
         seconds = self._compute.progress()
         service = seconds.forward_seconds + seconds.backward_seconds
-        waited = asyncio.get_running_loop().time() - work.admitted
+        waited = asyncio.get_running_loop().time() - it.admitted
         return Gradient(gradient, max(0.0, waited - service), service)
 
-    async def _backward(self, work: Work, gradient: Encoded, codec: str) -> BackwardResult:
+    async def _backward(self, it: HopUnderWay, gradient: Encoded, codec: str) -> BackwardResult:
         """Backward with what the holder answered; a malformed gradient is the holder's fault, not our custodian's."""
         try:
-            return await self._compute.backward(work.hop, gradient, codec=codec, subtract=work.subtract)
+            return await self._compute.backward(it.hop, gradient, codec=codec, subtract=it.subtract)
         except PeerFault as fault:
-            holder = work.kept.holder if work.kept else ""
-            log.warning("the gradient of hop %s from %s: %s", tuple(work.hop), holder[-8:], fault)
+            holder = it.retained.holder if it.retained else ""
+            log.warning("the gradient of hop %s from %s: %s", tuple(it.hop), holder[-8:], fault)
             await self._links.transport.drop(holder)
             raise HopForgotten("the next stage's gradient was malformed") from None
 
-    async def _while_frozen(self, work: Work) -> None:
+    async def _while_frozen(self, it: HopUnderWay) -> None:
         """Waits while a hop that should be in the step's sum can't be added to it.
 
         Either the round fails and the sum takes in hops again, or it succeeds, with the share of whoever had this hop
         before. What should be taken out doesn't wait: whoever froze the sum counts on it as it is.
         """
-        step_sum = self._sums.of(work.hop.step)
-        if work.subtract and step_sum.frozen:
+        step_sum = self._sums.of(it.hop.step)
+        if it.subtract and step_sum.frozen:
             raise HopForgotten("the sum is frozen")
-        if not work.subtract and work.hop.index not in step_sum.accumulated:
+        if not it.subtract and it.hop.index not in step_sum.accumulated:
             await self._sums.changed.until(lambda: not step_sum.frozen or step_sum.settled)
 
     # ---------------------------------------------------------------------------------------------- on the side
 
-    async def undisturbed(self, key: HopId) -> None:
-        """Waits until nothing is done on the side with a hop."""
-        while (work := self._work.get(key)) is not None and work.aside and work.task is not None:
-            await asyncio.wait([work.task])
-
-    async def beside(self, key: HopId, coroutine: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    async def _side_task(self, key: HopId, coroutine: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Does something with a hop on the side, when it isn't under way; hops that come meanwhile wait."""
-        while (other := self._work.get(key)) is not None and other.task is not None:
-            await asyncio.wait([other.task])
+        await self.hops.absent(key)
         now = asyncio.get_running_loop().time()
-        work = Work(key, "", 0, admitted=now, since=now, aside=True)
-        self._enter(work, coroutine())
-        assert work.task is not None
-        return await asyncio.shield(work.task)
+        it = HopUnderWay(key, "", 0, admitted=now, since=now, side_task=True)
+        self._enter(it, coroutine())
+        assert it.task is not None
+        return await asyncio.shield(it.task)
 
     async def subtract(self, key: HopId, tokens: Buffer, activation: Encoded | None) -> None:
         """Takes an index out of the sum again, by the way it came in. Raises what a journey can fail with."""
-        now = asyncio.get_running_loop().time()
-        while (other := self._work.get(key)) is not None and other.task is not None:
-            await asyncio.wait([other.task])
+        await self.hops.absent(key)
         if key.index not in self._sums.of(key.step).accumulated:
             return
-        work = Work(key, "", 0, admitted=now, since=now, subtract=True, aside=True)
-        self._enter(work, self._travel(work, tokens, activation, True, "fp32"))
-        assert work.task is not None
-        await asyncio.shield(work.task)
+        now = asyncio.get_running_loop().time()
+        it = HopUnderWay(key, "", 0, admitted=now, since=now, subtract=True, side_task=True)
+        self._enter(it, self._travel(it, tokens, activation, True, "fp32"))
+        assert it.task is not None
+        await asyncio.shield(it.task)
 
     async def recompute(self, key: HopId, tokens: Buffer, activation: Encoded | None) -> Hop:
         """The message to the next stage once more, after it was evicted."""
@@ -354,13 +340,8 @@ class Journeys:
                 self._compute.forget(key)  # no backward follows
             return self.message(key, tokens, out, again=True)
 
-        hop: Hop = await self.beside(key, forward)
+        hop: Hop = await self._side_task(key, forward)
         return hop
-
-    def is_under_way(self, key: HopId) -> bool:
-        """Whether a hop is on its way into the sum."""
-        work = self._work.get(key)
-        return work is not None and not work.given_up and not work.aside
 
     def _record(self, key: HopId, answer: Answer) -> Answer:
         self.retention.keep_answer(key, answer)
@@ -369,32 +350,32 @@ class Journeys:
     async def _answer_locate(self, peer: PeerId, locate: Locate) -> Located:
         check_stage(locate.stage, self.stage)
         key = hop_id(locate)
-        work = self._work.get(key)
-        leaving = work is not None and work.subtract
-        return Located(self.is_under_way(key) or (self._sums.has(*key) and not leaving))
+        it = self.hops.get(key)
+        leaving = it is not None and it.subtract
+        return Located(self.hops.is_under_way(key) or (self._sums.has(*key) and not leaving))
 
     async def _answer_cancel(self, custodian: PeerId, cancel: Cancel) -> Ack:
         """The custodian gave us up. What is accumulated already stays, and the round will see it."""
         for step, index in cancel.hops:
-            work = self._work.get(HopId(step, index))
-            if work is not None and work.custodian == custodian:
-                self.give_up(work.hop)
+            it = self.hops.get(HopId(step, index))
+            if it is not None and it.custodian == custodian:
+                self.give_up(it.hop)
         return Ack()
 
     def spare(self, key: HopId) -> None:
         """Another replica has this index in its sum: who waits here for its gradient gets it there."""
-        if self.is_under_way(key) and key.index not in self._sums.of(key.step).accumulated:
+        if self.hops.is_under_way(key) and key.index not in self._sums.of(key.step).accumulated:
             self.give_up(key)
 
     def give_up(self, key: HopId) -> None:
         """Stops a hop that others finish, unless it is in the sum already."""
-        work = self._work.get(key)
-        if work is None or work.task is None:
+        it = self.hops.get(key)
+        if it is None or it.task is None:
             return
         self._compute.forget(key)
-        work.given_up = True
-        if work.state == "passed":  # a task on the device ends by itself: it knows whether it counted
-            work.task.cancel()
+        it.given_up = True
+        if it.state == "passed":  # a task on the device ends by itself: it knows whether it counted
+            it.task.cancel()
 
     # ---------------------------------------------------------------------------------------------- custodian
 
@@ -446,17 +427,17 @@ class Journeys:
 
     def give_up_all(self) -> int:
         """Stops what is under way, as far as others finish it. Returns how many hops that are."""
-        passed = [work.hop for work in self._work.values() if work.state == "passed"]
+        passed = [it.hop for it in self.hops if it.state == "passed"]
         for key in passed:
             self.give_up(key)
         return len(passed)
 
     def end_step(self, step: int) -> None:
         """The step has committed: forget its hops, and cancel what is still under way for it."""
-        for work in list(self._work.values()):
-            if work.hop.step <= step and work.task is not None:
-                self._compute.forget(work.hop)
-                work.task.cancel()
+        for it in self.hops:
+            if it.hop.step <= step and it.task is not None:
+                self._compute.forget(it.hop)
+                it.task.cancel()
         self._sums.end_step(step)
         self.custodian.end_step(step)
         self._sums.changed.notify()
@@ -470,55 +451,18 @@ class Journeys:
         self.closed = True
         if self._recovery is not None:
             self._recovery.cancel()
-        for work in self._work.values():
-            if work.task is not None:
-                work.task.cancel()
-
-    def under_way(self, step: int) -> list[int]:
-        """Indices on their way into the step's sum."""
-        return [key.index for key in self._work if key.step == step and self.is_under_way(key)]
+        for it in self.hops:
+            if it.task is not None:
+                it.task.cancel()
 
     def has_room(self) -> bool:
         """Whether one more hop fits within the bounds on count and bytes."""
         if self.closed or self.room() <= 0:
             return False
-        return sum(work.nbytes for work in self._work.values()) < self._limits.in_flight_bytes
-
-    @property
-    def busy(self) -> bool:
-        """Whether anything is under way here."""
-        return bool(self._work)
+        return self.hops.nbytes < self._limits.in_flight_bytes
 
     def room(self) -> int:
-        return 0 if self.held_back or self.resting else max(0, self._limits.in_flight_hops - len(self._work))
-
-    def held_for(self) -> dict[PeerId, list[Work]]:
-        """The hops of each custodian, for beats."""
-        held: dict[PeerId, list[Work]] = {}
-        for work in self._work.values():
-            if work.custodian:
-                held.setdefault(work.custodian, []).append(work)
-        return held
-
-    def queues(self) -> Counter[str]:
-        """How many hops are in each state; those on the device are `computing`."""
-        running = self._compute.progress().running
-        return Counter("computing" if work.hop == running else work.state for work in self._work.values())
-
-    def rows(self) -> list[HopRow]:
-        now = asyncio.get_running_loop().time()
-        running = self._compute.progress().running
-        return [
-            HopRow(
-                work.hop.step,
-                work.hop.index,
-                "computing" if work.hop == running else work.state,
-                work.custodian,
-                work.kept.holder if work.state == "passed" and work.kept is not None else "",
-                now - work.since,
-            )
-            for work in self._work.values()
-        ]
+        return 0 if self.held_back or self.resting else max(0, self._limits.in_flight_hops - len(self.hops))
 
     def _codec(self, stage: int) -> str:
         """The run's codec for activations, if this peer and every replica of the stage have it, else fp16."""

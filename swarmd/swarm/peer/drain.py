@@ -113,15 +113,15 @@ class Drain:
         head = self._assembly.head
         until = self._left() - self._bound_s * (1.0 - FINISH_SHARE)
         end = asyncio.get_running_loop().time() + until
-        while self._journeys.busy or (head is not None and head.busy):
-            self.doing = f"finishing {self._journeys.queues().total()} microbatches"
+        while self._journeys.hops.busy or (head is not None and head.busy):
+            self.doing = f"finishing {len(self._journeys.hops)} microbatches"
             if asyncio.get_running_loop().time() >= end or self._is_stuck() or self._history.finished:
                 break
             await self._sums.changed.wait(LOOK_SECONDS)
         if head is not None:
             head.retire()
         given_up = self._journeys.give_up_all()
-        while self._journeys.busy and self._left() > 0 and given_up:  # what is on the device ends by itself
+        while self._journeys.hops.busy and self._left() > 0 and given_up:  # what is on the device ends by itself
             await self._sums.changed.wait(LOOK_SECONDS)
             given_up += self._journeys.give_up_all()
         return given_up
@@ -140,7 +140,7 @@ class Drain:
                 if not self._is_needed():
                     return
                 self.doing = f"waiting for step {self._step}, which can't be decided without this peer"
-            elif step_sum.frozen or self._journeys.busy:
+            elif step_sum.frozen or self._journeys.hops.busy:
                 self.doing = f"waiting for step {self._step}, whose gradients are being averaged"
             else:
                 self.doing = f"handing {len(step_sum.accumulated)} microbatches over"

@@ -159,17 +159,17 @@ class Departures:
         loop, head, journeys = asyncio.get_running_loop(), self._head, self._journeys
         worked = now = loop.time()
         limit = now + FINISH_LIMIT_SECONDS
-        while (journeys.busy or (head is not None and head.busy)) and now < limit and self._goes_on(step):
+        while (journeys.hops.busy or (head is not None and head.busy)) and now < limit and self._goes_on(step):
             if self._compute.progress().running is not None:
                 worked = now
             elif now - worked >= FINISH_SECONDS:
                 break
-            self.doing = f"finishing {journeys.queues().total()} microbatches"
+            self.doing = f"finishing {len(journeys.hops)} microbatches"
             await self._sums.changed.wait(LOOK_SECONDS)
             now = loop.time()
         if head is not None and self._goes_on(step):
             head.retire()
-        while journeys.busy and self._goes_on(step):  # what is on the device ends by itself
+        while journeys.hops.busy and self._goes_on(step):  # what is on the device ends by itself
             journeys.give_up_all()
             await self._sums.changed.wait(LOOK_SECONDS)
 
@@ -181,7 +181,7 @@ class Departures:
         the step is over, as the device still has that sum, and would add to it.
         """
         step_sum, given = self._sums.of(step), self.heir[0] == step
-        if not self._goes_on(step) or self._journeys.busy or not self._membership.is_live(heir):
+        if not self._goes_on(step) or self._journeys.hops.busy or not self._membership.is_live(heir):
             return given
         if not step_sum.empty:
             self.doing = f"handing {len(step_sum.accumulated)} microbatches over"
@@ -190,7 +190,7 @@ class Departures:
             self.heir, given = (step, heir), True
         if await self._promise(heir, step):  # again: it may be gone by now
             async with self._history.lock:
-                empty = self._sums.of(step).empty and not self._journeys.busy
+                empty = self._sums.of(step).empty and not self._journeys.hops.busy
                 if empty and self._goes_on(step) and self._membership.is_live(heir):
                     depart(heir)
                     return True

@@ -441,7 +441,8 @@ class Peer(HistoryListener):
         if self.compute is None or self.journeys is None:
             return
         self._refreshed = asyncio.get_running_loop().time()
-        progress, queues = self.compute.progress(), self.journeys.queues()
+        progress = self.compute.progress()
+        queues = self.journeys.hops.queues(progress.running)
         self.membership.own = dataclasses.replace(
             self.membership.own,
             addresses=self.links.transport.addresses(),

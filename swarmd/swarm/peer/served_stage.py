@@ -57,7 +57,7 @@ class Assembly:
             assert data is not None, "a first stage is opened with its data"
             self.head = Head(run, limits, links, membership, history, self.sums, self.journeys, conductor, data)
         self.handovers = HandOvers(
-            run, links, membership, history, self.sums, self.journeys, compute, stage,
+            run, links, membership, history, self.sums, self.journeys.hops, compute, stage,
             self.head.inherit if self.head is not None else lambda indices: None,
         )  # fmt: skip
         self.departures = Departures(
@@ -72,7 +72,10 @@ class Assembly:
         if self._serving:
             return
         self._serving = True
-        self.tasks.keep(Beats(self._links, self._membership, self.journeys, self.compute, self.tasks).run)
+        beats = Beats(
+            self._links, self._membership, self.journeys.hops, self.journeys.custody, self.compute, self.tasks
+        )
+        self.tasks.keep(beats.run)
         if self.head is not None:
             self.tasks.keep(self.head.run)
 

@@ -10,6 +10,7 @@ from swarmd.status import HopRow, PeerRow, Queues, Wait
 from swarmd.swarm.hops.custody import stuck
 from swarmd.swarm.membership.table import peer_rows
 from swarmd.swarm.state.puller import Progress
+from swarmd.values import HopId
 
 if TYPE_CHECKING:
     from swarmd.swarm.peer.peer import Peer
@@ -56,12 +57,11 @@ class View:
 
     def queues(self) -> Queues:
         """What waits where."""
-        journeys, compute = self._peer.journeys, self._peer.compute
-        states = journeys.queues() if journeys is not None else Counter[str]()
+        journeys, running = self._peer.journeys, self._running()
+        states = journeys.hops.queues(running) if journeys is not None else Counter[str]()
         held, passed = states.total(), states["passed"]
         retained = journeys.retention.nbytes if journeys is not None else 0
-        busy = compute is not None and compute.progress().running is not None
-        reason = "" if busy else self._idle_reason(held, passed)
+        reason = "" if running is not None else self._idle_reason(held, passed)
         return Queues(states["waiting"], states["backward"], held, passed, retained, reason)
 
     def _idle_reason(self, held: int, passed: int) -> str:
@@ -77,7 +77,11 @@ class View:
 
     def rows(self) -> list[HopRow]:
         """Every microbatch that is here."""
-        return self._peer.journeys.rows() if self._peer.journeys is not None else []
+        return self._peer.journeys.hops.rows(self._running()) if self._peer.journeys is not None else []
+
+    def _running(self) -> HopId | None:
+        """The hop that the device works at."""
+        return self._peer.compute.progress().running if self._peer.compute is not None else None
 
     def waiting_for(self) -> str:
         """What the swarm lacks, as far as this peer knows, and what to do about it."""

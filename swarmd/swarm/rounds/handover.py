@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from swarmd.config import RunConfig
 from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.history.history import History
-from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.hops.step_sum import StepSums
+from swarmd.swarm.hops.under_way import HopsUnderWay
 from swarmd.swarm.membership.states import STAYING
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Compute
@@ -71,14 +71,15 @@ class HandOvers:
         membership: Membership,
         history: History,
         sums: StepSums,
-        journeys: Journeys,
+        hops: HopsUnderWay,
         compute: Compute,
         stage: int,
         completed: Callable[[Iterable[int]], None],
     ) -> None:
         self._run, self._links, self._membership = run, links, membership
-        self._history, self._sums, self._journeys = history, sums, journeys
+        self._history, self._sums, self._hops = history, sums, hops
         self._compute, self._stage = compute, stage
+        self._closed = False
         self._completed = completed  # hears of indices that came here so: a head reports them
         self._incoming: dict[PeerId, Incoming] = {}  # one at a time: each may be as large as the stage's gradient
         self._taken: dict[PeerId, Estate] = {}  # of the present step
@@ -115,7 +116,7 @@ class HandOvers:
         for start, stop in slices[:-1] if self.unsure != sibling else ():
             await self._send(sibling, estate, start, stop, SLICE_SECONDS)
         async with self._sums.lock:  # from here to the answer whoever asks what is in the sum must wait
-            same = self._history.version + 1 == step and self._estate(step) == estate and not self._journeys.busy
+            same = self._history.version + 1 == step and self._estate(step) == estate and not self._hops.busy
             if not same or self._sums.is_frozen(step):
                 raise Refused("the sum has changed meanwhile, or is frozen")
             if not await self._send_last(sibling, estate, *slices[-1]):
@@ -185,12 +186,12 @@ class HandOvers:
     def _check(self, estate: Estate) -> None:
         """Raises Refused unless the sum can be taken as things are."""
         step, limit = estate.step, self._run.microbatches
-        if self._membership.own.state not in STAYING or self._journeys.closed:
+        if self._membership.own.state not in STAYING or self._closed:
             raise Refused(f"this peer is {self._membership.own.state} itself")
         if self._sums.is_frozen(step):
             raise Refused("the sum is frozen")
         theirs = {*from_ranges(estate.indices, limit), *from_ranges(estate.spoiled, limit)}
-        if both := theirs & {*self._sums.of(step).done, *self._journeys.under_way(step)}:
+        if both := theirs & {*self._sums.of(step).done, *self._hops.indices(step)}:
             raise Refused(f"{len(both)} of these microbatches are here already")
 
     def _collect(self, giver: PeerId, estate: Estate, message: HandOver) -> Incoming:
@@ -247,6 +248,7 @@ class HandOvers:
 
     def close(self) -> None:
         """Ends what is under way."""
+        self._closed = True
         self.end_step()
         for task in self._taking:
             task.cancel()

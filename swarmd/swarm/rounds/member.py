@@ -183,7 +183,7 @@ class Rounds:
         step_sum = self._sums.of(step)
         return Frozen(
             indices=to_ranges(step_sum.done),
-            under_way=to_ranges(self._journeys.under_way(step)),
+            under_way=to_ranges(self._journeys.hops.indices(step)),
             loss_sum=step_sum.loss_sum,
             resent=step_sum.resent,
             finite=not step_sum.spoiled,

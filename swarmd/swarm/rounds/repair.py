@@ -67,13 +67,13 @@ class Repairs:
         if resend.stage == 0:
             if key in self._bringing:
                 return True
-            if self._journeys.is_under_way(key) or self._sums.of(key.step).has(key.index):
+            if self._journeys.hops.is_under_way(key) or self._sums.of(key.step).has(key.index):
                 return True
             if self._journeys.tokens is None:
                 return False
             self._start(key, resend)
             return True
-        if self._journeys.custodian.bring_to(key, resend.members) or self._journeys.is_under_way(key):
+        if self._journeys.custodian.bring_to(key, resend.members) or self._journeys.hops.is_under_way(key):
             return True
         if key in self._bringing:
             return True
@@ -104,7 +104,7 @@ class Repairs:
             return
         assert self._journeys.tokens is not None
         tokens = await self._journeys.tokens(key)
-        await self._journeys.undisturbed(key)
+        await self._journeys.hops.undisturbed(key)
         if key.step == self._history.version + 1:
             await asyncio.shield(self._journeys.train(key, tokens, again=True))
 

@@ -158,7 +158,7 @@ class Head:
         except Exception as trouble:
             self._journeys.fail_at(f"reading microbatch {tuple(key)}", trouble)
             raise HopForgotten("its tokens can't be read") from trouble
-        await self._journeys.undisturbed(key)
+        await self._journeys.hops.undisturbed(key)
         await asyncio.shield(self._journeys.train(key, tokens, again=again, horizon_s=lease.horizon_s))
 
     def _give_back(self, key: HopId) -> None:
