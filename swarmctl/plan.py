@@ -18,7 +18,8 @@ from swarmd.settings import load_run, with_overrides
 from swarmd.sim.measure.plots import Line, draw
 from swarmd.sim.planner.costs import find_wire
 from swarmd.sim.planner.devices import parse_peers
-from swarmd.sim.planner.plan import Plan, Question, Row, Variant, plan
+from swarmd.sim.planner.forecast import GroupInStage, Question
+from swarmd.sim.planner.plan import Plan, Variant, plan
 
 BITS = 8
 DTYPES = ("auto", "fp32", "bf16", "fp16")
@@ -100,7 +101,7 @@ def _rows(it: Plan) -> RenderableType:
     return table
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: GroupInStage) -> tuple[str, ...]:
     peak = "measured" if row.flops_share is None else f"{row.flops_share:.0%}"
     again = " +recompute" if row.recompute > 0.5 else ""
     memory = f"{size(round(row.memory_bytes))} ({row.memory_share:.0%})"

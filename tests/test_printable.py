@@ -26,7 +26,8 @@ from swarmd.demo.process import DaemonProcess
 from swarmd.demo.view import Lines, LiveTable
 from swarmd.errors import Refused
 from swarmd.printable import CUT, LINES_LIMIT, printable, printable_lines
-from swarmd.sim.planner.plan import Outlook, Plan, Row, Variant
+from swarmd.sim.planner.forecast import Forecast, GroupInStage
+from swarmd.sim.planner.plan import Plan, Variant
 from swarmd.status import HopRow, PeerRow, Status
 from swarmd.swarm.peer.drain import Drained
 from tests.daemon.fakes import HOP, PEER, SILENT_PEER, STATUS, FakeDaemon, served
@@ -41,11 +42,33 @@ HOSTILE = (
     "\ud800 alone",
     "long" * 5000,
 )
+T4 = GroupInStage("T4", 0, 3, 0.1, 0.0, 0.5, 0.5, 0.1, 0.1, 1.0, 1.0, 1e9, 0.1)
 PLAN = Plan(
-    "tiny", 3, 3, 10_000, 0.05, "int8", "fp32",
-    Outlook(100.0, 1.0, 0.1, "stage 0", (Row("T4", 0, 3, 0.1, 0.0, 0.5, 0.5, 0.1, 0.1, 1.0, 1.0, 1e9, 0.1),), "", 0.9),
-    10.0, 1000, None, None, None, (Variant("fp16", 100.0, "stage 1", 100, True),), (), ("a note",),
-)  # fmt: skip
+    "tiny",
+    3,
+    3,
+    10_000,
+    0.05,
+    "int8",
+    "fp32",
+    Forecast(
+        100.0,
+        1.0,
+        0.1,
+        "stage 0",
+        (T4,),
+        "",
+        0.9,
+    ),
+    10.0,
+    1000,
+    None,
+    None,
+    None,
+    (Variant("fp16", 100.0, "stage 1", 100, True),),
+    (),
+    ("a note",),
+)
 COLOURS = re.compile(r"\x1b\[(?!35m)[0-9;]*m")  # what rich itself writes on a terminal; 35 is the strangers'
 CURSOR = re.compile(r"\x1b\[(?:\?25[lh]|\d*[AGK]|2K|1A)|\r(?!2026)")  # of a display that renews itself
 

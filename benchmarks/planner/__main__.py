@@ -28,8 +28,8 @@ from benchmarks.planner.cases import CASES, Case
 from benchmarks.toml import as_toml
 from swarmd.sim.planner.costs import find_wire
 from swarmd.sim.planner.devices import Device, Group, profile_from_plain
+from swarmd.sim.planner.forecast import Question, forecast
 from swarmd.sim.planner.placement import Placement
-from swarmd.sim.planner.plan import Question, look
 from swarmd.stage.profile import FEW, Probe, measure_profile, plan_probe
 
 THREADS = 1  # of a daemon
@@ -136,7 +136,7 @@ def predict(case: Case, device: Device, steps: int, speed: float) -> float:
         groups.append(Group(1, device, rate, rate, pace=pace / 2))
         counts.append(slow)
     question = Question(run, tuple(groups), 0.0, find_wire(case.codec), "fp32", placement=Placement(tuple(counts)))
-    return look(question).tokens_per_second
+    return forecast(question).tokens_per_second
 
 
 def run_rounds(cases: list[Case], rounds: int, steps: int) -> Iterator[Measured]:

@@ -14,11 +14,11 @@ from swarmd.settings import load_run, preset_names
 from swarmd.sim.engines.phantom import BYTES_PER_ELEMENT
 from swarmd.sim.measure.square_cube import SHAPES
 from swarmd.sim.planner import costs
-from swarmd.sim.planner import plan as planner
 from swarmd.sim.planner.costs import StageSpeed, find_wire
 from swarmd.sim.planner.devices import DEVICES, Group, find_device, parse_peers, profile_from_plain
+from swarmd.sim.planner.forecast import Question, forecast, scale_down
 from swarmd.sim.planner.placement import Placement, plan_placement
-from swarmd.sim.planner.plan import Question, look, plan
+from swarmd.sim.planner.plan import plan
 from swarmd.sim.planner.rehearsal import Actor, rehearse
 from swarmd.sim.world.machine import Host, Machine
 from swarmd.swarm.balance.sizes import stage_parameters, state_bytes
@@ -264,7 +264,7 @@ def test_four_peers_on_two_cores_are_as_fast_as_two() -> None:
     device = profile_from_plain({**PROFILE, "crowd": [1.0, 1.0]})
     run = toy_run(stages=2, microbatches=48)
     rates = [
-        look(
+        forecast(
             Question(run, (Group(count, device, 1e9, 1e9),), 0.0, find_wire("int8"), "fp32", one_machine=True)
         ).tokens_per_second
         for count in (2, 4)
@@ -292,7 +292,7 @@ def test_a_plan_answers_everything() -> None:
 
 
 def test_on_a_thin_link_the_codec_decides() -> None:
-    thin = [look(question("3xA100@20Mbps", wire=wire)) for wire in ("fp16", "int8", "4-bit")]
+    thin = [forecast(question("3xA100@20Mbps", wire=wire)) for wire in ("fp16", "int8", "4-bit")]
     assert thin[1].tokens_per_second / thin[0].tokens_per_second == pytest.approx(2.0, rel=0.15)
     assert thin[2].tokens_per_second / thin[1].tokens_per_second == pytest.approx(2.0, rel=0.15)
     assert "link" in thin[0].bottleneck
@@ -300,7 +300,7 @@ def test_on_a_thin_link_the_codec_decides() -> None:
 
 def test_on_a_thick_link_the_device_decides() -> None:
     run = toy_run(hidden=2048, microbatches=60)
-    it = look(question("3xT4@10Gbps", run=run, rtt_s=0.001))
+    it = forecast(question("3xT4@10Gbps", run=run, rtt_s=0.001))
     assert "compute" in it.bottleneck
     assert it.of_bound > 0.8
 
@@ -308,7 +308,7 @@ def test_on_a_thick_link_the_device_decides() -> None:
 def test_a_scaled_rehearsal_tells_what_the_whole_would() -> None:
     """18 peers are rehearsed as 9; the whole swarm and step give nearly the same."""
     run = toy_run(hidden=1024, microbatches=240)
-    small = look(question("18xT4@1Gbps", run=run))
+    small = forecast(question("18xT4@1Gbps", run=run))
     assert "9 of the 18 peers" in small.rehearsed
     groups = parse_peers("18xT4@1Gbps")
     speeds = [
@@ -323,17 +323,17 @@ def test_a_scaled_rehearsal_tells_what_the_whole_would() -> None:
 
 def test_a_smaller_swarm_keeps_every_kind_of_peer() -> None:
     placement = Placement(((0, 32, 0), (2, 1, 1)))
-    small = planner._smaller(placement)
+    small = scale_down(placement)
     assert small.counts == ((0, 11, 0), (1, 1, 1))
-    assert planner._smaller(Placement(((2, 3),))).counts == ((2, 3),)
+    assert scale_down(Placement(((2, 3),))).counts == ((2, 3),)
 
 
 def test_what_does_not_fit_is_said() -> None:
     run = load_run("13b-shared")
     with pytest.raises(ConfigError, match="GB that stage 0 of 13b-shared needs"):
-        look(question("8xRTX2080Ti", run=run))
+        forecast(question("8xRTX2080Ti", run=run))
     with pytest.raises(ConfigError, match="3 stages and 2 peers"):
-        look(question("2xA100-80GB", run=run))
+        forecast(question("2xA100-80GB", run=run))
     notes = " ".join(plan(question("3xV100-32GB", run=replace(run, sequences_per_step=24)), variants=False).notes)
     assert "V100-32GB has no units for bf16" in notes
 

@@ -90,9 +90,14 @@ def measure(situation: Situation, policy: RoutingPolicy, seed: int, microbatches
     run = dataclasses.replace(run, routing=policy)
     slows_s = run.microbatches * SECONDS / situation.power / 2
     done = rehearse(
-        run, plan_actors(situation, run, wire), wire, rtt_s=2 * HOME_LINK.delay_s, parameters=[1] * 3, seed=seed,
+        run,
+        plan_actors(situation, run, wire),
+        wire,
+        rtt_s=2 * HOME_LINK.delay_s,
+        parameters=[1] * 3,
+        seed=seed,
         story=story_of(situation, slows_s),
-    )  # fmt: skip
+    )
     speeds = mean_speeds(situation, slows_s, *done.middle)
     counts = [it.microbatches for it in done.actors[situation.heads : -TAILS]]
     in_step = run.microbatches / done.step_s * SECONDS / sum(mean_speeds(situation, slows_s, 0.0, done.step_s))

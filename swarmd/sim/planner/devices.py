@@ -84,9 +84,15 @@ def _gpu(
     cool: bool = False,
 ) -> Device:
     return Device(
-        name, memory_gb * GB, half * TERA, fp32 * TERA, bandwidth_gb * GB, bf16,
-        COOL_SHARE if cool else MATMUL_SHARE, source,
-    )  # fmt: skip
+        name,
+        memory_gb * GB,
+        half * TERA,
+        fp32 * TERA,
+        bandwidth_gb * GB,
+        bf16,
+        COOL_SHARE if cool else MATMUL_SHARE,
+        source,
+    )
 
 
 DEVICES: dict[str, Device] = {

@@ -1,76 +1,20 @@
-"""What a swarm that one thinks of renting would do: speed, time, bottleneck, traffic, memory, cost.
+"""The plan of a swarm that somebody thinks of renting: speed, time, bottleneck, traffic, memory, cost.
 
-Turns groups of devices into the best placement (`placement.py`), rehearses a step of it in virtual time with the
-production code (`rehearsal.py`), and says what that means for the whole run. Large swarms and long steps are rehearsed
-smaller: what is simulated then is the share that such a swarm reaches of what its slowest stage could do; that share is
-applied to the full size, and the plan says so. Assumptions are in docs/planning.md.
+Says what the forecast (`forecast.py`) means for the whole run, and compares it with those of other wire formats and of
+more peers. Assumptions are in docs/planning.md.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from swarmd.config import RunConfig
-from swarmd.errors import ConfigError
-from swarmd.sim.engines.phantom import BYTES_PER_ELEMENT
 from swarmd.sim.planner import costs
-from swarmd.sim.planner.costs import StageSpeed, WireFormat
-from swarmd.sim.planner.devices import Group
-from swarmd.sim.planner.placement import Placement, plan_placement
-from swarmd.sim.planner.rehearsal import Actor, Played, Rehearsed, rehearse
-from swarmd.swarm.balance.sizes import block_parameters, stage_parameters
+from swarmd.sim.planner.forecast import Forecast, Question, forecast
+from swarmd.swarm.balance.sizes import block_parameters
 
-PEERS_SIMULATED = 12  # about, in one rehearsal: a few seconds each
-MICROBATCHES_SIMULATED = 16  # at most, per peer and step: the middle of such a step is steady
-HOPS_PER_PEER = 2  # as `swarm/steps/head.py` keeps under way
-BUSY_ENOUGH = 0.85  # a stage whose device or link is in use for so much of the time is what limits the swarm
 GROWTH = (1, 2, 4)  # times as many peers
 WIRES = ("fp16", "int8", "4-bit", "bottleneck-2", "maxout-2")
 SECONDS_PER_HOUR = 3600.0
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked."""
-
-    run: RunConfig
-    groups: tuple[Group, ...]
-    rtt_s: float
-    wire: WireFormat
-    dtype: str  # fp32 | bf16 | fp16, of matrix products
-    one_machine: bool = False  # profiled peers share this computer's cores
-    placement: Placement | None = None  # None: the best that is found
-
-
-@dataclass(frozen=True)
-class Row:
-    """The peers of one group in one stage."""
-
-    device: str
-    stage: int
-    count: int
-    seconds: float  # of the device, per microbatch
-    recompute: float  # share of the microbatches whose forward runs twice
-    utilisation: float  # share of the whole step that the device computes microbatches
-    flops_share: float | None  # of the datasheet's rate, while it computes; None for measured devices
-    uplink: float  # share in use by hops, in the middle of a step
-    downlink: float
-    sent: float  # bytes/s, averaging included
-    received: float
-    memory_bytes: float  # the least that the device needs
-    memory_share: float
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """What comes of one placement."""
-
-    tokens_per_second: float
-    step_s: float
-    overhead_s: float  # of the step: filling and draining the pipeline, averaging, commit
-    bottleneck: str
-    rows: tuple[Row, ...]
-    rehearsed: str  # how much of it was simulated
-    of_bound: float  # tokens per second over what the slowest stage could do
 
 
 @dataclass(frozen=True)
@@ -95,7 +39,7 @@ class Plan:
     rtt_s: float
     wire: str
     dtype: str
-    outlook: Outlook
+    outlook: Forecast
     run_seconds: float
     run_tokens: int
     price_per_hour: float | None
@@ -110,9 +54,9 @@ def plan(question: Question, *, variants: bool = True, told: Callable[[str], Non
     """Answers a question; `told` hears of the progress. Raises ConfigError where no placement works."""
     run = question.run
     told(f"{sum(group.count for group in question.groups)} peers as asked")
-    outlook = look(question)
+    own = forecast(question)
     tokens = run.steps * run.microbatches * run.tokens_per_microbatch
-    seconds = run.steps * outlook.step_s + _validation_seconds(run, outlook)
+    seconds = run.steps * own.step_s + _validation_seconds(run, own)
     hourly = [group.price * group.count for group in question.groups if group.price is not None]
     price = sum(hourly) if len(hourly) == len(question.groups) else None
     hours = seconds / SECONDS_PER_HOUR
@@ -124,15 +68,15 @@ def plan(question: Question, *, variants: bool = True, told: Callable[[str], Non
         rtt_s=question.rtt_s,
         wire=question.wire.name,
         dtype=question.dtype,
-        outlook=outlook,
+        outlook=own,
         run_seconds=seconds,
         run_tokens=tokens,
         price_per_hour=price,
         run_price=None if price is None else price * hours,
         price_per_billion=None if price is None else price * hours / tokens * 1e9,
-        wires=tuple(_wires(question, outlook, told)) if variants else (),
-        growth=tuple(_growth(question, outlook, told)) if variants else (),
-        notes=tuple(_notes(question, outlook)),
+        wires=tuple(_wires(question, own, told)) if variants else (),
+        growth=tuple(_growth(question, own, told)) if variants else (),
+        notes=tuple(_notes(question, own)),
     )
 
 
@@ -141,39 +85,39 @@ def _applied(run: RunConfig) -> int:
     return model.layers * block_parameters(model) + (2 * model.vocabulary + 1) * model.hidden
 
 
-def _validation_seconds(run: RunConfig, outlook: Outlook) -> float:
+def _validation_seconds(run: RunConfig, own: Forecast) -> float:
     """Forward only, now and then."""
     if not run.validate_every:
         return 0.0
-    rate = outlook.tokens_per_second / run.tokens_per_microbatch
+    rate = own.tokens_per_second / run.tokens_per_microbatch
     times = run.steps // run.validate_every
     return times * run.validation_microbatches / rate / (1 + costs.BACKWARD_TIMES)
 
 
-def _wires(question: Question, outlook: Outlook, told: Callable[[str], None]) -> list[Variant]:
+def _wires(question: Question, own: Forecast, told: Callable[[str], None]) -> list[Variant]:
     found = []
     for name in dict.fromkeys((*WIRES, question.wire.name)):
         wire = costs.find_wire(name)
         told(f"{name} on the wire")
-        other = outlook if name == question.wire.name else look(replace(question, wire=wire))
+        other = own if name == question.wire.name else forecast(replace(question, wire=wire))
         found.append(Variant(name, other.tokens_per_second, other.bottleneck, wire.nbytes(question.run), wire.exists))
     return found
 
 
-def _growth(question: Question, outlook: Outlook, told: Callable[[str], None]) -> list[Variant]:
+def _growth(question: Question, own: Forecast, told: Callable[[str], None]) -> list[Variant]:
     found = []
     for times in GROWTH:
         groups = tuple(replace(group, count=times * group.count) for group in question.groups)
         peers = sum(group.count for group in groups)
         told(f"{peers} peers")
-        other = outlook if times == 1 else look(replace(question, groups=groups))
+        other = own if times == 1 else forecast(replace(question, groups=groups))
         size = question.wire.nbytes(question.run)
         found.append(Variant(f"{peers}", other.tokens_per_second, other.bottleneck, size, exists=True))
     return found
 
 
-def _notes(question: Question, outlook: Outlook) -> list[str]:
-    notes = [outlook.rehearsed]
+def _notes(question: Question, own: Forecast) -> list[str]:
+    notes = [own.rehearsed]
     for group in question.groups:
         device = group.device
         if question.dtype == "bf16" and not device.has_bf16:
@@ -188,230 +132,6 @@ def _notes(question: Question, outlook: Outlook) -> list[str]:
             notes.append(
                 f"{device.name} was not measured at a width of {question.run.model.hidden}: the nearest counts"
             )
-    tight = [row for row in outlook.rows if row.memory_share > 1]
+    tight = [row for row in own.rows if row.memory_share > 1]
     notes += [f"stage {row.stage} needs more memory than {row.device} has" for row in tight]
     return notes
-
-
-# ------------------------------------------------------------------------------------------------- one placement
-
-
-def look(question: Question) -> Outlook:
-    """The best placement of the groups and what comes of it. Raises ConfigError if there is none."""
-    groups = question.groups
-    rates = _rates(question, _speeds(question, None))
-    best = question.placement or plan_placement([group.count for group in groups], rates)
-    if best is None:
-        raise ConfigError(_why_not(question, rates))
-    speeds = _speeds(question, best)  # recomputing depends on how many share a stage
-    rates = _rates(question, speeds)
-    return _looked(question, best, best if question.one_machine else _smaller(best), speeds, rates)
-
-
-def _speeds(question: Question, placement: Placement | None) -> list[list[StageSpeed]]:
-    """[group][stage]"""
-    run, stages = question.run, question.run.model.stages
-    peers = sum(group.count for group in question.groups)
-    found = []
-    for group in question.groups:
-        row = []
-        for stage in range(stages):
-            replicas = max(1, placement.replicas(stage)) if placement else max(1, peers // stages)
-            held = HOPS_PER_PEER * peers * (stages - stage) / stages / replicas
-            row.append(
-                costs.stage_speed(
-                    run,
-                    stage,
-                    group.device,
-                    question.dtype,
-                    question.wire,
-                    pace=group.pace,
-                    held=held,
-                    replicas=replicas,
-                )
-            )
-        found.append(row)
-    return found
-
-
-def _rates(question: Question, speeds: Sequence[Sequence[StageSpeed]]) -> list[list[float]]:
-    """Microbatches per second that a peer of each group could do in each stage; 0 where its memory is too small."""
-    run, tensor = question.run, question.wire.nbytes(question.run)
-    last = run.model.stages - 1
-    rates = []
-    for group, row in zip(question.groups, speeds, strict=True):
-        links = tensor / min(group.up, group.down)  # each boundary takes a tensor in and a tensor out
-        rates.append(
-            [
-                1.0 / max(speed.total_s, ((stage > 0) + (stage < last)) * links)
-                if costs.memory_bytes(run, stage, question.dtype) <= group.device.memory_bytes
-                else 0.0
-                for stage, speed in enumerate(row)
-            ]
-        )
-    return rates
-
-
-def _why_not(question: Question, rates: Sequence[Sequence[float]]) -> str:
-    run = question.run
-    peers = sum(group.count for group in question.groups)
-    for stage in range(run.model.stages):
-        if not any(row[stage] for row in rates):
-            need = costs.memory_bytes(run, stage, question.dtype) / 1e9
-            return (
-                f"no device of --peers has the {need:.1f} GB that stage {stage} of {run.name} needs; "
-                "add larger ones, or cut the model into more stages (--stages)."
-            )
-    return f"{run.name} has {run.model.stages} stages and {peers} peers can't hold them all; add peers."
-
-
-def _smaller(placement: Placement) -> Placement:
-    """A swarm of the same kind that is quick to simulate."""
-    peers = sum(map(sum, placement.counts))
-    factor = -(-peers // PEERS_SIMULATED)
-    counts = [[max(1, round(count / factor)) if count else 0 for count in row] for row in placement.counts]
-    return Placement(tuple(map(tuple, counts)))
-
-
-def _looked(
-    question: Question,
-    full: Placement,
-    small: Placement,
-    speeds: Sequence[Sequence[StageSpeed]],
-    rates: Sequence[Sequence[float]],
-) -> Outlook:
-    run = question.run
-    short = _shorter(run, small, rates)
-    scale = _size(full) / _size(small)
-    actors, owners = _actors(question, full, small, speeds)
-    parameters = [_averaged(run, stage, full, small) for stage in range(run.model.stages)]
-    crowd = next((group.device.crowd for group in question.groups if group.device.crowd), (1.0,))
-    done = rehearse(short, actors, question.wire, rtt_s=question.rtt_s, parameters=parameters, crowd=crowd)
-    rate, overhead = done.rate * scale, max(0.0, done.step_s - short.microbatches / done.rate)
-    step = run.microbatches / rate + overhead
-    rows = tuple(_rows(question, full, speeds, owners, done, step, overhead))
-    part = "" if scale == 1 and small == full else f" {sum(map(sum, small.counts))} of the {_size(full)} peers and"
-    cut = f" {short.microbatches} of the {run.microbatches} microbatches of a step"
-    whole = "the whole swarm and step were simulated"
-    tokens = run.microbatches * run.tokens_per_microbatch / step
-    return Outlook(
-        tokens_per_second=tokens,
-        step_s=step,
-        overhead_s=overhead,
-        bottleneck=_bottleneck(question, rows, overhead / step),
-        rows=rows,
-        rehearsed=whole if not part and short.microbatches == run.microbatches else f"simulated were{part}{cut}",
-        of_bound=tokens / run.tokens_per_microbatch / full.throughput(rates),
-    )
-
-
-def _size(placement: Placement) -> int:
-    return sum(map(sum, placement.counts))
-
-
-def _shorter(run: RunConfig, placement: Placement, rates: Sequence[Sequence[float]]) -> RunConfig:
-    """A step that is long enough to have a steady middle."""
-    stages = range(run.model.stages)
-    slowest = min(rate for row in rates for rate in row if rate)
-    units = max(placement.capacity(rates, stage) for stage in stages) / slowest
-    count = min(run.microbatches, round(MICROBATCHES_SIMULATED * max(units, _size(placement) / len(stages))))
-    return replace(run, sequences_per_step=count * run.sequences_per_microbatch)
-
-
-def _actors(
-    question: Question, full: Placement, small: Placement, speeds: Sequence[Sequence[StageSpeed]]
-) -> tuple[list[Actor], list[tuple[int, int]]]:
-    """One per peer, heads first, and the group and stage of each.
-
-    Where peers don't divide evenly, those that are rehearsed are a little faster or slower, device and link, so that
-    every stage has its share of the capacity: else another stage would be the slowest.
-    """
-    actors, owners, scale = [], [], _size(full) / _size(small)
-    for stage in range(question.run.model.stages):
-        for number, group in enumerate(question.groups):
-            count = small.counts[number][stage]
-            host = 0 if question.one_machine and group.device.cores else None
-            pace = full.counts[number][stage] / count / scale if count else 1.0
-            speed = speeds[number][stage].at(pace)
-            for _ in range(count):
-                actors.append(Actor(stage, speed, group.up * pace, group.down * pace, host))
-                owners.append((number, stage))
-    return actors, owners
-
-
-def _averaged(run: RunConfig, stage: int, full: Placement, small: Placement) -> int:
-    """Elements of a stage's gradient in the rehearsal: each of n members sends and gets (n - 1) / n of it twice, so
-    that it is a little larger where fewer average than will.
-    """
-    many, few = full.replicas(stage), small.replicas(stage)
-    if few < 2:
-        return stage_parameters(run.model, stage)
-    return round(stage_parameters(run.model, stage) * (1 - 1 / many) / (1 - 1 / few))
-
-
-def _rows(
-    question: Question,
-    full: Placement,
-    speeds: Sequence[Sequence[StageSpeed]],
-    owners: Sequence[tuple[int, int]],
-    done: Rehearsed,
-    step: float,
-    overhead: float,
-) -> list[Row]:
-    """One for each group in each stage that is not empty."""
-    run, rows, steady = question.run, [], 1 - overhead / step
-    for stage in range(run.model.stages):
-        for number, group in enumerate(question.groups):
-            count = full.counts[number][stage]
-            played = [actor for actor, owner in zip(done.actors, owners, strict=True) if owner == (number, stage)]
-            if not count or not played:
-                continue
-            speed, device = speeds[number][stage], group.device
-            need = costs.memory_bytes(run, stage, question.dtype)
-            averaging = 2 * BYTES_PER_ELEMENT[run.codecs.averaging] * stage_parameters(run.model, stage)
-            averaging *= 1 - 1 / full.replicas(stage)
-            operations = (1 + costs.BACKWARD_TIMES) * costs.stage_flops(run, stage) / speed.total_s
-            rows.append(
-                Row(
-                    device=group.label,
-                    stage=stage,
-                    count=count,
-                    seconds=speed.total_s,
-                    recompute=speed.recompute,
-                    utilisation=_mean(played, "busy") * steady,
-                    flops_share=None if device.points else operations / group.pace / device.peak(question.dtype),
-                    uplink=_mean(played, "sent"),
-                    downlink=_mean(played, "received"),
-                    sent=_mean(played, "sent") * group.up * steady + averaging / step,
-                    received=_mean(played, "received") * group.down * steady + averaging / step,
-                    memory_bytes=need,
-                    memory_share=need / device.memory_bytes,
-                )
-            )
-    return rows
-
-
-def _mean(played: Sequence[Played], what: str) -> float:
-    return sum(float(getattr(it, what)) for it in played) / len(played)
-
-
-def _bottleneck(question: Question, rows: Sequence[Row], overhead: float) -> str:
-    """What is in use most of the time in the stage that is busiest; if nothing is, what the time goes to instead."""
-    steady = max(1e-9, 1 - overhead)
-    best: tuple[float, str] = (0.0, "")
-    for stage in range(question.run.model.stages):
-        mine = [row for row in rows if row.stage == stage]
-        peers = sum(row.count for row in mine)
-        for what, of in (
-            ("compute", [row.utilisation / steady for row in mine]),
-            ("uplink", [row.uplink for row in mine]),
-            ("downlink", [row.downlink for row in mine]),
-        ):
-            share = sum(value * row.count for value, row in zip(of, mine, strict=True)) / peers
-            best = max(best, (share, f"stage {stage}, {what}"))
-    share, name = best
-    if question.one_machine:
-        return "the cores that all peers share"
-    if share >= BUSY_ENOUGH:
-        return f"{name} ({share:.0%} in use)"
-    return f"nothing is full: {name} is {share:.0%} in use, the rest is latency and uneven turns"

@@ -147,9 +147,13 @@ async def _play(
     names = [f"peer{number:04d}" for number in range(len(actors))]
     for name, actor in zip(names, actors, strict=True):
         it = await world.start(
-            name, stage=actor.stage, speed=actor.speed.speed(), limits=LimitsConfig(), uplink=actor.up,
+            name,
+            stage=actor.stage,
+            speed=actor.speed.speed(),
+            limits=LimitsConfig(),
+            uplink=actor.up,
             downlink=actor.down,
-        )  # fmt: skip
+        )
         if actor.host is not None:
             it.machine.host = hosts.setdefault(actor.host, Host(crowd))
     loop = asyncio.get_running_loop()

@@ -1,0 +1,289 @@
+"""How fast a planned swarm is, and what limits it: the best placement of its devices, rehearsed for one step.
+
+Large swarms and long steps are rehearsed smaller (`rehearsal.py`): what is simulated then is the share that such a
+swarm reaches of what its slowest stage could do. That share is applied to the full size, and the forecast says so.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from swarmd.config import RunConfig
+from swarmd.errors import ConfigError
+from swarmd.sim.engines.phantom import BYTES_PER_ELEMENT
+from swarmd.sim.planner import costs
+from swarmd.sim.planner.costs import StageSpeed, WireFormat
+from swarmd.sim.planner.devices import Group
+from swarmd.sim.planner.placement import Placement, plan_placement
+from swarmd.sim.planner.rehearsal import Actor, Played, Rehearsed, rehearse
+from swarmd.swarm.balance.sizes import stage_parameters
+
+PEERS_SIMULATED = 12  # about, in one rehearsal: a few seconds each
+MICROBATCHES_SIMULATED = 16  # at most, per peer and step: the middle of such a step is steady
+HOPS_PER_PEER = 2  # as `swarm/steps/head.py` keeps under way
+BUSY_ENOUGH = 0.85  # a stage whose device or link is in use for so much of the time is what limits the swarm
+
+
+@dataclass(frozen=True)
+class Question:
+    """The swarm, the model and the network that a plan is asked for."""
+
+    run: RunConfig
+    groups: tuple[Group, ...]
+    rtt_s: float
+    wire: WireFormat
+    dtype: str  # fp32 | bf16 | fp16, of matrix products
+    one_machine: bool = False  # profiled peers share this computer's cores
+    placement: Placement | None = None  # None: the best that is found
+
+
+@dataclass(frozen=True)
+class GroupInStage:
+    """The peers of one group in one stage."""
+
+    device: str
+    stage: int
+    count: int
+    seconds: float  # of the device, per microbatch
+    recompute: float  # share of the microbatches whose forward runs twice
+    utilisation: float  # share of the whole step that the device computes microbatches
+    flops_share: float | None  # of the datasheet's rate, while it computes; None for measured devices
+    uplink: float  # share in use by hops, in the middle of a step
+    downlink: float
+    sent: float  # bytes/s, averaging included
+    received: float
+    memory_bytes: float  # the least that the device needs
+    memory_share: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one placement gives."""
+
+    tokens_per_second: float
+    step_s: float
+    overhead_s: float  # of the step: filling and draining the pipeline, averaging, commit
+    bottleneck: str
+    rows: tuple[GroupInStage, ...]
+    rehearsed: str  # how much of it was simulated
+    of_bound: float  # tokens per second over what the slowest stage could do
+
+
+def forecast(question: Question) -> Forecast:
+    """The best placement of the groups and what comes of it. Raises ConfigError if there is none."""
+    groups = question.groups
+    rates = _rates(question, _speeds(question, None))
+    best = question.placement or plan_placement([group.count for group in groups], rates)
+    if best is None:
+        raise ConfigError(_why_not(question, rates))
+    speeds = _speeds(question, best)  # recomputing depends on how many share a stage
+    rates = _rates(question, speeds)
+    return _rehearsed(question, best, best if question.one_machine else scale_down(best), speeds, rates)
+
+
+def _speeds(question: Question, placement: Placement | None) -> list[list[StageSpeed]]:
+    """[group][stage]"""
+    run, stages = question.run, question.run.model.stages
+    peers = sum(group.count for group in question.groups)
+    found = []
+    for group in question.groups:
+        row = []
+        for stage in range(stages):
+            replicas = max(1, placement.replicas(stage)) if placement else max(1, peers // stages)
+            held = HOPS_PER_PEER * peers * (stages - stage) / stages / replicas
+            row.append(
+                costs.stage_speed(
+                    run,
+                    stage,
+                    group.device,
+                    question.dtype,
+                    question.wire,
+                    pace=group.pace,
+                    held=held,
+                    replicas=replicas,
+                )
+            )
+        found.append(row)
+    return found
+
+
+def _rates(question: Question, speeds: Sequence[Sequence[StageSpeed]]) -> list[list[float]]:
+    """Microbatches per second that a peer of each group could do in each stage; 0 where its memory is too small."""
+    run, tensor = question.run, question.wire.nbytes(question.run)
+    last = run.model.stages - 1
+    rates = []
+    for group, row in zip(question.groups, speeds, strict=True):
+        links = tensor / min(group.up, group.down)  # each boundary takes a tensor in and a tensor out
+        rates.append(
+            [
+                1.0 / max(speed.total_s, ((stage > 0) + (stage < last)) * links)
+                if costs.memory_bytes(run, stage, question.dtype) <= group.device.memory_bytes
+                else 0.0
+                for stage, speed in enumerate(row)
+            ]
+        )
+    return rates
+
+
+def _why_not(question: Question, rates: Sequence[Sequence[float]]) -> str:
+    run = question.run
+    peers = sum(group.count for group in question.groups)
+    for stage in range(run.model.stages):
+        if not any(row[stage] for row in rates):
+            need = costs.memory_bytes(run, stage, question.dtype) / 1e9
+            return (
+                f"no device of --peers has the {need:.1f} GB that stage {stage} of {run.name} needs; "
+                "add larger ones, or cut the model into more stages (--stages)."
+            )
+    return f"{run.name} has {run.model.stages} stages and {peers} peers can't hold them all; add peers."
+
+
+def scale_down(placement: Placement) -> Placement:
+    """A swarm of the same kind that is quick to simulate."""
+    peers = sum(map(sum, placement.counts))
+    factor = -(-peers // PEERS_SIMULATED)
+    counts = [[max(1, round(count / factor)) if count else 0 for count in row] for row in placement.counts]
+    return Placement(tuple(map(tuple, counts)))
+
+
+def _rehearsed(
+    question: Question,
+    full: Placement,
+    small: Placement,
+    speeds: Sequence[Sequence[StageSpeed]],
+    rates: Sequence[Sequence[float]],
+) -> Forecast:
+    run = question.run
+    short = _shorter(run, small, rates)
+    scale = _size(full) / _size(small)
+    actors, owners = _actors(question, full, small, speeds)
+    parameters = [_averaged(run, stage, full, small) for stage in range(run.model.stages)]
+    crowd = next((group.device.crowd for group in question.groups if group.device.crowd), (1.0,))
+    done = rehearse(short, actors, question.wire, rtt_s=question.rtt_s, parameters=parameters, crowd=crowd)
+    rate, overhead = done.rate * scale, max(0.0, done.step_s - short.microbatches / done.rate)
+    step = run.microbatches / rate + overhead
+    rows = tuple(_rows(question, full, speeds, owners, done, step, overhead))
+    part = "" if scale == 1 and small == full else f" {sum(map(sum, small.counts))} of the {_size(full)} peers and"
+    cut = f" {short.microbatches} of the {run.microbatches} microbatches of a step"
+    whole = "the whole swarm and step were simulated"
+    tokens = run.microbatches * run.tokens_per_microbatch / step
+    return Forecast(
+        tokens_per_second=tokens,
+        step_s=step,
+        overhead_s=overhead,
+        bottleneck=_bottleneck(question, rows, overhead / step),
+        rows=rows,
+        rehearsed=whole if not part and short.microbatches == run.microbatches else f"simulated were{part}{cut}",
+        of_bound=tokens / run.tokens_per_microbatch / full.throughput(rates),
+    )
+
+
+def _size(placement: Placement) -> int:
+    return sum(map(sum, placement.counts))
+
+
+def _shorter(run: RunConfig, placement: Placement, rates: Sequence[Sequence[float]]) -> RunConfig:
+    """A step that is long enough to have a steady middle."""
+    stages = range(run.model.stages)
+    slowest = min(rate for row in rates for rate in row if rate)
+    units = max(placement.capacity(rates, stage) for stage in stages) / slowest
+    count = min(run.microbatches, round(MICROBATCHES_SIMULATED * max(units, _size(placement) / len(stages))))
+    return replace(run, sequences_per_step=count * run.sequences_per_microbatch)
+
+
+def _actors(
+    question: Question, full: Placement, small: Placement, speeds: Sequence[Sequence[StageSpeed]]
+) -> tuple[list[Actor], list[tuple[int, int]]]:
+    """One per peer, heads first, and the group and stage of each.
+
+    Where peers don't divide evenly, those that are rehearsed are a little faster or slower, device and link, so that
+    every stage has its share of the capacity: else another stage would be the slowest.
+    """
+    actors, owners, scale = [], [], _size(full) / _size(small)
+    for stage in range(question.run.model.stages):
+        for number, group in enumerate(question.groups):
+            count = small.counts[number][stage]
+            host = 0 if question.one_machine and group.device.cores else None
+            pace = full.counts[number][stage] / count / scale if count else 1.0
+            speed = speeds[number][stage].at(pace)
+            for _ in range(count):
+                actors.append(Actor(stage, speed, group.up * pace, group.down * pace, host))
+                owners.append((number, stage))
+    return actors, owners
+
+
+def _averaged(run: RunConfig, stage: int, full: Placement, small: Placement) -> int:
+    """Elements of a stage's gradient in the rehearsal: each of n members sends and gets (n - 1) / n of it twice, so
+    that it is a little larger where fewer average than will.
+    """
+    many, few = full.replicas(stage), small.replicas(stage)
+    if few < 2:
+        return stage_parameters(run.model, stage)
+    return round(stage_parameters(run.model, stage) * (1 - 1 / many) / (1 - 1 / few))
+
+
+def _rows(
+    question: Question,
+    full: Placement,
+    speeds: Sequence[Sequence[StageSpeed]],
+    owners: Sequence[tuple[int, int]],
+    done: Rehearsed,
+    step: float,
+    overhead: float,
+) -> list[GroupInStage]:
+    """One for each group in each stage that is not empty."""
+    run, rows, steady = question.run, [], 1 - overhead / step
+    for stage in range(run.model.stages):
+        for number, group in enumerate(question.groups):
+            count = full.counts[number][stage]
+            played = [actor for actor, owner in zip(done.actors, owners, strict=True) if owner == (number, stage)]
+            if not count or not played:
+                continue
+            speed, device = speeds[number][stage], group.device
+            need = costs.memory_bytes(run, stage, question.dtype)
+            averaging = 2 * BYTES_PER_ELEMENT[run.codecs.averaging] * stage_parameters(run.model, stage)
+            averaging *= 1 - 1 / full.replicas(stage)
+            operations = (1 + costs.BACKWARD_TIMES) * costs.stage_flops(run, stage) / speed.total_s
+            rows.append(
+                GroupInStage(
+                    device=group.label,
+                    stage=stage,
+                    count=count,
+                    seconds=speed.total_s,
+                    recompute=speed.recompute,
+                    utilisation=_mean(played, "busy") * steady,
+                    flops_share=None if device.points else operations / group.pace / device.peak(question.dtype),
+                    uplink=_mean(played, "sent"),
+                    downlink=_mean(played, "received"),
+                    sent=_mean(played, "sent") * group.up * steady + averaging / step,
+                    received=_mean(played, "received") * group.down * steady + averaging / step,
+                    memory_bytes=need,
+                    memory_share=need / device.memory_bytes,
+                )
+            )
+    return rows
+
+
+def _mean(played: Sequence[Played], what: str) -> float:
+    return sum(float(getattr(it, what)) for it in played) / len(played)
+
+
+def _bottleneck(question: Question, rows: Sequence[GroupInStage], overhead: float) -> str:
+    """What is in use most of the time in the stage that is busiest; if nothing is, what the time goes to instead."""
+    steady = max(1e-9, 1 - overhead)
+    best: tuple[float, str] = (0.0, "")
+    for stage in range(question.run.model.stages):
+        mine = [row for row in rows if row.stage == stage]
+        peers = sum(row.count for row in mine)
+        for what, of in (
+            ("compute", [row.utilisation / steady for row in mine]),
+            ("uplink", [row.uplink for row in mine]),
+            ("downlink", [row.downlink for row in mine]),
+        ):
+            share = sum(value * row.count for value, row in zip(of, mine, strict=True)) / peers
+            best = max(best, (share, f"stage {stage}, {what}"))
+    share, name = best
+    if question.one_machine:
+        return "the cores that all peers share"
+    if share >= BUSY_ENOUGH:
+        return f"{name} ({share:.0%} in use)"
+    return f"nothing is full: {name} is {share:.0%} in use, the rest is latency and uneven turns"
