@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from swarmd.sim.campaign.play import Play, play
-from swarmd.sim.faults.at_points import PointFault
+from swarmd.sim.faults.logical import PointFault
+from swarmd.sim.faults.machines import Crash
 from swarmd.sim.faults.scenario import Scenario
-from swarmd.sim.faults.timed import Crash
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.points import ANYONE, GROUPS
 from swarmd.sim.world.world import World

@@ -12,10 +12,13 @@ from swarmd.sim.campaign.checks import Violation
 from swarmd.sim.campaign.play import Outcome, play, report, shrink
 from swarmd.sim.campaign.seeds import Result, Summary, drawn, examine, replay_command, run_campaign
 from swarmd.sim.engines.symbolic import SymbolicEngine
+from swarmd.sim.faults.connections import Cut
+from swarmd.sim.faults.course import Fault
 from swarmd.sim.faults.draw import DRAWS, draw_scenario
+from swarmd.sim.faults.logical import Acceptors
+from swarmd.sim.faults.machines import Crash, Outage, Pause, StageLoss
 from swarmd.sim.faults.named import NAMED
 from swarmd.sim.faults.scenario import Scenario
-from swarmd.sim.faults.timed import Acceptors, Crash, Cut, Fault, Outage, Pause, StageLoss
 from swarmd.swarm.peer.view import View
 
 SEEDS = range(30)  # about 10 seconds of CPU

@@ -10,8 +10,10 @@ import re
 import pytest
 
 from swarmd.sim.campaign.play import play
+from swarmd.sim.faults.connections import Partition
+from swarmd.sim.faults.course import Fault
+from swarmd.sim.faults.machines import Pause
 from swarmd.sim.faults.scenario import Scenario
-from swarmd.sim.faults.timed import Fault, Partition, Pause
 from swarmd.sim.world.network import LinkSpec
 
 CALM = Scenario(replicas=(3, 3, 3), microbatches=48, steps=3, speeds=(0.2,), link=LinkSpec(delay_s=0.0005))

@@ -10,8 +10,10 @@ from swarmd.config import LimitsConfig
 from swarmd.errors import Refused
 from swarmd.sim.campaign.play import play
 from swarmd.sim.faults import point_actions
+from swarmd.sim.faults.commands import Move
+from swarmd.sim.faults.connections import Partition
+from swarmd.sim.faults.machines import Crash
 from swarmd.sim.faults.scenario import Scenario
-from swarmd.sim.faults.timed import Crash, Move, Partition
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.move import AskMove, AskStay, Wished

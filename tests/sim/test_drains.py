@@ -11,8 +11,9 @@ import pytest
 from swarmd.errors import Refused
 from swarmd.sim.campaign.play import Play, play
 from swarmd.sim.faults import point_actions
+from swarmd.sim.faults.commands import Drain, Hold
+from swarmd.sim.faults.machines import Crash
 from swarmd.sim.faults.scenario import Scenario
-from swarmd.sim.faults.timed import Crash, Drain, Hold
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import Action, SimPeer, World
 from swarmd.swarm.peer.drain import Drained

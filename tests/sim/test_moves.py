@@ -11,8 +11,10 @@ import pytest
 from swarmd.errors import ConfigError, Refused
 from swarmd.sim.campaign.play import play
 from swarmd.sim.faults import point_actions
+from swarmd.sim.faults.commands import Move
+from swarmd.sim.faults.connections import Partition
+from swarmd.sim.faults.machines import Crash
 from swarmd.sim.faults.scenario import Scenario
-from swarmd.sim.faults.timed import Crash, Move, Partition
 from swarmd.sim.world.world import Action, SimPeer, World
 from swarmd.swarm.balance.sizes import state_bytes
 from swarmd.swarm.state import manifest as statesync

@@ -16,8 +16,8 @@ from swarmd.sim.campaign.play import play
 from swarmd.sim.campaign.proof import FAULTS, STEPS, TOLERANCE, Training, TrainingPlay, draw_training, examine
 from swarmd.sim.campaign.seeds import Result, Summary
 from swarmd.sim.engines.training import Text
-from swarmd.sim.faults.at_points import InStep
 from swarmd.sim.faults.draw import DRAWS
+from swarmd.sim.faults.logical import InStep
 from swarmd.sim.world.compute import torch_engine
 
 CALM = Training(replicas=(2, 2, 2), microbatches=4, steps=3)

@@ -18,8 +18,8 @@ from typing import Any
 from swarmd.sim.campaign.checks import PROMISES, Violation, held_gradients
 from swarmd.sim.campaign.watch import SymbolicWatch, Watch
 from swarmd.sim.engines.symbolic import Factory, SymbolicData
+from swarmd.sim.faults.course import Fault
 from swarmd.sim.faults.scenario import Scenario
-from swarmd.sim.faults.timed import Fault
 from swarmd.sim.world.clock import Deadlock, run_virtual
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.history.record_codec import record_from_plain

@@ -25,10 +25,12 @@ from swarmd.sim.campaign.seeds import Job, OutOfTime, Result, time_limit
 from swarmd.sim.campaign.watch import Watch
 from swarmd.sim.engines.reference import Symbols
 from swarmd.sim.engines.training import Text, plain_steps
-from swarmd.sim.faults.at_points import InStep, PointFault
+from swarmd.sim.faults.commands import Join, Leave
+from swarmd.sim.faults.course import Fault
 from swarmd.sim.faults.draw import DRAWS, draw_limits, draw_link, log_uniform, neat
+from swarmd.sim.faults.logical import InStep, PointFault
+from swarmd.sim.faults.machines import Crash, Preemption
 from swarmd.sim.faults.scenario import RECOVERY_SECONDS, SLACK, Scenario
-from swarmd.sim.faults.timed import Crash, Fault, Join, Leave, Preemption
 from swarmd.sim.world.compute import torch_engine
 from swarmd.sim.world.world import World
 

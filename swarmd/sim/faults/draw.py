@@ -10,29 +10,12 @@ import random
 
 from swarmd.config import LimitsConfig
 from swarmd.sim.engines.reference import Symbols
-from swarmd.sim.faults.at_points import PointFault
+from swarmd.sim.faults.commands import Drain, Hold, Join, Leave, Move
+from swarmd.sim.faults.connections import Clog, Corruption, Cut, OneWay, Partition
+from swarmd.sim.faults.course import Fault
+from swarmd.sim.faults.logical import Acceptors, PointFault
+from swarmd.sim.faults.machines import Crash, Hang, Outage, Pause, Preemption, Slowdown, StageLoss
 from swarmd.sim.faults.scenario import Scenario
-from swarmd.sim.faults.timed import (
-    Acceptors,
-    Clog,
-    Corruption,
-    Crash,
-    Cut,
-    Drain,
-    Fault,
-    Hang,
-    Hold,
-    Join,
-    Leave,
-    Move,
-    OneWay,
-    Outage,
-    Partition,
-    Pause,
-    Preemption,
-    Slowdown,
-    StageLoss,
-)
 from swarmd.sim.world.network import LinkSpec
 from swarmd.sim.world.points import ANYONE, GROUPS
 from swarmd.values import PeerId

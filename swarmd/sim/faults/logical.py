@@ -1,14 +1,19 @@
-"""Faults that wait for a logical moment: a step, or a point of `points.py`, instead of a time."""
+"""Faults that find their moment or their victims in the protocol: a step, a point of `points.py`, the acceptors."""
 
 import asyncio
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from swarmd.sim.faults.connections import Partition
+from swarmd.sim.faults.course import Course, Fault
+from swarmd.sim.faults.machines import Crash, Pause, come_back
 from swarmd.sim.faults.point_actions import run_out_of_memory
-from swarmd.sim.faults.timed import STEP_LOOK_SECONDS, Course, Fault, come_back
 from swarmd.sim.world.points import DROP
 from swarmd.sim.world.world import World
+from swarmd.swarm.history.consensus import plan_acceptors
 from swarmd.values import PeerId
+
+STEP_LOOK_SECONDS = 1.0  # how often a fault that waits for a step looks whether it has come
 
 
 @dataclass(frozen=True)
@@ -81,3 +86,38 @@ class PointFault(Fault):
         await asyncio.sleep(self.seconds)
         if name in world.peers:
             world.resume(name)
+
+
+@dataclass(frozen=True)
+class Acceptors(Fault):
+    """All who decide the present step are paused, cut from one another, or lost, as far as the swarm can do without
+    them.
+    """
+
+    action: str  # pause | cut | power loss
+    seconds: float  # until they go on, or are started again
+    kind: ClassVar[str] = "acceptors"
+
+    async def strike(self, course: Course) -> bool:
+        peers = self._acceptors(course.world)
+        faults: list[Fault] = [Pause(0.0, peer, self.seconds) for peer in peers]
+        if self.action == "cut":
+            faults = [Partition(0.0, tuple((peer,) for peer in peers), self.seconds)]
+        if self.action == "power loss":
+            faults = [Crash(0.0, peer, power=True, back_s=self.seconds) for peer in peers]
+        for fault in faults:
+            course.beside(_strike(fault, course))
+        return bool(peers)
+
+    def _acceptors(self, world: World) -> list[PeerId]:
+        """Those of the step after the newest record, that live."""
+        histories = [it.peer.history for it in world.peers.values()]
+        newest = max(histories, key=lambda it: it.version, default=None)
+        if newest is None:
+            return []
+        acceptors = plan_acceptors(newest.version + 1, newest.record, newest.origin.founder)
+        return [peer for peer in acceptors if peer in world.peers]
+
+
+async def _strike(fault: Fault, course: Course) -> None:
+    await fault.strike(course)

@@ -5,9 +5,11 @@ A test plays them all; `python -m swarmd.sim scenario NAME --transcript` shows o
 
 from swarmd.config import LimitsConfig
 from swarmd.sim.engines.reference import Symbols
-from swarmd.sim.faults.at_points import PointFault
+from swarmd.sim.faults.commands import Join, Leave
+from swarmd.sim.faults.connections import Corruption, Cut, Partition
+from swarmd.sim.faults.logical import PointFault
+from swarmd.sim.faults.machines import Crash, Pause, Preemption, Slowdown
 from swarmd.sim.faults.scenario import Scenario
-from swarmd.sim.faults.timed import Corruption, Crash, Cut, Join, Leave, Partition, Pause, Preemption, Slowdown
 from swarmd.sim.world.network import LinkSpec
 
 NAMED: dict[str, Scenario] = {
