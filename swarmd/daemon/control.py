@@ -1,6 +1,6 @@
 """The control socket: HTTP with JSON on a unix socket in the home, for `swarmctl`, `curl --unix-socket` and Prometheus.
 
-It shows what a `Daemon` says of itself and passes on the few commands there are. It relies on aiohttp on the running
+It shows what is `Reported` of a daemon and passes on the few commands there are. It relies on aiohttp on the running
 loop and on the socket's mode (0600) for who may speak. It decides nothing about the swarm.
 """
 
@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Daemon(Protocol):
-    """What the control socket needs of the daemon."""
+class Reported(Protocol):
+    """A daemon as it is shown."""
 
     def status(self) -> Status: ...
 
@@ -47,8 +47,9 @@ class Daemon(Protocol):
 
     def queues(self) -> list[HopRow]: ...
 
-    def doing(self) -> str:
-        """What it was told to do and is at, one sentence."""
+
+class Commanded(Protocol):
+    """A daemon as it is commanded."""
 
     async def switch(self, stage: int) -> None:
         """Goes to another stage; returns when it serves there. Raises ControlError, Refused."""
@@ -75,8 +76,8 @@ class Daemon(Protocol):
 class ControlServer:
     """Serves one daemon on its home's control socket from `start` to `stop`."""
 
-    def __init__(self, daemon: Daemon, home: Home) -> None:
-        self._daemon = daemon
+    def __init__(self, report: Reported, daemon: Commanded, home: Home) -> None:
+        self._report, self._daemon = report, daemon
         self._home = home
         self._commands: set[asyncio.Task[Any]] = set()  # those under way that take a while
         application = web.Application(client_max_size=BODY_LIMIT_BYTES, middlewares=[_errors_as_json])
@@ -138,16 +139,16 @@ class ControlServer:
         self._home.control_socket.unlink(missing_ok=True)
 
     async def _status(self, _request: web.Request) -> web.Response:
-        return _json(dataclasses.asdict(self._daemon.status()))
+        return _json(dataclasses.asdict(self._report.status()))
 
     async def _peers(self, _request: web.Request) -> web.Response:
-        return _json([dataclasses.asdict(row) for row in self._daemon.peers()])
+        return _json([dataclasses.asdict(row) for row in self._report.peers()])
 
     async def _queues(self, _request: web.Request) -> web.Response:
-        return _json([dataclasses.asdict(row) for row in self._daemon.queues()])
+        return _json([dataclasses.asdict(row) for row in self._report.queues()])
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        return web.Response(body=render_metrics(self._daemon.status()), headers={"Content-Type": METRICS_CONTENT_TYPE})
+        return web.Response(body=render_metrics(self._report.status()), headers={"Content-Type": METRICS_CONTENT_TYPE})
 
     async def _join(self, request: web.Request) -> web.StreamResponse:
         bootstrap = (await _body(request, _JOIN))["bootstrap"]
@@ -219,13 +220,13 @@ class ControlServer:
         return answer
 
     def _progress(self) -> dict[str, Any]:
-        status = self._daemon.status()
+        status = self._report.status()
         return {"progress": status.doing, "done": status.state_bytes, "total": status.state_bytes_total}
 
     def _ended(self, task: "asyncio.Task[Any]") -> None:
         self._commands.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever asked has it; nobody may listen any more
+            task.exception()  # marked as retrieved: the client gets it from the task, if it still listens
 
 
 @dataclass(frozen=True)

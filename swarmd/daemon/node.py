@@ -1,7 +1,7 @@
-"""The daemon as a whole: idle, or a peer of a run on this machine's device. What the control socket shows and commands.
+"""The daemon as a whole: idle, or a peer of a run on this machine's device. The control socket commands it.
 
-Brings a `Peer` together with a transport, a worker, data and a home. Decides nothing about the swarm; how it comes to a
-run is in `run_search.py`, what it shows in `report.py`.
+Brings a `Peer` together with a transport, a worker, data and a home. Decides nothing about the swarm; `run_search.py`
+finds its run, `report.py` shows it.
 """
 
 import asyncio
@@ -20,7 +20,6 @@ from swarmd.daemon.device import device_memory
 from swarmd.daemon.home import Home, RememberedRun
 from swarmd.daemon.known_peers import KnownPeer, merge_known
 from swarmd.daemon.logs import NOTICE
-from swarmd.daemon.report import Report
 from swarmd.daemon.run_search import RunSearch
 from swarmd.daemon.store import LocalStore
 from swarmd.daemon.text import LocalText, as_first_release, is_finished, load_text, remembered_text, with_digests
@@ -28,7 +27,7 @@ from swarmd.daemon.waits import Standstill, Waits
 from swarmd.errors import ConfigError, ControlError, Refused, RunEnded, Stopped
 from swarmd.memory import settle
 from swarmd.printable import size
-from swarmd.status import HopRow, PeerRow, Status, Wait
+from swarmd.status import Wait
 from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.hops.custody import stuck
@@ -73,7 +72,6 @@ class Node(HistoryListener):
         self.membership = Membership(card)
         self._links = Links(transport, self.membership, self._settings, self._keep_incarnation)
         self.search = RunSearch(config, home, transport, self._links, self.membership)
-        self._report = Report(self)
         self.waits = Waits(self._waits)
         self._standstill = Standstill()
         self._reading: Reading | None = None  # how far the run's text is; the thread that reads it writes it
@@ -443,26 +441,9 @@ class Node(HistoryListener):
         if not self.ended.done():
             self.ended.set_result(why)
 
-    def peers(self) -> list[PeerRow]:
-        return self.peer.view.peer_rows() if self.peer is not None else []
-
-    def queues(self) -> list[HopRow]:
-        return self.peer.view.rows() if self.peer is not None else []
-
-    def doing(self) -> str:
-        """What it was told to do and is at, one sentence; "" when it was told nothing."""
-        return self._report.doing()
-
-    def status(self) -> Status:
-        return self._report.status()
-
     def stuck(self) -> str:
         """Why the compute thread is not alive, or as good as dead, a sentence; "" while it is."""
         return stuck(self._worker.progress()) if self._worker is not None else ""
-
-    def summary(self) -> str:
-        """The daemon in one line."""
-        return self._report.summary()
 
 
 def _first_of(troubles: BaseExceptionGroup[RunEnded]) -> RunEnded:

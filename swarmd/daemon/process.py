@@ -18,6 +18,7 @@ from swarmd.daemon.home import Home
 from swarmd.daemon.logs import NOTICE, TERMINAL_ONLY
 from swarmd.daemon.node import Node
 from swarmd.daemon.patience import said_if_long
+from swarmd.daemon.report import Report
 from swarmd.daemon.spot import check_spot, spot_notice
 from swarmd.daemon.stopping import Stopping
 from swarmd.daemon.systemd import Notifier
@@ -59,21 +60,21 @@ async def _work(node: NodeConfig, run: RunConfig | None, stopping: Stopping, *, 
     share_arenas()
     check_spot(node)
     home = Home(node.home)
-    async with _listening(node, home, idle=idle) as daemon, _served(daemon, home):
+    async with _listening(node, home, idle=idle) as daemon, _reported(daemon, home) as report:
         seconds = time.monotonic() - started
         log.log(NOTICE, "listening at %s after %.1f s", " ".join(daemon.addresses()) or "nothing", seconds)
         stopping.opened = lambda: daemon.opened
-        async with _said(daemon), _discovered(daemon), _told_to_systemd(daemon):
+        async with _said(daemon, report), _discovered(daemon), _told_to_systemd(daemon, report):
             stopping.cancels(None)
             return await _until_over(daemon, daemon.live(run, idle=idle), stopping.asked)
 
 
 @asynccontextmanager
-async def _told_to_systemd(daemon: Node) -> AsyncIterator[None]:
+async def _told_to_systemd(daemon: Node, report: Report) -> AsyncIterator[None]:
     """The service manager, if there is one, hears that the daemon is ready, alive, and stopping."""
     notifier = Notifier.from_environment()
-    notifier.ready(daemon.summary())
-    pulse = asyncio.create_task(notifier.pulse(daemon.summary, daemon.stuck), name="systemd")
+    notifier.ready(report.summary())
+    pulse = asyncio.create_task(notifier.pulse(report.summary, daemon.stuck), name="systemd")
     daemon.ending = lambda seconds: notifier.stopping("draining", seconds)
     try:
         yield
@@ -84,14 +85,14 @@ async def _told_to_systemd(daemon: Node) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _said(daemon: Node) -> AsyncIterator[None]:
+async def _said(daemon: Node, report: Report) -> AsyncIterator[None]:
     """What the daemon waits for for a while is said, in log and terminal; the terminal also shows how it goes."""
 
     def say(line: str) -> None:
         log.log(NOTICE, "%s", line, extra=TERMINAL_ONLY)
 
     saying = asyncio.create_task(daemon.waits.say(), name="say what is waited for")
-    showing = asyncio.create_task(show_status(daemon.status, say, terminal()), name="show how it goes")
+    showing = asyncio.create_task(show_status(report.status, say, terminal()), name="show how it goes")
     for task in (saying, showing):
         task.add_done_callback(_log_failure)
     try:
@@ -130,11 +131,13 @@ async def _listening(node: NodeConfig, home: Home, *, idle: bool) -> AsyncIterat
 
 
 @asynccontextmanager
-async def _served(daemon: Node, home: Home) -> AsyncIterator[None]:
-    control = ControlServer(daemon, home)
+async def _reported(daemon: Node, home: Home) -> AsyncIterator[Report]:
+    """The daemon's report, which its control socket shows."""
+    report = Report(daemon)
+    control = ControlServer(report, daemon, home)
     await control.start()
     try:
-        yield
+        yield report
     finally:
         await control.stop()
 

@@ -1,26 +1,23 @@
-"""What a daemon says of itself: its status, what it is at, and itself in one line. Reads, changes nothing."""
+"""A daemon as it shows itself: its status, its peers and hops, and itself in one line. Reads, changes nothing."""
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
 import psutil
 
 from swarmd.config import RunConfig, fingerprint
-from swarmd.status import Bytes, PeerState, Queues, Status, Wait
+from swarmd.daemon.node import Node
+from swarmd.status import Bytes, HopRow, PeerRow, PeerState, Queues, Status, Wait
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.values import PeerId
-
-if TYPE_CHECKING:
-    from swarmd.daemon.node import Node
 
 SHOWN_AFTER_SECONDS = 2.0  # what this daemon itself is at for less is not called a wait
 
 
 class Report:
-    """One daemon as the control socket, the service manager and its log show it."""
+    """One daemon as the control socket, the service manager and the terminal show it."""
 
-    def __init__(self, node: "Node") -> None:
+    def __init__(self, node: Node) -> None:
         self._node = node
         self._started = time.monotonic()
         self._process = psutil.Process()
@@ -69,7 +66,7 @@ class Report:
             state_donors=transfer.donors if transfer else 0,
             moving_to=peer.moving_to if peer else None,
             moved_because=peer.moved_because if peer else "",
-            doing=self.doing(),
+            doing=self._doing(),
             waits=waits,
             final_state=peer.ending.sentence() if peer else "",
             warnings=self._warnings(),
@@ -80,8 +77,14 @@ class Report:
         own = self._node.peer.view.warnings() if self._node.peer is not None else []
         return (*([disk] if disk else []), *own)
 
-    def doing(self) -> str:
-        """What it was told to do and is at, one sentence; "" when it was told nothing."""
+    def peers(self) -> list[PeerRow]:
+        return self._node.peer.view.peer_rows() if self._node.peer is not None else []
+
+    def queues(self) -> list[HopRow]:
+        return self._node.peer.view.rows() if self._node.peer is not None else []
+
+    def _doing(self) -> str:
+        """The command that it carries out, and how far that is, one sentence; "" when there is none."""
         peer, looking = self._node.peer, self._node.search.looking
         if peer is None:
             return f"asking for {looking.sentence()}" if looking is not None and self._node.search.idle else ""
@@ -96,7 +99,7 @@ class Report:
         return f"moving to stage {peer.moving_to}: {doing}"
 
     def _waiting_for(self, waits: tuple[Wait, ...]) -> str:
-        """What the swarm lacks; if it lacks nothing, what this daemon has been at for a while, be it its own work."""
+        """The swarm's lack; if it lacks nothing, a wait of this daemon that has lasted a while."""
         peer = self._node.peer
         if peer is not None and (lack := peer.view.waiting_for()):
             return lack
@@ -117,13 +120,9 @@ class Report:
         search = self._node.search
         if search.run is None:
             return "looking" if search.looking is not None else "idle" if search.idle else "joining"
-        if self._node.peer is None:
+        if (peer := self._node.peer) is None:
             return "joining"
-        return (
-            "waiting"
-            if self._node.peer.state == "serving" and self._node.peer.view.waiting_for()
-            else self._node.peer.state
-        )
+        return "waiting" if peer.state == "serving" and peer.view.waiting_for() else peer.state
 
     def _replicas(self) -> dict[str, int]:
         if self._node.search.run is None:
@@ -133,7 +132,7 @@ class Report:
 
     def _conductor(self) -> PeerId:
         peer = self._node.peer
-        if peer is None or peer.conductor is None or peer.history.finished:
+        if peer is None or peer.history.finished:
             return ""
         return peer.conductor.leader(peer.history.version + 1)
 

@@ -49,7 +49,7 @@ DRAINED = Drained(heir="12D3KooWSecond", handed_over=5, given_up=1)
 
 
 class FakeDaemon:
-    """The control socket's Daemon, with settable answers."""
+    """A daemon as the control socket shows and commands it, with settable answers."""
 
     def __init__(self) -> None:
         self.current = STATUS
@@ -82,9 +82,6 @@ class FakeDaemon:
             raise self.trouble
         self.joined.append(bootstrap)
 
-    def doing(self) -> str:
-        return self.current.doing
-
     async def switch(self, stage: int) -> None:
         await self._do("switch", stage)
 
@@ -114,7 +111,7 @@ class FakeDaemon:
 @contextlib.asynccontextmanager
 async def served(daemon: FakeDaemon, home: Home) -> AsyncIterator[None]:
     """The daemon behind a real control socket."""
-    server = ControlServer(daemon, home)
+    server = ControlServer(daemon, daemon, home)
     await server.start()
     try:
         yield

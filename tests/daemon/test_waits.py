@@ -13,6 +13,7 @@ import pytest
 from swarmd.config import NodeConfig
 from swarmd.daemon.home import Home
 from swarmd.daemon.node import Node
+from swarmd.daemon.report import Report
 from swarmd.daemon.waits import WAITS_LIMIT, Standstill, Waits
 from swarmd.errors import PeerUnreachable
 from swarmd.sim.world.network import SimNetwork
@@ -149,16 +150,17 @@ async def until(holds: Any) -> None:
 async def test_a_daemon_that_looks_for_a_run_says_so(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     address = "/ip4/127.0.0.1/tcp/9/p2p/x"
     node = daemon(tmp_path, bootstrap=(address, "/ip4/127.0.0.1/tcp/8/p2p/y"))
+    report = Report(node)
     living = asyncio.create_task(node.live(None, idle=False))
     saying = asyncio.create_task(node.waits.say())
     try:
         await until(lambda: node.waits.now() and node.waits.now()[0].tried)
-        status = node.status()
+        status = report.status()
         assert status.state == "looking"
         assert status.waits[0].what == "the settings of a run, at 2 addresses"
         assert "refused" in status.waits[0].tried
         assert "--bootstrap" in status.waits[0].advice
-        for words in (status.waiting_for, node.summary()):
+        for words in (status.waiting_for, report.summary()):
             assert "at 2 addresses" in words
         await until(lambda: said.messages)
         assert re.search(r"at 2 addresses \(for \d+ s, last: ", said.messages[0])
@@ -170,10 +172,11 @@ async def test_a_daemon_that_looks_for_a_run_says_so(tmp_path: Path, said: pytes
 
 async def test_nobody_on_the_local_network_is_said_too(tmp_path: Path) -> None:
     node = daemon(tmp_path, mdns=True)
+    report = Report(node)
     living = asyncio.create_task(node.live(None, idle=False))
     try:
-        await until(lambda: node.status().waiting_for)
-        assert "on this network" in node.status().waiting_for
+        await until(lambda: report.status().waiting_for)
+        assert "on this network" in report.status().waiting_for
     finally:
         living.cancel()
         await asyncio.gather(living, return_exceptions=True)
@@ -181,14 +184,15 @@ async def test_nobody_on_the_local_network_is_said_too(tmp_path: Path) -> None:
 
 async def test_an_idle_daemon_is_idle_and_waits_for_nothing(tmp_path: Path) -> None:
     node = daemon(tmp_path)
+    report = Report(node)
     living = asyncio.create_task(node.live(None, idle=True))
     try:
-        await until(lambda: node.status().state == "idle")
-        assert (node.status().waits, node.status().waiting_for) == ((), "")
+        await until(lambda: report.status().state == "idle")
+        assert (report.status().waits, report.status().waiting_for) == ((), "")
         joining = asyncio.create_task(node.join("/ip4/127.0.0.1/tcp/9/p2p/x"))
         with pytest.raises(PeerUnreachable):
             await joining
-        assert node.status().state == "idle"
+        assert report.status().state == "idle"
     finally:
         living.cancel()
         await asyncio.gather(living, return_exceptions=True)
