@@ -95,8 +95,7 @@ class Report:
         transfer = peer.view.transfer()
         if 0 < transfer.total > transfer.done:
             return f"moving to stage {peer.moving_to}: its state comes"
-        doing = peer.switch.leaving or ("opening it" if peer.state == "joining" else "asking for it")
-        return f"moving to stage {peer.moving_to}: {doing}"
+        return f"moving to stage {peer.moving_to}: {peer.mover.doing}"
 
     def _waiting_for(self, waits: tuple[Wait, ...]) -> str:
         """The swarm's lack; if it lacks nothing, a wait of this daemon that has lasted a while."""

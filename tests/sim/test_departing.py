@@ -41,7 +41,7 @@ async def with_a_sum(world: World, name: str, least: int = 3) -> SimPeer:
 async def departure(world: World, name: str) -> tuple[int, str]:
     """Waits until a peer has left its stage: of which step it was, and who has its sum."""
     it = world.peers[name]
-    await moment(world, lambda: it.peer.switch.between)
+    await moment(world, lambda: it.peer.mover.between)
     return it.peer.history.version + 1, it.peer.membership.own.heir
 
 
@@ -85,7 +85,7 @@ def test_the_conductor_still_judges_whether_it_helps() -> None:
     async def events(world: World) -> None:
         it = await with_a_sum(world, "middle2")
         with pytest.raises(Refused, match="doesn't need it more"):
-            await it.peer.switch.move(2, balance=True)
+            await it.peer.mover.move(2, balance=True)
         assert (it.peer.stage, it.peer.state, it.peer.moving_to) == (1, "serving", None)
 
     assert granted(swarm(events, replicas=(2, 2, 2), microbatches=30, limits=NOW)) == []
@@ -114,8 +114,8 @@ async def grant(peer: str, question: Any) -> Wished:
 def test_who_has_promised_stays_though_the_record_grants_its_move() -> None:
     async def events(world: World) -> None:
         it = world.peers["middle2"]
-        departures: Any = it.peer.switch.assembly.departures  # type: ignore[union-attr]
-        departures.stays = 8
+        early_exit: Any = it.peer.switch.assembly.early_exit  # type: ignore[union-attr]
+        early_exit.stays = 8
         await ask(it, 2)
         assert it.peer.history.version >= 9
 

@@ -247,10 +247,10 @@ def test_whoever_waits_for_a_move_ends_when_both_are_cancelled_at_once() -> None
         it = world.peers["middle1"]
         move = ask(it, 2)
         await moment(world, lambda: it.peer.view.transfer().done > 0)
-        moving = it.peer.switch._moving
+        moving = it.peer.mover._task
         assert moving is not None
         moving.add_done_callback(lambda _: move.cancel())
-        await it.peer.switch.give_up()
+        await it.peer.mover.drain()
         await asyncio.wait([move])
         assert move.cancelled()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from swarmd.swarm.history.history import History
 from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.peer.mover import Mover
 from swarmd.swarm.peer.served_stage import Assembly
 from swarmd.swarm.peer.stage_switch import Switch
 from swarmd.swarm.recovery.returns import Returns
@@ -29,13 +30,15 @@ class Arriving:
         history: History,
         returns: Returns,
         switch: Switch,
+        mover: Mover,
         donors: Candidates,
         *,
         set_card: Callable[..., None],
         announce: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
-        self._membership, self._history, self._returns, self._switch = membership, history, returns, switch
-        self._donors, self._set_card, self._announce = donors, set_card, announce
+        self._membership, self._history, self._returns = membership, history, returns
+        self._switch, self._mover, self._donors = switch, mover, donors
+        self._set_card, self._announce = set_card, announce
 
     async def reach(self, assembly: Assembly) -> None:
         """Brings this peer's stage to the swarm's version; back to one, if a return is decided meanwhile."""
@@ -64,6 +67,7 @@ class Arriving:
         assert record is not None, "there is a return to make"
         place = record.place_of(own.peer)
         self._set_card(state="joining")
+        await self._mover.end()
         assembly = await self._switch.enter(own.stage if place is None else place)
         await self._announce()
         state = await self._returns.state(record, assembly.stage)

@@ -69,7 +69,7 @@ class Drain:
         self._stages, self._save = stages, save
         self._deadline = asyncio.get_running_loop().time() + bound_s
         self._bound_s = bound_s
-        step, heir = assembly.departures.heir  # it was about to leave its stage
+        step, heir = assembly.early_exit.heir  # it was about to leave its stage
         self._heir: tuple[int, PeerId, int] = (step, heir, 0)  # of which step, who, and how much
         self.doing = ""  # one sentence, to be shown
 

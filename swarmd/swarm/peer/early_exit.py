@@ -1,14 +1,15 @@
-"""A mover's way out of its stage in the middle of a step, so that it needn't wait for the step's record.
+"""An early exit: a peer that moves leaves its stage in the middle of a step, and needn't wait for the step's record.
 
 It leaves like one that drains: admits nothing new, ends what is under way, and hands its sum on. But the machine stays,
-so nothing is urgent, and nothing may be lost: whoever can't leave so goes on where it is. The heir is a replica of the
-same stage that has promised, before anything else happens, not to leave by its own choice before the step's record is
-applied; so two replicas never leave the stage to each other.
+so nothing is urgent, and nothing may be lost: a peer that can't leave so goes on where it is. The heir is a replica of
+the same stage that has promised, before anything else happens, not to leave by its own choice before the step's record
+is applied; so two replicas never leave the stage to each other.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
@@ -23,7 +24,7 @@ from swarmd.swarm.rounds.handover import HandOvers
 from swarmd.swarm.rounds.member import Rounds
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.steps.head import Head
-from swarmd.swarm.tasks import start_shared
+from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ack, check_stage
 from swarmd.swarm.wire.messages.move import AskStay
@@ -37,12 +38,9 @@ FINISH_SECONDS = 5.0  # without work for the device: what is still under way is 
 FINISH_LIMIT_SECONDS = 60.0  # ... or after this at the latest
 LOOK_SECONDS = 0.25  # between two looks at whether something holds that nobody tells of
 
-Depart = Callable[[PeerId], None]
-"""Ends everything at the stage in this turn of the event loop, and names the heir to the others."""
 
-
-class Departures:
-    """This peer's own, and those for which it stays."""
+class EarlyExit:
+    """This peer's early exit from a stage, and its promises to stay for another's."""
 
     def __init__(
         self,
@@ -58,15 +56,19 @@ class Departures:
         handovers: HandOvers,
         head: Head | None,
         stage: int,
+        tasks: Tasks,
+        *,
+        set_card: Callable[..., None],
+        announce: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self._run, self._links, self._membership, self._history = run, links, membership, history
         self._conductor, self._sums, self._journeys, self._rounds = conductor, sums, journeys, rounds
         self._compute, self._handovers, self._head, self._stage = compute, handovers, head, stage
+        self._tasks, self._set_card, self._announce = tasks, set_card, announce
         self.stays = 0  # until the record of this step is applied: so it has promised
         self.heir: tuple[int, PeerId] = (0, "")  # of which step, and who: has this peer's sum
         self.doing = ""  # one sentence, to be shown
-        self._task: asyncio.Task[bool] | None = None
-        self._wanted = self._ceased = False
+        self._leaving = self._closed = False
         links.handle(AskStay, self._answer)
 
     # ---------------------------------------------------------------------------------------------- staying
@@ -76,7 +78,7 @@ class Departures:
         await self._history.await_version(ask.step - 1, ask.record, mover, VERSION_WAIT_SECONDS)
         state, history = self._membership.own.state, self._history
         own = self._membership.own.peer
-        asks = self._task is not None and self._in_order(ask.step, [mover, own])[0] == mover
+        asks = self._leaving and self._in_order(ask.step, [mover, own])[0] == mover
         if self._journeys.closed or state not in STAYING or self._membership.own.ending or asks:
             raise Refused(f"this peer is {state}, and may leave stage {self._stage} itself")
         if history.behind or not history.ready or history.crosses_at is not None:
@@ -89,70 +91,63 @@ class Departures:
     def may(self) -> bool:
         """Whether this peer can be spared before the present step has committed: it has nothing to do with its end."""
         step = self._history.version + 1
-        if self._ceased or self.stays >= step or self._history.crosses_at is not None or self._history.finished:
+        if self._closed or self.stays >= step or self._history.crosses_at is not None or self._history.finished:
             return False
         if self._conductor.leader(step) == self._membership.own.peer or self._rounds.averaged(step):
             return False
         return not self._sums.is_frozen(step) and not self._membership.missing_stages(self._run.model.stages)
 
-    async def leave(self, depart: Depart, set_state: Callable[[str], None]) -> bool:
-        """Leaves if that is possible now. False if this peer stays, and goes on as before. Cancelling it gives the
-        departure up, as far as that can be.
+    async def leave(self) -> PeerId:
+        """Hands what this peer has of the present step to a replica that stays. Returns that one as soon as nothing of
+        the step is here: the caller closes the stage in the same turn of the event loop, before anything can come.
+        Returns "" if this peer stays, and goes on as before.
         """
-        if self._task is not None or self._membership.own.state not in STAYING or not self.may():
-            return False
-        self._wanted = True
-        task = self._task = start_shared(self._leave(depart, set_state), f"leave stage {self._stage}")
-        task.add_done_callback(self._ended)
+        step = self._history.version + 1
+        if self._membership.own.state not in STAYING or not self.may():
+            return ""
+        self._leaving = True
         try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if task.cancelled() and not (caller is not None and caller.cancelling()):  # a record was faster
-                return False
-            self._wanted = False  # a sum that was handed over isn't here any more: it ends by itself, with the step
-            raise
-
-    def _ended(self, task: "asyncio.Task[bool]") -> None:
-        self._task, self.doing = None, ""
-
-    async def cease(self) -> None:
-        """This peer leaves the swarm: what was begun is left as it is."""
-        self.close()
-        if self._task is not None:
-            await asyncio.wait([self._task])
+            heir = await self._find_heir(step)
+            return heir if heir and self._goes_on(step) and await self._leave_to(heir, step) else ""
+        finally:
+            self._leaving, self.doing = False, ""
 
     def close(self) -> None:
-        """Ends what is under way."""
-        self._ceased = True
-        if self._task is not None and self._task is not asyncio.current_task():  # it closes the assembly itself
-            self._task.cancel()
+        """The stage is left, or this peer drains: it goes on no more."""
+        self._closed = True
 
-    async def _leave(self, depart: Depart, set_state: Callable[[str], None]) -> bool:
-        step, state, departures = self._history.version + 1, self._membership.own.state, self._history.departures
-        heir = await self._find_heir(step)
-        if not heir or not self._wanted or not self.may() or self._history.version + 1 != step:
-            return False
+    async def _leave_to(self, heir: PeerId, step: int) -> bool:
+        state, left = self._membership.own.state, False
         log.info("step %d: leaves stage %d to %s", step, self._stage, heir[-8:])
         self._journeys.hold_back(retiring=True)
-        set_state("draining")
+        self._set_state("draining")
         try:
             await self._finish(step)
-            while self._history.version + 1 == step and await self._try(step, heir, depart):
-                if self._history.departures != departures:
-                    return True
-                await self._sums.changed.wait(LOOK_SECONDS)
-            return False
+            left = await self._hand_over(step, heir)
         finally:
-            if not self._ceased:
-                self._go_on(state, set_state)
+            if not left and self._history.version + 1 == step == self.heir[0]:
+                self._tasks.start(self._go_on_after(step, state))
+            elif not left:
+                self._go_on(state)
+        return left
 
-    def _go_on(self, state: str, set_state: Callable[[str], None]) -> None:
+    async def _go_on_after(self, step: int, state: str) -> None:
+        """Goes on when a step is over: the device still has the sum that was handed over, and would add to it."""
+        await self._history.left(step)
+        self._go_on(state)
+
+    def _go_on(self, state: str) -> None:
+        if self._closed:
+            return
         self._journeys.go_on()
         if self._head is not None:
             self._head.go_on()
         if self._membership.own.state == "draining":
-            set_state(state)
+            self._set_state(state)
+
+    def _set_state(self, state: str) -> None:
+        self._set_card(state=state)
+        self._tasks.start(self._announce())
 
     async def _finish(self, step: int) -> None:
         """Waits for what is under way while the device works at it, and gives up what doesn't come to its end so."""
@@ -174,32 +169,41 @@ class Departures:
             await self._sums.changed.wait(LOOK_SECONDS)
 
     def _goes_on(self, step: int) -> bool:
-        return self._wanted and self.may() and self._history.version + 1 == step
+        return self.may() and self._history.version + 1 == step
 
-    async def _try(self, step: int, heir: PeerId, depart: Depart) -> bool:
-        """One try to go. False if it stays, and may go on: once its sum is with another, or may be, it may not before
-        the step is over, as the device still has that sum, and would add to it.
+    async def _hand_over(self, step: int, heir: PeerId) -> bool:
+        """Whether nothing of the step is here any more, and the heir stays. Once the sum is with the heir this tries
+        again until the step is over.
         """
-        step_sum, given = self._sums.of(step), self.heir[0] == step
-        if not self._goes_on(step) or self._journeys.hops.busy or not self._membership.is_live(heir):
-            return given
-        if not step_sum.empty:
-            self.doing = f"handing {len(step_sum.accumulated)} microbatches over"
-            if given or not await self._handovers.give([heir]):
-                return self._handovers.unsure == heir  # its device takes its time; whoever went on would change the sum
-            self.heir, given = (step, heir), True
-        if await self._promise(heir, step):  # again: it may be gone by now
-            async with self._history.lock:
-                empty = self._sums.of(step).empty and not self._journeys.hops.busy
-                if empty and self._goes_on(step) and self._membership.is_live(heir):
-                    depart(heir)
-                    return True
-        return given
+        while self._history.version + 1 == step:
+            able = self._goes_on(step) and not self._journeys.hops.busy and self._membership.is_live(heir)
+            # The promise is asked for again: the heir may be gone by now.
+            if able and await self._give(step, heir) and await self._promise(heir, step):
+                async with self._history.lock:
+                    empty = self._sums.of(step).empty and not self._journeys.hops.busy
+                    if empty and self._goes_on(step) and self._membership.is_live(heir):
+                        return True
+            unsure = able and self._handovers.unsure == heir  # its device takes its time: this sum stays the one it has
+            if not unsure and self.heir[0] != step:
+                return False
+            await self._sums.changed.wait(LOOK_SECONDS)
+        return False
+
+    async def _give(self, step: int, heir: PeerId) -> bool:
+        """Whether the heir has the sum, or there is none."""
+        step_sum = self._sums.of(step)
+        if step_sum.empty:
+            return True
+        self.doing = f"handing {len(step_sum.accumulated)} microbatches over"
+        if self.heir[0] == step or not await self._handovers.give([heir]):
+            return False
+        self.heir = (step, heir)
+        return True
 
     # ---------------------------------------------------------------------------------------------- the heir
 
     async def _find_heir(self, step: int) -> PeerId:
-        """Who stays, by its own word; "" if nobody gives it."""
+        """A replica that has promised to stay; "" if none does."""
         own, now = self._membership.own.peer, asyncio.get_running_loop().time()
         staying = [card.peer for card in self._membership.staying(self._stage) if card.peer != own]
         staying = [peer for peer in staying if not self._membership.is_silent(peer, now)]
@@ -209,7 +213,7 @@ class Departures:
         return ""
 
     def _in_order(self, step: int, peers: Iterable[PeerId]) -> list[PeerId]:
-        """Who stays rather than the next: of two that ask each other at the same time, one does."""
+        """Replicas in the order in which they rather stay: of two that ask each other at the same time, one does."""
         return rendezvous(f"heir/{step}/{self._stage}", peers)
 
     async def _promise(self, sibling: PeerId, step: int) -> bool:

@@ -1,34 +1,35 @@
-"""A peer's way from one stage to another: the state first, then the grant, then the change.
+"""A move: a peer's way from one stage to another, read top to bottom.
 
-The peer serves its old stage while the other one's state comes into host memory and is followed (`puller.py`). Then it
-asks the conductor, step after step, whether the move still helps, and leaves with the first record that grants it
-(`grants.py`): its last sum is in there, and nothing of the next step was begun. If the end of the step is far away, it
-leaves before, and another replica takes its sum over (`early_exit.py`). It opens the new stage, loads the state,
-repeats the commits since by their gradients, and goes on at the version at which it left. A grant obliges nobody: a
-mover that can't leave any more by then stays, and asks again or gives up.
+The peer serves its old stage while the state of the new one comes into host memory and is followed (`state/puller.py`).
+Then it asks the conductor, step after step, whether the move still helps, and leaves with the first record that grants
+it (`balance/grants.py`): its last sum is in there, and nothing of the next step was begun. If the end of the step is
+far away it leaves early, and another replica takes its sum over (`early_exit.py`). It opens the new stage, loads the
+state, repeats the commits since by their gradients, and goes on at the version at which it left. If the new stage can't
+be opened, the peer goes the same way back to the old one. A grant obliges nobody: a peer that can't be spared any more
+by then stays, and asks again.
 """
 
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
 
 from swarmd.config import LimitsConfig, RunConfig
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Move, Record
 from swarmd.swarm.membership.states import STAYING
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.served_stage import Assembly
+from swarmd.swarm.peer.stage_switch import Switch
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.state.backlog import Backlog, Entry, Missed
-from swarmd.swarm.state.download import Candidates
 from swarmd.swarm.state.manifest import model_elements
 from swarmd.swarm.state.puller import Pulled, Puller
 from swarmd.swarm.steps.conductor import Conductor
+from swarmd.swarm.tasks import first_of
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.move import AskMove, Wished
-from swarmd.swarm.wire.messages.presence import Card
+from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +37,9 @@ ANSWER_SECONDS = 40.0  # for the conductor to answer: it may have to catch up fi
 ASK_AGAIN_SECONDS = 5.0  # a wish may be forgotten, by a conductor that was outranked for a while
 RETRY_SECONDS = 1.0  # when nobody gives the state, or nobody leads
 
-Arrive = Callable[[int], Awaitable[Assembly]]
-"""Opens a stage on this peer's device. Raises ConfigError if it can't."""
 
-Leave = Callable[["Mover"], Awaitable[bool]]
-"""Leaves the old stage before the step is over, if that is possible now."""
-
-
-class Mover(Puller):
-    """One move of this peer."""
+class MoveUnderWay:
+    """One move of this peer. `balance`: the conductor refuses it if it helps no more."""
 
     def __init__(
         self,
@@ -54,49 +49,82 @@ class Mover(Puller):
         membership: Membership,
         history: History,
         conductor: Conductor,
+        switch: Switch,
         target: int,
         *,
         balance: bool,
-        newest: Callable[[], Card],
-        donors: Candidates,
-        arrive: Arrive,
-        leave: Leave,
     ) -> None:
-        super().__init__(run, limits, links, history, target, model_elements(run.model), newest)
-        self._membership, self._conductor = membership, conductor
-        self._donors, self._arrive, self._leave = donors, arrive, leave
-        self.target, self._balance = target, balance
-        self.move = Move(membership.own.peer, membership.own.stage, target)
+        self._run, self._limits, self._links, self._membership = run, limits, links, membership
+        self._history, self._conductor, self._switch = history, conductor, switch
+        self._move, self._balance = Move(membership.own.peer, membership.own.stage, target), balance
         self.departed = False  # it has left its old stage
-        self._wishing = False  # a grant would be made use of
-        self._backlog: Backlog | None = None
-        self._assembly: Assembly | None = None
+        self._backlog: Backlog | None = None  # while the state is here: what is committed at the new stage since
+        self._opened: Assembly | None = None
+        self._aim(target)
 
-    async def go(self) -> Assembly:
-        """Moves. Raises Refused while at its old stage, ConfigError when it has left and can't open the new one."""
-        while not await self.bring(self._donors, self._change):
+    def _aim(self, stage: int) -> None:
+        self.target = stage
+        run, history = self._run, self._history
+        newest = self._membership.newest
+        self.puller = Puller(run, self._limits, self._links, history, stage, model_elements(run.model), newest)
+
+    async def run(self) -> str:
+        """Returns "" when this peer serves the new stage; when it is back at its old one, because the new one can't be
+        opened, the sentence that says so. Raises Refused if it stays, and ConfigError if there is no way back either.
+        """
+        why = ""
+        try:
+            opened = await self._go()
+        except ConfigError as trouble:
+            why = f"stage {self.target} can't be opened here: {trouble}"
+            log.warning("back to stage %d: %s", self._move.source, why)
+            self._aim(self._move.source)
+            opened = await self._go()
+        opened.serve()
+        return why
+
+    async def _go(self) -> Assembly:
+        """Follows the state of a stage until it is here, leaves the old stage, and opens this one."""
+        while not await self.puller.bring(lambda: self._switch.donors(self.target), self._change):
             self._check_able()
             await self._membership.changed.wait(RETRY_SECONDS)
-        assert self._assembly is not None
-        return self._assembly
+        assert self._opened is not None, "a state was made use of"
+        return self._opened
 
-    def hear(self, record: Record) -> bool:
-        """A record was applied. Whether it takes this peer away from its stage."""
-        if self._backlog is not None:
-            self._backlog.hear(record, "")
-        if self._wishing and not self.departed and self.move in record.moves and self._may_leave(record):
-            self.departed = True
-            return True
-        return False
+    async def _change(self, pulled: Pulled) -> None:
+        """Leaves the old stage, with a state of the new one at hand, and makes that state this peer's."""
+        self._backlog = pulled.backlog
+        try:
+            if not self.departed:
+                await self._leave(pulled.backlog)
+            if self._opened is None:  # else another version's state was of no use there
+                self._opened = await self._switch.arrive(self.target)
+            await self._catch_up(self._opened, pulled)
+        finally:
+            self._backlog = None
 
-    def _may_leave(self, record: Record) -> bool:
-        """Whether it can still be spared, and isn't needed to finish: the record was decided some time ago."""
-        own, gone = self._membership.own, [move.peer for move in record.moves]
-        gone.append(own.peer)
-        staying = [card.peer for card in self._membership.staying(self.move.source) if card.peer not in gone]
-        return (
-            bool(staying) and own.state in STAYING and self._history.crosses_at is None and not self._history.finished
-        )
+    # ---------------------------------------------------------------------------------------------- leaving
+
+    async def _leave(self, backlog: Backlog) -> None:
+        """Asks conductors until a record has granted the move, or this peer has left early. Raises Refused, Missed."""
+        while not self.departed:
+            self._check_able()
+            if backlog.missed:
+                raise Missed("what was committed since can't be had any more")
+            step = self._history.version + 1
+            conductor = self._conductor.leader(step)
+            answer = await self._ask(step, conductor)
+            if answer is not None and not self.departed:
+                if not answer.likely:
+                    raise Refused(answer.why)
+                if self._step_left() > self._limits.move_wait_s:
+                    await first_of(self._membership.changed.until(lambda: self.departed), self._leave_early())
+
+            def news(step: int = step, conductor: str = conductor) -> bool:
+                changed = self._history.version >= step or self._conductor.leader(step) != conductor
+                return changed or self.departed or backlog.missed
+
+            await self._membership.changed.until(news, RETRY_SECONDS if answer is None else ASK_AGAIN_SECONDS)
 
     def _check_able(self) -> None:
         """Raises Refused when, at its old stage, there is no sense in moving any more."""
@@ -105,76 +133,66 @@ class Mover(Puller):
         if self._history.finished:
             raise Refused("the run is over")
         if self._membership.own.state not in STAYING or self._history.behind:
-            raise Refused(f"this peer has lost touch with stage {self.move.source} itself; try again later")
+            raise Refused(f"this peer has lost touch with stage {self._move.source} itself; try again later")
 
-    # ---------------------------------------------------------------------------------------------- the grant
-
-    async def _change(self, pulled: Pulled) -> None:
-        """Leaves the old stage, with the state of the new one at hand, and opens that one."""
-        backlog = self._backlog = pulled.backlog
+    async def _ask(self, step: int, conductor: PeerId) -> Wished | None:
+        question = AskMove(step, self._history.record_hash, self._move.source, self.target, self._balance)
         try:
-            if not self.departed:
-                await self._wish(backlog)
-            if self._assembly is None:
-                self._assembly = await self._arrive(self.target)
-            await self._settle(self._assembly, pulled)
-        finally:
-            self._backlog = None
-
-    async def _wish(self, backlog: Backlog) -> None:
-        """Asks whoever leads until a record has granted the move. Raises Refused, Missed."""
-        self._wishing = True
-        try:
-            while not self.departed:
-                self._check_able()
-                if backlog.missed:
-                    raise Missed("what was committed since can't be had any more")
-                step = self._history.version + 1
-                leader = self._conductor.leader(step)
-                answer = await self._ask_for_it(step, leader)
-                if answer is not None and not answer.likely and not self.departed:
-                    raise Refused(answer.why)
-                far = answer is not None and self._step_left() > self._limits.move_wait_s
-                if far and not self.departed and await self._leave(self):
-                    return
-
-                def news(step: int = step, leader: str = leader) -> bool:
-                    changed = self._history.version >= step or self._conductor.leader(step) != leader
-                    return changed or self.departed or backlog.missed
-
-                await self._membership.changed.until(news, RETRY_SECONDS if answer is None else ASK_AGAIN_SECONDS)
-        finally:
-            self._wishing = False
+            return await self._links.ask(conductor, question, deadline_s=ANSWER_SECONDS)
+        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            log.info("no word on a move to stage %d from %s: %s", self.target, conductor[-8:], trouble)
+            return None
 
     def _step_left(self) -> float:
         """Seconds until the present step is over, if it takes as long as the one before."""
         now, record = asyncio.get_running_loop().time(), self._history.record
         return record.seconds - (now - self._history.entered) if record is not None else math.inf
 
-    async def _ask_for_it(self, step: int, leader: str) -> Wished | None:
-        question = AskMove(step, self._history.record_hash, self.move.source, self.target, self._balance)
-        try:
-            return await self._links.ask(leader, question, deadline_s=ANSWER_SECONDS)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
-            log.info("no word on a move to stage %d from %s: %s", self.target, leader[-8:], trouble)
-            return None
+    async def _leave_early(self) -> None:
+        """Leaves in the middle of the step, if another replica takes over what this peer has of it."""
+        assert self._switch.assembly is not None, "it has not departed"
+        if heir := await self._switch.assembly.early_exit.leave():
+            self._depart(heir)  # in the turn of the event loop in which nothing of the step was left here
 
-    # ---------------------------------------------------------------------------------------------- the change
+    def on_record(self, record: Record) -> None:
+        """A record was applied. If it grants the move, the old stage is left in the same turn of the event loop."""
+        if self._backlog is None:
+            return
+        self._backlog.hear(record, "")
+        if not self.departed and self._move in record.moves and self._may_leave(record):
+            self._depart()
 
-    async def _settle(self, assembly: Assembly, pulled: Pulled) -> None:
+    def _may_leave(self, record: Record) -> bool:
+        """Whether this peer can still be spared, and isn't needed to finish: the record was decided some time ago."""
+        own, gone = self._membership.own, [move.peer for move in record.moves]
+        gone.append(own.peer)
+        staying = [card.peer for card in self._membership.staying(self._move.source) if card.peer not in gone]
+        if not staying or own.state not in STAYING or self._history.crosses_at is not None or self._history.finished:
+            return False
+        assert self._switch.assembly is not None, "it has not departed"
+        return self._switch.assembly.early_exit.stays < record.step
+
+    def _depart(self, heir: PeerId = "") -> None:
+        """`heir`: has this peer's sum, if the step isn't over."""
+        self.departed = True
+        self._switch.depart(self.target, heir)
+
+    # ---------------------------------------------------------------------------------------------- arriving
+
+    async def _catch_up(self, opened: Assembly, pulled: Pulled) -> None:
         """Makes the state this peer's: that of the version at which it left, or of a later one."""
-        history, manifest, backlog = self._history, pulled.manifest, pulled.backlog
-        digest = await assembly.compute.import_state(pulled.state)
-        for step in range(manifest.version + 1, history.version + 1):
-            digest = await repeat(assembly.compute, self.target, await backlog.reach(step))
-        if manifest.version > history.version:
+        history, backlog, record = self._history, pulled.backlog, pulled.manifest.record
+        digest = await opened.compute.import_state(pulled.state)
+        for step in range(pulled.manifest.version + 1, history.version + 1):
+            digest = await repeat(opened.compute, opened.stage, await backlog.reach(step))
+        if pulled.manifest.version > history.version:
             async with history.lock:
-                history.restore(manifest.record, digest)
+                history.restore(record, digest)
         else:
             history.settle(digest)
         backlog.drop(history.version)
-        backlog.hand_over(assembly.rounds.hold)
-        self.loaded(manifest.version)
+        backlog.hand_over(opened.rounds.hold)
+        self.puller.loaded(pulled.manifest.version)
 
 
 async def repeat(compute: Compute, stage: int, entry: Entry) -> str:

@@ -35,6 +35,7 @@ from swarmd.swarm.peer.arriving import Arriving
 from swarmd.swarm.peer.drain import Drain, Drained
 from swarmd.swarm.peer.ending import Ending
 from swarmd.swarm.peer.failing import fail
+from swarmd.swarm.peer.mover import Mover
 from swarmd.swarm.peer.served_stage import Assembly
 from swarmd.swarm.peer.stage_switch import OpenStage, Switch
 from swarmd.swarm.peer.view import View
@@ -112,11 +113,17 @@ class Peer(HistoryListener):
             run, limits, links, membership, history, self.conductor, open_stage, rng, self.places, self.tasks,
             set_card=self._set, announce=self._announce,
         )  # fmt: skip
+        self.mover = Mover(
+            run, limits, links, membership, history, self.conductor, self.switch, self.tasks,
+            set_card=self._set, announce=self._announce,
+        )  # fmt: skip
         self.balancer = Balancer(
-            run, membership, history, outlook, rng, move=functools.partial(self.switch.move, balance=True)
+            run, membership, history, outlook, rng, move=functools.partial(self.mover.move, balance=True)
         )
-        ways = (membership, history, self.returns, self.switch)
-        self.arriving = Arriving(*ways, self.donors, set_card=self._set, announce=self._announce)
+        self.arriving = Arriving(
+            membership, history, self.returns, self.switch, self.mover, self.donors,
+            set_card=self._set, announce=self._announce,
+        )  # fmt: skip
         self.view = View(self, self._refresh)
         self.drainage: Drain | None = None  # this peer leaves
         self.crossing = False  # it takes over another history's state
@@ -174,6 +181,7 @@ class Peer(HistoryListener):
                     await self._join()
                     await self._serve()
                 finally:
+                    self.mover.close()
                     self.switch.close()
                     self.history.close()
         except* DeviceLost as troubles:
@@ -199,7 +207,6 @@ class Peer(HistoryListener):
             if stage > 0 or self._wanted is not None or alone:
                 raise
             log.warning("not a head: %s", trouble)
-            places.has_data = False
             assembly = await self._open(await places.find(self._wanted))
         if self.history.origin.resumes or self.membership.newest().version > 0:  # else it serves at once, and says so
             await self.gossip.announce()
@@ -268,7 +275,7 @@ class Peer(HistoryListener):
             if self.returns.due is not None:
                 await self.arriving.go_back()
                 await self._serve_again()
-            if self.switch.between:  # `Mover` brings this peer up
+            if self.mover.between:  # its move brings this peer up
                 await self.membership.changed.wait(KEEP_UP_SECONDS)
                 continue
             if self.history.broken and self._is_whole_elsewhere():
@@ -291,7 +298,7 @@ class Peer(HistoryListener):
         """Goes on in another history, if that wins over this peer's."""
         try:
             async with self.forks.look() as way:
-                if way is None or self.switch.between:  # it has left its stage meanwhile
+                if way is None or self.mover.between:  # it has left its stage meanwhile
                     return
                 joiner, compute, state = self.joiner, self.compute, self.state
                 assert joiner is not None and compute is not None
@@ -311,7 +318,7 @@ class Peer(HistoryListener):
     # ------------------------------------------------------------------------------------- pausing, leaving
     async def pause(self) -> None:
         """Takes no more hops, finishes those it has, and goes on taking part in rounds. Raises Refused."""
-        if self.journeys is None or self.switch.mover is not None or self.state not in (*ADMITTING, "paused"):
+        if self.journeys is None or self.mover.target is not None or self.state not in (*ADMITTING, "paused"):
             raise Refused(f"this peer is {self.state}, or moves; only one that stays where it serves can pause")
         self.journeys.hold_back()
         self._set(state="paused")
@@ -330,7 +337,7 @@ class Peer(HistoryListener):
         doesn't take the only copy of a stage's final state along, as long as another machine can take one.
         """
         deadline = asyncio.get_running_loop().time() + bound_s
-        await self.switch.give_up()
+        await self.mover.drain()
         drained = Drained()
         if self._assembly is not None and self.state in AT_WORK and not self.history.behind:
             self._assembly.journeys.hold_back(retiring=True)
@@ -372,12 +379,12 @@ class Peer(HistoryListener):
         """Goes to another stage; returns when it serves there. Raises Refused, with a sentence, if it stays. Cancelling
         it gives the move up, unless a record has granted it.
         """
-        await self.switch.move(stage)
+        await self.mover.move(stage)
 
     @property
     def moving_to(self) -> int | None:
-        """The stage that this peer is on its way to: whoever counts replicas that stay, counts without it."""
-        return self.switch.mover.target if self.switch.mover is not None else None
+        """The stage that this peer is on its way to: it doesn't count as a replica that stays."""
+        return self.mover.target
 
     def _set(self, **changes: Any) -> None:
         """Changes this peer's card."""
@@ -455,7 +462,7 @@ class Peer(HistoryListener):
             room=self.journeys.room(),
             service_seconds=progress.forward_seconds + progress.backward_seconds,
             microbatches_per_second=self.view.microbatches_per_second(),
-            rested=self._refreshed - self.switch.arrived >= rest_seconds(self.run_config.rebalance_seconds),
+            rested=self._refreshed - self.switch.departed >= rest_seconds(self.run_config.rebalance_seconds),
             has_data=self.places.has_data,
             measured=progress.counter >= MEASURED_TASKS,
             broken=self.history.broken,
@@ -487,7 +494,7 @@ class Peer(HistoryListener):
         self._rounds.end_step(record.step)
         self._assembly.handovers.end_step()
         self._refresh()
-        self.switch.hear(record)
+        self.mover.on_record(record)
         if is_checkpointed(self.run_config, record) and not self.history.finished:
             self.tasks.start(self._save_on_the_way())
         if self.history.broken:

@@ -6,6 +6,8 @@ nothing more gets into the old sum. From then on its questions are refused, unti
 """
 
 import random
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig
 from swarmd.swarm.history.history import History
@@ -13,7 +15,7 @@ from swarmd.swarm.hops.beats import Beats
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.peer.early_exit import Departures
+from swarmd.swarm.peer.early_exit import EarlyExit
 from swarmd.swarm.ports import Compute, Data
 from swarmd.swarm.rounds.handover import HandOvers
 from swarmd.swarm.rounds.member import Rounds
@@ -42,6 +44,9 @@ class Assembly:
         rng: random.Random,
         joiner: Joiner,
         tasks: Tasks,
+        *,
+        set_card: Callable[..., None],
+        announce: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self.stage, self.compute, self.data = stage, compute, data
         self._links, self._membership, self.tasks = links, membership, tasks
@@ -60,10 +65,23 @@ class Assembly:
             run, links, membership, history, self.sums, self.journeys.hops, compute, stage,
             self.head.inherit if self.head is not None else lambda indices: None,
         )  # fmt: skip
-        self.departures = Departures(
-            run, links, membership, history, conductor, self.sums, self.journeys, self.rounds, compute, self.handovers,
-            self.head, stage,
-        )  # fmt: skip
+        self.early_exit = EarlyExit(
+            run,
+            links,
+            membership,
+            history,
+            conductor,
+            self.sums,
+            self.journeys,
+            self.rounds,
+            compute,
+            self.handovers,
+            self.head,
+            stage,
+            tasks,
+            set_card=set_card,
+            announce=announce,
+        )
         history.attach(stage, compute, self.rounds.gather, self.rounds.objection)
         joiner.opened(compute, self.rounds.hold)
 
@@ -93,5 +111,5 @@ class Assembly:
         self.journeys.close()
         self.rounds.close()
         self.handovers.close()
-        self.departures.close()
+        self.early_exit.close()
         self.tasks.cancel()

@@ -1,9 +1,7 @@
-"""Which stage this peer is at, and the change from one to another: opens stages, assembles what belongs to them.
+"""Which stage is open at this peer: opens one, closes it for another, with all that belongs to it.
 
-`Mover` is the way; what happens at its ends is here: the old stage's assembly is closed in the turn of the event loop
-in which the record that grants the move was applied, or nothing of the step is left here (`early_exit.py`), and the new
-one's is built when the device is free. If the new stage can't be opened, the peer goes back to the old one, like a
-newcomer.
+A stage is closed in one turn of the event loop: `move.py` and `recovery/` say in which. The next one is opened when the
+device is free. What may speak against a stage, as far as this peer's machine goes, is known here, too.
 """
 
 import asyncio
@@ -14,20 +12,17 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig
-from swarmd.errors import ConfigError, Refused
-from swarmd.swarm.balance.grants import objection
+from swarmd.errors import ConfigError
 from swarmd.swarm.balance.places import Places
 from swarmd.swarm.balance.sizes import lacking
 from swarmd.swarm.history.history import History
-from swarmd.swarm.history.record import Move, Record
-from swarmd.swarm.membership.states import ADMITTING, AT_WORK
+from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.peer.move import Mover
 from swarmd.swarm.peer.served_stage import Assembly
 from swarmd.swarm.ports import Compute, Data
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.steps.conductor import Conductor
-from swarmd.swarm.tasks import Tasks, joined, start_shared
+from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.values import PeerId
 
@@ -64,20 +59,8 @@ class Switch:
         self._set_card, self._announce = set_card, announce
         self.assembly: Assembly | None = None  # None: between two stages, or before the first
         self.joiner: Joiner | None = None  # of the stage that is open, or being opened
-        self.mover: Mover | None = None
-        self.arrived = -math.inf  # loop time of the last move
+        self.departed = -math.inf  # loop time at which this peer last left a stage for another
         self._left: Assembly | None = None  # what the stage before was, until that has ended
-        self._moving: asyncio.Task[None] | None = None
-
-    @property
-    def between(self) -> bool:
-        """Whether this peer has left a stage and doesn't serve the next one yet."""
-        return self.mover is not None and self.mover.departed
-
-    @property
-    def leaving(self) -> str:
-        """What is still to be done at the old stage, one sentence; "" when nothing is."""
-        return self.assembly.departures.doing if self.assembly is not None and self.mover is not None else ""
 
     async def open(self, stage: int, *, pull: bool = False) -> Assembly:
         """Opens a stage and makes it this peer's; heads must have the same data. `pull`: its state is pulled meanwhile.
@@ -91,7 +74,9 @@ class Switch:
             joiner.begin(lambda: self.donors(stage))
         try:
             return await self._assemble(stage, joiner)
-        except BaseException:
+        except BaseException as trouble:
+            if stage == 0 and isinstance(trouble, ConfigError):
+                self._places.has_data = False
             await joiner.ended()
             raise
 
@@ -117,6 +102,8 @@ class Switch:
             self._rng,
             joiner,
             self._tasks.child(),
+            set_card=self._set_card,
+            announce=self._announce,
         )
         self._set_card(data=data.digest if data else "", codecs=compute.codecs)
         return self.assembly
@@ -127,149 +114,57 @@ class Switch:
         cards = [card for card in self._membership.kin() if card.stage == stage and card.state in able]
         return [card.peer for card in sorted(cards, key=lambda card: (-card.version, card.peer)) if card.peer != own]
 
+    def obstacle(self, stage: int) -> str:
+        """Why this peer's machine can't serve a stage, in a sentence; "" if nothing is known to speak against it."""
+        if stage == 0 and not self._places.has_data:
+            return "the first stage needs the run's data, and this peer has no copy of it that fits"
+        return lacking(self._run, stage, self._membership.own.memory_bytes)
+
     def close(self) -> None:
         """This peer leaves."""
-        if self._moving is not None:
-            self._moving.cancel()
         if self.assembly is not None:
             self.assembly.close()
 
-    async def give_up(self) -> None:
-        """Stays at the old stage, unless it has left that already. What it had begun to leave there stays as it is."""
-        if self._moving is not None and not self.between:
-            self._moving.cancel()
-            await asyncio.wait([self._moving])
-        if self.assembly is not None:
-            await self.assembly.departures.cease()
+    # ---------------------------------------------------------------------------------------------- changing
 
-    async def enter(self, stage: int) -> Assembly:
-        """Opens a stage, for whoever returns to an earlier version there: what was going on at the one before is void.
-        If it can't be opened, the one before is entered again. Raises ConfigError if that can't be opened either.
+    def depart(self, target: int, heir: PeerId) -> None:
+        """Leaves the stage for another one, in this turn of the event loop. `heir`: has this peer's sum; "" if it has
+        none, or is in a record.
         """
-        if self._moving is not None:
-            self._moving.cancel()
-            await asyncio.gather(self._moving, return_exceptions=True)
-        if self.assembly is not None and self.assembly.stage == stage:
-            return self.assembly
-        before = self._membership.own.stage
-        if self.assembly is not None:
-            self._history.detach()
-            self._left, self.assembly = self.assembly, None
-            self._left.leave()
-        try:
-            return await self._arrive(stage)
-        except ConfigError as trouble:
-            if stage == before:
-                raise
-            log.warning("back to stage %d: stage %d can't be opened here: %s", before, stage, trouble)
-            self._places.has_data = self._places.has_data and stage > 0
-            return await self._arrive(before)
+        self._leave()
+        self.departed = asyncio.get_running_loop().time()
+        self._set_card(stage=target, state="joining", moving=-1, rested=False, heir=heir)
+        self._tasks.start(self._announce())
 
-    # ---------------------------------------------------------------------------------------------- moving
-
-    async def move(self, stage: int, *, balance: bool = False) -> None:
-        """Goes to another stage; returns when it serves there. Raises Refused, with a sentence, if it stays. Cancelling
-        it gives the move up, unless a record has granted it. `balance`: the move is refused if it helps no more.
+    async def arrive(self, stage: int) -> Assembly:
+        """Opens a stage as soon as nothing of the one before runs any more: the device is free then. Raises
+        ConfigError.
         """
-        self._check(stage)
-        mover = self.mover = self._mover_to(stage, balance=balance)
-        self._set_card(moving=stage)
-        self._tasks.start(self._announce())
-        task = self._moving = start_shared(self._move(mover), f"move to {stage}")
-        try:
-            await joined(task, "this peer leaves")
-        except asyncio.CancelledError:
-            if not mover.departed:
-                task.cancel()
-            raise
-
-    def _check(self, stage: int) -> None:
-        """Raises Refused for a move that is out of the question."""
-        own, stages = self._membership.own, range(self._run.model.stages)
-        if self.mover is not None:
-            raise Refused(f"this peer is on its way to stage {self.mover.target} already")
-        if own.state not in ADMITTING:
-            raise Refused(f"this peer is {own.state}; it can go to another stage only while it serves one")
-        if stage == 0 and not self._places.has_data:
-            raise Refused("the first stage needs the run's data, and this peer has no copy of it that fits")
-        if stage in stages and (why := lacking(self._run, stage, own.memory_bytes)):
-            raise Refused(why)
-        replicas = {it: [card.peer for card in self._membership.staying(it)] for it in stages}
-        if why := objection(Move(own.peer, own.stage, stage), replicas):
-            raise Refused(why)
-
-    def _mover_to(self, stage: int, *, balance: bool = False) -> Mover:
-        return Mover(
-            self._run,
-            self._limits,
-            self._links,
-            self._membership,
-            self._history,
-            self._conductor,
-            stage,
-            balance=balance,
-            newest=self._membership.newest,
-            donors=lambda: self.donors(stage),
-            arrive=self._arrive,
-            leave=self._leave,
-        )
-
-    async def _move(self, mover: Mover) -> None:
-        """From the download to the new stage, or back to the old one."""
-        why = ""
-        try:
-            try:
-                assembly = await mover.go()
-            except ConfigError as trouble:
-                why = f"stage {mover.target} can't be opened here: {trouble}"
-                log.warning("back to stage %d: %s", mover.move.source, why)
-                self._places.has_data = self._places.has_data and mover.target > 0
-                self.mover = self._mover_to(mover.move.source)
-                self.mover.departed = True
-                assembly = await self.mover.go()
-            assembly.serve()
-            if not self._history.finished:
-                self._set_card(state="serving")
-        finally:
-            self.mover = self._moving = None
-            self._set_card(moving=-1, heir="")
-        await self._announce()
-        if why:
-            raise Refused(why)
-
-    def hear(self, record: Record) -> None:
-        """A record was applied. If it takes this peer away from its stage, that is over now."""
-        stays = self.assembly.departures.stays if self.assembly is not None else 0
-        if self.mover is not None and stays < record.step and self.mover.hear(record):
-            self._depart(self.mover)
-
-    async def _leave(self, mover: Mover) -> bool:
-        """Leaves the old stage in the middle of a step, if that is possible now."""
-
-        def depart(heir: PeerId) -> None:
-            mover.departed = True
-            self._depart(mover, heir)
-
-        assert self.assembly is not None, "whoever wants to leave is somewhere"
-        return await self.assembly.departures.leave(depart, self._set_state)
-
-    def _set_state(self, state: str) -> None:
-        self._set_card(state=state)
-        self._tasks.start(self._announce())
-
-    def _depart(self, mover: Mover, heir: PeerId = "") -> None:
-        """The old stage is over for this peer. `heir`: who has its sum, if the step isn't over."""
-        assert self.assembly is not None, "whoever departs is somewhere"
-        self._history.detach()
-        self._left, self.assembly = self.assembly, None
-        self._left.leave()
-        self.arrived = asyncio.get_running_loop().time()
-        self._set_card(stage=mover.target, state="joining", moving=-1, rested=False, heir=heir)
-        self._tasks.start(self._announce())
-
-    async def _arrive(self, stage: int) -> Assembly:
-        """The device is free as soon as nothing of the old stage runs any more. Raises ConfigError."""
         if self._left is not None:
             await self._left.tasks.ended()
             self._left = None
         return await self.open(stage)
+
+    async def enter(self, stage: int) -> Assembly:
+        """Opens a stage to return to an earlier version there, if it isn't open: what was going on at the one before is
+        void. If it can't be opened, that one is opened again. Raises ConfigError if it can't be opened either.
+        """
+        if self.assembly is not None and self.assembly.stage == stage:
+            return self.assembly
+        before = self._membership.own.stage
+        if self.assembly is not None:
+            self._leave()
+        try:
+            return await self.arrive(stage)
+        except ConfigError as trouble:
+            if stage == before:
+                raise
+            log.warning("back to stage %d: stage %d can't be opened here: %s", before, stage, trouble)
+            return await self.arrive(before)
+
+    def _leave(self) -> None:
+        """Closes the present stage."""
+        assert self.assembly is not None, "a stage is open"
+        self._history.detach()
+        self._left, self.assembly = self.assembly, None
+        self._left.leave()

@@ -38,8 +38,8 @@ class View:
 
     def transfer(self) -> Progress:
         """How much of the stage's state has come, while it does; of the other stage's while this peer moves."""
-        if self._peer.switch.mover is not None:
-            return self._peer.switch.mover.progress
+        if (move := self._peer.mover.under_way) is not None:
+            return move.puller.progress
         joiner = self._peer.joiner
         under_way = joiner is not None and (joiner.pulling or self._peer.crossing)  # a return may have broken it off
         return joiner.progress if joiner is not None and under_way else Progress()
@@ -133,9 +133,9 @@ class View:
         )
         if peer.drainage is not None and peer.state != "left":
             return Wait("the end of its drain", progress=peer.drainage.doing)
-        if peer.switch.mover is not None:
-            at = peer.switch.leaving or ("opening it" if peer.state == "joining" else "asking for it")
-            return Wait(f"its move to stage {peer.moving_to}", progress=came or at, tried=peer.switch.mover.tried)
+        if (move := peer.mover.under_way) is not None:
+            progress = came or peer.mover.doing
+            return Wait(f"its move to stage {move.target}", progress=progress, tried=move.puller.tried)
         if peer.joiner is not None and peer.joiner.pulling:
             donors = len(peer.donors())
             asked = f"{donors} replica{'s' * (donors != 1)} asked"
