@@ -114,7 +114,7 @@ async def grant(peer: str, question: Any) -> Wished:
 def test_who_has_promised_stays_though_the_record_grants_its_move() -> None:
     async def events(world: World) -> None:
         it = world.peers["middle2"]
-        early_exit: Any = it.peer.switch.assembly.early_exit  # type: ignore[union-attr]
+        early_exit: Any = it.peer.served.early_exit  # type: ignore[union-attr]
         early_exit.stays = 8
         await ask(it, 2)
         assert it.peer.history.version >= 9

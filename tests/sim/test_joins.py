@@ -22,7 +22,7 @@ from swarmd.swarm.history import chain
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.peer import Peer
-from swarmd.swarm.peer.served_stage import Assembly
+from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.peer.stage_switch import Switch
 from swarmd.swarm.state import donor
 from swarmd.swarm.state import manifest as statesync
@@ -390,7 +390,7 @@ def count_exports(it: SimPeer, exports: dict[PeerId, int]) -> None:
 
 def pinned(peer: Peer) -> list[Pinned]:
     """What a donor keeps for those who pull from it."""
-    return list(peer._donor._pinned.values()) if peer._donor is not None else []
+    return list(peer.served.donor._pinned.values()) if peer.served is not None else []
 
 
 def test_a_newcomer_that_dies_in_its_download_leaves_no_trace() -> None:
@@ -721,7 +721,7 @@ def test_who_is_cut_off_before_it_has_arrived_begins_nothing(monkeypatch: pytest
     """It was told its place by a swarm that had begun. While its device gets ready, all others are lost to it."""
     open_at_once = Switch.open
 
-    async def open_slowly(switch: Switch, stage: int, *, pull: bool = False) -> Assembly:
+    async def open_slowly(switch: Switch, stage: int, *, pull: bool = False) -> ServedStage:
         await asyncio.sleep(25)
         return await open_at_once(switch, stage, pull=pull)
 

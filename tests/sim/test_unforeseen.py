@@ -140,7 +140,7 @@ def test_a_round_in_which_a_device_fails_is_tried_again(name: str) -> None:
 def test_a_head_that_cannot_read_its_data_leaves_them_to_others() -> None:
     async def befall(world: World) -> None:
         heard = unforeseen(world.peers["head1"])
-        head = world.peers["head1"].peer.switch.assembly.head  # type: ignore[union-attr]
+        head = world.peers["head1"].peer.served.head  # type: ignore[union-attr]
         assert head is not None
 
         class Torn:

@@ -151,8 +151,8 @@ def journeys_of(it: SimPeer) -> Journeys:
 
 
 def rounds_of(it: SimPeer) -> Rounds:
-    assert it.peer._rounds is not None, f"{it.name} has no stage yet"
-    return it.peer._rounds
+    assert it.peer.served is not None, f"{it.name} has no stage yet"
+    return it.peer.served.rounds
 
 
 def compute_of(it: SimPeer) -> SimCompute:

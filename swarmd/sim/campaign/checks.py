@@ -264,7 +264,7 @@ def _kept(it: SimPeer) -> int:
 
 def held_gradients(it: SimPeer) -> dict[int, int]:
     """How many whole gradients a peer holds of each step."""
-    held = inside(it, "peer._rounds._held")
+    held = inside(it, "peer.served.rounds._held")
     if held is None:
         return {}
     return {step: len(whole) for step, whole in getattr(held, "_wholes", held).items()}
@@ -275,7 +275,7 @@ def _limits(it: SimPeer, name: str) -> int:
 
 
 def _pinned(it: SimPeer) -> int:
-    pinned = inside(it, "peer._donor._pinned")
+    pinned = inside(it, "peer.served.donor._pinned")
     return 0 if pinned is None else len(pinned) if isinstance(pinned, dict | list) else 1
 
 

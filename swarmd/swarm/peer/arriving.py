@@ -12,7 +12,7 @@ from typing import Any
 from swarmd.swarm.history.history import History
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.mover import Mover
-from swarmd.swarm.peer.served_stage import Assembly
+from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.peer.stage_switch import Switch
 from swarmd.swarm.recovery.returns import Returns
 from swarmd.swarm.state.download import Candidates
@@ -40,11 +40,11 @@ class Arriving:
         self._switch, self._mover, self._donors = switch, mover, donors
         self._set_card, self._announce = set_card, announce
 
-    async def reach(self, assembly: Assembly) -> None:
+    async def reach(self, served: ServedStage) -> None:
         """Brings this peer's stage to the swarm's version; back to one, if a return is decided meanwhile."""
         due = self._membership.changed.until(lambda: self._returns.due is not None)
-        if await first_of(due, assembly.joiner.reach_version(self._donors, self._membership.changed)):
-            await assembly.joiner.ended()
+        if await first_of(due, served.joiner.reach_version(self._donors, self._membership.changed)):
+            await served.joiner.ended()
             await self.go_back()
 
     async def go_back(self) -> None:
@@ -58,8 +58,8 @@ class Arriving:
                 returns.under_way = False
             returns.done(record)
             if not arrived and returns.due is None:
-                assert self._switch.assembly is not None, "it was entered to load the state"
-                await self.reach(self._switch.assembly)
+                assert self._switch.served is not None, "it was entered to load the state"
+                await self.reach(self._switch.served)
 
     async def _load(self) -> bool:
         """Loads this peer's stage of the version to return to. False if it can't be had."""
@@ -68,15 +68,15 @@ class Arriving:
         place = record.place_of(own.peer)
         self._set_card(state="joining")
         await self._mover.end()
-        assembly = await self._switch.enter(own.stage if place is None else place)
+        served = await self._switch.enter(own.stage if place is None else place)
         await self._announce()
-        state = await self._returns.state(record, assembly.stage)
+        state = await self._returns.state(record, served.stage)
         if state is None:
             history.origin.decided()
             return False
         try:
             async with history.lock:
-                history.restore(record, await assembly.compute.import_state(state))
+                history.restore(record, await served.compute.import_state(state))
         except (ValueError, MemoryError) as trouble:
             log.warning("version %d can't be loaded: %s", record.step, trouble)
             return False

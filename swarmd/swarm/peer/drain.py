@@ -16,7 +16,7 @@ from swarmd.swarm.history.history import History
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import STAYING
 from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.peer.served_stage import Assembly
+from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.values import PeerId
 
@@ -59,17 +59,17 @@ class Drain:
         membership: Membership,
         history: History,
         conductor: Conductor,
-        assembly: Assembly,
+        served: ServedStage,
         stages: int,
         save: Callable[[], Awaitable[bool]],
         bound_s: float,
     ) -> None:
         self._membership, self._history, self._conductor = membership, history, conductor
-        self._assembly, self._journeys, self._sums = assembly, assembly.journeys, assembly.sums
+        self._served, self._journeys, self._sums = served, served.journeys, served.sums
         self._stages, self._save = stages, save
         self._deadline = asyncio.get_running_loop().time() + bound_s
         self._bound_s = bound_s
-        step, heir = assembly.early_exit.heir  # it was about to leave its stage
+        step, heir = served.early_exit.heir  # it was about to leave its stage
         self._heir: tuple[int, PeerId, int] = (step, heir, 0)  # of which step, who, and how much
         self.doing = ""  # one sentence, to be shown
 
@@ -110,7 +110,7 @@ class Drain:
 
     async def _finish(self) -> int:
         """Waits for what is under way, as long as it can come to its end. Returns how much was given up."""
-        head = self._assembly.head
+        head = self._served.head
         until = self._left() - self._bound_s * (1.0 - FINISH_SHARE)
         end = asyncio.get_running_loop().time() + until
         while self._journeys.hops.busy or (head is not None and head.busy):
@@ -153,7 +153,7 @@ class Drain:
         count = len(self._sums.of(step).accumulated)
         try:
             async with asyncio.timeout(max(0.0, self._left())):
-                heir = await self._assembly.handovers.give(siblings)
+                heir = await self._served.handovers.give(siblings)
         except TimeoutError:
             return False
         if heir:
@@ -164,7 +164,7 @@ class Drain:
         """Whether the present step would wait for this peer, as an acceptor or because it leads its end."""
         if self._is_stuck():
             return False
-        if self._assembly.rounds.leads(self._step) or self._conductor.closing:
+        if self._served.rounds.leads(self._step) or self._conductor.closing:
             return True
         own, history = self._membership.own.peer, self._history
         acceptors = plan_acceptors(self._step, history.record, history.origin.founder)

@@ -19,7 +19,7 @@ from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Move, Record
 from swarmd.swarm.membership.states import STAYING
 from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.peer.served_stage import Assembly
+from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.peer.stage_switch import Switch
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.state.backlog import Backlog, Entry, Missed
@@ -59,7 +59,7 @@ class MoveUnderWay:
         self._move, self._balance = Move(membership.own.peer, membership.own.stage, target), balance
         self.departed = False  # it has left its old stage
         self._backlog: Backlog | None = None  # while the state is here: what is committed at the new stage since
-        self._opened: Assembly | None = None
+        self._opened: ServedStage | None = None
         self._aim(target)
 
     def _aim(self, stage: int) -> None:
@@ -83,7 +83,7 @@ class MoveUnderWay:
         opened.serve()
         return why
 
-    async def _go(self) -> Assembly:
+    async def _go(self) -> ServedStage:
         """Follows the state of a stage until it is here, leaves the old stage, and opens this one."""
         while not await self.puller.bring(lambda: self._switch.donors(self.target), self._change):
             self._check_able()
@@ -150,8 +150,8 @@ class MoveUnderWay:
 
     async def _leave_early(self) -> None:
         """Leaves in the middle of the step, if another replica takes over what this peer has of it."""
-        assert self._switch.assembly is not None, "it has not departed"
-        if heir := await self._switch.assembly.early_exit.leave():
+        assert self._switch.served is not None, "it has not departed"
+        if heir := await self._switch.served.early_exit.leave():
             self._depart(heir)  # in the turn of the event loop in which nothing of the step was left here
 
     def on_record(self, record: Record) -> None:
@@ -169,8 +169,8 @@ class MoveUnderWay:
         staying = [card.peer for card in self._membership.staying(self._move.source) if card.peer not in gone]
         if not staying or own.state not in STAYING or self._history.crosses_at is not None or self._history.finished:
             return False
-        assert self._switch.assembly is not None, "it has not departed"
-        return self._switch.assembly.early_exit.stays < record.step
+        assert self._switch.served is not None, "it has not departed"
+        return self._switch.served.early_exit.stays < record.step
 
     def _depart(self, heir: PeerId = "") -> None:
         """`heir`: has this peer's sum, if the step isn't over."""
@@ -179,7 +179,7 @@ class MoveUnderWay:
 
     # ---------------------------------------------------------------------------------------------- arriving
 
-    async def _catch_up(self, opened: Assembly, pulled: Pulled) -> None:
+    async def _catch_up(self, opened: ServedStage, pulled: Pulled) -> None:
         """Makes the state this peer's: that of the version at which it left, or of a later one."""
         history, backlog, record = self._history, pulled.backlog, pulled.manifest.record
         digest = await opened.compute.import_state(pulled.state)

@@ -59,9 +59,9 @@ class Mover:
         """What the move is at once the state is here; "" if none is under way."""
         if self.under_way is None:
             return ""
-        if self.under_way.departed or self._switch.assembly is None:
+        if self.under_way.departed or self._switch.served is None:
             return "opening it"
-        return self._switch.assembly.early_exit.doing or "asking for it"
+        return self._switch.served.early_exit.doing or "asking for it"
 
     async def move(self, stage: int, *, balance: bool = False) -> None:
         """Goes to another stage; returns when it serves there. Raises Refused, with a sentence, if it stays. Cancelling
@@ -122,8 +122,8 @@ class Mover:
 
     async def drain(self) -> None:
         """Stays at the old stage, unless it is left already. What had begun to leave there stays as it is."""
-        if self._switch.assembly is not None:
-            self._switch.assembly.early_exit.close()
+        if self._switch.served is not None:
+            self._switch.served.early_exit.close()
         if not self.between:
             await self.end()
 

@@ -36,16 +36,14 @@ from swarmd.swarm.peer.drain import Drain, Drained
 from swarmd.swarm.peer.ending import Ending
 from swarmd.swarm.peer.failing import fail
 from swarmd.swarm.peer.mover import Mover
-from swarmd.swarm.peer.served_stage import Assembly
+from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.peer.stage_switch import OpenStage, Switch
 from swarmd.swarm.peer.view import View
 from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.recovery.forks import Forks
 from swarmd.swarm.recovery.returns import Returns
-from swarmd.swarm.rounds.member import Rounds
 from swarmd.swarm.state.copies import Copies
 from swarmd.swarm.state.disks import Disks
-from swarmd.swarm.state.donor import Donor
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.tasks import Tasks
@@ -140,24 +138,16 @@ class Peer(HistoryListener):
     # ---------------------------------------------------------------------------------------------- its stage's parts
 
     @property
-    def _assembly(self) -> Assembly | None:
-        return self.switch.assembly
+    def served(self) -> ServedStage | None:
+        return self.switch.served
 
     @property
     def sums(self) -> StepSums | None:
-        return self._assembly.sums if self._assembly is not None else None
+        return self.served.sums if self.served is not None else None
 
     @property
     def journeys(self) -> Journeys | None:
-        return self._assembly.journeys if self._assembly is not None else None
-
-    @property
-    def _rounds(self) -> Rounds | None:
-        return self._assembly.rounds if self._assembly is not None else None
-
-    @property
-    def _donor(self) -> Donor | None:
-        return self._assembly.donor if self._assembly is not None else None
+        return self.served.journeys if self.served is not None else None
 
     @property
     def joiner(self) -> Joiner | None:
@@ -165,7 +155,7 @@ class Peer(HistoryListener):
 
     @property
     def compute(self) -> Compute | None:
-        return self._assembly.compute if self._assembly is not None else None
+        return self.served.compute if self.served is not None else None
 
     # ---------------------------------------------------------------------------------------------- life
 
@@ -201,23 +191,23 @@ class Peer(HistoryListener):
         places = self.places
         stage = await places.find(self._wanted)
         try:
-            assembly = await self._open(stage)
+            served = await self._open(stage)
         except ConfigError as trouble:
             alone = self.run_config.model.stages == 1 or not self.membership.members()
             if stage > 0 or self._wanted is not None or alone:
                 raise
             log.warning("not a head: %s", trouble)
-            assembly = await self._open(await places.find(self._wanted))
+            served = await self._open(await places.find(self._wanted))
         if self.history.origin.resumes or self.membership.newest().version > 0:  # else it serves at once, and says so
             await self.gossip.announce()
         if self.history.origin.resumes and self._founds():
             record = await self.returns.found()
             await self.history.adopt(record, self.membership.own.peer)
             self.tasks.start(self.returns.tell(record))
-        await self.arriving.reach(assembly)
+        await self.arriving.reach(served)
         await self.forks.mend_ledger(self._store, tail)
 
-    async def _open(self, stage: int) -> Assembly:
+    async def _open(self, stage: int) -> ServedStage:
         """A newcomer's first stage. If the run has begun, its state comes meanwhile. Raises ConfigError."""
         begun = not self.history.origin.resumes and self.membership.newest().version > 0
         return await self.switch.open(stage, pull=begun)
@@ -234,16 +224,16 @@ class Peer(HistoryListener):
 
     async def _rejoin(self) -> None:
         """Fetches the whole state anew. Meanwhile this peer is in no plan, like a newcomer."""
-        assert self._assembly is not None
+        assert self.served is not None
         self._set(state="joining")
         await self.gossip.announce()
-        await self.arriving.reach(self._assembly)
+        await self.arriving.reach(self.served)
         await self._serve_again()
 
     async def _serve_again(self) -> None:
         """This peer was away from the swarm's version, and is there again."""
-        assert self._assembly is not None
-        self._assembly.serve()
+        assert self.served is not None
+        self.served.serve()
         if not self.history.finished:
             self._set(state="paused" if self.journeys is not None and self.journeys.held_back else "serving")
             await self._announce()
@@ -252,8 +242,8 @@ class Peer(HistoryListener):
         self.view.began = asyncio.get_running_loop().time()
         self._set(state="serving")
         await self.gossip.announce()
-        assert self._assembly is not None
-        self._assembly.serve()
+        assert self.served is not None
+        self.served.serve()
         for begin in (self.conductor.run, self._keep_up, self.balancer.run):
             self.tasks.keep(begin)
         await self.history.changed.until(lambda: self.history.finished)
@@ -339,12 +329,12 @@ class Peer(HistoryListener):
         deadline = asyncio.get_running_loop().time() + bound_s
         await self.mover.drain()
         drained = Drained()
-        if self._assembly is not None and self.state in AT_WORK and not self.history.behind:
-            self._assembly.journeys.hold_back(retiring=True)
+        if self.served is not None and self.state in AT_WORK and not self.history.behind:
+            self.served.journeys.hold_back(retiring=True)
             self._set(state="draining")
             self.tasks.start(self._announce())
             self.drainage = Drain(
-                self.membership, self.history, self.conductor, self._assembly, self.run_config.model.stages,
+                self.membership, self.history, self.conductor, self.served, self.run_config.model.stages,
                 self._save, bound_s,
             )  # fmt: skip
             drained = await self.drainage.run()
@@ -405,10 +395,8 @@ class Peer(HistoryListener):
 
     def _suspected(self, peer: PeerId) -> None:
         self.places.lost(peer)
-        if self._donor is not None:
-            self._donor.lost(peer)
-        if self.journeys is not None:
-            self.journeys.custody.disconnected(peer)
+        if self.served is not None:
+            self.served.suspect(peer)
 
     def _gone(self, peer: PeerId) -> None:
         """Its sum is lost with it, unless it said to whom it has handed it: it leaves the swarm, or its stage."""
@@ -423,14 +411,12 @@ class Peer(HistoryListener):
     def _sweep(self, now: float) -> float:
         """Looks at whatever may be late. Returns the loop time at which more may be."""
         due = math.inf
-        lost = self.compute.progress().lost if self.compute is not None else ""
-        if lost and not self._device_lost.done():
-            self._device_lost.set_result(lost)
-        if self.journeys is not None:
-            due = self.journeys.custodian.sweep(now, self._is_stalled)
+        if self.served is not None:
+            lost = self.served.compute.progress().lost
+            if lost and not self._device_lost.done():
+                self._device_lost.set_result(lost)
+            due = self.served.sweep(now, self._is_stalled)
         due = min(due, self.conductor.sweep(now))
-        if self._donor is not None:
-            self._donor.sweep(now)
         self.forks.sweep(now)
         self.returns.sweep()
         if now - self._refreshed >= REFRESH_SECONDS:
@@ -472,13 +458,9 @@ class Peer(HistoryListener):
 
     def on_replaced(self) -> None:
         """Voids what was under way for the state that was given up."""
-        if self._assembly is not None:
-            self._assembly.journeys.abandon()
-            self._assembly.rounds.abandon()
-            self._assembly.handovers.end_step()
+        if self.served is not None:
+            self.served.abandon()
             self.ballots.forget()
-        if self._donor is not None:
-            self._donor.forget()
         if self.view.validation_loss is not None:  # it may be of a version that is void now
             self.view.validation_loss = self.history.record.validation_loss if self.history.record else None
         self._refresh()
@@ -486,13 +468,11 @@ class Peer(HistoryListener):
 
     def on_record(self, record: Record) -> None:
         """Ends the step everywhere, and begins what follows from it."""
-        assert self._assembly is not None and self.journeys is not None and self._rounds is not None
+        assert self.served is not None, "a record is applied to a stage"
         if record.validation_loss is not None:
             self.view.validation_loss = record.validation_loss
-        self.view.committed += len(self._assembly.sums.of(record.step).accumulated)
-        self.journeys.end_step(record.step)
-        self._rounds.end_step(record.step)
-        self._assembly.handovers.end_step()
+        self.view.committed += len(self.served.sums.of(record.step).accumulated)
+        self.served.end_step(record.step)
         self._refresh()
         self.mover.on_record(record)
         if is_checkpointed(self.run_config, record) and not self.history.finished:
@@ -542,14 +522,14 @@ class Peer(HistoryListener):
 
     async def _validate(self, version: int) -> float | None:
         """Mean loss of the held-out microbatches, None if it can't be had."""
-        assembly = self._assembly
-        if assembly is None or assembly.data is None:
+        served = self.served
+        if served is None or served.data is None:
             return None
         total, tokens = 0.0, 0
         try:
             for index in range(self.run_config.validation_microbatches):
                 key = HopId(version + 1, self.run_config.microbatches + index)
-                loss = await assembly.journeys.evaluate(key, await assembly.data.held_out(index))
+                loss = await served.journeys.evaluate(key, await served.data.held_out(index))
                 total, tokens = total + loss.loss_sum, tokens + loss.tokens
         except (SwarmError, TimeoutError, MemoryError) as trouble:
             log.warning("no validation loss of version %d: %s", version, trouble)

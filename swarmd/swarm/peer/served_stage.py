@@ -1,8 +1,8 @@
-"""What belongs to one stage at one peer, built and torn down together: hops, rounds, state transfers, the head, beats.
+"""A stage at work at a peer: its hops, rounds, state transfers, head and beats, built and torn down together.
 
-A peer has one `Assembly` at a time. When it goes to another stage the whole is closed at once, in the same turn of the
+A peer serves one stage at a time. When it goes to another one the whole is closed at once, in the same turn of the
 event loop in which the record that grants the move was applied, or in which its sum was found to be with its heir:
-nothing more gets into the old sum. From then on its questions are refused, until the new stage's assembly answers them.
+nothing more gets into the old sum. From then on its questions are refused, until the next stage's handlers are there.
 """
 
 import random
@@ -25,9 +25,10 @@ from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.steps.head import Head
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
+from swarmd.values import PeerId
 
 
-class Assembly:
+class ServedStage:
     """A stage at work at this peer."""
 
     def __init__(
@@ -97,8 +98,34 @@ class Assembly:
         if self.head is not None:
             self.tasks.keep(self.head.run)
 
+    def sweep(self, now: float, stalled: Callable[[], bool]) -> float:
+        """Looks at what may be late. `stalled`: whether no hop can be expected to be answered. Returns the loop time at
+        which more may be.
+        """
+        due = self.journeys.custodian.sweep(now, stalled)
+        self.donor.sweep(now)
+        return due
+
+    def suspect(self, peer: PeerId) -> None:
+        """A peer can't be reached: what it has of this one's is sent elsewhere, and what it gets is given up."""
+        self.donor.lost(peer)
+        self.journeys.custody.disconnected(peer)
+
+    def end_step(self, step: int) -> None:
+        """A step has committed."""
+        self.journeys.end_step(step)
+        self.rounds.end_step(step)
+        self.handovers.end_step()
+
+    def abandon(self) -> None:
+        """Another version, or another history, is the stage's state now: what was under way for the old one is void."""
+        self.journeys.abandon()
+        self.rounds.abandon()
+        self.handovers.end_step()
+        self.donor.forget()
+
     def leave(self) -> None:
-        """This peer goes to another stage: in this turn of the event loop everything here ends, and nothing is answered
+        """Ends everything here in this turn of the event loop, as this peer goes to another stage: nothing is answered
         any more.
         """
         self._links.withdraw(self._links.kinds() - self._others)

@@ -18,7 +18,7 @@ from swarmd.swarm.balance.sizes import lacking
 from swarmd.swarm.history.history import History
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.peer.served_stage import Assembly
+from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.ports import Compute, Data
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.steps.conductor import Conductor
@@ -57,12 +57,12 @@ class Switch:
         self._history, self._conductor, self._open_stage, self._rng = history, conductor, open_stage, rng
         self._places, self._tasks = places, tasks
         self._set_card, self._announce = set_card, announce
-        self.assembly: Assembly | None = None  # None: between two stages, or before the first
+        self.served: ServedStage | None = None  # None: between two stages, or before the first
         self.joiner: Joiner | None = None  # of the stage that is open, or being opened
         self.departed = -math.inf  # loop time at which this peer last left a stage for another
-        self._left: Assembly | None = None  # what the stage before was, until that has ended
+        self._left: ServedStage | None = None  # what the stage before was, until that has ended
 
-    async def open(self, stage: int, *, pull: bool = False) -> Assembly:
+    async def open(self, stage: int, *, pull: bool = False) -> ServedStage:
         """Opens a stage and makes it this peer's; heads must have the same data. `pull`: its state is pulled meanwhile.
         Raises ConfigError.
         """
@@ -73,14 +73,14 @@ class Switch:
         if pull:
             joiner.begin(lambda: self.donors(stage))
         try:
-            return await self._assemble(stage, joiner)
+            return await self._serve(stage, joiner)
         except BaseException as trouble:
             if stage == 0 and isinstance(trouble, ConfigError):
                 self._places.has_data = False
             await joiner.ended()
             raise
 
-    async def _assemble(self, stage: int, joiner: Joiner) -> Assembly:
+    async def _serve(self, stage: int, joiner: Joiner) -> ServedStage:
         compute, data = await self._open_stage(stage)
         own = self._membership.own.peer
         others = {card.data for card in self._membership.stage(0) if card.peer != own} - {""}
@@ -89,7 +89,7 @@ class Switch:
                 f"this machine's copy of the data ({data.digest}) is not the run's ({others.pop()}): "
                 "use the same source with --data, or another stage with --stage"
             )
-        self.assembly = Assembly(
+        self.served = ServedStage(
             self._run,
             self._limits,
             self._links,
@@ -106,7 +106,7 @@ class Switch:
             announce=self._announce,
         )
         self._set_card(data=data.digest if data else "", codecs=compute.codecs)
-        return self.assembly
+        return self.served
 
     def donors(self, stage: int) -> list[PeerId]:
         """Replicas of a stage, newest version first; a finished one gives its state, too."""
@@ -122,8 +122,8 @@ class Switch:
 
     def close(self) -> None:
         """This peer leaves."""
-        if self.assembly is not None:
-            self.assembly.close()
+        if self.served is not None:
+            self.served.close()
 
     # ---------------------------------------------------------------------------------------------- changing
 
@@ -136,7 +136,7 @@ class Switch:
         self._set_card(stage=target, state="joining", moving=-1, rested=False, heir=heir)
         self._tasks.start(self._announce())
 
-    async def arrive(self, stage: int) -> Assembly:
+    async def arrive(self, stage: int) -> ServedStage:
         """Opens a stage as soon as nothing of the one before runs any more: the device is free then. Raises
         ConfigError.
         """
@@ -145,14 +145,14 @@ class Switch:
             self._left = None
         return await self.open(stage)
 
-    async def enter(self, stage: int) -> Assembly:
+    async def enter(self, stage: int) -> ServedStage:
         """Opens a stage to return to an earlier version there, if it isn't open: what was going on at the one before is
         void. If it can't be opened, that one is opened again. Raises ConfigError if it can't be opened either.
         """
-        if self.assembly is not None and self.assembly.stage == stage:
-            return self.assembly
+        if self.served is not None and self.served.stage == stage:
+            return self.served
         before = self._membership.own.stage
-        if self.assembly is not None:
+        if self.served is not None:
             self._leave()
         try:
             return await self.arrive(stage)
@@ -164,7 +164,7 @@ class Switch:
 
     def _leave(self) -> None:
         """Closes the present stage."""
-        assert self.assembly is not None, "a stage is open"
+        assert self.served is not None, "a stage is open"
         self._history.detach()
-        self._left, self.assembly = self.assembly, None
+        self._left, self.served = self.served, None
         self._left.leave()
