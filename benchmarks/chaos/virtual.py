@@ -26,10 +26,11 @@ from benchmarks.chaos.figures import capacity, last_commit, rate_between
 from benchmarks.chaos.plan import FRESH_PROCESS, NAMES, Bag, Fault, plan_fault
 from benchmarks.chaos.recorder import Sample
 from swarmd.errors import ConfigError
-from swarmd.sim.engines.symbolic import Factory, SymbolicData
+from swarmd.sim.engines.stamps import SymbolicData
+from swarmd.sim.engines.symbolic import Factory
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.clock import run_virtual
-from swarmd.sim.world.compute import Speed
+from swarmd.sim.world.device import Speed
 from swarmd.sim.world.network import LinkSpec
 from swarmd.sim.world.world import World
 

@@ -14,7 +14,8 @@ import torch
 from swarmd.config import CodecConfig, CodecName, RunConfig
 from swarmd.errors import RunEnded
 from swarmd.sim.engines.reference import Symbols
-from swarmd.sim.engines.symbolic import Factory, SymbolicData
+from swarmd.sim.engines.stamps import SymbolicData
+from swarmd.sim.engines.symbolic import Factory
 from swarmd.sim.engines.training import Text
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import World

@@ -13,7 +13,7 @@ import pytest
 from swarmd.config import RunConfig
 from swarmd.sim.engines.training import Text
 from swarmd.sim.world.clock import run_virtual
-from swarmd.sim.world.compute import Speed
+from swarmd.sim.world.device import Speed
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.peer.ending import LINGER_SECONDS
 from swarmd.swarm.state import manifest as statesync

@@ -9,8 +9,9 @@ import pytest
 
 from swarmd.sim import __main__ as command_line
 from swarmd.sim.campaign.checks import Violation
-from swarmd.sim.campaign.play import Outcome, play, report, shrink
+from swarmd.sim.campaign.play import Outcome, play, report
 from swarmd.sim.campaign.seeds import Result, Summary, drawn, examine, replay_command, run_campaign
+from swarmd.sim.campaign.shrink import shrink
 from swarmd.sim.engines.symbolic import SymbolicEngine
 from swarmd.sim.faults.connections import Cut
 from swarmd.sim.faults.course import Fault

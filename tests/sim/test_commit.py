@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from swarmd.config import LimitsConfig
-from swarmd.sim.world.compute import Speed
+from swarmd.sim.world.device import Speed
 from swarmd.sim.world.transport import SimTransport
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.wire.messages.commit import Accept, Prepare

@@ -16,7 +16,7 @@ from swarmd.errors import ConfigError
 from swarmd.sim.engines.training import Text
 from swarmd.sim.faults import point_actions
 from swarmd.sim.world.clock import run_virtual
-from swarmd.sim.world.compute import Speed
+from swarmd.sim.world.device import Speed
 from swarmd.sim.world.world import Action, SimPeer, World
 from swarmd.swarm.history import chain
 from swarmd.swarm.history.record import Record

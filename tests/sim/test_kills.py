@@ -242,7 +242,7 @@ def test_a_hung_device_is_found_and_its_hops_are_rerouted() -> None:
     async def events(world: World) -> None:
         device = compute_of(world.peers["middle1"])
         await moment(world, lambda: step_of(world) == STEP and device.progress().running is not None)
-        device.hung = True
+        device.device.hung = True
         assert accumulated(world.peers["middle1"], STEP) == 0
         others = [it for it in world.peers.values() if it.name != "middle1"]
         await moment(world, lambda: all(it.peer.history.version >= STEP for it in others))

@@ -10,7 +10,8 @@ import pytest
 from swarmd.errors import PeerUnreachable
 from swarmd.sim.engines.training import Text
 from swarmd.sim.world.clock import run_virtual
-from swarmd.sim.world.compute import FORWARD, SimCompute, Speed
+from swarmd.sim.world.compute import SimCompute
+from swarmd.sim.world.device import FORWARD, Speed
 from swarmd.sim.world.machine import MACHINE, Machine
 from swarmd.sim.world.network import SimNetwork
 from swarmd.sim.world.world import World
@@ -364,12 +365,12 @@ def test_a_hung_device_goes_on_when_it_is_unhung() -> None:
     async def test(machine: Machine, engine: Engine, compute: SimCompute) -> None:
         first, second = forward(machine, compute, 0), forward(machine, compute, 1)
         await asyncio.sleep(5)
-        compute.hung = True
+        compute.device.hung = True
         await asyncio.sleep(100)
         assert not first.done()
         assert compute.progress().running == HopId(1, 0)
         assert compute.progress().busy_seconds == 105
-        compute.hung = False
+        compute.device.hung = False
         await first
         assert now() == 105
         await second
@@ -381,10 +382,10 @@ def test_a_hung_device_goes_on_when_it_is_unhung() -> None:
 def test_a_hang_that_ends_during_a_pause_ends_with_the_pause() -> None:
     async def test(machine: Machine, engine: Engine, compute: SimCompute) -> None:
         done = forward(machine, compute)
-        compute.hung = True
+        compute.device.hung = True
         await asyncio.sleep(20)
         machine.pause()
-        compute.hung = False
+        compute.device.hung = False
         await asyncio.sleep(5)
         assert engine.calls == []
         machine.resume()
@@ -428,7 +429,7 @@ def test_durations_may_vary_by_a_share() -> None:
         taken = [after - before for before, after in zip([0, *times], times, strict=False)]
         assert all(8 <= seconds <= 12 for seconds in taken)
         assert len(set(taken)) == 20
-        assert compute._seconds[FORWARD] != 10
+        assert compute.device._seconds[FORWARD] != 10
 
     on_device(test, Speed(10, 20, 1, jitter=0.2))
 

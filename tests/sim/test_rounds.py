@@ -377,7 +377,7 @@ def test_a_device_that_hangs_after_it_accumulated_is_left_out(name: str) -> None
     async def events(world: World) -> None:
         await moment(world, lambda: step_of(world) == STEP and accumulated(world.peers[name], STEP) >= 2)
         began = asyncio.get_running_loop().time()
-        compute_of(world.peers[name]).hung = True
+        compute_of(world.peers[name]).device.hung = True
         await others_reach(world, STEP, name)
         assert asyncio.get_running_loop().time() - began < QUICK_SECONDS
         world.crash(name)
@@ -392,7 +392,7 @@ def test_a_device_that_hangs_in_the_round_is_left_out(stage: int, leads: bool) -
         await frozen(world, stage)
         leader = leader_of(world, STEP, stage)
         victim = next(it for it in of_stage(world, stage) if (it is leader) == leads)
-        compute_of(victim).hung = True
+        compute_of(victim).device.hung = True
         await others_reach(world, STEP, victim.name)
         world.crash(victim.name)
 

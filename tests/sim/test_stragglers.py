@@ -7,7 +7,7 @@ import pytest
 
 from swarmd.sim.engines.training import Text
 from swarmd.sim.world.clock import run_virtual
-from swarmd.sim.world.compute import Speed
+from swarmd.sim.world.device import Speed
 from swarmd.sim.world.world import World
 from tests.sim.toy import RUN, check_agreement, check_exact, everyone_at, long, moment
 

@@ -14,7 +14,8 @@ from swarmd.config import CodecConfig, RunConfig
 from swarmd.errors import HopForgotten, NonFinite, PeerFault
 from swarmd.schedule import learning_rate_at
 from swarmd.sim.engines.reference import Reference, Symbols, clip, round_is_spoiled, share, spoiled_at, spoiled_early
-from swarmd.sim.engines.symbolic import Factory, Foreign, SymbolicEngine, pack, stamped, tokens_of
+from swarmd.sim.engines.stamps import pack, stamped, tokens_of
+from swarmd.sim.engines.symbolic import Factory, Foreign, SymbolicEngine
 from swarmd.sim.engines.training import toy_tokens
 from swarmd.stage.codec import encode
 from swarmd.stage.engine import StageEngine

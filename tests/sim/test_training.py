@@ -16,7 +16,8 @@ from swarmd.config import LimitsConfig
 from swarmd.errors import NonFinite
 from swarmd.sim.engines.training import Text
 from swarmd.sim.world.clock import run_virtual
-from swarmd.sim.world.compute import SimCompute, Speed
+from swarmd.sim.world.compute import SimCompute
+from swarmd.sim.world.device import Speed
 from swarmd.sim.world.network import LinkSpec
 from swarmd.sim.world.world import World
 from swarmd.values import Encoded, HopId, TailResult

@@ -8,7 +8,7 @@ import pytest
 from swarmd.errors import Refused
 from swarmd.sim.engines.training import Text
 from swarmd.sim.world.clock import run_virtual
-from swarmd.sim.world.compute import Speed
+from swarmd.sim.world.device import Speed
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.hops.custody import MUTE_SECONDS, UNANSWERED_FLOOR_SECONDS
 from swarmd.swarm.hops.journey import EVALUATE_SECONDS

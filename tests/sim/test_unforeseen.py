@@ -9,7 +9,8 @@ import pytest
 from swarmd.config import RunConfig
 from swarmd.sim.engines.training import Text
 from swarmd.sim.world.clock import run_virtual
-from swarmd.sim.world.compute import Speed, torch_engine
+from swarmd.sim.world.compute import torch_engine
+from swarmd.sim.world.device import Speed
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.hops.ailing import FAILURES
 from tests.sim.toy import (

@@ -15,7 +15,8 @@ import torch
 from swarmd.config import CodecConfig, LimitsConfig, ModelConfig, OptimizerConfig, RunConfig
 from swarmd.sim.engines.training import Text, plain_training
 from swarmd.sim.world.clock import run_virtual
-from swarmd.sim.world.compute import SimCompute, Speed
+from swarmd.sim.world.compute import SimCompute
+from swarmd.sim.world.device import Speed
 from swarmd.sim.world.network import LinkSpec
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.history.listener import HistoryListener

@@ -302,7 +302,7 @@ BOUNDS = (
     Bound("sums of steps", count("peer.sums._sums"), lambda it, world: SUMS_LIMIT),
     Bound(
         "tasks in the queue of its device",
-        lambda it: it.compute.waiting if it.compute is not None else 0,
+        lambda it: it.compute.device.waiting if it.compute is not None else 0,
         lambda it, world: DEVICE_QUEUE_FLOOR + DEVICE_QUEUE_PER_HOP * world.run.microbatches,
     ),
     Bound("kept forwards", _kept, lambda it, world: world.run.microbatches),

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from swarmd.sim.campaign.play import Outcome, play, report, shrink
+from swarmd.sim.campaign.play import Outcome, play, report
+from swarmd.sim.campaign.shrink import shrink
 from swarmd.sim.faults.draw import draw_scenario
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.points import all_points

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from swarmd.config import CodecConfig, LimitsConfig, ModelConfig, OptimizerConfig, RunConfig
 from swarmd.sim.engines.reference import Symbols
 from swarmd.sim.faults.course import Fault
-from swarmd.sim.world.compute import Speed
+from swarmd.sim.world.device import Speed
 from swarmd.sim.world.network import LinkSpec
 from swarmd.values import PeerId
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from swarmd.config import ModelConfig, RunConfig
 from swarmd.sim.engines.phantom import NoText, PhantomEngine
 from swarmd.sim.world.clock import run_virtual
-from swarmd.sim.world.compute import Speed
+from swarmd.sim.world.device import Speed
 from swarmd.sim.world.network import LinkSpec
 from swarmd.sim.world.world import World
 from swarmd.values import HopId

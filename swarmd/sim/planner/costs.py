@@ -12,7 +12,7 @@ from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
 from swarmd.sim.engines.phantom import BYTES_PER_ELEMENT
 from swarmd.sim.planner.devices import LAUNCH_SECONDS, Device, Point
-from swarmd.sim.world.compute import Speed
+from swarmd.sim.world.device import Speed
 from swarmd.swarm.balance.sizes import FP32, block_parameters, stage_parameters, state_bytes
 from swarmd.swarm.rounds.parts import PART_ELEMENTS
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig, fingerprint, to_plain
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
-from swarmd.sim.world.compute import OpenEngine, SimCompute, Speed, torch_engine
+from swarmd.sim.world.compute import OpenEngine, SimCompute, torch_engine
+from swarmd.sim.world.device import Speed
 from swarmd.sim.world.machine import Machine
 from swarmd.sim.world.network import LinkSpec, SimNetwork
 from swarmd.sim.world.points import Points
@@ -239,18 +240,18 @@ class World:
         """Its device never ends the task it is at, while the rest goes on."""
         if (compute := self.peers[name].compute) is not None:
             self._note(name, "hangs")
-            compute.hung = True
+            compute.device.hung = True
 
     def lose_device(self, name: PeerId) -> None:
         """The thread that works with its device dies, while the rest goes on: the peer is to notice, and to end."""
         if (compute := self.peers[name].compute) is not None:
             self._note(name, "loses its device")
-            compute.lose("the thread that works with the device has died")
+            compute.device.lose("the thread that works with the device has died")
 
     def unhang(self, name: PeerId) -> None:
-        if (compute := self.peers[name].compute) is not None and compute.hung:
+        if (compute := self.peers[name].compute) is not None and compute.device.hung:
             self._note(name, "unhangs")
-            compute.hung = False
+            compute.device.hung = False
 
     def heal(self) -> None:
         """The end of all faults: every way is open, everyone goes on at full speed. The dead stay dead, and faults
