@@ -1,6 +1,7 @@
 """What a daemon says of itself: filled by the daemon, printed by swarmctl, which computes nothing.
 
-Plain data; the field names are the JSON contract (DESIGN section 8) and are kept stable.
+Plain data; the field names are the JSON contract (docs/design.md, "The contract with the outside") and are
+kept stable.
 """
 
 from dataclasses import dataclass, field

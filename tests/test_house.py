@@ -1,4 +1,4 @@
-"""The rules of the house (DESIGN section 3): who may import whom, and why; what no file may do; how long files get.
+"""The rules of the house: who may import whom, and why; what no file may do; how long files get.
 
 Imports are read from the source with ast, wherever in a file they stand. Two checks run the commands and look at what
 was really loaded. The checks themselves are tried on made-up sources at the end.

@@ -1,4 +1,4 @@
-"""A toy run, swarms of it in virtual time, and what must hold of every one of them (DESIGN section 9)."""
+"""A toy run, swarms of it in virtual time, and what must hold of every one of them."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""What must hold of a world, whatever happens to it: one function for every promise of DESIGN section 9.
+"""What must hold of a world, whatever happens to it: one function for every promise of docs/design.md.
 
 Each yields `Violation`s and decides nothing else; `watch.py` runs them. Nothing here trusts what the swarm says of
 itself where it can be worked out: gradients and parameters are compared with `Reference`.
@@ -39,7 +39,7 @@ DEVICE_QUEUE_FLOOR = 40  # of rounds, joiners and validation
 class Violation:
     """A promise that was broken, and where to look."""
 
-    promise: int  # its number in DESIGN section 9
+    promise: int  # its number in PROMISES
     text: str
     step: int | None = None
     index: int | None = None

@@ -1,4 +1,4 @@
-"""A microbatch's journey through this peer: admit, forward, pass on, backward, answer. DESIGN section 5.
+"""A microbatch's journey through this peer: admit, forward, pass on, backward, answer.
 
 Each hop is one coroutine that reads top to bottom (`_travel`). This peer accumulates an index of a step at most once
 and answers a repeated request from the record or joins the work in progress. What becomes of a hop at the next stage is

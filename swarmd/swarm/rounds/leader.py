@@ -1,4 +1,4 @@
-"""Leading a stage's round: the members' sums are made whole, planned, averaged, reported. DESIGN section 6.
+"""Leading a stage's round: the members' sums are made whole, planned, averaged, reported.
 
 Members of the round are those that answer; everyone else's sum counts for nothing in it. The leader reconciles: it has
 missing indices sent again, and those that count twice taken out of one sum, so that exactness never depends on who

@@ -1,4 +1,4 @@
-"""The averaging of one stage's gradients for one step, as a member sees it. DESIGN section 6.
+"""The averaging of one stage's gradients for one step, as a member sees it.
 
 `Rounds` answers what leaders ask: how far the sum is, to freeze it, to carry out a plan. `leader.py` is the leader's
 side, `exchange.py` the owners'. Everyone decodes the owner's bytes, so the gradient is bit-identical everywhere. Sums

@@ -1,4 +1,4 @@
-"""Leading a step: leases, completions, close, commit. DESIGN section 6.
+"""Leading a step: leases, completions, close, commit.
 
 Every peer runs one `Conductor`; it is at work while this peer is first in the order of conductors. It begins a step by
 asking the step's acceptors for the right to propose its record (`ballots.py`), and proposes at once what they have
