@@ -18,7 +18,7 @@ from swarmd.sim.campaign.course import ScenarioCourse
 from swarmd.sim.faults.course import Fault
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.clock import Deadlock, run_virtual
-from swarmd.swarm.recovery.return_plan import Way
+from swarmd.swarm.recovery.return_plan import ReturnPlan
 from swarmd.values import PeerId
 
 LOOKS_PER_STEP = 4.0  # how often versions are looked at, by what a step takes without faults
@@ -132,7 +132,7 @@ class Play(ScenarioCourse):
         if isinstance(way, str) and way.startswith(NOBODY_TO_SPARE):
             await self.start("rescuer", None)
             return True
-        return isinstance(way, Way)
+        return isinstance(way, ReturnPlan)
 
     async def _standstill(self, stage: int) -> bool:
         """A stage is lost: the others notice it, say so, and go on in nothing. Whether everything held."""

@@ -62,19 +62,19 @@ class Mandate:
 
     @property
     def fresh(self) -> bool:
-        """Whether nobody led this step before."""
+        """True if nobody led this step before."""
         return self.ballot.number == 1 and not self.forked
 
 
 class Alone:
-    """For how long, without a break, no majority of acceptors has answered although every stage was there."""
+    """The time during which, without a break, no majority of acceptors has answered although every stage was there."""
 
     def __init__(self) -> None:
         self._since: float | None = None
         self._looked = 0.0
 
     def seconds(self, now: float, *, complete: bool) -> float:
-        """Takes in a look that found no majority."""
+        """Takes in a look that found no majority; `complete`: every stage was there. Returns the time so far."""
         if not complete or self._since is None or now - self._looked > SLEPT_SECONDS:
             self._since = now
         self._looked = now
@@ -142,7 +142,7 @@ class Ballots:
         return self._memory.setdefault((step, parent), Acceptor())
 
     def forget(self) -> None:
-        """This peer has another state now than the one it spoke for: it is no acceptor of the present step any more."""
+        """Ends this peer's part as an acceptor of the present step: it has another state than the one it spoke for."""
         self._memory.clear()
 
     # ---------------------------------------------------------------------------------------------- proposer

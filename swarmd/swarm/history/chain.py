@@ -35,11 +35,11 @@ class Chain:
         return record.hash if record is not None else ""
 
     def contradicts(self, record: Record) -> bool:
-        """Whether another record is known of its step."""
+        """True if another record is known of its step."""
         return self.hash_at(record.step) not in ("", record.hash)
 
     def is_new_return(self, record: Record) -> bool:
-        """Whether it is a return, and not one that led to a version of this chain."""
+        """True for a return that is not the one that led to its version in this chain."""
         return bool(record.after) and record.hash != self.hash_at(record.step)
 
     def members(self, stage: int | None = None) -> tuple[PeerId, ...]:

@@ -1,4 +1,4 @@
-"""How one record is decided for each step: single-decree consensus among the acceptors of that step (Paxos; Lamport,
+"""One record is decided for each step by single-decree consensus among the acceptors of that step (Paxos; Lamport,
 "Paxos Made Simple", 2001, section 2).
 
 Pure: who the acceptors are, what an acceptor answers, what a proposer must propose. `ballots.py` carries it over the
@@ -23,8 +23,8 @@ NUMBER_LIMIT = 1 << 40  # a higher ballot number is no honest one: conductors co
 
 
 def plan_acceptors(step: int, record: Record | None, founder: PeerId) -> tuple[PeerId, ...]:
-    """Who decides a step, from the record before: its heads, who know one another in a large swarm, too, then the other
-    members. Whoever has the same record names the same ones. For the first step it is the run's founder alone.
+    """The peers that decide a step, from the record before: its heads, who know one another in a large swarm, too, then
+    the other members. All peers with the same record name the same ones. For the first step it is the run's founder.
     """
     if record is None:
         return (founder,) if founder else ()
@@ -35,7 +35,7 @@ def plan_acceptors(step: int, record: Record | None, founder: PeerId) -> tuple[P
 
 
 def is_majority(count: int, acceptors: int) -> bool:
-    """Whether so many are more than half: two such groups always share a peer."""
+    """True if so many are more than half: two such groups always share a peer."""
     return 2 * count > acceptors
 
 
@@ -70,8 +70,8 @@ def decided_in(promises: Iterable[Promise]) -> dict[str, Any]:
 
 
 def plan_proposal(promises: Iterable[Promise]) -> dict[str, Any]:
-    """What whoever got these promises must propose: the record accepted under the highest ballot, since it may have
-    been decided. Empty: it is free to propose its own.
+    """The record that the proposer with these promises must propose: that accepted under the highest ballot, since it
+    may have been decided. Empty: it is free to propose its own.
     """
     bound = max((it for it in promises if it.granted and it.record), key=lambda it: it.accepted, default=None)
     return bound.record if bound is not None else {}

@@ -1,8 +1,8 @@
-"""How a decided record gets to everyone.
+"""Ways of a decided record to everyone.
 
 In a small swarm the conductor tells everyone. In a large one it tells the acceptors and one replica of each stage, who
-tells the others of its stage. Whoever hears nothing sees from the cards that it is late, and asks: so nothing here has
-to be certain.
+tells the others of its stage. A peer that hears nothing sees from the cards that it is late, and asks: so nothing here
+has to be certain.
 """
 
 import logging
@@ -27,7 +27,7 @@ RELAYS_TRIED = 3  # replicas of a stage asked one after the other to pass a reco
 
 
 def plan_relays(step: int, cards: list[Card], own: PeerId) -> list[list[PeerId]]:
-    """For each stage, the replicas that may pass a record on to the others, the first one first."""
+    """The replicas of each stage that may pass a record on to the others, in the order in which they are asked."""
     stages: dict[int, list[PeerId]] = {}
     for card in cards:
         if card.state in AT_WORK and card.peer != own:
@@ -36,7 +36,7 @@ def plan_relays(step: int, cards: list[Card], own: PeerId) -> list[list[PeerId]]
 
 
 class Distribution(HistoryListener):
-    """Hands records out, and on."""
+    """This peer's part in handing records out, and on."""
 
     def __init__(self, links: Links, membership: Membership, history: History, tasks: Tasks) -> None:
         self._links, self._membership, self._history, self._tasks = links, membership, history, tasks

@@ -1,4 +1,4 @@
-"""Where this peer is in the run's history: its version, the chain of records, and how it goes one version further.
+"""A peer's place in the run's history: its version, the chain of records that led there, and the way to the next one.
 
 A record is applied when it follows the present one; what is missing in between is asked for. Only the gradient that the
 record names is applied: the one at hand, or one fetched from a holder. Relies on `Rounds` for gradients and on
@@ -47,11 +47,9 @@ class History:
         self.ready = False  # the parameters are those of `version`: records may be applied
         self.behind = False  # nobody has the gradients any more: the whole state must be fetched
         self.origin = Origin()
-        self.crosses_at: int | None = (
-            None  # newest version in common with the history that this peer is about to cross to
-        )
+        self.crosses_at: int | None = None  # newest version in common with the history to which this peer may cross
         self.departures = 0  # how often this peer left its stage: who waits for a version is refused then
-        self.changes = 0  # how often the state was replaced: what is under way for a step is void then
+        self.replacements = 0  # how often the state was replaced: what is under way for a step is void then
         self.broken = 0  # the version of which this stage's parameters were not finite: there are none; 0: all is well
         self.checkpointed = False  # some version of the run is on its peers' disks, as far as the records tell
         self.ended: Record | None = None  # with it the run has ended for good
@@ -72,21 +70,21 @@ class History:
         links.handle(AskRecord, self._answer_record)
 
     def attach(self, stage: int, compute: Compute, gather: Gather, fits: Callable[[Record], str]) -> None:
-        """Names the stage whose parameters this history steps. `fits`: what of a record doesn't fit the gradients that
-        were assembled here, "" if it does or isn't known.
+        """Steps the parameters of a stage from now on. `fits` says what of a record doesn't fit the gradients that were
+        assembled here; "" if it fits, or that isn't known.
         """
         self._stage, self._compute, self._gather, self._fits = stage, compute, gather, fits
 
     def detach(self) -> None:
-        """This peer leaves its stage at the present version: from here on nothing of the next step reaches its sum."""
+        """Leaves the stage at the present version: from here on nothing of the next step reaches this peer's sum."""
         self.ready = False
         self.departures += 1
-        self.changes += 1
+        self.replacements += 1
         self.changed.notify()
 
     def settle(self, digest: str) -> None:
-        """The parameters of the stage that was attached last are here, at this peer's own version: it goes on in its
-        history as if it had always been there. What it said and promised stays said.
+        """Goes on with the parameters of the stage that was attached last, which are of this peer's own version, as if
+        it had always been there. What it said and promised stays said.
         """
         self.digest, self.ready, self.behind, self.broken = digest, True, False, 0
         self.changed.notify()
@@ -116,13 +114,13 @@ class History:
             self.crosses_at = None
 
     def took_part(self, step: int) -> None:
-        """This incarnation's sum is in the round of a step: if that becomes the record, it may be an acceptor of the
-        next.
+        """Notes that this incarnation's sum is in the round of a step: if that becomes the record, it may be an
+        acceptor of the next.
         """
         self._contributed = sorted({*self._contributed, step})[-CONTRIBUTIONS_KEPT:]  # a round may be tried again
 
     def contributed(self, step: int) -> bool:
-        """Whether it did; to found the run counts as step 0."""
+        """True if it took part; to found the run counts as step 0."""
         return self.origin.founded if step == 0 else step in self._contributed
 
     @property
@@ -132,26 +130,26 @@ class History:
 
     @property
     def record(self) -> Record | None:
-        """The record that led to it; None at version 0."""
+        """The newest record, which led to `version`; None at version 0."""
         return self.chain.newest
 
     @property
     def record_hash(self) -> str:
-        """That record's hash; at version 0 the run's own."""
+        """The newest record's hash; at version 0 the run's own."""
         return self.chain.newest_hash
 
     @property
     def finished(self) -> bool:
-        """Whether no step follows, as all are done or the run has failed."""
+        """True once no step follows, as all are done or the run has failed."""
         return (self.version >= self._run.steps and not self.broken) or bool(self.failure)
 
     @property
     def failure(self) -> str:
-        """Why the run ends before its last step, the same at every peer that has the same record; "" if it doesn't."""
+        """The reason why the run ends before its last step, the same at all peers with the same record; or ""."""
         record, limit = self.record, self._run.skips_limit
         if self.ended is not None:
             return self.ended.why
-        if self.broken >= self._run.steps:  # the others have ended: nobody goes back
+        if self.broken >= self._run.steps:  # the others have ended: nobody returns
             return f"the parameters of stage {self._stage} came out not finite at step {self.broken}, the last one"
         if record is None or not 0 < limit <= record.skips:
             return ""
@@ -159,8 +157,8 @@ class History:
         return f"{record.skips} steps in a row were skipped, up to step {record.step} (skips_limit = {limit}){last}"
 
     def objection(self, record: Record) -> str:
-        """What is wrong with a record as the next one, as far as this peer can tell: its counts don't follow from the
-        record before, or its norm isn't that of the gradient.
+        """Says what is wrong with a record as the next one, as far as this peer can tell: its counts don't follow from
+        the record before, or its norm isn't that of the gradient.
         """
         if record.after or record.parent != self.record_hash:
             return ""
@@ -168,8 +166,8 @@ class History:
             return "its counts don't follow from the record before"
         return self._fits(record) if self._fits is not None else ""
 
-    def restore(self, record: Record | None, digest: str) -> None:
-        """The parameters are now those after this record (None: the untrained ones), whatever they were before."""
+    def replace(self, record: Record | None, digest: str) -> None:
+        """Goes on from other parameters: those after this record (None: the untrained ones)."""
         # Steps after a version that is older than this peer's, or than its disk, are applied, and written, once more;
         # of a return, the step itself is.
         returned = record is not None and bool(record.after)
@@ -187,15 +185,15 @@ class History:
         if record is not None and returned:
             self.returned = record
             self.ledger.append(record, self._stage, digest)
-        self.changes += 1
+        self.replacements += 1
         for listener in self._listeners:
             self._links.fence.call(listener.on_replaced)
         self.changed.notify()
 
     async def left(self, step: int) -> None:
-        """Returns when a step is over: it has committed, or the state was replaced."""
-        changes = self.changes
-        await self.changed.until(lambda: self.version >= step or self.changes != changes)
+        """Waits until a step is over: it has committed, or the state was replaced."""
+        replacements = self.replacements
+        await self.changed.until(lambda: self.version >= step or self.replacements != replacements)
 
     async def await_version(self, version: int, record_hash: str, peer: PeerId, seconds: float) -> None:
         """Waits until this peer is at a version that `peer` is at, asking it for what is missing.
@@ -224,16 +222,16 @@ class History:
         if record is None:
             raise Refused(f"no record of step {ask.step} here")
         if self.crosses_at is not None:  # nobody may count on it to stay
-            raise Refused("this peer goes over to another history")
+            raise Refused("this peer crosses to another history")
         return Commit(record_to_plain(record))
 
     async def _answer_commit(self, peer: PeerId, commit: Commit) -> Ack:
         record = record_from_plain(self._run, commit.record)
         if self.chain.is_new_return(record):
-            self._return(record)
+            self._tell_return(record)
             return Ack()
         if self.chain.contradicts(record):
-            self._foreign(peer)
+            self._tell_foreign(peer)
             raise Refused(f"another history: its record of step {record.step} is not ours")
         if commit.relay and record.step > self.version:
             for listener in self._listeners:
@@ -241,18 +239,18 @@ class History:
         await self.adopt(record, peer)
         return Ack()
 
-    def _return(self, record: Record) -> None:
+    def _tell_return(self, record: Record) -> None:
         for listener in self._listeners:
             listener.on_return(record)
 
-    def _foreign(self, peer: PeerId) -> None:
+    def _tell_foreign(self, peer: PeerId) -> None:
         for listener in self._listeners:
             listener.on_foreign(peer)
 
     async def adopt(self, record: Record, source: PeerId) -> None:
         """Applies a record that someone decided, and those before it that are missing here."""
         if self.chain.is_new_return(record):
-            self._return(record)
+            self._tell_return(record)
             return
         if self._ahead is not None and (self.behind or not self.ready):
             self._ahead(record, source)
@@ -278,17 +276,17 @@ class History:
                 return
 
     def _no_record(self) -> None:
-        """Someone who is ahead has refused the next record. Who was away for too long gets no record any more."""
+        """Notes that someone who is ahead has refused the next record: a peer that was away for too long gets none."""
         now = asyncio.get_running_loop().time()
         if self._refused[0] != self.version:
             self._refused = self.version, now
         elif now - self._refused[1] > REFUSED_SECONDS:
             self._refused = -1, 0.0
-            self._fall_behind(f"nobody has the record of step {self.version + 1} any more")
+            self.fall_behind(f"nobody has the record of step {self.version + 1} any more")
 
     async def _advance(self, record: Record, source: PeerId) -> None:
-        """Applies a record if it is the next one, to the end even if whoever brought it is lost meanwhile: the device
-        can't be called back halfway.
+        """Applies a record if it is the next one; to the end, even if its sender is lost meanwhile: the device can't be
+        called back halfway.
         """
 
         async def work() -> None:
@@ -304,7 +302,7 @@ class History:
         await asyncio.shield(task)
 
     def close(self) -> None:
-        """Ends what is under way: this peer leaves."""
+        """Ends the records that are being applied: this peer leaves."""
         for task in self._applying:
             task.cancel()
 
@@ -313,12 +311,12 @@ class History:
         assert self._compute is not None and self._gather is not None
         if record.parent != self.record_hash or not is_of_now(self._run, record):
             log.warning("record of step %d from %s belongs to another history", record.step, source[-8:])
-            self._foreign(source)
+            self._tell_foreign(source)
             return
         if self._refuses(record, source):
             return
         if not record.skipped and not await self._gather(record):
-            self._fall_behind(f"nobody has the gradient of step {record.step} any more")
+            self.fall_behind(f"nobody has the gradient of step {record.step} any more")
             return
         if self._refuses(record, source):  # now that the gradient is here
             return
@@ -329,10 +327,10 @@ class History:
         except SwarmError:
             raise
         except MemoryError:  # half-way, maybe: the state is neither of one version nor of the other
-            self._fall_behind(f"there is no memory for step {record.step}")
+            self.fall_behind(f"there is no memory for step {record.step}")
         except Exception as trouble:  # noqa: BLE001 - the same; and a version behind, the device would refuse all hops
             self._links.fence.note(f"step {record.step} on this device", trouble)
-            self._fall_behind(f"step {record.step} failed here")
+            self.fall_behind(f"step {record.step} failed here")
         else:
             self._enter(record, digest)
 
@@ -346,34 +344,32 @@ class History:
         )
 
     def _refuses(self, record: Record, source: PeerId) -> bool:
-        """Whether a record isn't to be applied, whoever decided it."""
+        """True for a record that isn't to be applied, though it was decided."""
         if why := self.objection(record):
             log.warning("the record of step %d from %s is refused: %s", record.step, source[-8:], why)
         return bool(why)
 
-    def _fall_behind(self, why: str) -> None:
+    def fall_behind(self, why: str) -> None:
+        """Gives up this peer's state: the whole must be fetched from others."""
         log.warning("%s: fetching the whole state", why)
         self.behind, self._missed = True, asyncio.get_running_loop().time()
         self.changed.notify()
 
     def _break(self, record: Record, trouble: NonFinite) -> None:
-        """The step is decided, but this stage's parameters would not be finite: this peer knows the record, and has no
-        state of its version. It gives none and takes no hops, until the swarm returns to an earlier version.
+        """Goes one version further without a state, since this stage's parameters would not be finite: this peer knows
+        the record, gives no state and takes no hops, until the swarm returns to an earlier version.
         """
         log.error("version %d of stage %d is refused here: %s", record.step, self._stage, trouble)
         self.ready, self.broken = False, record.step
         self._enter(record, "")
 
     def end(self, record: Record) -> None:
-        """The run ends here, by a record that says so."""
+        """Ends the run, by a record that says so."""
         self.ended = self.returned = record
         self.changed.notify()
 
-    def start_over(self, why: str) -> None:
-        """This peer's state is of no use: it fetches the whole from others."""
-        self._fall_behind(why)
-
     def _enter(self, record: Record, digest: str) -> None:
+        """Is at a record's version, with parameters of this digest, and tells the listeners."""
         self.chain.append(record)
         self.digest, self.entered = digest, asyncio.get_running_loop().time()
         if not self.broken:

@@ -1,4 +1,4 @@
-"""What this peer's history has in ledger.jsonl: a line for each step, and the counts of all lines together.
+"""This peer's lines in ledger.jsonl, one for each step that it has taken, and the counts of all of them together.
 
 Lines are only appended. Those of steps that a history has given up are voided by a further line (`Store.void_ledger`),
 and no longer counted.

@@ -1,4 +1,4 @@
-"""How a run began, as far as a peer knows: it founded the run, or those of whom it asked a place have said so."""
+"""The beginning of a run, as far as a peer knows: it founded the run itself, or has heard of it with its place."""
 
 from swarmd.swarm.wire.messages.presence import Place
 from swarmd.values import PeerId

@@ -112,7 +112,7 @@ class Record:
         return _digest(content)
 
     def names(self, peer: PeerId, incarnation: int) -> bool:
-        """Whether it is a return with this very peer as a member."""
+        """True for a return that has this incarnation of a peer as a member."""
         return bool(self.after) and (peer, incarnation) in zip(self.members(), self.lives, strict=True)
 
     def place_of(self, peer: PeerId) -> int | None:
@@ -120,7 +120,7 @@ class Record:
         return next((entry.stage for entry in self.stages if peer in entry.members), None)
 
     def follows(self, step: int, parent: str) -> bool:
-        """Whether it may be decided as what comes next where `parent` is the newest record, of version step - 1."""
+        """True if it may be decided as what comes next after a record of version step - 1, whose hash is `parent`."""
         if self.after:
             return (self.after_version, self.after) == (step - 1, parent)
         return (self.step, self.parent) == (step, parent)
@@ -136,19 +136,19 @@ def genesis_hash(run: RunConfig) -> str:
 
 
 def total_of(run: RunConfig) -> int:
-    """What a record that is decided now says of the run's total."""
+    """The `total_steps` of a record that is decided now."""
     return run.steps if run.earlier else 0
 
 
 def is_of_now(run: RunConfig, record: Record) -> bool:
-    """Whether a record may be decided now: it follows the present schedule, or is a return to a version of an earlier
-    one.
+    """True for a record that may be decided now: it follows the present schedule, or is a return to a version of an
+    earlier one.
     """
     return bool(record.after) or record.total_steps == total_of(run)
 
 
 def is_checkpointed(run: RunConfig, record: Record) -> bool:
-    """Whether checkpoints are written of a record's version. Not if it was skipped: it is the version before, and many
+    """True if checkpoints are written of a record's version. Not if it was skipped: it is the version before, and many
     of them would push out the last good one.
     """
     every = run.checkpoint_every
@@ -156,7 +156,7 @@ def is_checkpointed(run: RunConfig, record: Record) -> bool:
 
 
 def _without(content: dict[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
-    """What of a record is hashed."""
+    """The part of a record that is hashed."""
     defaults = dict(LATER)
     return {
         name: value
@@ -224,7 +224,7 @@ def build_record(
 
 
 def counts_after(before: Record | None, step: int, *, skipped: bool) -> tuple[int, int]:
-    """What the record of a step says of skips and of a step that broke, as it follows from the record before."""
+    """The `skips` and `broke_at` of a step's record, as they follow from the record before."""
     skips = (before.skips if before is not None else 0) + 1 if skipped else 0
     return skips, before.broke_at if before is not None and before.broke_at >= step else 0
 
@@ -266,7 +266,7 @@ def build_return(
     broke_at: int = 0,
     why: str = "",
 ) -> Record:
-    """Decides the version of a record anew: everyone goes back to it. `members`: who holds each stage from there on;
+    """Decides the version of a record anew: everyone returns to it. `members`: who holds each stage from there on;
     `lives`: their incarnations; `continues`: the record's hash if a prolonged run begins with the return;
     `broke_at`, `why`: the step whose parameters came out not finite, and that in words.
     """
@@ -301,7 +301,7 @@ def build_end(record: Record, lives: Mapping[PeerId, int], *, conductor: PeerId,
 
 
 def founding(peer: PeerId, incarnation: int, record: Record) -> str:
-    """What a return comes after where nothing is left but disks: one that nobody else has founded, nor will."""
+    """The `after` of a return where nothing is left but disks; another founder, or incarnation of it, has another."""
     return _digest({"founder": peer, "incarnation": incarnation, "record": record.hash})
 
 

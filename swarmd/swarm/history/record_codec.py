@@ -30,12 +30,12 @@ def record_from_plain(run: RunConfig, plain: dict[str, Any]) -> Record:
 
 
 def _peers(names: Sequence[str]) -> tuple[PeerId, ...]:
-    """The same few names are in hundreds of records that are kept: each once. Raises TypeError."""
+    """Names of peers, each kept once: the same few are in hundreds of records. Raises TypeError."""
     return tuple(map(intern, names))
 
 
 def _check_record(run: RunConfig, record: Record) -> None:
-    """What every record of the run satisfies. Raises ValueError or TypeError."""
+    """Checks what every record of the run satisfies. Raises ValueError or TypeError."""
     _check_types(record)
     if not all(0 <= move.target < run.model.stages and 0 <= move.source < run.model.stages for move in record.moves):
         raise ValueError("a move to a stage that the run doesn't have")
@@ -58,7 +58,7 @@ def _check_record(run: RunConfig, record: Record) -> None:
 
 
 def _check_types(record: Record) -> None:
-    """Its fields came from a stranger: each must be what it is declared as. Raises TypeError."""
+    """Checks that each field, which came from a stranger, is what it is declared as. Raises TypeError."""
     numbers = [record.loss, record.grad_norm, record.clip_factor, record.seconds, record.learning_rate]
     numbers += [entry.squared_norm for entry in record.stages]
     numbers += [] if record.validation_loss is None else [record.validation_loss]
@@ -93,7 +93,7 @@ def _check_types(record: Record) -> None:
 
 
 def _check_numbers(run: RunConfig, record: Record) -> None:
-    """That a record's norms, and what it counts, go together. Raises ValueError."""
+    """Checks that a record's norms, and what it counts, go together. Raises ValueError."""
     norms = [entry.squared_norm for entry in record.stages]
     norm, factor = clip_factor(norms, run.optimizer.clip_norm) if not record.skipped else (0.0, 0.0)
     if (norm, factor) != (record.grad_norm, record.clip_factor):
@@ -103,4 +103,4 @@ def _check_numbers(run: RunConfig, record: Record) -> None:
     if record.skips and not record.skipped:
         raise ValueError("it counts itself as skipped, and isn't")
     if (record.broke_at and record.broke_at < record.step) or (record.ends and not record.after):
-        raise ValueError("it goes back for a step that it is past, or ends a run and is no return")
+        raise ValueError("it returns for a step that it is past, or ends a run and is no return")

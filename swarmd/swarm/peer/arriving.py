@@ -45,10 +45,10 @@ class Arriving:
         due = self._membership.changed.until(lambda: self._returns.due is not None)
         if await first_of(due, served.joiner.reach_version(self._donors, self._membership.changed)):
             await served.joiner.ended()
-            await self.go_back()
+            await self.make_return()
 
-    async def go_back(self) -> None:
-        """Goes back to an earlier version, as was decided; where that can't be had, on to what others are at."""
+    async def make_return(self) -> None:
+        """Returns to an earlier version, as was decided; if that can't be had, goes on to what others are at."""
         returns = self._returns
         while (record := returns.due) is not None:
             returns.under_way = True
@@ -76,7 +76,7 @@ class Arriving:
             return False
         try:
             async with history.lock:
-                history.restore(record, await served.compute.import_state(state))
+                history.replace(record, await served.compute.import_state(state))
         except (ValueError, MemoryError) as trouble:
             log.warning("version %d can't be loaded: %s", record.step, trouble)
             return False

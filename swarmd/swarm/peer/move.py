@@ -187,7 +187,7 @@ class MoveUnderWay:
             digest = await repeat(opened.compute, opened.stage, await backlog.reach(step))
         if pulled.manifest.version > history.version:
             async with history.lock:
-                history.restore(record, digest)
+                history.replace(record, digest)
         else:
             history.settle(digest)
         backlog.drop(history.version)

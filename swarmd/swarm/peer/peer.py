@@ -222,7 +222,7 @@ class Peer(HistoryListener):
     def donors(self) -> list[PeerId]:
         return self.switch.donors(self.membership.own.stage)
 
-    async def _rejoin(self) -> None:
+    async def _fetch_anew(self) -> None:
         """Fetches the whole state anew. Meanwhile this peer is in no plan, like a newcomer."""
         assert self.served is not None
         self._set(state="joining")
@@ -263,15 +263,15 @@ class Peer(HistoryListener):
         """Asks for records when others are ahead, and for the whole state when gradients are gone."""
         while not self.history.finished:
             if self.returns.due is not None:
-                await self.arriving.go_back()
+                await self.arriving.make_return()
                 await self._serve_again()
             if self.mover.between:  # its move brings this peer up
                 await self.membership.changed.wait(KEEP_UP_SECONDS)
                 continue
             if self.history.broken and self._is_whole_elsewhere():
-                self.history.start_over("another replica's parameters are finite")
+                self.history.fall_behind("another replica's parameters are finite")
             if self.history.behind:
-                await self._rejoin()
+                await self._fetch_anew()
             newest = self.membership.newest()
             if newest.version > self.history.version:
                 await self.history.catch_up(newest.peer, newest.version)

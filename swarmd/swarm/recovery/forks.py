@@ -1,4 +1,4 @@
-"""Histories that meet: whose records are not ours, which history wins, and how a loser goes over to it.
+"""Histories that meet: whose records are not ours, which history wins, and how the loser's peers cross to it.
 
 A history forks when the network is cut in two for so long that both sides decide records of the same step
 (`ballots.py`). A peer whose card shows a record that is not in our chain is *foreign*: it gets no hops, leads nothing
@@ -35,7 +35,7 @@ from swarmd.values import PeerId
 log = logging.getLogger(__name__)
 
 DECISIVE_LEAD = 2  # steps; a lead of one is a matter of when one looks, and would change sides twice a step
-STRANGE_SECONDS = 10.0  # after which a peer that is ahead with another history is looked at again
+FOREIGN_SECONDS = 10.0  # after which a peer that is ahead with another history is looked at again
 MEET_SECONDS = 2.0  # between two looks at foreign histories
 RECORD_SECONDS = 5.0  # to answer with a record
 MET_AT_ONCE = 4  # foreign peers looked at, at a time
@@ -51,22 +51,22 @@ class Standing:
     version: int  # the newest
     forked: bool
     tokens: int
-    record: str  # hash
+    record_hash: str
 
 
 def wins(one: Standing, other: Standing, steps: int) -> bool:
-    """Whether a history is kept when it meets another: more steps win; then a record decided by a majority, more
-    tokens, the lower hash. `steps`: of the run; whoever is at its end is ahead of all others.
+    """True if a history is kept when it meets another: more steps win; then a record decided by a majority, more
+    tokens, the lower hash. `steps`: of the run; a history at its end is ahead of all others.
     """
     lead = one.version - other.version
     if abs(lead) >= DECISIVE_LEAD or (lead and steps in (one.version, other.version)):
         return lead > 0
-    return (one.forked, -one.tokens, one.record) < (other.forked, -other.tokens, other.record)
+    return (one.forked, -one.tokens, one.record_hash) < (other.forked, -other.tokens, other.record_hash)
 
 
 @dataclass(frozen=True)
 class Meeting:
-    """What is known of another history."""
+    """The place where another history parts from ours."""
 
     peer: PeerId  # who showed it
     ancestor: int  # the newest version in common
@@ -75,7 +75,7 @@ class Meeting:
 
 
 @dataclass(frozen=True)
-class Exit:
+class Crossing:
     """The way to a history that wins."""
 
     ancestor: int
@@ -105,26 +105,24 @@ async def find_fork(
 
 
 class Forks(HistoryListener):
-    """What this peer knows of other histories than its own."""
+    """This peer's knowledge of other histories than its own."""
 
     def __init__(
         self, run: RunConfig, links: Links, membership: Membership, history: History, rng: random.Random
     ) -> None:
         self._run, self._links, self._membership, self._history, self._rng = run, links, membership, history, rng
-        self._strange: dict[
-            PeerId, float
-        ] = {}  # ahead of us with another history -> loop time until which we believe it
+        self._foreign_until: dict[PeerId, float] = {}  # a peer that is ahead of us -> loop time
         self._rest_until = 0.0
         self._incomplete_since: float | None = None
         membership.fits = self.fits
         history.listen(self)
 
     def fits(self, card: Card) -> bool:
-        """Whether a card can be of our history: the record it shows is in our chain, or it is ahead and its records
-        follow ours as far as we have seen.
+        """True for a card that can be of our history: its record is in our chain, or it is ahead and its records follow
+        ours as far as we have seen.
         """
         if card.version > self._history.version:
-            until = self._strange.get(card.peer)
+            until = self._foreign_until.get(card.peer)
             return until is None or until < asyncio.get_running_loop().time()
         known = self._history.chain.hash_at(card.version)
         return not known or not card.record or known == card.record
@@ -135,21 +133,21 @@ class Forks(HistoryListener):
 
     def on_foreign(self, peer: PeerId) -> None:
         """Believes a peer that is ahead to be of another history, for a while."""
-        self._strange = {who: until for who, until in self._strange.items() if until > self._now()}
-        self._strange[peer] = self._now() + STRANGE_SECONDS
+        self._foreign_until = {who: until for who, until in self._foreign_until.items() if until > self._now()}
+        self._foreign_until[peer] = self._now() + FOREIGN_SECONDS
         self._membership.judge_again()
         self._history.changed.notify()
 
     def on_replaced(self) -> None:
         """This peer may be of the history now that was another."""
-        self._strange.clear()
+        self._foreign_until.clear()
         self._membership.judge_again()
 
     def sweep(self, now: float) -> None:
         """Looks again at those who were ahead of us with another history a while ago."""
-        if over := [peer for peer, until in self._strange.items() if until < now]:
+        if over := [peer for peer, until in self._foreign_until.items() if until < now]:
             for peer in over:
-                del self._strange[peer]
+                del self._foreign_until[peer]
             self._membership.judge_again()
 
     def _now(self) -> float:
@@ -158,7 +156,7 @@ class Forks(HistoryListener):
     # ---------------------------------------------------------------------------------------------- which one wins
 
     @contextlib.asynccontextmanager
-    async def look(self) -> AsyncIterator[Exit | None]:
+    async def look(self) -> AsyncIterator[Crossing | None]:
         """Looks at foreign histories. Gives the way to one of them that is whole and wins; within the context nobody
         counts on this peer any more.
         """
@@ -168,7 +166,7 @@ class Forks(HistoryListener):
             if meeting is None or not self._loses_to(meeting, card, foreign):
                 continue
             with self._history.crossing(meeting.ancestor):
-                if (way := await self._find_exit(meeting, card, foreign)) is not None:
+                if (way := await self._find_crossing(meeting, card, foreign)) is not None:
                     yield way
                     return
         yield None
@@ -184,7 +182,7 @@ class Forks(HistoryListener):
         return sorted(foreign, key=lambda card: (-card.version, card.peer))
 
     async def _meet(self, card: Card) -> Meeting | None:
-        """Where a foreign peer's history parts from ours. None if it doesn't, or can't be had."""
+        """Finds where a foreign peer's history parts from ours. None if it doesn't, or that can't be had."""
         records: dict[int, Record] = {}
 
         async def theirs(version: int) -> str:
@@ -195,7 +193,7 @@ class Forks(HistoryListener):
 
         fork = await find_fork(self._history.chain.hash_at, theirs, min(self._history.version, card.version))
         if fork is None:
-            self._strange.pop(card.peer, None)
+            self._foreign_until.pop(card.peer, None)
             self._membership.judge_again()
             return None
         if card.version >= self._history.version:
@@ -215,7 +213,7 @@ class Forks(HistoryListener):
         return record if record.step == step else None
 
     def _loses_to(self, meeting: Meeting, card: Card, foreign: Iterable[Card]) -> bool:
-        """Whether our history is the one to be given up, if the other is whole."""
+        """True if our history is the one to be given up, provided that the other is whole."""
         if self._is_torn():
             return True
         newest = self._membership.newest().version
@@ -228,7 +226,7 @@ class Forks(HistoryListener):
         return lost
 
     def _is_torn(self) -> bool:
-        """Whether a stage of our history has been empty for so long that the other one can only be better."""
+        """True if a stage of our history has been empty for so long that the other one can only be better."""
         if not self._membership.missing_stages(self._run.model.stages):
             self._incomplete_since = None
         elif self._incomplete_since is None:
@@ -237,14 +235,14 @@ class Forks(HistoryListener):
 
     # ---------------------------------------------------------------------------------------------- crossing
 
-    async def _find_exit(self, meeting: Meeting, card: Card, foreign: list[Card]) -> Exit | None:
+    async def _find_crossing(self, meeting: Meeting, card: Card, foreign: list[Card]) -> Crossing | None:
         """Asks peers of each stage whether they stay in the other history. None if nobody does so at one of them."""
         stages = range(self._run.model.stages)
         found = await asyncio.gather(*(self._stayers(card, foreign, stage) for stage in stages))
         if not all(found):
             log.info("the history of %s has no peer that stays for every stage", card.peer[-8:])
             return None
-        return Exit(meeting.ancestor, card.peer, found[self._membership.own.stage])
+        return Crossing(meeting.ancestor, card.peer, found[self._membership.own.stage])
 
     async def _stayers(self, guide: Card, foreign: list[Card], stage: int) -> tuple[PeerId, ...]:
         """Peers of a stage that are of the guide's history and stay there."""
@@ -258,7 +256,7 @@ class Forks(HistoryListener):
         mine, its = await asyncio.gather(self._ask(guide.peer, step), self._ask(card.peer, step))
         return mine is not None and its is not None and mine.hash == its.hash
 
-    async def arrive(self, way: Exit, compute: Compute) -> None:
+    async def arrive(self, way: Crossing, compute: Compute) -> None:
         """Makes this peer one of the other history, whose state has come."""
         async with self._history.lock:
             with contextlib.suppress(KeyError):  # a freeze of the old history may have come after the new state
@@ -273,7 +271,7 @@ class Forks(HistoryListener):
         history = self._history
         async with history.lock:
             if not history.broken:
-                history.restore(history.record, await _empty_sum(compute))
+                history.replace(history.record, await _empty_sum(compute))
         log.warning("this peer stays at version %d", history.version)
 
     async def mend_ledger(self, store: Store, tail: dict[int, str]) -> None:

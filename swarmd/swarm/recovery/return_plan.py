@@ -1,4 +1,4 @@
-"""Which version a swarm returns to, and who takes which stage: pure."""
+"""The choice of the version that a swarm returns to, and of who takes which stage. Pure."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +11,8 @@ from swarmd.whole import PassedOver, name_stages
 
 
 @dataclass(frozen=True)
-class Way:
-    """Where to return to."""
+class ReturnPlan:
+    """A version to return to, and the peers that hold its stages from there on."""
 
     version: int
     state: str  # `Record.state` of that version
@@ -28,7 +28,7 @@ def plan_return(
     known: Callable[[int], str] = lambda version: "",
     *,
     spares: bool = True,
-) -> Way | str:
+) -> ReturnPlan | str:
     """The newest version, at most `upto`, of which every stage is on the disk of one of those asked; or why there is
     none, in a few words. `places`: the stage of each that can take part. `known`: what a version's state is called in
     our history, "" if that isn't remembered. `spares`: a stage that has no peer gets one from the others.
@@ -41,7 +41,7 @@ def plan_return(
     for stage in range(stages):
         if not members[stage] and not (spares and _send_spare(stage, members, stocks, Kept(version, stage, state))):
             return f"a peer for stage {stage}"
-    return Way(version, state, tuple(tuple(members[stage]) for stage in range(stages)), passed)
+    return ReturnPlan(version, state, tuple(tuple(members[stage]) for stage in range(stages)), passed)
 
 
 def newest_whole(
@@ -89,7 +89,7 @@ def _send_spare(stage: int, members: dict[int, list[PeerId]], stocks: Mapping[Pe
 
 
 def _lacking(stages: int, partial: Mapping[int, PassedOver]) -> str:
-    """What must come so that a version is whole: of the one that lacks least, the newest of these."""
+    """Says what must come so that a version is whole: the one that lacks least, the newest of these."""
     best = min(partial.values(), key=lambda it: (len(it.lacking), -it.version), default=None)
     missing = tuple(range(stages)) if best is None else best.lacking
     wanted = f"a checkpoint of {name_stages(missing)}, on a disk of anyone who comes"
@@ -100,7 +100,7 @@ def _lacking(stages: int, partial: Mapping[int, PassedOver]) -> str:
 
 
 def _damaged(stocks: Mapping[PeerId, Stock], version: int, lacking: Sequence[int]) -> tuple[str, ...]:
-    """Whose checkpoints of a version and of stages that nobody else has are damaged."""
+    """Names the damaged checkpoints of a version, of those stages that nobody has whole."""
     return tuple(
         f"that of stage {stage} at {peer[-8:]}"
         for peer in sorted(stocks)

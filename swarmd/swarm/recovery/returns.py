@@ -1,4 +1,4 @@
-"""Going back to a version that is on disks: when nobody is left who has a stage's state, or when a whole swarm starts
+"""Returns to a version that is on disks: when nobody is left who has a stage's state, or when a whole swarm starts
 again.
 
 A *return* is a record that decides an earlier version anew: the same state, other members. It is decided like any other
@@ -18,7 +18,7 @@ from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.record import Record, build_end, build_return, founding, record_to_plain, total_of
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.recovery.return_plan import Way, newest_whole, plan_return
+from swarmd.swarm.recovery.return_plan import ReturnPlan, newest_whole, plan_return
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import OutOfDonors
 from swarmd.swarm.wire.links import Links
@@ -35,20 +35,20 @@ TELL_SECONDS = 10.0  # for a return to be heard; and between two times that thos
 FETCH_SECONDS = 2.0  # between tries to have a checkpoint
 FETCHES = 30  # tries, once others are ahead; then whoever is ahead gives its state
 
-COMES_BACK = ("joining", "waiting", "serving")
-"""States of those who can take part in a return: who is joining may hold a stage that nobody else has."""
+CAN_RETURN = ("joining", "waiting", "serving")
+"""States of those who can take part in a return: a joining peer may hold a stage that nobody else has."""
 
 
-def _quiet(way: Way) -> str:
-    """What a founder waits for that could go on."""
-    first = f"others of the run, for {QUIET_SECONDS:.0f} s, to go on from version {way.version}"
-    return "; ".join([first, *map(str, way.passed)])
+def _quiet(plan: ReturnPlan) -> str:
+    """Says what a founder waits for that has a plan."""
+    first = f"others of the run, for {QUIET_SECONDS:.0f} s, to go on from version {plan.version}"
+    return "; ".join([first, *map(str, plan.passed)])
 
 
-def _tell_passed(way: Way) -> None:
+def _warn_passed_over(plan: ReturnPlan) -> None:
     """Says which newer versions are not returned to, and why."""
-    for passed in way.passed:
-        log.warning("going back to version %d: %s", way.version, passed)
+    for passed in plan.passed:
+        log.warning("going back to version %d: %s", plan.version, passed)
 
 
 class Returns(HistoryListener):
@@ -66,7 +66,6 @@ class Returns(HistoryListener):
         self._run, self._links, self._membership, self._history = run, links, membership, history
         self._disks, self._timeout_s = disks, timeout_s
         self.due: Record | None = None  # a return that this peer has yet to make
-        self._newest: Record | None = None  # return that this peer has heard of
         self.waiting = ""  # what a return waits for, in words
         self.under_way = False  # this peer is on its way to `due`
         self._lost_since: float | None = None  # loop time
@@ -85,19 +84,19 @@ class Returns(HistoryListener):
             places = self._places()
             if frozenset(places) != seen:
                 seen, came = frozenset(places), loop.time()
-            way = await self._plan(max(self._run.totals), spares=loop.time() - came > self._timeout_s)
-            if isinstance(way, Way) and way.version > self._run.steps:
+            plan = await self._plan(max(self._run.totals), spares=loop.time() - came > self._timeout_s)
+            if isinstance(plan, ReturnPlan) and plan.version > self._run.steps:
                 raise ConfigError(
-                    f"the run has come to version {way.version}, on its peers' disks, which is more than "
-                    f"--steps {self._run.steps}: give --steps {way.version} or more."
+                    f"the run has come to version {plan.version}, on its peers' disks, which is more than "
+                    f"--steps {self._run.steps}: give --steps {plan.version} or more."
                 )
-            if isinstance(way, Way) and loop.time() - came >= QUIET_SECONDS:
-                record = await self._record(way, lambda it: founding(own.peer, own.incarnation, it))
+            if isinstance(plan, ReturnPlan) and loop.time() - came >= QUIET_SECONDS:
+                record = await self._record(plan, lambda it: founding(own.peer, own.incarnation, it))
                 if record is not None:
-                    _tell_passed(way)
+                    _warn_passed_over(plan)
                     return record
-            elif isinstance(way, Way):
-                self._wait_for(_quiet(way))
+            elif isinstance(plan, ReturnPlan):
+                self._wait_for(_quiet(plan))
             await self._membership.changed.wait(LOOK_SECONDS)
 
     async def lost(self) -> Record:
@@ -112,11 +111,11 @@ class Returns(HistoryListener):
                 if record is not None:
                     return record
             elif history.version and self._is_lost():
-                way = await self._plan(history.version, spares=True)
-                if isinstance(way, Way):
-                    record = await self._record(way, lambda _: history.record_hash, history.version)
+                plan = await self._plan(history.version, spares=True)
+                if isinstance(plan, ReturnPlan):
+                    record = await self._record(plan, lambda _: history.record_hash, history.version)
                     if record is not None and self._is_lost():
-                        _tell_passed(way)
+                        _warn_passed_over(plan)
                         return record
             await self._membership.changed.wait(LOOK_SECONDS)
 
@@ -127,19 +126,19 @@ class Returns(HistoryListener):
         return next((card.stage for card in cards if card.stage in missing), None)
 
     async def _mend(self, stage: int) -> Record | None:
-        """What follows a version of which a stage has no finite parameters: a return to the newest whole one; if that
-        was no help the first time, or there is none, the end of the run. None if somebody hasn't answered yet.
+        """Makes the record that follows a version of which a stage has no finite parameters: a return to the newest
+        whole one; if that was no help the first time, or there is none, the end of the run. None if an answer lacks.
         """
         record, after = self._history.record, self._history.record_hash
         assert record is not None, "an untrained version isn't broken"
         why = f"the parameters of stage {stage} came out not finite at step {record.step}"
         if record.broke_at >= record.step:
             return self._end(record, f"{why}, also after the swarm had returned to a checkpoint")
-        way = await self._plan(record.step - 1, spares=True)
-        if isinstance(way, Way):
-            made = await self._record(way, lambda _: after, record.step, broke_at=record.step, why=why)
+        plan = await self._plan(record.step - 1, spares=True)
+        if isinstance(plan, ReturnPlan):
+            made = await self._record(plan, lambda _: after, record.step, broke_at=record.step, why=why)
             if made is not None:
-                _tell_passed(way)
+                _warn_passed_over(plan)
             return made
         return self._end(record, f"{why}, and there is no checkpoint to return to") if self._nothing_whole else None
 
@@ -148,7 +147,7 @@ class Returns(HistoryListener):
         return build_end(record, lives, conductor=self._membership.own.peer, why=why)
 
     def _is_lost(self) -> bool:
-        """Whether a stage has been empty for too long."""
+        """True if a stage has been empty for too long."""
         now = asyncio.get_running_loop().time()
         if not self._membership.missing_stages(self._run.model.stages):
             self._lost_since, self.waiting = None, ""
@@ -161,19 +160,19 @@ class Returns(HistoryListener):
         self._is_lost()
 
     def _places(self) -> dict[PeerId, int]:
-        return {card.peer: card.stage for card in self._membership.kin() if card.state in COMES_BACK}
+        return {card.peer: card.stage for card in self._membership.kin() if card.state in CAN_RETURN}
 
-    async def _plan(self, upto: int, *, spares: bool) -> Way | str:
+    async def _plan(self, upto: int, *, spares: bool) -> ReturnPlan | str:
         """Asks everyone what is on their disks."""
         places = self._places()
         stocks = await self._disks.ask_around(sorted(places))
         places = {peer: stage for peer, stage in places.items() if peer in stocks}
         stages, everyone = self._run.model.stages, len(places) == len(self._places())
-        way = plan_return(stocks, places, stages, upto, self._state_at, spares=spares)
+        plan = plan_return(stocks, places, stages, upto, self._state_at, spares=spares)
         self._nothing_whole = everyone and isinstance(newest_whole(stocks, stages, upto, self._state_at), str)
-        if isinstance(way, str) or self._lost_since is not None:
-            self._wait_for(way if isinstance(way, str) else "")
-        return way
+        if isinstance(plan, str) or self._lost_since is not None:
+            self._wait_for(plan if isinstance(plan, str) else "")
+        return plan
 
     def _wait_for(self, words: str) -> None:
         if words != self.waiting:
@@ -186,7 +185,7 @@ class Returns(HistoryListener):
 
     async def _record(
         self,
-        way: Way,
+        plan: ReturnPlan,
         after: Callable[[Record], str],
         version: int | None = None,
         *,
@@ -198,25 +197,25 @@ class Returns(HistoryListener):
         record.
         """
         newest = self._history.record
-        record = self._history.chain.at(way.version)
-        if record is None or record.state != way.state:
-            holders = [peer for peers in way.members for peer in peers]
+        record = self._history.chain.at(plan.version)
+        if record is None or record.state != plan.state:
+            holders = [peer for peers in plan.members for peer in peers]
             for stage in range(self._run.model.stages):
-                record = await self._disks.record_of(Kept(way.version, stage, way.state), holders)
+                record = await self._disks.record_of(Kept(plan.version, stage, plan.state), holders)
                 if record is not None:
                     break
         if record is None:
             return None
         lives = {card.peer: card.incarnation for card in self._membership.cards()}
-        if not all(peer in lives for peers in way.members for peer in peers):  # someone has gone meanwhile
+        if not all(peer in lives for peers in plan.members for peer in peers):  # someone has gone meanwhile
             return None
         prolonged = version is None and record.total_steps != total_of(self._run)
         return build_return(
             record,
-            way.members,
+            plan.members,
             lives,
             after=after(record),
-            after_version=way.version if version is None else version,
+            after_version=plan.version if version is None else version,
             conductor=self._membership.own.peer,
             continues=record.hash if prolonged else "",
             broke_at=broke_at or (newest.broke_at if newest is not None else 0),
@@ -224,7 +223,7 @@ class Returns(HistoryListener):
         )
 
     async def tell(self, record: Record) -> None:
-        """Tells everyone of a return who doesn't show that it was made, until another one is made."""
+        """Tells those of a return who don't show that they have made it, until another one is made."""
         while (
             self._history.returned is None or self._history.returned.after in ("", record.after) or self.due is record
         ):
@@ -233,7 +232,7 @@ class Returns(HistoryListener):
             await asyncio.sleep(TELL_SECONDS)
 
     def _is_late(self, card: Card, record: Record) -> bool:
-        """Whether a peer may not have heard of a return."""
+        """True for a peer that may not have heard of a return."""
         if card.peer == self._membership.own.peer or card.version > record.after_version or card.state == "left":
             return False
         if record.ends:
@@ -241,7 +240,7 @@ class Returns(HistoryListener):
         on_its_way = card.version >= record.step and self._history.chain.hash_at(card.version) == card.record
         return not on_its_way or self.due is record
 
-    # ---------------------------------------------------------------------------------------------- going back
+    # ---------------------------------------------------------------------------------------------- returning
 
     def on_return(self, record: Record) -> None:
         """Makes a return due that concerns this peer, or ends its run."""
@@ -256,12 +255,12 @@ class Returns(HistoryListener):
                 "the swarm returns from version %d to version %d, which is on disks%s",
                 self._history.version, record.step, because,
             )  # fmt: skip
-            self.due = self._newest = record
+            self.due = record
             self._membership.changed.notify()
             self._history.changed.notify()
 
     def _concerns(self, record: Record) -> bool:
-        """Whether a return is for this peer: it follows its version, or one that it would have come to."""
+        """True for a return that is for this peer: it follows its version, or one that it would have come to."""
         history = self._history
         if any(it is not None and it.hash == record.hash for it in (history.record, self.due, history.returned)):
             return False
@@ -296,7 +295,7 @@ class Returns(HistoryListener):
         return None
 
     def _holders(self) -> list[PeerId]:
-        """Whom to ask for a checkpoint: everyone."""
+        """Peers to ask for a checkpoint: everyone."""
         own = self._membership.own.peer
         return [card.peer for card in self._membership.cards() if card.peer != own and card.state != "left"]
 

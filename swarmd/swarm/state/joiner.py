@@ -65,7 +65,7 @@ class Joiner(Puller):
         # Who comes to a swarm that has begun, and is cut off from it before it is there, has nothing to begin with.
         goal = max(self._newest().version, 0 if history.ready else history.origin.heard)
         if goal == 0:
-            history.restore(None, "")
+            history.replace(None, "")
         self.pulling = goal > 0
         failures = 0
         while history.behind or (goal := max(goal, self._newest().version)) > history.version:
@@ -116,7 +116,7 @@ class Joiner(Puller):
         async def work() -> None:
             async with self._history.lock:
                 digest = await self._compute.import_state(pulled.state)
-                self._history.restore(pulled.manifest.record, digest)
+                self._history.replace(pulled.manifest.record, digest)
                 pulled.backlog.hand_over(self._hold)  # before anyone else gets the lock and looks for these gradients
 
         self._loading = asyncio.create_task(work(), name="load state")

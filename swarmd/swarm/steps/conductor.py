@@ -115,10 +115,10 @@ class Conductor:
     async def run(self) -> None:
         """Leads every step for which this peer comes first, until the run is over."""
         while not self._history.finished:
-            step, changes = self._history.version + 1, self._history.changes
+            step, changes = self._history.version + 1, self._history.replacements
 
             def over(step: int = step, changes: int = changes) -> bool:
-                return self._history.version >= step or self._history.changes != changes
+                return self._history.version >= step or self._history.replacements != changes
 
             await self._until(lambda step=step, over=over: over() or self.is_first(step))  # type: ignore[misc]
             if not over():

@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 
 from swarmd.swarm.recovery.forks import Standing, find_fork, wins
 
-PLAIN = Standing(version=20, forked=True, tokens=1000, record="b")
+PLAIN = Standing(version=20, forked=True, tokens=1000, record_hash="b")
 STEPS = 100
 
 
 @pytest.mark.parametrize(
     ("better", "worse"),
     [
-        ({"version": 22}, {"version": 20, "forked": False, "tokens": 9999, "record": "a"}),
-        ({"version": 100}, {"version": 99, "forked": False, "tokens": 9999, "record": "a"}),
-        ({"forked": False}, {"version": 21, "tokens": 9999, "record": "a"}),
-        ({"tokens": 1001}, {"version": 21, "record": "a"}),
-        ({"record": "a"}, {"version": 21}),
-        ({"record": "a"}, {}),
+        ({"version": 22}, {"version": 20, "forked": False, "tokens": 9999, "record_hash": "a"}),
+        ({"version": 100}, {"version": 99, "forked": False, "tokens": 9999, "record_hash": "a"}),
+        ({"forked": False}, {"version": 21, "tokens": 9999, "record_hash": "a"}),
+        ({"tokens": 1001}, {"version": 21, "record_hash": "a"}),
+        ({"record_hash": "a"}, {"version": 21}),
+        ({"record_hash": "a"}, {}),
     ],
     ids=["more steps", "at the end of the run", "decided by a majority", "more tokens", "a lead of one", "lower hash"],
 )
@@ -35,7 +35,7 @@ standings = st.builds(Standing, st.integers(90, 100), st.booleans(), st.integers
 
 @given(standings, standings)
 def test_exactly_one_of_two_histories_wins(one: Standing, other: Standing) -> None:
-    if one == other or (one.record == other.record and abs(one.version - other.version) < 2):
+    if one == other or (one.record_hash == other.record_hash and abs(one.version - other.version) < 2):
         return  # one and the same
     assert wins(one, other, STEPS) != wins(other, one, STEPS)
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from swarmd.swarm.recovery.return_plan import Way, plan_return
+from swarmd.swarm.recovery.return_plan import ReturnPlan, plan_return
 from swarmd.swarm.state.copies import COPIES, plan_copies
 from swarmd.swarm.wire.messages.disks import Kept, Stock
 
@@ -20,13 +20,13 @@ TWO = {"a": 0, "b": 1}
 
 def test_the_newest_version_that_is_whole_is_returned_to() -> None:
     stocks = {"a": stock((4, 0), (2, 0)), "b": stock((2, 1), (6, 1))}
-    assert plan_return(stocks, TWO, 2, upto=9) == Way(2, "s2", (("a",), ("b",)))
+    assert plan_return(stocks, TWO, 2, upto=9) == ReturnPlan(2, "s2", (("a",), ("b",)))
 
 
 def test_a_copy_counts_like_a_replicas_own() -> None:
     stocks = {"a": stock((4, 0), (2, 0), (4, 1)), "b": stock((2, 1))}
-    assert plan_return(stocks, TWO, 2, upto=9) == Way(4, "s4", (("a",), ("b",)))
-    assert plan_return(stocks, TWO, 2, upto=3) == Way(2, "s2", (("a",), ("b",)))
+    assert plan_return(stocks, TWO, 2, upto=9) == ReturnPlan(4, "s4", (("a",), ("b",)))
+    assert plan_return(stocks, TWO, 2, upto=3) == ReturnPlan(2, "s2", (("a",), ("b",)))
 
 
 def test_newer_versions_are_passed_over_in_words() -> None:
@@ -36,7 +36,7 @@ def test_newer_versions_are_passed_over_in_words() -> None:
         "c": stock((2, 2), (4, 1), (6, 2)),
     }
     way = plan_return(stocks, {"a": 0, "b": 1, "c": 2}, 3, upto=9)
-    assert isinstance(way, Way)
+    assert isinstance(way, ReturnPlan)
     assert way.version == 2
     assert [str(it) for it in way.passed] == [
         "version 8 is passed over: no checkpoint of stage 0 (2 of 3 stages are here)",
@@ -61,7 +61,7 @@ def test_states_of_two_histories_are_not_mixed() -> None:
     assert plan_return(stocks, TWO, 2, upto=9) == lacks
     both = {"a": Stock((*stock((4, 0)).kept, *stock((4, 0), (4, 1), state="other").kept), True), "b": stock((4, 1))}
     way = plan_return(both, TWO, 2, upto=9, known=lambda version: "other4")
-    assert isinstance(way, Way)
+    assert isinstance(way, ReturnPlan)
     assert way.state == "other4"
 
 
@@ -69,7 +69,7 @@ def test_who_lacks_data_is_not_sent_to_the_first_stage() -> None:
     places = {"b": 1, "c": 1}
     stocks = {"b": stock((4, 0), (4, 1), has_data=False), "c": stock((4, 1))}
     way = plan_return(stocks, places, 2, upto=9)
-    assert way == Way(4, "s4", (("c",), ("b",)))
+    assert way == ReturnPlan(4, "s4", (("c",), ("b",)))
     poor = {peer: Stock(it.kept, has_data=False) for peer, it in stocks.items()}
     assert plan_return(poor, places, 2, upto=9) == "a peer for stage 0"
     assert plan_return(stocks, places, 2, upto=9, spares=False) == "a peer for stage 0"
@@ -78,7 +78,7 @@ def test_who_lacks_data_is_not_sent_to_the_first_stage() -> None:
 def test_whoever_has_the_checkpoint_is_sent() -> None:
     places = {"a": 0, "b": 0, "c": 0}
     stocks = {"a": stock((4, 0)), "b": stock((4, 0), (4, 1)), "c": stock((4, 0))}
-    assert plan_return(stocks, places, 2, upto=9) == Way(4, "s4", (("a", "c"), ("b",)))
+    assert plan_return(stocks, places, 2, upto=9) == ReturnPlan(4, "s4", (("a", "c"), ("b",)))
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -97,7 +97,7 @@ def test_a_way_is_whole_and_keeps_everyone(seed: int) -> None:
     if not whole or len(peers) < stages:
         assert isinstance(way, str)
         return
-    assert isinstance(way, Way)
+    assert isinstance(way, ReturnPlan)
     assert way.version == max(whole)
     assert sorted(peer for members in way.members for peer in members) == peers
     assert all(way.members)

@@ -112,12 +112,12 @@ class Node:
         self.asked: list[AskChunk] = []
         self.at_once = self.most_at_once = 0
         if ready:
-            self.history.restore(CHAIN[version - 1] if version else None, "digest")
+            self.history.replace(CHAIN[version - 1] if version else None, "digest")
 
     def commit(self) -> None:
         """One version further."""
         self.compute.version += 1
-        self.history.restore(CHAIN[self.compute.version - 1], "digest")
+        self.history.replace(CHAIN[self.compute.version - 1], "digest")
 
     def chunks(self, give: Callable[[AskChunk, Callable[[], Awaitable[Chunk]]], Awaitable[Chunk]]) -> None:
         """Puts something between a question for a chunk and its answer."""
@@ -469,8 +469,8 @@ def test_an_old_state_of_ones_own_spares_what_has_not_changed() -> None:
     async def main() -> None:
         joiner, donors = crowd(1)
         joiner.compute.version = 3
-        joiner.history.restore(CHAIN[2], "digest")
-        joiner.history.behind = True
+        joiner.history.replace(CHAIN[2], "digest")
+        joiner.history.fall_behind("told to")
         donors[0].uplink(100 * CHUNK)
         assert await joiner_of(joiner, donors).pull(names(donors))
         assert joiner.history.version == 5
@@ -487,8 +487,8 @@ def test_who_missed_a_gradient_does_not_take_the_version_before_it_again() -> No
         joiner, donors = crowd(1, version=3)
         await donors[0].links.ask(donors[0].name, AskSnapshot(0), deadline_s=10)
         joiner.compute.version = 3
-        joiner.history.restore(CHAIN[2], "digest")
-        joiner.history.behind = True
+        joiner.history.replace(CHAIN[2], "digest")
+        joiner.history.fall_behind("told to")
         for _ in range(2):
             donors[0].commit()
         assert await joiner_of(joiner, donors).pull(names(donors))
@@ -501,7 +501,7 @@ def test_the_loser_of_a_fork_takes_a_state_that_is_not_newer() -> None:
     async def main() -> None:
         joiner, donors = crowd(1)
         joiner.compute.version = 7
-        joiner.history.restore(CHAIN[6], "digest")
+        joiner.history.replace(CHAIN[6], "digest")
         assert await joiner_of(joiner, donors).pull(names(donors))
         assert joiner.history.version == 5
         assert joiner.history.record_hash == CHAIN[4].hash
@@ -515,7 +515,7 @@ def test_nobody_has_it() -> None:
     async def main() -> None:
         joiner, donors = crowd(2)
         for donor in donors:
-            donor.history.behind = True
+            donor.history.fall_behind("told to")
         assert not await joiner_of(joiner, donors).pull(names(donors))
 
     run_virtual(main())
