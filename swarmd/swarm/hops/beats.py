@@ -7,7 +7,7 @@ from swarmd.swarm.hops.under_way import HopsUnderWay, HopUnderWay
 from swarmd.swarm.membership.table import SMALL_SWARM, Membership
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.tasks import Tasks
-from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.hop import BEAT_SECONDS, Beat, HopBeat
 from swarmd.values import PeerId
@@ -31,18 +31,18 @@ class Beats:
 
     def __init__(
         self,
-        links: Links,
+        scope: Scope,
         membership: Membership,
         hops: HopsUnderWay,
         custody: Custody,
         compute: Compute,
         tasks: Tasks,
     ) -> None:
-        self._links, self._membership, self._hops, self._custody = links, membership, hops, custody
+        self._links, self._membership, self._hops, self._custody = scope.links, membership, hops, custody
         self._compute, self._tasks = compute, tasks
         self._under_way: set[PeerId] = set()
         self._due: dict[PeerId, float] = {}  # custodians of hops held here -> loop time promised for the next beat
-        links.handle(Beat, self._answer_beat)
+        scope.handle(Beat, self._answer_beat)
 
     async def run(self) -> None:
         """Beats until cancelled. A new custodian hears of its hop at once, whatever the rhythm."""

@@ -22,7 +22,7 @@ from swarmd.swarm.hops.under_way import HopsUnderWay, HopUnderWay
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.tasks import Tasks, joined
-from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.common import Ack, check_stage
 from swarmd.swarm.wire.messages.hop import (
     SOMEONE,
@@ -57,7 +57,7 @@ class Journeys:
         self,
         run: RunConfig,
         limits: LimitsConfig,
-        links: Links,
+        scope: Scope,
         membership: Membership,
         history: History,
         sums: StepSums,
@@ -66,12 +66,12 @@ class Journeys:
         rng: random.Random,
         tasks: Tasks,
     ) -> None:
-        self._run, self._limits, self._links, self._membership = run, limits, links, membership
+        self._run, self._limits, self._links, self._membership = run, limits, scope.links, membership
         self._history, self._sums, self._compute, self.stage, self.tasks = history, sums, compute, stage, tasks
         self.is_tail = stage == run.model.stages - 1
         self.hops = HopsUnderWay()
         self.custodian = Custodian(
-            links, membership, history, sums.changed, stage, rng, tasks,
+            scope.links, membership, history, sums.changed, stage, rng, tasks,
             routing=run.routing, retained_bytes=limits.retained_bytes,
         )  # fmt: skip
         self.router, self.custody = self.custodian.router, self.custodian.custody
@@ -83,10 +83,10 @@ class Journeys:
         self.ailing = Ailing()
         self._recovery: asyncio.TimerHandle | None = None  # at the end of a rest
         self._told_busy: dict[PeerId, None] = {}
-        links.handle(Hop, self._answer_hop)
-        links.handle(Room, self._answer_room)
-        links.handle(Locate, self._answer_locate)
-        links.handle(Cancel, self._answer_cancel)
+        scope.handle(Hop, self._answer_hop)
+        scope.handle(Room, self._answer_room)
+        scope.handle(Locate, self._answer_locate)
+        scope.handle(Cancel, self._answer_cancel)
 
     # ---------------------------------------------------------------------------------------------- holder
 

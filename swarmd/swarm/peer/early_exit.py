@@ -25,7 +25,7 @@ from swarmd.swarm.rounds.member import Rounds
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.steps.head import Head
 from swarmd.swarm.tasks import Tasks
-from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.common import Ack, check_stage
 from swarmd.swarm.wire.messages.move import AskStay
 from swarmd.values import PeerId
@@ -45,7 +45,7 @@ class EarlyExit:
     def __init__(
         self,
         run: RunConfig,
-        links: Links,
+        scope: Scope,
         membership: Membership,
         history: History,
         conductor: Conductor,
@@ -61,7 +61,7 @@ class EarlyExit:
         set_card: Callable[..., None],
         announce: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
-        self._run, self._links, self._membership, self._history = run, links, membership, history
+        self._run, self._links, self._membership, self._history = run, scope.links, membership, history
         self._conductor, self._sums, self._journeys, self._rounds = conductor, sums, journeys, rounds
         self._compute, self._handovers, self._head, self._stage = compute, handovers, head, stage
         self._tasks, self._set_card, self._announce = tasks, set_card, announce
@@ -69,7 +69,7 @@ class EarlyExit:
         self.heir: tuple[int, PeerId] = (0, "")  # of which step, and who: has this peer's sum
         self.doing = ""  # one sentence, to be shown
         self._leaving = self._closed = False
-        links.handle(AskStay, self._answer)
+        scope.handle(AskStay, self._answer)
 
     # ---------------------------------------------------------------------------------------------- staying
 

@@ -50,25 +50,25 @@ class ServedStage:
         announce: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self.stage, self.compute, self.data = stage, compute, data
-        self._links, self._membership, self.tasks = links, membership, tasks
-        self._others = links.kinds()  # that are answered by what stays when this peer moves
+        self._scope, self._membership, self.tasks = links.scope(), membership, tasks
+        scope = self._scope
         self._serving = False
         self.sums = StepSums()
-        self.journeys = Journeys(run, limits, links, membership, history, self.sums, compute, stage, rng, tasks)
-        self.rounds = Rounds(run, limits, links, membership, history, self.sums, self.journeys, compute, stage)
-        self.donor = Donor(links, history, compute, stage)
+        self.journeys = Journeys(run, limits, scope, membership, history, self.sums, compute, stage, rng, tasks)
+        self.rounds = Rounds(run, limits, scope, membership, history, self.sums, self.journeys, compute, stage)
+        self.donor = Donor(scope, history, compute, stage)
         self.joiner = joiner
         self.head: Head | None = None
         if stage == 0:
             assert data is not None, "a first stage is opened with its data"
-            self.head = Head(run, limits, links, membership, history, self.sums, self.journeys, conductor, data)
+            self.head = Head(run, limits, scope, membership, history, self.sums, self.journeys, conductor, data)
         self.handovers = HandOvers(
-            run, links, membership, history, self.sums, self.journeys.hops, compute, stage,
+            run, scope, membership, history, self.sums, self.journeys.hops, compute, stage,
             self.head.inherit if self.head is not None else lambda indices: None,
         )  # fmt: skip
         self.early_exit = EarlyExit(
             run,
-            links,
+            scope,
             membership,
             history,
             conductor,
@@ -92,7 +92,7 @@ class ServedStage:
             return
         self._serving = True
         beats = Beats(
-            self._links, self._membership, self.journeys.hops, self.journeys.custody, self.compute, self.tasks
+            self._scope, self._membership, self.journeys.hops, self.journeys.custody, self.compute, self.tasks
         )
         self.tasks.keep(beats.run)
         if self.head is not None:
@@ -128,7 +128,7 @@ class ServedStage:
         """Ends everything here in this turn of the event loop, as this peer goes to another stage: nothing is answered
         any more.
         """
-        self._links.withdraw(self._links.kinds() - self._others)
+        self._scope.close()
         self.donor.close()
         self.close()
 

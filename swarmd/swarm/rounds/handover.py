@@ -23,7 +23,7 @@ from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.rounds.exchange import unless_over
 from swarmd.swarm.tasks import joined, start_shared
-from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.common import Ranges, check_stage, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.drain import HandOver, TakenOver
 from swarmd.values import Encoded, PeerId
@@ -67,7 +67,7 @@ class HandOvers:
     def __init__(
         self,
         run: RunConfig,
-        links: Links,
+        scope: Scope,
         membership: Membership,
         history: History,
         sums: StepSums,
@@ -76,7 +76,7 @@ class HandOvers:
         stage: int,
         completed: Callable[[Iterable[int]], None],
     ) -> None:
-        self._run, self._links, self._membership = run, links, membership
+        self._run, self._links, self._membership = run, scope.links, membership
         self._history, self._sums, self._hops = history, sums, hops
         self._compute, self._stage = compute, stage
         self._closed = False
@@ -85,7 +85,7 @@ class HandOvers:
         self._taken: dict[PeerId, Estate] = {}  # of the present step
         self._taking: dict[asyncio.Task[None], tuple[PeerId, Estate]] = {}
         self.unsure: PeerId = ""  # has all of this peer's sum, and may have taken it: its answer is lost, or to come
-        links.handle(HandOver, self._answer)
+        scope.handle(HandOver, self._answer)
 
     # ---------------------------------------------------------------------------------------------- giving
 

@@ -25,7 +25,7 @@ from swarmd.swarm.rounds.exchange import Exchange, Spoiled, unless_over
 from swarmd.swarm.rounds.leader import Leader
 from swarmd.swarm.rounds.repair import Repairs
 from swarmd.swarm.tasks import joined
-from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.commit import AskGradient, GradientPart
 from swarmd.swarm.wire.messages.common import check_stage, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import Blame
@@ -62,7 +62,7 @@ class Rounds:
         self,
         run: RunConfig,
         limits: LimitsConfig,
-        links: Links,
+        scope: Scope,
         membership: Membership,
         history: History,
         sums: StepSums,
@@ -70,10 +70,10 @@ class Rounds:
         compute: Compute,
         stage: int,
     ) -> None:
-        self._run, self._links, self._membership = run, links, membership
+        self._run, self._links, self._membership = run, scope.links, membership
         self._history, self._sums, self._journeys = history, sums, journeys
         self._compute, self._stage = compute, stage
-        self.repairs = Repairs(run, limits, links, membership, history, sums, journeys, stage)
+        self.repairs = Repairs(run, limits, scope, membership, history, sums, journeys, stage)
         self._claims = Claims(stage, membership.is_live)
         self._held = Held(limits.held_gradients)
         self._offered: dict[int, tuple[str, Whole]] = {}  # step -> digest and parts, brought by `hold` and not checked
@@ -84,14 +84,14 @@ class Rounds:
         self._leading: dict[int, Leader] = {}
         self._reports: dict[int, asyncio.Task[StageReport]] = {}
         self._attempts = itertools.count(1)
-        links.handle(AskHoldings, self._answer_holdings)
-        links.handle(Freeze, self._answer_freeze)
-        links.handle(Subtract, self._answer_subtract)
-        links.handle(Resend, self._answer_resend)
-        links.handle(Plan, self._answer_plan)
-        links.handle(Contribution, self._answer_contribution)
-        links.handle(AskGradient, self._answer_gradient)
-        links.handle(Close, self._answer_close)
+        scope.handle(AskHoldings, self._answer_holdings)
+        scope.handle(Freeze, self._answer_freeze)
+        scope.handle(Subtract, self._answer_subtract)
+        scope.handle(Resend, self._answer_resend)
+        scope.handle(Plan, self._answer_plan)
+        scope.handle(Contribution, self._answer_contribution)
+        scope.handle(AskGradient, self._answer_gradient)
+        scope.handle(Close, self._answer_close)
 
     # ---------------------------------------------------------------------------------------------- leader
 

@@ -14,7 +14,7 @@ from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.tasks import joined, start_shared
-from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.common import from_ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import AskHop, Hop, hop_id
 from swarmd.swarm.wire.messages.round import Resend, Resent
@@ -33,20 +33,20 @@ class Repairs:
         self,
         run: RunConfig,
         limits: LimitsConfig,
-        links: Links,
+        scope: Scope,
         membership: Membership,
         history: History,
         sums: StepSums,
         journeys: Journeys,
         stage: int,
     ) -> None:
-        self._run, self._links, self._membership, self._history = run, links, membership, history
+        self._run, self._links, self._membership, self._history = run, scope.links, membership, history
         self._sums, self._journeys, self._stage = sums, journeys, stage
         self._messages: dict[HopId, asyncio.Task[Hop]] = {}  # that are being computed again
         self._subtracting: dict[HopId, asyncio.Task[None]] = {}
         self._bringing: set[HopId] = set()
         self._pace = asyncio.Semaphore(limits.in_flight_hops)  # nothing of these can be evicted
-        links.handle(AskHop, self._answer_hop_question)
+        scope.handle(AskHop, self._answer_hop_question)
 
     # ---------------------------------------------------------------------------------------------- missing indices
 

@@ -16,7 +16,7 @@ from swarmd.swarm.ports import Compute
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.state import manifest as statesync
 from swarmd.swarm.state.manifest import CHUNKS_AT_ONCE, chunk_hashes
-from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot, Chunk, Snapshot
 from swarmd.values import Buffer, PeerId
 
@@ -50,14 +50,14 @@ class Pinned:
 class Donor:
     """Serves this peer's stage to joiners."""
 
-    def __init__(self, links: Links, history: History, compute: Compute, stage: int) -> None:
-        self._links, self._history, self._compute, self._stage = links, history, compute, stage
+    def __init__(self, scope: Scope, history: History, compute: Compute, stage: int) -> None:
+        self._links, self._history, self._compute, self._stage = scope.links, history, compute, stage
         self._pinned: dict[int, Pinned] = {}
         self._pinning = asyncio.Lock()
         self._ways = Ways()
         self._closed = False
-        links.handle(AskSnapshot, self._answer_snapshot)
-        links.handle(AskChunk, self._answer_chunk)
+        scope.handle(AskSnapshot, self._answer_snapshot)
+        scope.handle(AskChunk, self._answer_chunk)
 
     async def _answer_snapshot(self, peer: PeerId, ask: AskSnapshot) -> Snapshot:
         history = self._history

@@ -20,7 +20,7 @@ from swarmd.swarm.ports import Data
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.tasks import first_of
-from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.common import Ack, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.step import AskLease, Lease, Revoke
 from swarmd.values import HopId, PeerId
@@ -54,7 +54,7 @@ class Head:
         self,
         run: RunConfig,
         limits: LimitsConfig,
-        links: Links,
+        scope: Scope,
         membership: Membership,
         history: History,
         sums: StepSums,
@@ -62,7 +62,7 @@ class Head:
         conductor: Conductor,
         data: Data,
     ) -> None:
-        self._run, self._limits, self._links, self._membership = run, limits, links, membership
+        self._run, self._limits, self._links, self._membership = run, limits, scope.links, membership
         self._history, self._sums, self._journeys = history, sums, journeys
         self._conductor, self._data = conductor, data
         self._pool: deque[tuple[int, Lease]] = deque()
@@ -70,7 +70,7 @@ class Head:
         self._completed: set[int] = set()
         self._changed = Signal()
         self._retired = False
-        links.handle(Revoke, self._answer_revoke)
+        scope.handle(Revoke, self._answer_revoke)
         journeys.tokens = lambda key: data.microbatch(*key)
 
     @property

@@ -7,7 +7,7 @@ checks the fingerprint on a connection's first request, and hands the rest to wh
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 from swarmd.errors import Mismatch, PeerFault, PeerUnreachable, Refused, SwarmError
@@ -58,17 +58,12 @@ class Links:
         transport.serve(self._answer)
 
     def handle(self, kind: RequestKind[R, A], handler: Callable[[PeerId, R], Awaitable[A]]) -> None:
-        """Has a handler answer a kind of request."""
+        """Has a handler answer a kind of request, as long as this peer lives."""
         self._handlers[kind] = handler
 
-    def kinds(self) -> set[Any]:
-        """The kinds of requests that are answered here."""
-        return set(self._handlers)
-
-    def withdraw(self, kinds: Iterable[Any]) -> None:
-        """Refuses these kinds from now on."""
-        for kind in kinds:
-            self._handlers.pop(kind, None)
+    def scope(self) -> "Scope":
+        """For handlers that end before."""
+        return Scope(self, self._handlers)
 
     def _handler(self, kind: type[Any]) -> Handler:
         """Raises Refused."""
@@ -282,6 +277,24 @@ class Links:
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             log.debug("%s to %s: %s", type(message).__name__, peer[-8:], trouble)
             return None
+
+
+class Scope:
+    """The conversations of a part of a peer, such as its stage: its handlers end with it."""
+
+    def __init__(self, links: Links, handlers: dict[Any, Handler]) -> None:
+        self.links = links
+        self._handlers, self._own = handlers, set[Any]()
+
+    def handle(self, kind: RequestKind[R, A], handler: Callable[[PeerId, R], Awaitable[A]]) -> None:
+        """Has a handler answer a kind of request until the scope is closed."""
+        self._handlers[kind] = handler
+        self._own.add(kind)
+
+    def close(self) -> None:
+        """Refuses what was answered here."""
+        for kind in self._own:
+            self._handlers.pop(kind, None)
 
 
 def _prolonged(settings: Settings) -> str:

@@ -108,7 +108,7 @@ class Node:
         self.links = Links(network.transport(name), self.membership, lambda: Settings({}, fingerprint(RUN)))
         self.history = History(RUN, self.links, cast("Any", NoDisk()))
         self.compute = FakeCompute(version)
-        self.donor = Donor(self.links, self.history, cast("Any", self.compute), 0)
+        self.donor = Donor(self.links.scope(), self.history, cast("Any", self.compute), 0)
         self.asked: list[AskChunk] = []
         self.at_once = self.most_at_once = 0
         if ready:

@@ -195,6 +195,25 @@ def test_what_nobody_answers_is_refused() -> None:
     meet(test)
 
 
+def test_what_a_scope_answered_is_refused_once_it_is_closed() -> None:
+    async def test(a: Node, b: Node) -> None:
+        async def answer(peer: str, beat: Beat) -> Ack:
+            return Ack()
+
+        beat = Beat((), 0, 0.0, 0.0)
+        old, new = b.links.scope(), b.links.scope()
+        old.handle(Beat, answer)
+        assert await a.links.ask("b", beat, deadline_s=1) == Ack()
+        old.close()
+        with pytest.raises(Refused, match="nobody here answers Beat now"):
+            await a.links.ask("b", beat, deadline_s=1)
+        assert await a.links.ask("b", Room(3), deadline_s=1) == Ack(), "that is answered outside of it"
+        new.handle(Beat, answer)
+        assert await a.links.ask("b", beat, deadline_s=1) == Ack()
+
+    meet(test)
+
+
 def test_a_broken_connection_means_greeting_again() -> None:
     async def test(a: Node, b: Node) -> None:
         await a.links.greet("b")
