@@ -1,7 +1,8 @@
-"""Reading files of which it isn't certain what they are: only regular ones, only so much, and never waiting.
+"""Files that are read without knowing what they are, and files that are replaced as a whole.
 
-Opening a FIFO waits for somebody who writes, a device may have no end, and JSON may be nested deeper than Python's
-stack. All of these are an OSError or ValueError here, whose `strerror` or text reads well in a sentence.
+Only regular files are read, only so much of them, and never waiting: opening a FIFO waits for a writer, a device may
+have no end, and JSON may be nested deeper than Python's stack. All of these are an OSError or ValueError here, whose
+`strerror` or text reads well in a sentence.
 """
 
 import errno
@@ -9,6 +10,7 @@ import io
 import json
 import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -92,6 +94,36 @@ def parse_json(text: str | bytes) -> Any:
 def read_json(path: Path | str, limit_bytes: int, *, follow: bool = True) -> Any:
     """What a JSON file holds. Raises OSError, ValueError."""
     return parse_json(read_regular(path, limit_bytes, follow=follow))
+
+
+def write_atomically(path: Path, content: bytes | bytearray | memoryview, *, prefix: str = "") -> None:
+    """Replaces a file so that a crash leaves the old or the new content, never a part; the new one is on the disk when
+    this returns. `prefix`: of the name until then (".<name>." if empty). Raises OSError.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=prefix or f".{path.name}.")
+    try:
+        os.fchmod(descriptor, PRIVATE_MODE)  # whatever the umask
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    """Makes a rename last over a power cut. Some file systems can't, and keep their names anyway."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _check(found: os.stat_result, path: Path | str) -> None:

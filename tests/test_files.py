@@ -1,5 +1,7 @@
-"""Reading files of which it isn't certain what they are: a sentence for each that is none, at once."""
+"""Files: a sentence at once for each that is not a regular one, and the replacement of one as a whole."""
 
+import contextlib
+import errno
 import logging
 import os
 import socket
@@ -13,7 +15,7 @@ import pytest
 
 from swarmd.daemon import logs
 from swarmd.daemon.home import Home, Remembered
-from swarmd.files import PRIVATE_MODE, open_private, open_regular, parse_json, read_json, read_regular
+from swarmd.files import PRIVATE_MODE, open_private, open_regular, parse_json, read_json, read_regular, write_atomically
 from swarmd.net.identity import load_or_create_seed
 
 LIMIT = 1000
@@ -180,3 +182,34 @@ def test_a_link_in_a_home_is_a_sentence_and_touches_nothing(name: str, tmp_path:
     assert name in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert (mode(tmp_path / "precious"), (tmp_path / "precious").read_text()) == (0o644, "precious")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("number", "matters"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
+def test_only_a_folder_that_cant_be_synced_at_all_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, matters: bool
+) -> None:
+    path, sync = tmp_path / "file", os.fsync
+
+    def fail_on_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail_on_folders)
+    with pytest.raises(OSError, match="Input/output") if matters else contextlib.nullcontext():
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"

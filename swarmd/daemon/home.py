@@ -12,7 +12,6 @@ import logging
 import os
 import socket
 import stat
-import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 from swarmd.daemon.known_peers import KnownPeer, known_of, parse_known
 from swarmd.errors import ConfigError
-from swarmd.files import PRIVATE_MODE, check_regular, open_private, parse_json, read_json, read_regular
+from swarmd.files import check_regular, open_private, parse_json, read_json, read_regular, write_atomically
 from swarmd.swarm.wire.messages.common import INCARNATION_LIMIT, INCARNATION_STEP
 
 SOCKET_PATH_LIMIT_BYTES = 107  # sun_path of Linux is 108 bytes with the closing zero
@@ -295,32 +294,6 @@ class Home:
                 self.control_socket.unlink(missing_ok=True)
                 return
         raise ConfigError(f"another daemon already answers at {self.control_socket}; stop it or choose another --home.")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file so that a crash leaves the old or the new content, never a part. Raises OSError."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        os.fchmod(descriptor, PRIVATE_MODE)  # whatever the umask
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    """So that a power cut after a rename leaves the new name. Some file systems can't, and keep their names anyway."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _parse_incarnation(raw: bytes) -> int | None:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any, TypeVar
 
-from swarmd.daemon.home import Home, RememberedRun, write_atomically
-from swarmd.files import open_regular, parse_json, read_regular
+from swarmd.daemon.home import Home, RememberedRun
+from swarmd.files import open_regular, parse_json, read_regular, write_atomically
 from swarmd.stage.checkpoint import (
     clear_torn,
     limit_copies,

@@ -7,11 +7,10 @@ from another identity. Knows no libp2p; whoever needs the key makes it from the 
 import contextlib
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 from swarmd.errors import ConfigError
-from swarmd.files import PRIVATE_MODE, open_private
+from swarmd.files import open_private, write_atomically
 
 _FORMAT = "swarmd-ed25519"
 _SEED_BYTES = 32
@@ -29,7 +28,9 @@ def load_or_create_seed(path: Path) -> bytes:
             f"identity {path} can't be read ({error.strerror}); mend that or choose another --home"
         ) from error
     try:
-        _write(path, os.urandom(_SEED_BYTES))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        seed = os.urandom(_SEED_BYTES)
+        write_atomically(path, f"{_FORMAT} {seed.hex()} {_checksum(seed)}\n".encode("ascii"), prefix=".identity-")
         return _load(path)
     except OSError as error:
         raise ConfigError(f"the identity {path} can't be written ({error.strerror}); choose another --home") from error
@@ -44,22 +45,6 @@ def _load(path: Path) -> bytes:
             if len(seed) == _SEED_BYTES and words[2] == _checksum(seed):
                 return seed
     raise ConfigError(f"the identity {path} is damaged; restore it, or remove it to start as a new peer")
-
-
-def _write(path: Path, seed: bytes) -> None:
-    """Atomically: whoever looks sees no file or a complete one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".identity-", dir=path.parent)
-    try:
-        os.fchmod(handle, PRIVATE_MODE)  # whatever the umask
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(f"{_FORMAT} {seed.hex()} {_checksum(seed)}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except OSError:
-        os.unlink(name)
-        raise
 
 
 def _checksum(seed: bytes) -> str:

@@ -10,20 +10,19 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swarmd.files import open_regular, read_json, read_regular
+from swarmd.files import open_regular, read_json, read_regular, write_atomically
 from swarmd.values import Buffer
 
 FORMAT = 1  # raised when older code could not read it
 FIRST_VERSION = 1  # version 0 is made from the seed; the first release wrote it down sometimes, without a record
 KEEP_AT_LEAST = 2  # versions: the newest may be the one that a power cut tore
+TORN_PREFIX = ".new-"  # of a file that is being written, or was when the machine died
 MANIFEST_BYTES_LIMIT = 16 << 20  # bytes; a record lists members, not tensors
 STEP_NAME = re.compile(r"step-(\d{6,})")
 MANIFEST_NAME = re.compile(r"stage-(\d+)\.json")
@@ -61,8 +60,8 @@ def save_stage(directory: Path, version: int, stage: int, state: Buffer, record:
     manifest["check"] = _check(manifest)
     tensors, path = folder / f"stage-{stage}.safetensors", folder / f"stage-{stage}.json"
     try:
-        _write(tensors, state)
-        _write(path, json.dumps(manifest, indent=1).encode())
+        write_atomically(tensors, state, prefix=TORN_PREFIX)
+        write_atomically(path, json.dumps(manifest, indent=1).encode(), prefix=TORN_PREFIX)
     except OSError:
         with contextlib.suppress(OSError):  # what there was before, whole, stays
             if not path.exists():
@@ -155,25 +154,6 @@ def _check(manifest: dict[str, Any]) -> str:
     return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
-def _write(path: Path, content: Buffer) -> None:
-    """Replaces a file so that after a crash it is the old or the new one, and on the disk when this returns."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)
-
-
 def _prune(directory: Path, stage: int, newest: int, keep: int) -> None:
     versions = saved_versions(directory, stage)
     kept = [version for version in versions if version <= newest][:keep]
@@ -196,7 +176,7 @@ def remove(directory: Path, version: int, stage: int) -> None:
 def clear_torn(directory: Path) -> None:
     """Removes what was being written when the machine or the process died."""
     for folder in directory.iterdir() if directory.is_dir() else ():
-        for torn in folder.glob(".new-*") if folder.is_dir() else ():
+        for torn in folder.glob(f"{TORN_PREFIX}*") if folder.is_dir() else ():
             torn.unlink(missing_ok=True)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from swarmd.daemon.home import Home, Remembered, write_atomically
+from swarmd.daemon.home import Home, Remembered
 from swarmd.errors import ConfigError
 from swarmd.swarm.wire.messages.common import INCARNATION_STEP
 
@@ -91,20 +91,6 @@ def test_a_damaged_memory_is_named(tmp_path: Path, damage: bytes) -> None:
     home.node_file.write_bytes(damage)
     with pytest.raises(ConfigError, match=r"node\.json is damaged"):
         home.remembered()
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
-    def full(_descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 NOW = 1_790_000_000_000_000_000  # ns, in 2026
