@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from swarmd.daemon import logs
-from swarmd.daemon.home import Home, Remembered
+from swarmd.daemon.home import Home
+from swarmd.daemon.remembered import Remembered
 from swarmd.files import PRIVATE_MODE, open_private, open_regular, parse_json, read_json, read_regular, write_atomically
 from swarmd.net.identity import load_or_create_seed
 

@@ -12,7 +12,8 @@ from swarmd.cli import options as given
 from swarmd.cli.options import StartOptions, check_options
 from swarmd.cli.reporting import reported
 from swarmd.config import NodeConfig, RunConfig
-from swarmd.daemon.home import Home, Remembered, default_home
+from swarmd.daemon.home import Home, default_home
+from swarmd.daemon.remembered import Remembered
 from swarmd.errors import ConfigError
 
 if TYPE_CHECKING:

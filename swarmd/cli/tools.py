@@ -9,7 +9,8 @@ import typer
 
 from swarmd.cli.options import Debug
 from swarmd.cli.reporting import reported, warn
-from swarmd.daemon.home import Home, RememberedRun
+from swarmd.daemon.home import Home
+from swarmd.daemon.remembered import RememberedRun
 from swarmd.errors import ConfigError
 from swarmd.printable import printable
 

@@ -1,5 +1,7 @@
-"""A daemon's home directory: what lies where, the lock that keeps a second daemon out, and what is remembered across
-restarts: a join, and the run that the ledger and the checkpoints are of (`store.py`).
+"""A daemon's home directory: its files, the lock that keeps a second daemon out, and its memory across restarts.
+
+Remembered are a join, the run that the ledger and the checkpoints are of (`store.py`), the port, the incarnation, and a
+run's early end.
 
 Relies on POSIX file locks and renames. It knows nothing of the network or the run's progress.
 """
@@ -13,22 +15,26 @@ import os
 import socket
 import stat
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from swarmd.daemon.known_peers import KnownPeer, known_of, parse_known
+from swarmd.daemon.remembered import Remembered, RememberedRun, parse_remembered, parse_run
 from swarmd.errors import ConfigError
-from swarmd.files import check_regular, open_private, parse_json, read_json, read_regular, write_atomically
+from swarmd.files import check_regular, open_private, read_json, read_regular, write_atomically
 from swarmd.swarm.wire.messages.common import INCARNATION_LIMIT, INCARNATION_STEP
 
 SOCKET_PATH_LIMIT_BYTES = 107  # sun_path of Linux is 108 bytes with the closing zero
 DIAL_TIMEOUT_S = 1.0  # a daemon that lives accepts on its own socket at once
 INCARNATION_FILE_BYTES = 32  # of one number
 HALF_WRITTEN = (
-    ".node.json.*", ".run.json.*", ".incarnation.*", ".ledger.jsonl.*", ".identity-*", ".control.new", ".port.*",
+    ".node.json.*",
+    ".run.json.*",
+    ".incarnation.*",
+    ".ledger.jsonl.*",
+    ".identity-*",
+    ".control.new",
+    ".port.*",
     ".ended.json.*",
-)  # fmt: skip
+)
 """Files on their way to their names, directly under the home."""
 PORT_FILE_LIMIT_BYTES = 16
 NODE_FILE_LIMIT_BYTES = 1 << 20  # it holds a few addresses; the run's settings are no longer either
@@ -39,28 +45,6 @@ log = logging.getLogger(__name__)
 def default_home() -> Path:
     """Where a daemon lives when neither --home nor SWARMD_HOME says otherwise."""
     return Path(os.environ.get("SWARMD_HOME") or Path.home() / ".swarmd")
-
-
-@dataclass(frozen=True)
-class Remembered:
-    """A join that outlives the daemon: `swarmd start` without further words does it again."""
-
-    bootstrap: tuple[str, ...]
-    stage: int | None = None
-
-
-@dataclass(frozen=True)
-class RememberedRun:
-    """The run that a home's ledger and checkpoints are of."""
-
-    run: dict[str, Any]  # its settings, plain
-    fingerprint: str
-    stage: int | None = None  # that was served here last
-    peers: tuple[str, ...] = ()  # addresses of others, for releases that know no more
-    checkpointed: bool = False  # it has come to a version that its peers wrote to their disks
-    data: str | None = None  # where this machine's user says that its text is; "" nowhere; None: the first release's
-    tokenizer: str | None = None  # ... and its tokenizer
-    known: tuple[KnownPeer, ...] = ()  # the others
 
 
 class Home:
@@ -161,7 +145,7 @@ class Home:
             return None
         except OSError as error:
             raise ConfigError(f"can't read {self.node_file} ({error.strerror}); repair or remove it.") from error
-        remembered = _parse_remembered(raw)
+        remembered = parse_remembered(raw)
         if remembered is None:
             raise ConfigError(f"{self.node_file} is damaged; remove it and give --bootstrap again.")
         return remembered
@@ -192,7 +176,7 @@ class Home:
     def remembered_run(self) -> RememberedRun | None:
         """Whose run this home is of, None if of none yet. Raises ConfigError when the file is damaged."""
         try:
-            remembered = _parse_run(read_json(self.run_file, NODE_FILE_LIMIT_BYTES))
+            remembered = parse_run(read_json(self.run_file, NODE_FILE_LIMIT_BYTES))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -302,34 +286,3 @@ def _parse_incarnation(raw: bytes) -> int | None:
     if len(raw) > INCARNATION_FILE_BYTES or not text.isdigit():
         return None
     return kept if 0 < (kept := int(text)) < INCARNATION_LIMIT else None
-
-
-def _parse_remembered(raw: bytes) -> Remembered | None:
-    try:
-        plain = parse_json(raw)
-    except ValueError:
-        return None
-    if not isinstance(plain, dict):
-        return None
-    bootstrap, stage = plain.get("bootstrap"), plain.get("stage")
-    if not isinstance(bootstrap, list) or not bootstrap or not all(isinstance(item, str) for item in bootstrap):
-        return None
-    if stage is not None and (type(stage) is not int or stage < 0):
-        return None
-    return Remembered(tuple(bootstrap), stage)
-
-
-def _parse_run(plain: Any) -> RememberedRun | None:
-    if not isinstance(plain, dict):
-        return None
-    run, name, stage, peers = (plain.get(key) for key in ("run", "fingerprint", "stage", "peers"))
-    if not isinstance(run, dict) or not isinstance(name, str) or not isinstance(peers, list):
-        return None
-    checkpointed = plain.get("checkpointed", False)
-    if not (stage is None or (type(stage) is int and stage >= 0)) or not all(isinstance(it, str) for it in peers):
-        return None
-    data, tokenizer = plain.get("data"), plain.get("tokenizer")
-    if not isinstance(checkpointed, bool) or not all(it is None or isinstance(it, str) for it in (data, tokenizer)):
-        return None
-    known = parse_known(plain.get("known")) or known_of(peers)
-    return RememberedRun(run, name, stage, tuple(peers), checkpointed, data, tokenizer, known)

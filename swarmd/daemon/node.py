@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from swarmd.config import NodeConfig, RunConfig, fingerprint, lineage, to_plain
 from swarmd.daemon.beside import run_beside
 from swarmd.daemon.device import device_memory
-from swarmd.daemon.home import Home, RememberedRun
+from swarmd.daemon.home import Home
 from swarmd.daemon.known_peers import KnownPeer, merge_known
 from swarmd.daemon.logs import NOTICE
+from swarmd.daemon.remembered import RememberedRun
 from swarmd.daemon.run_search import RunSearch
 from swarmd.daemon.store import LocalStore
 from swarmd.daemon.text import LocalText, as_first_release, is_finished, load_text, remembered_text, with_digests

@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Callable
 
 from swarmd.config import RunConfig, fingerprint, lineage, prolonged
-from swarmd.daemon.home import Home, RememberedRun
+from swarmd.daemon.home import Home
+from swarmd.daemon.remembered import RememberedRun
 from swarmd.daemon.store import read_ledger_tail
 from swarmd.errors import ConfigError
 from swarmd.schedule import learning_rate_at

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from swarmd.config import NodeConfig, RunConfig, fingerprint, lineage, to_plain
 from swarmd.daemon.candidates import Candidate, Candidates, Outcome
-from swarmd.daemon.home import Home, Remembered, RememberedRun
+from swarmd.daemon.home import Home
 from swarmd.daemon.known_peers import KnownPeer, known_of, merge_known, peer_of
 from swarmd.daemon.logs import NOTICE
+from swarmd.daemon.remembered import Remembered, RememberedRun
 from swarmd.errors import ConfigError, ControlError, GaveUp, Mismatch, PeerFault, PeerUnreachable, Refused, WrongPeer
 from swarmd.status import Wait
 from swarmd.swarm.balance.sizes import unfit

@@ -14,7 +14,8 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any, TypeVar
 
-from swarmd.daemon.home import Home, RememberedRun
+from swarmd.daemon.home import Home
+from swarmd.daemon.remembered import RememberedRun
 from swarmd.files import open_regular, parse_json, read_regular, write_atomically
 from swarmd.stage.checkpoint import (
     clear_torn,

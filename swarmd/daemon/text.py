@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarmd.config import LOCAL, DataConfig, LimitsConfig, RunConfig, lineage
-from swarmd.daemon.home import Home, RememberedRun
+from swarmd.daemon.home import Home
+from swarmd.daemon.remembered import RememberedRun
 from swarmd.errors import ConfigError
 from swarmd.settings import run_from_plain
 

@@ -9,7 +9,8 @@ from swarmd.cli import start
 from swarmd.cli.main import run_command_line
 from swarmd.cli.options import StartOptions, check_options
 from swarmd.cli.start import plan_node
-from swarmd.daemon.home import Home, Remembered
+from swarmd.daemon.home import Home
+from swarmd.daemon.remembered import Remembered
 from swarmd.errors import ConfigError
 
 BOOTSTRAP = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWx"

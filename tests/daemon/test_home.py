@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from swarmd.daemon.home import Home, Remembered
+from swarmd.daemon.home import Home
+from swarmd.daemon.remembered import Remembered
 from swarmd.errors import ConfigError
 from swarmd.swarm.wire.messages.common import INCARNATION_STEP
 

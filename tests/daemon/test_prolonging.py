@@ -9,9 +9,10 @@ import pytest
 
 from swarmd.cli.options import StartOptions, check_options
 from swarmd.config import ModelConfig, NodeConfig, OptimizerConfig, RunConfig, fingerprint, prolonged, to_plain
-from swarmd.daemon.home import Home, RememberedRun
+from swarmd.daemon.home import Home
 from swarmd.daemon.known_peers import KnownPeer
 from swarmd.daemon.prolonging import newest_version, plan_resumed, rates
+from swarmd.daemon.remembered import RememberedRun
 from swarmd.daemon.run_search import RunSearch
 from swarmd.errors import ConfigError, Refused
 from swarmd.settings import with_overrides

@@ -14,9 +14,10 @@ import pytest
 
 from swarmd.config import ModelConfig, NodeConfig, RunConfig, fingerprint, prolonged, to_plain
 from swarmd.daemon.candidates import LONGEST_PAUSE_S, REFUSED_PAUSE_S
-from swarmd.daemon.home import Home, Remembered, RememberedRun
+from swarmd.daemon.home import Home
 from swarmd.daemon.known_peers import KnownPeer
 from swarmd.daemon.node import Node
+from swarmd.daemon.remembered import Remembered, RememberedRun
 from swarmd.daemon.run_search import RunSearch, _NoRun
 from swarmd.daemon.text import LocalText
 from swarmd.errors import ConfigError, GaveUp, Mismatch, PeerUnreachable, SwarmError, WrongPeer

@@ -7,7 +7,8 @@ from typing import BinaryIO
 import pytest
 
 from swarmd.daemon import store as store_file
-from swarmd.daemon.home import Home, RememberedRun
+from swarmd.daemon.home import Home
+from swarmd.daemon.remembered import RememberedRun
 from swarmd.daemon.store import LocalStore
 
 

@@ -11,7 +11,8 @@ import pytest
 
 import swarmd
 from swarmd.config import LOCAL, DataConfig, LimitsConfig, RunConfig, fingerprint, prolonged, to_plain
-from swarmd.daemon.home import Home, RememberedRun
+from swarmd.daemon.home import Home
+from swarmd.daemon.remembered import RememberedRun
 from swarmd.daemon.text import (
     LocalText,
     as_first_release,
