@@ -32,12 +32,13 @@ from swarmd.status import Wait
 from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.hops.custody import stuck
-from swarmd.swarm.membership.table import Membership, first_card
+from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.drain import Drained
 from swarmd.swarm.peer.peer import Peer
 from swarmd.swarm.ports import Compute, Data
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Settings
+from swarmd.swarm.wire.own_card import OwnCard, first_card
 from swarmd.values import PeerId
 
 if TYPE_CHECKING:
@@ -70,8 +71,9 @@ class Node(HistoryListener):
         card = first_card(
             transport.peer_id, incarnation, transport.addresses(), config.device, PLAIN_CODECS, transport.machine
         )
-        self.membership = Membership(card)
-        self._links = Links(transport, self.membership, self._settings, self._keep_incarnation)
+        self._own = OwnCard(card)
+        self.membership = Membership(self._own)
+        self._links = Links(transport, self._own, self.membership, self._settings, self._keep_incarnation)
         self.search = RunSearch(config, home, transport, self._links, self.membership)
         self.waits = Waits(self._waits)
         self._standstill = Standstill()
@@ -96,7 +98,7 @@ class Node(HistoryListener):
         self.search.idle = idle
         with self.waits.during(f"the memory of {self.config.device} to be found out"):
             memory = await device_memory(self.config.device)
-        self.membership.own = dataclasses.replace(self.membership.own, memory_bytes=memory)
+        self._own.card = dataclasses.replace(self._own.card, memory_bytes=memory)
         if run is not None:
             self._home.check_not_ended(lineage(run))
             self.search.check_fits(run)

@@ -16,18 +16,20 @@ from swarmd.errors import ConfigError
 from swarmd.settings import run_from_plain
 from swarmd.sim.world.network import SimNetwork
 from swarmd.stage.worker import Worker
-from swarmd.swarm.membership.table import Membership, first_card
+from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import PROTOCOL
 from swarmd.swarm.wire.messages.presence import Settings
+from swarmd.swarm.wire.own_card import OwnCard, first_card
 
 RUN = RunConfig("toy", ModelConfig(256, 8, 16, 2, 2, 2, 16))
 
 
 def searching(tmp_path: Path, *bootstrap: str) -> RunSearch:
     transport: Any = SimNetwork().transport("a")
-    membership = Membership(first_card("a", 1, (), "cpu", ()))
-    links = Links(transport, membership, lambda: None)
+    own = OwnCard(first_card("a", 1, (), "cpu", ()))
+    membership = Membership(own)
+    links = Links(transport, own, membership, lambda: None)
     return RunSearch(NodeConfig(home=str(tmp_path), bootstrap=bootstrap), Home(tmp_path), transport, links, membership)
 
 
@@ -36,7 +38,7 @@ BOMB = dataclasses.replace(RUN, model=dataclasses.replace(RUN.model, hidden=1 <<
 
 async def test_a_run_that_fits_no_device_like_this_is_not_founded(tmp_path: Path) -> None:
     search = searching(tmp_path)
-    search._membership.own = dataclasses.replace(search._membership.own, memory_bytes=24e9)
+    search._links.own.card = dataclasses.replace(search._links.own.card, memory_bytes=24e9)
     with pytest.raises(ConfigError, match=r"takes .* GB at least, and this device has 24.0 GB; give a smaller model"):
         await search.begin(BOMB)
     assert search.run is None
@@ -45,7 +47,7 @@ async def test_a_run_that_fits_no_device_like_this_is_not_founded(tmp_path: Path
 def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: dict[str, Any], *bootstrap: str) -> RunSearch:
     """A search to which the peers at some addresses give these runs' settings."""
     asking = searching(tmp_path, *bootstrap)
-    asking._membership.own = dataclasses.replace(asking._membership.own, memory_bytes=24e9)
+    asking._links.own.card = dataclasses.replace(asking._links.own.card, memory_bytes=24e9)
 
     async def connect(address: str) -> str:
         return address

@@ -17,8 +17,9 @@ from swarmd.daemon.run_search import RunSearch
 from swarmd.errors import ConfigError, Refused
 from swarmd.settings import with_overrides
 from swarmd.sim.world.network import SimNetwork
-from swarmd.swarm.membership.table import Membership, first_card
+from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.own_card import OwnCard, first_card
 
 RUN = RunConfig(
     name="toy",
@@ -142,8 +143,9 @@ def searching(network: SimNetwork, name: str, home: Home, **changes: Any) -> Run
     """A daemon on a network, which doesn't look for a run yet."""
     transport: Any = network.transport(name)
     transport.recall = lambda peer, *_: transport.learn(peer, ())  # a simulated peer needs no more than to be named
-    membership = Membership(first_card(name, 1, transport.addresses(), "cpu", ()))
-    links = Links(transport, membership, lambda: search.settings())
+    own = OwnCard(first_card(name, 1, transport.addresses(), "cpu", ()))
+    membership = Membership(own)
+    links = Links(transport, own, membership, lambda: search.settings())
     search = RunSearch(NodeConfig(home=str(home.path), **changes), home, transport, links, membership)
     return search
 

@@ -26,9 +26,10 @@ from swarmd.net.addresses import parse
 from swarmd.net.limits import TransportLimits
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.network import SimNetwork
-from swarmd.swarm.membership.table import Membership, first_card
+from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Settings
+from swarmd.swarm.wire.own_card import OwnCard, first_card
 
 RUN = RunConfig("toy", ModelConfig(256, 8, 16, 2, 2, 2, 16))
 OTHER_RUN = dataclasses.replace(RUN, seed=1)
@@ -76,8 +77,9 @@ def played(
             transport: Any = SimNetwork().transport(peer)
             book = AddressBook(TransportLimits(), "here/here")
             transport.recall, transport.learn = book.recall, book.learn
-            membership = Membership(first_card(peer, 1, (), "cpu", ()))
-            links = Links(transport, membership, lambda: None)
+            own = OwnCard(first_card(peer, 1, (), "cpu", ()))
+            membership = Membership(own)
+            links = Links(transport, own, membership, lambda: None)
             config = NodeConfig(home=str(tmp_path), bootstrap=bootstrap, **settings)
             return Asking(config, Home(tmp_path), transport, links, membership).prepare(**(script or {}))
 
@@ -546,7 +548,7 @@ def test_what_is_written_down_of_others_is_who_was_met_and_who_was_known_before(
     worked = parse(lan)
     assert worked is not None
     book.worked(one, worked)
-    membership = Membership(first_card("own", 1, (), "cpu", ()))
+    membership = Membership(OwnCard(first_card("own", 1, (), "cpu", ())))
     for number, peer in enumerate((one, "nowhere")):
         membership.hear(first_card(peer, 1, (), "cpu", ()), float(number))
     before = KnownPeer(two, (f"/ip4/10.77.0.3/tcp/4001/p2p/{two}",))

@@ -132,13 +132,13 @@ def test_other_parameters_and_losses_than_the_reference_are_seen() -> None:
 def test_a_last_replica_that_goes_by_its_own_choice_is_seen() -> None:
     async def change(it: Play) -> None:
         it.watch.look()
-        it.world.peers["tail1"].peer.state = "left"
+        it.world.peers["tail1"].peer.own.become("left")
 
     assert 4 in promises(tampered(change))
 
     async def allowed(it: Play) -> None:
         it.watch.look()
-        it.world.peers["head1"].peer.state = "left"
+        it.world.peers["head1"].peer.own.become("left")
 
     assert 4 not in promises(tampered(allowed))
 
@@ -255,13 +255,15 @@ def test_moving_back_and_forth_is_seen() -> None:
 
     async def change(it: Play) -> None:
         for stage in (0, 1, 0):
-            it.world.peers["head2"].peer.stage = stage
+            own = it.world.peers["head2"].peer.own
+            own.card = dataclasses.replace(own.card, stage=stage)
             it.watch.look()
 
     assert 9 in promises(tampered(change))
 
     async def restarted(it: Play) -> None:
-        it.world.peers["head2"].peer.stage = 1
+        own = it.world.peers["head2"].peer.own
+        own.card = dataclasses.replace(own.card, stage=1)
         it.watch.look()
         await it.restart("head2", disk=True)
         it.watch.look()

@@ -165,7 +165,7 @@ def test_a_device_that_is_too_small_for_a_stage_neither_goes_there_nor_is_placed
         needs = [state_bytes(world.run, stage) for stage in range(3)]
         assert needs[1] < needs[2]
         it = world.peers["middle1"]
-        it.peer.membership.own = dataclasses.replace(it.peer.membership.own, memory_bytes=needs[1])
+        it.peer.own.card = dataclasses.replace(it.peer.own.card, memory_bytes=needs[1])
         with pytest.raises(Refused, match=r"stage 2 takes .* at least, and this device has"):
             await ask(it, 2)
         places: Any = world.peers["head1"].peer.places

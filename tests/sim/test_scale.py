@@ -16,6 +16,7 @@ from swarmd.swarm.membership.rhythm import SILENCE_CEILING_SECONDS
 from swarmd.swarm.membership.table import FEW, SMALL_SWARM, Membership, heartbeat_interval, summary_interval
 from swarmd.swarm.wire.messages.hop import BEAT_SECONDS
 from swarmd.swarm.wire.messages.presence import Summary
+from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
 
 GOSSIP_LIMIT = 16.0  # copies that a peer sends per second: five of two heartbeats, and of half a summary
@@ -74,7 +75,7 @@ def test_a_holder_with_many_custodians_beats_to_each_before_it_is_given_up() -> 
 
 
 def large(stages: int, replicas: int) -> Membership:
-    members = Membership(card("me", stage=0))
+    members = Membership(OwnCard(card("me", stage=0)))
     for number in range(stages * replicas):
         members.hear(card(f"p{number:03d}", stage=number % stages), 0.0)
     return members

@@ -17,6 +17,7 @@ from swarmd.swarm.wire.framing import KINDS
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Request
 from swarmd.swarm.wire.messages.presence import Settings
+from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
 from tests.swarm.wire.test_messages import filled
 
@@ -24,7 +25,8 @@ GREETING = ("Hello", "AskSettings")  # answered by `Links` itself
 
 
 def node(network: SimNetwork, name: str) -> Links:
-    it = Links(network.transport(name), Membership(card(name)), lambda: Settings({"name": "toy"}, "run"))
+    own = OwnCard(card(name))
+    it = Links(network.transport(name), own, Membership(own), lambda: Settings({"name": "toy"}, "run"))
     it.transport.learn("a" if name == "b" else "b", ())
     return it
 

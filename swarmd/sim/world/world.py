@@ -25,11 +25,12 @@ from swarmd.sim.world.store import MemoryStore, SimStore
 from swarmd.sim.world.trace import Trace
 from swarmd.sim.world.transport import SimTransport
 from swarmd.swarm.fence import is_of_device
-from swarmd.swarm.membership.table import Membership, first_card
+from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.peer import Peer
 from swarmd.swarm.ports import Data
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Settings
+from swarmd.swarm.wire.own_card import OwnCard, first_card
 from swarmd.values import PeerId
 
 CODECS = ("fp32", "fp16", "bf16", "int8")
@@ -146,10 +147,10 @@ class World:
         transport = self.network.transport(name, machine, uplink=setup.uplink, downlink=setup.downlink)
         self._incarnation += 1
         incarnation = self._incarnation if incarnation is None else incarnation
-        card = first_card(name, incarnation, transport.addresses(), "sim", CODECS, setup.machine)
-        membership = Membership(card)
+        own = OwnCard(first_card(name, incarnation, transport.addresses(), "sim", CODECS, setup.machine))
+        membership = Membership(own)
         settings = Settings(to_plain(self.run), fingerprint(self.run))
-        links = Links(transport, membership, lambda: settings)
+        links = Links(transport, own, membership, lambda: settings)
         links.fence.heard = lambda trouble: self._failed(name, trouble)
 
         async def open_stage(stage: int) -> tuple[SimCompute, Data | None]:

@@ -78,7 +78,7 @@ def _add_summary(it: Summary, power: list[float], staying: list[int], candidates
 
 
 def sum_up(stage: int, cards: Sequence[Card], works: Sequence[float], shown: tuple[Card, ...], peers: int) -> Summary:
-    """What one of a stage's peers says of it to everyone."""
+    """A stage's summary for everyone, by one of its peers."""
     powers = measured_powers(cards, works)
     own = [it for it in cards if it.stage == stage and it.state in AT_WORK]
     load = stage_loads([it for it in cards if it.stage == stage], works)[stage]
@@ -100,6 +100,10 @@ class Outlook:
         cards = {card.peer: card for card in self._membership.kin()}
         cards.update((card.peer, card) for card in besides)
         return stage_loads([cards[peer] for peer in sorted(cards)], self.works, self._membership.summaries())
+
+    def sum_up(self, stage: int, shown: tuple[Card, ...], peers: int) -> Summary:
+        """A stage's summary. `shown`: of its so many peers, those whose cards it has."""
+        return sum_up(stage, self._membership.kin(), self.works, shown, peers)
 
     def objection(self, wish: Move, granted: Iterable[Move]) -> str:
         """The conductor's guard: why a move doesn't help any more, beside those that are granted; "" if it does.

@@ -116,9 +116,9 @@ class Places:
 
     def _arrive(self, arrival: int) -> None:
         """Whoever gives a place says after whom this peer came: the order among newcomers is of that, not of clocks."""
-        own = self._membership.own
-        arrival = max(own.arrival, 1, min(arrival, ARRIVALS_LIMIT))
-        self._membership.own = dataclasses.replace(own, arrival=arrival)
+        own = self._links.own
+        arrival = max(own.card.arrival, 1, min(arrival, ARRIVALS_LIMIT))
+        own.card = dataclasses.replace(own.card, arrival=arrival)
 
     def _next_arrival(self) -> int:
         """A number for a newcomer that is higher than those of all who are known here, newcomers on their way too."""

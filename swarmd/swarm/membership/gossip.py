@@ -7,13 +7,12 @@ neighbours. Of each other stage of a large swarm a few peers are known, and how 
 """
 
 import asyncio
-import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
+from swarmd.config import RunConfig, fingerprint
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
-from swarmd.swarm.balance.outlook import sum_up
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.table import (
     FEW,
@@ -68,20 +67,23 @@ def _cards_in(message: Message) -> tuple[Card, ...]:
     return message.cards[:SUMMARY_CARDS] if isinstance(message, Summary) else ()
 
 
+SumUp = Callable[[int, tuple[Card, ...], int], Summary]
+"""A stage's summary, from the number of its peers and the cards of those that are to be shown."""
+
+
 class Gossip:
     """This peer's voice in the swarm."""
 
     def __init__(
         self,
-        run: str,
-        works: Sequence[float],
+        run: RunConfig,
         links: Links,
         membership: Membership,
         heard: Callable[[Card], None],
-        refresh: Callable[[], None],
+        sum_up: SumUp,
     ) -> None:
-        self._run, self._works, self._links, self._membership = run, works, links, membership
-        self._heard, self._refresh = heard, refresh
+        self._run, self._stages, self._links, self._membership = fingerprint(run), run.model.stages, links, membership
+        self._heard, self._sum_up = heard, sum_up
         self._spoke = self._summed_up = -math.inf  # loop time of the last heartbeat and summary
         self._told: tuple[int, ...] = ()  # of the stage's peers, in the last summary
         self._generation = -1  # of the membership, when it was last looked at
@@ -89,6 +91,7 @@ class Gossip:
         self._topics: set[str] = set()
         self._seen: dict[PeerId, float] = {}  # loop time since when we know of an unconnected peer
         self._dialling: dict[PeerId, asyncio.Task[None]] = {}
+        links.own.on_announce(self._announce)
         links.handle(Announce, self._answer_announce)
 
     async def run(self) -> None:
@@ -113,7 +116,7 @@ class Gossip:
         if self._seen:
             return HEARTBEAT_SECONDS
         pause = heartbeat_interval(self._heard_from)
-        due = min(self._spoke + pause, self._summed_up + summary_interval(self._heard_from, len(self._works)))
+        due = min(self._spoke + pause, self._summed_up + summary_interval(self._heard_from, self._stages))
         wait = min(due - asyncio.get_running_loop().time(), pause / LOOKS_PER_HEARTBEAT)
         return max(HEARTBEAT_SECONDS, wait)
 
@@ -147,7 +150,7 @@ class Gossip:
             return
         if isinstance(message, Card) and message.peer == author:
             self._links.fence.call(self._heard, message)
-        elif isinstance(message, Summary) and message.stage < len(self._works):
+        elif isinstance(message, Summary) and message.stage < self._stages:
             self._links.fence.call(self._membership.report, message)
             for card in message.cards[:SUMMARY_CARDS]:
                 self._links.fence.call(self._heard, card)
@@ -157,8 +160,8 @@ class Gossip:
         stage, now = self._membership.own.stage, asyncio.get_running_loop().time()
         if stage < 0:
             return
-        pause, long_pause = heartbeat_interval(self._heard_from), summary_interval(self._heard_from, len(self._works))
-        edge = len(self._works) > 2 and stage in (0, len(self._works) - 1)  # those near hear one stage more
+        pause, long_pause = heartbeat_interval(self._heard_from), summary_interval(self._heard_from, self._stages)
+        edge = self._stages > 2 and stage in (0, self._stages - 1)  # those near hear one stage more
         usual = heartbeat_interval(self._heard_from * 3 // 2) if edge else pause
         self._membership.expect_every(usual, max(usual, long_pause))
         first = self._spoke == -math.inf
@@ -167,32 +170,25 @@ class Gossip:
             if first:  # those who came at the same time may not hear it; nor is it known yet who sums up
                 self._spoke -= max(0.0, pause - SECOND_WORD_SECONDS)
                 self._summed_up = now + FIRST_SUMMARY_SECONDS - long_pause
-            await self._links.transport.publish(self._stage_topic(stage), to_frame(self._next_card()))
+            await self._links.transport.publish(self._stage_topic(stage), to_frame(self._links.own.next()))
         mine = self._membership.stage(stage)
         news = (len(mine), sum(card.moving >= 0 for card in mine))
         if now - self._summed_up >= (long_pause if news == self._told else min(long_pause, CHANGE_SECONDS)):
             self._summed_up, self._told = now, news
-            await self._sum_up(stage)
+            await self._speak_for(stage)
 
-    async def _sum_up(self, stage: int) -> None:
+    async def _speak_for(self, stage: int) -> None:
         """Tells the swarm of this stage, if it is this peer that does."""
         peers = self._membership.stage(stage)
         count = SUMMARY_CARDS if self._membership.population() <= SMALL_SWARM else FEW
         cards = first_of(stage, peers, count)
         if cards and cards[0].peer == self._membership.own.peer:
-            await self._links.transport.publish(
-                self._swarm_topic(), to_frame(sum_up(stage, self._membership.kin(), self._works, cards, len(peers)))
-            )
+            summary = self._sum_up(stage, cards, len(peers))
+            await self._links.transport.publish(self._swarm_topic(), to_frame(summary))
 
-    def _next_card(self) -> Card:
-        self._refresh()
-        own = self._membership.own
-        self._membership.own = dataclasses.replace(own, sequence=own.sequence + 1)
-        return self._membership.own
-
-    async def announce(self) -> None:
+    async def _announce(self, card: Card) -> None:
         """Tells those near that this peer's card changed: with a greeting, if there was none yet, or as a request."""
-        announcement = Announce(self._next_card())
+        announcement = Announce(card)
         await asyncio.gather(*(self._announce_to(peer, announcement) for peer in self._near()))
 
     async def _announce_to(self, peer: PeerId, announcement: Announce) -> None:

@@ -7,8 +7,7 @@ work is lost.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.membership.table import Membership
@@ -40,10 +39,9 @@ class Liveness:
         suspected: Callable[[PeerId], None],
         gone: Callable[[PeerId], None],
         heard: Callable[[Card], None],
-        announce: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self._links, self._membership, self._tasks = links, membership, tasks
-        self._suspected, self._gone, self._heard, self._announce = suspected, gone, heard, announce
+        self._suspected, self._gone, self._heard = suspected, gone, heard
         self._sought: dict[PeerId, None] = {}  # dropped without a goodbye, in the order of their turns
         self._seeking: set[PeerId] = set()
         self._sought_at = 0.0
@@ -73,7 +71,7 @@ class Liveness:
         """Others have a card of this peer that is newer than any it has given in this life."""
         before = self._membership.own.incarnation
         if incarnation >= before and await self._links.incarnation.rise_above(incarnation):
-            await self._announce()
+            await self._links.own.announce()
 
     def _found(self, card: Card) -> None:
         """A card came of someone who was looked for: the network may be whole again, so the others are called, too."""

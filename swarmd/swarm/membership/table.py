@@ -5,9 +5,8 @@ decides by the clock it is given. The rules are free functions of plain data; `M
 """
 
 import dataclasses
-import itertools
 import math
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
@@ -16,6 +15,7 @@ from swarmd.swarm.membership.rhythm import Rhythm
 from swarmd.swarm.membership.states import ADMITTING, AT_WORK, STAYING
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.messages.presence import Card, Summary
+from swarmd.swarm.wire.own_card import OwnCard, bounded
 from swarmd.values import PeerId
 
 HEARTBEAT_SECONDS = 2.0  # between heartbeats in a small swarm: a copy costs about 1 ms of CPU everywhere
@@ -30,8 +30,6 @@ SILENCE_DEVIATIONS = 8.0
 SMALL_SWARM = 48  # peers up to which everyone knows, and keeps in touch with, everyone
 FEW = 3  # of a stage's peers that are known far from it in a large swarm: enough that one of them lives
 MEMBERS_LIMIT = 4096  # cards remembered; the longest unheard go first
-ADDRESSES_KEPT = 64  # of a card; a machine with containers has dozens
-ADDRESSES_CHARACTERS = 8192  # of all of them together; an honest one has some 100
 AWAY_KEPT = 256  # movers in a stage's summary: a few at a time go
 
 
@@ -57,52 +55,12 @@ def summary_interval(peers_heard: int, stages: int) -> float:
     return max(heartbeat_interval(peers_heard), stages / SUMMARIES_PER_SECOND)
 
 
-def first_card(
-    peer: PeerId,
-    incarnation: int,
-    addresses: tuple[str, ...],
-    device: str,
-    codecs: tuple[str, ...],
-    machine: str = "",
-) -> Card:
-    """What a peer says of itself before it has a stage."""
-    return Card(
-        peer=peer,
-        incarnation=incarnation,
-        sequence=0,
-        addresses=addresses,
-        stage=-1,
-        state="joining",
-        version=0,
-        record="",
-        tokens=0,
-        data="",
-        device=device,
-        codecs=codecs,
-        forward=0,
-        backward=0,
-        in_flight=0,
-        room=0,
-        service_seconds=0.0,
-        microbatches_per_second=0.0,
-        machine=machine,
-    )
-
-
-def bounded(card: Card) -> Card:
-    """A card with no more addresses than are kept, and told."""
-    ends = list(itertools.accumulate(map(len, card.addresses)))
-    if len(ends) <= ADDRESSES_KEPT and (not ends or ends[-1] <= ADDRESSES_CHARACTERS):
-        return card
-    count = min(ADDRESSES_KEPT, bisect_right(ends, ADDRESSES_CHARACTERS))
-    return dataclasses.replace(card, addresses=card.addresses[:count])
-
-
 class Membership:
     """The cards of everyone else, and one's own."""
 
-    def __init__(self, own: Card) -> None:
-        self._own = bounded(own)
+    def __init__(self, own: OwnCard) -> None:
+        self._own_card = own
+        own.on_change(self._hear_own)
         self.fits: Callable[[Card], bool] = lambda card: True  # whether it is of this peer's history; `Forks` sets it
         self._heartbeat_seconds = self._summary_seconds = HEARTBEAT_SECONDS  # how often others speak
         self._members: dict[PeerId, Member] = {}
@@ -120,18 +78,20 @@ class Membership:
 
     @property
     def own(self) -> Card:
-        return self._own
+        """This peer's own card."""
+        return self._own_card.card
 
-    @own.setter
-    def own(self, card: Card) -> None:
-        before, self._own = self._own, bounded(card)
+    def _hear_own(self, before: Card) -> None:
+        """This peer's own card has changed."""
+        card = self.own
         self._stage_cards.pop(card.stage, None)
-        if _role(card) != _role(before):
-            self._change(card.peer)
         if card.stage != before.stage:
             self._look_at = -math.inf  # others are near now
         if card.version != before.version:
             self._newest = None
+        if _role(card) != _role(before):
+            self._change(card.peer)
+            self.changed.notify()
 
     def _change(self, peer: PeerId) -> None:
         """A peer came, went, or counts elsewhere than before: it is put into its place among the others."""
@@ -139,7 +99,7 @@ class Membership:
         self._stage_cards.clear()
         self._remove(peer)
         member = self._members.get(peer)
-        if peer != self._own.peer and (member is None or member.suspect):
+        if peer != self.own.peer and (member is None or member.suspect):
             return
         insort(self._live, peer)
         if member is not None:
@@ -176,13 +136,13 @@ class Membership:
                 self._change(peer)
 
     def _card(self, peer: PeerId) -> Card:
-        return self._own if peer == self._own.peer else self._members[peer].card
+        return self.own if peer == self.own.peer else self._members[peer].card
 
     def is_news(self, card: Card) -> bool:
         """Whether a card is newer than what is known of its peer."""
         member = self._members.get(card.peer)
         if member is None:
-            return card.peer != self._own.peer
+            return card.peer != self.own.peer
         return (card.incarnation, card.sequence) > (member.card.incarnation, member.card.sequence)
 
     def hear(self, card: Card, now: float) -> bool:
@@ -275,7 +235,7 @@ class Membership:
 
     def _usual(self, member: Member) -> float:
         """Seconds between words of it."""
-        near = is_near(member.card, self._own.stage)
+        near = is_near(member.card, self.own.stage)
         return self._heartbeat_seconds if near else self._summary_seconds
 
     def _floor(self, usual_s: float) -> float:
@@ -332,7 +292,7 @@ class Membership:
 
     def knows_all_of(self, stage: int) -> bool:
         """Whether this peer should know every replica of a stage: those near, and in a small swarm all."""
-        return abs(self._own.stage - stage) <= 1 or self.population() <= SMALL_SWARM
+        return abs(self.own.stage - stage) <= 1 or self.population() <= SMALL_SWARM
 
     def unseen(self, stage: int) -> int:
         """How many peers at work a stage has, by its summary, besides those that are known here."""
@@ -365,7 +325,7 @@ class Membership:
         """
         if self.population() <= SMALL_SWARM:
             return False
-        far = not is_near(card, self._own.stage)
+        far = not is_near(card, self.own.stage)
         return far and (card.stage < 0 or len(self._at_work.get(card.stage, ())) >= FEW)
 
     def held_back(self, stages: int) -> str:

@@ -6,8 +6,6 @@ void.
 """
 
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 from swarmd.swarm.history.history import History
 from swarmd.swarm.membership.table import Membership
@@ -17,6 +15,7 @@ from swarmd.swarm.peer.stage_switch import Switch
 from swarmd.swarm.recovery.returns import Returns
 from swarmd.swarm.state.download import Candidates
 from swarmd.swarm.tasks import first_of
+from swarmd.swarm.wire.own_card import OwnCard
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +31,10 @@ class Arriving:
         switch: Switch,
         mover: Mover,
         donors: Candidates,
-        *,
-        set_card: Callable[..., None],
-        announce: Callable[[], Coroutine[Any, Any, None]],
+        own: OwnCard,
     ) -> None:
         self._membership, self._history, self._returns = membership, history, returns
-        self._switch, self._mover, self._donors = switch, mover, donors
-        self._set_card, self._announce = set_card, announce
+        self._switch, self._mover, self._donors, self._own = switch, mover, donors, own
 
     async def reach(self, served: ServedStage) -> None:
         """Brings this peer's stage to the swarm's version; back to one, if a return is decided meanwhile."""
@@ -66,10 +62,10 @@ class Arriving:
         record, own, history = self._returns.due, self._membership.own, self._history
         assert record is not None, "there is a return to make"
         place = record.place_of(own.peer)
-        self._set_card(state="joining")
+        self._own.become("joining")
         await self._mover.end()
         served = await self._switch.enter(own.stage if place is None else place)
-        await self._announce()
+        await self._own.announce()
         state = await self._returns.state(record, served.stage)
         if state is None:
             history.origin.decided()

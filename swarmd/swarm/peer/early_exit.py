@@ -8,11 +8,11 @@ is applied; so two replicas never leave the stage to each other.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.status import PeerState
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.hops.step_sum import StepSums
@@ -28,6 +28,7 @@ from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.common import Ack, check_stage
 from swarmd.swarm.wire.messages.move import AskStay
+from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
@@ -57,14 +58,12 @@ class EarlyExit:
         head: Head | None,
         stage: int,
         tasks: Tasks,
-        *,
-        set_card: Callable[..., None],
-        announce: Callable[[], Coroutine[Any, Any, None]],
+        own: OwnCard,
     ) -> None:
         self._run, self._links, self._membership, self._history = run, scope.links, membership, history
         self._conductor, self._sums, self._journeys, self._rounds = conductor, sums, journeys, rounds
         self._compute, self._handovers, self._head, self._stage = compute, handovers, head, stage
-        self._tasks, self._set_card, self._announce = tasks, set_card, announce
+        self._tasks, self._own = tasks, own
         self.stays = 0  # until the record of this step is applied: so it has promised
         self.heir: tuple[int, PeerId] = (0, "")  # of which step, and who: has this peer's sum
         self.doing = ""  # one sentence, to be shown
@@ -117,10 +116,10 @@ class EarlyExit:
         self._closed = True
 
     async def _leave_to(self, heir: PeerId, step: int) -> bool:
-        state, left = self._membership.own.state, False
+        state, left = self._own.state, False
         log.info("step %d: leaves stage %d to %s", step, self._stage, heir[-8:])
         self._journeys.hold_back(retiring=True)
-        self._set_state("draining")
+        self._become("draining")
         try:
             await self._finish(step)
             left = await self._hand_over(step, heir)
@@ -131,23 +130,23 @@ class EarlyExit:
                 self._go_on(state)
         return left
 
-    async def _go_on_after(self, step: int, state: str) -> None:
+    async def _go_on_after(self, step: int, state: PeerState) -> None:
         """Goes on when a step is over: the device still has the sum that was handed over, and would add to it."""
         await self._history.left(step)
         self._go_on(state)
 
-    def _go_on(self, state: str) -> None:
+    def _go_on(self, state: PeerState) -> None:
         if self._closed:
             return
         self._journeys.go_on()
         if self._head is not None:
             self._head.go_on()
         if self._membership.own.state == "draining":
-            self._set_state(state)
+            self._become(state)
 
-    def _set_state(self, state: str) -> None:
-        self._set_card(state=state)
-        self._tasks.start(self._announce())
+    def _become(self, state: PeerState) -> None:
+        self._own.become(state)
+        self._tasks.start(self._own.announce())
 
     async def _finish(self, step: int) -> None:
         """Waits for what is under way while the device works at it, and gives up what doesn't come to its end so."""

@@ -9,12 +9,12 @@ goodbye.
 """
 
 import asyncio
+import dataclasses
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig
 from swarmd.printable import size
@@ -30,6 +30,7 @@ from swarmd.swarm.state.download import Download, OutOfDonors
 from swarmd.swarm.tasks import alongside
 from swarmd.swarm.wire.messages.disks import Kept
 from swarmd.swarm.wire.messages.presence import Card
+from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.values import PeerId, host_of
 from swarmd.whole import name_stages
 
@@ -116,13 +117,10 @@ class Ending:
         history: History,
         disks: Disks,
         store: Store,
-        *,
-        set_card: Callable[..., None],
-        announce: Callable[[], Coroutine[Any, Any, None]],
+        own: OwnCard,
     ) -> None:
         self._run, self._limits, self._membership, self._history = run, limits, membership, history
-        self._disks, self._store = disks, store
-        self._set_card, self._announce = set_card, announce
+        self._disks, self._store, self._own = disks, store, own
         self._left: dict[PeerId, Card] = {}  # who said goodbye with a final state on its disk
         self._since: float | None = None  # loop time when this peer had written its own
         self._met = False  # everyone has the last version, or was waited for
@@ -176,8 +174,9 @@ class Ending:
         loop, own = asyncio.get_running_loop(), self._membership.own
         spare = saved and self._limits.copies_bytes > 0
         self._since = loop.time()
-        self._set_card(state="finished", final=(own.stage,) if saved else (), spare=spare)
-        await self._announce()
+        final = (own.stage,) if saved else ()
+        self._own.card = dataclasses.replace(self._own.card, state="finished", final=final, spare=spare)
+        await self._own.announce()
         try:
             async with alongside(self._bring_copies()) as bringing:
                 await self._membership.changed.until(self._everyone_has_it, LINGER_SECONDS)
@@ -241,9 +240,10 @@ class Ending:
             ready = [stage for stage in mine if self._sources(stage)]
             brought = [stage for stage in ready[:1] if await self._bring(stage)]
             if brought:
-                self._set_card(final=tuple(sorted({*self._membership.own.final, *brought})))
+                final = tuple(sorted({*self._own.card.final, *brought}))
+                self._own.card = dataclasses.replace(self._own.card, final=final)
             if brought or not self._membership.own.spare:
-                await self._announce()
+                await self._own.announce()
             else:
                 await self._membership.changed.wait(RETRY_SECONDS if mine else None)
 
@@ -266,7 +266,7 @@ class Ending:
             log.warning("the final state of stage %d can't be copied here: out of memory", stage)
         finally:
             self._download = None
-        self._set_card(spare=False)
+        self._own.card = dataclasses.replace(self._own.card, spare=False)
         return False
 
     def _begun(self, download: Download) -> None:

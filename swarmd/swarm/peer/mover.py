@@ -4,8 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+import dataclasses
 
 from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import Refused
@@ -19,6 +18,7 @@ from swarmd.swarm.peer.stage_switch import Switch
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.tasks import Tasks, joined, start_shared
 from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.own_card import OwnCard
 
 
 class Mover:
@@ -34,13 +34,11 @@ class Mover:
         conductor: Conductor,
         switch: Switch,
         tasks: Tasks,
-        *,
-        set_card: Callable[..., None],
-        announce: Callable[[], Coroutine[Any, Any, None]],
+        own: OwnCard,
     ) -> None:
         self._run, self._limits, self._links, self._membership = run, limits, links, membership
         self._history, self._conductor, self._switch = history, conductor, switch
-        self._tasks, self._set_card, self._announce = tasks, set_card, announce
+        self._tasks, self._own = tasks, own
         self.under_way: MoveUnderWay | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -79,8 +77,8 @@ class Mover:
             stage,
             balance=balance,
         )
-        self._set_card(moving=stage)
-        self._tasks.start(self._announce())
+        self._own.card = dataclasses.replace(self._own.card, moving=stage)
+        self._tasks.start(self._own.announce())
         task = self._task = start_shared(self._run_to_its_end(move), f"move to {stage}")
         try:
             await joined(task, "this peer leaves")
@@ -107,11 +105,11 @@ class Mover:
         try:
             why = await move.run()
             if not self._history.finished:
-                self._set_card(state="serving")
+                self._own.become("serving")
         finally:
             self.under_way = self._task = None
-            self._set_card(moving=-1, heir="")
-        await self._announce()
+            self._own.card = dataclasses.replace(self._own.card, moving=-1, heir="")
+        await self._own.announce()
         if why:
             raise Refused(why)
 

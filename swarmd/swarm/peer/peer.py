@@ -12,9 +12,9 @@ import logging
 import math
 import random
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from swarmd.config import LimitsConfig, RunConfig, fingerprint
+from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import ConfigError, DeviceLost, Refused, SwarmError
 from swarmd.status import PeerState
 from swarmd.swarm.balance.balancer import MEASURED_TASKS, Balancer, rest_seconds
@@ -83,25 +83,22 @@ class Peer(HistoryListener):
         self._store, self._wanted = store, stage
         self._resume = resume
         self.entries = tuple(entries)  # peers through which this one came; none: it founds the run
-        self.tasks = Tasks(links.fence)
+        self.own, self.tasks = links.own, Tasks(links.fence)
+        self.own.on_refresh(self._refresh)
         self.history = History(run, links, store)
         self.forks = Forks(run, links, membership, self.history, rng)
         self.liveness = Liveness(
             links, membership, self.tasks,
-            suspected=self._suspected, gone=self._gone, heard=self._heard, announce=self._announce,
+            suspected=self._suspected, gone=self._gone, heard=self._heard,
         )  # fmt: skip
         outlook = Outlook(run, membership)
-        self.gossip = Gossip(fingerprint(run), outlook.works, links, membership, self.liveness.hear, self._refresh)
+        self.gossip = Gossip(run, links, membership, self.liveness.hear, outlook.sum_up)
         self.places = Places(run, links, membership, self.history, self.liveness.hear, self.entries, outlook, used)
-        self.stage: int | None = None
-        self.state: PeerState = "joining"
         history = self.history
         self.disks = Disks(run, links, membership, store)
         self.returns = Returns(run, links, membership, history, self.disks, limits.stage_lost_timeout_s)
         self.copies = Copies(run, limits, membership, history, self.disks, store)
-        self.ending = Ending(
-            run, limits, membership, history, self.disks, store, set_card=self._set, announce=self._announce
-        )
+        self.ending = Ending(run, limits, membership, history, self.disks, store, self.own)
         self.ballots = Ballots(run, links, membership, history, rng, limits.fork_timeout_s)
         self.conductor = Conductor(
             run, links, membership, history, self._validate, self.tasks, self.ballots, rng, self.returns,
@@ -109,20 +106,14 @@ class Peer(HistoryListener):
         )  # fmt: skip
         self.switch = Switch(
             run, limits, links, membership, history, self.conductor, open_stage, rng, self.places, self.tasks,
-            set_card=self._set, announce=self._announce,
+            self.own,
         )  # fmt: skip
-        self.mover = Mover(
-            run, limits, links, membership, history, self.conductor, self.switch, self.tasks,
-            set_card=self._set, announce=self._announce,
-        )  # fmt: skip
+        self.mover = Mover(run, limits, links, membership, history, self.conductor, self.switch, self.tasks, self.own)
         self.balancer = Balancer(
             run, membership, history, outlook, rng, move=functools.partial(self.mover.move, balance=True)
         )
-        self.arriving = Arriving(
-            membership, history, self.returns, self.switch, self.mover, self.donors,
-            set_card=self._set, announce=self._announce,
-        )  # fmt: skip
-        self.view = View(self, self._refresh)
+        self.arriving = Arriving(membership, history, self.returns, self.switch, self.mover, self.donors, self.own)
+        self.view = View(self)
         self.drainage: Drain | None = None  # this peer leaves
         self.crossing = False  # it takes over another history's state
         self._device_lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets the reason
@@ -136,6 +127,16 @@ class Peer(HistoryListener):
         self.places.has_data = self.disks.has_data = False
 
     # ---------------------------------------------------------------------------------------------- its stage's parts
+
+    @property
+    def state(self) -> PeerState:
+        """This peer's state. One that says goodbye at the run's end has finished."""
+        return "finished" if self.own.state == "left" and self.ending.over else self.own.state
+
+    @property
+    def stage(self) -> int | None:
+        """This peer's stage, once it has one."""
+        return self.own.stage
 
     @property
     def served(self) -> ServedStage | None:
@@ -199,7 +200,7 @@ class Peer(HistoryListener):
             log.warning("not a head: %s", trouble)
             served = await self._open(await places.find(self._wanted))
         if self.history.origin.resumes or self.membership.newest().version > 0:  # else it serves at once, and says so
-            await self.gossip.announce()
+            await self.own.announce()
         if self.history.origin.resumes and self._founds():
             record = await self.returns.found()
             await self.history.adopt(record, self.membership.own.peer)
@@ -225,8 +226,8 @@ class Peer(HistoryListener):
     async def _fetch_anew(self) -> None:
         """Fetches the whole state anew. Meanwhile this peer is in no plan, like a newcomer."""
         assert self.served is not None
-        self._set(state="joining")
-        await self.gossip.announce()
+        self.own.become("joining")
+        await self.own.announce()
         await self.arriving.reach(self.served)
         await self._serve_again()
 
@@ -235,29 +236,29 @@ class Peer(HistoryListener):
         assert self.served is not None
         self.served.serve()
         if not self.history.finished:
-            self._set(state="paused" if self.journeys is not None and self.journeys.held_back else "serving")
-            await self._announce()
+            self.own.become("paused" if self.journeys is not None and self.journeys.held_back else "serving")
+            await self.own.announce()
 
     async def _serve(self) -> None:
         self.view.began = asyncio.get_running_loop().time()
-        self._set(state="serving")
-        await self.gossip.announce()
+        self.own.become("serving")
+        await self.own.announce()
         assert self.served is not None
         self.served.serve()
         for begin in (self.conductor.run, self._keep_up, self.balancer.run):
             self.tasks.keep(begin)
         await self.history.changed.until(lambda: self.history.finished)
         if self.history.failure:
-            self._set(state="finished")
-            await self.gossip.announce()
+            self.own.become("finished")
+            await self.own.announce()
             await fail(self.membership, self.history, self.disks)
         await self.ending.run(await self._save())
         await self._say_goodbye()
 
     async def _say_goodbye(self) -> None:
         """To the others this peer has left with the end, and its disk still counts."""
-        self.membership.own = dataclasses.replace(self.membership.own, state="left")
-        await self.gossip.announce()
+        self.own.become("left")
+        await self.own.announce()
 
     async def _keep_up(self) -> None:
         """Asks for records when others are ahead, and for the whole state when gradients are gone."""
@@ -292,8 +293,8 @@ class Peer(HistoryListener):
                     return
                 joiner, compute, state = self.joiner, self.compute, self.state
                 assert joiner is not None and compute is not None
-                self._set(state="joining")
-                await self.gossip.announce()
+                self.own.become("joining")
+                await self.own.announce()
                 self.crossing = True
                 crossed = await joiner.pull(lambda: list(way.donors))
             await (self.forks.arrive(way, compute) if crossed else self.forks.stay(compute))
@@ -301,9 +302,8 @@ class Peer(HistoryListener):
             self.crossing = False
         newest = self.membership.newest()
         await self.history.catch_up(newest.peer, newest.version)
-        self._set(state=state)
-        self._refresh()
-        await self.gossip.announce()
+        self.own.become(state)
+        await self.own.announce()
 
     # ------------------------------------------------------------------------------------- pausing, leaving
     async def pause(self) -> None:
@@ -311,16 +311,16 @@ class Peer(HistoryListener):
         if self.journeys is None or self.mover.target is not None or self.state not in (*ADMITTING, "paused"):
             raise Refused(f"this peer is {self.state}, or moves; only one that stays where it serves can pause")
         self.journeys.hold_back()
-        self._set(state="paused")
-        await self._announce()
+        self.own.become("paused")
+        await self.own.announce()
 
     async def resume(self) -> None:
         """Takes hops again. Raises Refused."""
         if self.journeys is None or self.state != "paused":
             raise Refused(f"this peer is not paused: it is {self.state}")
         self.journeys.go_on()
-        self._set(state="serving")
-        await self._announce()
+        self.own.become("serving")
+        await self.own.announce()
 
     async def drain(self, bound_s: float) -> Drained:
         """Ends its work here within a bound, so that nothing of it is lost, and says goodbye. With the last version it
@@ -331,8 +331,8 @@ class Peer(HistoryListener):
         drained = Drained()
         if self.served is not None and self.state in AT_WORK and not self.history.behind:
             self.served.journeys.hold_back(retiring=True)
-            self._set(state="draining")
-            self.tasks.start(self._announce())
+            self.own.become("draining")
+            self.tasks.start(self.own.announce())
             self.drainage = Drain(
                 self.membership, self.history, self.conductor, self.served, self.run_config.model.stages,
                 self._save, bound_s,
@@ -345,20 +345,15 @@ class Peer(HistoryListener):
 
     async def end_soon(self) -> None:
         """This peer's machine will be gone soon: it works on, and others may take its place meanwhile."""
-        self._set(ending=True)
-        await self._announce()
+        self.own.card = dataclasses.replace(self.own.card, ending=True)
+        await self.own.announce()
 
     async def leave(self, heir: PeerId = "") -> None:
         """Says goodbye, and who has this peer's sum, if anyone has."""
         if self.journeys is not None:
             self.journeys.closed = True
-        self._set(state="left", heir=heir or self.membership.own.heir)
-        await self.gossip.announce()
-
-    async def _announce(self) -> None:
-        """This peer is somewhere else, or in another state."""
-        self._refresh()
-        await self.gossip.announce()
+        self.own.card = dataclasses.replace(self.own.card, state="left", heir=heir or self.own.card.heir)
+        await self.own.announce()
 
     @property
     def moved_because(self) -> str:
@@ -375,15 +370,6 @@ class Peer(HistoryListener):
     def moving_to(self) -> int | None:
         """The stage that this peer is on its way to: it doesn't count as a replica that stays."""
         return self.mover.target
-
-    def _set(self, **changes: Any) -> None:
-        """Changes this peer's card."""
-        if "stage" in changes:
-            self.stage = changes["stage"]
-        if "state" in changes:
-            self.state = changes["state"]
-        self.membership.own = dataclasses.replace(self.membership.own, **changes)
-        self.membership.changed.notify()
 
     # ---------------------------------------------------------------------------------------------- others
 
@@ -436,8 +422,8 @@ class Peer(HistoryListener):
         self._refreshed = asyncio.get_running_loop().time()
         progress = self.compute.progress()
         queues = self.journeys.hops.queues(progress.running)
-        self.membership.own = dataclasses.replace(
-            self.membership.own,
+        self.own.card = dataclasses.replace(
+            self.own.card,
             addresses=self.links.transport.addresses(),
             version=self.history.version,
             record=self.history.record_hash,
@@ -480,14 +466,14 @@ class Peer(HistoryListener):
         if self.history.broken:
             self.tasks.start(self._say_broken(record))
         if record.forked:  # so that the others see soon which history this is
-            self.tasks.start(self.gossip.announce())
+            self.tasks.start(self.own.announce())
         self.membership.changed.notify()
 
     async def _say_broken(self, record: Record) -> None:
         """This peer has no state any more. Who leads the next step must know, though it may be far away."""
         if self.state in STAYING:
-            self._set(state="joining")
-        await self._announce()
+            self.own.become("joining")
+        await self.own.announce()
         leader = self.conductor.leader(record.step + 1)
         if leader not in ("", self.membership.own.peer):
             await self.links.tell_all([leader], Announce(self.membership.own), deadline_s=TELL_SECONDS)

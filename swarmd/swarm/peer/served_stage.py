@@ -6,8 +6,7 @@ nothing more gets into the old sum. From then on its questions are refused, unti
 """
 
 import random
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from swarmd.config import LimitsConfig, RunConfig
 from swarmd.swarm.history.history import History
@@ -25,6 +24,7 @@ from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.steps.head import Head
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.values import PeerId
 
 
@@ -45,9 +45,7 @@ class ServedStage:
         rng: random.Random,
         joiner: Joiner,
         tasks: Tasks,
-        *,
-        set_card: Callable[..., None],
-        announce: Callable[[], Coroutine[Any, Any, None]],
+        own: OwnCard,
     ) -> None:
         self.stage, self.compute, self.data = stage, compute, data
         self._scope, self._membership, self.tasks = links.scope(), membership, tasks
@@ -80,8 +78,7 @@ class ServedStage:
             self.head,
             stage,
             tasks,
-            set_card=set_card,
-            announce=announce,
+            own,
         )
         history.attach(stage, compute, self.rounds.gather, self.rounds.objection)
         joiner.opened(compute, self.rounds.hold)

@@ -5,11 +5,11 @@ device is free. What may speak against a stage, as far as this peer's machine go
 """
 
 import asyncio
+import dataclasses
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import ConfigError
@@ -24,6 +24,7 @@ from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
@@ -49,14 +50,12 @@ class Switch:
         rng: random.Random,
         places: Places,
         tasks: Tasks,
-        *,
-        set_card: Callable[..., None],
-        announce: Callable[[], Coroutine[Any, Any, None]],
+        own: OwnCard,
     ) -> None:
         self._run, self._limits, self._links, self._membership = run, limits, links, membership
         self._history, self._conductor, self._open_stage, self._rng = history, conductor, open_stage, rng
         self._places, self._tasks = places, tasks
-        self._set_card, self._announce = set_card, announce
+        self._own = own
         self.served: ServedStage | None = None  # None: between two stages, or before the first
         self.joiner: Joiner | None = None  # of the stage that is open, or being opened
         self.departed = -math.inf  # loop time at which this peer last left a stage for another
@@ -66,7 +65,7 @@ class Switch:
         """Opens a stage and makes it this peer's; heads must have the same data. `pull`: its state is pulled meanwhile.
         Raises ConfigError.
         """
-        self._set_card(stage=stage)
+        self._own.card = dataclasses.replace(self._own.card, stage=stage)
         joiner = self.joiner = Joiner(
             self._run, self._limits, self._links, self._history, stage, self._membership.newest
         )
@@ -102,10 +101,10 @@ class Switch:
             self._rng,
             joiner,
             self._tasks.child(),
-            set_card=self._set_card,
-            announce=self._announce,
+            self._own,
         )
-        self._set_card(data=data.digest if data else "", codecs=compute.codecs)
+        digest = data.digest if data else ""
+        self._own.card = dataclasses.replace(self._own.card, data=digest, codecs=compute.codecs)
         return self.served
 
     def donors(self, stage: int) -> list[PeerId]:
@@ -133,8 +132,10 @@ class Switch:
         """
         self._leave()
         self.departed = asyncio.get_running_loop().time()
-        self._set_card(stage=target, state="joining", moving=-1, rested=False, heir=heir)
-        self._tasks.start(self._announce())
+        self._own.card = dataclasses.replace(
+            self._own.card, stage=target, state="joining", moving=-1, rested=False, heir=heir
+        )
+        self._tasks.start(self._own.announce())
 
     async def arrive(self, stage: int) -> ServedStage:
         """Opens a stage as soon as nothing of the one before runs any more: the device is free then. Raises

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from swarmd.printable import size
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
 class View:
     """One peer as others see it through the control socket and its card."""
 
-    def __init__(self, peer: "Peer", refresh: Callable[[], None]) -> None:
-        self._peer, self._refresh = peer, refresh
+    def __init__(self, peer: "Peer") -> None:
+        self._peer = peer
         self.committed = 0  # microbatches accumulated here in steps that are over
         self.began: float | None = None  # loop time when this peer began to serve
         self.validation_loss: float | None = None  # the newest
@@ -162,5 +161,5 @@ class View:
 
     def peer_rows(self) -> list[PeerRow]:
         """Everyone this peer knows, itself first."""
-        self._refresh()
+        self._peer.own.refresh()
         return peer_rows(self._peer.membership, asyncio.get_running_loop().time())

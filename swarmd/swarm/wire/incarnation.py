@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from swarmd.errors import PeerFault
-from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.messages.common import INCARNATION_LIMIT, INCARNATION_STEP, SEQUENCE_LIMIT
 from swarmd.swarm.wire.messages.presence import Card
+from swarmd.swarm.wire.own_card import OwnCard
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +39,15 @@ def check_card(card: Card) -> None:
 class Incarnation:
     """Keeps this peer's incarnation above those that others know of it."""
 
-    def __init__(self, membership: Membership, keep: Keep = keep_nothing) -> None:
-        self._membership, self._keep = membership, keep
+    def __init__(self, own: OwnCard, keep: Keep = keep_nothing) -> None:
+        self._own, self._keep = own, keep
         self._rising = asyncio.Lock()
         self._risen: deque[float] = deque(maxlen=RISES)  # loop times of the last ones
 
     async def rise_above(self, known: int) -> bool:
         """Goes above an incarnation of this peer that others know, if it isn't yet. False if that can't be."""
         async with self._rising:
-            own = self._membership.own.incarnation
+            own = self._own.card.incarnation
             if known < own:
                 return True
             now = asyncio.get_running_loop().time()
@@ -62,7 +62,7 @@ class Incarnation:
             except OSError as trouble:
                 log.error("can't write down incarnation %d: %s; it stays at %d", new, trouble, own)
                 return False
-            self._membership.own = dataclasses.replace(self._membership.own, incarnation=new)
+            self._own.card = dataclasses.replace(self._own.card, incarnation=new)
             log.warning(
                 "others know a later life of this peer (%d, and this is %d): it goes on as %d. Its clock was set back, "
                 "its home comes from a backup, or a second daemon has the same identity",

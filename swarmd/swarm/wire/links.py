@@ -8,17 +8,17 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from swarmd.errors import Mismatch, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.swarm.fence import Fence
-from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Transport
 from swarmd.swarm.tasks import start_shared
 from swarmd.swarm.wire.framing import from_frame, to_frame
 from swarmd.swarm.wire.incarnation import Incarnation, Keep, check_card, keep_nothing
 from swarmd.swarm.wire.messages.common import PROTOCOL, Message, Request, RequestKind
 from swarmd.swarm.wire.messages.presence import AskSettings, Card, Hello, SayHello, Settings
+from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.values import Frame, PeerId, Urgency
 
 log = logging.getLogger(__name__)
@@ -32,20 +32,31 @@ R = TypeVar("R")
 Handler = Callable[[PeerId, Any], Awaitable[Message]]
 
 
+class Others(Protocol):
+    """What is known of other peers, as far as conversations need it."""
+
+    def get(self, peer: PeerId) -> Card | None:
+        """The newest card of a peer that is known."""
+
+    def touch(self, peer: PeerId, now: float) -> None:
+        """A word came from a peer: it is alive."""
+
+
 class Links:
     """One peer's conversations with the others."""
 
     def __init__(
         self,
         transport: Transport,
-        membership: Membership,
+        own: OwnCard,
+        others: Others,
         settings: Callable[[], Settings | None],
         keep: Keep = keep_nothing,
     ) -> None:
         self.transport = transport
-        self.incarnation = Incarnation(membership, keep)
-        self._membership = membership
-        self._settings = settings
+        self.own = own
+        self.incarnation = Incarnation(own, keep)
+        self._others, self._settings = others, settings
         self.fence = Fence()  # of the whole peer: what failed without anybody having foreseen it
         self._handlers: dict[Any, Handler] = {}  # by the class of requests
         self._greeted: set[PeerId] = set()  # they know us and we know them, on the present connection
@@ -109,7 +120,7 @@ class Links:
             await self.greet(peer)
             answer = await self._ask(peer, message, SayHello, deadline_s=deadline_s, urgency=urgency)
             if not isinstance(answer, SayHello):
-                self._membership.touch(peer, asyncio.get_running_loop().time())
+                self._others.touch(peer, asyncio.get_running_loop().time())
                 return answer
             self._greeted.discard(peer)
         raise PeerUnreachable(f"{peer[-8:]} has no run yet")  # it greets, and asks for a greeting: it is starting again
@@ -166,14 +177,14 @@ class Links:
 
     async def _rise(self, hello: Hello) -> bool:
         """Whether others know no later life of this peer. If they do, it goes above that, and must greet again."""
-        if hello.known <= self._membership.own.incarnation:
+        if hello.known <= self.own.card.incarnation:
             return True
         await self.incarnation.rise_above(hello.known)
         return False
 
     def _is_outdated(self, card: Card) -> bool:
         """Whether a later life of the card's peer is known here."""
-        known = self._membership.get(card.peer)
+        known = self._others.get(card.peer)
         return known is not None and known.incarnation > card.incarnation
 
     async def ask_settings(self, peer: PeerId) -> Settings:
@@ -181,9 +192,9 @@ class Links:
         return await self._ask(peer, AskSettings(), deadline_s=GREETING_SECONDS)
 
     def _hello(self, peer: PeerId) -> Hello:
-        settings, known = self._settings(), self._membership.get(peer)
+        settings, known = self._settings(), self._others.get(peer)
         fingerprint = settings.fingerprint if settings else ""
-        return Hello(PROTOCOL, fingerprint, self._membership.own, known.incarnation if known is not None else 0)
+        return Hello(PROTOCOL, fingerprint, self.own.card, known.incarnation if known is not None else 0)
 
     def _check_hello(self, peer: PeerId, hello: Hello) -> None:
         settings = self._settings()
@@ -216,7 +227,7 @@ class Links:
         if peer not in self._greeted:
             return to_frame(SayHello())
         handler = self._handler(type(message))
-        self._membership.touch(peer, asyncio.get_running_loop().time())
+        self._others.touch(peer, asyncio.get_running_loop().time())
         return to_frame(await self._respond(handler, peer, message))
 
     async def _respond(self, handler: Handler, peer: PeerId, message: Message) -> Message:

@@ -11,6 +11,7 @@ from swarmd.swarm.balance.rule import plan_place
 from swarmd.swarm.history.record import Move
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.messages.presence import Card, Summary
+from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
 
 EVEN = (1.0, 1.0, 1.0)
@@ -23,7 +24,7 @@ def loads(*cards: Card, summaries: dict[int, Summary] | None = None) -> list[tup
 
 
 def swarm(*cards: Card) -> Membership:
-    members = Membership(card("me", stage=0))
+    members = Membership(OwnCard(card("me", stage=0)))
     for it in cards:
         members.hear(it, 0.0)
     return members

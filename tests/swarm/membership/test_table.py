@@ -19,11 +19,12 @@ from swarmd.swarm.membership.table import (
     nan_to_zero,
 )
 from swarmd.swarm.wire.messages.presence import Summary
+from swarmd.swarm.wire.own_card import ADDRESSES_KEPT, OwnCard
 from tests.swarm.cards import card
 
 
 def swarm(*peers: str) -> Membership:
-    members = Membership(card("me"))
+    members = Membership(OwnCard(card("me")))
     for peer in peers:
         members.hear(card(peer), 0.0)
     return members
@@ -37,7 +38,7 @@ def swarm(*peers: str) -> Membership:
     [(1, 6, True), (1, 5, False), (1, 4, False), (2, 0, True), (0, 9, False), (2, 9, True)],
 )
 def test_newer_cards_replace_older_ones(incarnation: int, sequence: int, taken: bool) -> None:
-    members = Membership(card("me"))
+    members = Membership(OwnCard(card("me")))
     assert members.hear(card("a", sequence=5, version=1), 0.0)
     assert members.hear(card("a", incarnation=incarnation, sequence=sequence, version=2), 1.0) is taken
     known = members.get("a")
@@ -46,7 +47,7 @@ def test_newer_cards_replace_older_ones(incarnation: int, sequence: int, taken: 
 
 
 def test_nobody_tells_us_about_ourselves() -> None:
-    members = Membership(card("me", version=3))
+    members = Membership(OwnCard(card("me", version=3)))
     assert not members.hear(card("me", sequence=99, version=7), 0.0)
     assert members.get("me") == members.own
     assert members.own.version == 3
@@ -70,7 +71,7 @@ def test_a_suspect_is_not_used_until_it_is_heard() -> None:
 
 
 def test_only_peers_at_work_are_of_a_stage() -> None:
-    members = Membership(card("me", stage=1))
+    members = Membership(OwnCard(card("me", stage=1)))
     for state in ("joining", "waiting", "serving", "paused", "draining", "finished", "left"):
         members.hear(card(state, stage=0, state=state), 0.0)
     assert [it.peer for it in members.stage(0)] == ["draining", "paused", "serving", "waiting"]
@@ -85,7 +86,7 @@ def test_only_peers_at_work_are_of_a_stage() -> None:
 
 
 def test_a_stage_whose_peers_all_pause_or_drain_is_named() -> None:
-    members = Membership(card("me", stage=1))
+    members = Membership(OwnCard(card("me", stage=1)))
     members.hear(card("a", stage=0, state="paused"), 0.0)
     members.hear(card("b", stage=0, state="draining"), 0.0)
     assert "stage 0" in members.held_back(2)
@@ -93,7 +94,7 @@ def test_a_stage_whose_peers_all_pause_or_drain_is_named() -> None:
 
 
 def test_the_silent_are_dropped_by_their_own_rhythm() -> None:
-    members = Membership(card("me"))
+    members = Membership(OwnCard(card("me")))
     for second in range(41):
         members.hear(card("steady", sequence=second + 1), float(second))
         if second % 10 == 0:
@@ -117,7 +118,7 @@ def test_who_was_not_heard_lately_is_silent_long_before_it_is_dropped() -> None:
 
 
 def test_the_silent_are_dropped_when_they_are_due_however_seldom_one_looks() -> None:
-    members = Membership(card("me"))
+    members = Membership(OwnCard(card("me")))
     members.expect_every(100.0, 100.0)
     members.hear(card("a"), 0.0)
     members.hear(card("b"), 50.0)
@@ -129,7 +130,7 @@ def test_the_silent_are_dropped_when_they_are_due_however_seldom_one_looks() -> 
 
 
 def test_who_has_no_place_yet_is_near_nobody_and_needs_not_be_looked_for_in_a_large_swarm() -> None:
-    members = Membership(card("me", stage=0))
+    members = Membership(OwnCard(card("me", stage=0)))
     for number in range(SMALL_SWARM):
         members.hear(card(f"p{number:02d}", stage=number % 4), 0.0)
     newcomer = card("new", stage=-1, state="joining")
@@ -137,7 +138,7 @@ def test_who_has_no_place_yet_is_near_nobody_and_needs_not_be_looked_for_in_a_la
     members.hear(newcomer, 0.0)
     assert members.near(0) == before
     assert members.is_spare(newcomer)
-    assert not Membership(card("me")).is_spare(newcomer)
+    assert not Membership(OwnCard(card("me"))).is_spare(newcomer)
 
 
 def test_who_said_goodbye_is_dropped_at_once() -> None:
@@ -154,7 +155,7 @@ def test_a_dropped_peer_may_come_back() -> None:
 
 def test_cards_remembered_are_bounded_and_the_longest_unheard_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(membership, "MEMBERS_LIMIT", 3)
-    members = Membership(card("me"))
+    members = Membership(OwnCard(card("me")))
     for second, peer in enumerate(("a", "b", "c")):
         members.hear(card(peer), float(second))
     members.touch("a", 5.0)
@@ -164,19 +165,20 @@ def test_cards_remembered_are_bounded_and_the_longest_unheard_go_first(monkeypat
 
 def test_of_each_card_one_s_own_too_a_bounded_number_of_addresses_is_kept() -> None:
     many = tuple(f"/ip4/10.0.0.{number}/tcp/1" for number in range(100))
-    members = Membership(card("me", addresses=many))
+    own = OwnCard(card("me", addresses=many))
+    members = Membership(own)
     members.hear(card("a", addresses=many), 0.0)
     members.hear(card("a", addresses=many[1:], sequence=2), 1.0)
     told = members.get("a")
     assert told is not None
-    assert told.addresses == many[1 : 1 + membership.ADDRESSES_KEPT]
-    assert members.own.addresses == many[: membership.ADDRESSES_KEPT]
+    assert told.addresses == many[1 : 1 + ADDRESSES_KEPT]
+    assert members.own.addresses == many[:ADDRESSES_KEPT]
     members.hear(card("b", addresses=tuple(text * 20 for text in many)), 1.0)
     long = members.get("b")
     assert long is not None
     assert 15 < len(long.addresses) < 25, "of all together so many characters"
-    members.own = card("me", addresses=many[2:])
-    assert members.own.addresses == many[2 : 2 + membership.ADDRESSES_KEPT]
+    own.card = card("me", addresses=many[2:])
+    assert members.own.addresses == many[2 : 2 + ADDRESSES_KEPT]
 
 
 def test_of_a_summary_a_bounded_number_of_movers_is_kept() -> None:

@@ -96,9 +96,10 @@ def test_a_machine_that_is_about_to_go_does_not_count() -> None:
 @pytest.mark.parametrize(("peers", "stages"), [(48, [0, 1, 2, 3, 4, 5, 6, 7]), (49, [2, 3, 4])])
 def test_in_a_large_swarm_everyone_sees_to_what_is_near(peers: int, stages: list[int]) -> None:
     membership: Any = SimpleNamespace(own=card("p", stage=3))
-    history: Any = SimpleNamespace(members=lambda: tuple(f"p{number}" for number in range(peers)))
+    chain: Any = SimpleNamespace(members=lambda: tuple(f"p{number}" for number in range(peers)))
+    history: Any = SimpleNamespace(chain=chain)
     run: Any = SimpleNamespace(model=SimpleNamespace(stages=8))
-    rest: dict[str, Any] = dict.fromkeys(("limits", "disks", "store", "set_card", "announce"))
+    rest: dict[str, Any] = dict.fromkeys(("limits", "disks", "store", "own"))
     assert Ending(run=run, membership=membership, history=history, **rest).stages() == stages
 
 
@@ -106,7 +107,7 @@ def test_in_a_large_swarm_everyone_sees_to_what_is_near(peers: int, stages: list
 async def test_who_is_told_to_leave_a_run_that_has_failed_waits_for_nothing(failure: str, left: bool) -> None:
     history: Any = SimpleNamespace(failure=failure)
     membership: Any = SimpleNamespace(changed=Signal())
-    rest: dict[str, Any] = dict.fromkeys(("run", "limits", "disks", "store", "set_card", "announce"))
+    rest: dict[str, Any] = dict.fromkeys(("run", "limits", "disks", "store", "own"))
     ending = Ending(history=history, membership=membership, **rest)
     waiting = asyncio.create_task(ending.released(60.0))
     await asyncio.sleep(0)

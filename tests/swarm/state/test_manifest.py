@@ -33,6 +33,7 @@ from swarmd.swarm.wire.messages.commit import AskGradient, AskRecord, Commit, Gr
 from swarmd.swarm.wire.messages.presence import Card, Settings
 from swarmd.swarm.wire.messages.round import StageReport
 from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot, Chunk, Snapshot
+from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.values import Encoded, PeerId
 from tests.swarm.cards import card
 
@@ -104,8 +105,9 @@ class Node:
 
     def __init__(self, network: SimNetwork, name: PeerId, version: int = 0, *, ready: bool = True) -> None:
         self.name, self.network = name, network
-        self.membership = Membership(card(name))
-        self.links = Links(network.transport(name), self.membership, lambda: Settings({}, fingerprint(RUN)))
+        own = OwnCard(card(name))
+        self.membership = Membership(own)
+        self.links = Links(network.transport(name), own, self.membership, lambda: Settings({}, fingerprint(RUN)))
         self.history = History(RUN, self.links, cast("Any", NoDisk()))
         self.compute = FakeCompute(version)
         self.donor = Donor(self.links.scope(), self.history, cast("Any", self.compute), 0)

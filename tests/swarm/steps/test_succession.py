@@ -14,6 +14,7 @@ from swarmd.swarm.membership.table import SILENCE_FLOOR_SECONDS, SMALL_SWARM, Me
 from swarmd.swarm.steps.succession import Succession
 from swarmd.swarm.wire.messages.common import Ack, Ballot
 from swarmd.swarm.wire.messages.step import Lead
+from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
 
 STAGES = 8
@@ -26,7 +27,7 @@ class Seat:
     """One peer's view, with a network that only notes what is told."""
 
     def __init__(self, own: str, own_stage: int, peers: dict[str, int], members: dict[int, tuple[str, ...]]) -> None:
-        self.membership = Membership(card(own, stage=own_stage, version=STEP - 1))
+        self.membership = Membership(OwnCard(card(own, stage=own_stage, version=STEP - 1)))
         for peer, stage in peers.items():
             if peer != own:
                 self.membership.hear(card(peer, stage=stage, version=STEP - 1), 0.0)

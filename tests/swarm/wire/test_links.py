@@ -20,6 +20,7 @@ from swarmd.swarm.wire.messages.commit import AskRecord
 from swarmd.swarm.wire.messages.common import INCARNATION_LIMIT, INCARNATION_STEP, PROTOCOL, Ack
 from swarmd.swarm.wire.messages.hop import Beat, Busy, Room
 from swarmd.swarm.wire.messages.presence import AskPlace, AskSettings, Card, Hello, SayHello, Settings
+from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.values import Frame
 from tests.swarm.cards import card
 
@@ -39,9 +40,10 @@ class Node:
 
 
 def node(network: SimNetwork, name: str, run: str | None = "run") -> Node:
-    membership = Membership(card(name))
+    own = OwnCard(card(name))
+    membership = Membership(own)
     settings = None if run is None else Settings({"name": "toy"}, run)
-    it = Node(Links(network.transport(name), membership, lambda: settings), membership)
+    it = Node(Links(network.transport(name), own, membership, lambda: settings), membership)
     it.links.on_card(it.cards.append)
     it.links.handle(Room, it.answer_room)
     return it
@@ -364,7 +366,7 @@ def test_a_liar_raises_an_incarnation_a_few_times_a_minute() -> None:
         async def keep(incarnation: int) -> None:
             kept.append(incarnation)
 
-        own = Incarnation(one.membership, keep)
+        own = Incarnation(one.links.own, keep)
         for _ in range(100):
             await own.rise_above(one.membership.own.incarnation)
         assert kept == [1 + (number + 1) * INCARNATION_STEP for number in range(RISES)]
@@ -381,7 +383,7 @@ def test_an_incarnation_that_cannot_be_written_down_is_not_used() -> None:
         raise OSError(28, "No space left on device")
 
     async def test(one: Node, other: Node) -> None:
-        assert not await Incarnation(one.membership, full).rise_above(7)
+        assert not await Incarnation(one.links.own, full).rise_above(7)
         assert one.membership.own.incarnation == 1
 
     meet(test)
@@ -390,7 +392,7 @@ def test_an_incarnation_that_cannot_be_written_down_is_not_used() -> None:
 @pytest.mark.parametrize("changes", [{"sequence": -1}, {"incarnation": 1 << 63}, {"sequence": 1 << 60}])
 def test_a_card_with_numbers_that_nobody_reaches_costs_its_sender_the_connection(changes: dict[str, int]) -> None:
     async def test(one: Node, other: Node) -> None:
-        other.membership.own = card("b", **changes)
+        other.links.own.card = card("b", **changes)
         with pytest.raises(PeerFault, match="a card with incarnation"):
             await one.links.greet("b")
         assert not one.cards
