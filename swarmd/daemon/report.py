@@ -133,7 +133,7 @@ class Report:
         peer = self._node.peer
         if peer is None or peer.history.finished:
             return ""
-        return peer.conductor.leader(peer.history.version + 1)
+        return peer.conductor.conductor_of(peer.history.version + 1)
 
     def _validation_loss(self) -> float | None:
         return self._node.peer.view.validation_loss if self._node.peer else None

@@ -236,12 +236,12 @@ def test_a_stage_that_never_gets_an_index_learns_it_from_whom_it_asks(stage: int
     async def events(world: World) -> None:
         await moment(world, lambda: all(it.compute is not None for it in world.peers.values()))
         for it in world.peers.values():
-            report = it.peer.conductor._stage_report
+            report = it.peer.conductor._reports._report_of
 
             async def deaf(mandate: Any, stage: int, blame: Blame, report: Any = report) -> Any:
                 return await report(mandate, stage, NOBODY)
 
-            setattr(it.peer.conductor, "_stage_report", deaf)  # noqa: B010
+            setattr(it.peer.conductor._reports, "_report_of", deaf)  # noqa: B010
             if it.peer.stage == stage:
                 Spoiler(compute_of(it).engine, lambda where, what: what == "activation" and where == (3, INDEX))
         follow(world, times)

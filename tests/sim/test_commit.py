@@ -103,7 +103,7 @@ async def before_it_prepares(world: World, victim: SimPeer) -> None:
 
 async def after_the_promises(world: World, victim: SimPeer) -> None:
     assert victim.peer.conductor is not None
-    await moment(world, lambda: (victim.peer.conductor.completed() or 0) >= 1)
+    await moment(world, lambda: (victim.peer.conductor.desk.completed or 0) >= 1)
 
 
 async def while_closing(world: World, victim: SimPeer) -> None:

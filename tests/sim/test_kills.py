@@ -59,7 +59,7 @@ async def kill_conductor_while_leasing(world: World) -> None:
     victim = conductor_of(world)
     conductor = victim.peer.conductor
     assert conductor is not None
-    await moment(world, lambda: (conductor.completed() or 0) >= RUN.microbatches // 2)
+    await moment(world, lambda: (conductor.desk.completed or 0) >= RUN.microbatches // 2)
     world.crash(victim.name)
 
 

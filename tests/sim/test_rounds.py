@@ -64,7 +64,7 @@ def believe_dead(it: SimPeer, victim: str) -> None:
     it.peer.membership.suspect(victim)
     journeys_of(it).peer_lost(victim)
     if it.peer.conductor is not None:
-        it.peer.conductor.peer_lost(victim)
+        it.peer.conductor.desk.peer_lost(victim)
 
 
 def pause(world: World, name: str) -> Callable[[], None]:
@@ -434,7 +434,7 @@ def test_several_leaders_at_once_end_in_one_round(ballots: tuple[int, int, int])
     async def events(world: World) -> None:
         await moment(world, lambda: step_of(world) == STEP)
         conductor = conductor_of(world)
-        await moment(world, lambda: (conductor.peer.conductor.completed() or 0) == RUN.microbatches)
+        await moment(world, lambda: (conductor.peer.conductor.desk.completed or 0) == RUN.microbatches)
         for it, number in zip(of_stage(world, 1), ballots, strict=True):
             ballot = Ballot(number, conductor.name) if number else NO_BALLOT
             tries.append(asyncio.create_task(lead(it, conductor, ballot)))

@@ -164,7 +164,7 @@ class Drain:
         """Whether the present step would wait for this peer, as an acceptor or because it leads its end."""
         if self._is_stuck():
             return False
-        if self._served.rounds.leads(self._step) or self._conductor.closing:
+        if self._served.rounds.leads(self._step) or self._conductor.desk.all_done:
             return True
         own, history = self._membership.own.peer, self._history
         acceptors = plan_acceptors(self._step, history.record, history.origin.founder)

@@ -92,7 +92,7 @@ class EarlyExit:
         step = self._history.version + 1
         if self._closed or self.stays >= step or self._history.crosses_at is not None or self._history.finished:
             return False
-        if self._conductor.leader(step) == self._membership.own.peer or self._rounds.averaged(step):
+        if self._conductor.conductor_of(step) == self._membership.own.peer or self._rounds.averaged(step):
             return False
         return not self._sums.is_frozen(step) and not self._membership.missing_stages(self._run.model.stages)
 

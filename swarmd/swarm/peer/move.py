@@ -112,7 +112,7 @@ class MoveUnderWay:
             if backlog.missed:
                 raise Missed("what was committed since can't be had any more")
             step = self._history.version + 1
-            conductor = self._conductor.leader(step)
+            conductor = self._conductor.conductor_of(step)
             answer = await self._ask(step, conductor)
             if answer is not None and not self.departed:
                 if not answer.likely:
@@ -121,7 +121,7 @@ class MoveUnderWay:
                     await first_of(self._membership.changed.until(lambda: self.departed), self._leave_early())
 
             def news(step: int = step, conductor: str = conductor) -> bool:
-                changed = self._history.version >= step or self._conductor.leader(step) != conductor
+                changed = self._history.version >= step or self._conductor.conductor_of(step) != conductor
                 return changed or self.departed or backlog.missed
 
             await self._membership.changed.until(news, RETRY_SECONDS if answer is None else ASK_AGAIN_SECONDS)

@@ -391,7 +391,7 @@ class Peer(HistoryListener):
         heir = heir if heir != peer and self.membership.is_live(heir) else ""
         if self.journeys is not None:
             self.journeys.peer_lost(peer, heir)
-        self.conductor.peer_lost(peer, heir)
+        self.conductor.desk.peer_lost(peer, heir)
         self.membership.changed.notify()
 
     def _sweep(self, now: float) -> float:
@@ -474,9 +474,9 @@ class Peer(HistoryListener):
         if self.state in STAYING:
             self.own.become("joining")
         await self.own.announce()
-        leader = self.conductor.leader(record.step + 1)
-        if leader not in ("", self.membership.own.peer):
-            await self.links.tell_all([leader], Announce(self.membership.own), deadline_s=TELL_SECONDS)
+        conductor = self.conductor.conductor_of(record.step + 1)
+        if conductor not in ("", self.membership.own.peer):
+            await self.links.tell_all([conductor], Announce(self.membership.own), deadline_s=TELL_SECONDS)
 
     async def _save_on_the_way(self) -> None:
         await self._save()

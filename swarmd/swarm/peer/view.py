@@ -48,7 +48,7 @@ class View:
         peer = self._peer
         if peer.sums is None or peer.stage is None:
             return 0.0
-        done = peer.conductor.completed()
+        done = peer.conductor.desk.completed
         if done is None:
             replicas = max(1, len(peer.membership.stage(peer.stage)))
             done = replicas * len(peer.sums.of(peer.history.version + 1).accumulated)

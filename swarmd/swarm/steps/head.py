@@ -31,12 +31,12 @@ HOPS_PER_PEER = 2  # microbatches under way per peer of the swarm: one being com
 SLOTS_FLOOR = 2
 PULSE_SECONDS = 1.0  # a head with leases says so this often, as holders do: it is found silent as fast
 LEASE_SECONDS = 60.0  # the conductor answers after a few seconds at most; this covers a wait for its version
-FOLLOW_SECONDS = 1.0  # between looks at whether whoever was asked still leads
+FOLLOW_SECONDS = 1.0  # between looks at whether the one that was asked still leads
 RETRY_SECONDS = 0.3
 
 
 def plan_slots(peers: int, heads: int, limit: int, away_seconds: float, service_seconds: float) -> int:
-    """How many microbatches a head keeps under way: its share of what keeps every peer busy, within its own limit.
+    """The microbatches that a head keeps under way: its share of what keeps every peer busy, within its own limit.
 
     And no more than its own device can keep up with (Little's law): while one is away for `away_seconds`, the device
     does away_seconds / service_seconds others. So a slow head doesn't hoard what the others would finish sooner.
@@ -75,7 +75,7 @@ class Head:
 
     @property
     def busy(self) -> bool:
-        """Whether anything of its leases is to be done."""
+        """True if anything of its leases is to be done."""
         return bool(self._pool or self._running)
 
     def inherit(self, indices: Iterable[int]) -> None:
@@ -182,10 +182,10 @@ class Head:
                 self._changed.notify()
 
     async def _report(self, step: int) -> None:
-        """Says what is finished, again to whoever leads the step by then; and, as a pulse, what is still under way."""
+        """Says what is finished, again to a new conductor; and, as a pulse, what is still under way."""
         told, pulse, loop = (0, ""), 0.0, asyncio.get_running_loop()
         while True:
-            news = (len(self._completed), self._conductor.leader(step))
+            news = (len(self._completed), self._conductor.conductor_of(step))
             if (news != told and self._completed) or (self._running and loop.time() - pulse >= PULSE_SECONDS):
                 pulse = loop.time()
                 if await self._ask(step, 0) is not None:
@@ -194,21 +194,21 @@ class Head:
             await self._changed.wait(PULSE_SECONDS)
 
     async def _ask(self, step: int, want: int) -> Lease | None:
-        leader = self._conductor.leader(step)
+        conductor = self._conductor.conductor_of(step)
         held = {*self._running, *(index for index, _ in self._pool)} - self._completed
         away = held & {key.index for key in self._journeys.custody.waiting() if key.step == step}
         blame = self._sums.of(step).blame
         question = AskLease(
             step, self._history.record_hash, want, to_ranges(self._completed), to_ranges(held), to_ranges(away), blame
         )
-        asking = asyncio.ensure_future(self._links.ask(leader, question, deadline_s=LEASE_SECONDS))
+        asking = asyncio.ensure_future(self._links.ask(conductor, question, deadline_s=LEASE_SECONDS))
         try:
             while not (await asyncio.wait({asking}, timeout=FOLLOW_SECONDS))[0]:
-                if self._conductor.leader(step) != leader:  # it is silent, and another leads by now
+                if self._conductor.conductor_of(step) != conductor:  # it is silent, and another leads by now
                     return None
             return asking.result()
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
-            log.debug("no lease of step %d from %s: %s", step, leader[-8:], trouble)
+            log.debug("no lease of step %d from %s: %s", step, conductor[-8:], trouble)
             await asyncio.sleep(RETRY_SECONDS)
             return None
         finally:

@@ -1,4 +1,4 @@
-"""Which head may train which indices of a step. Plain data; the conductor asks and tells it, and gives it the time.
+"""The account of a step's leases: the head that may train each index. Plain data; `LeaseDesk` gives it the time.
 
 An index is free, leased, or completed by a head. When a head is lost its indices, completed ones too (their sums are
 lost with it), are free again, and whoever gets them is told that they were out before. Once nothing is free, an index

@@ -1,4 +1,4 @@
-"""Who leads a step, in this peer's eyes: the first in the order of conductors, unless another has taken over.
+"""The conductor of a step, in a peer's eyes: the first in the order of conductors, unless another has taken over.
 
 One that falls silent is not waited for until it is dropped: the next in order takes over, and says so to everyone once
 the acceptors have given it the right. So the one that was silent, when it comes back, follows like all others, and a
@@ -16,18 +16,19 @@ from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ack
+from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.messages.step import Lead
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
 
-AHEAD = 2  # steps beyond this peer's version whose leaders it remembers: others may be a commit further
+AHEAD = 2  # steps beyond this peer's version whose conductors it remembers: others may be a commit further
 TELL_SECONDS = 3.0  # for a peer to hear who leads
 NEAR_STAGES = 2  # whose peers every head knows, in a large swarm, too
 
 
 class Succession:
-    """The leaders of steps."""
+    """The conductors of steps."""
 
     def __init__(self, links: Links, membership: Membership, history: History, tasks: Tasks) -> None:
         self._links, self._membership, self._history = links, membership, history
@@ -40,9 +41,9 @@ class Succession:
         self._telling: set[PeerId] = set()
         links.handle(Lead, self._answer_lead)
 
-    def leader(self, step: int) -> PeerId:
-        """Who leads a step; this peer itself when it knows nobody at work. "" when it can't know: in a large swarm
-        those far from the heads know few of them, and that these are gone doesn't mean that all are.
+    def conductor_of(self, step: int) -> PeerId:
+        """The peer that leads a step; this peer itself when it knows nobody at work; "" when it is too far from the
+        heads of a large swarm to tell: it knows few of them, and that these are gone doesn't mean that all are.
         """
         place = (step, self._history.record_hash)
         if self._taking == place:
@@ -61,7 +62,7 @@ class Succession:
         return card is not None and card.incarnation == lead.incarnation and self._membership.is_live(card.peer)
 
     def _order(self, step: int) -> list[PeerId] | None:
-        """Who comes first, and next; None when this peer can't know."""
+        """The peers that may lead a step, the first one first; None when this peer can't know."""
         # Heads of the record come before all others; so one that arrives from another stage changes nothing.
         members, first = frozenset(self._history.chain.members()), frozenset(self._history.chain.members(stage=0))
         heads = [card for card in self._membership.stage(0) if card.peer in first or not members]
@@ -72,25 +73,29 @@ class Succession:
     # ---------------------------------------------------------------------------------------------- taking over
 
     def take_over(self, now: float) -> None:
-        """If whoever leads the present step is silent, and this peer is the next in order, it leads from now on. Not if
+        """Leads the present step from now on if its conductor is silent, and this peer is the next in order. Not if
         most of those near are silent, too: then it is this peer that is cut off, or was stopped.
         """
         step, own = self._history.version + 1, self._membership.own.peer
         if self._taking[0] == step and not self._membership.is_silent(self._before, now):  # it is back in time
             self._taking = (0, "")
             self._membership.changed.notify()
-        leader = self.leader(step)
-        if leader in ("", own) or not self._membership.is_silent(leader, now):
+        conductor = self.conductor_of(step)
+        if conductor in ("", own) or not self._membership.is_silent(conductor, now):
             return
         order = self._order(step) or []
         speaking = [peer for peer in order if peer == own or not self._membership.is_silent(peer, now)]
         if speaking[:1] == [own] and not self.is_cut_off(now):
-            log.info("step %d: %s, who leads it, is silent; this peer takes over", step, leader[-8:])
-            self._taking, self._before = (step, self._history.record_hash), leader
+            log.info("step %d: %s, who leads it, is silent; this peer takes over", step, conductor[-8:])
+            self._taking, self._before = (step, self._history.record_hash), conductor
             self._membership.changed.notify()
 
+    def speaking(self, now: float) -> list[Card]:
+        """Those of the kin that were heard of lately: nobody waits for the others."""
+        return [card for card in self._membership.kin() if not self._membership.is_silent(card.peer, now)]
+
     def is_cut_off(self, now: float) -> bool:
-        """Whether most of those near are silent, and not given up yet: someone else may lead for them."""
+        """True if most of those near are silent, and not given up yet: someone else may lead for them."""
         if (record := self._history.record) is None:
             return False
         near = [peer for entry in record.stages[:NEAR_STAGES] for peer in entry.members]
@@ -98,16 +103,16 @@ class Succession:
         return silent and not self._membership.reaches_half(near, now)
 
     def lead(self, mandate: Mandate) -> None:
-        """This peer has the right to lead a step that another led, or may have: everyone is to follow it."""
+        """Has everyone follow this peer, which has the right to lead a step that another led, or may have led."""
         self._told.clear()
-        self._hear(Lead(mandate.step, mandate.parent, mandate.ballot, self._membership.own.incarnation))
+        self._note(Lead(mandate.step, mandate.parent, mandate.ballot, self._membership.own.incarnation))
         self.tell(asyncio.get_running_loop().time())
 
     def tell(self, now: float) -> None:
-        """Says so to those who don't know yet."""
+        """Tells those who don't know yet that this peer leads the present step."""
         own, step = self._membership.own.peer, self._history.version + 1
         lead = self._leads.get((step, self._history.record_hash), {}).get(own)
-        if lead is None or self.leader(step) != own:
+        if lead is None or self.conductor_of(step) != own:
             return
         for card in self._membership.kin():
             peer = card.peer
@@ -125,11 +130,11 @@ class Succession:
     async def _answer_lead(self, peer: PeerId, lead: Lead) -> Ack:
         known = self._membership.get(peer) is not None
         if known and peer == lead.ballot.peer and 0 < lead.step - self._history.version <= AHEAD:
-            self._hear(lead)
+            self._note(lead)
         return Ack()
 
-    def _hear(self, lead: Lead) -> None:
-        """Of each peer that is known only the last word about a step counts, so that nobody fills the memory."""
+    def _note(self, lead: Lead) -> None:
+        """Remembers who leads: of each known peer its last word about a step, so that nobody fills the memory."""
         for place, leads in list(self._leads.items()):
             if place[0] == lead.step:
                 leads.pop(lead.ballot.peer, None)

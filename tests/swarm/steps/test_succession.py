@@ -70,16 +70,16 @@ def far(own_stage: int, heads: list[str], members: list[str], others: int) -> Su
 
 @pytest.mark.parametrize("own_stage", [0, 1, 5])
 def test_a_head_of_the_last_record_leads_in_everybodys_eyes(own_stage: int) -> None:
-    assert far(own_stage, ["h1", "h2"], ["h2"], 2 * SMALL_SWARM).leader(STEP) == "h2"
+    assert far(own_stage, ["h1", "h2"], ["h2"], 2 * SMALL_SWARM).conductor_of(STEP) == "h2"
 
 
 def test_who_is_far_from_the_heads_of_a_large_swarm_does_not_lead_because_it_knows_none_of_the_record() -> None:
-    assert far(5, ["h1"], ["h2"], 2 * SMALL_SWARM).leader(STEP) == ""
+    assert far(5, ["h1"], ["h2"], 2 * SMALL_SWARM).conductor_of(STEP) == ""
 
 
 @pytest.mark.parametrize(("own_stage", "others"), [(1, 2 * SMALL_SWARM), (5, STAGES)])
 def test_who_knows_all_heads_sees_when_those_of_the_record_are_gone(own_stage: int, others: int) -> None:
-    assert far(own_stage, ["h1"], ["h2"], others).leader(STEP) == "h1"
+    assert far(own_stage, ["h1"], ["h2"], others).conductor_of(STEP) == "h1"
 
 
 # ------------------------------------------------------------------------------------------------- taking over
@@ -97,21 +97,21 @@ def after_silence(own: str, silent: Callable[[str], bool]) -> Seat:
 
 
 def test_the_next_in_order_takes_over_from_one_that_is_silent() -> None:
-    assert after_silence(SECOND, lambda peer: peer == FIRST).succession.leader(STEP) == SECOND
+    assert after_silence(SECOND, lambda peer: peer == FIRST).succession.conductor_of(STEP) == SECOND
 
 
 def test_nobody_else_does_and_nobody_from_one_that_speaks() -> None:
-    assert after_silence(THIRD, lambda peer: peer == FIRST).succession.leader(STEP) == FIRST
-    assert after_silence(SECOND, lambda peer: peer == THIRD).succession.leader(STEP) == FIRST
+    assert after_silence(THIRD, lambda peer: peer == FIRST).succession.conductor_of(STEP) == FIRST
+    assert after_silence(SECOND, lambda peer: peer == THIRD).succession.conductor_of(STEP) == FIRST
 
 
 def test_whoever_is_next_after_two_that_are_silent_takes_over() -> None:
-    assert after_silence(THIRD, lambda peer: peer in (FIRST, SECOND)).succession.leader(STEP) == THIRD
+    assert after_silence(THIRD, lambda peer: peer in (FIRST, SECOND)).succession.conductor_of(STEP) == THIRD
 
 
 def test_whoever_hears_of_hardly_anyone_takes_nothing_over() -> None:
     it = after_silence(SECOND, lambda peer: peer != MIDDLES[0])
-    assert it.succession.leader(STEP) == FIRST
+    assert it.succession.conductor_of(STEP) == FIRST
     assert it.succession.is_cut_off(LATE)
 
 
@@ -141,34 +141,34 @@ def test_who_took_over_tells_everyone_and_again_whoever_did_not_hear() -> None:
         await asyncio.gather(*it.tasks)
         assert {peer for peer, _ in it.told} == {FIRST, MIDDLES[0]}
         assert len(it.told) == 2
-        assert it.succession.leader(STEP) == SECOND, "though the one that was silent is back"
+        assert it.succession.conductor_of(STEP) == SECOND, "though the one that was silent is back"
 
     run_virtual(main())
 
 
 def hears(it: Seat, peer: str, lead: Lead) -> str:
     run_virtual(it.succession._answer_lead(peer, lead))
-    return it.succession.leader(STEP)
+    return it.succession.conductor_of(STEP)
 
 
 def test_everyone_follows_whoever_leads_under_the_highest_ballot_as_long_as_it_lives() -> None:
     it = seat(MIDDLES[0])
-    assert it.succession.leader(STEP) == FIRST
+    assert it.succession.conductor_of(STEP) == FIRST
     assert hears(it, THIRD, Lead(STEP, "r", Ballot(3, THIRD), 1)) == THIRD
     assert hears(it, SECOND, Lead(STEP, "r", Ballot(2, SECOND), 1)) == THIRD, "an older word"
     it.membership.suspect(THIRD)
-    assert it.succession.leader(STEP) == SECOND
+    assert it.succession.conductor_of(STEP) == SECOND
     it.membership.suspect(SECOND)
-    assert it.succession.leader(STEP) == FIRST
+    assert it.succession.conductor_of(STEP) == FIRST
     it.membership.touch(THIRD, 1.0)
-    assert it.succession.leader(STEP) == THIRD
+    assert it.succession.conductor_of(STEP) == THIRD
 
 
 def test_nobody_follows_one_that_was_started_anew_since_it_said_so() -> None:
     it = seat(MIDDLES[0])
     assert hears(it, THIRD, Lead(STEP, "r", Ballot(3, THIRD), 1)) == THIRD
     it.membership.hear(card(THIRD, incarnation=2, version=STEP - 1), 1.0)
-    assert it.succession.leader(STEP) == FIRST
+    assert it.succession.conductor_of(STEP) == FIRST
 
 
 def test_when_the_last_to_take_over_is_gone_the_one_before_leads_again_in_everybodys_eyes() -> None:
@@ -178,14 +178,14 @@ def test_when_the_last_to_take_over_is_gone_the_one_before_leads_again_in_everyb
         hears(it, SECOND, Lead(STEP, "r", Ballot(2, SECOND), 1))
         assert hears(it, THIRD, Lead(STEP, "r", Ballot(3, THIRD), 1)) == THIRD
         it.membership.suspect(THIRD)
-        assert it.succession.leader(STEP) == SECOND
+        assert it.succession.conductor_of(STEP) == SECOND
 
 
 def test_who_has_not_the_right_to_lead_yet_gives_way_when_the_silent_one_is_back() -> None:
     it = after_silence(SECOND, lambda peer: peer == FIRST)
     it.hear(FIRST, now=LATE + 1)
     it.succession.take_over(LATE + 1)
-    assert it.succession.leader(STEP) == FIRST
+    assert it.succession.conductor_of(STEP) == FIRST
 
 
 def test_one_that_was_silent_follows_when_it_comes_back() -> None:
