@@ -1,8 +1,9 @@
-"""How a peer comes to the version that the swarm is at: on, by others' state and what was committed since
-(`joiner.py`); or back, when a return was decided (`returns.py`).
+"""How a peer comes to the version that the swarm is at, and keeps up with it.
 
-A return interrupts whatever a peer was about: the pulling of a state, a move. What was going on for later steps is
-void.
+It goes on by records, or by others' state where the gradients are gone (`state/joiner.py`); it returns to a checkpoint
+where that was decided (`recovery/returns.py`), and crosses to another history where that one wins
+(`recovery/forks.py`). A return interrupts whatever a peer is at, a download or a move: what was under way for later
+steps is void.
 """
 
 import logging
@@ -12,12 +13,16 @@ from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.mover import Mover
 from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.peer.stage_switch import Switch
+from swarmd.swarm.recovery.forks import Forks
 from swarmd.swarm.recovery.returns import Returns
-from swarmd.swarm.state.download import Candidates
 from swarmd.swarm.tasks import first_of
 from swarmd.swarm.wire.own_card import OwnCard
+from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
+
+KEEP_UP_SECONDS = 2.0  # between two looks at those who are ahead or of another history, unless a card comes earlier
+CALM_SECONDS = 10.0  # the same while nobody is
 
 
 class Arriving:
@@ -28,23 +33,77 @@ class Arriving:
         membership: Membership,
         history: History,
         returns: Returns,
+        forks: Forks,
         switch: Switch,
         mover: Mover,
-        donors: Candidates,
         own: OwnCard,
     ) -> None:
-        self._membership, self._history, self._returns = membership, history, returns
-        self._switch, self._mover, self._donors, self._own = switch, mover, donors, own
+        self._membership, self._history, self._returns, self._forks = membership, history, returns, forks
+        self._switch, self._mover, self._own = switch, mover, own
+        self.crossing = False  # this peer takes over another history's state
+
+    def donors(self) -> list[PeerId]:
+        """Peers that can give this peer its stage's state."""
+        return self._switch.donors(self._membership.own.stage)
+
+    async def keep_up(self) -> None:
+        """Asks for records when others are ahead, and for the whole state when gradients are gone; returns and crosses
+        when it is time to.
+        """
+        history, membership = self._history, self._membership
+        while not history.finished:
+            if self._returns.due is not None:
+                await self.make_return()
+                await self._serve_again()
+            if self._mover.between:  # its move brings this peer up
+                await membership.changed.wait(KEEP_UP_SECONDS)
+                continue
+            if history.broken and self._is_whole_elsewhere():
+                history.fall_behind("another replica's parameters are finite")
+            if history.behind:
+                await self._fetch_anew()
+            newest = membership.newest()
+            if newest.version > history.version:
+                await history.catch_up(newest.peer, newest.version)
+            await self._cross()
+            calm = membership.newest().version <= history.version and not membership.foreign()
+            await membership.changed.wait(CALM_SECONDS if calm else KEEP_UP_SECONDS)
 
     async def reach(self, served: ServedStage) -> None:
         """Brings this peer's stage to the swarm's version; back to one, if a return is decided meanwhile."""
         due = self._membership.changed.until(lambda: self._returns.due is not None)
-        if await first_of(due, served.joiner.reach_version(self._donors, self._membership.changed)):
+        if await first_of(due, served.joiner.reach_version(self.donors, self._membership.changed)):
             await served.joiner.ended()
             await self.make_return()
 
+    # ---------------------------------------------------------------------------------------------- by others' state
+
+    async def _fetch_anew(self) -> None:
+        """Fetches the whole state anew. Meanwhile this peer is in no plan, like a newcomer."""
+        assert self._switch.served is not None, "it is not between two stages"
+        self._own.become("joining")
+        await self._own.announce()
+        await self.reach(self._switch.served)
+        await self._serve_again()
+
+    async def _serve_again(self) -> None:
+        """Says that this peer was away from the swarm's version, and is there again."""
+        served = self._switch.served
+        assert served is not None, "it has come to the version with its stage's state"
+        served.serve()
+        if not self._history.finished:
+            self._own.become("paused" if served.journeys.held_back else "serving")
+            await self._own.announce()
+
+    def _is_whole_elsewhere(self) -> bool:
+        """Whether a replica of this peer's stage has what came out not finite here."""
+        cards = [card for peer in self.donors() if (card := self._membership.get(peer)) is not None]
+        return any(card.version >= self._history.version and not card.broken for card in cards)
+
+    # ---------------------------------------------------------------------------------------------- returning
+
     async def make_return(self) -> None:
-        """Returns to an earlier version, as was decided; if that can't be had, goes on to what others are at."""
+        """Returns to an earlier version, as was decided; where that can't be had, goes on to what others are at."""
         returns = self._returns
         while (record := returns.due) is not None:
             returns.under_way = True
@@ -79,3 +138,25 @@ class Arriving:
         if record.names(own.peer, own.incarnation):
             history.took_part(record.step)
         return True
+
+    # ---------------------------------------------------------------------------------------------- crossing
+
+    async def _cross(self) -> None:
+        """Goes on in another history, if that wins over this peer's."""
+        try:
+            async with self._forks.look() as way:
+                served = self._switch.served
+                if way is None or served is None or self._mover.between:  # it has left its stage meanwhile
+                    return
+                state = self._own.state
+                self._own.become("joining")
+                await self._own.announce()
+                self.crossing = True
+                crossed = await served.joiner.pull(lambda: list(way.donors))
+            await (self._forks.arrive(way, served.compute) if crossed else self._forks.stay(served.compute))
+        finally:
+            self.crossing = False
+        newest = self._membership.newest()
+        await self._history.catch_up(newest.peer, newest.version)
+        self._own.become(state)
+        await self._own.announce()

@@ -24,7 +24,7 @@ from swarmd.swarm.history.ballots import Ballots
 from swarmd.swarm.history.chain import RECORDS_KEPT
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.listener import HistoryListener
-from swarmd.swarm.history.record import Record, is_checkpointed, record_to_plain
+from swarmd.swarm.history.record import Record
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.membership.gossip import Gossip
@@ -36,6 +36,7 @@ from swarmd.swarm.peer.drain import Drain, Drained
 from swarmd.swarm.peer.ending import Ending
 from swarmd.swarm.peer.failing import fail
 from swarmd.swarm.peer.mover import Mover
+from swarmd.swarm.peer.saving import Saving
 from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.peer.stage_switch import OpenStage, Switch
 from swarmd.swarm.peer.view import View
@@ -48,15 +49,12 @@ from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.disks import Kept
 from swarmd.swarm.wire.messages.presence import Announce, Card
 from swarmd.values import HopId, PeerId
 
 log = logging.getLogger(__name__)
 
 GOODBYE_SECONDS = 5.0  # to tell the neighbours that the device is lost; who doesn't hear it sees the broken connection
-KEEP_UP_SECONDS = 2.0  # between two looks at those who are ahead or of another history, unless a card comes earlier
-CALM_SECONDS = 10.0  # the same while nobody is
 TELL_SECONDS = 5.0  # for whoever leads the next step to hear that this peer has no state for it
 REFRESH_SECONDS = 5.0  # between two looks at this peer's own figures, unless someone is told of them earlier
 
@@ -109,13 +107,13 @@ class Peer(HistoryListener):
             self.own,
         )  # fmt: skip
         self.mover = Mover(run, limits, links, membership, history, self.conductor, self.switch, self.tasks, self.own)
+        self.saving = Saving(run, links, history, self.switch, store, self.disks, self.copies, self.tasks)
         self.balancer = Balancer(
             run, membership, history, outlook, rng, move=functools.partial(self.mover.move, balance=True)
         )
-        self.arriving = Arriving(membership, history, self.returns, self.switch, self.mover, self.donors, self.own)
+        self.arriving = Arriving(membership, history, self.returns, self.forks, self.switch, self.mover, self.own)
         self.view = View(self)
         self.drainage: Drain | None = None  # this peer leaves
-        self.crossing = False  # it takes over another history's state
         self._device_lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets the reason
         self._refreshed = 0.0  # loop time at which the figures on this peer's card were brought up to date
         if not entries:
@@ -220,39 +218,20 @@ class Peer(HistoryListener):
         others = {card.peer for card in self.membership.cards()} - {self.membership.own.peer}
         return self._resume and self.history.origin.founder not in others
 
-    def donors(self) -> list[PeerId]:
-        return self.switch.donors(self.membership.own.stage)
-
-    async def _fetch_anew(self) -> None:
-        """Fetches the whole state anew. Meanwhile this peer is in no plan, like a newcomer."""
-        assert self.served is not None
-        self.own.become("joining")
-        await self.own.announce()
-        await self.arriving.reach(self.served)
-        await self._serve_again()
-
-    async def _serve_again(self) -> None:
-        """This peer was away from the swarm's version, and is there again."""
-        assert self.served is not None
-        self.served.serve()
-        if not self.history.finished:
-            self.own.become("paused" if self.journeys is not None and self.journeys.held_back else "serving")
-            await self.own.announce()
-
     async def _serve(self) -> None:
         self.view.began = asyncio.get_running_loop().time()
         self.own.become("serving")
         await self.own.announce()
         assert self.served is not None
         self.served.serve()
-        for begin in (self.conductor.run, self._keep_up, self.balancer.run):
+        for begin in (self.conductor.run, self.arriving.keep_up, self.balancer.run):
             self.tasks.keep(begin)
         await self.history.changed.until(lambda: self.history.finished)
         if self.history.failure:
             self.own.become("finished")
             await self.own.announce()
             await fail(self.membership, self.history, self.disks)
-        await self.ending.run(await self._save())
+        await self.ending.run(await self.saving.save())
         await self._say_goodbye()
 
     async def _say_goodbye(self) -> None:
@@ -260,52 +239,8 @@ class Peer(HistoryListener):
         self.own.become("left")
         await self.own.announce()
 
-    async def _keep_up(self) -> None:
-        """Asks for records when others are ahead, and for the whole state when gradients are gone."""
-        while not self.history.finished:
-            if self.returns.due is not None:
-                await self.arriving.make_return()
-                await self._serve_again()
-            if self.mover.between:  # its move brings this peer up
-                await self.membership.changed.wait(KEEP_UP_SECONDS)
-                continue
-            if self.history.broken and self._is_whole_elsewhere():
-                self.history.fall_behind("another replica's parameters are finite")
-            if self.history.behind:
-                await self._fetch_anew()
-            newest = self.membership.newest()
-            if newest.version > self.history.version:
-                await self.history.catch_up(newest.peer, newest.version)
-            await self._cross()
-            calm = self.membership.newest().version <= self.history.version and not self.membership.foreign()
-            await self.membership.changed.wait(CALM_SECONDS if calm else KEEP_UP_SECONDS)
+    # ---------------------------------------------------------------------------------------------- told by its user
 
-    def _is_whole_elsewhere(self) -> bool:
-        """Whether a replica of this peer's stage has what came out not finite here."""
-        cards = [card for peer in self.donors() if (card := self.membership.get(peer)) is not None]
-        return any(card.version >= self.history.version and not card.broken for card in cards)
-
-    async def _cross(self) -> None:
-        """Goes on in another history, if that wins over this peer's."""
-        try:
-            async with self.forks.look() as way:
-                if way is None or self.mover.between:  # it has left its stage meanwhile
-                    return
-                joiner, compute, state = self.joiner, self.compute, self.state
-                assert joiner is not None and compute is not None
-                self.own.become("joining")
-                await self.own.announce()
-                self.crossing = True
-                crossed = await joiner.pull(lambda: list(way.donors))
-            await (self.forks.arrive(way, compute) if crossed else self.forks.stay(compute))
-        finally:
-            self.crossing = False
-        newest = self.membership.newest()
-        await self.history.catch_up(newest.peer, newest.version)
-        self.own.become(state)
-        await self.own.announce()
-
-    # ------------------------------------------------------------------------------------- pausing, leaving
     async def pause(self) -> None:
         """Takes no more hops, finishes those it has, and goes on taking part in rounds. Raises Refused."""
         if self.journeys is None or self.mover.target is not None or self.state not in (*ADMITTING, "paused"):
@@ -335,7 +270,7 @@ class Peer(HistoryListener):
             self.tasks.start(self.own.announce())
             self.drainage = Drain(
                 self.membership, self.history, self.conductor, self.served, self.run_config.model.stages,
-                self._save, bound_s,
+                self.saving.save, bound_s,
             )  # fmt: skip
             drained = await self.drainage.run()
         if self.history.finished:
@@ -461,8 +396,7 @@ class Peer(HistoryListener):
         self.served.end_step(record.step)
         self._refresh()
         self.mover.on_record(record)
-        if is_checkpointed(self.run_config, record) and not self.history.finished:
-            self.tasks.start(self._save_on_the_way())
+        self.saving.on_record(record)
         if self.history.broken:
             self.tasks.start(self._say_broken(record))
         if record.forked:  # so that the others see soon which history this is
@@ -477,34 +411,6 @@ class Peer(HistoryListener):
         conductor = self.conductor.conductor_of(record.step + 1)
         if conductor not in ("", self.membership.own.peer):
             await self.links.tell_all([conductor], Announce(self.membership.own), deadline_s=TELL_SECONDS)
-
-    async def _save_on_the_way(self) -> None:
-        await self._save()
-
-    async def _save(self) -> bool:
-        """Writes a checkpoint of this peer's stage at its present version. Whether it is on the disk now."""
-        async with self.history.lock:
-            if self.compute is None or self.stage is None or not self.history.ready:  # between two stages
-                return False
-            if self.history.record is None:  # version 0 is no checkpoint: it can be made anew, and has no record
-                return False
-            try:
-                state = await self.compute.export_state()
-            except MemoryError:
-                log.warning("no checkpoint of version %d: out of memory", self.history.version)
-                return False
-            except DeviceLost:
-                raise
-            except Exception as trouble:  # noqa: BLE001 - a checkpoint less; the next one may do
-                self.links.fence.note(f"the checkpoint of version {self.history.version}", trouble)
-                return False
-            version, now, stage = self.history.version, self.history.record, self.stage
-        saved = await self._store.save_checkpoint(version, stage, state, record_to_plain(now))
-        if not self.history.finished:
-            self.tasks.start(self.copies.keep(now))  # from others, who may be slow or gone: nobody waits for it
-        elif not saved:
-            self.disks.lend(Kept(version, stage, now.state), state, now)
-        return saved
 
     async def _validate(self, version: int) -> float | None:
         """Mean loss of the held-out microbatches, None if it can't be had."""

@@ -40,7 +40,9 @@ class View:
         if (move := self._peer.mover.under_way) is not None:
             return move.puller.progress
         joiner = self._peer.joiner
-        under_way = joiner is not None and (joiner.pulling or self._peer.crossing)  # a return may have broken it off
+        under_way = joiner is not None and (
+            joiner.pulling or self._peer.arriving.crossing
+        )  # a return may have broken it off
         return joiner.progress if joiner is not None and under_way else Progress()
 
     def progress(self) -> float:
@@ -101,7 +103,7 @@ class View:
             lost = "start this one again with --bootstrap and the address of a peer that lives"
             return Wait("a peer of the run that answers and gives it a place", tried=peer.places.tried, advice=lost)
         pulling = peer.joiner is not None and peer.joiner.pulling
-        if pulling and not peer.donors():
+        if pulling and not peer.arriving.donors():
             source = f"a live replica of stage {peer.stage}, to take its state from"
             return Wait(source, advice="start one again with the home that it had")
         if not peer.history.finished and (stage := peer.returns.broken_stage()) is not None:
@@ -136,11 +138,11 @@ class View:
             progress = came or peer.mover.doing
             return Wait(f"its move to stage {move.target}", progress=progress, tried=move.puller.tried)
         if peer.joiner is not None and peer.joiner.pulling:
-            donors = len(peer.donors())
+            donors = len(peer.arriving.donors())
             asked = f"{donors} replica{'s' * (donors != 1)} asked"
             here = "it is here, and what was committed since is applied" if peer.joiner.downloaded else asked
             return Wait(f"the state of stage {peer.stage}", progress=came or here, tried=peer.joiner.tried)
-        if peer.crossing:
+        if peer.arriving.crossing:
             return Wait("the state of the history that won", progress=came)
         return peer.ending.wait()
 
