@@ -87,7 +87,7 @@ class EarlyExit:
 
     # ---------------------------------------------------------------------------------------------- leaving
 
-    def may(self) -> bool:
+    def _can_be_spared(self) -> bool:
         """Whether this peer can be spared before the present step has committed: it has nothing to do with its end."""
         step = self._history.version + 1
         if self._closed or self.stays >= step or self._history.crosses_at is not None or self._history.finished:
@@ -102,7 +102,7 @@ class EarlyExit:
         Returns "" if this peer stays, and goes on as before.
         """
         step = self._history.version + 1
-        if self._membership.own.state not in STAYING or not self.may():
+        if self._membership.own.state not in STAYING or not self._can_be_spared():
             return ""
         self._leaving = True
         try:
@@ -168,7 +168,7 @@ class EarlyExit:
             await self._sums.changed.wait(LOOK_SECONDS)
 
     def _goes_on(self, step: int) -> bool:
-        return self.may() and self._history.version + 1 == step
+        return self._can_be_spared() and self._history.version + 1 == step
 
     async def _hand_over(self, step: int, heir: PeerId) -> bool:
         """Whether nothing of the step is here any more, and the heir stays. Once the sum is with the heir this tries
