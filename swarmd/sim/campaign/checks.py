@@ -18,7 +18,7 @@ from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.history.chain import RECORDS_KEPT
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import MEMBERS_LIMIT
-from swarmd.swarm.peer.ending import MACHINES
+from swarmd.swarm.peer.final_copies import MACHINES
 from swarmd.swarm.rounds.repair import SUBTRACTED_AT_ONCE
 from swarmd.values import PeerId
 

@@ -1,8 +1,8 @@
 """The end of a run: nobody leaves before every stage's final state is on the disks of two machines.
 
 A peer's card says of which stages it has the last version on its disk (`Card.final`). Where replicas of a stage are on
-one machine only, a peer of another one brings a copy; everyone works out alike who (`plan_final_copies`). All of it
-takes a bounded time. When that is up, or nobody can take a copy, the end says which stages exist once, and where.
+one machine only, a peer of another one brings a copy; everyone works out alike who (`final_copies.py`). All of it takes
+a bounded time. When that is up, or nobody can take a copy, the end says which stages exist once, and where.
 
 Relies on `Disks` to bring a checkpoint and on the cards; a peer that has left still counts with its disk if it said
 goodbye.
@@ -12,9 +12,6 @@ import asyncio
 import dataclasses
 import logging
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from swarmd.config import LimitsConfig, RunConfig
 from swarmd.printable import size
@@ -22,8 +19,9 @@ from swarmd.status import Wait
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import record_to_plain
 from swarmd.swarm.membership.order import rendezvous
-from swarmd.swarm.membership.states import AT_WORK, STAYING
+from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import MEMBERS_LIMIT, SMALL_SWARM, Membership
+from swarmd.swarm.peer.final_copies import MACHINES, Keeper, awaited, keeper_of, machines_of, plan_final_copies
 from swarmd.swarm.ports import Store
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import Download, OutOfDonors
@@ -36,74 +34,11 @@ from swarmd.whole import name_stages
 
 log = logging.getLogger(__name__)
 
-MACHINES = 2  # that a stage's final state is to be on: one may burn
 LINGER_SECONDS = 20.0  # for peers that haven't heard of the last commit
 RETRY_SECONDS = 1.0  # between two tries to have a copy: its stage may be writing it still
-FINAL_LIMIT = 256  # stages whose final state one peer keeps: what a card may name
 NAMED = 3  # machines of a stage that are named; a large swarm has hundreds
 HOST = re.compile(r"/[a-z0-9]+/([0-9A-Za-z.:_-]{1,64})(/|$)")
 """Of an address, the part that says where; what comes from a stranger is shown only if it is a plain name."""
-
-
-@dataclass(frozen=True)
-class Keeper:
-    """A peer, as far as the final state is concerned."""
-
-    peer: PeerId
-    machine: str
-    stage: int
-    has: frozenset[int] = frozenset()  # stages whose final state is on its disk
-    saves: bool = False  # it will write its own stage's
-    takes: bool = False  # it keeps a copy of another stage's, if need be
-    here: bool = True  # it can be asked; one that has left can't
-    lasts: bool = True  # its machine will not be gone soon
-
-
-def plan_final_copies(stages: Iterable[int], keepers: Sequence[Keeper]) -> dict[int, tuple[PeerId, ...]]:
-    """Which peers of other machines bring a copy of which stage, where its replicas are on fewer than MACHINES. Nobody
-    does where nobody has it. The same for all who see the same cards.
-    """
-    plan: dict[int, tuple[PeerId, ...]] = {}
-    load: Counter[PeerId] = Counter()
-    for stage in stages:
-        machines = {it.machine for it in keepers if it.stage == stage and it.lasts and (it.saves or stage in it.has)}
-        plan[stage] = ()
-        if len(machines) >= MACHINES:
-            continue
-        given = any(it.here and (it.stage == stage or stage in it.has) for it in keepers)
-        order = {peer: place for place, peer in enumerate(rendezvous(f"final/{stage}", [it.peer for it in keepers]))}
-        able = [it for it in keepers if it.stage != stage and it.lasts and ((it.takes and given) or stage in it.has)]
-        able.sort(key=lambda it: (stage not in it.has, load[it.peer], order[it.peer]))
-        chosen = []
-        for it in able:
-            if len(machines) < MACHINES and it.machine not in machines:
-                machines.add(it.machine)
-                chosen.append(it.peer)
-                load[it.peer] += 1
-        plan[stage] = tuple(chosen)
-    return plan
-
-
-def machines_of(stage: int, keepers: Iterable[Keeper]) -> dict[str, Keeper]:
-    """The machines on which a stage's final state is, each with one of its peers; the lasting ones only."""
-    found: dict[str, Keeper] = {}
-    for it in keepers:
-        if stage in it.has and it.lasts:
-            found.setdefault(it.machine, it)
-    return found
-
-
-def awaited(stages: Iterable[int], keepers: Sequence[Keeper]) -> list[int]:
-    """Stages whose final state isn't on MACHINES yet, and will be on more than now if one waits."""
-    plan = plan_final_copies(stages, keepers)
-    found = []
-    for stage, chosen in plan.items():
-        machines = machines_of(stage, keepers)
-        writers = [it for it in keepers if it.peer in chosen or (it.stage == stage and it.saves)]
-        comes = any(stage not in it.has and it.lasts and it.machine not in machines for it in writers)
-        if len(machines) < MACHINES and comes:
-            found.append(stage)
-    return found
 
 
 class Ending:
@@ -153,7 +88,7 @@ class Ending:
         cards = [card for card in self._membership.kin() if card.state in (*AT_WORK, "finished")]
         known = {card.peer for card in cards}
         cards += [card for peer, card in self._left.items() if peer not in known and self._membership.fits(card)]
-        return [_keeper(card) for card in sorted(cards, key=lambda card: card.peer)]
+        return [keeper_of(card) for card in sorted(cards, key=lambda card: card.peer)]
 
     def awaited(self) -> list[int]:
         """Stages that it is worth waiting for."""
@@ -340,20 +275,6 @@ class Ending:
         card = self._membership.get(keeper.peer) or self._left.get(keeper.peer)
         hosts = [match[1] for address in (card.addresses if card else ()) if (match := HOST.match(address))]
         return f"on {keeper.peer[-8:]}{f' ({hosts[0]})' if hosts else ''}"
-
-
-def _keeper(card: Card) -> Keeper:
-    work, finished = card.state in AT_WORK, card.state == "finished"
-    return Keeper(
-        card.peer,
-        host_of(card.machine) or card.peer,  # of an older release: unknown
-        card.stage,
-        frozenset(card.final),
-        saves=work and card.state in STAYING,
-        takes=card.spare and len(card.final) < FINAL_LIMIT and (finished or card.state in STAYING),
-        here=work or finished,
-        lasts=not card.ending,
-    )
 
 
 def _own_first(keepers: list[Keeper], own: Card) -> list[Keeper]:
