@@ -1,0 +1,174 @@
+"""Which stage a peer can open, who gives its state, and what happens where one can't be opened."""
+
+import asyncio
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from swarmd.errors import ConfigError
+from swarmd.swarm.balance.sizes import state_bytes
+from swarmd.swarm.peer import stage_switch as module
+from swarmd.swarm.peer.stage_switch import Switch
+from swarmd.swarm.wire.messages.presence import Card
+from swarmd.swarm.wire.own_card import OwnCard
+from tests.swarm.cards import card
+from tests.swarm.records import RUN
+
+
+class Rig:
+    """Peer `p`, on whose machine the stages in `cannot` can't be opened."""
+
+    def __init__(self, *cards: Any, cannot: tuple[int, ...] = (), data: str = "d") -> None:
+        self.own_card, self.cards, self.cannot = OwnCard(card("p", stage=0)), list(cards), set(cannot)
+        self.own_card.on_announce(self._announce)
+        self.data, self.log = data, list[Any]()
+        self.places = SimpleNamespace(has_data=True)
+        rig = self
+
+        class Members:
+            own = property(lambda _: rig.own)
+            newest = None
+
+            def kin(self) -> list[Any]:
+                return [rig.own, *rig.cards]
+
+            def stage(self, stage: int) -> list[Any]:
+                return [it for it in self.kin() if it.stage == stage]
+
+        parts: dict[str, Any] = {
+            "run": RUN,
+            "limits": None,
+            "links": None,
+            "membership": Members(),
+            "history": SimpleNamespace(detach=lambda: self.log.append("detached")),
+            "conductor": None,
+            "open_stage": self._open,
+            "rng": None,
+            "places": self.places,
+            "tasks": SimpleNamespace(child=lambda: None, start=asyncio.ensure_future),
+            "own": self.own_card,
+        }
+        self.switch = Switch(**parts)
+
+    @property
+    def own(self) -> Card:
+        return self.own_card.card
+
+    def _set_card(self, **changes: Any) -> None:
+        self.own_card.card = dataclasses.replace(self.own, **changes)
+
+    async def _announce(self, told: Card) -> None:
+        self.log.append("announced")
+
+    async def _open(self, stage: int) -> tuple[Any, Any]:
+        self.log.append(f"opens {stage}")
+        if stage in self.cannot:
+            raise ConfigError(f"no {stage}")
+        return SimpleNamespace(codecs=("fp32",)), SimpleNamespace(digest=self.data) if stage == 0 else None
+
+
+@pytest.fixture(autouse=True)
+def _parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stage:
+        """A stage with nothing in it."""
+
+        def __init__(self, *given: Any, **_: Any) -> None:
+            self.stage = next(it for it in given if isinstance(it, int))
+            self.left = False
+            self.tasks = SimpleNamespace(ended=self._ended)
+
+        def leave(self) -> None:
+            self.left = True
+
+        async def _ended(self) -> None:
+            assert self.left
+
+    class Joiner:
+        def __init__(self, *_: Any) -> None: ...
+
+        async def ended(self) -> None: ...
+
+    monkeypatch.setattr(module, "ServedStage", Stage)
+    monkeypatch.setattr(module, "Joiner", Joiner)
+
+
+# ------------------------------------------------------------------------------------------------- what can be opened
+
+
+async def test_what_speaks_against_a_stage_on_this_machine() -> None:
+    it = Rig()
+    assert it.switch.obstacle(1) == ""
+    it._set_card(memory_bytes=state_bytes(RUN, 1) - 1.0)
+    assert "stage 1 takes" in it.switch.obstacle(1)
+    it.places.has_data = False
+    assert "needs the run's data" in it.switch.obstacle(0)
+
+
+async def test_whose_copy_of_the_data_is_another_serves_no_first_stage() -> None:
+    it = Rig(card("q", stage=0, data="other"))
+    with pytest.raises(ConfigError, match="is not the run's"):
+        await it.switch.open(0)
+    assert it.switch.served is None
+    assert not it.places.has_data, "it offers itself no more"
+
+
+@pytest.mark.parametrize(("stage", "has_data"), [(0, False), (1, True)])
+async def test_where_the_first_stage_cannot_be_opened_the_data_is_what_is_missing(stage: int, has_data: bool) -> None:
+    it = Rig(cannot=(stage,))
+    with pytest.raises(ConfigError):
+        await it.switch.open(stage)
+    assert it.places.has_data == has_data
+
+
+# ------------------------------------------------------------------------------------------------- changing
+
+
+async def test_a_departure_is_complete_in_one_turn() -> None:
+    it = Rig()
+    old = await it.switch.open(0)
+    it.switch.depart(1, "q")
+    assert it.switch.served is None
+    assert old.left  # type: ignore[attr-defined]
+    assert (it.own.stage, it.own.state, it.own.rested, it.own.heir) == (1, "joining", False, "q")
+    assert it.log == ["opens 0", "detached"], "others are told afterwards"
+    assert (await it.switch.arrive(1)).stage == 1
+
+
+async def test_a_stage_that_is_open_is_entered_as_it_is() -> None:
+    it = Rig()
+    assert await it.switch.open(1) is await it.switch.enter(1)
+    assert it.log == ["opens 1"]
+
+
+async def test_where_a_stage_cannot_be_entered_the_one_before_is_opened_again() -> None:
+    it = Rig(cannot=(1,))
+    old = await it.switch.open(0)
+    again = await it.switch.enter(1)
+    assert again.stage == 0
+    assert again is not old
+    assert it.own.stage == 0
+
+
+async def test_where_that_cannot_be_opened_either_it_fails() -> None:
+    it = Rig()
+    await it.switch.open(0)
+    it.cannot = {0, 1}
+    with pytest.raises(ConfigError, match="no 0"):
+        await it.switch.enter(1)
+
+
+# ------------------------------------------------------------------------------------------------- who gives the state
+
+
+async def test_donors_are_replicas_the_newest_first() -> None:
+    it = Rig(
+        card("a", stage=1, version=3),
+        card("b", stage=1, version=5, state="draining"),
+        card("c", stage=1, version=5, state="finished"),
+        card("d", stage=1, version=9, state="joining"),
+        card("e", stage=0, version=9),
+    )
+    assert it.switch.donors(1) == ["b", "c", "a"]
+    assert it.switch.donors(0) == ["e"], "it gives itself nothing"
