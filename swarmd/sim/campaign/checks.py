@@ -1,4 +1,4 @@
-"""What must hold of a world, whatever happens to it: one function for every promise of docs/design.md.
+"""The checkers of a world: one function for every promise of docs/design.md.
 
 Each yields `Violation`s and decides nothing else; `watch.py` runs them. Nothing here trusts what the swarm says of
 itself where it can be worked out: gradients and parameters are compared with `Reference`.
@@ -84,7 +84,7 @@ class Line:
 
 
 Blame = Callable[[int, int], tuple[str, int | None]]
-"""What is wrong with the sums of a step and stage: in words, and an index that it concerns."""
+"""Names the fault in the sums of a step and stage: in words, and with an index that it concerns."""
 
 
 def check_gradients(reference: Reference, ended: Iterable[Ended], blame: Blame) -> Iterator[Violation]:
@@ -102,7 +102,7 @@ def check_gradients(reference: Reference, ended: Iterable[Ended], blame: Blame) 
 
 
 def find_fault(microbatches: int, sums: dict[PeerId, frozenset[int]]) -> tuple[str, int | None]:
-    """Which index is missing or double in the sums of a stage's members."""
+    """The first index that is missing or double in the sums of a stage's members, in words and as a number."""
     for index in range(microbatches):
         having = [peer for peer, indices in sums.items() if index in indices]
         if not having:
@@ -211,7 +211,7 @@ def check_moves(visits: dict[PeerId, list[Visit]], rest_s: float) -> Iterator[Vi
 
 @dataclass(frozen=True)
 class Bound:
-    """Something that must not grow without end."""
+    """A named bound on something that could grow without end."""
 
     name: str
     size: Callable[[SimPeer], int]

@@ -33,14 +33,14 @@ class ScenarioCourse:
         self.tasks: asyncio.TaskGroup | None = None
 
     def build(self, *, trace: bool) -> tuple[World, Watch]:
-        """A world that computes with symbols, and who watches it."""
+        """Makes a world that computes with symbols, and its watch."""
         it, factory = self.scenario, Factory(self.run, self.scenario.symbols)
         data = SymbolicData(self.run, it.symbols)
         world = World(self.run, data, seed=it.seed, link=it.link, engine=factory, trace=trace)
         return world, SymbolicWatch(world, factory=factory)
 
     def may_lose(self, peers: Sequence[PeerId]) -> bool:
-        """Whether all of these live, and each leaves behind a replica that has all that the stage has."""
+        """True if all of these live, and each leaves behind a replica that has all that the stage has."""
         living = self.world.peers
         if any(peer not in living for peer in peers) or self.lost is not None:
             return False
@@ -95,7 +95,7 @@ class ScenarioCourse:
         return whole and not self.leaving and 0 < self.version() < self.run.steps - 1
 
     def way_back(self) -> ReturnPlan | str:
-        """Where the living could return to, by what is on their disks."""
+        """The plan of a return to a checkpoint on the disks of the living; or the reason why there is none."""
         living = {name: it for name, it in self.world.peers.items() if it.peer.stage is not None}
         stocks = {name: Stock(tuple(self._kept(it)), has_data=True) for name, it in living.items()}
         places = {name: it.peer.stage or 0 for name, it in living.items()}
@@ -121,12 +121,12 @@ class ScenarioCourse:
         self.struck[kind] += 1
 
     def version(self) -> int:
-        """The newest that a living peer has come to."""
+        """The newest version of any living peer."""
         return max((it.peer.history.version for it in self.world.peers.values()), default=0)
 
 
 def has_all_of(other: SimPeer, it: SimPeer, newest: int) -> bool:
-    """Whether a stage loses nothing when it loses `it`, as long as it has the other: state, and the gradients of
+    """True if a stage that has the other loses nothing with `it`: neither state nor the gradients of
     rounds that are done and of steps up to `newest`, which is decided.
     """
     theirs = other.peer.history

@@ -35,7 +35,7 @@ CHUNK_BYTES_AT = ("swarmd.swarm.state.manifest", "CHUNK_BYTES")  # tuned down, s
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a scenario went."""
+    """The result of playing a scenario."""
 
     seed: int
     violations: tuple[Violation, ...]
@@ -61,7 +61,7 @@ class Play(ScenarioCourse):
         self._late: set[PeerId] = set()  # peers that were still joining when everything was healed
 
     async def play(self) -> Outcome:
-        """From the first peer to the last check."""
+        """Plays the scenario, from the first peer to the last check."""
         loop = asyncio.get_running_loop()
         try:
             for peer, stage in self.scenario.peers.items():
@@ -76,8 +76,8 @@ class Play(ScenarioCourse):
         return self._outcome(end)
 
     async def _safety(self) -> bool:
-        """Lets the faults strike, for as long as the scenario says, but not in its last step: who is away when a run
-        ends finds nobody any more. Whether everything held.
+        """Lets the faults strike, as long as the scenario says, but not in its last step: a peer that is away when a
+        run ends finds nobody any more. True if everything held.
         """
         span = self.scenario.safety_seconds()
         over = asyncio.get_running_loop().time() + span
@@ -104,7 +104,7 @@ class Play(ScenarioCourse):
             self.count(fault.kind)
 
     async def _liveness(self) -> bool:
-        """Heals everything; the rest of the run must be done in a bounded time. Whether everything held."""
+        """Heals everything; the rest of the run must be done in a bounded time. True if everything held."""
         self.world.heal()
         while self.down:
             await self.come_up()
@@ -122,7 +122,7 @@ class Play(ScenarioCourse):
             return False
 
     async def _is_rescued(self, stage: int) -> bool:
-        """Whether a lost stage is there again, or can be brought back from disks; by a newcomer if nobody can be
+        """True if a lost stage is there again, or can be brought back from disks; by a newcomer if nobody can be
         spared.
         """
         holders = [it.peer.history for it in self.world.peers.values() if it.peer.stage == stage]
@@ -135,7 +135,7 @@ class Play(ScenarioCourse):
         return isinstance(way, ReturnPlan)
 
     async def _standstill(self, stage: int) -> bool:
-        """A stage is lost: the others notice it, say so, and go on in nothing. Whether everything held."""
+        """Waits while a stage is lost: the others notice it, say so, and stand still. True if everything held."""
         await asyncio.sleep(NOTICE_SECONDS)
         before = self.version()
         self.watch.look()
@@ -144,7 +144,7 @@ class Play(ScenarioCourse):
         return False
 
     async def _until(self, done: Callable[[], bool]) -> bool:
-        """Lets time pass until then, or until a promise is broken. False in that case."""
+        """Lets time pass until `done`, or until a promise is broken: False in that case."""
         tick, seen = max(LOOK_FLOOR_SECONDS, self.scenario.step_seconds() / LOOKS_PER_STEP), -1
         while not done():
             await asyncio.sleep(tick)
@@ -162,7 +162,7 @@ class Play(ScenarioCourse):
         return all(it.task.done() for name, it in self.world.peers.items() if name not in self.watch.stranded)
 
     def _is_stranded(self, peer: PeerId) -> bool:
-        """Whether a peer came when the run was about to end, and nobody is left to give it its state."""
+        """True if a peer came when the run was about to end, and nobody is left to give it its state."""
         it = self.world.peers[peer]
         others = [other for name, other in self.world.peers.items() if name not in self._late]
         return (
@@ -172,7 +172,7 @@ class Play(ScenarioCourse):
         )
 
     async def stop(self) -> None:
-        """Ends what still runs, and looks at what is left then."""
+        """Ends everything that still runs, and checks that nothing is left."""
         for it in self.world.peers.values():
             it.machine.resume()
             it.task.cancel()
@@ -208,17 +208,17 @@ class Play(ScenarioCourse):
         )
 
     def figures(self) -> dict[str, Any]:
-        """What is measured beside the promises."""
+        """Figures beside the promises; none here."""
         return {}
 
 
 class _Healed(Exception):
-    """The safety phase is over."""
+    """Ends the safety phase."""
 
 
 @contextmanager
 def tuned(place: tuple[str, str], value: int) -> Iterator[None]:
-    """A constant of the production code at another value."""
+    """Gives a constant of the production code another value meanwhile."""
     module = importlib.import_module(place[0])
     before = getattr(module, place[1])
     setattr(module, place[1], value)
@@ -230,7 +230,7 @@ def tuned(place: tuple[str, str], value: int) -> Iterator[None]:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """No log of the swarm's: the trace tells more, in virtual time, and a thousand runs of it would fill a disk."""
+    """Keeps the swarm from logging: the trace tells more, and the logs of a thousand runs would fill a disk."""
     logger = logging.getLogger("swarmd")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -254,7 +254,7 @@ def play(scenario: Scenario, *, trace: bool = False, course: type[Play] = Play) 
 
 
 def report(scenario: Scenario, outcome: Outcome) -> list[str]:
-    """What a person needs to see of a scenario that failed."""
+    """The lines that explain a scenario that failed."""
     lines = [f"seed {outcome.seed}: {violation}" for violation in outcome.violations[:5]]
     if outcome.violations:
         lines.append(f"  (promise {outcome.violations[0].promise}: {PROMISES[outcome.violations[0].promise]})")

@@ -121,7 +121,7 @@ def draw_spread(rng: random.Random, calm: Training, count: int) -> Iterator[Faul
 
 
 def lasting_only(rng: random.Random, fault: Fault) -> Fault:
-    """The same fault, but what dies of it comes back."""
+    """The same fault, but a peer that dies of it comes back."""
     if isinstance(fault, PointFault) and fault.action not in DEADLY:
         return fault
     if isinstance(fault, Crash | Preemption | PointFault) and fault.back_s is None:
@@ -133,7 +133,7 @@ def lasting_only(rng: random.Random, fault: Fault) -> Fault:
 
 
 class Yardstick:
-    """What a single process gives: the loss of every step and the parameters after it."""
+    """The reference from a single process: the loss of every step and the parameters after it."""
 
     def __init__(self, run: RunConfig) -> None:
         steps = [
@@ -177,7 +177,7 @@ class TrainingWatch(Watch):
                 )
 
     def farthest(self) -> tuple[float, str]:
-        """At the end, of all peers that have come to the last version; "" if there is none."""
+        """At the end: the farthest tensor of all peers at the last version; "" if there is none."""
         engines = [it.compute.engine for it in self.world.peers.values() if it.compute is not None]
         last = [it for it in engines if it.version == self.world.run.steps]
         return max((self.yardstick.farthest(it.version, it.module.named()) for it in last), default=(0.0, ""))
@@ -195,7 +195,7 @@ class TrainingPlay(Play):
         return world, TrainingWatch(world, yardstick=Yardstick(self.run))
 
     async def _until(self, done: Callable[[], bool]) -> bool:
-        """Lets time pass until then, as long as the swarm gets on."""
+        """Lets time pass until `done`, as long as the swarm makes progress."""
         loop = asyncio.get_running_loop()
         version, since, patience = -1, 0.0, self.scenario.patience_seconds()
 
@@ -212,7 +212,7 @@ class TrainingPlay(Play):
         return held and done()
 
     def figures(self) -> dict[str, Any]:
-        """Of the history that survives, from all who remember it."""
+        """Figures of the history that survives, from every peer that remembers it."""
         living = [it.peer.history for it in self.world.peers.values()]
         chain = {
             record.step: record
@@ -268,7 +268,7 @@ def explain(scenario: Training, outcome: Outcome, cpu_s: float) -> list[str]:
 
 
 def replay_command(seed: int) -> str:
-    """What a person types to see a seed again."""
+    """The command that plays a seed again."""
     return f"python -m swarmd.sim prove --first {seed} --seeds 1"
 
 
@@ -283,12 +283,12 @@ COLUMNS = ("seed", "replicas", "faults", "steps", *COUNTS, "forked", "voided", "
 
 
 def header() -> str:
-    """Of the table that `row` gives the lines of."""
+    """The head of the table whose lines `row` makes."""
     return "  ".join(f"{name:>10}" for name in COLUMNS) + "  tensor"
 
 
 def row(result: Result) -> str:
-    """What a person sees of a seed."""
+    """The line of the table for a seed."""
     it = result.figures
     if not it:
         return f"{result.seed:>10}  did not end"
@@ -299,7 +299,7 @@ def row(result: Result) -> str:
 
 
 def is_weak(result: Result, faults: int) -> bool:
-    """Whether too little befell a run for it to prove anything."""
+    """True if too few faults struck a run for it to prove anything."""
     return not result.promise and sum(result.struck.values()) < faults
 
 

@@ -1,7 +1,7 @@
-"""Seeds by the thousand: plays drawn scenarios in worker processes, and tells what became of them.
+"""Seeds by the thousand: plays drawn scenarios in worker processes, and tells their results.
 
 A worker takes one seed after the other, each in a fresh event loop; one that takes too much CPU time is interrupted,
-and its process ended if even that doesn't help. What a worker says is JSON on a pipe.
+and its process ended if even that doesn't help. A worker answers with JSON on a pipe.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class OutOfTime(SystemExit):
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a seed."""
+    """The result of one seed."""
 
     seed: int
     promise: int = 0  # the first that broke; 0: none
@@ -52,7 +52,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Job:
-    """What workers do with every seed of a campaign."""
+    """The work that a campaign does with every seed."""
 
     examine: Callable[[int], Result]  # something that a fresh process can import
     replay: Callable[[int], str]  # the command that shows a seed again
@@ -60,7 +60,7 @@ class Job:
 
 
 def replay_command(seed: int) -> str:
-    """What a person types to see a seed again."""
+    """The command that plays a seed again."""
     return f"python -m swarmd.sim replay {seed}"
 
 
@@ -121,7 +121,7 @@ def explain(scenario: Scenario, outcome: Outcome, *, minimal: bool) -> list[str]
 
 @dataclass
 class Summary:
-    """What a campaign has seen so far."""
+    """The sums of a campaign so far."""
 
     began: float = field(default_factory=time.monotonic)
     seeds: int = 0
@@ -140,13 +140,13 @@ class Summary:
             self.failed.append(result)
 
     def line(self) -> str:
-        """One line for people who wait."""
+        """The progress in one line."""
         minutes = max(1e-9, time.monotonic() - self.began) / 60
         text = f"{self.seeds} seeds, {self.seeds / minutes:.0f} a minute, {self.virtual_s / 3600:.1f} virtual hours, "
         return text + (f"{len(self.failed)} failed" if self.failed else "none failed")
 
     def lines(self) -> list[str]:
-        """The end of a campaign."""
+        """The summary at the end of a campaign."""
         faults = ", ".join(f"{count} {kind}" for kind, count in self.struck.most_common())
         lines = [self.line(), f"faults: {faults or 'none'}"]
         if self.points:
@@ -159,7 +159,7 @@ class Summary:
         return lines
 
     def plain(self) -> dict[str, Any]:
-        """For programs."""
+        """The same as plain data, for JSON."""
         return {
             "seeds": self.seeds,
             "seconds": time.monotonic() - self.began,
@@ -188,7 +188,7 @@ class Worker:
         self.pipe.send_bytes(json.dumps(seed).encode())
 
     def take(self) -> Result:
-        """What became of its seed. A process that died is a violation, too."""
+        """Reads the result of its seed. A process that died is a violation, too."""
         try:
             plain = json.loads(self.pipe.recv_bytes())
         except EOFError:
@@ -276,7 +276,7 @@ def run_campaign(
     told: Callable[[Result], None],
     progress: Callable[[str], None],
 ) -> Summary:
-    """Does a job with seeds from `first` on, so many or until Ctrl-C. Tells what became of each."""
+    """Does a job with seeds from `first` on, so many or until Ctrl-C. `told` gets each result."""
     numbers = itertools.count(first) if seeds is None else iter(range(first, first + seeds))
     campaign, said = Campaign(numbers, told, job), 0.0
     try:

@@ -22,7 +22,7 @@ class Shrinking:
         self._promise, self.left = promise, runs
 
     def breaks(self, scenario: Scenario) -> bool:
-        """Whether the same promise breaks here, too; False when there are no runs left to tell."""
+        """True if the same promise breaks here, too; False when no runs are left to tell."""
         self.left -= 1
         return self.left >= 0 and any(it.promise == self._promise for it in play(scenario).violations)
 

@@ -57,11 +57,11 @@ class Watch:
     _returned: dict[PeerId, str] = field(default_factory=dict)  # the newest return that a peer has made
 
     def listen(self) -> None:
-        """From now on hears what the running loop's tasks failed with unheard, also where no exception is to blame."""
+        """Records from now on the failures of the running loop's tasks that nobody retrieved."""
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self.unheard.append(context))
 
     def look(self) -> bool:
-        """Runs the checks that fit on the way. Whether everything held."""
+        """Runs the checks for a run under way. True if everything held."""
         self._meet()
         lines = list(self._lines())
         self._keep(self.check_numbers(lines))
@@ -76,11 +76,11 @@ class Watch:
 
     def check_numbers(self, lines: Sequence[Line]) -> Iterator[Violation]:
         """Compares what was computed with a perfect run. `lines`: new in the ledgers."""
-        raise NotImplementedError("whoever knows what engines compute with knows what is right")
+        raise NotImplementedError("a watch knows the numbers of its engines")
 
     def conclude(self, version: int | None = None, lost: int | None = None) -> None:
-        """The checks of the end of a run, before the world is stopped; where stage `lost` has lost its state, of one
-        that stands still at a version.
+        """Runs the checks at the end of a run, before the world is stopped; where stage `lost` has lost its state, the
+        checks of a run that stands still at a version.
         """
         self.look()
         if lost is None or version is None:
@@ -93,17 +93,17 @@ class Watch:
         self._keep(check_chain(steps, living, [it.store.ledger for it in self.everyone]))
 
     def after_peers(self) -> None:
-        """Once every peer's own task has ended and its network is closed: nothing that it started may go on."""
+        """Checks that nothing goes on that a peer started, once its own task has ended and its network is closed."""
         self._keep(check_remains([task for it in self.everyone for task in it.machine.tasks()]))
 
     def after(self) -> None:
-        """The checks once the world is stopped."""
+        """Runs the checks for a world that is stopped."""
         self._hear()
         current = asyncio.current_task()
         self._keep(check_remains([task for task in asyncio.all_tasks() if task is not current]))
 
     def _hear(self) -> None:
-        """Takes in what failed, so that the world needn't raise it."""
+        """Takes the failures out of the world, so that it doesn't raise them."""
         self._keep(check_failures(self.world.failures))
         self._keep(check_unheard(self.unheard))
         self.world.failures.clear()
@@ -154,7 +154,7 @@ class SymbolicWatch(Watch):
         yield from check_bugs(self.factory.engines)
 
     def _blame(self, step: int, stage: int) -> tuple[str, int | None]:
-        """Compares the members' sums; who they were stands in the ledger of whoever applied the step."""
+        """Compares the sums of the members, whose names are in the ledger of any peer that applied the step."""
         lines = (line for it in self.everyone for line in it.store.ledger)
         members = next((line["members"] for line in lines if (line["step"], line["stage"]) == (step, stage)), ())
         sums: dict[PeerId, frozenset[int]] = {}

@@ -33,7 +33,7 @@ ZEROS = Zeros()
 
 
 def encoded(codec: str, shape: tuple[int, ...], bytes_per_element: float | None = None) -> Encoded:
-    """As large as the tensor would be on the wire."""
+    """Zeros in place of a tensor, as large as it would be on the wire."""
     each = BYTES_PER_ELEMENT[codec] if bytes_per_element is None else bytes_per_element
     return Encoded(codec, shape, (ZEROS.view(round(each * math.prod(shape))),))
 

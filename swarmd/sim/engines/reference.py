@@ -1,4 +1,4 @@
-"""What a perfect run gives when gradients are whole numbers: shares of hops, sums of steps, parameters of versions.
+"""The reference for runs whose gradients are whole numbers: shares of hops, sums of steps, parameters of versions.
 
 Plain arithmetic from the run's seed; knows no engine, no peer and no order of events. `symbolic.py` computes with the
 same shares and rules, and `checks.py` compares.
@@ -23,7 +23,7 @@ MULTIPLIER = 0x5851F42D4C957F2D  # odd, so that multiplying by it modulo 2 ** 64
 
 @dataclass(frozen=True)
 class Symbols:
-    """How large things are, and which hops come out not finite. The same on all peers of a world."""
+    """Sizes, and shares of hops and rounds that come out not finite. The same on all peers of a world."""
 
     gradient_elements: int = 24
     activation_bytes: int = 256
@@ -60,12 +60,12 @@ def spoiled_at(run_seed: int, hop: HopId, stages: int, spoiled: float) -> int | 
 
 
 def spoiled_early(run_seed: int, hop: HopId) -> bool:
-    """Whether a hop that is spoiled at a stage is so from its forward on: its activation goes nowhere."""
+    """True if a hop that is spoiled at a stage is so from its forward on: its activation goes nowhere."""
     return draw(run_seed, "spoiled early", hop) % 2 == 0
 
 
 def round_is_spoiled(run_seed: int, step: int, stage: int, spoiled: float) -> bool:
-    """Whether the average of a stage's sums is not finite."""
+    """True if the average of a stage's sums is not finite."""
     return bool(spoiled) and draw(run_seed, "spoiled round", HopId(step, stage)) < spoiled * 2**64
 
 
@@ -104,13 +104,13 @@ def mark_of(digest: str) -> int:
 
 
 def clip(optimizer: OptimizerConfig, squared_norms: Sequence[float]) -> float:
-    """What brings the gradient down to the clipping norm, from the stages' squared norms in order."""
+    """The factor that brings the gradient down to the clipping norm, from the stages' squared norms in order."""
     norm = math.sqrt(math.fsum(squared_norms))
     return min(1.0, optimizer.clip_norm / (norm + 1e-6)) if optimizer.clip_norm > 0 else 1.0
 
 
 class Reference:
-    """What a perfect run gives, step by step, worked out only as far as somebody asks."""
+    """The results of a perfect run, step by step, computed only as far as they are asked for."""
 
     def __init__(self, run: RunConfig, symbols: Symbols) -> None:
         self._run, self._symbols = run, symbols
@@ -130,7 +130,7 @@ class Reference:
         return self._gradients[step, stage]
 
     def skipped(self, step: int) -> bool:
-        """Whether a hop or an average of the step is not finite, so that the step changes nothing."""
+        """True if a hop or an average of the step is not finite, so that the step changes nothing."""
         seed, symbols, stages = self._run.seed, self._symbols, range(len(self._sizes))
         hops = (HopId(step, index) for index in range(self._run.microbatches))
         if any(spoiled_at(seed, hop, len(stages), symbols.spoiled) is not None for hop in hops):

@@ -150,7 +150,7 @@ class SymbolicEngine:
         return BackwardResult(outgoing, hop in self.counted)
 
     def indices(self, step: int) -> frozenset[int]:
-        """What is, or was, in this engine's sum of a step."""
+        """The indices in this engine's sum of a step, also of one that has ended."""
         if step == self.version + 1:
             return frozenset(hop.index for hop in self.counted)
         return next((it.counted for it in reversed(self.applied) if it.step == step), frozenset())
@@ -199,7 +199,7 @@ class SymbolicEngine:
             self._expect("activation", fields, self._fields(hop, self.stage - 1))
 
     def _fields(self, hop: HopId, stage: int) -> tuple[int, ...]:
-        """What the stamp of a hop says that comes from a stage at this engine's version, with the right parameters."""
+        """The stamp's fields for a hop that comes from a stage at this engine's version, with the right parameters."""
         return (*hop, stage, self.version, mark_of(self._reference.digest(self.version, stage)))
 
     def _stamp(self, kind: bytes, hop: HopId, codec: str) -> Encoded:
@@ -306,7 +306,7 @@ class SymbolicEngine:
         return header + numbers + self._filling(self.version)
 
     def _filling(self, version: int) -> bytes:
-        """What stands for moments: other bytes at every place and version, so that mixed-up chunks show."""
+        """Bytes in place of moments: others at every place and version, so that mixed-up chunks show."""
         return filling(f"state/{self.run.seed}/{self.stage}/{version}", self.symbols.state_bytes)
 
     def import_state(self, state: Buffer) -> str:

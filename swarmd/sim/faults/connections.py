@@ -25,7 +25,7 @@ class Partition(Fault):
 
 @dataclass(frozen=True)
 class OneWay(Fault):
-    """What one peer sends another doesn't arrive; the other way is open."""
+    """Nothing that one peer sends another arrives; the other way is open."""
 
     source: PeerId
     target: PeerId

@@ -17,41 +17,41 @@ class Course(Protocol):
     """A scenario that is being played."""
 
     world: World
-    leaving: set[PeerId]  # who says goodbye at present
-    down: list[PeerId]  # who is still to be started after an outage
+    leaving: set[PeerId]  # peers that leave at present
+    down: list[PeerId]  # peers still to be started after an outage
 
     def may_lose(self, peers: Sequence[PeerId]) -> bool:
-        """Whether the swarm can do without these: every stage keeps a replica that has its state."""
+        """True if the swarm can do without these: every stage keeps a replica that has its state."""
 
     def may_move(self, peer: PeerId) -> bool:
-        """Whether a peer may be told to go elsewhere: once in its life, so that it can't be sent back and forth."""
+        """True if a peer may be told to move: once in its life, so that it can't be sent back and forth."""
 
     def version(self) -> int:
-        """The newest that a living peer has come to."""
+        """The newest version of any living peer."""
 
     def may_start(self, peer: PeerId) -> bool:
-        """Whether a peer may come now: not one that is there, and not when the run is about to end."""
+        """True if a peer may come now: not one that is there, and not when the run is about to end."""
 
     async def start(self, peer: PeerId, stage: int | None) -> None:
-        """A newcomer with the scenario's settings."""
+        """Starts a newcomer with the scenario's settings."""
 
     async def restart(self, peer: PeerId, *, disk: bool) -> None:
-        """A dead peer again, with or without what was on its disk."""
+        """Starts a dead peer again, with or without its disk."""
 
     async def come_up(self) -> None:
-        """Starts the next of those who are down."""
+        """Starts the next peer that is down."""
 
     def lose_stage(self, stage: int, *, power: bool) -> bool:
-        """All replicas of a stage are lost for good, whatever they have. Whether there were any."""
+        """Kills all replicas of a stage for good. True if there were any."""
 
     def may_stop(self) -> bool:
-        """Whether the whole swarm may go down: a version of every stage is on disks, and the run isn't about to end."""
+        """True if the whole swarm may go down: a version of every stage is on disks, and the run isn't about to end."""
 
     def beside(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs something until the faults end."""
 
     def count(self, kind: str) -> None:
-        """A fault of a kind has struck."""
+        """Counts a fault of a kind that has struck."""
 
 
 @dataclass(frozen=True)
@@ -66,5 +66,5 @@ class Fault:
 
 
 def live(course: Course, *peers: PeerId) -> bool:
-    """Whether all of these are there to be struck."""
+    """True if all of these are alive."""
     return all(peer in course.world.peers for peer in peers)

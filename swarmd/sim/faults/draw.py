@@ -43,7 +43,7 @@ GIB = 1 << 30
 
 
 def draw_scenario(seed: int) -> Scenario:
-    """Everything from one seed."""
+    """Draws a whole scenario from one seed."""
     rng = random.Random(f"scenario/{seed}")
     long, repairs = rng.random() < LONG_SHARE, rng.random() < REPAIR_SHARE
     stages = rng.choices((1, 2, 3, 4, 5), (1, 4, 4, 1, 1))[0]
@@ -90,17 +90,17 @@ def draw_scenario(seed: int) -> Scenario:
 
 
 def log_uniform(rng: random.Random, low: float, high: float) -> float:
-    """Every order of magnitude as often."""
+    """Draws between two numbers, every order of magnitude as often."""
     return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
 def neat(value: float) -> float:
-    """Two digits are enough, and can be read."""
+    """Rounds to two digits: they are enough, and can be read."""
     return float(f"{value:.2g}")
 
 
 def draw_link(rng: random.Random) -> LinkSpec:
-    """From a rack to the other side of the earth."""
+    """Draws the network between peers: from a rack to the other side of the earth."""
     delay_s = neat(log_uniform(rng, 0.0003, 0.1))
     return LinkSpec(
         delay_s=delay_s,
@@ -111,12 +111,12 @@ def draw_link(rng: random.Random) -> LinkSpec:
 
 
 def draw_rates(rng: random.Random) -> tuple[float, ...]:
-    """Bytes a second of the peers' own lines, if they are not all the same."""
+    """Draws the bytes per second of the peers' own lines; none if all are the same."""
     return tuple(neat(log_uniform(rng, 2e4, 1e7)) for _ in range(3)) if rng.random() < 0.15 else ()
 
 
 def draw_limits(rng: random.Random) -> LimitsConfig:
-    """Often far too tight."""
+    """Draws limits, often far too tight ones."""
     if rng.random() < 0.35:
         return LimitsConfig()
     return LimitsConfig(
@@ -129,7 +129,7 @@ def draw_limits(rng: random.Random) -> LimitsConfig:
 
 
 def draw_faults(rng: random.Random, calm: Scenario, count: int) -> tuple[Fault, ...]:
-    """Several of a few kinds; and sometimes what is seldom drawn together otherwise."""
+    """Draws several faults of a few kinds; and sometimes those that are seldom drawn together otherwise."""
     kinds = rng.sample(list(DRAWS), rng.randint(1, 3))
     weights = [DRAWS[kind][0] for kind in kinds]
     span = SAFETY_SHARE * calm.run_seconds()
@@ -158,7 +158,7 @@ def draw_faults(rng: random.Random, calm: Scenario, count: int) -> tuple[Fault, 
 
 
 def draw_pair(rng: random.Random, calm: Scenario) -> list[Fault]:
-    """Two faults in the round, or the decision, of the same step."""
+    """Draws two faults in the round, or the decision, of the same step."""
     step = rng.randint(1, calm.steps - 1)
     points = [point for name in ("round", "commit") for point in GROUPS[name].points()]
     drawn = (draw_point(rng, calm, rng.choice(points)) for _ in range(2))
@@ -166,7 +166,7 @@ def draw_pair(rng: random.Random, calm: Scenario) -> list[Fault]:
 
 
 def draw_repairs(rng: random.Random, calm: Scenario) -> tuple[Fault, ...]:
-    """Faults that leave sums with indices missing or double, and others on the way to mend that."""
+    """Draws faults that leave sums with indices missing or double, and others on the way to mend that."""
     causes = [draw_point(rng, calm, rng.choice(SPOILING_POINTS)) for _ in range(rng.randint(1, 3))]
     effects = [draw_point(rng, calm, rng.choice(MENDING_POINTS)) for _ in range(rng.randint(2, 10))]
     return (
@@ -179,7 +179,7 @@ SPOILING_POINTS = (
     "serve.Close", "begin.freeze", "served.Freeze", "ask.Plan", "end.tail", "end.backward", "served.Hop",
     "served.Accept",
 )  # fmt: skip
-"""Where a peer that is lost, or cut off, leaves the sums of its stage with too much or too little."""
+"""Points at which a peer that is lost, or cut off, leaves the sums of its stage with too much or too little."""
 
 MENDING = ("Cancel", "Locate", "AskHop", "AskHoldings", "Subtract", "Resend", "Revoke", "AskRecord", "AskGradient")
 MENDING_POINTS = tuple(f"{side}.{kind}" for kind in MENDING for side in ("ask", "serve", "served", "asked"))
@@ -187,26 +187,26 @@ MENDING_POINTS = tuple(f"{side}.{kind}" for kind in MENDING for side in ("ask", 
 
 
 def lasting(rng: random.Random, calm: Scenario) -> float:
-    """How long a fault lasts: some are blinks, some outlast every patience of the swarm."""
+    """Draws the length of a fault: some are blinks, some outlast every patience of the swarm."""
     return neat(
         rng.choice((log_uniform(rng, 0.01, 3.0), calm.step_seconds() * rng.uniform(0.2, 3), rng.uniform(3, 90)))
     )
 
 
 def one(rng: random.Random, calm: Scenario) -> PeerId:
-    """Any peer that is there from the start."""
+    """Draws a peer that is there from the start."""
     return rng.choice(list(calm.peers))
 
 
 def two(rng: random.Random, calm: Scenario) -> tuple[PeerId, PeerId]:
-    """Two different ones, if there are two."""
+    """Draws two different ones, if there are two."""
     names = list(calm.peers)
     first = rng.choice(names)
     return first, rng.choice([name for name in names if name != first] or [first])
 
 
 def back(rng: random.Random) -> float | None:
-    """When a dead peer is started again."""
+    """Draws the seconds until a dead peer is started again; None: never."""
     return None if rng.random() < 0.4 else neat(log_uniform(rng, 0.2, 40.0))
 
 
@@ -298,7 +298,7 @@ NEED_MEMORY = (
 
 
 def draw_point(rng: random.Random, calm: Scenario, point: str) -> PointFault:
-    """A fault at a point."""
+    """Draws a fault at a point."""
     peer, other = two(rng, calm)
     actions = ["crash", "crash", "power loss", "pause", "cut"]
     if point in [f"begin.{method}" for method in NEED_MEMORY]:
@@ -336,4 +336,4 @@ DRAWS = {
     Acceptors.kind: (2, _acceptors),
     PointFault.kind: (5, _point),
 }
-"""How often a kind is drawn among those that a scenario has, and how."""
+"""The weight of a kind among those that a scenario has, and the function that draws it."""

@@ -37,7 +37,7 @@ class InStep(Fault):
 
 @dataclass(frozen=True)
 class PointFault(Fault):
-    """Something happens to a peer at a logical point of a step (`points.py`), not at a time."""
+    """A fault that strikes a peer at a logical point of a step (`points.py`), not at a time."""
 
     peer: PeerId  # or ANYONE
     step: int | None  # None: any
@@ -90,7 +90,7 @@ class PointFault(Fault):
 
 @dataclass(frozen=True)
 class Acceptors(Fault):
-    """All who decide the present step are paused, cut from one another, or lost, as far as the swarm can do without
+    """All acceptors of the present step are paused, cut from one another, or lost, as far as the swarm can do without
     them.
     """
 

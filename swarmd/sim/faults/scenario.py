@@ -1,4 +1,4 @@
-"""A scenario: a small swarm, its machines and network, and what befalls it.
+"""A scenario: a small swarm, its machines and network, and the faults that strike it.
 
 Plain data that prints as Python, so a scenario that found something can be kept (`named.py`) and written by hand. How
 one seed draws all of it is `draw.py`; how it is played, `play.py`.
@@ -49,7 +49,7 @@ class Scenario:
 
     @property
     def peers(self) -> dict[PeerId, int]:
-        """Who is there from the start, and at which stage; the first founds the run."""
+        """The peers that are there from the start, with their stages; the first founds the run."""
         return {
             f"{name_of(stage, self.stages)}{number}": stage
             for number in range(1, max(self.replicas) + 1)
@@ -58,7 +58,7 @@ class Scenario:
         }
 
     def speed(self, peer: PeerId) -> Speed:
-        """Of a peer's device; newcomers are as fast as those they resemble."""
+        """The speed of a peer's device; newcomers are as fast as those they resemble."""
         forward_s = self.speeds[self._place(peer) % len(self.speeds)]
         return Speed(forward_s, 2 * forward_s, min(0.002, forward_s), open_s=self.open_seconds)
 
@@ -90,8 +90,8 @@ class Scenario:
         )
 
     def step_seconds(self) -> float:
-        """What a step takes without faults, roughly: the way of one microbatch, what the slowest stage needs for all
-        of them, and the round.
+        """Seconds of a step without faults, roughly: the way of one microbatch, the time that the slowest stage needs
+        for all of them, and the round.
         """
         peers = self.peers
         rates = [
@@ -105,24 +105,24 @@ class Scenario:
         return way + self.microbatches * max(1 / min(rates), narrow * way / at_once) + 12 * self.frame_seconds()
 
     def frame_seconds(self) -> float:
-        """What a small frame takes from one peer to another."""
+        """Seconds of a small frame from one peer to another."""
         slowest = min((self.link.bytes_per_second, *self.uplinks, *self.downlinks))
         return self.link.delay_s + self.link.jitter_s + (500 + self.symbols.activation_bytes) / slowest
 
     def run_seconds(self) -> float:
-        """What the whole run takes without faults, roughly."""
+        """Seconds of the whole run without faults, roughly."""
         return self.steps * self.step_seconds()
 
     def safety_seconds(self) -> float:
-        """How long faults may strike."""
+        """Seconds in which faults may strike."""
         return self.run_seconds()
 
     def liveness_seconds(self) -> float:
-        """Within which the rest of the run must be done once everything is healed."""
+        """Seconds within which the rest of the run must be done once everything is healed."""
         return RECOVERY_SECONDS + SLACK * self.run_seconds()
 
     def text(self) -> str:
-        """As Python, one setting a line, and only what differs from the defaults."""
+        """The scenario as Python, one setting a line, without those that have their defaults."""
         lines = []
         for it in dataclasses.fields(self):
             value = getattr(self, it.name)
@@ -146,7 +146,7 @@ def short(value: object) -> str:
 
 
 def name_of(stage: int, stages: int) -> str:
-    """What a stage's peers are called."""
+    """The name of a stage's peers, without their number."""
     if stage == 0:
         return "head"
     if stage == stages - 1:

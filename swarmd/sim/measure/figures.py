@@ -89,7 +89,7 @@ def detection_seconds(stage: int, *, stages: int = 16, replicas: int = 2) -> flo
 
 
 def _waiting_for(world: World, name: str) -> set[HopId]:
-    """What others wait for a peer to finish."""
+    """The hops that others wait for a peer to finish."""
     keys: set[HopId] = set()
     for it in world.peers.values():
         if it.name != name and it.peer.journeys is not None and it.peer.conductor is not None:
@@ -103,7 +103,7 @@ def _waiting_for(world: World, name: str) -> set[HopId]:
 
 @dataclass(frozen=True)
 class Straggler:
-    """What one slow peer costs."""
+    """The cost of one slow peer."""
 
     stage: int | None  # its stage; None: all are equally fast
     seconds: float  # virtual, per step
@@ -145,7 +145,7 @@ def _step_seconds(slow: int | None, stages: int, replicas: int, microbatches: in
 
 @dataclass(frozen=True)
 class Scale:
-    """What a swarm of some size did in some time."""
+    """The figures of a swarm of some size over some time."""
 
     peers: int
     stages: int

@@ -30,7 +30,7 @@ THIN_SHARE = 0.5  # of its device's microbatches get through the thin line
 
 @dataclass(frozen=True)
 class Situation:
-    """What the policies are compared in. What befalls a single peer befalls the first of the middle stage."""
+    """A swarm in which the policies are compared. Events of a single peer concern the first of the middle stage."""
 
     name: str
     speeds: tuple[float, ...]  # of the middle stage's peers; 1.0 takes SECONDS per microbatch
@@ -63,7 +63,7 @@ SITUATIONS = (
 
 @dataclass(frozen=True)
 class PolicyFigures:
-    """What a policy made of a situation."""
+    """The figures of one policy in one situation."""
 
     situation: str
     policy: RoutingPolicy
@@ -129,7 +129,7 @@ def _device(speed: float) -> StageSpeed:
 
 
 def story_of(situation: Situation, slows_s: float) -> Story:
-    """What happens, and `slows_s` after the measured step began."""
+    """The events of a situation. `slows_s`: seconds after the measured step began."""
 
     async def story(world: World) -> None:
         victim = list(world.peers)[situation.heads]

@@ -197,7 +197,7 @@ def _spread(rows: list[PolicyFigures], name: str) -> str:
 
 
 def _proportions(rows: list[PolicyFigures]) -> str:
-    """What peers of each speed did, in terms of speed, and by how much any one differs from its own."""
+    """The work done by peers of each speed, in terms of speed, and the largest deviation of any one from its own."""
     means = []
     for speed in sorted(set(rows[0].speeds)):
         shares = [share for row in rows for share, own in zip(row.shares, row.speeds, strict=True) if own == speed]

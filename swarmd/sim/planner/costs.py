@@ -1,4 +1,4 @@
-"""What a stage costs on a device: operations, seconds, bytes on the wire, memory.
+"""The costs of a stage on a device: operations, seconds, bytes on the wire, memory.
 
 Arithmetic on a run's settings, with the model's formulas (`stage/model.py`) and a device's figures (`devices.py`);
 tests hold it to the real model's. Knows no peers and no time.
@@ -32,7 +32,7 @@ JITTER = 0.05  # durations vary by up to so much: an assumption, and identical d
 
 @dataclass(frozen=True)
 class WireFormat:
-    """How activations and their gradients travel."""
+    """The form in which activations and their gradients travel."""
 
     name: str
     codec: str  # as the run names it
@@ -127,14 +127,14 @@ class StageSpeed:
         return StageSpeed(self.forward_s / pace, self.backward_s / pace, self.recompute, rounds)
 
     def speed(self) -> Speed:
-        """As simulated devices take it."""
+        """The same for a simulated device."""
         return Speed(self.forward_s, self.backward_s, 0.0, JITTER, self.rounds)
 
 
 def stage_speed(
     run: RunConfig, stage: int, device: Device, dtype: str, wire: WireFormat, *, pace: float, held: float, replicas: int
 ) -> StageSpeed:
-    """How fast a device is in a stage. `held`: microbatches between forward and backward there; `replicas`: of the
+    """The speed of a device in a stage. `held`: microbatches between forward and backward there; `replicas`: of the
     stage.
     """
     forward, backward = _measured(run, stage, device) if device.points else _stated(run, stage, device, dtype)

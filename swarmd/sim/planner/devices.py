@@ -31,7 +31,7 @@ PEERS_LIMIT = 10_000  # of one plan
 
 @dataclass(frozen=True)
 class Point:
-    """What one width measured: seconds of one block application over `tokens` tokens, and what a hop costs besides."""
+    """A profile's figures at one width: seconds of a block application over `tokens` tokens, and a hop's overhead."""
 
     hidden: int
     tokens: int
@@ -67,7 +67,7 @@ class Device:
         return self.fp32_flops
 
     def matmul_flops(self, dtype: str) -> float:
-        """What matrix products reach while training."""
+        """The rate that matrix products reach while training."""
         peak = self.peak(dtype)
         return peak * (self.share if peak == self.half_flops else FP32_SHARE)
 
@@ -215,7 +215,7 @@ def find_device(name: str) -> Device:
 
 
 def read_profile(path: Path) -> Device:
-    """What `swarmd profile` wrote. Raises ConfigError."""
+    """Reads a file that `swarmd profile` wrote. Raises ConfigError."""
     try:
         return profile_from_plain(read_json(path, PROFILE_BYTES_LIMIT))
     except OSError as error:

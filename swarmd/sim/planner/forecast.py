@@ -1,4 +1,4 @@
-"""How fast a planned swarm is, and what limits it: the best placement of its devices, rehearsed for one step.
+"""Forecasts the speed of a planned swarm and its bottleneck: the best placement of its devices, rehearsed for a step.
 
 Large swarms and long steps are rehearsed smaller (`rehearsal.py`): what is simulated then is the share that such a
 swarm reaches of what its slowest stage could do. That share is applied to the full size, and the forecast says so.
@@ -57,7 +57,7 @@ class GroupInStage:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What one placement gives."""
+    """The figures of one placement."""
 
     tokens_per_second: float
     step_s: float
@@ -268,7 +268,7 @@ def _mean(played: Sequence[Played], what: str) -> float:
 
 
 def _bottleneck(question: Question, rows: Sequence[GroupInStage], overhead: float) -> str:
-    """What is in use most of the time in the stage that is busiest; if nothing is, what the time goes to instead."""
+    """Names the device or link that limits the swarm; if all have time to spare, where the time goes instead."""
     steady = max(1e-9, 1 - overhead)
     best: tuple[float, str] = (0.0, "")
     for stage in range(question.run.model.stages):

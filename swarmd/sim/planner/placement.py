@@ -1,4 +1,4 @@
-"""Which device holds which stage, so that the slowest stage is as fast as can be.
+"""Places devices in stages, so that the slowest stage is as fast as can be.
 
 Pure arithmetic on microbatches per second: what a peer does in a stage is bounded by its device and by its link; a
 stage does what its peers do together; the swarm what its slowest stage does. The best such assignment is looked for
@@ -17,7 +17,7 @@ Rates = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class Placement:
-    """How many peers of each group each stage has."""
+    """Peers of each group in each stage."""
 
     counts: tuple[tuple[int, ...], ...]  # [group][stage]
 

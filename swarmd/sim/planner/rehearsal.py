@@ -23,7 +23,7 @@ LIMIT_SECONDS = 1e7  # virtual; a plan that takes longer for two steps is none
 WARM_STEPS = 1  # until everyone has measured everyone
 
 Story = Callable[[World], Coroutine[Any, Any, None]]
-"""What befalls a world once all its peers were started; actors are `peer0000` and so on there."""
+"""Events that are played in a world once all its peers were started; its actors are called `peer0000` and so on."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Played:
-    """What one actor did in the middle of the measured step."""
+    """One actor's figures in the middle of the measured step."""
 
     microbatches: float  # per second
     busy: float  # share of the time that its device computed
@@ -49,7 +49,7 @@ class Played:
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """What came out."""
+    """The figures of a rehearsal."""
 
     step_s: float
     rate: float  # microbatches per second in the middle of the step
@@ -112,8 +112,8 @@ def rehearse(
 ) -> Rehearsed:
     """Plays the first two steps of the run and measures the second. Nobody moves: the placement is what is asked about.
 
-    parameters: of each stage, what its round moves. crowd: as in `Host`, for actors that share a computer. story: what
-    befalls the peers meanwhile.
+    parameters: of each stage, for the traffic of its round. crowd: as in `Host`, for actors that share a computer.
+    story: events meanwhile.
     """
     codecs = replace(run.codecs, activations=_code(wire), gradients=_code(wire))
     averaging = "int8" if run.codecs.averaging == "int8-bnb" else run.codecs.averaging

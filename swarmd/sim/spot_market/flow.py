@@ -48,7 +48,7 @@ STEP_SECONDS = 60.0  # at the end of a step moves are granted
 
 @dataclass(frozen=True)
 class Setting:
-    """How a swarm is rebalanced, and what moves cost in it."""
+    """The rule by which a swarm is rebalanced, and the costs of moves."""
 
     rule: Rule
     period_s: float = 300.0
@@ -68,13 +68,13 @@ class Setting:
 
     @property
     def hand_over_s(self) -> float:
-        """What leaving in the middle of a step takes, at most: to end what is under way, and to hand the sum over."""
+        """The longest time to leave in the middle of a step: to end what is under way, and to hand the sum over."""
         return FINISH_SECONDS + SUM_SHARE * self.download_s
 
 
 @dataclass(frozen=True)
 class Flow:
-    """What came of it. Throughput in percent of the best placement of the peers alive at each moment."""
+    """The result. Throughput in percent of the best placement of the peers alive at each moment."""
 
     overall: float
     first_hour: float
@@ -344,7 +344,7 @@ class Swarm:
         self._let_go(waiting, 0.0)
 
     def _let_go(self, waiting: list[Body], leaving_s: float) -> None:
-        """Whoever has the state goes, if that still helps and leaves enough behind."""
+        """Lets the movers that have their state go, if that still helps and leaves enough behind."""
         granted: list[Move] = []
         for body in waiting:
             if self._movers.pop(body.name, None) is None or body.state != "moving":  # it is gone

@@ -1,4 +1,4 @@
-"""Who comes and who goes on spot markets: traces of preemptions, recorded and generated.
+"""Instances that come and go on spot markets: traces of preemptions, recorded and generated.
 
 `recorded` plays a public log: the live instances of a group of sixteen AWS p2.xlarge spot instances (one K80 each) over
 88 hours in November 2020, measured for Bamboo (Thorpe et al., NSDI 2023, arXiv 2204.12013) and published in
@@ -50,7 +50,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Rates:
-    """What befalls a generated fleet from some hour on."""
+    """The losses of a generated fleet from some hour on."""
 
     hour: float
     single: float  # instances lost one by one, per instance and hour

@@ -28,7 +28,7 @@ class Deadlock(RuntimeError):
 
 
 class _JumpingSelector(selectors.BaseSelector):
-    """Selects nothing, ever; time passes by as much as one would have waited."""
+    """Selects nothing, ever; advances the time by as much as one would have waited."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -73,11 +73,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     @property
     def timers(self) -> int:
-        """How many are kept, those included that were cancelled and not swept out yet."""
+        """Number of timers kept, including those that were cancelled and not swept out yet."""
         return len(self._timers)
 
     def _run_once(self) -> None:
-        """What is ready now; if nothing is, what is due next, after a jump to its time."""
+        """Runs everything that is ready now; if nothing is, the next timer, after a jump to its time."""
         timers, ready, jumping = self._timers, self._ready, self._jumping  # type: ignore[attr-defined]
         while timers and timers[0][2].cancelled():
             heappop(timers)
@@ -126,7 +126,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return timer
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Most timeouts are cancelled long before they are due: once most of the heap is such, it is swept."""
+        """Sweeps the heap once most of it was cancelled: most timeouts are, long before they are due."""
         self._cancelled_timers += 1
         if self._cancelled_timers > SWEEP_SHARE * len(self._timers) and len(self._timers) > SWEEP_TIMERS:
             self._timers = [entry for entry in self._timers if not entry[2].cancelled()]

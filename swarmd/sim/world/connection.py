@@ -80,7 +80,7 @@ class Side(Node, Protocol):
 
 
 class Dial:
-    """An attempt to reach a peer, shared by everyone on this machine who wants it."""
+    """An attempt to reach a peer, shared by all tasks of this machine that want it."""
 
     def __init__(self, dials: "dict[PeerId, Dial]", peer: PeerId) -> None:
         self._dials, self._peer = dials, peer  # all of this machine, this one among them until it is over
@@ -194,7 +194,7 @@ class End:
         )
 
     def arrive_answer(self, frame: Frame, nbytes: int, number: int, request: Frame) -> None:
-        """The other side answered, or refused."""
+        """Takes in the other side's answer, or refusal."""
         transport = self.transport
         if self.is_over or not transport.alive:
             return
@@ -210,7 +210,7 @@ class End:
     # ---------------------------------------------------------------------------------------------- answering
 
     def arrive(self, frame: Frame, nbytes: int, number: int, urgency: Urgency) -> None:
-        """The other side asks."""
+        """Takes in a question of the other side."""
         transport = self.transport
         if self.is_over or not transport.alive:
             return

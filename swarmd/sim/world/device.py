@@ -70,7 +70,7 @@ class Device:
 
     @property
     def hung(self) -> bool:
-        """The device never ends the task it is at."""
+        """True while the device is stuck in its task."""
         return self._hung
 
     @hung.setter
@@ -98,7 +98,7 @@ class Device:
         )
 
     def lose(self, why: str) -> None:
-        """The device computes no more, as when its thread has died: those that wait for it get DeviceLost."""
+        """Ends the device, as when its thread has died: all that wait for it get DeviceLost."""
         self._lost = why
         waiting = [task for *_, task in self._queue] + ([self._task] if self._task else [])
         self._queue.clear()
@@ -128,7 +128,7 @@ class Device:
             asyncio.get_running_loop().call_soon(self._next, context=WORLD)
 
     def _next(self) -> None:
-        """The device takes the most urgent task."""
+        """Begins the most urgent task."""
         self._waking = False
         while self._queue and self._machine.alive:
             *_, task = heapq.heappop(self._queue)
@@ -152,7 +152,7 @@ class Device:
             self._timer = loop.call_later(self._task.left / self._pace, self._finish, context=WORLD)
 
     def _adjust(self) -> None:
-        """The machine was paused, goes on, has another speed, or is dead: what is left of the task takes longer."""
+        """Brings the present task's timer up to date: the machine pauses, goes on, has another speed, or is dead."""
         if self._task is None or self._stuck:
             return
         now = asyncio.get_running_loop().time()
@@ -165,7 +165,7 @@ class Device:
             self._arm()
 
     def _finish(self) -> None:
-        """The present task's time is over."""
+        """Ends the present task: its time is over."""
         self._timer = None
         if self._hung:
             self._stuck = True
@@ -197,7 +197,7 @@ class Device:
                 task.future.set_result(result)
 
     def _measure(self, task: Task) -> None:
-        """Follows how long things take. Equal devices stay exactly equal: swarms break ties by chance, and not by the
+        """Measures a task's time. Equal devices stay exactly equal: swarms break ties by chance, and not by the
         loop's resolution.
         """
         if task.rank not in self._seconds or not task.usual:

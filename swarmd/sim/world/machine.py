@@ -48,7 +48,7 @@ class Gate(asyncio.Handle):
 
 
 class GatedTimer(asyncio.TimerHandle):
-    """The same at its time."""
+    """A timer on its way to a machine."""
 
     __slots__ = ("machine",)
 
@@ -128,7 +128,7 @@ class Machine:
 
     @property
     def slowdown(self) -> float:
-        """How many times longer than usual its device takes."""
+        """The factor by which its device takes longer than usual."""
         return self._slowdown
 
     @slowdown.setter
@@ -138,7 +138,7 @@ class Machine:
         self._tell()
 
     def set_busy(self, busy: bool) -> None:
-        """Its device begins to compute, or has nothing more to do."""
+        """Takes note that its device begins to compute, or has nothing more to do."""
         if self.host is not None:
             self.host.note(self, busy=busy)
 
@@ -164,7 +164,7 @@ class Machine:
             self.stashed.append(Gate(self, callback, args, asyncio.get_running_loop(), self.context.copy()))
 
     def own(self, task: asyncio.Task[Any]) -> None:
-        """A task was started here."""
+        """Takes note of a task that was started here."""
         self._tasks[task] = None
         task.add_done_callback(self._disown, context=WORLD)
 
@@ -172,7 +172,7 @@ class Machine:
         self._tasks.pop(task, None)
 
     def tasks(self) -> list[asyncio.Task[Any]]:
-        """What runs here, oldest first."""
+        """The tasks that run here, oldest first."""
         return list(self._tasks)
 
     # ------------------------------------------------------------------------------------------------- what befalls it
@@ -197,13 +197,13 @@ class Machine:
             loop.call_soon(self._again, gate, context=WORLD)
 
     def _again(self, gate: Gate | GatedTimer) -> None:
-        """What came during a pause comes once more, unless its owner cancelled it meanwhile."""
+        """Runs a callback that came due during a pause, unless its owner cancelled it meanwhile."""
         if not gate.cancelled():
             gate._run()  # noqa: SLF001 - as its loop does
 
     def crash(self) -> None:
-        """The end: its tasks are cancelled, and nothing runs here once they have ended. Its ports must be dead before:
-        what it says and writes while it dies reaches nobody.
+        """Ends the machine: its tasks are cancelled, and nothing runs here once they have ended. Its ports must be dead
+        before: nothing that it says or writes while it dies reaches anybody.
         """
         if not self.alive:
             return
@@ -230,7 +230,7 @@ class Machine:
         asyncio.get_running_loop().call_soon(self._bury, rounds - 1, context=WORLD)
 
     async def at(self, point: str, step: int | None) -> bool:
-        """A logical point is reached: what was planned for it happens here, before anything else. True if the frame
+        """Passes a logical point: the faults planned for it strike here, before anything else. True if the frame
         concerned is to be dropped. Callers look at `points.armed` first.
         """
         drop = self.points.reached(self, point, self.step() if step is None else step)

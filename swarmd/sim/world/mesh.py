@@ -17,7 +17,7 @@ GOSSIP_GRAFTS = 5  # of them, whom it chose itself; with those who chose it they
 MESH_SECONDS = 1.0  # `heartbeat_interval` there: between two looks at a mesh of many
 
 State = tuple[int, int, float]
-"""How many connections had been opened, how often listeners had changed, and when that was."""
+"""Number of connections opened, number of changes of listeners, and the time of both."""
 
 
 class Neighbour(Protocol):
@@ -36,8 +36,8 @@ class Neighbour(Protocol):
 class Meshes:
     """One peer's meshes.
 
-    neighbours: its open connections; topics: those that it hears; subscriptions: how often any peer began or ceased to
-    hear a topic.
+    neighbours: its open connections; topics: those that it hears; subscriptions: number
+    of times that any peer began or ceased to hear a topic.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Meshes:
         self._chosen: dict[str, tuple[State, frozenset[PeerId]]] = {}
 
     def opened(self) -> None:
-        """There is one more connection."""
+        """Takes note of a connection that opened."""
         self._opened += 1
 
     def closed(self) -> None:
-        """There is one less: nothing may be passed on to it."""
+        """Takes note of a connection that closed: nothing may be passed on to it."""
         self._meshes.clear()
         self._chosen.clear()
 
@@ -84,7 +84,7 @@ class Meshes:
         return known[1]
 
     def forget(self, topic: str) -> None:
-        """Someone chose this peer: its mesh is made anew."""
+        """Takes note that a peer chose this one: the mesh is made anew."""
         self._meshes.pop(topic, None)
 
     def _hearing(self, topic: str) -> list[Neighbour]:
@@ -95,7 +95,7 @@ class Meshes:
         return self._opened, self._subscriptions[topic], asyncio.get_running_loop().time()
 
     def _stands(self, state: State, topic: str) -> bool:
-        """Whether what was chosen then still holds."""
+        """True if a choice made at that state still holds."""
         opened, changes, now = self._state(topic)
         if len(self._neighbours) > GOSSIP_DEGREE and now - state[2] < MESH_SECONDS:
             return True

@@ -35,7 +35,7 @@ RETRANSMIT_CEILING_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class LinkSpec:
-    """What lies between two peers."""
+    """The network between two peers."""
 
     delay_s: float = 0.002  # one way
     bytes_per_second: float = 100e6  # of the uplink and the downlink of peers that name no others
@@ -47,7 +47,7 @@ class LinkSpec:
 
 
 class SimNetwork:
-    """All transports of a world, and what lies between them."""
+    """All transports of a world, and the ways between them."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class SimNetwork:
     # ------------------------------------------------------------------------------------------------- frames
 
     def set_link(self, one: PeerId, other: PeerId, link: LinkSpec) -> None:
-        """What lies between two peers from now on, one way. Its bandwidth is of no matter: nodes have that."""
+        """Sets the link between two peers from now on, one way. Its bandwidth doesn't matter: nodes have that."""
         self._links[one, other] = link
 
     def delay(self, source: PeerId, target: PeerId) -> float:
@@ -126,7 +126,7 @@ class SimNetwork:
         return seconds
 
     def is_lost(self, source: PeerId, target: PeerId) -> bool:
-        """Whether a frame that nobody sends again gets lost."""
+        """Draws whether a frame is lost that nobody sends again."""
         link = self._links.get((source, target), self.link) if self._links else self.link
         return bool(link.loss) and self.rng.random() < link.loss
 
@@ -149,7 +149,7 @@ class SimNetwork:
         loop.call_at(flight.end + flight.delay, self._landed, flight, context=WORLD)
 
     def _landed(self, flight: Flight) -> None:
-        """A frame's last byte is at the other end, unless more urgent ones held it up."""
+        """Takes in a frame whose last byte is at the other end, unless more urgent ones held it up."""
         if flight.lost:
             return
         loop = asyncio.get_running_loop()
@@ -191,7 +191,7 @@ class SimNetwork:
             loop.call_later(there_and_back, dial.fail, "connection refused", context=WORLD)
 
     def _knocked(self, source: SimTransport, target: SimTransport, dial: Dial) -> None:
-        """On the target's machine: someone dials."""
+        """Answers a dial, on the target's machine."""
         if not target.alive:  # it died meanwhile, or was stopped before and came to this only now
             if target.peer_id not in self._off:
                 dial.fail("connection refused")
@@ -203,7 +203,7 @@ class SimNetwork:
             self.post(target, source, 0, 0, self._accepted, connection, dial, connection=connection)
 
     def _accepted(self, connection: Connection, dial: Dial) -> None:
-        """On the dialling machine: there is a connection."""
+        """Opens a connection, on the dialling machine."""
         ours, theirs = connection.ends
         if dial.over:
             ours.close("given up", tell=True)
@@ -213,7 +213,7 @@ class SimNetwork:
         self.post(ours.transport, theirs.transport, 0, 0, theirs.open, connection=connection)
 
     def forget(self, connection: Connection) -> None:
-        """Both ends are closed, or one is and the other's machine is gone."""
+        """Removes a connection: both ends are closed, or one is and the other's machine is gone."""
         self._connections.pop(connection.number, None)
         for way in list(self._held):
             self._held[way] = [flight for flight in self._held[way] if flight.connection is not connection]
@@ -221,15 +221,15 @@ class SimNetwork:
                 del self._held[way]
 
     def are_connected(self, one: PeerId, other: PeerId) -> bool:
-        """Whether both have a connection to each other."""
+        """True if both have an open connection to each other."""
         return any(all(end.is_open for end in each.ends) for each in self._of(one) if other in each.names)
 
     def connected(self, one: PeerId, other: PeerId) -> bool:
-        """Whether there is a connection between them."""
+        """True if there is a connection between them, open or not."""
         return any(other in each.names for each in self._of(one))
 
     def cut(self, one: PeerId, other: PeerId) -> None:
-        """Both sides lose their connections to each other."""
+        """Resets all connections between two peers."""
         cut = [each for each in self._of(one) if other in each.names]
         if cut:
             self.note("cut", one, other)
@@ -238,7 +238,7 @@ class SimNetwork:
                 end.transport.machine.call(end.close, "the connection was reset")
 
     def kill(self, peer: PeerId, *, power: bool = False) -> None:
-        """The process is gone and its connections are reset; without power, it is only silent."""
+        """Removes a process, whose connections are reset; without power, it is only silent."""
         dead = self.transports.pop(peer)
         connections = self._of(peer)
         dead.die()
@@ -256,7 +256,7 @@ class SimNetwork:
     # ------------------------------------------------------------------------------------------------- walls
 
     def is_blocked(self, source: PeerId, target: PeerId) -> bool:
-        """Whether nothing gets from one to the other at present."""
+        """True if nothing gets from one to the other at present."""
         groups = self._groups
         return (
             (source, target) in self._blocks
@@ -267,7 +267,7 @@ class SimNetwork:
         )
 
     def partition(self, groups: Sequence[Sequence[PeerId]]) -> None:
-        """Peers of different groups don't reach each other; those that are in none are a group together. Another
+        """Separates groups of peers; those that are in none are a group together. Another
         partition replaces it, `heal` ends it.
         """
         self._groups = {peer: number for number, group in enumerate(groups) for peer in group}
@@ -275,7 +275,7 @@ class SimNetwork:
         self._change()
 
     def block(self, source: PeerId, target: PeerId) -> None:
-        """Nothing gets from one to the other any more; the other way stays open."""
+        """Lets nothing from one to the other any more; the other way stays open."""
         self._blocks[source, target] = None
         self.note("blocked", source, target)
         self._change()
@@ -287,7 +287,7 @@ class SimNetwork:
             self._change()
 
     def clog(self, source: PeerId, target: PeerId, seconds: float) -> None:
-        """What goes from one to the other is held for a while and then comes all at once."""
+        """Holds the frames from one to the other for a while; then they come all at once."""
         loop = asyncio.get_running_loop()
         until = max(self._clogs.get((source, target), 0.0), loop.time() + seconds)
         self._clogs[source, target] = until
@@ -301,7 +301,7 @@ class SimNetwork:
             self._change()
 
     def corrupt(self, sender: PeerId, rate: float) -> None:
-        """So many of a peer's frames arrive damaged."""
+        """Damages this share of a peer's frames from now on."""
         self.corrupted[sender] = rate
         self.note("corrupts", sender, detail=f"{rate:g}")
 
@@ -311,7 +311,7 @@ class SimNetwork:
         return damaged(frame, self.rng) if rate and self.rng.random() < rate else frame
 
     def heal(self) -> None:
-        """Every way is open and as it was made; what was held comes. Machines without power stay silent."""
+        """Opens every way, as it was made; frames that were held come. Machines without power stay silent."""
         self._groups = None
         self._blocks.clear()
         self._clogs.clear()
@@ -321,7 +321,7 @@ class SimNetwork:
         self._change()
 
     def _change(self) -> None:
-        """Some way was closed or opened."""
+        """Takes note that some way was closed or opened."""
         self.walled = bool(self._blocks or self._clogs or self._off or self._groups is not None)
         for connection in list(self._connections.values()):
             self._watch(connection)
@@ -334,7 +334,7 @@ class SimNetwork:
             self._landed(flight)
 
     def _watch(self, connection: Connection) -> None:
-        """A connection breaks if it is stuck for too long."""
+        """Breaks a connection if it is stuck for too long."""
         one, other = connection.names
         stuck = self.walled and (self.is_blocked(one, other) or self.is_blocked(other, one))
         if not stuck:
@@ -353,7 +353,7 @@ class SimNetwork:
     # ------------------------------------------------------------------------------------------------- what was seen
 
     def note(self, what: str, peer: PeerId = "", other: PeerId = "", detail: str = "") -> None:
-        """Writes what befell the network into the trace."""
+        """Writes an event of the network into the trace."""
         if self.trace.on:
             self.trace.add(asyncio.get_running_loop().time(), peer, what, other, detail=detail)
 
@@ -362,5 +362,5 @@ class SimNetwork:
         return sum(len(flights) for flights in self._held.values())
 
     def count(self) -> Counts:
-        """What all peers have sent, the dead included."""
+        """The sum over all peers, the dead included."""
         return sum((transport.counts for transport in self.transports.values()), self._gone)

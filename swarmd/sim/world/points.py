@@ -22,7 +22,7 @@ ANYONE: PeerId = "*"
 
 @dataclass(frozen=True)
 class Group:
-    """What belongs to one part of the protocol."""
+    """The points of one part of the protocol."""
 
     messages: ModuleType
     methods: tuple[str, ...] = ()  # of Compute
@@ -113,7 +113,7 @@ class Points:
         self.armed.append(Planned(peer, step, point, strike, skip))
 
     def reached(self, machine: Passer, point: str, step: int) -> bool:
-        """A machine is at a point: what was planned happens. True if the frame is to be dropped."""
+        """Strikes a machine that is at a point with the faults planned for it. True if the frame is to be dropped."""
         assert point in _KNOWN, f"{point} is not in the list of swarmd/sim/world/points.py"
         drop = False
         for planned in list(self.armed):

@@ -12,7 +12,7 @@ CHECKPOINTS_KEPT = 2  # versions of a stage on a disk
 
 @dataclass
 class MemoryStore:
-    """A disk: what it holds is there after a restart."""
+    """A disk, which keeps its content over a restart."""
 
     ledger: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: dict[tuple[int, int], tuple[bytes, dict[str, Any]]] = field(default_factory=dict)  # version, stage
@@ -22,13 +22,13 @@ class MemoryStore:
 
 
 class SimStore:
-    """The Store port of one machine on its disk. What a dying machine writes is not written."""
+    """The Store port of one machine on its disk. Writes of a dying machine are lost."""
 
     def __init__(self, disk: MemoryStore, machine: Machine) -> None:
         self._disk, self._machine = disk, machine
 
     def _reach(self, point: str, step: int) -> bool:
-        """Faults planned here happen; True if the machine is still there to write."""
+        """Lets the faults planned here strike; True if the machine is still there to write."""
         if self._machine.points.armed:
             self._machine.points.reached(self._machine, point, step)
         return self._machine.alive

@@ -1,4 +1,4 @@
-"""What happened in a world: the last events for people, and a hash over all of them to compare runs with.
+"""The events of a world: the last ones for people, and a hash over all of them to compare runs with.
 
 Off by default: a trace costs about as much as the network itself. Knows plain values only.
 """

@@ -42,7 +42,7 @@ class Network(Carrier, Protocol):
 
 @dataclass
 class Counts:
-    """What one peer, or all of them, sent."""
+    """Frames and bytes that one peer, or all of them, sent."""
 
     requests: int = 0
     gossip: int = 0  # copies of gossip messages
@@ -108,7 +108,7 @@ class SimTransport:
             return answer
 
     async def answer(self, peer: PeerId, frame: Frame) -> Frame:
-        """Has the handler answer. Raises what it raises."""
+        """Has the handler answer, and raises its exceptions."""
         if self._handler is None:
             raise Refused("this peer is starting and answers nothing yet")
         return await self._handler(peer, frame)
@@ -153,25 +153,25 @@ class SimTransport:
         await asyncio.sleep(0)  # those who wait for word of it have it when this returns
 
     def fault(self, peer: PeerId, fault: PeerFault) -> None:
-        """What no honest peer does costs a peer all its connections."""
+        """Cuts a peer's connections, for something that no honest peer does."""
         log.warning("%s cuts %s: %s", self._peer, peer, fault)
         self.network.note("fault", self._peer, peer, str(fault))
         for end in list(self.ends.get(peer, ())):
             end.close(f"cut off: {fault}", tell=True)
 
     def failed(self, frame: Frame, trouble: Exception) -> None:
-        """A handler of ours raised what it must not."""
+        """Reports that a handler raised an exception that none may raise."""
         log.error("serving %r at %s failed", frame.kind, self._peer, exc_info=trouble)
         if self.network.failed is not None:
             self.network.failed(self._peer, trouble)
 
     def opened(self, end: End) -> None:
-        """There is one more connection."""
+        """Takes note of a connection that opened."""
         self.ends.setdefault(end.peer, []).append(end)
         self.meshes.opened()
 
     def closed(self, end: End) -> None:
-        """There is one less."""
+        """Takes note of a connection that closed."""
         self.meshes.closed()
         ends = self.ends[end.peer]
         ends.remove(end)
@@ -182,7 +182,7 @@ class SimTransport:
                 loop.call_soon(callback, end.peer, context=self.machine.context)
 
     def die(self) -> None:
-        """This machine is gone: nothing goes out or in any more."""
+        """Ends the transport with its machine: nothing goes out or in any more."""
         self.alive = False
         self.uplink.lose(asyncio.get_running_loop().time())
         for end in [end for ends in self.ends.values() for end in ends]:
@@ -224,7 +224,7 @@ class SimTransport:
         self.count_sent(gossip.frame.kind, gossip.nbytes, copies)
 
     def hear(self, gossip: Gossip, source: PeerId) -> None:
-        """A copy of a gossip message came; the first one counts."""
+        """Receives a copy of a gossip message; the first one counts."""
         listener = self.listeners.get(gossip.topic)
         if not self.alive or self._peer in gossip.heard or listener is None:
             return
@@ -250,7 +250,7 @@ class SimTransport:
         self.counts.bytes[kind] += nbytes
 
     def count_received(self, source: PeerId, frame: Frame, nbytes: int, about: Frame) -> None:
-        """A frame came; `about`: the question, which names step and index."""
+        """Counts a frame that came; `about`: the question, which names step and index."""
         self.received += nbytes + HEADER_BYTES
         if not self.network.trace.on:
             return
@@ -267,11 +267,11 @@ class SimTransport:
 
 
 MENTIONED = ("again", "evaluate", "renew", "part", "attempt", "number", "indices", "hops", "granted", "ballot", "here")
-"""Fields that say in a trace what a message is about."""
+"""Fields that are shown in a transcript."""
 
 
 def describe(frame: Frame) -> str:
-    """What a transcript says of a frame besides its kind."""
+    """The words of a transcript about a frame besides its kind."""
     if frame.kind == REFUSAL:
         return str(frame.body["sentence"])
     if frame.kind in ("Beat", "Card", "Summary"):

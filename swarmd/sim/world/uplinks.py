@@ -1,4 +1,4 @@
-"""How long a frame is on its way: a node's uplink and downlink, shared by all its connections.
+"""The time that a frame is on its way: a node's uplink and downlink, shared by all its connections.
 
 Plain arithmetic on the time it is given; the network (`network.py`) sets the timers. An uplink sends the most urgent
 first: words before activations before averaging and state, and a word that comes while something bulky is being sent
@@ -59,7 +59,7 @@ class Flight:
 
 
 class Uplink:
-    """What a node sends."""
+    """The way out of a node, the most urgent frames first."""
 
     __slots__ = ("_lanes", "rate")
 
@@ -86,7 +86,7 @@ class Uplink:
         self._lanes[flight.lane].append(flight)
 
     def lose(self, now: float) -> None:
-        """The node is gone: what has not left never will."""
+        """Loses the frames that have not left: the node is gone."""
         for lane in self._lanes:
             for flight in lane:
                 flight.lost |= flight.end > now
@@ -94,7 +94,7 @@ class Uplink:
 
 
 class Downlink:
-    """What a node receives, first come, first served; words don't wait."""
+    """The way into a node, first come, first served; words don't wait."""
 
     __slots__ = ("_free", "rate")
 
@@ -104,7 +104,7 @@ class Downlink:
         self._free = 0.0
 
     def admit(self, flight: Flight, now: float) -> float:
-        """When the last byte of a frame is in, whose last byte has come to this end by now."""
+        """The time at which the last byte of a frame is in, whose last byte has come to this end by now."""
         seconds = flight.nbytes / self.rate
         first_byte = flight.end - flight.seconds + flight.delay
         if flight.lane == 0:

@@ -41,7 +41,7 @@ POLL_SECONDS = 0.05  # how often `until` looks
 
 @dataclass(frozen=True)
 class Setup:
-    """How a peer was started, for its restart."""
+    """The settings that a peer was started with, for its restart."""
 
     stage: int | None
     speed: Speed
@@ -186,7 +186,7 @@ class World:
         return it
 
     def _over(self, it: SimPeer, task: asyncio.Task[None]) -> None:
-        """A peer's life has ended. One that lost its device ends by itself; its process is gone then."""
+        """Takes note that a peer's task ended. One that lost its device ends by itself; its process is gone then."""
         if not task.cancelled() and (trouble := task.exception()) is not None and is_of_device(trouble):
             if self.peers.get(it.name) is it:
                 self.crash(it.name)
@@ -202,7 +202,7 @@ class World:
         self._note(name, "fails", repr(trouble))
 
     def _heard(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """An exception that nobody was there to catch: of a callback, or of a task that nobody asks."""
+        """Takes note of an exception that nobody caught: of a callback, or of a task that nobody awaits."""
         loop.default_exception_handler(context)
         if (trouble := context.get("exception")) is not None:
             self._failed("", trouble)
@@ -210,7 +210,7 @@ class World:
     # ------------------------------------------------------------------------------------------------- faults
 
     def crash(self, name: PeerId, *, power: bool = False) -> None:
-        """The process is gone and its connections are reset; with `power` the whole machine is, and it is only
+        """Kills a process, whose connections are reset; with `power` its whole machine, which is only
         silent.
         """
         it = self.dead[name] = self.peers.pop(name)
@@ -219,12 +219,12 @@ class World:
         it.machine.crash()
 
     def preempt(self, names: Iterable[PeerId]) -> None:
-        """Many processes go at once."""
+        """Kills many processes at once."""
         for name in list(names):
             self.crash(name)
 
     def pause(self, name: PeerId) -> None:
-        """It does nothing any more, and nobody is told."""
+        """Stops a machine; nobody is told."""
         self._note(name, "pauses")
         self.peers[name].machine.pause()
 
@@ -233,18 +233,18 @@ class World:
         self.peers[name].machine.resume()
 
     def slow(self, name: PeerId, factor: float) -> None:
-        """Its device takes so many times longer than at its start."""
+        """Makes a device so many times slower than at its start."""
         self._note(name, "slows", f"{factor:g}")
         self.peers[name].machine.slowdown = factor
 
     def hang(self, name: PeerId) -> None:
-        """Its device never ends the task it is at, while the rest goes on."""
+        """Hangs a device in its present task, while the rest goes on."""
         if (compute := self.peers[name].compute) is not None:
             self._note(name, "hangs")
             compute.device.hung = True
 
     def lose_device(self, name: PeerId) -> None:
-        """The thread that works with its device dies, while the rest goes on: the peer is to notice, and to end."""
+        """Kills the thread that works with a device, while the rest goes on: the peer is to notice, and to end."""
         if (compute := self.peers[name].compute) is not None:
             self._note(name, "loses its device")
             compute.device.lose("the thread that works with the device has died")
@@ -255,7 +255,7 @@ class World:
             compute.device.hung = False
 
     def heal(self) -> None:
-        """The end of all faults: every way is open, everyone goes on at full speed. The dead stay dead, and faults
+        """Ends all faults: every way is open, everyone goes on at full speed. The dead stay dead, and faults
         planned for points that nobody has reached are called off.
         """
         self.points.armed.clear()
@@ -292,7 +292,7 @@ class World:
         task.add_done_callback(ended)
 
     async def sleep(self, seconds: float) -> None:
-        """Virtual time passes."""
+        """Lets virtual time pass."""
         await asyncio.sleep(seconds)
 
     def _note(self, name: PeerId, what: str, detail: str = "") -> None:
@@ -331,7 +331,7 @@ class World:
         await self._end()
 
     async def _end(self) -> None:
-        """Nothing is left of anyone. The peers themselves stay to be looked at."""
+        """Ends everything that still runs. The peers themselves stay to be looked at."""
         beside = list(self._beside)
         for task in beside:
             task.cancel()
@@ -346,7 +346,7 @@ class World:
 
 
 async def _live(peer: Peer, transport: SimTransport, entries: list[PeerId], met: asyncio.Future[None]) -> None:
-    """What runs on a peer's machine."""
+    """Runs a peer's life on its machine: it greets those it knows, and works."""
     for entry in entries:
         transport.learn(entry, (f"/sim/{entry}",))
 
