@@ -13,7 +13,7 @@ from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.rounds.holdups import HOLDUP_FLOOR_SECONDS, TAKING_UP_SECONDS
 from swarmd.swarm.wire.messages.round import Contribution, Plan
 from tests.sim.nodes import forever
-from tests.sim.test_rounds import CROWD, STEP, check, frozen, of_stage
+from tests.sim.round_faults import CROWD, STEP, check, frozen, of_stage
 from tests.sim.toy import PAIRS, RUN, compute_of, leader_of, ledger_of, long, moment, rounds_of, step_of, train
 
 SHORT = dataclasses.replace(RUN, steps=5)

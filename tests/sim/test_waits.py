@@ -10,8 +10,8 @@ from swarmd.sim.world.world import World
 from swarmd.swarm.state import manifest as statesync
 from tests.sim.movers import ask, slow_chunks, swarm
 from tests.sim.test_drains import MICROBATCHES, drain, half_done
-from tests.sim.test_joins import LONG, serve_slowly
 from tests.sim.toy import everyone_at, moment, train
+from tests.sim.transfers import LONG, serve_slowly
 from tests.sim.waiting import calm, listening
 
 
