@@ -1,4 +1,4 @@
-"""How a peer comes to the version that the swarm is at, and keeps up with it.
+"""A peer's ways to the version that the swarm is at: from its start on, and whenever it has fallen behind.
 
 It goes on by records, or by others' state where the gradients are gone (`state/joiner.py`); it returns to a checkpoint
 where that was decided (`recovery/returns.py`), and crosses to another history where that one wins
@@ -87,7 +87,7 @@ class Arriving:
         await self._serve_again()
 
     async def _serve_again(self) -> None:
-        """Says that this peer was away from the swarm's version, and is there again."""
+        """Takes part again, after this peer was away from the swarm's version."""
         served = self._switch.served
         assert served is not None, "it has come to the version with its stage's state"
         served.serve()
@@ -96,7 +96,7 @@ class Arriving:
             await self._own.announce()
 
     def _is_whole_elsewhere(self) -> bool:
-        """Whether a replica of this peer's stage has what came out not finite here."""
+        """True if a replica of this peer's stage has the parameters that came out not finite here."""
         cards = [card for peer in self.donors() if (card := self._membership.get(peer)) is not None]
         return any(card.version >= self._history.version and not card.broken for card in cards)
 

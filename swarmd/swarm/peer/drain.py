@@ -29,7 +29,7 @@ SAVE_SECONDS = 60.0  # for a last replica's checkpoint, if the bound leaves so m
 
 @dataclass(frozen=True)
 class Drained:
-    """How a drain went."""
+    """The outcome of a drain."""
 
     heir: PeerId = ""  # who has this peer's sum of the present step; "": it had none
     handed_over: int = 0  # microbatches in it
@@ -127,7 +127,7 @@ class Drain:
         return given_up
 
     def _is_stuck(self) -> bool:
-        """Whether a stage is empty: nothing comes back from there."""
+        """True if a stage is empty: nothing comes back from there."""
         return bool(self._membership.missing_stages(self._stages))
 
     # ---------------------------------------------------------------------------------------------- the sum
@@ -161,7 +161,7 @@ class Drain:
         return bool(heir)
 
     def _is_needed(self) -> bool:
-        """Whether the present step would wait for this peer, as an acceptor or because it leads its end."""
+        """True if the present step would wait for this peer, as an acceptor or because it leads the step's end."""
         if self._is_stuck():
             return False
         if self._served.rounds.leads(self._step) or self._conductor.desk.all_done:

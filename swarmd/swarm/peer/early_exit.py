@@ -88,7 +88,7 @@ class EarlyExit:
     # ---------------------------------------------------------------------------------------------- leaving
 
     def _can_be_spared(self) -> bool:
-        """Whether this peer can be spared before the present step has committed: it has nothing to do with its end."""
+        """True if this peer can be spared before the present step has committed: it has nothing to do with its end."""
         step = self._history.version + 1
         if self._closed or self.stays >= step or self._history.crosses_at is not None or self._history.finished:
             return False
@@ -171,8 +171,8 @@ class EarlyExit:
         return self._can_be_spared() and self._history.version + 1 == step
 
     async def _hand_over(self, step: int, heir: PeerId) -> bool:
-        """Whether nothing of the step is here any more, and the heir stays. Once the sum is with the heir this tries
-        again until the step is over.
+        """Hands the sum to the heir. True once nothing of the step is here any more, and the heir stays; False if this
+        peer stays. As long as the heir has the sum, or may have it, it is asked again.
         """
         while self._history.version + 1 == step:
             able = self._goes_on(step) and not self._journeys.hops.busy and self._membership.is_live(heir)
@@ -189,7 +189,7 @@ class EarlyExit:
         return False
 
     async def _give(self, step: int, heir: PeerId) -> bool:
-        """Whether the heir has the sum, or there is none."""
+        """Hands the sum over unless it is empty or the heir has it. True if nothing is left here."""
         step_sum = self._sums.of(step)
         if step_sum.empty:
             return True

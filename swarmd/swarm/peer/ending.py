@@ -67,7 +67,7 @@ class Ending:
 
     @property
     def begun(self) -> bool:
-        """Whether this peer has the last version, and has written it if it could."""
+        """True once this peer has the last version, and has written it if it could."""
         return self._since is not None
 
     def hear(self, card: Card) -> None:
@@ -135,7 +135,7 @@ class Ending:
         await self._membership.changed.until(may_leave, bound_s)
 
     def _is_done(self) -> bool:
-        """Whether nothing is to be waited for any more."""
+        """True if nothing is to be waited for any more."""
         return not self.awaited() and not self._doubted()
 
     def _doubted(self) -> list[PeerId]:
@@ -158,7 +158,7 @@ class Ending:
         return not self._late()
 
     def _late(self) -> list[PeerId]:
-        """Who is there and hasn't the last commit yet."""
+        """Peers that are there and haven't the last commit yet."""
         cards = [member.card for member in self._membership.members().values() if not member.suspect]
         there = [card for card in cards if card.state in (*AT_WORK, "joining")]
         return [card.peer for card in there if card.version < self._run.steps]
@@ -183,7 +183,7 @@ class Ending:
                 await self._membership.changed.wait(RETRY_SECONDS if mine else None)
 
     async def _bring(self, stage: int) -> bool:
-        """Whether a copy is on this disk now. Where none can be kept, this peer offers itself no more."""
+        """Brings a copy. True if it is on this disk now. A peer that can keep none offers itself no more."""
         record = self._history.record
         assert record is not None, "a run has one step at least"
         kept = Kept(record.step, stage, record.state)
@@ -208,7 +208,7 @@ class Ending:
         self._download = download
 
     def _sources(self, stage: int) -> list[PeerId]:
-        """Who gives the stage's final state: another one first for each who asks."""
+        """Peers that give the stage's final state: another one first for each that asks."""
         own = self._membership.own.peer
         cards = [card for card in self._membership.kin() if card.state == "finished" and card.peer != own]
         able = [card.peer for card in cards if card.stage == stage or stage in card.final]
@@ -217,7 +217,7 @@ class Ending:
     # ---------------------------------------------------------------------------------------------- in words
 
     def wait(self) -> Wait | None:
-        """What this peer stays for."""
+        """The reason why this peer stays, for its user."""
         if self.over or not self._history.finished or self._history.failure:
             return None
         if self._since is None:
@@ -240,14 +240,14 @@ class Ending:
         return {stage: len(machines_of(stage, keepers)) for stage in self.stages()} if self.begun else {}
 
     def is_at_risk(self) -> bool:
-        """Whether one of them is on fewer than MACHINES, though there were more than one."""
+        """True if one of these stages is on fewer than MACHINES, though there were more than one."""
         if self.over:
             return self._verdict[1]
         several = len({it.machine for it in self.keepers()}) > 1
         return several and any(count < MACHINES for count in self.places().values())
 
     def sentence(self) -> str:
-        """Where the final state is, and what of it exists only once; "" before the end."""
+        """Says where the final state is, and what of it exists only once; "" before the end."""
         if self.over or not self.begun:
             return self._verdict[0]
         keepers, own = self.keepers(), self._membership.own

@@ -1,4 +1,4 @@
-"""Which peers bring copies of a run's final state, and what is waited for. Pure: plain data in, plain data out.
+"""The rule by which peers bring copies of a run's final state. Pure: plain data in, plain data out.
 
 Every stage's final state is to be on two machines. All peers work it out alike from the cards that they know.
 """
@@ -31,7 +31,7 @@ class Keeper:
 
 
 def keeper_of(card: Card) -> Keeper:
-    """What a card says of its peer as a keeper of final states."""
+    """A card's peer as a keeper of final states."""
     work, finished = card.state in AT_WORK, card.state == "finished"
     return Keeper(
         card.peer,

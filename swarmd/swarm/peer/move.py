@@ -63,6 +63,7 @@ class MoveUnderWay:
         self._aim(target)
 
     def _aim(self, stage: int) -> None:
+        """Makes a stage the one to go to."""
         self.target = stage
         run, history = self._run, self._history
         newest = self._membership.newest
@@ -136,6 +137,7 @@ class MoveUnderWay:
             raise Refused(f"this peer has lost touch with stage {self._move.source} itself; try again later")
 
     async def _ask(self, step: int, conductor: PeerId) -> Wished | None:
+        """Asks a step's conductor for the move. None if there is no answer."""
         question = AskMove(step, self._history.record_hash, self._move.source, self.target, self._balance)
         try:
             return await self._links.ask(conductor, question, deadline_s=ANSWER_SECONDS)
@@ -163,7 +165,7 @@ class MoveUnderWay:
             self._depart()
 
     def _may_leave(self, record: Record) -> bool:
-        """Whether this peer can still be spared, and isn't needed to finish: the record was decided some time ago."""
+        """True if this peer can still be spared, and isn't needed to finish: the record was decided some time ago."""
         own, gone = self._membership.own, [move.peer for move in record.moves]
         gone.append(own.peer)
         staying = [card.peer for card in self._membership.staying(self._move.source) if card.peer not in gone]
@@ -173,7 +175,7 @@ class MoveUnderWay:
         return self._switch.served.early_exit.stays < record.step
 
     def _depart(self, heir: PeerId = "") -> None:
-        """`heir`: has this peer's sum, if the step isn't over."""
+        """Leaves the old stage, in this turn of the event loop. `heir`: has this peer's sum, if the step isn't over."""
         self.departed = True
         self._switch.depart(self.target, heir)
 

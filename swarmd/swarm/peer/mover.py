@@ -49,12 +49,12 @@ class Mover:
 
     @property
     def between(self) -> bool:
-        """Whether this peer has left a stage and doesn't serve the next one yet."""
+        """True if this peer has left a stage and doesn't serve the next one yet."""
         return self.under_way is not None and self.under_way.departed
 
     @property
     def doing(self) -> str:
-        """What the move is at once the state is here; "" if none is under way."""
+        """Says what the move is at once the state is here; "" if none is under way."""
         if self.under_way is None:
             return ""
         if self.under_way.departed or self._switch.served is None:

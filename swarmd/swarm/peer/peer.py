@@ -212,7 +212,7 @@ class Peer(HistoryListener):
         return await self.switch.open(stage, pull=begun)
 
     def _founds(self) -> bool:
-        """Whether a run that is to be resumed waits for this peer to decide from where: it was told to resume it, and
+        """True if a run that is to be resumed waits for this peer to decide from where: it was told to resume it, and
         nobody else does.
         """
         others = {card.peer for card in self.membership.cards()} - {self.membership.own.peer}
@@ -345,7 +345,7 @@ class Peer(HistoryListener):
         return due
 
     def _is_stalled(self) -> bool:
-        """Whether no hop can be expected to be answered: a stage is empty, or takes nothing, or the sums are frozen."""
+        """True if no hop can be expected to be answered: a stage is empty, or takes nothing, or the sums are frozen."""
         stages = self.run_config.model.stages
         frozen = self.sums is not None and self.sums.is_frozen(self.history.version + 1)
         return frozen or bool(self.membership.missing_stages(stages) or self.membership.held_back(stages))

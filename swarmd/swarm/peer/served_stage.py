@@ -84,7 +84,7 @@ class ServedStage:
         joiner.opened(compute, self.rounds.hold)
 
     def serve(self) -> None:
-        """The stage's state is here: takes part from now on, if it doesn't yet."""
+        """Takes part from now on, if it doesn't yet: the stage's state is here."""
         if self._serving:
             return
         self._serving = True
@@ -104,18 +104,18 @@ class ServedStage:
         return due
 
     def suspect(self, peer: PeerId) -> None:
-        """A peer can't be reached: what it has of this one's is sent elsewhere, and what it gets is given up."""
+        """Gives up a peer that can't be reached: its hops are sent elsewhere, and it is given no more state."""
         self.donor.lost(peer)
         self.journeys.custody.disconnected(peer)
 
     def end_step(self, step: int) -> None:
-        """A step has committed."""
+        """Forgets a step that has committed."""
         self.journeys.end_step(step)
         self.rounds.end_step(step)
         self.handovers.end_step()
 
     def abandon(self) -> None:
-        """Another version, or another history, is the stage's state now: what was under way for the old one is void."""
+        """Voids what is under way: another version, or another history, is the stage's state now."""
         self.journeys.abandon()
         self.rounds.abandon()
         self.handovers.end_step()

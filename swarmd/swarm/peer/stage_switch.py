@@ -1,4 +1,4 @@
-"""Which stage is open at this peer: opens one, closes it for another, with all that belongs to it.
+"""The stage that is open at this peer: opens one, closes it for another, with all that belongs to it.
 
 A stage is closed in one turn of the event loop: `move.py` and `recovery/` say in which. The next one is opened when the
 device is free. What may speak against a stage, as far as this peer's machine goes, is known here, too.
@@ -114,7 +114,7 @@ class Switch:
         return [card.peer for card in sorted(cards, key=lambda card: (-card.version, card.peer)) if card.peer != own]
 
     def obstacle(self, stage: int) -> str:
-        """Why this peer's machine can't serve a stage, in a sentence; "" if nothing is known to speak against it."""
+        """Says why this peer's machine can't serve a stage; "" if nothing is known to speak against it."""
         if stage == 0 and not self._places.has_data:
             return "the first stage needs the run's data, and this peer has no copy of it that fits"
         return lacking(self._run, stage, self._membership.own.memory_bytes)

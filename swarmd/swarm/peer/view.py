@@ -1,4 +1,4 @@
-"""What a peer shows of itself: figures, queues, why it idles, what the swarm waits for. Reads, changes nothing."""
+"""A peer's status: figures, queues, why it idles, what the swarm waits for. Reads, changes nothing."""
 
 import asyncio
 from collections import Counter
@@ -36,7 +36,7 @@ class View:
         return self.committed + (len(sums.of(self._peer.history.version + 1).accumulated) if sums is not None else 0)
 
     def transfer(self) -> Progress:
-        """How much of the stage's state has come, while it does; of the other stage's while this peer moves."""
+        """The part of the stage's state that has come, while it does; of the other stage's while this peer moves."""
         if (move := self._peer.mover.under_way) is not None:
             return move.puller.progress
         joiner = self._peer.joiner
@@ -57,7 +57,7 @@ class View:
         return min(1.0, done / peer.run_config.microbatches)
 
     def queues(self) -> Queues:
-        """What waits where."""
+        """The hops here by what they wait for, and why the device idles."""
         journeys, running = self._peer.journeys, self._running()
         states = journeys.hops.queues(running) if journeys is not None else Counter[str]()
         held, passed = states.total(), states["passed"]
@@ -85,19 +85,19 @@ class View:
         return self._peer.compute.progress().running if self._peer.compute is not None else None
 
     def waiting_for(self) -> str:
-        """What the swarm lacks, as far as this peer knows, and what to do about it."""
+        """A sentence on what the swarm lacks, as far as this peer knows, and what to do about it."""
         lack = self.lack()
         return lack.short() if lack is not None else ""
 
     def waits(self) -> list[Wait]:
-        """Whatever this peer waits for: first what the swarm lacks, then what it is at itself."""
+        """Everything that this peer waits for: first what the swarm lacks, then what it is at itself."""
         return [wait for wait in (self.lack(), self._own_wait()) if wait is not None]
 
     def lack(self) -> Wait | None:
-        """What the swarm lacks, as far as this peer knows."""
+        """The swarm's lack of something, as far as this peer knows of one."""
         peer, stages = self._peer, self._peer.run_config.model.stages
         if peer.history.origin.resumes or peer.returns.under_way:
-            others = "the others of the run, to go on together from what is on disks"
+            others = "other peers of this run, to agree on a checkpoint to resume from"
             return Wait(peer.returns.waiting or others, advice="start them again with the homes that they had")
         if peer.state == "joining" and peer.stage is None and peer.entries:
             lost = "start this one again with --bootstrap and the address of a peer that lives"
@@ -127,7 +127,7 @@ class View:
         return Wait(what, advice=f"start one with `swarmd start --bootstrap {address}`")
 
     def _own_wait(self) -> Wait | None:
-        """What this peer itself is at that takes its time, be the swarm complete or not."""
+        """Work of this peer itself that takes its time, be the swarm complete or not."""
         peer, transfer = self._peer, self.transfer()
         came = (
             f"{size(transfer.done)} of {size(transfer.total)} from {transfer.donors} donors" if transfer.total else ""
@@ -147,14 +147,14 @@ class View:
         return peer.ending.wait()
 
     def warnings(self) -> list[str]:
-        """What is wrong at this peer though it goes on, each a sentence."""
+        """Sentences on what is wrong at this peer though it goes on."""
         peer, now = self._peer, asyncio.get_running_loop().time()
         device = stuck(peer.compute.progress()) if peer.compute is not None else ""
         hops = peer.journeys.ailing.warning(now) if peer.journeys is not None else ""
         return [word for word in (self._skips(), device, hops, peer.links.fence.warning(now)) if word]
 
     def _skips(self) -> str:
-        """That steps in a row are skipped, and when the run ends for that."""
+        """Says that steps in a row are skipped, and when the run ends for that."""
         record, limit = self._peer.history.record, self._peer.run_config.skips_limit
         if record is None or not record.skips:
             return ""

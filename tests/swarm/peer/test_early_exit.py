@@ -1,4 +1,4 @@
-"""Who may leave a stage in the middle of a step, to whom, and what becomes of a departure that fails half-way."""
+"""Early exits: the peers that may leave in the middle of a step, their heirs, and departures that fail half-way."""
 
 import asyncio
 import dataclasses

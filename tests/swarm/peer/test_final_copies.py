@@ -1,4 +1,4 @@
-"""Who brings copies of the final state, and what is waited for: pure rules, by table and by chance."""
+"""Copies of the final state, by whom they are brought and what is waited for: pure rules, by table and by chance."""
 
 import random
 from collections import Counter

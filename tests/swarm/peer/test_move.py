@@ -1,4 +1,4 @@
-"""What takes a moving peer away from its stage, and what makes it stay; where it arrives."""
+"""A move: a moving peer leaves with a record's grant, or early, or stays; it arrives, or comes back."""
 
 import asyncio
 import dataclasses
@@ -137,7 +137,7 @@ def try_it(events: Callable[[Mover], Awaitable[None]], **limits: Any) -> None:
 
 
 def granted(change: Callable[[Mover], Any] = lambda it: None, grant: Record = GRANT) -> list[Any]:
-    """What happens when a record comes while the peer asks for its move."""
+    """Has a record come while the peer asks for its move. Returns what happens."""
     it = Mover()
     it.move._backlog = it.backlog
     change(it)

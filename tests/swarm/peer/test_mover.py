@@ -1,4 +1,4 @@
-"""Which moves are out of the question, and what becomes of one whose asker waits no longer."""
+"""Moves that are out of the question, and moves whose asker waits no longer."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""Which stage a peer can open, who gives its state, and what happens where one can't be opened."""
+"""A peer's stage: what can be opened, who gives its state, and the way back if it can't be."""
 
 import asyncio
 import dataclasses
