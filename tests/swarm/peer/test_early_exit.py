@@ -43,7 +43,7 @@ class Stage:
             "scope": SimpleNamespace(handle=lambda kind, answer: None, links=SimpleNamespace(ask=self._ask)),
             "membership": self._membership(),
             "history": self.history,
-            "conductor": SimpleNamespace(leader=lambda step: self.leads),
+            "conductor": SimpleNamespace(conductor_of=lambda step: self.leads),
             "sums": self.sums,
             "journeys": self.journeys,
             "rounds": SimpleNamespace(averaged=lambda step: self.averaged),

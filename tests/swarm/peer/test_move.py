@@ -56,7 +56,7 @@ class Mover:
             "links": SimpleNamespace(ask=self._ask),
             "membership": Members(),
             "history": self.history,
-            "conductor": SimpleNamespace(leader=lambda step: "c"),
+            "conductor": SimpleNamespace(conductor_of=lambda step: "c"),
             "switch": self.switch,
         }
         self.move = MoveUnderWay(**parts, target=TARGET, balance=False)
