@@ -32,6 +32,36 @@ class Refused(SwarmError):
     """The peer understood the request and said no, with a sentence: other run, other history, nothing to give."""
 
 
+class HopGivenUp(Refused):
+    """The holder has given the hop up, as its custodian wanted. That says nothing against the holder."""
+
+    SENTENCE = "the hop was given up here"
+
+    def __init__(self) -> None:
+        super().__init__(self.SENTENCE)
+
+
+class Overruled(Refused):
+    """Another leader has the round. A leader that is told so gives up."""
+
+    OPENING = "another leader has the round"
+
+    def __init__(self, which: str) -> None:
+        super().__init__(f"{self.OPENING}: {which}")
+
+
+def refusal_of(sentence: str) -> Refused:
+    """A peer's no. The wire carries its sentence only, so this is where the kind of a refusal is told from the words:
+    the ones above are part of the protocol. Nothing else may look at a text to decide what to do.
+    """
+    opening, _, rest = sentence.partition(": ")
+    if opening == HopGivenUp.SENTENCE:
+        return HopGivenUp()
+    if opening == Overruled.OPENING:
+        return Overruled(rest)
+    return Refused(sentence)
+
+
 class Mismatch(Refused):
     """The peer is of another version or another run: only a person can change that, so asking again is of no use."""
 

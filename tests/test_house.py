@@ -225,6 +225,39 @@ def unsafe_loads(tree: ast.AST) -> list[str]:
     return found
 
 
+def test_no_decision_hangs_on_words() -> None:
+    """A sentence is for people, and may be reworded; what one side says and another acts upon is a type or a field."""
+    allowed = ("swarmd/errors.py", "swarmd/stage/worker.py")  # of refusals from the wire; of CUDA, which has no codes
+    for path in sources("swarmd", "swarmctl", "benchmarks"):
+        if str(path.relative_to(ROOT)) not in allowed:
+            assert not words_looked_at(parse(path)), path.relative_to(ROOT)
+
+
+def words_looked_at(tree: ast.AST) -> list[str]:
+    """Places where the text of an exception is compared, searched, or taken apart."""
+    troubles = {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name}
+    troubles |= {f"{name}.args[0]" for name in troubles}
+
+    def is_text(node: ast.AST) -> bool:
+        called = isinstance(node, ast.Call) and ast.unparse(node.func) in ("str", "repr") and node.args
+        return ast.unparse(node.args[0] if called else node) in troubles  # type: ignore[attr-defined]
+
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and not isinstance(node.ops[0], ast.Is | ast.IsNot):
+            looked = [it for it in (node.left, *node.comparators) if is_text(it)]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LOOKING:
+            looked = [it for it in (node.func.value, *node.args) if is_text(it)]
+        else:
+            continue
+        found += [f"line {node.lineno} decides by {ast.unparse(it)}" for it in looked]
+    return found
+
+
+LOOKING = ("startswith", "endswith", "find", "index", "count", "match", "search", "fullmatch", "findall")
+"""Methods that look into a text, or have an expression do so."""
+
+
 def test_bitsandbytes_is_imported_only_when_chosen() -> None:
     """It costs 1.6 s and 118 MB at import, which most daemons never need."""
     for path in sources("swarmd", "swarmctl", "configs"):
@@ -299,6 +332,16 @@ def test_swarmd_answers_mistakes_without_loading_anything_heavy() -> None:
 def test_the_check_of_ports_can_fail(source: str) -> None:
     assert beyond_ports(ast.parse(source))
     assert not beyond_ports(ast.parse("import asyncio, random\nfrom swarmd.values import Frame\nrandom.Random(0)"))
+
+
+@pytest.mark.parametrize(
+    "test",
+    ["'gone' in str(e)", "e.args[0] == 'gone'", "str(e).startswith('gone')", "re.search('gone', str(e))"],
+)
+def test_the_check_of_words_can_fail(test: str) -> None:
+    handler = "try:\n    f()\nexcept OSError as e:\n    x = {}"
+    assert words_looked_at(ast.parse(handler.format(test)))
+    assert not words_looked_at(ast.parse(handler.format("e.errno == 3, isinstance(e, A), str(e) or 'no answer'")))
 
 
 @pytest.mark.parametrize(

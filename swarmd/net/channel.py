@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import PeerFault, PeerUnreachable, Refused, refusal_of
 from swarmd.net import frames
 from swarmd.net.frames import Decoder, Envelope, Message
 from swarmd.net.limits import TransportLimits
@@ -130,7 +130,7 @@ class Channel:
             assert envelope.frame is not None
             answer.set_result(envelope.frame)
         elif envelope.type == frames.REFUSAL:
-            answer.set_exception(Refused(printable(envelope.sentence)))
+            answer.set_exception(refusal_of(printable(envelope.sentence)))
         else:
             answer.set_exception(Refused("the peer is answering as many of our requests as it allows"))
 

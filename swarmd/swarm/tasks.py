@@ -118,14 +118,14 @@ def _retrieve(task: "asyncio.Task[Any]") -> None:
         task.exception()
 
 
-async def joined(task: "asyncio.Task[A]", refusal: str) -> A:
-    """Waits for a task that goes on if this caller is cancelled. Raises Refused with the sentence when it is the task
-    that was cancelled.
+async def joined(task: "asyncio.Task[A]", refusal: Refused) -> A:
+    """Waits for a task that goes on if this caller is cancelled. Raises the refusal when it is the task that was
+    cancelled.
     """
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         caller = asyncio.current_task()
         if task.cancelled() and not (caller is not None and caller.cancelling()):  # else both end at once
-            raise Refused(refusal) from None
+            raise refusal from None
         raise

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import Overruled, PeerFault, PeerUnreachable, Refused
 from swarmd.net import frames
 from swarmd.net.channel import STREAMS, Channel
 from swarmd.net.frames import ANSWER, REQUEST
@@ -78,11 +78,15 @@ async def test_refusals_carry_their_sentence_and_failures_do_not() -> None:
     async def serve(peer: str, frame: Frame) -> Frame:
         if frame.kind == "no":
             raise Refused("other run")
+        if frame.kind == "overruled":
+            raise Overruled("b")
         raise RuntimeError("secret path")
 
     one, two = channel(), channel(serve)
     with pytest.raises(Refused, match="other run"):
         await answered(one, two, one.request(Frame("no", {}), "control"))
+    with pytest.raises(Overruled, match=r": b$"):
+        await answered(one, two, one.request(Frame("overruled", {}), "control"))
     with pytest.raises(Refused, match=r"^internal error$"):
         await answered(one, two, one.request(Frame("bug", {}), "control"))
 

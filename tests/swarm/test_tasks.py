@@ -146,8 +146,8 @@ def test_a_shared_task_outlives_those_who_wait_and_nobody_need_hear_of_its_failu
         task = start_shared(after(2, "result"), "shared")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1):
-                await joined(task, "it is over")
-        assert await joined(task, "it is over") == "result"
+                await joined(task, Refused("it is over"))
+        assert await joined(task, Refused("it is over")) == "result"
         assert not unheard
 
     run_virtual(main())
@@ -157,7 +157,7 @@ def test_a_shared_task_outlives_those_who_wait_and_nobody_need_hear_of_its_failu
 def test_a_shared_task_that_is_cancelled_refuses_those_who_wait_unless_they_end_with_it(caller_too: bool) -> None:
     async def main() -> None:
         task = start_shared(after(2, "result"), "shared")
-        waiting = asyncio.create_task(joined(task, "it is over"))
+        waiting = asyncio.create_task(joined(task, Refused("it is over")))
         await asyncio.sleep(1)
         task.cancel()
         if caller_too:

@@ -13,7 +13,7 @@ from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.membership.states import AT_WORK
-from swarmd.swarm.recovery.return_plan import ReturnPlan, plan_return
+from swarmd.swarm.recovery.return_plan import NoReturn, ReturnPlan, plan_return
 from swarmd.swarm.wire.messages.disks import Kept, Stock
 from swarmd.values import PeerId
 
@@ -94,7 +94,7 @@ class ScenarioCourse:
         whole = isinstance(common, ReturnPlan) and self.lost is None and not paused
         return whole and not self.leaving and 0 < self.version() < self.run.steps - 1
 
-    def way_back(self) -> ReturnPlan | str:
+    def way_back(self) -> ReturnPlan | NoReturn:
         """The plan of a return to a checkpoint on the disks of the living; or the reason why there is none."""
         living = {name: it for name, it in self.world.peers.items() if it.peer.stage is not None}
         stocks = {name: Stock(tuple(self._kept(it)), has_data=True) for name, it in living.items()}

@@ -18,7 +18,7 @@ from swarmd.sim.campaign.course import ScenarioCourse
 from swarmd.sim.faults.course import Fault
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.clock import Deadlock, run_virtual
-from swarmd.swarm.recovery.return_plan import ReturnPlan
+from swarmd.swarm.recovery.return_plan import NoReturn, ReturnPlan
 from swarmd.values import PeerId
 
 LOOKS_PER_STEP = 4.0  # how often versions are looked at, by what a step takes without faults
@@ -27,8 +27,6 @@ NOTICE_SECONDS = 300.0  # in which everyone notices that a stage is gone: the si
 STILL_SECONDS = 60.0  # in which nothing may happen then
 TURNS_AFTER_STOP = 20  # of the event loop, in which what was cancelled ends
 LAST_EVENTS = 40  # of the step or hop concerned, to be shown
-
-NOBODY_TO_SPARE = "a peer for stage"  # the beginning of what `plan_return` says then
 
 CHUNK_BYTES_AT = ("swarmd.swarm.state.manifest", "CHUNK_BYTES")  # tuned down, so that a small state has many chunks
 
@@ -129,7 +127,7 @@ class Play(ScenarioCourse):
         if any(history.ready and history.version for history in holders):  # not who was on its way there for its state
             return True
         way = self.way_back()
-        if isinstance(way, str) and way.startswith(NOBODY_TO_SPARE):
+        if isinstance(way, NoReturn) and way.whole:
             await self.start("rescuer", None)
             return True
         return isinstance(way, ReturnPlan)

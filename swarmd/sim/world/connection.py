@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import PeerFault, PeerUnreachable, Refused, refusal_of
 from swarmd.sim.world.mesh import Meshes
 from swarmd.sim.world.points import step_of
 from swarmd.sim.world.uplinks import LANES, Node
@@ -203,7 +203,7 @@ class End:
         if answer is None or answer.done():
             return  # we forgot the question
         if frame.kind == REFUSAL:
-            answer.set_exception(Refused(frame.body["sentence"]))
+            answer.set_exception(refusal_of(frame.body["sentence"]))
         else:
             answer.set_result(frame)
 

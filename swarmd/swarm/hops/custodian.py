@@ -14,7 +14,7 @@ import random
 from typing import Any
 
 from swarmd.config import RoutingPolicy
-from swarmd.errors import HopForgotten, PeerFault, PeerUnreachable, Refused
+from swarmd.errors import HopForgotten, HopGivenUp, PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.custody import Custody, IsStalled
 from swarmd.swarm.hops.retention import Answer, Retained, Retention
@@ -33,7 +33,6 @@ RECHECK_SECONDS = 5.0  # bound on waiting for a word (room, a new peer) that may
 SILENCE_LOOK_SECONDS = 1.0  # between looks at whether a holder has fallen silent
 CANCEL_SECONDS = 5.0
 HEED_SECONDS = 0.5  # for a holder to know that it is given up, before the hop goes elsewhere: two slow round trips
-GIVEN_UP = "the hop was given up here"  # because others have it: that says nothing against the holder
 
 
 class Custodian:
@@ -93,7 +92,7 @@ class Custodian:
         except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
             self._check_kept(kept)
             log.info("hop %s comes back from %s: %s", tuple(key), holder[-8:], trouble)
-            if GIVEN_UP in str(trouble):
+            if isinstance(trouble, HopGivenUp):
                 self._members.pop(key, None)  # whoever has it answers again, and wasn't among these
             else:
                 self.router.failed(holder, now)

@@ -12,10 +12,19 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig
-from swarmd.errors import DeviceLost, HopForgotten, NonFinite, PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.errors import (
+    DeviceLost,
+    HopForgotten,
+    HopGivenUp,
+    NonFinite,
+    PeerFault,
+    PeerUnreachable,
+    Refused,
+    SwarmError,
+)
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.ailing import Ailing
-from swarmd.swarm.hops.custodian import GIVEN_UP, Custodian
+from swarmd.swarm.hops.custodian import Custodian
 from swarmd.swarm.hops.retention import Answer
 from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.hops.under_way import HopsUnderWay, HopUnderWay
@@ -97,7 +106,7 @@ class Journeys:
         if hop.evaluate:
             try:
                 return await self._evaluate(hop_id(hop), hop.tokens, hop.activation)
-            except (PeerUnreachable, TimeoutError, HopForgotten, NonFinite) as trouble:
+            except (PeerUnreachable, TimeoutError, HopForgotten, HopGivenUp, NonFinite) as trouble:
                 raise Refused(f"no validation loss from the next stage: {trouble}") from None
         if hop.step < 1 or not 0 <= hop.index < self._run.microbatches:
             raise PeerFault(f"hop ({hop.step}, {hop.index}) is none of this run")
@@ -118,10 +127,12 @@ class Journeys:
         it.custodian = custodian
         assert it.task is not None
         try:
-            answered: Answer = await joined(it.task, GIVEN_UP)
+            answered: Answer = await joined(it.task, HopGivenUp())
             return answered
         except (HopForgotten, DeviceLost, MemoryError) as trouble:
-            raise Refused(GIVEN_UP if it.given_up else str(trouble) or "out of memory") from None
+            if it.given_up:
+                raise HopGivenUp from None
+            raise Refused(str(trouble) or "out of memory") from None
 
     def train(self, key: HopId, tokens: Buffer, *, again: bool, horizon_s: float = 0.0) -> asyncio.Task[Answer]:
         """Starts a microbatch's journey at the head. Its task ends when the index is in this peer's sum. Nothing may
@@ -219,7 +230,7 @@ class Journeys:
         try:
             await self._while_frozen(it)
             if it.given_up:  # before the device has heard of it
-                raise HopForgotten(GIVEN_UP)
+                raise HopForgotten(HopGivenUp.SENTENCE)
             if self.is_tail:
                 tail = await self._compute.tail(key, tokens, activation, codec=codec, subtract=it.subtract)
                 gradient, counted, loss_sum = tail.gradient, tail.accumulated, tail.loss_sum

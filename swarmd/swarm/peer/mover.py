@@ -81,7 +81,7 @@ class Mover:
         self._tasks.start(self._own.announce())
         task = self._task = start_shared(self._run_to_its_end(move), f"move to {stage}")
         try:
-            await joined(task, "this peer leaves")
+            await joined(task, Refused("this peer leaves"))
         except asyncio.CancelledError:
             if not move.departed:
                 task.cancel()

@@ -20,6 +20,14 @@ class ReturnPlan:
     passed: tuple[PassedOver, ...] = field(default=(), compare=False)  # newer versions, the newest first
 
 
+@dataclass(frozen=True)
+class NoReturn:
+    """The reason why there is no version to return to."""
+
+    wanted: str  # what must come, in a few words
+    whole: bool  # a version is whole: what it lacks is a peer for one of its stages
+
+
 def plan_return(
     stocks: Mapping[PeerId, Stock],
     places: Mapping[PeerId, int],
@@ -28,25 +36,25 @@ def plan_return(
     known: Callable[[int], str] = lambda version: "",
     *,
     spares: bool = True,
-) -> ReturnPlan | str:
-    """The newest version, at most `upto`, of which every stage is on the disk of one of those asked; or why there is
-    none, in a few words. `places`: the stage of each that can take part. `known`: what a version's state is called in
-    our history, "" if that isn't remembered. `spares`: a stage that has no peer gets one from the others.
+) -> ReturnPlan | NoReturn:
+    """The newest version, at most `upto`, of which every stage is on the disk of one of those asked. `places`: the
+    stage of each that can take part. `known`: what a version's state is called in our history, "" if that isn't
+    remembered. `spares`: a stage that has no peer gets one from the others.
     """
-    found = newest_whole(stocks, stages, upto, known)
-    if isinstance(found, str):
+    found = _newest_whole(stocks, stages, upto, known)
+    if isinstance(found, NoReturn):
         return found
     version, state, passed = found
     members = {stage: sorted(peer for peer, at in places.items() if at == stage) for stage in range(stages)}
     for stage in range(stages):
         if not members[stage] and not (spares and _send_spare(stage, members, stocks, Kept(version, stage, state))):
-            return f"a peer for stage {stage}"
+            return NoReturn(f"a peer for stage {stage}", whole=True)
     return ReturnPlan(version, state, tuple(tuple(members[stage]) for stage in range(stages)), passed)
 
 
-def newest_whole(
+def _newest_whole(
     stocks: Mapping[PeerId, Stock], stages: int, upto: int, known: Callable[[int], str]
-) -> tuple[int, str, tuple[PassedOver, ...]] | str:
+) -> tuple[int, str, tuple[PassedOver, ...]] | NoReturn:
     """The newest version and state that is whole, and what is passed over for it. Of two states of a version, the one
     with more checkpoints.
     """
@@ -63,7 +71,7 @@ def newest_whole(
         elif version not in partial or len(lacking) <= len(partial[version].lacking):
             partial[version] = PassedOver(version, tuple(lacking), stages, _damaged(stocks, version, lacking))
     if best is None:
-        return _lacking(stages, partial)
+        return NoReturn(_lacking(stages, partial), whole=False)
     passed = tuple(partial[version] for version in sorted(partial, reverse=True) if version > best[0])
     return best[0], best[2], passed
 

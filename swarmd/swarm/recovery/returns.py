@@ -18,7 +18,7 @@ from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.record import Record, build_end, build_return, founding, record_to_plain, total_of
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.recovery.return_plan import ReturnPlan, newest_whole, plan_return
+from swarmd.swarm.recovery.return_plan import NoReturn, ReturnPlan, plan_return
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import OutOfDonors
 from swarmd.swarm.wire.links import Links
@@ -162,16 +162,16 @@ class Returns(HistoryListener):
     def _places(self) -> dict[PeerId, int]:
         return {card.peer: card.stage for card in self._membership.kin() if card.state in CAN_RETURN}
 
-    async def _plan(self, upto: int, *, spares: bool) -> ReturnPlan | str:
+    async def _plan(self, upto: int, *, spares: bool) -> ReturnPlan | NoReturn:
         """Asks everyone what is on their disks."""
         places = self._places()
         stocks = await self._disks.ask_around(sorted(places))
         places = {peer: stage for peer, stage in places.items() if peer in stocks}
-        stages, everyone = self._run.model.stages, len(places) == len(self._places())
-        plan = plan_return(stocks, places, stages, upto, self._state_at, spares=spares)
-        self._nothing_whole = everyone and isinstance(newest_whole(stocks, stages, upto, self._state_at), str)
-        if isinstance(plan, str) or self._lost_since is not None:
-            self._wait_for(plan if isinstance(plan, str) else "")
+        everyone = len(places) == len(self._places())
+        plan = plan_return(stocks, places, self._run.model.stages, upto, self._state_at, spares=spares)
+        self._nothing_whole = everyone and isinstance(plan, NoReturn) and not plan.whole
+        if isinstance(plan, NoReturn) or self._lost_since is not None:
+            self._wait_for(plan.wanted if isinstance(plan, NoReturn) else "")
         return plan
 
     def _wait_for(self, words: str) -> None:

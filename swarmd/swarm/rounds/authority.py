@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 
-from swarmd.errors import Refused
+from swarmd.errors import Overruled
 from swarmd.swarm.membership.order import leader_order
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
 from swarmd.values import PeerId
 
-OVERRULED = "another leader has the round"  # a leader that is told so gives up
 LEADER_SECONDS = 10.0  # a leader that hasn't said a word for so long may be replaced by any other of the same ballot
 
 
@@ -26,22 +25,22 @@ class Claims:
         self._heard = 0.0
 
     def admit(self, step: int, ballot: Ballot) -> None:
-        """A question under this ballot. Raises Refused if a higher one was heard."""
+        """A question under this ballot. Raises Overruled if a higher one was heard."""
         if step != self._step:
             self._step, self.ballot, self.leader = step, NO_BALLOT, ""
         if ballot < self.ballot:
-            raise Refused(f"{OVERRULED}: its ballot is {ballot.number}, and {self.ballot.number} was heard here")
+            raise Overruled(f"its ballot is {ballot.number}, and {self.ballot.number} was heard here")
         if ballot > self.ballot:
             self.ballot, self.leader = ballot, ""
 
     def give_way(self, step: int, ballot: Ballot, peer: PeerId, now: float) -> None:
-        """Someone wants the round to begin again. Raises Refused while another leads it under the same ballot."""
+        """Someone wants the round to begin again. Raises Overruled while another leads it under the same ballot."""
         self.admit(step, ballot)
         heard = now - self._heard < LEADER_SECONDS and self._is_live(self.leader)
         if heard and self.leader not in ("", peer) and leader_order(step, self._stage, [self.leader, peer])[-1] != peer:
-            raise Refused(f"{OVERRULED}: {self.leader[-8:]}")
+            raise Overruled(self.leader[-8:])
 
     def take(self, step: int, ballot: Ballot, leader: PeerId, now: float) -> None:
-        """A leader leads. Raises Refused while another does."""
+        """A leader leads. Raises Overruled while another does."""
         self.give_way(step, ballot, leader, now)
         self.leader, self._heard = leader, now

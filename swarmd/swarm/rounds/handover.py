@@ -180,7 +180,7 @@ class HandOvers:
 
     async def _taken_by(self, task: "asyncio.Task[None]") -> TakenOver:
         """Once that has ended. Raises like `_take`, and Refused if it was called off."""
-        await joined(task, "the step is over")
+        await joined(task, Refused("the step is over"))
         return TakenOver(True)
 
     def _check(self, estate: Estate) -> None:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from swarmd.config import RunConfig
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import Overruled, PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.table import Membership, nan_to_zero
-from swarmd.swarm.rounds.authority import OVERRULED
 from swarmd.swarm.rounds.holdups import Holdups
 from swarmd.swarm.rounds.parts import Coverage, choose_held, complete_parts, find_superfluous, measure_coverage
 from swarmd.swarm.signals import Signal
@@ -168,7 +167,7 @@ class Leader:
         return min(PATIENCE_CEILING_SECONDS, max(PATIENCE_FLOOR_SECONDS, PATIENCE_FACTOR * slowest))
 
     async def _ask(self, peer: PeerId, question: Request[A], seconds: float) -> A | None:
-        """The answer, None if there is none. Raises Refused when another leader has the round. Counts silences."""
+        """The answer, None if there is none. Raises Overruled. Counts silences."""
         try:
             async with asyncio.timeout(seconds):
                 answer = await self._links.ask(peer, question, deadline_s=seconds)
@@ -176,9 +175,9 @@ class Leader:
             self._silences[peer] = self._silences.get(peer, 0) + 1
             log.info("%s doesn't answer %s of step %d", peer[-8:], type(question).__name__, self._step)
             return None
+        except Overruled:
+            raise
         except (PeerUnreachable, Refused, PeerFault) as trouble:
-            if OVERRULED in str(trouble):
-                raise Refused(str(trouble)) from None
             log.info("%s to %s of step %d: %s", type(question).__name__, peer[-8:], self._step, trouble)
             return None
         self._silences.pop(peer, None)
@@ -192,8 +191,8 @@ class Leader:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = {peer: group.create_task(self._ask(peer, question, limits[peer])) for peer in peers}
-        except* Refused as troubles:
-            raise Refused(str(troubles.exceptions[0])) from None
+        except* Overruled as troubles:
+            raise troubles.exceptions[0] from None
         return {peer: answer for peer, task in tasks.items() if (answer := task.result()) is not None}
 
     async def _ask_members(self, question: Request[Frozen]) -> dict[PeerId, Frozen]:
@@ -362,8 +361,8 @@ class Leader:
             async with asyncio.TaskGroup() as group:
                 for peer, indices in asked.items():
                     group.create_task(one(peer, indices))
-        except* Refused as troubles:
-            raise Refused(str(troubles.exceptions[0])) from None
+        except* Overruled as troubles:
+            raise troubles.exceptions[0] from None
 
     # ---------------------------------------------------------------------------------------------- averaging
 

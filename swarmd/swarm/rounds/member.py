@@ -112,7 +112,7 @@ class Rounds:
         leader.ballot = max(leader.ballot, close.ballot)
         if close.blame:
             leader.skip(close.blame)
-        return await joined(task, f"the round of step {close.step} is over")  # the step's commit cancels it
+        return await joined(task, Refused(f"the round of step {close.step} is over"))  # the step's commit cancels it
 
     def _leader(self, close: Close) -> Leader:
         own = self._membership.own

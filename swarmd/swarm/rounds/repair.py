@@ -136,7 +136,7 @@ class Repairs:
         if (task := self._messages.get(key)) is None:
             task = self._messages[key] = start_shared(self._compute_message(key), f"message {key}")
             task.add_done_callback(lambda _: self._messages.pop(key))
-        return await joined(task, f"step {key.step} is over")
+        return await joined(task, Refused(f"step {key.step} is over"))
 
     async def _compute_message(self, key: HopId) -> Hop:
         tokens, activation = await self._input(key)

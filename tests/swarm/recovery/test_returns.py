@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from swarmd.swarm.recovery.return_plan import ReturnPlan, plan_return
+from swarmd.swarm.recovery.return_plan import NoReturn, ReturnPlan, plan_return
 from swarmd.swarm.state.copies import COPIES, plan_copies
 from swarmd.swarm.wire.messages.disks import Kept, Stock
 
@@ -48,17 +48,20 @@ def test_newer_versions_are_passed_over_in_words() -> None:
 def test_what_must_come_is_of_the_version_that_lacks_least() -> None:
     stocks = {"a": Stock(stock((4, 0), (6, 0), (6, 1), (8, 2)).kept, True, damaged=((6, 2),))}
     said = plan_return(stocks, {"a": 0}, 3, upto=9)
-    assert said == (
+    assert said == NoReturn(
         "a checkpoint of stage 2, on a disk of anyone who comes "
-        "(of version 6 2 of 3 stages are here; damaged: that of stage 2 at a)"
+        "(of version 6 2 of 3 stages are here; damaged: that of stage 2 at a)",
+        whole=False,
     )
-    assert plan_return({}, {}, 3, upto=9) == "a checkpoint of stages 0, 1 and 2, on a disk of anyone who comes"
+    assert plan_return({}, {}, 3, upto=9) == NoReturn(
+        "a checkpoint of stages 0, 1 and 2, on a disk of anyone who comes", whole=False
+    )
 
 
 def test_states_of_two_histories_are_not_mixed() -> None:
     stocks = {"a": stock((4, 0), (2, 0)), "b": stock((4, 1), state="other")}
     lacks = "a checkpoint of stage 1, on a disk of anyone who comes (of version 4 1 of 2 stages are here)"
-    assert plan_return(stocks, TWO, 2, upto=9) == lacks
+    assert plan_return(stocks, TWO, 2, upto=9) == NoReturn(lacks, whole=False)
     both = {"a": Stock((*stock((4, 0)).kept, *stock((4, 0), (4, 1), state="other").kept), True), "b": stock((4, 1))}
     way = plan_return(both, TWO, 2, upto=9, known=lambda version: "other4")
     assert isinstance(way, ReturnPlan)
@@ -71,8 +74,8 @@ def test_who_lacks_data_is_not_sent_to_the_first_stage() -> None:
     way = plan_return(stocks, places, 2, upto=9)
     assert way == ReturnPlan(4, "s4", (("c",), ("b",)))
     poor = {peer: Stock(it.kept, has_data=False) for peer, it in stocks.items()}
-    assert plan_return(poor, places, 2, upto=9) == "a peer for stage 0"
-    assert plan_return(stocks, places, 2, upto=9, spares=False) == "a peer for stage 0"
+    assert plan_return(poor, places, 2, upto=9) == NoReturn("a peer for stage 0", whole=True)
+    assert plan_return(stocks, places, 2, upto=9, spares=False) == NoReturn("a peer for stage 0", whole=True)
 
 
 def test_whoever_has_the_checkpoint_is_sent() -> None:
@@ -95,7 +98,8 @@ def test_a_way_is_whole_and_keeps_everyone(seed: int) -> None:
     held = {(kept.version, kept.stage) for it in stocks.values() for kept in it.kept}
     whole = [version for version in (2, 4, 6) if all((version, stage) in held for stage in range(stages))]
     if not whole or len(peers) < stages:
-        assert isinstance(way, str)
+        assert isinstance(way, NoReturn)
+        assert way.whole == bool(whole)
         return
     assert isinstance(way, ReturnPlan)
     assert way.version == max(whole)
