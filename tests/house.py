@@ -1,4 +1,4 @@
-"""What the house is like, in figures: `python -m tests.house` prints them, test_house.py sets limits to some.
+"""The figures of the house: `python -m tests.house` prints them, test_house.py sets limits to some.
 
 Imports are read from the source with ast, wherever they stand, those under TYPE_CHECKING included.
 """
@@ -59,7 +59,7 @@ Graph = dict[str, set[str]]
 
 
 def import_graph(*places: str) -> Graph:
-    """Which modules of these places each of them imports."""
+    """The modules of these places, and those of them that each imports."""
     modules = {module_of(path): path for path in sources(*places) if path.read_text(encoding="utf-8").strip()}
     return {
         name: {other for other, _ in imported(parse(path)) if other in modules and other != name}
@@ -108,7 +108,7 @@ def circles(graph: Graph) -> list[list[str]]:
 
 
 def floors(graph: Graph) -> int:
-    """How many modules the longest chain of imports has; a circle counts as one."""
+    """The number of modules in the longest chain of imports; a circle counts as one."""
     circle_of = {name: circle[0] for circle in circles(graph) for name in circle}
     merged: Graph = {}
     for name, others in graph.items():
@@ -201,7 +201,7 @@ def relative_docstrings(path: Path) -> list[str]:
 
 
 def figures() -> dict[str, object]:
-    """What CHANGELOG and closing notes quote."""
+    """The figures by their names."""
     everything = sources("swarmd", "swarmctl")
     whole = import_graph("swarmd", "swarmctl")
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in everything}

@@ -24,7 +24,7 @@ LEAVES = (
 
 
 class Rule(NamedTuple):
-    """Which of our own modules the files of a place may import."""
+    """Those of our own modules that the files of a place may import."""
 
     place: str
     allowed: tuple[str, ...]
@@ -122,7 +122,7 @@ SERIALISERS = ("_pickle", "cloudpickle", "cPickle", "dill", "joblib", "marshal",
 
 
 def within(name: str, modules: tuple[str, ...]) -> bool:
-    """Whether a dotted name is one of the modules or inside one. Plain `swarmd` is only itself: its version."""
+    """True if a dotted name is one of the modules or inside one. Plain `swarmd` is only itself: its version."""
     return any(name == module or (module != "swarmd" and name.startswith(f"{module}.")) for module in modules)
 
 

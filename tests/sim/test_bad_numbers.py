@@ -222,7 +222,7 @@ def test_after_so_many_skipped_steps_everyone_ends_at_the_same_version(layout: s
 
 
 def found_in(trouble: BaseException | None) -> list[RunEnded]:
-    """What a peer's task ended with, out of its groups."""
+    """The exceptions that a peer's task ended with, out of their groups."""
     if isinstance(trouble, BaseExceptionGroup):
         return [found for it in trouble.exceptions for found in found_in(it)]
     return [trouble] if isinstance(trouble, RunEnded) else []
@@ -230,7 +230,7 @@ def found_in(trouble: BaseException | None) -> list[RunEnded]:
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_stage_that_never_gets_an_index_learns_it_from_whom_it_asks(stage: int) -> None:
-    """As if the conductor hadn't heard that it is spoiled: who led the step may be gone with what its head knew."""
+    """The conductor doesn't hear that it is spoiled: the one before may be gone, with the head's word."""
     times: dict[int, float] = {}
 
     async def events(world: World) -> None:

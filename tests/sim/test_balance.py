@@ -23,7 +23,7 @@ UNEVEN = Scenario(replicas=(5, 1, 1), steps=40, microbatches=12, speeds=(0.05,),
 
 
 def layout(world: World) -> list[int]:
-    """How many peers serve each stage."""
+    """The number of peers that serve each stage."""
     counts = Counter(it.peer.stage for it in world.peers.values() if it.peer.state == "serving")
     return [counts[stage] for stage in range(world.run.model.stages)]
 

@@ -1,4 +1,4 @@
-"""How a step's record is decided when conductors die, sleep or are two, and when the network is cut in two for long."""
+"""The decision of a step's record when conductors die, sleep or are two, and when the network is cut in two."""
 
 import asyncio
 import dataclasses
@@ -42,7 +42,7 @@ SLOW = Speed(0.1, 0.2)  # a step takes about two seconds: histories meet within 
 
 
 def count_frames(world: World, kind: type[Any], step: int) -> list[tuple[PeerId, PeerId]]:
-    """Who has asked whom this of a step, as soon as it is answered."""
+    """Collects asker and asked of each question of a kind about a step, once it is answered."""
     seen: list[tuple[PeerId, PeerId]] = []
     for transport in world.network.transports.values():
         answer = transport.answer
@@ -233,7 +233,7 @@ def test_a_leader_of_a_round_that_sleeps_is_replaced() -> None:
 
 
 def count_frames_begun(world: World, kind: type[Any], step: int) -> list[tuple[PeerId, PeerId]]:
-    """Who has been asked this of a step, as soon as the question is there."""
+    """Collects those that were asked a question of a kind about a step, before they answer."""
     seen: list[tuple[PeerId, PeerId]] = []
     for transport in world.network.transports.values():
         answer = transport.answer

@@ -1,5 +1,5 @@
-"""What a partition or a stop costs: the step in which it happens goes on without those concerned, nobody waits for them
-longer than it takes to notice, and as little as possible is done twice.
+"""The cost of a partition or a stop: the step in which it happens goes on without those concerned, nobody waits longer
+for them than it takes to notice, and as little as possible is done twice.
 
 Nine peers, 48 microbatches, a step of 12 s. Every scenario is checked for all promises, too.
 """
@@ -21,7 +21,7 @@ STRUCK = 2  # the step
 
 
 def seconds_of_step(at_s: float, seconds: float, *cut_off: str) -> tuple[float, str]:
-    """What the struck step took, and what happened in it."""
+    """The seconds of the struck step, and its events."""
     rest = tuple(peer for peer in CALM.peers if peer not in cut_off)
     return seconds_with(Partition(at_s, (cut_off, rest), seconds))
 

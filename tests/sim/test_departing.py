@@ -169,7 +169,7 @@ def test_an_heir_whose_device_takes_its_time(seconds: float) -> None:
 
 @pytest.mark.parametrize("power", [False, *long(True)], ids=["crash", "power loss"])
 def test_the_heir_dies_later_in_the_step(power: bool) -> None:
-    """What the mover had is lost with it, and done again."""
+    """The mover's sum is lost with it, and computed again."""
 
     async def events(world: World) -> None:
         move = ask(await with_a_sum(world, "middle2"), 2)

@@ -126,7 +126,7 @@ def count_exports(it: SimPeer, exports: dict[PeerId, int]) -> None:
 
 
 def pinned(peer: Peer) -> list[Pinned]:
-    """What a donor keeps for those who pull from it."""
+    """The snapshots that a donor keeps for its joiners."""
     return list(peer.served.donor._pinned.values()) if peer.served is not None else []
 
 
@@ -223,7 +223,7 @@ def fall_silent(it: SimPeer, served: dict[PeerId, int]) -> None:
 
 
 def test_a_backlog_that_does_not_fit_is_begun_anew_with_a_newer_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it has given up makes room before the run is over: those who have finished don't stay for ever."""
+    """Its place is free before the run is over: peers that have finished don't stay for ever."""
     monkeypatch.setattr(donor, "PULLED_SECONDS", 1.0)
 
     async def events(world: World) -> None:

@@ -95,7 +95,7 @@ def check_nothing_repaired(world: World) -> None:
 
 
 def check_nothing_lost(world: World) -> None:
-    """Who goes on may be given what waits elsewhere: that counts as sent again, and is in one sum all the same."""
+    """Hops that wait elsewhere may go to a peer that goes on: they count as sent again, and are in one sum."""
     for line in ledgers(world):
         assert (line["lost"], line["duplicated"], line["forked"]) == (0, 0, False), line
 

@@ -152,7 +152,7 @@ def test_who_was_to_bring_a_copy_dies_and_another_does() -> None:
     "point", ["save", "load", "read", "ask.AskCopy", "served.AskCopy", "asked.AskPiece", "served.AskPiece"]
 )
 def test_somebody_dies_at_the_end(point: str) -> None:
-    """Whoever it is, the others leave in time, and every stage that somebody still has is on two machines."""
+    """The others leave in time, and every stage that somebody still has is on two machines."""
 
     async def events(world: World) -> None:
         await moment(world, lambda: everyone_at(world, SHORT.steps - 1), SECONDS)
@@ -165,7 +165,7 @@ def test_somebody_dies_at_the_end(point: str) -> None:
 
 
 def test_connections_that_break_at_the_end_are_waited_for() -> None:
-    """Whoever can't be reached for a moment is no reason to leave."""
+    """A peer that can't be reached for a moment is no reason to leave."""
 
     async def events(world: World) -> None:
         await moment(world, lambda: all(finished(it) for it in world.peers.values()), SECONDS)
@@ -208,7 +208,7 @@ def test_nobody_takes_copies_and_nobody_waits() -> None:
 
 @pytest.mark.parametrize("bound_s", [0.5, 30.0])
 def test_who_is_told_to_leave_at_the_end_leaves_no_only_copy_behind(bound_s: float) -> None:
-    """As long as the bound allows."""
+    """The others wait as long as the bound allows."""
     safe: list[int] = []
 
     async def events(world: World) -> None:

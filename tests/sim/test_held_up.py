@@ -128,7 +128,7 @@ def test_whoever_is_ten_times_slower_is_waited_for(stage: int, caplog: pytest.Lo
 
 
 def slowly(it: SimPeer, seconds: float) -> None:
-    """What a peer contributes in this step is so long under way."""
+    """Makes a peer's contributions of this step take so long."""
     answer = compute_of(it).contribution
 
     async def contribution(step: int, *arguments: Any, **options: Any) -> Any:

@@ -241,7 +241,7 @@ def test_a_move_that_is_given_up_before_it_is_granted_leaves_no_trace() -> None:
 
 
 def test_whoever_waits_for_a_move_ends_when_both_are_cancelled_at_once() -> None:
-    """As when a peer leaves while it moves for balance: what is taken for a refusal would go on for ever."""
+    """A peer may leave while it moves for balance: if that were taken for a refusal, it would go on for ever."""
 
     async def events(world: World) -> None:
         it = world.peers["middle1"]

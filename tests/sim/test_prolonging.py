@@ -168,7 +168,7 @@ def test_a_lost_stage_takes_it_back_to_what_was_done_under_the_old_total() -> No
 
 
 def test_fewer_steps_than_are_on_disks_end_the_founder_and_nothing_else() -> None:
-    """Whoever founds it again may not know how far the others came; what they have stays theirs."""
+    """The founder of the longer run may not know how far the others came; their versions stay theirs."""
 
     async def main() -> None:
         world = World(DECAYING, Text(DECAYING))
@@ -204,7 +204,7 @@ def test_fewer_steps_than_are_on_disks_end_the_founder_and_nothing_else() -> Non
     ],
 )
 def test_somebody_dies_while_it_is_prolonged(point: str) -> None:
-    """Whoever it is, and be it the founder: it ends with the new total all the same."""
+    """The run ends with the new total all the same, also without its founder."""
 
     async def longer(world: World) -> None:
         world.fail_at("*", None, point, point_actions.restart_after(5.0))

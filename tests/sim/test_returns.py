@@ -57,7 +57,7 @@ def kept(it: SimPeer, stage: int) -> list[int]:
 
 
 def copied(world: World, version: int) -> bool:
-    """Whether every stage's checkpoint of a version is on a disk outside its replicas."""
+    """True if every stage's checkpoint of a version is on a disk outside its replicas."""
     return all(
         any((version, stage) in it.store.checkpoints for it in world.peers.values() if it.peer.stage != stage)
         for stage in range(world.run.model.stages)
@@ -241,7 +241,7 @@ def test_a_swarm_that_was_down_waits_for_what_is_missing() -> None:
     "point", ["ask.Accept", "served.Accept", "served.Commit", "served.AskStock", "begin.import_state", "load", "void"]
 )
 def test_somebody_dies_on_the_way_back(point: str) -> None:
-    """Whoever it is, the others go back all the same, or once more."""
+    """The others return all the same, or once more."""
 
     async def events(world: World) -> None:
         await moment(world, lambda: copied(world, 6) and step_of(world) >= 8)

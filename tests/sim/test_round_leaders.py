@@ -109,7 +109,7 @@ def test_a_paused_member_may_wake_at_any_time(seconds: float) -> None:
 
 
 async def lead(it: SimPeer, conductor: SimPeer, ballot: Ballot) -> bool:
-    """Whether a peer brings its stage's round to a report."""
+    """Leads a round of a peer's stage; true if it comes to a report."""
     try:
         await rounds_of(it)._answer_close(conductor.name, Close(STEP, conductor.peer.history.record_hash, ballot))
     except SwarmError:

@@ -42,7 +42,7 @@ def histories(world: World, version: int = 9) -> set[str]:
 
 
 async def meet(world: World, one: str, other: str) -> None:
-    """As a daemon does with whom its home knows and it hasn't met."""
+    """Lets one peer greet another, as a daemon greets those that its home knows."""
     world.peers[one].transport.learn(other, ())
     await world.peers[one].peer.links.greet(other)
 

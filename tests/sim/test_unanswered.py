@@ -96,7 +96,7 @@ def test_while_a_stage_is_empty_nobody_is_blamed() -> None:
 
 
 def test_a_validation_that_a_holder_keeps_ends_everywhere() -> None:
-    """What is asked of a peer takes one of its places until it is answered."""
+    """A question takes one of a peer's places until it is answered."""
 
     async def main() -> None:
         world = World(RUN, Text(RUN))

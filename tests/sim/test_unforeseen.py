@@ -32,7 +32,7 @@ LAYOUT = {f"{role}{n}": stage for stage, role in enumerate(("head", "middle", "t
 
 
 def unforeseen(it: SimPeer) -> list[BaseException]:
-    """What fails at a peer from now on is a part of the test."""
+    """Makes failures at a peer a part of the test from now on."""
     heard: list[BaseException] = []
     it.peer.links.fence.heard = heard.append
     return heard

@@ -1,4 +1,4 @@
-"""What a peer says that it waits for, and that it says nothing any more once it is over: states, moves, drains, pauses.
+"""A peer says what it waits for, and says nothing more once that is over: states, moves, drains, pauses.
 Returns are in `test_returns.py`, acceptors and other histories in `test_commit.py`, places in `test_joins.py`.
 """
 

@@ -126,12 +126,12 @@ def accumulated(it: SimPeer, step: int) -> int:
 
 
 def conductor_of(world: World) -> SimPeer:
-    """Who leads the present step."""
+    """The conductor of the present step."""
     return next(it for it in world.peers.values() if it.peer.conductor and it.peer.conductor.is_first(step_of(world)))
 
 
 def leader_of(world: World, step: int, stage: int) -> SimPeer:
-    """Who leads a stage's round: first in the order that the conductor follows."""
+    """The leader of a stage's round: first in the order that the conductor follows."""
     replicas = [name for name, it in world.peers.items() if it.peer.stage == stage and it.peer.state == "serving"]
     return world.peers[leader_order(step, stage, replicas)[0]]
 

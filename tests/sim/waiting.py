@@ -1,4 +1,4 @@
-"""What the peers of a world say that they wait for, while something goes on."""
+"""The words of a world's peers about what they wait for, while something goes on."""
 
 import asyncio
 import dataclasses

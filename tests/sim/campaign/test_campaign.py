@@ -45,7 +45,7 @@ def test_every_scenario_with_a_name_keeps_every_promise(name: str) -> None:
 
 
 def test_the_same_seed_gives_the_same_trace_in_any_process() -> None:
-    """Whatever the hash function's own seed is."""
+    """The hash function's own seed makes no difference."""
     program = (
         "from swarmd.sim.campaign.play import play; from swarmd.sim.faults.draw import draw_scenario\n"
         "print(*(play(draw_scenario(seed), trace=True).trace for seed in (3, 7)))"

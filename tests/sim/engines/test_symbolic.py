@@ -273,7 +273,7 @@ class Twins:
 
 
 def outcome(action: Callable[[], Any]) -> Any:
-    """What an engine did, as far as both kinds can say it."""
+    """The results of an engine, as far as both kinds have them."""
     try:
         result = action()
     except (HopForgotten, KeyError, NonFinite, PeerFault, AssertionError) as trouble:

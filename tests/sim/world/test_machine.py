@@ -80,7 +80,7 @@ def test_what_was_cancelled_meanwhile_does_not_run() -> None:
 
 
 def test_a_timeout_that_passed_during_a_pause_comes_before_what_came_after_it() -> None:
-    """As with a real SIGSTOP, an answer that came in time may still be too late."""
+    """An answer that came in time may still be too late, as with a real SIGSTOP."""
 
     async def main() -> None:
         machine = Machine("m")

@@ -50,7 +50,7 @@ CHAIN = chain(40)
 
 
 class NoDisk:
-    """What is written is gone."""
+    """A disk that forgets everything."""
 
     def append_ledger(self, line: dict[str, Any]) -> None: ...
 
