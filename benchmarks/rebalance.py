@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 import plotext
 
-from swarmd.sim.spot_market.flow import STATE_BYTES, STEP_SECONDS, Flow, Rule, Setting, Swarm
+from swarmd.sim.spot_market.flow import STATE_BYTES, STEP_SECONDS, Rule, Setting, Swarm
+from swarmd.sim.spot_market.meter import Flow
 from swarmd.sim.spot_market.preemptions import Change, generated, recorded
 
 HOURS = 32.0

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from swarmd.config import LimitsConfig, NodeConfig
+from swarmd.sim.spot_market.meter import Flow, Meter
 from swarmd.sim.spot_market.preemptions import Change
 from swarmd.swarm.balance.balancer import rest_seconds, settle_seconds
 from swarmd.swarm.balance.grants import objection
@@ -72,22 +73,9 @@ class Setting:
         return FINISH_SECONDS + SUM_SHARE * self.download_s
 
 
-@dataclass(frozen=True)
-class Flow:
-    """The result. Throughput in percent of the best placement of the peers alive at each moment."""
-
-    overall: float
-    first_hour: float
-    last_hour: float
-    moves: int
-    moves_per_hour: float
-    peers: float  # mean
-    curve: tuple[float, ...]  # percent in each tenth of an hour
-
-
 @dataclass
-class Body:
-    """A peer."""
+class Peer:
+    """A peer of the flow."""
 
     name: str
     power: float
@@ -99,10 +87,10 @@ class Body:
 
 
 class Stage:
-    """One stage's peers, and what others know of them."""
+    """One stage's peers, and the views that others have of them."""
 
     def __init__(self) -> None:
-        self.peers: dict[str, Body] = {}  # who serves it, is on its way to it, or on its way elsewhere
+        self.peers: dict[str, Peer] = {}  # who serves it, is on its way to it, or on its way elsewhere
         self.serving = 0.0  # power
         self.near = self.far = StageLoad(0.0, 0)  # as neighbours and as all others see it
         self.told_s = -math.inf  # of its last summary
@@ -118,19 +106,19 @@ class Swarm:
         self._works = [1.0] * setting.stages
         self._terms = Terms(setting.download_s, setting.terms_switch_s)
         self._stages = [Stage() for _ in range(setting.stages)]
-        self._bodies: dict[int, Body] = {}
+        self._peers: dict[int, Peer] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._now = 0.0
         self._alive = 0.0  # power of everyone
         self._rest_s = rest_seconds(setting.period_s)
-        self._movers: dict[str, Body] = {}
-        self._waiting: list[Body] = []  # movers that have the state
+        self._movers: dict[str, Peer] = {}
+        self._waiting: list[Peer] = []  # movers that have the state
         self._meter = Meter(hours)
         self.moves = 0
 
     def run(self) -> Flow:
-        """From the first peers to the end."""
+        """Plays the trace, from the first peers to the end."""
         setting, end = self._setting, self._hours * 3600
         for change in self._trace:
             happens = self._comes if change.comes else self._goes
@@ -150,10 +138,10 @@ class Swarm:
         while self._events and self._events[0][0] < end:
             now, _, event = heapq.heappop(self._events)
             if now > self._now:
-                self._meter.add(self._now, now, *self._rates(), len(self._bodies))
+                self._meter.add(self._now, now, *self._rates(), len(self._peers))
                 self._now = now
             event()
-        self._meter.add(self._now, end, *self._rates(), len(self._bodies))
+        self._meter.add(self._now, end, *self._rates(), len(self._peers))
         return self._meter.flow(self.moves)
 
     def _at(self, seconds: float, event: Callable[[], None]) -> None:
@@ -170,70 +158,70 @@ class Swarm:
     def _rates(self) -> tuple[float, float]:
         """The throughput, and that of the best placement: exact for equal peers, a bound for others."""
         stages, powers = len(self._stages), self._setting.powers
-        best = len(self._bodies) // stages * powers[0] if len(powers) == 1 else self._alive / stages
+        best = len(self._peers) // stages * powers[0] if len(powers) == 1 else self._alive / stages
         return min(stage.serving for stage in self._stages), best
 
     # ---------------------------------------------------------------------------------------------- peers
 
     def _comes(self, instance: int) -> None:
-        body = self._bodies[instance] = Body(f"p{instance:05d}", self._rng.choice(self._setting.powers))
-        self._alive += body.power
+        peer = self._peers[instance] = Peer(f"p{instance:05d}", self._rng.choice(self._setting.powers))
+        self._alive += peer.power
         stages = range(len(self._stages))
         if self._setting.rule == "random" and self._now > 0:
-            body.stage = self._rng.randrange(len(stages))
+            peer.stage = self._rng.randrange(len(stages))
         else:
             # Whoever is asked counts those whom it has just placed (`places.py`).
             found = plan_place([StageLoad(it, 0) for it in self._powers()], self._works, list(stages))
             assert found is not None
-            body.stage = found
-        self._stages[body.stage].peers[body.name] = body
-        self._changed(body.stage)
+            peer.stage = found
+        self._stages[peer.stage].peers[peer.name] = peer
+        self._changed(peer.stage)
         if self._now == 0:  # the run begins with its first peers
-            self._serve(body)
+            self._serve(peer)
         else:
-            self._at(self._now + self._setting.download_s, lambda: self._arrive(body))
+            self._at(self._now + self._setting.download_s, lambda: self._arrive(peer))
 
     def _told(self, instance: int) -> None:
-        """It has word that it will be gone soon, and works on."""
-        if (body := self._bodies.get(instance)) is not None:  # else it comes later
-            body.ending = True
-            self._changed(body.stage)
+        """Tells a peer that it will be gone soon; it works on."""
+        if (peer := self._peers.get(instance)) is not None:  # else it comes later
+            peer.ending = True
+            self._changed(peer.stage)
 
     def _drain(self, instance: int) -> None:
-        """It ends its work, and hands it on."""
+        """Has a peer end its work, and hand it on."""
         self._told(instance)
-        if (body := self._bodies.get(instance)) is not None:
-            self._stop(body)
-            body.state = "drained"
+        if (peer := self._peers.get(instance)) is not None:
+            self._stop(peer)
+            peer.state = "drained"
 
-    def _stop(self, body: Body) -> None:
-        if body.state in ("serving", "moving"):
-            self._stages[body.stage].serving -= body.power
+    def _stop(self, peer: Peer) -> None:
+        if peer.state in ("serving", "moving"):
+            self._stages[peer.stage].serving -= peer.power
 
     def _goes(self, instance: int) -> None:
-        body = self._bodies.pop(instance)
-        self._movers.pop(body.name, None)
-        self._alive -= body.power
-        self._stop(body)
-        body.state = "gone"
-        stage, target = body.stage, body.target
+        peer = self._peers.pop(instance)
+        self._movers.pop(peer.name, None)
+        self._alive -= peer.power
+        self._stop(peer)
+        peer.state = "gone"
+        stage, target = peer.stage, peer.target
 
         def noticed() -> None:
-            del self._stages[stage].peers[body.name]
+            del self._stages[stage].peers[peer.name]
             self._changed(stage)
             if target >= 0:
                 self._changed(target)
 
         self._at(self._now + DETECT_SECONDS, noticed)
 
-    def _arrive(self, body: Body) -> None:
-        if body.state in ("joining", "between"):
-            self._serve(body)
+    def _arrive(self, peer: Peer) -> None:
+        if peer.state in ("joining", "between"):
+            self._serve(peer)
 
-    def _serve(self, body: Body) -> None:
-        body.state = "serving"
-        self._stages[body.stage].serving += body.power
-        self._changed(body.stage)
+    def _serve(self, peer: Peer) -> None:
+        peer.state = "serving"
+        self._stages[peer.stage].serving += peer.power
+        self._changed(peer.stage)
 
     # ---------------------------------------------------------------------------------------------- views
 
@@ -249,7 +237,7 @@ class Swarm:
         return sum(it.power for it in self._movers.values() if it.target == stage and not it.ending)
 
     def _powers(self) -> list[float]:
-        """Of all stages, as whoever knows everything sees them."""
+        """The powers of all stages, with the knowledge of everything."""
         powers = [sum(it.power for it in stage.peers.values() if not it.ending) for stage in self._stages]
         for it in self._movers.values():
             if it.ending:
@@ -259,7 +247,7 @@ class Swarm:
         return powers
 
     def _changed(self, stage: int) -> None:
-        """Something about a stage is new: it is heard near it soon, and far from it with the next summary."""
+        """Spreads news of a stage: it is heard near it soon, and far from it with the next summary."""
         it = self._stages[stage]
 
         def heard() -> None:
@@ -301,7 +289,7 @@ class Swarm:
             self._at(self._now + settle_seconds(self._setting.period_s), lambda: self._look(stage))
 
     def _look(self, stage: int) -> None:
-        """Each peer of a stage looks whether it should go; they see the same."""
+        """Has each peer of a stage look whether it should go; they see the same."""
         self._stages[stage].looking = False
         view = self._view(stage)
         if not may_spare(stage, view, self._works):
@@ -314,107 +302,69 @@ class Swarm:
         """SWARM's rule, at its best: everyone knows everything; a queue is what waits for a stage, shared evenly."""
         queues: list[dict[str, float]] = []
         for it, power in zip(self._stages, self._powers(), strict=True):
-            serving = [body for body in it.peers.values() if body.state == "serving"]
-            queues.append({body.name: 1 / max(power, 1e-9) / len(serving) for body in serving} or {"": 1e9})
+            serving = [peer for peer in it.peers.values() if peer.state == "serving"]
+            queues.append({peer.name: 1 / max(power, 1e-9) / len(serving) for peer in serving} or {"": 1e9})
         move = plan_published(queues)
         if move is not None and len(queues[move.source]) > 1:
             self._begin(move)
 
     def _begin(self, move: Move) -> None:
-        body = self._stages[move.source].peers.get(move.peer)
-        if body is None or body.state != "serving" or body.ending:
+        peer = self._stages[move.source].peers.get(move.peer)
+        if peer is None or peer.state != "serving" or peer.ending:
             return
-        body.state, body.target = "moving", move.target
-        self._movers[body.name] = body
+        peer.state, peer.target = "moving", move.target
+        self._movers[peer.name] = peer
         self._changed(move.source)
         self._changed(move.target)
-        self._at(self._now + self._setting.download_s, lambda: self._ask(body))
+        self._at(self._now + self._setting.download_s, lambda: self._ask(peer))
 
-    def _ask(self, body: Body) -> None:
-        """It has the state: it waits for the record, or leaves before if that is far away."""
+    def _ask(self, peer: Peer) -> None:
+        """Takes a mover that has the state: it waits for the record, or leaves before if that is far away."""
         step_s = self._setting.step_s
         if step_s - self._now % step_s <= self._setting.move_wait_s:
-            self._waiting.append(body)
+            self._waiting.append(peer)
         else:
-            self._let_go([body], self._setting.hand_over_s)
+            self._let_go([peer], self._setting.hand_over_s)
 
     def _grant(self) -> None:
-        """The record of a step."""
+        """Grants moves in the record of a step."""
         waiting, self._waiting = self._waiting, []
         self._let_go(waiting, 0.0)
 
-    def _let_go(self, waiting: list[Body], leaving_s: float) -> None:
+    def _let_go(self, waiting: list[Peer], leaving_s: float) -> None:
         """Lets the movers that have their state go, if that still helps and leaves enough behind."""
         granted: list[Move] = []
-        for body in waiting:
-            if self._movers.pop(body.name, None) is None or body.state != "moving":  # it is gone
+        for peer in waiting:
+            if self._movers.pop(peer.name, None) is None or peer.state != "moving":  # it is gone
                 continue
-            move = Move(body.name, body.stage, body.target)
+            move = Move(peer.name, peer.stage, peer.target)
             stay = ("serving", "moving", "gone")
             staying = {
                 at: [it.name for it in self._stages[at].peers.values() if it.state in stay and not it.ending]
-                for at in (body.stage, body.target)
+                for at in (peer.stage, peer.target)
             }
-            helps = self._setting.rule == "published" or self._helps(body, move)
-            if helps and not body.ending and not objection(move, staying, granted):
+            helps = self._setting.rule == "published" or self._helps(peer, move)
+            if helps and not peer.ending and not objection(move, staying, granted):
                 granted.append(move)
-                self._leave(body, leaving_s)
+                self._leave(peer, leaving_s)
             else:
-                body.state, body.target = "serving", -1
+                peer.state, peer.target = "serving", -1
                 self._changed(move.source)
                 self._changed(move.target)
 
-    def _helps(self, body: Body, move: Move) -> bool:
-        """The conductor's guard: who is on the way still counts where it is, so the first to ask get there."""
+    def _helps(self, peer: Peer, move: Move) -> bool:
+        """The conductor's guard: a mover on its way still counts where it is, so the first to ask get there."""
         loads = [StageLoad(sum(it.power for it in stage.peers.values() if not it.ending), 0) for stage in self._stages]
-        return pays(move, body.power, loads, self._works)
+        return pays(move, peer.power, loads, self._works)
 
-    def _leave(self, body: Body, leaving_s: float) -> None:
-        """From now on it serves nobody, until it has left its stage and is at the next one."""
-        old, new = self._stages[body.stage], self._stages[body.target]
-        old.serving -= body.power
-        del old.peers[body.name]
-        self._changed(body.stage)
-        body.stage, body.target, body.state, body.arrived_s = body.target, -1, "between", self._now
-        new.peers[body.name] = body
-        self._changed(body.stage)
+    def _leave(self, peer: Peer, leaving_s: float) -> None:
+        """Takes a peer out of its stage: it serves nobody until it is at the next one."""
+        old, new = self._stages[peer.stage], self._stages[peer.target]
+        old.serving -= peer.power
+        del old.peers[peer.name]
+        self._changed(peer.stage)
+        peer.stage, peer.target, peer.state, peer.arrived_s = peer.target, -1, "between", self._now
+        new.peers[peer.name] = peer
+        self._changed(peer.stage)
         self.moves += 1
-        self._at(self._now + leaving_s + self._setting.terms_switch_s, lambda: self._arrive(body))
-
-
-class Meter:
-    """Adds up what was done and what could have been."""
-
-    STEP = 360.0  # seconds of a point of the curve
-
-    def __init__(self, hours: float) -> None:
-        self._hours = hours
-        points = math.ceil(hours * 3600 / self.STEP)
-        self._done, self._best, self._peers = [0.0] * points, [0.0] * points, 0.0
-
-    def add(self, start: float, stop: float, rate: float, best: float, peers: float) -> None:
-        """So it was from `start` to `stop`."""
-        self._peers += peers * (stop - start)
-        while start < stop:
-            point = int(start / self.STEP)
-            if point >= len(self._done):
-                return
-            until = min(stop, (point + 1) * self.STEP)
-            self._done[point] += rate * (until - start)
-            self._best[point] += best * (until - start)
-            start = until if until > start else stop
-
-    def flow(self, moves: int) -> Flow:
-        hour = int(3600 / self.STEP)
-        return Flow(
-            overall=self._percent(slice(None)),
-            first_hour=self._percent(slice(hour)),
-            last_hour=self._percent(slice(len(self._done) - hour, None)),
-            moves=moves,
-            moves_per_hour=moves / self._hours,
-            peers=self._peers / (self._hours * 3600),
-            curve=tuple(self._percent(slice(at, at + 1)) for at in range(len(self._done))),
-        )
-
-    def _percent(self, part: slice) -> float:
-        return 100 * sum(self._done[part]) / max(1e-9, sum(self._best[part]))
+        self._at(self._now + leaving_s + self._setting.terms_switch_s, lambda: self._arrive(peer))

@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from swarmd.sim.spot_market.flow import Flow, Meter, Rule, Setting, Swarm
+from swarmd.sim.spot_market.flow import Rule, Setting, Swarm
+from swarmd.sim.spot_market.meter import Flow, Meter
 from swarmd.sim.spot_market.preemptions import Change, generated, recorded
 
 
