@@ -260,10 +260,15 @@ def test_the_record_grants_it_while_it_still_asks(kind: Any) -> None:
 
 def test_movers_all_over_while_peers_crash_and_are_cut_off() -> None:
     faults = (
-        Move(0.5, "head1", 2), Move(0.5, "tail1", 1), Crash(0.9, "head2", back_s=0.5), Move(1.0, "middle1", 0),
-        Partition(1.2, (("middle3", "tail3"),), 4.0), Crash(6.0, "tail2", power=True, back_s=1.0),
-        Move(6.2, "head3", 1), Move(6.3, "middle2", 2),
-    )  # fmt: skip
+        Move(0.5, "head1", 2),
+        Move(0.5, "tail1", 1),
+        Crash(0.9, "head2", back_s=0.5),
+        Move(1.0, "middle1", 0),
+        Partition(1.2, (("middle3", "tail3"),), 4.0),
+        Crash(6.0, "tail2", power=True, back_s=1.0),
+        Move(6.2, "head3", 1),
+        Move(6.3, "middle2", 2),
+    )
     outcome = play(Scenario(replicas=(3, 3, 3), steps=12, microbatches=120, limits=NOW, faults=faults))
     assert outcome.passed, outcome.violations
     assert outcome.struck["move"] >= 3

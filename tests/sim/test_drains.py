@@ -274,9 +274,14 @@ def test_the_heir_dies_afterwards() -> None:
 
 def test_drains_all_over_while_others_crash_and_come_back() -> None:
     faults = (
-        Drain(0.5, "head1", 30.0), Drain(0.6, "tail2", 5.0), Crash(0.9, "head2", back_s=0.5), Hold(0.4, "middle1", 1.0),
-        Drain(1.4, "middle3", 30.0), Crash(1.4, "tail1", power=True, back_s=1.0), Drain(1.6, "tail3", 0.2),
-    )  # fmt: skip
+        Drain(0.5, "head1", 30.0),
+        Drain(0.6, "tail2", 5.0),
+        Crash(0.9, "head2", back_s=0.5),
+        Hold(0.4, "middle1", 1.0),
+        Drain(1.4, "middle3", 30.0),
+        Crash(1.4, "tail1", power=True, back_s=1.0),
+        Drain(1.6, "tail3", 0.2),
+    )
     outcome = play(Scenario(replicas=(3, 3, 3), steps=30, microbatches=12, faults=faults))
     assert outcome.passed, outcome.violations
     assert outcome.struck["drain"] >= 3

@@ -63,8 +63,9 @@ def test_a_peer_whose_clock_was_set_back_is_known_in_its_new_life(name: PeerId, 
 
             def known(it: Membership = life) -> bool:
                 others = [other.peer.membership for other in world.peers.values() if other.name != name]
-                return all((card := each.get(name)) is not None and card.incarnation == it.own.incarnation
-                           for each in others)  # fmt: skip
+                return all(
+                    (card := each.get(name)) is not None and card.incarnation == it.own.incarnation for each in others
+                )
 
             await world.until(known, 10)
             assert life.own.incarnation == (clock if clock > before else before + INCARNATION_STEP)

@@ -376,9 +376,14 @@ def test_a_move_during_a_partition(groups: tuple[tuple[str, ...], ...], seconds:
 
 def test_moves_all_over_while_peers_crash_and_come_back() -> None:
     faults = (
-        Move(0.5, "head1", 2), Move(0.5, "tail1", 1), Crash(0.9, "head2", back_s=0.5), Move(1.0, "middle1", 0),
-        Crash(1.4, "tail2", power=True, back_s=1.0), Move(1.5, "head3", 1), Move(1.6, "middle2", 2),
-    )  # fmt: skip
+        Move(0.5, "head1", 2),
+        Move(0.5, "tail1", 1),
+        Crash(0.9, "head2", back_s=0.5),
+        Move(1.0, "middle1", 0),
+        Crash(1.4, "tail2", power=True, back_s=1.0),
+        Move(1.5, "head3", 1),
+        Move(1.6, "middle2", 2),
+    )
     outcome = play(Scenario(replicas=(3, 3, 3), steps=30, microbatches=12, faults=faults))
     assert outcome.passed, outcome.violations
     assert outcome.struck["move"] >= 3

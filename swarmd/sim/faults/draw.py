@@ -176,9 +176,15 @@ def draw_repairs(rng: random.Random, calm: Scenario) -> tuple[Fault, ...]:
 
 
 SPOILING_POINTS = (
-    "serve.Close", "begin.freeze", "served.Freeze", "ask.Plan", "end.tail", "end.backward", "served.Hop",
+    "serve.Close",
+    "begin.freeze",
+    "served.Freeze",
+    "ask.Plan",
+    "end.tail",
+    "end.backward",
+    "served.Hop",
     "served.Accept",
-)  # fmt: skip
+)
 """Points at which a peer that is lost, or cut off, leaves the sums of its stage with too much or too little."""
 
 MENDING = ("Cancel", "Locate", "AskHop", "AskHoldings", "Subtract", "Resend", "Revoke", "AskRecord", "AskGradient")

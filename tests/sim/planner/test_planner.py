@@ -31,15 +31,20 @@ PROFILE = {
     "memory_bytes": 8e9,
     "points": [
         {
-            "hidden": hidden, "tokens": 512, "forward_flops": flops,
-            "forward_s": flops / 50e9, "backward_s": flops / 25e9,
-            "forward_fixed_s": 0.001, "backward_fixed_s": 0.002, "logit_s": 1e-9,
+            "hidden": hidden,
+            "tokens": 512,
+            "forward_flops": flops,
+            "forward_s": flops / 50e9,
+            "backward_s": flops / 25e9,
+            "forward_fixed_s": 0.001,
+            "backward_fixed_s": 0.002,
+            "logit_s": 1e-9,
         }
         for hidden, flops in ((128, 2e8), (512, 3.2e9))
     ],
     "round_s": {"contribution": 1e-9, "reduce": 1e-9, "assemble": 1e-9, "apply": 1e-9},
     "crowd": [1.0, 0.9],
-}  # fmt: skip
+}
 
 
 def toy_run(*, stages: int = 3, microbatches: int = 24, hidden: int = 512, codec: str = "int8") -> RunConfig:
@@ -117,9 +122,15 @@ def test_wider_stages_use_a_device_better() -> None:
     shares = []
     for hidden in (768, 2304, 25_600):
         model = ModelConfig(
-            vocabulary=2, hidden=hidden, ffn=4 * hidden, heads=hidden // 128, layers=3, stages=3, sequence_length=2048,
+            vocabulary=2,
+            hidden=hidden,
+            ffn=4 * hidden,
+            heads=hidden // 128,
+            layers=3,
+            stages=3,
+            sequence_length=2048,
             compute_dtype="bf16",
-        )  # fmt: skip
+        )
         run = RunConfig(name="wide", model=model, sequences_per_step=4, sequences_per_microbatch=4, recompute=False)
         roomy = replace(DEVICES["A100"], memory_bytes=1e15)
         speed = costs.stage_speed(run, 1, roomy, "bf16", find_wire("int8"), pace=1.0, held=1.0, replicas=1)
@@ -148,11 +159,15 @@ def test_a_profile_is_read_between_its_widths() -> None:
 def test_peers_are_read() -> None:
     groups = parse_peers("32xT4@200Mbps$0.35, 4xa100-80gb@1Gbps,rtx3090*0.5@100/20Mbps", ["T4=0.4"])
     assert [(group.count, group.device.name, group.price, group.pace) for group in groups] == [
-        (32, "T4", 0.4, 1.0), (4, "A100-80GB", None, 1.0), (1, "RTX3090", None, 0.5)
-    ]  # fmt: skip
+        (32, "T4", 0.4, 1.0),
+        (4, "A100-80GB", None, 1.0),
+        (1, "RTX3090", None, 0.5),
+    ]
     assert [(group.down, group.up) for group in groups] == [
-        (200 * MBPS, 200 * MBPS), (1000 * MBPS, 1000 * MBPS), (100 * MBPS, 20 * MBPS)
-    ]  # fmt: skip
+        (200 * MBPS, 200 * MBPS),
+        (1000 * MBPS, 1000 * MBPS),
+        (100 * MBPS, 20 * MBPS),
+    ]
     assert groups[2].label == "RTX3090*0.5@100/20Mbps"
 
 

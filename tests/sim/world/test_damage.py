@@ -24,11 +24,19 @@ MESSAGES = [
     Locate(1, 2),
     Beat((HopBeat(1, 2, "waiting", 1.0),), 1, 0.5, 0.1),
     Lease(1, ((0, 3),), again=False),
-    Hop(1, 2, "r", again=False, evaluate=False, codec="fp32", tokens=b"1234",
-                 activation=Encoded("fp32", (1,), (b"abcd",))),
+    Hop(
+        1,
+        2,
+        "r",
+        again=False,
+        evaluate=False,
+        codec="fp32",
+        tokens=b"1234",
+        activation=Encoded("fp32", (1,), (b"abcd",)),
+    ),
     Commit({"step": 1}),
     Chunk(b"data"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)

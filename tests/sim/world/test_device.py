@@ -131,8 +131,12 @@ def test_rounds_come_before_backward_before_forward_and_older_before_newer() -> 
         await asyncio.gather(*tasks)
         order = [(call[0], call[1]) for call in engine.calls]
         assert order == [
-            ("forward", (1, 0)), ("freeze", 1), ("backward", (1, 7)), ("forward", (1, 1)), ("forward", (1, 2)),
-        ]  # fmt: skip
+            ("forward", (1, 0)),
+            ("freeze", 1),
+            ("backward", (1, 7)),
+            ("forward", (1, 1)),
+            ("forward", (1, 2)),
+        ]
 
     on_device(test)
 

@@ -138,8 +138,11 @@ def test_a_request_passes_its_four_points_in_order() -> None:
         assert pair.seen == []
         await pair.ask()
         assert [(name, point) for _, name, point in pair.seen] == [
-            ("a", "ask"), ("b", "serve"), ("b", "served"), ("a", "asked")
-        ]  # fmt: skip
+            ("a", "ask"),
+            ("b", "serve"),
+            ("b", "served"),
+            ("a", "asked"),
+        ]
         await pair.ask()
         assert len(pair.seen) == 4, "each happens once"
         assert pair.points.armed == []

@@ -69,8 +69,10 @@ def test_words_do_not_wait_behind_what_is_bulky(urgency: Any) -> None:
 def test_activations_overtake_averaging() -> None:
     async def test(network: SimNetwork, a: Node, b: Node) -> None:
         began = now()
-        asked = [a.begin("b", word, BODY, urgency) for word, urgency in
-                 (("bulk1", "bulk"), ("bulk2", "bulk"), ("hop1", "hop"), ("hop2", "hop"))]  # fmt: skip
+        asked = [
+            a.begin("b", word, BODY, urgency)
+            for word, urgency in (("bulk1", "bulk"), ("bulk2", "bulk"), ("hop1", "hop"), ("hop2", "hop"))
+        ]
         await asyncio.gather(*asked)
         assert [word for *_, word in b.asked] == ["hop1", "hop2", "bulk1", "bulk2"]
         assert [time - began for time, *_ in b.asked] == pytest.approx([2, 3, 4, 5])
