@@ -13,8 +13,9 @@ from swarmd.config import RunConfig
 from swarmd.sim import __main__ as command_line
 from swarmd.sim.campaign import proof
 from swarmd.sim.campaign.play import play
-from swarmd.sim.campaign.proof import FAULTS, STEPS, TOLERANCE, Training, TrainingPlay, draw_training, examine
+from swarmd.sim.campaign.proof import TOLERANCE, TrainingPlay, examine
 from swarmd.sim.campaign.seeds import Result, Summary
+from swarmd.sim.campaign.trainings import FAULTS, STEPS, Training, draw_training
 from swarmd.sim.engines.training import Text
 from swarmd.sim.faults.draw import DRAWS
 from swarmd.sim.faults.logical import InStep
