@@ -144,7 +144,7 @@ class Storm:
         if it is None or it.peer.compute is None or number in self._kept_from_work:
             return Sample(now, number, 0.0, alive=False, at_work=False)
         at_work = it.peer.state == "serving" and it.peer.history.version >= newest - 1
-        return Sample(now, number, 0.0, alive=True, at_work=at_work, done=it.peer.view.microbatches_done())
+        return Sample(now, number, 0.0, alive=True, at_work=at_work, done=it.peer.figures.microbatches_done())
 
     def _well(self) -> dict[int, list[int]]:
         well: dict[int, list[int]] = {stage: [] for stage in range(STAGES)}

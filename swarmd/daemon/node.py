@@ -35,6 +35,7 @@ from swarmd.swarm.hops.custody import stuck
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.drain import Drained
 from swarmd.swarm.peer.peer import Peer
+from swarmd.swarm.peer.view import View
 from swarmd.swarm.ports import Compute, Data
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Settings
@@ -63,6 +64,7 @@ class Node(HistoryListener):
     def __init__(self, config: NodeConfig, home: Home, transport: "Libp2pTransport", incarnation: int) -> None:
         self.config, self.transport, self._home = config, transport, home
         self.peer: Peer | None = None
+        self.view: View | None = None  # of the peer, as soon as there is one
         self._text = LocalText(config.data, config.tokenizer)
         self.store: LocalStore | None = None
         self._worker: Worker | None = None
@@ -127,6 +129,7 @@ class Node(HistoryListener):
             entries=self.search.entries,
             resume=self.search.resume,
         )
+        self.view = View(self.peer)
         if lacking:
             self.peer.lacks_data()
         self.peer.history.listen(self)
@@ -294,16 +297,15 @@ class Node(HistoryListener):
         found = [self.search.looking] if self.search.looking is not None else []
         if self.store is not None and self.store.checking:
             found.append(Wait("the checkpoints on this disk to be checked", progress=self.store.checking))
-        if self.peer is not None:
-            found += self.peer.view.waits() or self._standstill_wait(self.peer)
+        if self.peer is not None and self.view is not None:
+            found += self.view.waits() or self._standstill_wait(self.peer, self.view)
         return found
 
-    def _standstill_wait(self, peer: Peer) -> list[Wait]:
+    def _standstill_wait(self, peer: Peer, view: View) -> list[Wait]:
         """A step that stands still, where nothing is known to be missing."""
-        view, version = peer.view, peer.history.version
-        queues = view.queues()
+        version, queues = peer.history.version, view.queues()
         usual = max((record.seconds for record in self.records), default=0.0)
-        seen = peer.state, version, view.progress(), view.microbatches_done(), queues.idle_because == ""
+        seen = peer.state, version, view.progress(), peer.figures.microbatches_done(), queues.idle_because == ""
         seconds = self._standstill.seconds(time.monotonic(), seen, usual)
         if not seconds or peer.state != "serving" or peer.history.finished or not queues.idle_because:
             return []

@@ -23,11 +23,11 @@ class Report:
         self._process = psutil.Process()
 
     def status(self) -> Status:
-        run, peer = self._node.search.run, self._node.peer
+        run, peer, view = self._node.search.run, self._node.peer, self._node.view
         version = peer.history.version if peer else 0
         last = peer.history.record if peer else None
         sent, received = self._node.transport.traffic()
-        transfer = peer.view.transfer() if peer else None
+        transfer = view.transfer() if view else None
         waits = self._node.waits.now()
         return Status(
             peer_id=self._node.transport.peer_id,
@@ -44,10 +44,10 @@ class Report:
             loss=None if last is None or last.skipped else last.loss,
             validation_loss=self._validation_loss(),
             tokens_per_second=self._rate(),
-            microbatches_per_second=peer.view.microbatches_per_second() if peer else 0.0,
-            progress=peer.view.progress() if peer else 0.0,
+            microbatches_per_second=peer.figures.microbatches_per_second() if peer else 0.0,
+            progress=view.progress() if view else 0.0,
             seconds_left=self._seconds_left(),
-            queues=peer.view.queues() if peer else Queues(idle_because=f"this daemon is {self._state()}"),
+            queues=view.queues() if view else Queues(idle_because=f"this daemon is {self._state()}"),
             peers=self._replicas(),
             addresses=self._node.addresses(),
             device=self._node.config.device,
@@ -60,7 +60,7 @@ class Report:
             open_files=self._process.num_fds(),
             tasks=len(asyncio.all_tasks()),
             opened=peer is not None and peer.compute is not None,
-            microbatches_done=peer.view.microbatches_done() if peer else 0,
+            microbatches_done=peer.figures.microbatches_done() if peer else 0,
             state_bytes=transfer.done if transfer else 0,
             state_bytes_total=transfer.total if transfer else 0,
             state_donors=transfer.donors if transfer else 0,
@@ -74,33 +74,35 @@ class Report:
 
     def _warnings(self) -> tuple[str, ...]:
         disk = self._node.store.trouble if self._node.store is not None else ""
-        own = self._node.peer.view.warnings() if self._node.peer is not None else []
+        own = self._node.view.warnings() if self._node.view is not None else []
         return (*([disk] if disk else []), *own)
 
     def peers(self) -> list[PeerRow]:
-        return self._node.peer.view.peer_rows() if self._node.peer is not None else []
+        if self._node.peer is None or self._node.view is None:
+            return []
+        self._node.peer.own.refresh()
+        return self._node.view.peer_rows()
 
     def queues(self) -> list[HopRow]:
-        return self._node.peer.view.rows() if self._node.peer is not None else []
+        return self._node.view.rows() if self._node.view is not None else []
 
     def _doing(self) -> str:
         """The command that it carries out, and how far that is, one sentence; "" when there is none."""
-        peer, looking = self._node.peer, self._node.search.looking
-        if peer is None:
+        peer, view, looking = self._node.peer, self._node.view, self._node.search.looking
+        if peer is None or view is None:
             return f"asking for {looking.sentence()}" if looking is not None and self._node.search.idle else ""
         if peer.drainage is not None:
             return f"draining: {peer.drainage.doing}" if peer.drainage.doing else "draining"
         if peer.moving_to is None:
             return "works on until it drains: its machine will be gone soon" if peer.membership.own.ending else ""
-        transfer = peer.view.transfer()
+        transfer = view.transfer()
         if 0 < transfer.total > transfer.done:
             return f"moving to stage {peer.moving_to}: its state comes"
         return f"moving to stage {peer.moving_to}: {peer.mover.doing}"
 
     def _waiting_for(self, waits: tuple[Wait, ...]) -> str:
         """The swarm's lack; if it lacks nothing, a wait of this daemon that has lasted a while."""
-        peer = self._node.peer
-        if peer is not None and (lack := peer.view.waiting_for()):
+        if self._node.view is not None and (lack := self._node.view.waiting_for()):
             return lack
         own = next((wait for wait in waits if wait.seconds >= SHOWN_AFTER_SECONDS or wait.advice), None)
         return own.sentence() if own is not None else ""
@@ -119,9 +121,9 @@ class Report:
         search = self._node.search
         if search.run is None:
             return "looking" if search.looking is not None else "idle" if search.idle else "joining"
-        if (peer := self._node.peer) is None:
+        if (peer := self._node.peer) is None or self._node.view is None:
             return "joining"
-        return "waiting" if peer.state == "serving" and peer.view.waiting_for() else peer.state
+        return "waiting" if peer.state == "serving" and self._node.view.waiting_for() else peer.state
 
     def _replicas(self) -> dict[str, int]:
         if self._node.search.run is None:
@@ -136,7 +138,7 @@ class Report:
         return peer.conductor.conductor_of(peer.history.version + 1)
 
     def _validation_loss(self) -> float | None:
-        return self._node.peer.view.validation_loss if self._node.peer else None
+        return self._node.peer.figures.validation_loss if self._node.peer else None
 
     def _rate(self) -> float:
         seconds = sum(record.seconds for record in self._node.records)

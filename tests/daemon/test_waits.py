@@ -203,11 +203,10 @@ async def test_a_step_that_stands_still_is_said_though_nothing_is_known_to_be_mi
 ) -> None:
     node, now, done = daemon(tmp_path), [0.0], [3]
     idle = Queues(idle_because="2 microbatches are with the next stage")
-    view: Any = SimpleNamespace(
-        waits=list, queues=lambda: idle, progress=lambda: 0.5, microbatches_done=lambda: done[0]
-    )
-    peer: Any = SimpleNamespace(view=view, state="serving", history=SimpleNamespace(version=7, finished=False))
-    node.peer = peer
+    view: Any = SimpleNamespace(waits=list, queues=lambda: idle, progress=lambda: 0.5)
+    figures = SimpleNamespace(microbatches_done=lambda: done[0])
+    peer: Any = SimpleNamespace(figures=figures, state="serving", history=SimpleNamespace(version=7, finished=False))
+    node.peer, node.view = peer, view
     monkeypatch.setattr("swarmd.daemon.node.time.monotonic", lambda: now[0])
     assert node._waits() == []
     now[0] = 59.0
@@ -221,4 +220,4 @@ async def test_a_step_that_stands_still_is_said_though_nothing_is_known_to_be_mi
     assert node._waits() == [], "it was told to stand still"
     peer.state, done[0] = "serving", 4
     assert node._waits() == [], "it goes on"
-    node.peer = None
+    node.peer = node.view = None

@@ -206,7 +206,7 @@ def test_after_so_many_skipped_steps_everyone_ends_at_the_same_version(layout: s
             await world.finish(100.0)
         await asyncio.wait([it.task for it in world.peers.values()], timeout=LINGER_SECONDS + 5.0)
         for it in world.peers.values():
-            (said,) = it.peer.view.warnings()
+            (said,) = it.view.warnings()
             assert said.startswith("the last 7 steps were skipped: the activation of microbatch")
             assert said.endswith("the run ends when 7 in a row are")
         return world

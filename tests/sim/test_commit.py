@@ -347,7 +347,7 @@ def test_the_status_says_how_many_acceptors_answer() -> None:
         split = Split(world, ONES, TWOS)
 
         def told() -> bool:
-            said.update(it.peer.view.waiting_for() for it in world.peers.values())
+            said.update(it.view.waiting_for() for it in world.peers.values())
             return any("acceptors" in words for words in said)
 
         await moment(world, told)

@@ -49,12 +49,12 @@ def test_ten_steps_commit_during_the_download_and_the_newcomer_catches_up(layout
         for name, it in world.peers.items():
             watch(it, name, asked)
         new = await world.start("new", stage=2)
-        await moment(world, lambda: new.peer.view.transfer().done > 0)
+        await moment(world, lambda: new.view.transfer().done > 0)
         versions = {it.peer.history.version for it in world.peers.values() if it is not new}
-        shown = [new.peer.view.transfer()]
+        shown = [new.view.transfer()]
         while new.peer.history.version == 0:
             await asyncio.sleep(0.1)
-            shown.append(new.peer.view.transfer())
+            shown.append(new.view.transfer())
             assert new.peer.history.version or new.peer.state == "joining"
         assert step_of(world) - 1 >= max(versions) + 10
         assert len({it.done for it in shown}) > 5, "progress is shown"
@@ -135,7 +135,7 @@ def test_a_newcomer_that_dies_in_its_download_leaves_no_trace() -> None:
         await moment(world, lambda: everyone_at(world, 2))
         serve_slowly(world, 0.2)
         new = await world.start("new", stage=1)
-        await moment(world, lambda: new.peer.view.transfer().done > 0)
+        await moment(world, lambda: new.view.transfer().done > 0)
         donors = [world.peers[name].peer for name in ("middle1", "middle2")]
         assert any("new" in it.pullers for donor in donors for it in pinned(donor))
         assert any("new" in it.peer.places._promises for it in world.peers.values())
@@ -177,10 +177,10 @@ def test_the_last_replica_dies_and_takes_the_stage_with_it() -> None:
         await moment(world, lambda: everyone_at(world, 2))
         serve_slowly(world, 0.5)
         new = await world.start("new", stage=2)
-        await moment(world, lambda: new.peer.view.transfer().done > 0)
+        await moment(world, lambda: new.view.transfer().done > 0)
         world.crash("tail1")
         await asyncio.sleep(120)
-        waits.append((new.peer.state, new.peer.history.version, new.peer.view.waiting_for()))
+        waits.append((new.peer.state, new.peer.history.version, new.view.waiting_for()))
         await world.stop()
 
     run_virtual(main())

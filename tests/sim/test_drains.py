@@ -153,7 +153,7 @@ def test_the_last_replica_leaves_all_the_same_and_says_so() -> None:
         assert max(version for version, _ in it.store.checkpoints) == it.peer.history.version, (
             "its state is on its disk"
         )
-        await world.until(lambda: "stage 1" in world.peers["head1"].peer.view.waiting_for(), 30)
+        await world.until(lambda: "stage 1" in world.peers["head1"].view.waiting_for(), 30)
         await course.stop()
 
     run_virtual(main())
@@ -315,7 +315,7 @@ def test_a_stage_that_pauses_as_a_whole_waits_until_it_goes_on() -> None:
         began = step_of(world)
         await asyncio.sleep(30)
         assert step_of(world) == began
-        assert "paused" in world.peers["head1"].peer.view.waiting_for()
+        assert "paused" in world.peers["head1"].view.waiting_for()
         for it in tails:
             await it.machine.spawn(it.peer.resume())
 

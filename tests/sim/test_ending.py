@@ -117,7 +117,7 @@ def test_time_is_bounded_and_the_end_says_what_exists_once() -> None:
     async def events(world: World) -> None:
         await moment(world, lambda: all(finished(it) for it in world.peers.values()), SECONDS)
         await world.sleep(4.0)
-        waits.update(wait.sentence() for it in world.peers.values() for wait in it.peer.view.waits())
+        waits.update(wait.sentence() for it in world.peers.values() for wait in it.view.waits())
 
     limits = LimitsConfig(final_copies_timeout_s=8.0)
     ended = play(SINGLE, events, limits=limits, uplink=2_000.0)

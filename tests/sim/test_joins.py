@@ -53,7 +53,7 @@ def test_the_state_comes_while_the_stage_is_being_opened() -> None:
         serve_slowly(world, chunk)
         new = await world.start("new", stage=1, speed=Speed(open_s=opening))
         began = asyncio.get_running_loop().time()
-        await moment(world, lambda: new.peer.view.transfer().done > 0)
+        await moment(world, lambda: new.view.transfer().done > 0)
         assert (new.peer.compute is None) == (opening > 0)
         await moment(world, lambda: new.peer.state == "serving")
         took = asyncio.get_running_loop().time() - began
@@ -234,9 +234,10 @@ def test_a_joiner_whose_only_acquaintance_dies_waits_and_founds_nothing() -> Non
         await asyncio.sleep(60)
         return world
 
-    newcomer = run_virtual(main()).peers["newcomer"].peer
+    life = run_virtual(main()).peers["newcomer"]
+    newcomer, view = life.peer, life.view
     assert (newcomer.stage, newcomer.state, newcomer.history.version) == (None, "joining", 0)
-    (wait,) = newcomer.view.waits()
+    (wait,) = view.waits()
     assert "answers" in wait.what
     assert wait.tried.startswith("founder")
-    assert newcomer.view.waiting_for() == wait.short()
+    assert view.waiting_for() == wait.short()

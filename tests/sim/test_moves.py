@@ -99,7 +99,7 @@ def test_it_serves_its_old_stage_until_the_state_is_here_and_a_record_grants_the
         it.peer.history.listen(note)
 
         def asked(world: World, name: str) -> None:
-            transfers.append((it.peer.view.transfer().done, it.peer.view.transfer().total))
+            transfers.append((it.view.transfer().done, it.view.transfer().total))
 
         world.fail_at("middle2", None, "ask.AskMove", asked)
         await ask(it, 2)
@@ -232,7 +232,7 @@ def test_a_move_that_is_given_up_before_it_is_granted_leaves_no_trace() -> None:
     async def events(world: World) -> None:
         it = world.peers["middle1"]
         move = ask(it, 2)
-        await moment(world, lambda: it.peer.view.transfer().done > 0)
+        await moment(world, lambda: it.view.transfer().done > 0)
         move.cancel()
         await asyncio.sleep(1)
         assert (it.peer.stage, it.peer.state, it.peer.moving_to) == (1, "serving", None)
@@ -246,7 +246,7 @@ def test_whoever_waits_for_a_move_ends_when_both_are_cancelled_at_once() -> None
     async def events(world: World) -> None:
         it = world.peers["middle1"]
         move = ask(it, 2)
-        await moment(world, lambda: it.peer.view.transfer().done > 0)
+        await moment(world, lambda: it.view.transfer().done > 0)
         moving = it.peer.mover._task
         assert moving is not None
         moving.add_done_callback(lambda _: move.cancel())

@@ -89,7 +89,7 @@ def check_chain(world: World) -> None:
 def check_calm(world: World) -> None:
     """Nobody says that it waits for anything, or pulls a state, once the swarm trains again."""
     for name, it in world.peers.items():
-        said = it.peer.view.waiting_for(), it.peer.view.transfer().total, it.peer.returns.waiting
+        said = it.view.waiting_for(), it.view.transfer().total, it.peer.returns.waiting
         assert said == ("", 0, ""), name
 
 
@@ -151,7 +151,7 @@ def test_a_stage_that_is_gone_comes_back_with_a_newcomer() -> None:
         world.crash("middle")
         world.dead["middle"].store.checkpoints.clear()
         await world.sleep(60.0)
-        assert all("stage 1" in it.peer.view.waiting_for() for it in world.peers.values())
+        assert all("stage 1" in it.view.waiting_for() for it in world.peers.values())
         await world.start("newcomer", limits=LIMITS)
         await moment(world, lambda: all(it.peer.history.version >= 10 for it in world.peers.values()))
         check_calm(world)
@@ -179,7 +179,7 @@ def test_where_no_version_is_whole_everyone_waits_and_says_so() -> None:
         await world.sleep(200.0)
         assert {it.peer.history.version for it in world.peers.values()} <= {7, 8}
         for it in world.peers.values():
-            assert "stage 1" in it.peer.view.waiting_for()
+            assert "stage 1" in it.view.waiting_for()
 
     play(events, limits=dataclasses.replace(LIMITS, copies_bytes=0), finishes=False)
 
@@ -206,7 +206,7 @@ def test_a_swarm_that_was_down_goes_on(damaged: bool, caplog: pytest.LogCaptureF
 
     async def watch(world: World) -> None:
         while world.peers["head1"].peer.history.origin.resumes:
-            waits.add(world.peers["head1"].peer.view.waiting_for())
+            waits.add(world.peers["head1"].view.waiting_for())
             await world.sleep(0.5)
 
     world = play(events)
@@ -228,7 +228,7 @@ def test_a_swarm_that_was_down_waits_for_what_is_missing() -> None:
         await world.sleep(100.0)
         for it in world.peers.values():
             assert (it.peer.state, it.peer.history.version) == ("joining", 0)
-        assert "stage 2" in world.peers["head"].peer.view.waiting_for()
+        assert "stage 2" in world.peers["head"].view.waiting_for()
         await world.restart("tail")
 
     limits = dataclasses.replace(LIMITS, copies_bytes=0)

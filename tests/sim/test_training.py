@@ -196,10 +196,10 @@ def test_a_swarm_that_lacks_a_stage_waits_says_which_and_goes_on() -> None:
         await asyncio.sleep(30)
         for it in world.peers.values():
             assert it.peer.history.version == 0
-            assert "stage 2" in it.peer.view.waiting_for()
+            assert "stage 2" in it.view.waiting_for()
         await world.start("tail1", stage=2)
         await moment(world, lambda: everyone_at(world, 1), 10)
-        assert all(it.peer.view.waiting_for() == "" for it in world.peers.values())
+        assert all(it.view.waiting_for() == "" for it in world.peers.values())
         await world.finish()
         return world
 
@@ -222,7 +222,7 @@ def test_a_stage_that_dies_out_stops_the_swarm_without_breaking_it() -> None:
         await world.start("late", stage=1)
         await asyncio.sleep(60)
         assert [it.peer.history.version for it in world.peers.values()][:-1] == versions
-        assert all("stage 1" in it.peer.view.waiting_for() for it in world.peers.values())
+        assert all("stage 1" in it.view.waiting_for() for it in world.peers.values())
         assert not any(it.task.done() for it in world.peers.values())
         await world.stop()
 
@@ -361,11 +361,11 @@ def test_status_words_are_there_while_it_runs() -> None:
         world = World(SHORT, Text(SHORT))
         await start_all(world)
         await moment(world, lambda: accumulated(world.peers["middle1"], 2) >= 2)
-        peer = world.peers["middle1"].peer
-        assert peer.view.microbatches_per_second() > 1
-        assert 0 < peer.view.progress() <= 1
-        assert peer.view.queues().in_flight == len(peer.view.rows())
-        assert {row.peer_id for row in peer.view.peer_rows()} == set(PAIRS)
+        peer, view = world.peers["middle1"].peer, world.peers["middle1"].view
+        assert peer.figures.microbatches_per_second() > 1
+        assert 0 < view.progress() <= 1
+        assert view.queues().in_flight == len(view.rows())
+        assert {row.peer_id for row in view.peer_rows()} == set(PAIRS)
         await world.stop()
 
     run_virtual(main())

@@ -121,7 +121,7 @@ def test_a_device_that_fails_at_a_step_fetches_the_state_anew(name: str) -> None
         heard = unforeseen(world.peers[name])
         failing = Failing(world.peers[name], "apply", 1)
         await moment(world, lambda: not failing.left and bool(heard))
-        assert "the state" in world.peers[name].peer.view.waiting_for() or world.peers[name].peer.history.behind
+        assert "the state" in world.peers[name].view.waiting_for() or world.peers[name].peer.history.behind
 
     play(befall, (name,))
 

@@ -20,7 +20,7 @@ class Said:
 
     def look(self, world: World) -> None:
         for name, it in world.peers.items():
-            for wait in it.peer.view.waits():
+            for wait in it.view.waits():
                 before = self.waits.get(f"{name}: {wait.what}", wait).progress
                 progress = before if wait.progress in before else f"{before}; {wait.progress}"
                 self.waits[f"{name}: {wait.what}"] = dataclasses.replace(wait, progress=progress)
@@ -53,7 +53,7 @@ async def calm(world: World) -> None:
     await moment(
         world,
         lambda: all(
-            not it.peer.view.waits() and not it.peer.view.transfer().total and it.peer.state == "serving"
+            not it.view.waits() and not it.view.transfer().total and it.peer.state == "serving"
             for it in world.peers.values()
         ),
     )

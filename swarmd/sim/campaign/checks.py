@@ -368,7 +368,7 @@ def check_finished(world: World, stranded: Container[PeerId] = ()) -> Iterator[V
     for name, it in world.peers.items():
         version = it.peer.history.version
         if version < world.run.steps and name not in stranded:
-            waits = it.peer.view.waiting_for() or it.peer.state
+            waits = it.view.waiting_for() or it.peer.state
             text = f"{name} stands at version {version} of {world.run.steps} ({waits})"
             yield Violation(6, text, version + 1, peer=name)
 
@@ -376,7 +376,7 @@ def check_finished(world: World, stranded: Container[PeerId] = ()) -> Iterator[V
 def check_standstill(world: World, version: int, stage: int) -> Iterator[Violation]:
     """Promise 6, where a stage has lost its state: nobody goes on without it, and everyone says what it waits for."""
     for name, it in world.peers.items():
-        state, waits, at = it.peer.state, it.peer.view.waiting_for(), it.peer.history.version
+        state, waits, at = it.peer.state, it.view.waiting_for(), it.peer.history.version
         lost = it.peer.stage is None and waits  # it came by peers that are gone, and knows of no stage
         if state != "finished" and (at > version or (str(stage) not in waits and not lost)):
             text = f"stage {stage} is gone, and {name} ({state}, version {at}) waits for '{waits}'"

@@ -17,7 +17,7 @@ from typing import NoReturn
 from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import ConfigError, DeviceLost, Refused, SwarmError
 from swarmd.status import PeerState
-from swarmd.swarm.balance.balancer import MEASURED_TASKS, Balancer, rest_seconds
+from swarmd.swarm.balance.balancer import Balancer
 from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.balance.places import Places
 from swarmd.swarm.history.ballots import Ballots
@@ -35,11 +35,11 @@ from swarmd.swarm.peer.arriving import Arriving
 from swarmd.swarm.peer.drain import Drain, Drained
 from swarmd.swarm.peer.ending import Ending
 from swarmd.swarm.peer.failing import fail
+from swarmd.swarm.peer.figures import Figures
 from swarmd.swarm.peer.mover import Mover
 from swarmd.swarm.peer.saving import Saving
 from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.peer.stage_switch import OpenStage, Switch
-from swarmd.swarm.peer.view import View
 from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.recovery.forks import Forks
 from swarmd.swarm.recovery.returns import Returns
@@ -56,7 +56,6 @@ log = logging.getLogger(__name__)
 
 GOODBYE_SECONDS = 5.0  # to tell the neighbours that the device is lost; who doesn't hear it sees the broken connection
 TELL_SECONDS = 5.0  # for whoever leads the next step to hear that this peer has no state for it
-REFRESH_SECONDS = 5.0  # between two looks at this peer's own figures, unless someone is told of them earlier
 
 
 class Peer(HistoryListener):
@@ -82,7 +81,6 @@ class Peer(HistoryListener):
         self._resume = resume
         self.entries = tuple(entries)  # peers through which this one came; none: it founds the run
         self.own, self.tasks = links.own, Tasks(links.fence)
-        self.own.on_refresh(self._refresh)
         self.history = History(run, links, store)
         self.forks = Forks(run, links, membership, self.history, rng)
         self.liveness = Liveness(
@@ -112,10 +110,9 @@ class Peer(HistoryListener):
             run, membership, history, outlook, rng, move=functools.partial(self.mover.move, balance=True)
         )
         self.arriving = Arriving(membership, history, self.returns, self.forks, self.switch, self.mover, self.own)
-        self.view = View(self)
+        self.figures = Figures(run, links, history, self.switch, self.places)
         self.drainage: Drain | None = None  # this peer leaves
         self._device_lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets the reason
-        self._refreshed = 0.0  # loop time at which the figures on this peer's card were brought up to date
         if not entries:
             self.history.origin.found(membership.own.peer, resumes=resume)
         self.history.listen(self)
@@ -219,7 +216,7 @@ class Peer(HistoryListener):
         return self._resume and self.history.origin.founder not in others
 
     async def _serve(self) -> None:
-        self.view.began = asyncio.get_running_loop().time()
+        self.figures.begin()
         self.own.become("serving")
         await self.own.announce()
         assert self.served is not None
@@ -340,8 +337,7 @@ class Peer(HistoryListener):
         due = min(due, self.conductor.sweep(now))
         self.forks.sweep(now)
         self.returns.sweep()
-        if now - self._refreshed >= REFRESH_SECONDS:
-            self._refresh()
+        self.figures.sweep(now)
         return due
 
     def _is_stalled(self) -> bool:
@@ -350,31 +346,6 @@ class Peer(HistoryListener):
         frozen = self.sums is not None and self.sums.is_frozen(self.history.version + 1)
         return frozen or bool(self.membership.missing_stages(stages) or self.membership.held_back(stages))
 
-    def _refresh(self) -> None:
-        """Keeps the figures on this peer's card current, for handshakes and heartbeats."""
-        if self.compute is None or self.journeys is None:
-            return
-        self._refreshed = asyncio.get_running_loop().time()
-        progress = self.compute.progress()
-        queues = self.journeys.hops.queues(progress.running)
-        self.own.card = dataclasses.replace(
-            self.own.card,
-            addresses=self.links.transport.addresses(),
-            version=self.history.version,
-            record=self.history.record_hash,
-            tokens=self.history.chain.total_tokens,
-            forward=queues["waiting"],
-            backward=queues["backward"],
-            in_flight=queues.total(),
-            room=self.journeys.room(),
-            service_seconds=progress.forward_seconds + progress.backward_seconds,
-            microbatches_per_second=self.view.microbatches_per_second(),
-            rested=self._refreshed - self.switch.departed >= rest_seconds(self.run_config.rebalance_seconds),
-            has_data=self.places.has_data,
-            measured=progress.counter >= MEASURED_TASKS,
-            broken=self.history.broken,
-        )
-
     # ---------------------------------------------------------------------------------------------- commits
 
     def on_replaced(self) -> None:
@@ -382,19 +353,16 @@ class Peer(HistoryListener):
         if self.served is not None:
             self.served.abandon()
             self.ballots.forget()
-        if self.view.validation_loss is not None:  # it may be of a version that is void now
-            self.view.validation_loss = self.history.record.validation_loss if self.history.record else None
-        self._refresh()
+        self.figures.on_replaced()
+        self.own.refresh()
         self.membership.changed.notify()
 
     def on_record(self, record: Record) -> None:
         """Ends the step everywhere, and begins what follows from it."""
         assert self.served is not None, "a record is applied to a stage"
-        if record.validation_loss is not None:
-            self.view.validation_loss = record.validation_loss
-        self.view.committed += len(self.served.sums.of(record.step).accumulated)
+        self.figures.on_record(record)
         self.served.end_step(record.step)
-        self._refresh()
+        self.own.refresh()
         self.mover.on_record(record)
         self.saving.on_record(record)
         if self.history.broken:

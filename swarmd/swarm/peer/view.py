@@ -2,38 +2,21 @@
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from swarmd.printable import size
 from swarmd.status import HopRow, PeerRow, Queues, Wait
 from swarmd.swarm.hops.custody import stuck
 from swarmd.swarm.membership.table import peer_rows
+from swarmd.swarm.peer.peer import Peer
 from swarmd.swarm.state.puller import Progress
 from swarmd.values import HopId
-
-if TYPE_CHECKING:
-    from swarmd.swarm.peer.peer import Peer
 
 
 class View:
     """One peer as others see it through the control socket and its card."""
 
-    def __init__(self, peer: "Peer") -> None:
+    def __init__(self, peer: Peer) -> None:
         self._peer = peer
-        self.committed = 0  # microbatches accumulated here in steps that are over
-        self.began: float | None = None  # loop time when this peer began to serve
-        self.validation_loss: float | None = None  # the newest
-
-    def microbatches_per_second(self) -> float:
-        """This peer's own, since it began to serve."""
-        if self.began is None or self._peer.journeys is None:
-            return 0.0
-        return self.microbatches_done() / max(1e-9, asyncio.get_running_loop().time() - self.began)
-
-    def microbatches_done(self) -> int:
-        """Accumulated here since this peer came."""
-        sums = self._peer.sums
-        return self.committed + (len(sums.of(self._peer.history.version + 1).accumulated) if sums is not None else 0)
 
     def transfer(self) -> Progress:
         """The part of the stage's state that has come, while it does; of the other stage's while this peer moves."""
@@ -163,5 +146,4 @@ class View:
 
     def peer_rows(self) -> list[PeerRow]:
         """Everyone this peer knows, itself first."""
-        self._peer.own.refresh()
         return peer_rows(self._peer.membership, asyncio.get_running_loop().time())
