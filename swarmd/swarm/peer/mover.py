@@ -107,11 +107,14 @@ class Mover:
             if not self._history.finished:
                 self._own.become("serving")
         finally:
-            self.under_way = self._task = None
-            self._own.card = dataclasses.replace(self._own.card, moving=-1, heir="")
+            self._forget()
         await self._own.announce()
         if why:
             raise Refused(why)
+
+    def _forget(self) -> None:
+        self.under_way = self._task = None
+        self._own.card = dataclasses.replace(self._own.card, moving=-1, heir="")
 
     def on_record(self, record: Record) -> None:
         """A record was applied: it may grant the move."""
@@ -127,9 +130,12 @@ class Mover:
 
     async def end(self) -> None:
         """Gives the move up, whether or not the old stage is left."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        if (task := self._task) is None:
+            return
+        task.cancel()
+        await asyncio.wait([task])
+        if self._task is task:  # it was cancelled before it began
+            self._forget()
 
     def close(self) -> None:
         """Ends what is under way: this peer leaves."""

@@ -68,6 +68,7 @@ class Rig:
 
     async def begin(self, stage: int = 1) -> "asyncio.Future[None]":
         asked = asyncio.ensure_future(self.mover.move(stage))
+        asked.add_done_callback(lambda done: done.cancelled() or done.exception())
         await turns()
         return asked
 
@@ -175,6 +176,19 @@ async def test_a_drain_ends_it_at_the_old_stage_and_a_return_anywhere(
             await asked
     assert it.closed == (end is Mover.drain), "what it had begun to hand over stays as it is"
     await it.mover.end()
+
+
+async def test_a_move_that_is_ended_before_it_has_begun_is_over() -> None:
+    """As when a return is decided in the same turn of the event loop."""
+    it = Rig()
+    moving = it.mover.move(1)
+    moving.send(None)  # up to its first wait
+    await it.mover.end()
+    moving.close()
+    assert (it.mover.target, it.own.moving) == (None, -1)
+    again = await it.begin()
+    it.way.arrived.set()
+    await again
 
 
 async def test_what_it_is_at_once_the_state_is_here() -> None:
