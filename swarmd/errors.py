@@ -66,6 +66,10 @@ class Mismatch(Refused):
     """The peer is of another version or another run: only a person can change that, so asking again is of no use."""
 
 
+NO_ANSWER = (PeerUnreachable, TimeoutError, Refused, PeerFault)
+"""What `Links.ask` raises when no answer comes. To most callers all four mean: ask another peer, or later."""
+
+
 class GaveUp(SwarmError):
     """What the user wanted to wait for didn't come in the time that the user gave it. Exit code 1."""
 

@@ -19,7 +19,17 @@ from swarmd.daemon.home import Home
 from swarmd.daemon.known_peers import KnownPeer, known_of, merge_known, peer_of
 from swarmd.daemon.logs import NOTICE
 from swarmd.daemon.remembered import Remembered, RememberedRun
-from swarmd.errors import ConfigError, ControlError, GaveUp, Mismatch, PeerFault, PeerUnreachable, Refused, WrongPeer
+from swarmd.errors import (
+    NO_ANSWER,
+    ConfigError,
+    ControlError,
+    GaveUp,
+    Mismatch,
+    PeerFault,
+    PeerUnreachable,
+    Refused,
+    WrongPeer,
+)
 from swarmd.status import Wait
 from swarmd.swarm.balance.sizes import unfit
 from swarmd.swarm.membership.table import Membership
@@ -307,7 +317,7 @@ class RunSearch:
         except (ConfigError, _AnotherRun, WrongPeer) as trouble:
             another: Outcome = "unreachable" if isinstance(trouble, WrongPeer) else "another run"
             self._candidates.failed(it, "refused" if it.given else another, str(trouble), loop.time())
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+        except NO_ANSWER as trouble:
             self._candidates.failed(it, "unreachable", str(trouble) or "no answer in time", loop.time())
         else:
             return

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from swarmd.config import LimitsConfig, RunConfig, fingerprint, to_plain
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NO_ANSWER
 from swarmd.sim.world.compute import OpenEngine, SimCompute, torch_engine
 from swarmd.sim.world.device import Speed
 from swarmd.sim.world.machine import Machine
@@ -359,7 +359,7 @@ async def _live(peer: Peer, transport: SimTransport, entries: list[PeerId], met:
     async def meet(entry: PeerId) -> None:
         try:
             await peer.links.greet(entry)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault):
+        except NO_ANSWER:
             return  # the peer asks it again, and others
         if not met.done():
             met.set_result(None)

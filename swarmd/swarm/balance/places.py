@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from swarmd.config import RunConfig
-from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NO_ANSWER, ConfigError, PeerFault, Refused
 from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.balance.rule import plan_place
 from swarmd.swarm.balance.sizes import lacking
@@ -97,7 +97,7 @@ class Places:
         question = AskPlace(stage, self.has_data, self._membership.own.memory_bytes)
         try:
             place = await self._links.ask(peer, question, deadline_s=PLACE_SECONDS)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+        except NO_ANSWER as trouble:
             log.info("no place from %s: %s", peer[-8:], trouble)
             self.tried = f"{peer[-8:]}: {trouble or 'no answer'}"
             return None

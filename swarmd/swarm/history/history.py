@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 
 from swarmd.config import RunConfig
-from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.errors import NO_ANSWER, NonFinite, Refused, SwarmError
 from swarmd.swarm.history.chain import Chain
 from swarmd.swarm.history.ledger import Ledger
 from swarmd.swarm.history.listener import HistoryListener
@@ -266,7 +266,7 @@ class History:
             try:
                 commit = await self._links.ask(source, AskRecord(before + 1), deadline_s=RECORD_SECONDS)
                 record = record_from_plain(self._run, commit.record)
-            except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            except NO_ANSWER as trouble:
                 log.info("no record of step %d from %s: %s", before + 1, source[-8:], trouble)
                 if isinstance(trouble, Refused):
                     self._no_record()

@@ -14,7 +14,7 @@ import random
 from typing import Any
 
 from swarmd.config import RoutingPolicy
-from swarmd.errors import HopForgotten, HopGivenUp, PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NO_ANSWER, HopForgotten, HopGivenUp, PeerUnreachable
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.custody import Custody, IsStalled
 from swarmd.swarm.hops.retention import Answer, Retained, Retention
@@ -89,7 +89,7 @@ class Custodian:
         self.router.sent(holder)
         try:
             answer = await self._watched(key, holder, hop)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+        except NO_ANSWER as trouble:
             self._check_kept(kept)
             log.info("hop %s comes back from %s: %s", tuple(key), holder[-8:], trouble)
             if isinstance(trouble, HopGivenUp):
@@ -139,7 +139,7 @@ class Custodian:
 
         async def tell() -> None:
             cancel = Cancel(((key.step, key.index),))
-            with contextlib.suppress(PeerUnreachable, TimeoutError, Refused, PeerFault):
+            with contextlib.suppress(*NO_ANSWER):
                 await self._links.ask(holder, cancel, deadline_s=CANCEL_SECONDS, urgency="hop")
             heard.set()
 

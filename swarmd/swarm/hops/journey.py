@@ -106,7 +106,7 @@ class Journeys:
         if hop.evaluate:
             try:
                 return await self._evaluate(hop_id(hop), hop.tokens, hop.activation)
-            except (PeerUnreachable, TimeoutError, HopForgotten, HopGivenUp, NonFinite) as trouble:
+            except (PeerUnreachable, TimeoutError, HopForgotten, NonFinite) as trouble:
                 raise Refused(f"no validation loss from the next stage: {trouble}") from None
         if hop.step < 1 or not 0 <= hop.index < self._run.microbatches:
             raise PeerFault(f"hop ({hop.step}, {hop.index}) is none of this run")

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from swarmd.config import RunConfig, fingerprint
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NO_ANSWER, PeerFault
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.table import (
     FEW,
@@ -196,7 +196,7 @@ class Gossip:
             async with asyncio.timeout(ANNOUNCE_SECONDS):
                 if not await self._links.introduce(peer):
                     await self._links.ask(peer, announcement, deadline_s=None)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+        except NO_ANSWER as trouble:
             log.debug("not announced to %s: %s", peer[-8:], trouble)
 
     async def _answer_announce(self, peer: PeerId, announce: Announce) -> Ack:
@@ -230,5 +230,5 @@ class Gossip:
     async def _dial(self, peer: PeerId) -> None:
         try:
             await self._links.greet(peer)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+        except NO_ANSWER as trouble:
             log.debug("not in touch with %s: %s", peer[-8:], trouble)

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NO_ANSWER
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
@@ -88,7 +88,7 @@ class Liveness:
         try:
             async with asyncio.timeout(LOOK_AGAIN_SECONDS):
                 await self._links.greet(peer)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+        except NO_ANSWER as trouble:
             log.debug("peer %s is still lost: %s", peer[-8:], trouble)
         finally:
             self._seeking.discard(peer)
@@ -122,7 +122,7 @@ class Liveness:
             again = self._membership.get(peer)
             if known is not None and again is not None and known.incarnation == again.incarnation:
                 return
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+        except NO_ANSWER as trouble:
             log.info("peer %s is lost: %s", peer[-8:], trouble)
         self._gone(peer)
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable
 
 from swarmd.config import RunConfig
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NO_ANSWER, Refused
 from swarmd.status import PeerState
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.journey import Journeys
@@ -219,7 +219,7 @@ class EarlyExit:
         question = AskStay(step, self._history.record_hash, self._stage)
         try:
             await self._links.ask(sibling, question, deadline_s=STAY_SECONDS)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+        except NO_ANSWER as trouble:
             log.info("%s doesn't promise to stay: %s", sibling[-8:], trouble)
             return False
         return True

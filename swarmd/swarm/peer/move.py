@@ -14,7 +14,7 @@ import logging
 import math
 
 from swarmd.config import LimitsConfig, RunConfig
-from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NO_ANSWER, ConfigError, PeerFault, Refused
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Move, Record
 from swarmd.swarm.membership.states import STAYING
@@ -141,7 +141,7 @@ class MoveUnderWay:
         question = AskMove(step, self._history.record_hash, self._move.source, self.target, self._balance)
         try:
             return await self._links.ask(conductor, question, deadline_s=ANSWER_SECONDS)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+        except NO_ANSWER as trouble:
             log.info("no word on a move to stage %d from %s: %s", self.target, conductor[-8:], trouble)
             return None
 

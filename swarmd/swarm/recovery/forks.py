@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from swarmd.config import RunConfig
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NO_ANSWER
 from swarmd.swarm.history.chain import RECORDS_KEPT
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.listener import HistoryListener
@@ -207,7 +207,7 @@ class Forks(HistoryListener):
         try:
             commit = await self._links.ask(peer, AskRecord(step), deadline_s=RECORD_SECONDS)
             record = record_from_plain(self._run, commit.record)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+        except NO_ANSWER as trouble:
             log.debug("no record of step %d from %s: %s", step, peer[-8:], trouble)
             return None
         return record if record.step == step else None

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NO_ANSWER, NonFinite, PeerFault, Refused
 from swarmd.swarm.fence import is_of_device
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.rounds.averaged import Held, part_digest
@@ -99,7 +99,7 @@ class Exchange:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = {number: group.create_task(one(number)) for number in plan_turns(self.plan.parts)}
-        except* (Spoiled, PeerUnreachable, TimeoutError, Refused, PeerFault, MemoryError) as troubles:
+        except* (Spoiled, *NO_ANSWER, MemoryError) as troubles:
             found = [trouble for trouble in troubles.exceptions if isinstance(trouble, Spoiled)]
             raise found[0] if found else Refused(f"an owner failed: {troubles.exceptions[0]}") from None
         return tuple(tasks[number].result() for number in sorted(tasks))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from swarmd.config import RunConfig
-from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NO_ANSWER, NonFinite, PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.hops.under_way import HopsUnderWay
@@ -99,7 +99,7 @@ class HandOvers:
             try:
                 if await self._give_to(sibling):
                     return sibling
-            except (PeerUnreachable, TimeoutError, Refused, PeerFault, MemoryError) as trouble:
+            except (*NO_ANSWER, MemoryError) as trouble:
                 log.info("%s doesn't take this peer's sum: %s", sibling[-8:], trouble)
             if self.unsure == sibling:
                 break

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from swarmd.config import RunConfig
-from swarmd.errors import Overruled, PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NO_ANSWER, Overruled, PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.table import Membership, nan_to_zero
 from swarmd.swarm.rounds.holdups import Holdups
@@ -440,7 +440,7 @@ class Leader:
     async def _carry_out(self, peer: PeerId, plan: Plan) -> Result | None:
         try:
             return await self._links.ask(peer, plan, deadline_s=None)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+        except NO_ANSWER as trouble:
             log.info("%s doesn't carry out attempt %s: %s", peer[-8:], plan.attempt, trouble)
             self._refusing.add(peer)
             return None

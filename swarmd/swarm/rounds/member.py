@@ -12,7 +12,7 @@ import logging
 import math
 
 from swarmd.config import LimitsConfig, RunConfig
-from swarmd.errors import NonFinite, PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NO_ANSWER, NonFinite, PeerFault, Refused
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.hops.journey import Journeys
@@ -338,7 +338,7 @@ class Rounds:
                 answer = await self._links.ask(source, question, deadline_s=GRADIENT_SECONDS, urgency="bulk")
                 parts = answer.parts
                 averaged.append(answer.data)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+        except NO_ANSWER as trouble:
             log.info("no gradient of step %d from %s: %s", step, source[-8:], trouble)
             return False
         return await self._take(step, digest, tuple(averaged))

@@ -8,7 +8,7 @@ import asyncio
 import logging
 
 from swarmd.config import LimitsConfig, RunConfig
-from swarmd.errors import HopForgotten, NonFinite, PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.errors import NO_ANSWER, HopForgotten, NonFinite, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.hops.step_sum import StepSums
@@ -153,7 +153,7 @@ class Repairs:
         for peer in sorted(live, key=lambda peer: (peer != source, peer)):
             try:
                 hop = await self._links.ask(peer, AskHop(*key), deadline_s=INPUT_SECONDS, urgency="hop")
-            except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+            except NO_ANSWER as trouble:
                 log.info("hop %s is not to be had from %s: %s", tuple(key), peer[-8:], trouble)
                 continue
             if hop_id(hop) == key and hop.stage == self._stage:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from swarmd.config import RunConfig
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NO_ANSWER, PeerFault, Refused
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.signals import Signal
@@ -154,7 +154,7 @@ class Backlog:
             question = AskRecord(self.version + 1)
             commit = await self._links.ask(source, question, deadline_s=RECORD_SECONDS)
             record = record_from_plain(self._run, commit.record)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+        except NO_ANSWER as trouble:
             log.info("no record of step %d from %s: %s", self.version + 1, source[-8:], trouble)
             return False
         if record.step != self.version + 1 or record.parent != self._record_hash:
@@ -254,6 +254,6 @@ class Backlog:
     async def _ask(self, source: PeerId, question: AskGradient) -> GradientPart:
         try:
             return await self._links.ask(source, question, deadline_s=PART_SECONDS, urgency="bulk")
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+        except NO_ANSWER as trouble:
             log.info("no gradient of step %d from %s: %s", question.step, source[-8:], trouble)
             raise

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from swarmd.config import LimitsConfig, RunConfig
-from swarmd.errors import HopForgotten, PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.errors import NO_ANSWER, HopForgotten, SwarmError
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.hops.step_sum import StepSums
@@ -207,7 +207,7 @@ class Head:
                 if self._conductor.conductor_of(step) != conductor:  # it is silent, and another leads by now
                     return None
             return asking.result()
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+        except NO_ANSWER as trouble:
             log.debug("no lease of step %d from %s: %s", step, conductor[-8:], trouble)
             await asyncio.sleep(RETRY_SECONDS)
             return None

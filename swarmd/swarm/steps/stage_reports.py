@@ -7,7 +7,7 @@ import asyncio
 import logging
 
 from swarmd.config import RunConfig
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NO_ANSWER
 from swarmd.swarm.history.ballots import Mandate, Outranked
 from swarmd.swarm.history.record import check_report
 from swarmd.swarm.membership.order import leader_order
@@ -72,7 +72,7 @@ class StageReports:
                 check_report(report, close.stage, self._run.microbatches)
                 return report
             log.warning("step %d: %s, who leads a round, %s", close.step, leader[-8:], report)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+        except NO_ANSWER as trouble:
             log.warning("step %d: %s gives no report of its round: %s", close.step, leader[-8:], trouble)
         return None
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar, cast
 
-from swarmd.errors import Mismatch, PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.errors import NO_ANSWER, Mismatch, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.swarm.fence import Fence
 from swarmd.swarm.ports import Transport
 from swarmd.swarm.tasks import start_shared
@@ -285,7 +285,7 @@ class Links:
         try:
             async with asyncio.timeout(deadline_s):  # over the greeting, too
                 return await self.ask(peer, message, deadline_s=None)
-        except (PeerUnreachable, TimeoutError, Refused, PeerFault) as trouble:
+        except NO_ANSWER as trouble:
             log.debug("%s to %s: %s", type(message).__name__, peer[-8:], trouble)
             return None
 
