@@ -102,6 +102,9 @@ def test_an_older_version_voids_what_came_after() -> None:
     chain = chain_of(made)
     chain.move(made[1], 2)
     assert (chain.version, len(chain), chain.hash_at(3)) == (2, 2, "")
+    chain = chain_of(made)
+    chain.move(made[1], 3)
+    assert (chain.version, chain.hash_at(3)) == (2, ""), "though it is in common"
     chain.move(None, 0)
     assert (chain.version, chain.newest, chain.newest_hash, len(chain)) == (0, None, GENESIS, 0)
 
