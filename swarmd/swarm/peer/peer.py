@@ -307,9 +307,8 @@ class Peer(HistoryListener):
 
     def _heard(self, card: Card) -> None:
         self.ending.hear(card)
-        next_one = self.journeys is not None and card.stage == self.journeys.stage + 1
-        if self.journeys is not None and next_one and card.room > 0 and self.membership.is_live(card.peer):
-            self.journeys.peer_has_room(card.peer)
+        if self.served is not None:
+            self.served.on_card(card)
 
     def _suspected(self, peer: PeerId) -> None:
         self.places.lost(peer)
@@ -333,18 +332,12 @@ class Peer(HistoryListener):
             lost = self.served.compute.progress().lost
             if lost and not self._device_lost.done():
                 self._device_lost.set_result(lost)
-            due = self.served.sweep(now, self._is_stalled)
+            due = self.served.sweep(now)
         due = min(due, self.conductor.sweep(now))
         self.forks.sweep(now)
         self.returns.sweep()
         self.figures.sweep(now)
         return due
-
-    def _is_stalled(self) -> bool:
-        """True if no hop can be expected to be answered: a stage is empty, or takes nothing, or the sums are frozen."""
-        stages = self.run_config.model.stages
-        frozen = self.sums is not None and self.sums.is_frozen(self.history.version + 1)
-        return frozen or bool(self.membership.missing_stages(stages) or self.membership.held_back(stages))
 
     # ---------------------------------------------------------------------------------------------- commits
 

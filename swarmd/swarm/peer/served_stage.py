@@ -6,7 +6,6 @@ nothing more gets into the old sum. From then on its questions are refused, unti
 """
 
 import random
-from collections.abc import Callable
 
 from swarmd.config import LimitsConfig, RunConfig
 from swarmd.swarm.history.history import History
@@ -24,6 +23,7 @@ from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.steps.head import Head
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.values import PeerId
 
@@ -47,7 +47,7 @@ class ServedStage:
         tasks: Tasks,
         own: OwnCard,
     ) -> None:
-        self.stage, self.compute, self.data = stage, compute, data
+        self._run, self._history, self.stage, self.compute, self.data = run, history, stage, compute, data
         self._scope, self._membership, self.tasks = links.scope(), membership, tasks
         scope = self._scope
         self._serving = False
@@ -95,13 +95,21 @@ class ServedStage:
         if self.head is not None:
             self.tasks.keep(self.head.run)
 
-    def sweep(self, now: float, stalled: Callable[[], bool]) -> float:
-        """Looks at what may be late. `stalled`: whether no hop can be expected to be answered. Returns the loop time at
-        which more may be.
-        """
-        due = self.journeys.custodian.sweep(now, stalled)
+    def on_card(self, card: Card) -> None:
+        """Hears of room at the next stage."""
+        if card.stage == self.stage + 1 and card.room > 0 and self._membership.is_live(card.peer):
+            self.journeys.peer_has_room(card.peer)
+
+    def sweep(self, now: float) -> float:
+        """Looks at what may be late. Returns the loop time at which more may be."""
+        due = self.journeys.custodian.sweep(now, self._is_stalled)
         self.donor.sweep(now)
         return due
+
+    def _is_stalled(self) -> bool:
+        """True if no hop can be expected to be answered: a stage is empty, or takes nothing, or the sums are frozen."""
+        stages, frozen = self._run.model.stages, self.sums.is_frozen(self._history.version + 1)
+        return frozen or bool(self._membership.missing_stages(stages) or self._membership.held_back(stages))
 
     def suspect(self, peer: PeerId) -> None:
         """Gives up a peer that can't be reached: its hops are sent elsewhere, and it is given no more state."""
