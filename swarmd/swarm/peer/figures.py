@@ -77,7 +77,7 @@ class Figures:
             room=served.journeys.room(),
             service_seconds=progress.forward_seconds + progress.backward_seconds,
             microbatches_per_second=self.microbatches_per_second(),
-            rested=self._refreshed - self._switch.departed >= rest_seconds(self._run.rebalance_seconds),
+            rested=self._refreshed - self._switch.left_at >= rest_seconds(self._run.rebalance_seconds),
             has_data=self._places.has_data,
             measured=progress.counter >= MEASURED_TASKS,
             broken=history.broken,

@@ -57,7 +57,7 @@ class MoveUnderWay:
         self._run, self._limits, self._links, self._membership = run, limits, links, membership
         self._history, self._conductor, self._switch = history, conductor, switch
         self._move, self._balance = Move(membership.own.peer, membership.own.stage, target), balance
-        self.departed = False  # it has left its old stage
+        self.has_left = False  # it has left its old stage
         self._backlog: Backlog | None = None  # while the state is here: what is committed at the new stage since
         self._opened: ServedStage | None = None
         self._aim(target)
@@ -96,7 +96,7 @@ class MoveUnderWay:
         """Leaves the old stage, with a state of the new one at hand, and makes that state this peer's."""
         self._backlog = pulled.backlog
         try:
-            if not self.departed:
+            if not self.has_left:
                 await self._leave(pulled.backlog)
             if self._opened is None:  # else another version's state was of no use there
                 self._opened = await self._switch.arrive(self.target)
@@ -108,28 +108,28 @@ class MoveUnderWay:
 
     async def _leave(self, backlog: Backlog) -> None:
         """Asks conductors until a record has granted the move, or this peer has left early. Raises Refused, Missed."""
-        while not self.departed:
+        while not self.has_left:
             self._check_able()
             if backlog.missed:
                 raise Missed("what was committed since can't be had any more")
             step = self._history.version + 1
             conductor = self._conductor.conductor_of(step)
             answer = await self._ask(step, conductor)
-            if answer is not None and not self.departed:
+            if answer is not None and not self.has_left:
                 if not answer.likely:
                     raise Refused(answer.why)
                 if self._step_left() > self._limits.move_wait_s:
-                    await first_of(self._membership.changed.until(lambda: self.departed), self._leave_early())
+                    await first_of(self._membership.changed.until(lambda: self.has_left), self._leave_early())
 
             def news(step: int = step, conductor: str = conductor) -> bool:
                 changed = self._history.version >= step or self._conductor.conductor_of(step) != conductor
-                return changed or self.departed or backlog.missed
+                return changed or self.has_left or backlog.missed
 
             await self._membership.changed.until(news, RETRY_SECONDS if answer is None else ASK_AGAIN_SECONDS)
 
     def _check_able(self) -> None:
         """Raises Refused when, at its old stage, there is no sense in moving any more."""
-        if self.departed:
+        if self.has_left:
             return
         if self._history.finished:
             raise Refused("the run is over")
@@ -152,17 +152,17 @@ class MoveUnderWay:
 
     async def _leave_early(self) -> None:
         """Leaves in the middle of the step, if another replica takes over what this peer has of it."""
-        assert self._switch.served is not None, "it has not departed"
+        assert self._switch.served is not None, "it has not left"
         if heir := await self._switch.served.early_exit.leave():
-            self._depart(heir)  # in the turn of the event loop in which nothing of the step was left here
+            self._leave_now(heir)  # in the turn of the event loop in which nothing of the step was left here
 
     def on_record(self, record: Record) -> None:
         """A record was applied. If it grants the move, the old stage is left in the same turn of the event loop."""
         if self._backlog is None:
             return
         self._backlog.hear(record, "")
-        if not self.departed and self._move in record.moves and self._may_leave(record):
-            self._depart()
+        if not self.has_left and self._move in record.moves and self._may_leave(record):
+            self._leave_now()
 
     def _may_leave(self, record: Record) -> bool:
         """True if this peer can still be spared, and isn't needed to finish: the record was decided some time ago."""
@@ -171,13 +171,13 @@ class MoveUnderWay:
         staying = [card.peer for card in self._membership.staying(self._move.source) if card.peer not in gone]
         if not staying or own.state not in STAYING or self._history.crosses_at is not None or self._history.finished:
             return False
-        assert self._switch.served is not None, "it has not departed"
+        assert self._switch.served is not None, "it has not left"
         return self._switch.served.early_exit.stays < record.step
 
-    def _depart(self, heir: PeerId = "") -> None:
+    def _leave_now(self, heir: PeerId = "") -> None:
         """Leaves the old stage, in this turn of the event loop. `heir`: has this peer's sum, if the step isn't over."""
-        self.departed = True
-        self._switch.depart(self.target, heir)
+        self.has_left = True
+        self._switch.leave_for(self.target, heir)
 
     # ---------------------------------------------------------------------------------------------- arriving
 

@@ -50,14 +50,14 @@ class Mover:
     @property
     def between(self) -> bool:
         """True if this peer has left a stage and doesn't serve the next one yet."""
-        return self.under_way is not None and self.under_way.departed
+        return self.under_way is not None and self.under_way.has_left
 
     @property
     def doing(self) -> str:
         """Says what the move is at once the state is here; "" if none is under way."""
         if self.under_way is None:
             return ""
-        if self.under_way.departed or self._switch.served is None:
+        if self.under_way.has_left or self._switch.served is None:
             return "opening it"
         return self._switch.served.early_exit.doing or "asking for it"
 
@@ -83,7 +83,7 @@ class Mover:
         try:
             await joined(task, Refused("this peer leaves"))
         except asyncio.CancelledError:
-            if not move.departed:
+            if not move.has_left:
                 task.cancel()
             raise
 

@@ -58,7 +58,7 @@ class Switch:
         self._own = own
         self.served: ServedStage | None = None  # None: between two stages, or before the first
         self.joiner: Joiner | None = None  # of the stage that is open, or being opened
-        self.departed = -math.inf  # loop time at which this peer last left a stage for another
+        self.left_at = -math.inf  # loop time at which this peer last left a stage for another
         self._left: ServedStage | None = None  # what the stage before was, until that has ended
 
     async def open(self, stage: int, *, pull: bool = False) -> ServedStage:
@@ -126,12 +126,12 @@ class Switch:
 
     # ---------------------------------------------------------------------------------------------- changing
 
-    def depart(self, target: int, heir: PeerId) -> None:
+    def leave_for(self, target: int, heir: PeerId) -> None:
         """Leaves the stage for another one, in this turn of the event loop. `heir`: has this peer's sum; "" if it has
         none, or is in a record.
         """
-        self._leave()
-        self.departed = asyncio.get_running_loop().time()
+        self._leave_stage()
+        self.left_at = asyncio.get_running_loop().time()
         self._own.card = dataclasses.replace(
             self._own.card, stage=target, state="joining", moving=-1, rested=False, heir=heir
         )
@@ -154,7 +154,7 @@ class Switch:
             return self.served
         before = self._membership.own.stage
         if self.served is not None:
-            self._leave()
+            self._leave_stage()
         try:
             return await self.arrive(stage)
         except ConfigError as trouble:
@@ -163,7 +163,7 @@ class Switch:
             log.warning("back to stage %d: stage %d can't be opened here: %s", before, stage, trouble)
             return await self.arrive(before)
 
-    def _leave(self) -> None:
+    def _leave_stage(self) -> None:
         """Closes the present stage."""
         assert self.served is not None, "a stage is open"
         self._history.detach()

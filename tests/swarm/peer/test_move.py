@@ -38,7 +38,7 @@ class Mover:
         self.heirs, self.log = list[str](), list[Any]()
         early_exit = SimpleNamespace(stays=0, leave=self._leave_early)
         self.old = SimpleNamespace(stage=SOURCE, early_exit=early_exit)
-        self.switch = SimpleNamespace(served=self.old, depart=self._depart, arrive=self._arrive)
+        self.switch = SimpleNamespace(served=self.old, leave_for=self._leave_for, arrive=self._arrive)
         self.cannot_open = set[int]()
         mover = self
 
@@ -80,7 +80,7 @@ class Mover:
         await asyncio.sleep(2)
         return self.heirs.pop(0) if self.heirs else ""
 
-    def _depart(self, target: int, heir: str) -> None:
+    def _leave_for(self, target: int, heir: str) -> None:
         self.log.append((target, heir))
         self.switch.served = None
         self.changed.notify()
@@ -142,7 +142,7 @@ def granted(change: Callable[[Mover], Any] = lambda it: None, grant: Record = GR
     it.move._backlog = it.backlog
     change(it)
     it.move.on_record(grant)
-    assert it.move.departed == ((TARGET, "") in it.log)
+    assert it.move.has_left == ((TARGET, "") in it.log)
     return it.log
 
 
@@ -206,7 +206,7 @@ def test_a_refusal_is_the_conductors_sentence() -> None:
         it.has_state()
         with pytest.raises(Refused, match="it would be empty"):
             await it.move.run()
-        assert not it.move.departed
+        assert not it.move.has_left
 
     try_it(events)
 

@@ -21,7 +21,7 @@ class Way:
     """A move that is at the old stage until it is told to leave, and arrives when it is told to."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        self.target, self.departed, self.back = _[-1], False, ""
+        self.target, self.has_left, self.back = _[-1], False, ""
         self.arrived = asyncio.Event()
 
     async def run(self) -> str:
@@ -126,7 +126,7 @@ async def test_it_serves_the_new_stage() -> None:
     it = Rig()
     asked = await it.begin()
     assert (it.mover.target, it.own.moving) == (1, 1)
-    it.way.departed = True
+    it.way.has_left = True
     it._set_card(state="joining", heir="q")
     it.way.arrived.set()
     await asked
@@ -143,15 +143,15 @@ async def test_back_at_its_old_stage_it_says_why() -> None:
     assert it.own.state == "serving"
 
 
-@pytest.mark.parametrize("departed", [False, True])
-async def test_when_its_asker_waits_no_longer_it_goes_on_once_the_old_stage_is_left(departed: bool) -> None:
+@pytest.mark.parametrize("has_left", [False, True])
+async def test_when_its_asker_waits_no_longer_it_goes_on_once_the_old_stage_is_left(has_left: bool) -> None:
     it = Rig()
     asked = await it.begin()
-    it.way.departed = departed
+    it.way.has_left = has_left
     asked.cancel()
     await turns()
     assert asked.cancelled()
-    assert (it.mover.target == 1) == departed
+    assert (it.mover.target == 1) == has_left
 
 
 WAYS_TO_END: list[tuple[Callable[[Mover], Awaitable[None]], bool, bool]] = [
@@ -162,13 +162,13 @@ WAYS_TO_END: list[tuple[Callable[[Mover], Awaitable[None]], bool, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("end", "departed", "goes_on"), WAYS_TO_END)
+@pytest.mark.parametrize(("end", "has_left", "goes_on"), WAYS_TO_END)
 async def test_a_drain_ends_it_at_the_old_stage_and_a_return_anywhere(
-    end: Callable[[Mover], Awaitable[None]], departed: bool, goes_on: bool
+    end: Callable[[Mover], Awaitable[None]], has_left: bool, goes_on: bool
 ) -> None:
     it = Rig()
     asked = await it.begin()
-    it.way.departed = departed
+    it.way.has_left = has_left
     await end(it.mover)
     assert (it.mover.target == 1) == goes_on
     if not goes_on:
@@ -198,6 +198,6 @@ async def test_what_it_is_at_once_the_state_is_here() -> None:
     assert it.mover.doing == "asking for it"
     it.early_exit.doing = "handing 3 microbatches over"
     assert it.mover.doing == "handing 3 microbatches over"
-    it.way.departed = True
+    it.way.has_left = True
     assert it.mover.doing == "opening it"
     await it.mover.end()

@@ -128,7 +128,7 @@ async def test_where_the_first_stage_cannot_be_opened_the_data_is_what_is_missin
 async def test_a_departure_is_complete_in_one_turn() -> None:
     it = Rig()
     old = await it.switch.open(0)
-    it.switch.depart(1, "q")
+    it.switch.leave_for(1, "q")
     assert it.switch.served is None
     assert old.left  # type: ignore[attr-defined]
     assert (it.own.stage, it.own.state, it.own.rested, it.own.heir) == (1, "joining", False, "q")
