@@ -90,6 +90,9 @@ class StageModule(nn.Module):
 
     A peer holds one stage; the whole model is all of them in one (`whole_model`). With sharing each stage has one
     block, which is applied `layers // stages` times.
+
+    On the meta device, arithmetic and random numbers load torch's compiler, which takes 1.1 s and 73 MiB. So the tables
+    are computed on the CPU, and the embedding isn't given initial values.
     """
 
     def __init__(self, model: ModelConfig, first: int, last: int | None = None) -> None:
@@ -99,13 +102,15 @@ class StageModule(nn.Module):
         self.is_head, self.is_tail = first == 0, last == model.stages - 1
         self.dtype = torch.bfloat16 if model.compute_dtype == "bf16" else torch.float32
         if self.is_head:
-            self.embedding = nn.Embedding(model.vocabulary, model.hidden)
+            table = torch.empty(model.vocabulary, model.hidden)
+            self.embedding = nn.Embedding.from_pretrained(table, freeze=False)  # type: ignore[no-untyped-call]
         self.plan = [key for stage in range(first, last + 1) for key in block_keys(model, stage)]
         self.blocks = nn.ModuleDict({key: Block(model) for key in dict.fromkeys(self.plan)})
         if self.is_tail:
             self.final_norm = Norm(model)
             self.head = nn.Linear(model.hidden, model.vocabulary, bias=False)
-        cos, sin = rotary_tables(model)
+        with torch.device("cpu"):
+            cos, sin = rotary_tables(model)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
