@@ -24,7 +24,7 @@ RECENT_SECONDS = 600.0  # for so long a failure is worth a warning
 
 
 class Fence:
-    """What failed at one peer without anybody having foreseen it."""
+    """The unforeseen failures of one peer."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -33,7 +33,7 @@ class Fence:
         self._places: OrderedDict[str, int] = OrderedDict()  # where it came from -> how often
 
     def note(self, what: str, trouble: BaseException) -> None:
-        """Something failed with this. Logged at the 1st, 2nd, 4th, 8th, ... time that it does so at the same place."""
+        """Counts a failure. It is logged at the 1st, 2nd, 4th, 8th, ... time that it does so at the same place."""
         place = _place(trouble)
         times = self._places.pop(place, 0) + 1
         self._places[place] = times
@@ -47,25 +47,25 @@ class Fence:
         self.heard(trouble)
 
     def warning(self, now: float) -> str:
-        """What failed lately, for those who look; "" if nothing did."""
+        """A sentence on the last failure, if it is recent; else ""."""
         sentence, when = self._last
         if not sentence or now - when > RECENT_SECONDS:
             return ""
         return f"{sentence} ({self.count} unforeseen failures so far; swarmd.log has where)"
 
     def call(self, callback: Callable[..., None], *arguments: Any) -> None:
-        """Calls back somebody whose failure is not the caller's."""
+        """Calls a listener; its failure is noted, and isn't the caller's."""
         try:
             callback(*arguments)
         except Exception as trouble:  # noqa: BLE001 - one listener's failure is kept from the others
             self.note(f"a callback, {getattr(callback, '__qualname__', callback)},", trouble)
 
     async def once(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Does something that others don't wait for."""
+        """Runs something that nobody waits for."""
         await self._ends_well(work)
 
     async def _ends_well(self, work: Coroutine[Any, Any, Any]) -> bool:
-        """Whether it came to its end without an unforeseen failure."""
+        """Runs it to its end. False if it failed in an unforeseen way, which is noted."""
         try:
             await work
         except Exception as trouble:  # noqa: BLE001 - a task's failure becomes a word in the log
@@ -75,7 +75,7 @@ class Fence:
         return True
 
     async def again(self, begin: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        """Does something that is to run until it ends by itself; begins it anew when it fails."""
+        """Runs something until it ends by itself; begins it anew when it fails."""
         loop, pause = asyncio.get_running_loop(), AGAIN_SECONDS
         while True:
             began = loop.time()
@@ -88,14 +88,14 @@ class Fence:
 
 
 def is_of_device(trouble: BaseException) -> bool:
-    """Whether it is that the device is lost, or several troubles of which one is."""
+    """Tells if this is, or includes, the loss of the device."""
     if isinstance(trouble, BaseExceptionGroup):
         return any(is_of_device(each) for each in trouble.exceptions)
     return isinstance(trouble, DeviceLost)
 
 
 def _place(trouble: BaseException) -> str:
-    """Where it was raised, and of which kind it is."""
+    """The exception's class and the place where it was raised."""
     while isinstance(trouble, BaseExceptionGroup):
         trouble = trouble.exceptions[0]
     frames = traceback.extract_tb(trouble.__traceback__)

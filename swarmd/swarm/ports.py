@@ -1,4 +1,4 @@
-"""What the swarm needs of the world: a network, a device, data and a disk. Nothing else reaches `swarm/`.
+"""The ports: all that the swarm needs of the world, a network, a device, data and a disk. Nothing else reaches it.
 
 In production these are `net.libp2p`, `stage.worker`, `stage.data` and `daemon.store`; in virtual time they are in
 `sim.world`. Time comes from the running event loop, chance from an injected `random.Random`.
@@ -185,7 +185,7 @@ class Data(Protocol):
 
 
 class Store(Protocol):
-    """What a peer keeps on its disk."""
+    """The disk of a peer."""
 
     def append_ledger(self, line: dict[str, Any]) -> None:
         """A line per committed step. A full disk is reported, never raised."""

@@ -56,7 +56,9 @@ _LIFTS: dict[type[Any], list[tuple[str, type[Any] | None, Lift, Any]]] = {}
 
 
 def _lowers(cls: type[Any]) -> list[tuple[str, Lower | None, Any]]:
-    """How each field of a message class is lowered, None: as it is; and with which value it is left out."""
+    """For each field of a message class its lowering, None where the value stays as it is, and the value with which it
+    is left out.
+    """
     if cls not in _LOWERS:
         hints, sparse = typing.get_type_hints(cls), cls.__name__ in SPARSE
         _LOWERS[cls] = [
@@ -112,7 +114,7 @@ def from_frame(frame: Frame) -> Message:
 
 
 def _lifts(cls: type[Any]) -> list[tuple[str, type[Any] | None, Lift, Any]]:
-    """How each field of a message class is lifted, the type that needs no lifting, and the field's default."""
+    """For each field of a message class the type that needs no lifting, the lifting, and the field's default."""
     if cls not in _LIFTS:
         hints, defaults = typing.get_type_hints(cls).items(), {it.name: it.default for it in dataclasses.fields(cls)}
         _LIFTS[cls] = [
@@ -146,7 +148,7 @@ def _raise_fields(cls: type[Any], body: Any, buffers: Iterator[Buffer]) -> Any:
 
 
 def _lift(hint: Any, where: str) -> Lift:
-    """What makes a value of the hint's type; `where` is for its complaints."""
+    """A function that makes a value of the hint's type; its complaints name `where`."""
     if hint is float:
         return _number(where)
     if hint in PLAIN:

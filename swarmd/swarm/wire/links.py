@@ -1,7 +1,7 @@
 """Questions and answers between peers as typed messages, after a handshake that proves they are of one run.
 
 Relies on the Transport port. Knows who has been greeted, not what messages mean: `Links` turns frames into messages,
-checks the fingerprint on a connection's first request, and hands the rest to whoever registered for the kind.
+checks the fingerprint on a connection's first request, and hands the rest to the handler of its kind.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ Handler = Callable[[PeerId, Any], Awaitable[Message]]
 
 
 class Others(Protocol):
-    """What is known of other peers, as far as conversations need it."""
+    """The other peers, as far as conversations need to know them."""
 
     def get(self, peer: PeerId) -> Card | None:
         """The newest card of a peer that is known."""
@@ -73,7 +73,7 @@ class Links:
         self._handlers[kind] = handler
 
     def scope(self) -> "Scope":
-        """For handlers that end before."""
+        """Makes a scope, for handlers that end before this peer does."""
         return Scope(self, self._handlers)
 
     def _handler(self, kind: type[Any]) -> Handler:
@@ -163,7 +163,9 @@ class Links:
         return True
 
     async def _greet(self, peer: PeerId) -> None:
-        """Until both know each other's present lives: who is told of a later life of itself goes above that first."""
+        """Exchanges greetings until both know each other's present lives: one that hears of a later life of itself goes
+        above that first.
+        """
         for _ in range(GREETINGS):
             ours = self._hello(peer)
             theirs = await self._ask(peer, ours, deadline_s=GREETING_SECONDS)
@@ -176,14 +178,14 @@ class Links:
         raise Refused(f"peer {peer[-8:]} and this one don't agree on which of their lives are the present ones")
 
     async def _rise(self, hello: Hello) -> bool:
-        """Whether others know no later life of this peer. If they do, it goes above that, and must greet again."""
+        """Makes this the latest life of this peer. False if others know a later one: this peer must greet again."""
         if hello.known <= self.own.card.incarnation:
             return True
         await self.incarnation.rise_above(hello.known)
         return False
 
     def _is_outdated(self, card: Card) -> bool:
-        """Whether a later life of the card's peer is known here."""
+        """Tells if a later life of the card's peer is known here."""
         known = self._others.get(card.peer)
         return known is not None and known.incarnation > card.incarnation
 
@@ -303,13 +305,13 @@ class Scope:
         self._own.add(kind)
 
     def close(self) -> None:
-        """Refuses what was answered here."""
+        """Refuses these kinds from now on."""
         for kind in self._own:
             self._handlers.pop(kind, None)
 
 
 def _prolonged(settings: Settings) -> str:
-    """What those may have missed who are of another run than a prolonged one."""
+    """A word for peers that may have missed that this run was prolonged; "" if it wasn't."""
     if not settings.run.get("earlier"):
         return ""
     return (

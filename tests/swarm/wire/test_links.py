@@ -2,8 +2,6 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
@@ -11,55 +9,14 @@ import pytest
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.network import SimNetwork
-from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire import links as links_module
 from swarmd.swarm.wire.framing import from_frame, to_frame
-from swarmd.swarm.wire.incarnation import RISES, RISES_SECONDS, Incarnation
-from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import AskRecord
-from swarmd.swarm.wire.messages.common import INCARNATION_LIMIT, INCARNATION_STEP, PROTOCOL, Ack
+from swarmd.swarm.wire.messages.common import PROTOCOL, Ack
 from swarmd.swarm.wire.messages.hop import Beat, Busy, Room
-from swarmd.swarm.wire.messages.presence import AskPlace, AskSettings, Card, Hello, SayHello, Settings
-from swarmd.swarm.wire.own_card import OwnCard
+from swarmd.swarm.wire.messages.presence import AskPlace, AskSettings, Hello, SayHello, Settings
 from swarmd.values import Frame
-from tests.swarm.cards import card
-
-
-@dataclass
-class Node:
-    """One end, and what it has heard."""
-
-    links: Links
-    membership: Membership
-    cards: list[Card] = field(default_factory=list)
-    rooms: list[tuple[str, int]] = field(default_factory=list)
-
-    async def answer_room(self, peer: str, room: Room) -> Ack:
-        self.rooms.append((peer, room.hops))
-        return Ack()
-
-
-def node(network: SimNetwork, name: str, run: str | None = "run") -> Node:
-    own = OwnCard(card(name))
-    membership = Membership(own)
-    settings = None if run is None else Settings({"name": "toy"}, run)
-    it = Node(Links(network.transport(name), own, membership, lambda: settings), membership)
-    it.links.on_card(it.cards.append)
-    it.links.handle(Room, it.answer_room)
-    return it
-
-
-def meet(test: Callable[[Node, Node], Awaitable[None]], other_run: str | None = "run", run: str | None = "run") -> None:
-    """Runs a test with two nodes, a and b, that know each other's addresses."""
-
-    async def main() -> None:
-        network = SimNetwork()
-        one, other = node(network, "a", run), node(network, "b", other_run)
-        one.links.transport.learn("b", ())
-        other.links.transport.learn("a", ())
-        await test(one, other)
-
-    run_virtual(main())
+from tests.swarm.wire.nodes import Node, meet, node
 
 
 async def forever() -> Any:
@@ -327,74 +284,5 @@ def test_a_greeting_that_never_ends_is_given_up() -> None:
         with pytest.raises(TimeoutError):
             await a.links.ask("b", Room(1), deadline_s=None)
         assert asyncio.get_running_loop().time() == pytest.approx(links_module.GREETING_SECONDS)
-
-    meet(test)
-
-
-# ------------------------------------------------------------------------------------------------- former lives
-
-
-@pytest.mark.parametrize("who", ["the restarted one", "who knew it before"])
-def test_a_life_that_others_take_for_a_former_one_goes_above_that(who: str) -> None:
-    async def test(one: Node, other: Node) -> None:
-        one.membership.hear(card("b", incarnation=9, addresses=("/old",)), 0.0)
-        asker, answerer = (other, one) if who == "the restarted one" else (one, other)
-        await asker.links.greet(answerer.links.transport.peer_id)
-        assert other.membership.own.incarnation == 9 + INCARNATION_STEP
-        assert one.cards[-1] == other.membership.own, "it was heard in its present life"
-        assert await asker.links.ask(answerer.links.transport.peer_id, Room(1), deadline_s=1) == Ack()
-
-    meet(test)
-
-
-def test_whoever_cannot_go_above_is_refused_with_a_sentence() -> None:
-    async def test(one: Node, other: Node) -> None:
-        one.membership.hear(card("b", incarnation=INCARNATION_LIMIT), 0.0)
-        with pytest.raises(Refused, match="don't agree on which of their lives"):
-            await other.links.greet("a")
-        assert other.membership.own.incarnation == 1
-        one.membership.sweep(1000.0)  # once its peer has been silent long enough, the lie is forgotten
-        await other.links.greet("a")
-
-    meet(test)
-
-
-def test_a_liar_raises_an_incarnation_a_few_times_a_minute() -> None:
-    async def test(one: Node, other: Node) -> None:
-        kept: list[int] = []
-
-        async def keep(incarnation: int) -> None:
-            kept.append(incarnation)
-
-        own = Incarnation(one.links.own, keep)
-        for _ in range(100):
-            await own.rise_above(one.membership.own.incarnation)
-        assert kept == [1 + (number + 1) * INCARNATION_STEP for number in range(RISES)]
-        assert one.membership.own.incarnation == kept[-1]
-        await asyncio.sleep(RISES_SECONDS)
-        assert await own.rise_above(kept[-1])
-        assert kept[-1] == one.membership.own.incarnation == 1 + (RISES + 1) * INCARNATION_STEP
-
-    meet(test)
-
-
-def test_an_incarnation_that_cannot_be_written_down_is_not_used() -> None:
-    async def full(_incarnation: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    async def test(one: Node, other: Node) -> None:
-        assert not await Incarnation(one.links.own, full).rise_above(7)
-        assert one.membership.own.incarnation == 1
-
-    meet(test)
-
-
-@pytest.mark.parametrize("changes", [{"sequence": -1}, {"incarnation": 1 << 63}, {"sequence": 1 << 60}])
-def test_a_card_with_numbers_that_nobody_reaches_costs_its_sender_the_connection(changes: dict[str, int]) -> None:
-    async def test(one: Node, other: Node) -> None:
-        other.links.own.card = card("b", **changes)
-        with pytest.raises(PeerFault, match="a card with incarnation"):
-            await one.links.greet("b")
-        assert not one.cards
 
     meet(test)

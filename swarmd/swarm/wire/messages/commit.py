@@ -28,7 +28,7 @@ class Prepare(Request[Promise]):
 
 @dataclass(frozen=True)
 class Accepted:
-    """Whether it did; else under which higher ballot someone else leads."""
+    """The acceptor's answer: whether it did; else the higher ballot under which another one leads."""
 
     granted: bool
     promised: Ballot

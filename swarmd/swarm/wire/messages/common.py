@@ -1,4 +1,4 @@
-"""What all messages share: their protocol's number, requests, ballots, sets of indices, the plainest answer.
+"""The parts that all messages share: protocol number, requests, ballots, sets of indices, the plainest answer.
 
 A message is a frozen dataclass of plain fields: numbers, text, tuples, other such classes, encoded tensors and buffers.
 `framing.py` puts it on the wire. A message that is answered is a `Request` of its answers; what peers do with them is
@@ -49,7 +49,7 @@ class Request(Generic[A_co]):
         return list(typing.get_args(answer) or (answer,))
 
     def accepts(self, answer: Message) -> bool:
-        """Whether the answer is of a kind that this very question may have."""
+        """Tells if the answer is of a kind that this very question may have."""
         return isinstance(answer, tuple(self.answers()))
 
 
@@ -63,8 +63,8 @@ class RequestKind(Protocol[R_co, A]):
 
 @dataclass(frozen=True, order=True)
 class Ballot:
-    """Who may speak for a step: the higher one wins. Every conductor of a step has one of its own, and the leaders it
-    asks act under it, so that a conductor or leader that slept is refused when it wakes.
+    """The right to speak for a step: the higher one wins. Every conductor of a step has one of its own, and the leaders
+    that it asks act under it, so that a conductor or leader that slept is refused when it wakes.
     """
 
     number: int = 0  # 0: none

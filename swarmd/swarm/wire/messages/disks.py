@@ -26,7 +26,7 @@ class Stock:
 
 @dataclass(frozen=True)
 class AskStock(Request[Stock]):
-    """What of the run is on your disk? The answer takes the time to read it all once."""
+    """Asks for all checkpoints of the run on a disk. The answer takes the time to read them once."""
 
 
 @dataclass(frozen=True)

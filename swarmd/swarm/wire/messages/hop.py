@@ -27,7 +27,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Blame:
-    """Where a number came from that isn't finite. All of it is a peer's word: `words` shows what may be shown."""
+    """The origin of a number that isn't finite. All of it is a peer's word: `words` shows what may be shown."""
 
     what: str = ""  # activation | loss | gradient | sum | average | parameters; "" where nothing is wrong
     stage: int = ANY_STAGE
@@ -38,7 +38,7 @@ class Blame:
         return bool(self.what)
 
     def words(self) -> str:
-        """As part of a sentence."""
+        """The blame as part of a sentence."""
         what = self.what if self.what in NUMBERS else "number"
         of = f" of microbatch {self.index}" if self.index >= 0 else ""
         name = self.peer[-8:]
@@ -97,7 +97,7 @@ class Room(Request[Ack]):
 
 @dataclass(frozen=True)
 class HopBeat:
-    """Where one hop is: waiting | computing | passed."""
+    """The state of one hop: waiting | computing | passed."""
 
     step: int
     index: int
@@ -125,14 +125,14 @@ class Cancel(Request[Ack]):
 
 @dataclass(frozen=True)
 class Located:
-    """Whether it is here, done or under way."""
+    """The answer: the hop is here, done or under way, or it isn't."""
 
     here: bool
 
 
 @dataclass(frozen=True)
 class Locate(Request[Located]):
-    """Who has this hop?"""
+    """Asks a replica if it has this hop."""
 
     step: int
     index: int

@@ -7,7 +7,7 @@ from swarmd.swarm.wire.messages.common import Ack, Request
 
 @dataclass(frozen=True)
 class Wished:
-    """Whether the move will be granted as far as the conductor can see; if not, why. Only the record grants it."""
+    """The conductor's outlook for a move: likely to be granted, or why not. Only the record grants it."""
 
     likely: bool
     why: str = ""

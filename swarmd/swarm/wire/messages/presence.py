@@ -1,4 +1,4 @@
-"""Who is there: cards, greetings, a run's settings, places for newcomers."""
+"""Presence: cards, greetings, a run's settings, places for newcomers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from swarmd.values import PeerId
 
 @dataclass(frozen=True)
 class Card:
-    """What a peer says of itself: the heartbeat, gossiped on its stage's topic and exchanged in `Hello`."""
+    """A peer's description of itself: the heartbeat, gossiped on its stage's topic and exchanged in `Hello`."""
 
     peer: PeerId
     incarnation: int  # grows with every start of the same identity

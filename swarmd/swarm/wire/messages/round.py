@@ -1,4 +1,4 @@
-"""How the sums of a stage's replicas become one gradient."""
+"""A round: the sums of a stage's replicas become one gradient."""
 
 from dataclasses import dataclass
 
@@ -57,7 +57,7 @@ class OpenPart:
 
 @dataclass(frozen=True)
 class Standing:
-    """How an attempt stands at a member."""
+    """The state of an attempt at a member."""
 
     attempt: str = ""  # none, if empty
     has: Ranges = ()  # numbers of the parts whose averages are here
@@ -69,7 +69,7 @@ NO_STANDING = Standing()
 
 @dataclass(frozen=True)
 class Frozen:
-    """What a member has in its sum."""
+    """The contents of a member's sum."""
 
     indices: Ranges
     under_way: Ranges  # indices on their way into the sum
@@ -122,7 +122,7 @@ class Subtract(Request[Frozen]):
 
 @dataclass(frozen=True)
 class Resent:
-    """Which of the indices are on their way again."""
+    """The indices that are on their way again."""
 
     indices: Ranges
     blame: Blame = NOBODY  # for one of them that never comes, since its numbers are not finite
