@@ -35,7 +35,7 @@ from swarmd.swarm.hops.custody import stuck
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.drain import Drained
 from swarmd.swarm.peer.peer import Peer
-from swarmd.swarm.peer.view import View
+from swarmd.swarm.peer.status_view import StatusView
 from swarmd.swarm.ports import Compute, Data
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Settings
@@ -64,7 +64,7 @@ class Node(HistoryListener):
     def __init__(self, config: NodeConfig, home: Home, transport: "Libp2pTransport", incarnation: int) -> None:
         self.config, self.transport, self._home = config, transport, home
         self.peer: Peer | None = None
-        self.view: View | None = None  # of the peer, as soon as there is one
+        self.view: StatusView | None = None  # of the peer, as soon as there is one
         self._text = LocalText(config.data, config.tokenizer)
         self.store: LocalStore | None = None
         self._worker: Worker | None = None
@@ -129,7 +129,7 @@ class Node(HistoryListener):
             entries=self.search.entries,
             resume=self.search.resume,
         )
-        self.view = View(self.peer)
+        self.view = StatusView(self.peer)
         if lacking:
             self.peer.lacks_data()
         self.peer.history.listen(self)
@@ -301,7 +301,7 @@ class Node(HistoryListener):
             found += self.view.waits() or self._standstill_wait(self.peer, self.view)
         return found
 
-    def _standstill_wait(self, peer: Peer, view: View) -> list[Wait]:
+    def _standstill_wait(self, peer: Peer, view: StatusView) -> list[Wait]:
         """A step that stands still, where nothing is known to be missing."""
         version, queues = peer.history.version, view.queues()
         usual = max((record.seconds for record in self.records), default=0.0)

@@ -27,7 +27,7 @@ from swarmd.sim.world.transport import SimTransport
 from swarmd.swarm.fence import is_of_device
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.peer import Peer
-from swarmd.swarm.peer.view import View
+from swarmd.swarm.peer.status_view import StatusView
 from swarmd.swarm.ports import Data
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Settings
@@ -66,9 +66,9 @@ class SimPeer:
     compute: SimCompute | None = None
 
     @property
-    def view(self) -> View:
+    def view(self) -> StatusView:
         """What the peer shows of itself."""
-        return View(self.peer)
+        return StatusView(self.peer)
 
 
 Action = Callable[["World", PeerId], Any]

@@ -20,7 +20,7 @@ from swarmd.sim.faults.logical import Acceptors
 from swarmd.sim.faults.machines import Crash, Outage, Pause, StageLoss
 from swarmd.sim.faults.named import NAMED
 from swarmd.sim.faults.scenario import Scenario
-from swarmd.swarm.peer.view import View
+from swarmd.swarm.peer.status_view import StatusView
 
 SEEDS = range(30)  # about 10 seconds of CPU
 CALM = Scenario(replicas=(2, 1), microbatches=4, steps=3)
@@ -131,7 +131,7 @@ def test_a_stage_that_is_lost_stops_the_swarm_and_everyone_says_so(monkeypatch: 
     outcome = play(scenario)
     assert (outcome.passed, outcome.struck) == (True, {StageLoss.kind: 1})
     assert 0 < outcome.version < 8
-    monkeypatch.setattr(View, "waiting_for", lambda view: "")
+    monkeypatch.setattr(StatusView, "waiting_for", lambda view: "")
     silent = play(scenario)
     assert {it.promise for it in silent.violations} == {6}
     assert {it.peer for it in silent.violations} == {"head1", "head2"}

@@ -12,7 +12,7 @@ from swarmd.swarm.state.puller import Progress
 from swarmd.values import HopId
 
 
-class View:
+class StatusView:
     """One peer as others see it through the control socket and its card."""
 
     def __init__(self, peer: Peer) -> None:
