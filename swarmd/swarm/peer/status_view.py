@@ -23,10 +23,9 @@ class StatusView:
         if (move := self._peer.mover.under_way) is not None:
             return move.puller.progress
         joiner = self._peer.joiner
-        under_way = joiner is not None and (
-            joiner.pulling or self._peer.arriving.crossing
-        )  # a return may have broken it off
-        return joiner.progress if joiner is not None and under_way else Progress()
+        if joiner is not None and (joiner.pulling or self._peer.arriving.crossing):
+            return joiner.progress
+        return Progress()  # there may be part of one that a return has broken off
 
     def progress(self) -> float:
         """Fraction of the present step that is done: as its conductor knows, or as one's own sum suggests."""
@@ -112,9 +111,8 @@ class StatusView:
     def _own_wait(self) -> Wait | None:
         """Work of this peer itself that takes its time, be the swarm complete or not."""
         peer, transfer = self._peer, self.transfer()
-        came = (
-            f"{size(transfer.done)} of {size(transfer.total)} from {transfer.donors} donors" if transfer.total else ""
-        )
+        came = f"{size(transfer.done)} of {size(transfer.total)} from {transfer.donors} donors"
+        came = came if transfer.total else ""
         if peer.drainage is not None and peer.state != "left":
             return Wait("the end of its drain", progress=peer.drainage.doing)
         if (move := peer.mover.under_way) is not None:
