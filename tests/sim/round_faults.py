@@ -31,7 +31,7 @@ def check(world: World) -> None:
 def believe_dead(it: SimPeer, victim: str) -> None:
     """This peer thinks that another one is gone, until it hears of it again."""
     it.peer.membership.suspect(victim)
-    journeys_of(it).peer_lost(victim)
+    journeys_of(it).custodian.peer_lost(victim)
     if it.peer.conductor is not None:
         it.peer.conductor.desk.peer_lost(victim)
 

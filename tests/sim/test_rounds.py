@@ -111,7 +111,7 @@ def test_a_repeated_hop_and_a_subtraction_of_the_same_index_leave_it_in_the_sum_
         await moment(world, lambda: any(work.subtract for it in pair for work in journeys_of(it).hops))
         for it in pair:  # its custodian sends it again at just that time
             for name in ("head1", "head2"):
-                for kept in list(journeys_of(world.peers[name]).retention._passed.values()):
+                for kept in list(journeys_of(world.peers[name]).custodian.retention._passed.values()):
                     if kept.holder == it.name:
                         journeys_of(world.peers[name]).custodian.send_again(kept)
 
@@ -127,7 +127,7 @@ def test_a_member_that_cannot_subtract_is_left_out_whole() -> None:
             async def refuse(step: int, indices: list[int]) -> None:
                 raise Refused("its bytes are gone")
 
-            setattr(rounds_of(it).repairs, "subtract", refuse)  # noqa: B010
+            setattr(rounds_of(it)._rework, "subtract", refuse)  # noqa: B010
         await moment(world, lambda: accumulated(world.peers["middle1"], STEP) >= 2)
         for name in ("head1", "head2"):
             believe_dead(world.peers[name], "middle1")

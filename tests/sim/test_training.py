@@ -31,6 +31,7 @@ from tests.sim.toy import (
     codecs,
     compute_of,
     everyone_at,
+    journeys_of,
     ledger_of,
     moment,
     reference,
@@ -288,7 +289,7 @@ def test_peers_with_room_for_one_hop_say_busy_and_let_the_run_end() -> None:
     async def events(world: World) -> None:
         nonlocal ended, told_busy
         middle = world.peers["middle"].peer
-        await moment(world, lambda: middle.journeys is not None and bool(middle.journeys._told_busy))
+        await moment(world, lambda: middle.journeys is not None and bool(middle.journeys.admission._told_busy))
         told_busy += 1
         await moment(world, lambda: everyone_at(world, SHORT.steps))
         ended = asyncio.get_running_loop().time()
@@ -306,7 +307,7 @@ def test_messages_that_had_to_be_evicted_cost_no_exactness() -> None:
     async def events(world: World) -> None:
         await moment(world, lambda: everyone_at(world, 2))
         await moment(world, lambda: accumulated(world.peers["middle1"], 4) >= 2)
-        evicted = [it.peer.journeys.retention.evicted for it in world.peers.values() if it.peer.journeys]
+        evicted = [it.peer.journeys.custodian.retention.evicted for it in world.peers.values() if it.peer.journeys]
         assert sum(evicted) > 0, "the bound was meant to be tight"
         world.crash("middle1")
 
@@ -317,9 +318,8 @@ def test_messages_that_had_to_be_evicted_cost_no_exactness() -> None:
 
 def test_memory_of_a_step_ends_with_it(trained: World) -> None:
     for it in trained.peers.values():
-        journeys = it.peer.journeys
-        assert journeys is not None
-        assert (journeys.retention.nbytes, len(journeys.hops), journeys.custody.waiting()) == (0, 0, {})
+        journeys, custodian = journeys_of(it), journeys_of(it).custodian
+        assert (custodian.retention.nbytes, len(journeys.hops), custodian.custody.waiting()) == (0, 0, {})
         assert len(compute_of(it).engine._kept) == 0
 
 

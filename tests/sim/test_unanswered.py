@@ -11,11 +11,22 @@ from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.device import Speed
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.hops.custody import MUTE_SECONDS, UNANSWERED_FLOOR_SECONDS
-from swarmd.swarm.hops.journey import EVALUATE_SECONDS
 from swarmd.swarm.hops.under_way import HopUnderWay
+from swarmd.swarm.hops.validation import EVALUATE_SECONDS
 from swarmd.values import HopId
 from tests.sim.nodes import forever
-from tests.sim.toy import RUN, check_agreement, check_exact, everyone_at, journeys_of, long, moment, start_all, step_of
+from tests.sim.toy import (
+    RUN,
+    check_agreement,
+    check_exact,
+    everyone_at,
+    journeys_of,
+    long,
+    moment,
+    served_of,
+    start_all,
+    step_of,
+)
 
 LAYOUT = {f"{role}{n}": stage for stage, role in enumerate(("head", "middle", "tail")) for n in range(3)}
 STEP = 2  # at the end of which everyone has been measured
@@ -29,9 +40,9 @@ class Liar:
         self.taken = 0
         self._journeys, self._state = journeys_of(it), state
         lying: Any = self._journeys
-        lying._travel, lying.give_up = self._travel, lambda key: None
+        lying.travel, lying.give_up = self._travel, lambda key: None
 
-    async def _travel(self, work: HopUnderWay, *_: Any) -> None:
+    async def _travel(self, work: HopUnderWay, *_: Any, **__: Any) -> None:
         self.taken += 1
         work.move(self._state)
         await asyncio.get_running_loop().create_future()
@@ -82,13 +93,13 @@ def test_while_a_stage_is_empty_nobody_is_blamed() -> None:
         world.pause("tail2")
         await world.sleep(1.0)
         for name in ("head0", "head1", "head2", "middle0", "middle1", "middle2"):
-            assert not journeys_of(world.peers[name]).custody._mute
+            assert not journeys_of(world.peers[name]).custodian.custody._mute
         world.resume("tail2")
         await moment(world, lambda: everyone_at(world, RUN.steps))
         await world.finish()
         check_exact(world)
         for name in ("head0", "head1", "head2", "middle0", "middle1", "middle2"):
-            custody = journeys_of(world.peers[name]).custody
+            custody = journeys_of(world.peers[name]).custodian.custody
             assert not custody._mute
             assert MUTE_SECONDS > custody.usual.mean > 0
 
@@ -112,7 +123,7 @@ def test_a_validation_that_a_holder_keeps_ends_everywhere() -> None:
         tokens = await Text(RUN).held_out(0)
         key = HopId(step_of(world), RUN.microbatches)
         with pytest.raises((Refused, TimeoutError)):
-            await head.machine.spawn(journeys_of(head).evaluate(key, tokens))
+            await head.machine.spawn(served_of(head).validation.evaluate(key, tokens))
         assert asyncio.get_running_loop().time() - began < EVALUATE_SECONDS + 10
         await world.stop()
 

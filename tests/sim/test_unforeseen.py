@@ -105,10 +105,10 @@ def test_a_peer_at_which_every_hop_fails_takes_none_and_the_others_go_on(name: s
     async def befall(world: World) -> None:
         heard = unforeseen(world.peers[name])
         failing = Failing(world.peers[name], method, 10**9)
-        await moment(world, lambda: journeys_of(world.peers[name]).resting)
-        assert journeys_of(world.peers[name]).room() == 0
+        await moment(world, lambda: journeys_of(world.peers[name]).admission.resting)
+        assert journeys_of(world.peers[name]).admission.room() == 0
         now = asyncio.get_running_loop().time()
-        assert "microbatches fail at this peer" in journeys_of(world.peers[name]).ailing.warning(now)
+        assert "microbatches fail at this peer" in journeys_of(world.peers[name]).admission.ailing.warning(now)
         await moment(world, lambda: step_of(world) >= STEP + 2)
         assert 10**9 - failing.left == len(heard) < 40, "the pauses between two tries grow"
 

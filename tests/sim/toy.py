@@ -24,6 +24,7 @@ from swarmd.swarm.history.record import Record
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.membership.order import leader_order
+from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.rounds.member import Rounds
 from tests.stage.toy import FP32
 
@@ -141,9 +142,13 @@ def everyone(world: World) -> Iterable[SimPeer]:
     return [*world.peers.values(), *world.dead.values()]
 
 
+def served_of(it: SimPeer) -> ServedStage:
+    assert it.peer.served is not None, f"{it.name} has no stage yet"
+    return it.peer.served
+
+
 def sums_of(it: SimPeer) -> StepSums:
-    assert it.peer.sums is not None, f"{it.name} has no stage yet"
-    return it.peer.sums
+    return served_of(it).sums
 
 
 def journeys_of(it: SimPeer) -> Journeys:

@@ -16,10 +16,10 @@ from swarmd.sim.engines.reference import Reference
 from swarmd.sim.engines.symbolic import Applied, SymbolicEngine
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.history.chain import RECORDS_KEPT
+from swarmd.swarm.hops.rework import SUBTRACTED_AT_ONCE
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import MEMBERS_LIMIT
 from swarmd.swarm.peer.final_copies import MACHINES
-from swarmd.swarm.rounds.repair import SUBTRACTED_AT_ONCE
 from swarmd.values import PeerId
 
 SUMS_LIMIT = 3  # steps of which a peer keeps a sum: the present one, the next, and one that ends
@@ -284,7 +284,7 @@ BOUNDS = (
     Bound("bytes in flight", _hop_bytes, lambda it, world: _limits(it, "in_flight_bytes") + _message_bytes(it)),
     Bound(
         "retained bytes",
-        lambda it: inside(it, "peer.journeys.retention.nbytes") or 0,
+        lambda it: inside(it, "peer.journeys.custodian.retention.nbytes") or 0,
         # What waits for its answer is never evicted: a message for each hop in flight, and for each that is brought
         # anew. What a lost holder had answered waits, too, but was within the limit.
         lambda it, world: (

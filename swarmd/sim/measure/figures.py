@@ -93,7 +93,8 @@ def _waiting_for(world: World, name: str) -> set[HopId]:
     keys: set[HopId] = set()
     for it in world.peers.values():
         if it.name != name and it.peer.journeys is not None and it.peer.conductor is not None:
-            keys |= {key for key, passed in it.peer.journeys.custody.waiting().items() if passed.holder == name}
+            passed_on = it.peer.journeys.custodian.custody.waiting()
+            keys |= {key for key, passed in passed_on.items() if passed.holder == name}
             keys |= it.peer.conductor.desk.leased_to(name)
     return keys
 

@@ -11,9 +11,10 @@ import functools
 import logging
 import math
 import random
+from collections.abc import Container
 from typing import Any
 
-from swarmd.config import RoutingPolicy
+from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import NO_ANSWER, HopForgotten, HopGivenUp, PeerUnreachable
 from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.custody import Custody, IsStalled
@@ -22,9 +23,10 @@ from swarmd.swarm.hops.routing import Router
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.tasks import Tasks
-from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.hop import Busy, Cancel, Gradient, Hop, Locate, Loss, NotFinite, hop_id
-from swarmd.values import HopId, PeerId
+from swarmd.swarm.wire.links import Scope
+from swarmd.swarm.wire.messages.common import Ack
+from swarmd.swarm.wire.messages.hop import Busy, Cancel, Gradient, Hop, Locate, Loss, NotFinite, Room, hop_id
+from swarmd.values import Buffer, Encoded, HopId, PeerId
 
 log = logging.getLogger(__name__)
 
@@ -40,63 +42,85 @@ class Custodian:
 
     def __init__(
         self,
-        links: Links,
+        run: RunConfig,
+        limits: LimitsConfig,
+        scope: Scope,
         membership: Membership,
         history: History,
         changed: Signal,
         stage: int,
         rng: random.Random,
         tasks: Tasks,
-        *,
-        routing: RoutingPolicy,
-        retained_bytes: int,
     ) -> None:
-        self._links, self._membership, self._history = links, membership, history
+        self._codecs, self._links, self._membership, self._history = run.codecs, scope.links, membership, history
         self._changed, self._next, self._tasks = changed, stage + 1, tasks
-        self.router = Router(rng, routing)
+        self.router = Router(rng, run.routing)
         self.custody = Custody()
-        self.retention = Retention(retained_bytes)
+        self.retention = Retention(limits.retained_bytes)
         self._full: set[PeerId] = set()  # peers that answered Busy and haven't said Room since
         self._members: dict[HopId, tuple[PeerId, ...]] = {}  # to whom a hop must go: a round's leader said so
+        scope.handle(Room, self._answer_room)
 
     # ---------------------------------------------------------------------------------------------- sending
 
-    async def pass_on(self, kept: Retained) -> Answer:
-        """Sends a kept hop to the next stage until one replica answers with its gradient. Raises HopForgotten when
-        it was kept anew meanwhile.
+    def codec(self, own: Container[str]) -> str:
+        """The run's codec for activations, if this peer has it as its `own`, as every replica of the next stage does;
+        else fp16.
         """
-        kept.sending = True
+        wanted = self._codecs.activations
+        common = wanted in own and all(wanted in card.codecs for card in self._membership.stage(self._next))
+        return wanted if common else "fp16"
+
+    def message(
+        self,
+        key: HopId,
+        tokens: Buffer,
+        out: Encoded,
+        *,
+        again: bool,
+        evaluate: bool = False,
+        horizon_s: float = 0.0,
+    ) -> Hop:
+        """A hop for the next stage."""
+        record, codec = self._history.record_hash, self._codecs.gradients
+        return Hop(key.step, key.index, record, again, evaluate, codec, tokens, out, horizon_s, self._next)
+
+    async def pass_on(self, retained: Retained) -> Answer:
+        """Sends a retained hop to the next stage until one replica answers with its gradient. Raises HopForgotten when
+        it was retained anew meanwhile.
+        """
+        retained.sending = True
         try:
             while True:
-                kept.holder = ""
-                kept.holder = await self.choose(kept.hop)
-                self._check_kept(kept)
-                answer = await self._send(kept)
+                retained.holder = ""
+                retained.holder = await self.choose(retained.hop)
+                self._check_retained(retained)
+                answer = await self._send(retained)
                 if answer is not None:
-                    self.retention.mark_answered(kept)
+                    self.retention.mark_answered(retained)
                     return answer
         finally:
-            kept.sending = False
+            retained.sending = False
 
-    def _check_kept(self, kept: Retained) -> None:
-        if self.retention.retained(hop_id(kept.hop)) is not kept:
+    def _check_retained(self, retained: Retained) -> None:
+        if self.retention.retained(hop_id(retained.hop)) is not retained:
             raise HopForgotten("the hop is on its way by another journey")
 
-    async def _send(self, kept: Retained) -> Answer | None:
+    async def _send(self, retained: Retained) -> Answer | None:
         """One attempt with one holder. None: it must go to another."""
-        hop, holder, now = kept.hop, kept.holder, asyncio.get_running_loop().time()
+        hop, holder, now = retained.hop, retained.holder, asyncio.get_running_loop().time()
         key = hop_id(hop)
         self.router.sent(holder)
         try:
             answer = await self._watched(key, holder, hop)
         except NO_ANSWER as trouble:
-            self._check_kept(kept)
+            self._check_retained(retained)
             log.info("hop %s comes back from %s: %s", tuple(key), holder[-8:], trouble)
             if isinstance(trouble, HopGivenUp):
                 self._members.pop(key, None)  # whoever has it answers again, and wasn't among these
             else:
                 self.router.failed(holder, now)
-            kept.hop = sent_again(hop)
+            retained.hop = sent_again(hop)
             await self._cancel(holder, key)
             return None
         finally:
@@ -219,11 +243,11 @@ class Custodian:
         self.custody.disconnected(peer)
         self.router.drop(peer)
         self._full.discard(peer)
-        for _, kept in self.retention.answered_by(peer):
+        for _, retained in self.retention.answered_by(peer):
             if heir:
-                kept.holder = heir
+                retained.holder = heir
             elif not self._is_cut_off():
-                self.send_again(kept)
+                self.send_again(retained)
         self._changed.notify()
 
     def _is_cut_off(self) -> bool:
@@ -233,33 +257,33 @@ class Custodian:
         near = [peer for entry in self._history.record.stages if entry.stage in stages for peer in entry.members]
         return not self._membership.reaches_half(near, asyncio.get_running_loop().time())
 
-    def send_again(self, kept: Retained) -> None:
+    def send_again(self, retained: Retained) -> None:
         """Sends an answered hop once more, so that its index is in the next stage's sum after all."""
-        if not kept.sending:
-            self._begin_again(kept)
-            self._tasks.start(self._repair(kept))
+        if not retained.sending:
+            self._begin_again(retained)
+            self._tasks.start(self._repair(retained))
 
-    def _begin_again(self, kept: Retained) -> None:
-        kept.sending, kept.answered = True, False
-        kept.hop = sent_again(kept.hop)
+    def _begin_again(self, retained: Retained) -> None:
+        retained.sending, retained.answered = True, False
+        retained.hop = sent_again(retained.hop)
 
-    async def _repair(self, kept: Retained) -> None:
+    async def _repair(self, retained: Retained) -> None:
         try:
-            await self.pass_on(kept)
+            await self.pass_on(retained)
         except HopForgotten as trouble:
-            log.info("hop (%d, %d) is not sent again: %s", kept.hop.step, kept.hop.index, trouble)
+            log.info("hop (%d, %d) is not sent again: %s", retained.hop.step, retained.hop.index, trouble)
 
     def bring_to(self, key: HopId, members: tuple[PeerId, ...]) -> bool:
         """A round lacks this index: it goes to one of the members whose sums count. False if nothing of it is
         retained here.
         """
         self._members[key] = members
-        kept = self.retention.retained(key)
-        if kept is None:
+        retained = self.retention.retained(key)
+        if retained is None:
             return False
-        if not kept.sending:
-            self.send_again(kept)
-        elif kept.holder and kept.holder not in members:
+        if not retained.sending:
+            self.send_again(retained)
+        elif retained.holder and retained.holder not in members:
             self.custody.give_up(key, "its sum doesn't count in this round")
         return True
 
@@ -267,11 +291,16 @@ class Custodian:
         """Brings a message that was evicted and is computed again; returns once it is answered, or over."""
         if self.bring_to(key, members) or key.step <= self._history.version:
             return
-        kept = self.retention.keep(key, hop)
-        self._begin_again(kept)
-        await self._repair(kept)
+        retained = self.retention.keep(key, hop)
+        self._begin_again(retained)
+        await self._repair(retained)
+
+    async def _answer_room(self, holder: PeerId, room: Room) -> Ack:
+        self.peer_has_room(holder)
+        return Ack()
 
     def peer_has_room(self, peer: PeerId) -> None:
+        """A replica of the next stage takes hops again."""
         self._full.discard(peer)
         self.router.lift(peer)
         self._changed.notify()

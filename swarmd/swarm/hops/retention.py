@@ -1,7 +1,7 @@
 """What a sender keeps of a hop until its step commits: the message it passed on, and the answer it gave.
 
 A bounded cache of encoded bytes, oldest evicted first. What waits for its answer can't be evicted: who sends bounds
-that. Knows no network; `journey.py` decides what to send again.
+that. Knows no network; `custodian.py` decides what to send again.
 """
 
 from collections import OrderedDict
@@ -72,7 +72,7 @@ class Retention:
 
     def answered_by(self, holder: PeerId) -> list[tuple[HopId, Retained]]:
         """Hops whose answer came from a peer: lost with it, they must be sent again."""
-        return [(key, kept) for key, kept in self._passed.items() if kept.holder == holder and kept.answered]
+        return [(key, it) for key, it in self._passed.items() if it.holder == holder and it.answered]
 
     def end_step(self, step: int) -> None:
         """The step has committed: nothing of it, or of an earlier one, will be asked for again."""
@@ -89,7 +89,7 @@ class Retention:
                 self.drop(self._answered()[0])
 
     def _answered(self) -> list[HopId]:
-        return [key for key, kept in self._passed.items() if kept.answered]
+        return [key for key, it in self._passed.items() if it.answered]
 
 
 def _size(answer: Answer) -> int:

@@ -92,7 +92,7 @@ class Arriving:
         assert served is not None, "it has come to the version with its stage's state"
         served.serve()
         if not self._history.finished:
-            self._own.become("paused" if served.journeys.held_back else "serving")
+            self._own.become("paused" if served.admission.paused else "serving")
             await self._own.announce()
 
     def _is_whole_elsewhere(self) -> bool:

@@ -78,7 +78,7 @@ class EarlyExit:
         state, history = self._membership.own.state, self._history
         own = self._membership.own.peer
         asks = self._leaving and self._in_order(ask.step, [mover, own])[0] == mover
-        if self._journeys.closed or state not in STAYING or self._membership.own.ending or asks:
+        if self._journeys.admission.closed or state not in STAYING or self._membership.own.ending or asks:
             raise Refused(f"this peer is {state}, and may leave stage {self._stage} itself")
         if history.behind or not history.ready or history.crosses_at is not None:
             raise Refused("this peer may have to fetch the stage's state itself")
@@ -118,7 +118,7 @@ class EarlyExit:
     async def _leave_to(self, heir: PeerId, step: int) -> bool:
         state, left = self._own.state, False
         log.info("step %d: leaves stage %d to %s", step, self._stage, heir[-8:])
-        self._journeys.hold_back(retiring=True)
+        self._journeys.admission.pause(retiring=True)
         self._become("draining")
         try:
             await self._finish(step)
@@ -138,7 +138,7 @@ class EarlyExit:
     def _go_on(self, state: PeerState) -> None:
         if self._closed:
             return
-        self._journeys.go_on()
+        self._journeys.admission.resume()
         if self._head is not None:
             self._head.go_on()
         if self._membership.own.state == "draining":

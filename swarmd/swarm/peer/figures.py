@@ -64,7 +64,7 @@ class Figures:
             return
         self._refreshed = asyncio.get_running_loop().time()
         progress, history, own = served.compute.progress(), self._history, self._links.own
-        queues = served.journeys.hops.queues(progress.running)
+        queues = served.hops.queues(progress.running)
         own.card = dataclasses.replace(
             own.card,
             addresses=self._links.transport.addresses(),
@@ -74,7 +74,7 @@ class Figures:
             forward=queues["waiting"],
             backward=queues["backward"],
             in_flight=queues.total(),
-            room=served.journeys.room(),
+            room=served.admission.room(),
             service_seconds=progress.forward_seconds + progress.backward_seconds,
             microbatches_per_second=self.microbatches_per_second(),
             rested=self._refreshed - self._switch.left_at >= rest_seconds(self._run.rebalance_seconds),

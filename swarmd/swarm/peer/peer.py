@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from swarmd.config import LimitsConfig, RunConfig
-from swarmd.errors import ConfigError, DeviceLost, Refused, SwarmError
+from swarmd.errors import ConfigError, DeviceLost, Refused
 from swarmd.status import PeerState
 from swarmd.swarm.balance.balancer import Balancer
 from swarmd.swarm.balance.outlook import Outlook
@@ -50,7 +50,7 @@ from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Announce, Card
-from swarmd.values import HopId, PeerId
+from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
 
@@ -242,7 +242,7 @@ class Peer(HistoryListener):
         """Takes no more hops, finishes those it has, and goes on taking part in rounds. Raises Refused."""
         if self.journeys is None or self.mover.target is not None or self.state not in (*ADMITTING, "paused"):
             raise Refused(f"this peer is {self.state}, or moves; only one that stays where it serves can pause")
-        self.journeys.hold_back()
+        self.journeys.admission.pause()
         self.own.become("paused")
         await self.own.announce()
 
@@ -250,7 +250,7 @@ class Peer(HistoryListener):
         """Takes hops again. Raises Refused."""
         if self.journeys is None or self.state != "paused":
             raise Refused(f"this peer is not paused: it is {self.state}")
-        self.journeys.go_on()
+        self.journeys.admission.resume()
         self.own.become("serving")
         await self.own.announce()
 
@@ -262,7 +262,7 @@ class Peer(HistoryListener):
         await self.mover.drain()
         drained = Drained()
         if self.served is not None and self.state in AT_WORK and not self.history.behind:
-            self.served.journeys.hold_back(retiring=True)
+            self.served.admission.pause(retiring=True)
             self.own.become("draining")
             self.tasks.start(self.own.announce())
             self.drainage = Drain(
@@ -282,8 +282,8 @@ class Peer(HistoryListener):
 
     async def leave(self, heir: PeerId = "") -> None:
         """Says goodbye, and who has this peer's sum, if anyone has."""
-        if self.journeys is not None:
-            self.journeys.closed = True
+        if self.served is not None:
+            self.served.admission.close()
         self.own.card = dataclasses.replace(self.own.card, state="left", heir=heir or self.own.card.heir)
         await self.own.announce()
 
@@ -320,8 +320,8 @@ class Peer(HistoryListener):
         card = self.membership.get(peer)
         heir = card.heir if card is not None and card.state in ("left", "joining") else ""
         heir = heir if heir != peer and self.membership.is_live(heir) else ""
-        if self.journeys is not None:
-            self.journeys.peer_lost(peer, heir)
+        if self.served is not None:
+            self.served.peer_lost(peer, heir)
         self.conductor.desk.peer_lost(peer, heir)
         self.membership.changed.notify()
 
@@ -378,13 +378,4 @@ class Peer(HistoryListener):
         served = self.served
         if served is None or served.data is None:
             return None
-        total, tokens = 0.0, 0
-        try:
-            for index in range(self.run_config.validation_microbatches):
-                key = HopId(version + 1, self.run_config.microbatches + index)
-                loss = await served.journeys.evaluate(key, await served.data.held_out(index))
-                total, tokens = total + loss.loss_sum, tokens + loss.tokens
-        except (SwarmError, TimeoutError, MemoryError) as trouble:
-            log.warning("no validation loss of version %d: %s", version, trouble)
-            return None
-        return total / tokens if tokens > 0 and 0 <= total < math.inf else None  # they are a peer's word
+        return await served.validation.mean_loss(served.data, version)

@@ -9,14 +9,20 @@ import random
 
 from swarmd.config import LimitsConfig, RunConfig
 from swarmd.swarm.history.history import History
+from swarmd.swarm.hops.admission import Admission
 from swarmd.swarm.hops.beats import Beats
+from swarmd.swarm.hops.custodian import Custodian
 from swarmd.swarm.hops.journey import Journeys
+from swarmd.swarm.hops.rework import Rework
 from swarmd.swarm.hops.step_sum import StepSums
+from swarmd.swarm.hops.under_way import HopsUnderWay
+from swarmd.swarm.hops.validation import Validation
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.early_exit import EarlyExit
 from swarmd.swarm.ports import Compute, Data
 from swarmd.swarm.rounds.handover import HandOvers
 from swarmd.swarm.rounds.member import Rounds
+from swarmd.swarm.rounds.repair import Repairs
 from swarmd.swarm.state.donor import Donor
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.steps.conductor import Conductor
@@ -52,8 +58,19 @@ class ServedStage:
         scope = self._scope
         self._serving = False
         self.sums = StepSums()
-        self.journeys = Journeys(run, limits, scope, membership, history, self.sums, compute, stage, rng, tasks)
-        self.rounds = Rounds(run, limits, scope, membership, history, self.sums, self.journeys, compute, stage)
+        self.hops = HopsUnderWay()
+        self.admission = Admission(limits, links, self.hops, self.sums.changed, tasks)
+        self.custodian = Custodian(run, limits, scope, membership, history, self.sums.changed, stage, rng, tasks)
+        self.validation = Validation(run, links, self.custodian, compute, stage)
+        self.journeys = Journeys(
+            run, scope, membership, history, self.sums, self.hops, self.admission, self.custodian, self.validation,
+            compute, stage,
+        )  # fmt: skip
+        rework = Rework(run, scope, membership, history, self.sums, self.journeys, compute, data, stage)
+        repairs = Repairs(run, limits, history, self.sums, self.journeys, rework, stage, tasks)
+        self.rounds = Rounds(
+            run, limits, scope, membership, history, self.sums, self.hops, rework, repairs, compute, stage
+        )
         self.donor = Donor(scope, history, compute, stage)
         self.joiner = joiner
         self.head: Head | None = None
@@ -61,7 +78,7 @@ class ServedStage:
             assert data is not None, "a first stage is opened with its data"
             self.head = Head(run, limits, scope, membership, history, self.sums, self.journeys, conductor, data)
         self.handovers = HandOvers(
-            run, scope, membership, history, self.sums, self.journeys.hops, compute, stage,
+            run, scope, membership, history, self.sums, self.hops, compute, stage,
             self.head.inherit if self.head is not None else lambda indices: None,
         )  # fmt: skip
         self.early_exit = EarlyExit(
@@ -88,9 +105,8 @@ class ServedStage:
         if self._serving:
             return
         self._serving = True
-        beats = Beats(
-            self._scope, self._membership, self.journeys.hops, self.journeys.custody, self.compute, self.tasks
-        )
+        custody = self.custodian.custody
+        beats = Beats(self._scope, self._membership, self.hops, custody, self.compute, self.tasks)
         self.tasks.keep(beats.run)
         if self.head is not None:
             self.tasks.keep(self.head.run)
@@ -98,11 +114,11 @@ class ServedStage:
     def on_card(self, card: Card) -> None:
         """Hears of room at the next stage."""
         if card.stage == self.stage + 1 and card.room > 0 and self._membership.is_live(card.peer):
-            self.journeys.peer_has_room(card.peer)
+            self.custodian.peer_has_room(card.peer)
 
     def sweep(self, now: float) -> float:
         """Looks at what may be late. Returns the loop time at which more may be."""
-        due = self.journeys.custodian.sweep(now, self._is_stalled)
+        due = self.custodian.sweep(now, self._is_stalled)
         self.donor.sweep(now)
         return due
 
@@ -114,7 +130,12 @@ class ServedStage:
     def suspect(self, peer: PeerId) -> None:
         """Gives up a peer that can't be reached: its hops are sent elsewhere, and it is given no more state."""
         self.donor.lost(peer)
-        self.journeys.custody.disconnected(peer)
+        self.custodian.custody.disconnected(peer)
+
+    def peer_lost(self, peer: PeerId, heir: PeerId) -> None:
+        """A peer is gone, and its sum with it, unless it has an heir."""
+        self.admission.peer_lost(peer)
+        self.custodian.peer_lost(peer, heir)
 
     def end_step(self, step: int) -> None:
         """Forgets a step that has committed."""

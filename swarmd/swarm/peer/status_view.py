@@ -43,7 +43,7 @@ class StatusView:
         journeys, running = self._peer.journeys, self._running()
         states = journeys.hops.queues(running) if journeys is not None else Counter[str]()
         held, passed = states.total(), states["passed"]
-        retained = journeys.retention.nbytes if journeys is not None else 0
+        retained = journeys.custodian.retention.nbytes if journeys is not None else 0
         reason = "" if running is not None else self._idle_reason(held, passed)
         return Queues(states["waiting"], states["backward"], held, passed, retained, reason)
 
@@ -131,7 +131,7 @@ class StatusView:
         """Sentences on what is wrong at this peer though it goes on."""
         peer, now = self._peer, asyncio.get_running_loop().time()
         device = stuck(peer.compute.progress()) if peer.compute is not None else ""
-        hops = peer.journeys.ailing.warning(now) if peer.journeys is not None else ""
+        hops = peer.journeys.admission.ailing.warning(now) if peer.journeys is not None else ""
         return [word for word in (self._skips(), device, hops, peer.links.fence.warning(now)) if word]
 
     def _skips(self) -> str:

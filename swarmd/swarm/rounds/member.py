@@ -15,8 +15,9 @@ from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import NO_ANSWER, NonFinite, PeerFault, Refused
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Record
-from swarmd.swarm.hops.journey import Journeys
+from swarmd.swarm.hops.rework import Rework
 from swarmd.swarm.hops.step_sum import StepSums
+from swarmd.swarm.hops.under_way import HopsUnderWay
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.rounds.authority import Claims
@@ -66,14 +67,15 @@ class Rounds:
         membership: Membership,
         history: History,
         sums: StepSums,
-        journeys: Journeys,
+        hops: HopsUnderWay,
+        rework: Rework,
+        repairs: Repairs,
         compute: Compute,
         stage: int,
     ) -> None:
         self._run, self._links, self._membership = run, scope.links, membership
-        self._history, self._sums, self._journeys = history, sums, journeys
-        self._compute, self._stage = compute, stage
-        self.repairs = Repairs(run, limits, scope, membership, history, sums, journeys, stage)
+        self._history, self._sums, self._hops, self._rework = history, sums, hops, rework
+        self._repairs, self._compute, self._stage = repairs, compute, stage
         self._claims = Claims(stage, membership.is_live)
         self._held = Held(limits.held_gradients)
         self._offered: dict[int, tuple[str, Whole]] = {}  # step -> digest and parts, brought by `hold` and not checked
@@ -148,7 +150,7 @@ class Rounds:
         await self._history.await_version(ask.step - 1, ask.record, asker, VERSION_WAIT_SECONDS)
         self._claims.give_way(ask.step, ask.ballot, asker, asyncio.get_running_loop().time())
         await self._thaw(ask.step)
-        self.repairs.spare(ask.step, from_ranges(ask.spared, self._run.microbatches))
+        self._repairs.spare(ask.step, from_ranges(ask.spared, self._run.microbatches))
         if ask.blame and self._history.version == ask.step - 1:
             self._history.took_part(ask.step)
             step_sum = self._sums.of(ask.step)
@@ -183,7 +185,7 @@ class Rounds:
         step_sum = self._sums.of(step)
         return Frozen(
             indices=to_ranges(step_sum.done),
-            under_way=to_ranges(self._journeys.hops.indices(step)),
+            under_way=to_ranges(self._hops.indices(step)),
             loss_sum=step_sum.loss_sum,
             resent=step_sum.resent,
             finite=not step_sum.spoiled,
@@ -198,13 +200,13 @@ class Rounds:
         await self._history.await_version(ask.step - 1, ask.record, leader, VERSION_WAIT_SECONDS)
         self._claims.take(ask.step, ask.ballot, leader, asyncio.get_running_loop().time())
         await self._thaw(ask.step)
-        await self.repairs.subtract(ask.step, from_ranges(ask.indices, self._run.microbatches))
+        await self._rework.subtract(ask.step, from_ranges(ask.indices, self._run.microbatches))
         return await self._frozen(ask.step)
 
     async def _answer_resend(self, leader: PeerId, ask: Resend) -> Resent:
         await self._history.await_version(ask.step - 1, ask.record, leader, VERSION_WAIT_SECONDS)
         self._claims.admit(ask.step, ask.ballot)
-        return await self.repairs.bring(ask)
+        return await self._repairs.bring(ask)
 
     async def _answer_plan(self, leader: PeerId, plan: Plan) -> Result:
         """Takes part in an attempt: sends every part to its owner, puts the answers together."""
@@ -374,7 +376,7 @@ class Rounds:
 
     def _end(self, step: int) -> None:
         self._end_exchange("the step is over", over=True)
-        self.repairs.end_step(step)
+        self._rework.end_step(step)
         self._offered = {known: it for known, it in self._offered.items() if known > step}
         for old in [known for known in self._reports if known <= step]:
             self._reports.pop(old).cancel()
@@ -383,7 +385,7 @@ class Rounds:
     def close(self) -> None:
         """Ends what is under way."""
         self._end_exchange("this peer leaves", over=True)
-        self.repairs.close()
+        self._rework.close()
         for step, task in self._reports.items():
             task.cancel()
             self._leading[step].close()

@@ -71,7 +71,6 @@ class Head:
         self._changed = Signal()
         self._retired = False
         scope.handle(Revoke, self._answer_revoke)
-        journeys.tokens = lambda key: data.microbatch(*key)
 
     @property
     def busy(self) -> bool:
@@ -123,7 +122,7 @@ class Head:
 
     def _slots(self) -> int:
         peers, heads = self._membership.population(), len(self._membership.stage(0))
-        away, service = self._journeys.custody.away_seconds, self._membership.own.service_seconds
+        away, service = self._journeys.custodian.custody.away_seconds, self._membership.own.service_seconds
         return plan_slots(peers, heads, self._limits.in_flight_hops, away, service)
 
     async def _journey(self, key: HopId, lease: Lease) -> None:
@@ -139,7 +138,7 @@ class Head:
                 break
             except (SwarmError, MemoryError) as trouble:
                 log.warning("microbatch %s starts anew: %s", tuple(key), trouble)
-            if self._journeys.resting:
+            if self._journeys.admission.resting:
                 self._give_back(key)
                 return
             again = True
@@ -156,14 +155,14 @@ class Head:
         except (SwarmError, MemoryError):
             raise
         except Exception as trouble:
-            self._journeys.fail_at(f"reading microbatch {tuple(key)}", trouble)
+            self._journeys.admission.fail_at(f"reading microbatch {tuple(key)}", trouble)
             raise HopForgotten("its tokens can't be read") from trouble
         await self._journeys.hops.undisturbed(key)
         await asyncio.shield(self._journeys.train(key, tokens, again=again, horizon_s=lease.horizon_s))
 
     def _give_back(self, key: HopId) -> None:
         """Too much fails here: what this head no longer says that it has, the conductor gives to others."""
-        log.warning("microbatch %s is left to other heads: %s", tuple(key), self._journeys.ailing.why)
+        log.warning("microbatch %s is left to other heads: %s", tuple(key), self._journeys.admission.ailing.why)
         self._running.pop(key.index, None)
         self._pool.clear()
         self._changed.notify()
@@ -173,7 +172,7 @@ class Head:
     async def _fetch_leases(self, step: int) -> None:
         while True:
             want = self._slots() - len(self._running) - len(self._pool)
-            if want <= 0 or self._journeys.held_back or self._journeys.resting:
+            if want <= 0 or self._journeys.admission.paused or self._journeys.admission.resting:
                 await self._changed.wait(PULSE_SECONDS)
                 continue
             lease = await self._ask(step, want)
@@ -196,7 +195,7 @@ class Head:
     async def _ask(self, step: int, want: int) -> Lease | None:
         conductor = self._conductor.conductor_of(step)
         held = {*self._running, *(index for index, _ in self._pool)} - self._completed
-        away = held & {key.index for key in self._journeys.custody.waiting() if key.step == step}
+        away = held & {key.index for key in self._journeys.custodian.custody.waiting() if key.step == step}
         blame = self._sums.of(step).blame
         question = AskLease(
             step, self._history.record_hash, want, to_ranges(self._completed), to_ranges(held), to_ranges(away), blame

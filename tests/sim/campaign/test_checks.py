@@ -166,7 +166,7 @@ def test_what_grows_is_seen() -> None:
         history = it.world.peers["head1"].peer.history
         assert history.record is not None
         history.chain._records.update(dict.fromkeys(range(100, 101 + RECORDS_KEPT), history.record))
-        it.world.peers["tail1"].peer.journeys.retention.nbytes = 1 << 40  # type: ignore[union-attr]
+        it.world.peers["tail1"].peer.journeys.custodian.retention.nbytes = 1 << 40  # type: ignore[union-attr]
 
     found = tampered(change)
     assert promises(found) == {5}
