@@ -1,7 +1,7 @@
-"""When this peer looks whether it should go to another stage, and what it sees then.
+"""Decides from time to time if this peer should go to another stage.
 
 Every peer looks, from time to time and soon after someone has come or gone, with the same pure rule (`rule.py`) at
-what it knows of all stages; whoever the rule names begins to move. Its card says so at once, so that others count
+what it knows of all stages; a peer that the rule names begins to move. Its card says so at once, so that others count
 without it. Views differ now and then: the conductor, who grants moves in the record, refuses those that don't help any
 more. A peer that has moved rests for an hour, so that nobody goes to and fro.
 """
@@ -90,7 +90,7 @@ class Balancer:
         await self._membership.changed.until(lambda: self._membership.generation != generation, seconds)
 
     def _replicas(self) -> tuple[int, ...]:
-        """How many peers each stage has at work, without those whose machines will be gone soon."""
+        """The number of peers at work by stage, without those whose machines will be gone soon."""
         members, stages = self._membership, range(self._run.model.stages)
         return tuple(sum(not card.ending for card in members.stage(at)) + members.unseen(at) for at in stages)
 
@@ -103,7 +103,7 @@ class Balancer:
         return True
 
     def plan(self) -> Balance | None:
-        """What the rule says of the swarm now; None if it can't concern this peer."""
+        """Applies the rule to the swarm as it is known now. None if its result can't concern this peer."""
         own, steps = self._membership.own, self._run.steps
         able = own.state in ADMITTING and own.moving < 0 and own.rested and not own.ending and not self._history.behind
         if not able or self._history.version >= steps - 1:

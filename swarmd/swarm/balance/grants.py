@@ -1,7 +1,7 @@
-"""Which peers may go from one stage to another in a step's record. Pure: plain data in, plain data out.
+"""The moves from stage to stage that a step's record grants. Pure: plain data in, plain data out.
 
 Moves are granted together, in the record that everyone decides, so that two views of the swarm never both empty a
-stage. Whoever moves counts nowhere until it has the other stage's state: two replicas that change places would leave
+stage. A mover counts nowhere until it has the other stage's state: two replicas that change places would leave
 both stages without.
 """
 
@@ -17,14 +17,14 @@ Replicas = Mapping[int, Sequence[PeerId]]
 
 
 class Wishes:
-    """Who has asked the conductor of the present step for a move, in the order they came."""
+    """The moves for which peers have asked the conductor of the present step, in the order in which they came."""
 
     def __init__(self) -> None:
         self._step = 0
         self._wishes: dict[PeerId, Move] = {}
 
     def begin(self, step: int) -> None:
-        """What was wished for in another step is asked for again."""
+        """Begins a step: wishes of another step are void, and are asked for again."""
         if step != self._step:
             self._step = step
             self._wishes.clear()
@@ -38,11 +38,11 @@ class Wishes:
         return why
 
     def others(self, peer: PeerId) -> list[Move]:
-        """What was wished for by everyone else."""
+        """The moves that all other peers wish for."""
         return [it for it in self._wishes.values() if it.peer != peer]
 
     def plan(self, replicas: Replicas) -> tuple[Move, ...]:
-        """What the step's record grants."""
+        """The moves that the step's record grants."""
         return plan_moves(self._wishes.values(), replicas)
 
 

@@ -1,4 +1,4 @@
-"""What a peer knows of the swarm's stages, measured and summed up, when it thinks of moving."""
+"""A peer's view of the swarm's stages, measured and summed up, by which it decides about moves."""
 
 import dataclasses
 import statistics
@@ -28,7 +28,9 @@ Powers = Mapping[PeerId, float]
 
 
 def measured_powers(cards: Sequence[Card], works: Sequence[float]) -> dict[PeerId, float]:
-    """What each peer can do, by its own word; who has measured too little is ordinary. 1 each if nobody has."""
+    """The power of each peer, by its own word; one that has measured too little is ordinary. 1 each if nobody has
+    measured enough.
+    """
     said = {it.peer: works[it.stage] / seconds for it in cards
             if it.measured and 0 <= it.stage < len(works) and (seconds := nan_to_zero(it.service_seconds))}  # fmt: skip
     middle = statistics.median(said.values()) if said else 1.0
@@ -53,7 +55,7 @@ def stage_loads(
         away = it.moving in stages and it.state in AT_WORK
         if it.stage not in stages or it.stage in summed or not (away or it.state in (*STAYING, "joining")):
             continue
-        if it.ending:  # whoever is to take its place may come before it goes
+        if it.ending:  # the peer that is to take its place may come before it goes
             continue
         power[it.moving if away else it.stage] += powers[it.peer]
         if it.state in STAYING and not away:
@@ -96,7 +98,7 @@ class Outlook:
         self._membership = membership
 
     def loads(self, besides: Iterable[Card] = ()) -> list[StageLoad]:
-        """As things are; `besides`: cards that count, too, or instead of those that are known."""
+        """The load of each stage now. `besides`: cards that count, too, or instead of those that are known."""
         cards = {card.peer: card for card in self._membership.kin()}
         cards.update((card.peer, card) for card in besides)
         return stage_loads([cards[peer] for peer in sorted(cards)], self.works, self._membership.summaries())

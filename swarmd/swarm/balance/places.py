@@ -1,7 +1,7 @@
-"""Where a newcomer is needed: it asks, and others answer.
+"""The place of a newcomer: it asks where it is needed, and others answer.
 
-A founder decides by itself. In a large swarm whoever is asked may be far from the place that it gives, and know only a
-few of the peers there; so the newcomer asks one of those, too, whom it will work with.
+A founder decides by itself. In a large swarm the peer that is asked may be far from the place that it gives, and know
+only a few of the peers there; so the newcomer asks one of those, too.
 """
 
 import asyncio
@@ -83,7 +83,7 @@ class Places:
         return self._used is not None and (self._used > 0 or self.has_data)
 
     async def _meet_neighbours(self, asked: PeerId, stage: int) -> None:
-        """If whoever gave the place is far from it, someone near it is asked whom this peer will work with."""
+        """Asks a peer near the place for its neighbours' cards, if the one that gave the place is far from it."""
         giver = self._membership.get(asked)
         if giver is not None and abs(giver.stage - stage) <= 1:
             return
@@ -115,7 +115,7 @@ class Places:
         return place.stage if 0 <= place.stage < self._stages else None
 
     def _arrive(self, arrival: int) -> None:
-        """Whoever gives a place says after whom this peer came: the order among newcomers is of that, not of clocks."""
+        """Takes its number from the peer that gives it a place: the order among newcomers is of that, not of clocks."""
         own = self._links.own
         arrival = max(own.card.arrival, 1, min(arrival, ARRIVALS_LIMIT))
         own.card = dataclasses.replace(own.card, arrival=arrival)
@@ -145,7 +145,7 @@ class Places:
         return Place(stage, cards, origin.founder, origin.resumes, arrival)
 
     def lost(self, peer: PeerId) -> None:
-        """Its connection broke: whoever comes next may have the place that was promised to it."""
+        """Its connection broke: the next newcomer may have the place that was promised to it."""
         self._promises.pop(peer, None)
 
     def _place(self, has_data: bool, memory_bytes: float, newcomer: PeerId = "") -> int:

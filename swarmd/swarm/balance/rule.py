@@ -1,4 +1,4 @@
-"""Who should go to another stage, and where a newcomer is needed. Pure: plain data in, plain data out.
+"""The rule by which peers go to other stages, and newcomers get theirs. Pure: plain data in, plain data out.
 
 Two rules. `plan_published` is SWARM's (arXiv 2301.11913, algorithm 2): the peer with the shortest queue of the stage
 with the least queued goes to the stage with the most. `plan_balance` is ours. A stage's capacity is the sum of its
@@ -46,7 +46,7 @@ def in_order(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
 
 @dataclass(frozen=True)
 class StageLoad:
-    """One stage, as whoever decides sees it."""
+    """One stage in the eyes of the peer that decides."""
 
     power: float  # of all who serve it or are on their way to it, without those who are on their way elsewhere
     staying: int  # replicas that serve it and aren't on their way elsewhere
@@ -55,7 +55,7 @@ class StageLoad:
 
 @dataclass(frozen=True)
 class Terms:
-    """What a move costs, and what it must bring."""
+    """The cost of a move, and the gain that it must bring."""
 
     download_s: float = 0.0
     switch_s: float = SWITCH_SECONDS
@@ -63,7 +63,7 @@ class Terms:
     needs: tuple[float, ...] = ()  # bytes of a device's memory that each stage takes at least; none: anyone can hold it
 
     def can_serve(self, it: Candidate, stage: int) -> bool:
-        """Whether a peer can, for all that is known."""
+        """Tells if a peer can serve a stage, for all that is known."""
         short = bool(self.needs) and 0 < it.memory_bytes < self.needs[stage]
         return not short and (stage > 0 or it.has_data)
 
@@ -108,7 +108,7 @@ def stage_works(model: ModelConfig) -> tuple[float, ...]:
 
 
 def download_seconds(model: ModelConfig) -> float:
-    """What a stage's state takes on an ordinary line."""
+    """Seconds that a stage's state takes on an ordinary line."""
     block = 4 * model.hidden**2 + 3 * model.hidden * model.ffn
     blocks = 1 if model.shared else model.layers // model.stages
     return STATE_BYTES_PER_PARAMETER * block * blocks / DOWNLOAD_BYTES_PER_SECOND
@@ -120,7 +120,7 @@ def capacities(loads: Sequence[StageLoad], works: Sequence[float]) -> list[float
 
 
 def may_spare(stage: int, loads: Sequence[StageLoad], works: Sequence[float]) -> bool:
-    """Whether it is worth a closer look if a peer of a stage should go: it isn't the slowest, and one can go."""
+    """A first, cheap look at a stage: it isn't the slowest, and has a peer that can go."""
     have = capacities(loads, works)
     load = loads[stage]
     least = load.candidates[0].power / works[stage] if load.candidates else 0.0
@@ -128,7 +128,7 @@ def may_spare(stage: int, loads: Sequence[StageLoad], works: Sequence[float]) ->
 
 
 def plan_place(loads: Sequence[StageLoad], works: Sequence[float], stages: Sequence[int]) -> int | None:
-    """Where a newcomer is needed, of the stages it can serve: that of least capacity, the first of equals."""
+    """The stage that needs a newcomer most, of those it can serve: that of least capacity, the first of equals."""
     have = capacities(loads, works)
     return min(stages, key=lambda stage: (have[stage], stage)) if stages else None
 
@@ -138,7 +138,7 @@ def plan_place(loads: Sequence[StageLoad], works: Sequence[float], stages: Seque
 
 def plan_published(queues: Sequence[Mapping[PeerId, float]]) -> Move | None:
     """SWARM's rule: queues of each stage's peers; one move, or none. Stages and peers are compared strictly, in order,
-    so the first of equals counts. It would empty a stage; whoever uses it must not let it.
+    so the first of equals counts. It would empty a stage; its caller must not let it.
     """
     loads = [sum(stage.values()) for stage in queues]
     most, least = loads.index(max(loads)), loads.index(min(loads))
@@ -161,7 +161,7 @@ def plan_balance(loads: Sequence[StageLoad], works: Sequence[float], terms: Term
     before = state.least()
     plan, taken, steps = Balance((), before, before), list[_Step](), list[_Step]()
     cost = 0.0  # microbatches that are not done because of the steps that aren't in the plan yet
-    if len(loads) < 2 or before <= 0.0:  # an empty stage's state is nowhere: it waits for whoever has it
+    if len(loads) < 2 or before <= 0.0:  # an empty stage's state is nowhere: it waits for a peer that has it
         return plan
     while len(taken) + len(steps) < MOVES_AT_MOST and (step := state.improve()) is not None:
         state.take(step)
@@ -176,14 +176,14 @@ def plan_balance(loads: Sequence[StageLoad], works: Sequence[float], terms: Term
 
 
 def pays(move: Move, power: float, loads: Sequence[StageLoad], works: Sequence[float]) -> bool:
-    """Whether a move still helps once its state is here; `loads` count the mover at its old stage."""
+    """Tells if a move still helps once its state is here. `loads` count the mover at its old stage."""
     have = capacities(loads, works)
     left = have[move.source] - power / works[move.source]
     return min(left, have[move.target] + power / works[move.target]) > have[move.target]
 
 
 def _leaving(step: _Step) -> list[tuple[Candidate, int, int]]:
-    """Who goes from which stage to which."""
+    """The peers that go, each with the stages from and to which it goes."""
     first = [(step.goes, step.source, step.target)]
     return first if step.comes is None else [*first, (step.comes, step.target, step.source)]
 
@@ -193,7 +193,7 @@ def _cost(it: Candidate, stage: int, works: Sequence[float], terms: Terms) -> fl
 
 
 def _is_sure(gain: float, before: float, steps: Sequence[_Step], works: Sequence[float]) -> bool:
-    """Whether a gain is more than what measurements may be wrong by."""
+    """Tells if a gain is more than what measurements may be wrong by."""
     exchanges = any(step.comes is not None for step in steps)
     shares = [step.goes.power / works[step.target] for step in steps if step.comes is None]
     mean = sum(shares) / len(shares) if shares else 0.0
@@ -230,7 +230,7 @@ class _Placement:
         return best
 
     def _differ(self, source: int, target: int) -> bool:
-        """Whether an exchange between two stages could help: someone at the source is stronger."""
+        """Tells if an exchange between two stages could help: someone at the source is stronger."""
         here = self._candidates[target]
         return bool(here) and self._candidates[source][-1].power > here[0].power
 
@@ -255,7 +255,7 @@ class _Placement:
         return best
 
     def take(self, step: _Step) -> None:
-        """Whoever moves doesn't move again, and counts as a replica of neither stage."""
+        """Counts a step as taken: its movers don't move again, and are replicas of neither stage."""
         for it, at, other in _leaving(step):
             self._have[at] -= it.power / self._works[at]
             self._have[other] += it.power / self._works[other]

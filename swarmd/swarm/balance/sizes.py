@@ -1,4 +1,4 @@
-"""How large a stage is: arithmetic on a run's settings, with the model's formulas; tests hold it to the real model."""
+"""The size of a stage: arithmetic on a run's settings, with the model's formulas; tests hold it to the real model."""
 
 from swarmd.config import ModelConfig, RunConfig
 
@@ -38,7 +38,7 @@ def lacking(run: RunConfig, stage: int, memory_bytes: float) -> str:
 
 
 def least_bytes(run: RunConfig, stage: int) -> float:
-    """That a stage takes of its device at the very least: its state, the table of positions, and what comes in and goes
+    """The least that a stage takes of its device: its state, the table of positions, and what comes in and goes
     out of it for one microbatch.
     """
     model = run.model

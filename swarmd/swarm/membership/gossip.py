@@ -48,7 +48,7 @@ def first_of(stage: int, cards: Iterable[Card], count: int) -> tuple[Card, ...]:
 
 
 def cards_for(stage: int, membership: Membership) -> tuple[Card, ...]:
-    """What a newcomer of a stage should know of the swarm: in a large one all who are near, of other stages a few."""
+    """The cards that a newcomer of a stage should know: in a large swarm those of near peers, and of a few others."""
     cards = membership.cards()
     if membership.population() <= SMALL_SWARM:
         return tuple(cards)
@@ -207,7 +207,7 @@ class Gossip:
         return Ack()
 
     def _near(self) -> list[PeerId]:
-        """Whom to keep in touch with: everyone in a small swarm, else the own stage and its neighbours."""
+        """The peers to keep in touch with: everyone in a small swarm, else the own stage and its neighbours."""
         own = self._membership.own
         cards = [card for card in self._membership.cards() if card.peer != own.peer and card.state != "left"]
         if len(cards) > SMALL_SWARM:

@@ -1,6 +1,6 @@
-"""Who is alive: takes in cards, suspects peers whose connection broke, looks again, drops the silent.
+"""Finds out who is alive: takes in cards, suspects peers whose connection broke, looks again, drops the silent.
 
-Those who were dropped without a goodbye are looked for now and then: the network may have been cut in two, and both
+Peers that were dropped without a goodbye are looked for now and then: the network may have been cut in two, and both
 halves trained on. Relies on `Membership` for the rules and on `Links` to look again. Says `gone` once for a peer whose
 work is lost.
 """
@@ -28,7 +28,7 @@ LOOK_AGAIN_SECONDS = 3.0  # to reach a peer whose connection broke; a dead one r
 
 
 class Liveness:
-    """What this peer believes of the others' lives."""
+    """This peer's belief about which others are alive."""
 
     def __init__(
         self,

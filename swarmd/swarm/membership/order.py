@@ -14,8 +14,8 @@ def rendezvous(key: str, peers: Iterable[PeerId]) -> list[PeerId]:
 
 
 def conductor_order(step: int, cards: Iterable[Card], members: Container[PeerId]) -> list[PeerId]:
-    """Who leads a step: members of the last record, heads first, by rendezvous; then newcomers in the order in which
-    they came, by the word of those who gave them their places.
+    """The order in which peers come to lead a step: members of the last record, heads first, by rendezvous; then
+    newcomers in the order in which they came, by the word of those who gave them their places.
 
     So nobody who comes during a step changes who leads it, whatever its clock says.
     """
@@ -29,5 +29,5 @@ def conductor_order(step: int, cards: Iterable[Card], members: Container[PeerId]
 
 
 def leader_order(step: int, stage: int, peers: Iterable[PeerId]) -> list[PeerId]:
-    """Who leads a stage's round of a step: the first, and when that fails the next."""
+    """The order in which peers come to lead a stage's round of a step: the first, and when that fails the next."""
     return rendezvous(f"leader/{step}/{stage}", peers)

@@ -1,4 +1,4 @@
-"""How often somebody is heard, and from which silence on that is worth a thought."""
+"""The rhythm in which a peer is heard, and the silence from which on it may be gone."""
 
 from dataclasses import dataclass, field
 

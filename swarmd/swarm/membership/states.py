@@ -1,8 +1,8 @@
-"""What a peer's state on its card says of what it takes part in."""
+"""The states on a peer's card, by what a peer in them takes part in."""
 
 ADMITTING = ("waiting", "serving")
 """States in which a peer takes hops."""
 AT_WORK = (*ADMITTING, "paused", "draining")
 """States in which a peer has its stage's state and takes part in rounds, and in the end of what it has begun."""
 STAYING = (*ADMITTING, "paused")
-"""Of these, those of whoever doesn't mean to leave."""
+"""States of a working peer that doesn't mean to leave."""

@@ -1,4 +1,4 @@
-"""Who is in the swarm, what each says of itself, and whether to believe it is alive.
+"""The peers of the swarm, with their cards, and the belief about which of them are alive.
 
 Relies on cards that others bring (heartbeats, hellos, summaries) and on the transport's word of broken connections;
 decides by the clock it is given. The rules are free functions of plain data; `Membership` only remembers.
@@ -35,7 +35,7 @@ AWAY_KEPT = 256  # movers in a stage's summary: a few at a time go
 
 @dataclass
 class Member:
-    """What is known of one other peer."""
+    """The knowledge about one other peer."""
 
     card: Card
     heard: float  # loop time
@@ -139,7 +139,7 @@ class Membership:
         return self.own if peer == self.own.peer else self._members[peer].card
 
     def is_news(self, card: Card) -> bool:
-        """Whether a card is newer than what is known of its peer."""
+        """Tells if a card is newer than what is known of its peer."""
         member = self._members.get(card.peer)
         if member is None:
             return card.peer != self.own.peer
@@ -189,7 +189,7 @@ class Membership:
         self._look_at = min(self._look_at, due)
 
     def expect_every(self, heartbeat_seconds: float, summary_seconds: float) -> None:
-        """How often those near are to speak, and those far away to be spoken of."""
+        """Sets the rhythm in which near peers are to speak, and stages far away to be spoken of."""
         if heartbeat_seconds < self._heartbeat_seconds or summary_seconds < self._summary_seconds:
             self._look_at = -math.inf  # who was not late before may be now
         self._heartbeat_seconds, self._summary_seconds = heartbeat_seconds, summary_seconds
@@ -267,7 +267,7 @@ class Membership:
         return [self._card(peer) for peer in self._live if peer not in kin]
 
     def newest(self) -> Card:
-        """Of the kin, whoever has the highest version."""
+        """The card of the kin's peer with the highest version."""
         if self._newest is None:
             self._newest = max((card.version, card.peer) for card in self.kin())[1]
         return self._card(self._newest)
@@ -287,21 +287,21 @@ class Membership:
         return [card for card in self.stage(stage) if card.state in STAYING and not card.ending]
 
     def near(self, stage: int) -> int:
-        """How many peers are of a stage or its neighbours, oneself included, whatever they do."""
+        """The number of peers of a stage and its neighbours, this one included, in any state."""
         return sum(1 for peer in self._live if is_near(self._card(peer), stage))
 
     def knows_all_of(self, stage: int) -> bool:
-        """Whether this peer should know every replica of a stage: those near, and in a small swarm all."""
+        """Tells if this peer should know every replica of a stage: of near ones, and in a small swarm of all."""
         return abs(self.own.stage - stage) <= 1 or self.population() <= SMALL_SWARM
 
     def unseen(self, stage: int) -> int:
-        """How many peers at work a stage has, by its summary, besides those that are known here."""
+        """The number of peers at work that a stage has, by its summary, besides those that are known here."""
         known = len(self._at_work.get(stage, ()))
         summary = self._reported.get(stage)
         return max(0, summary.peers - known) if known and summary is not None else 0
 
     def population(self) -> int:
-        """How many peers are at work in the whole swarm."""
+        """The number of peers at work in the whole swarm."""
         return sum(len(peers) + self.unseen(stage) for stage, peers in self._at_work.items())
 
     def is_live(self, peer: PeerId) -> bool:
@@ -311,16 +311,16 @@ class Membership:
         return member is not None and not member.suspect and member.card.state in AT_WORK and self.fits(member.card)
 
     def is_silent(self, peer: PeerId, now: float) -> bool:
-        """Whether nothing was heard of a live peer for half the time after which the silent may be dropped."""
+        """Tells if a live peer has been silent for half the time after which it may be dropped."""
         member = self._members.get(peer)
         return member is not None and now - member.heard >= self._floor(self._usual(member)) / 2
 
     def reaches_half(self, peers: Collection[PeerId], now: float) -> bool:
-        """Whether half of these peers at least, oneself included, are live and not silent."""
+        """Tells if at least half of these peers, this one included, are live and not silent."""
         return 2 * sum(self.is_live(peer) and not self.is_silent(peer, now) for peer in peers) >= len(peers)
 
     def is_spare(self, card: Card) -> bool:
-        """Whether a peer needn't be known here: it is far away in a large swarm, and others of its stage are known. A
+        """Tells if a peer needn't be known here: it is far away in a large swarm, and others of its stage are known. A
         newcomer that only asked here for its place has found one: were that near, it would have said so.
         """
         if self.population() <= SMALL_SWARM:
@@ -329,7 +329,7 @@ class Membership:
         return far and (card.stage < 0 or len(self._at_work.get(card.stage, ())) >= FEW)
 
     def held_back(self, stages: int) -> str:
-        """What is lacking where a stage's peers at work all take no hops, in a sentence; "" if nowhere."""
+        """A sentence on stages whose peers at work all take no hops; "" if there are none."""
         for stage in range(stages):
             if self._at_work.get(stage) and not self.admitting(stage):
                 return f"a peer of stage {stage} that takes work: all of them are paused or draining"
@@ -341,12 +341,12 @@ class Membership:
 
 
 def is_near(card: Card, stage: int) -> bool:
-    """Whether a peer is of a stage or its neighbours. One that has no place yet is near nobody."""
+    """Tells if a peer is of a stage or its neighbours. One that has no place yet is near nobody."""
     return card.stage >= 0 and abs(card.stage - stage) <= 1
 
 
 def _role(card: Card) -> tuple[int, int, str, bool, tuple[int, ...], bool]:
-    """What of a card decides where its peer is counted, and what it keeps at the end."""
+    """The part of a card that decides where its peer is counted, and what it keeps at the end."""
     return card.incarnation, card.stage, card.state, card.ending, card.final, card.spare
 
 

@@ -1,7 +1,7 @@
-"""What is committed while a peer pulls its stage's state: the records from the snapshot on, and their gradients' bytes.
+"""The commits of the time in which a peer pulls its stage's state: records from the snapshot on, and gradients' bytes.
 
 Holders keep a gradient for a few steps only, so it is fetched as soon as its record is known. Nothing is verified here
-but the chain of records: whoever applies a gradient compares its digest with the record's.
+but the chain of records: a gradient's digest is compared with the record's when it is applied.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ PASS_SECONDS = 1.0  # between them
 PARTS_LIMIT = 4096  # of a gradient; more is a lie
 
 Hold = Callable[[int, str, tuple[Encoded, ...]], None]
-"""Keeps the averaged parts of (step, digest) for whoever will apply that step: `Rounds.hold`."""
+"""Keeps the averaged parts of (step, digest) for the peer's round, which applies that step: `Rounds.hold`."""
 
 
 class Missed(Exception):
@@ -79,7 +79,7 @@ class Backlog:
 
     @property
     def missed(self) -> bool:
-        """Whether a newer snapshot is needed."""
+        """Tells if a newer snapshot is needed."""
         return bool(self._missed)
 
     @property
@@ -194,7 +194,7 @@ class Backlog:
         self._changed.notify()
 
     async def _gradient(self, record: Record) -> tuple[Encoded, ...]:
-        """All parts of a committed gradient, each from whoever gives it. Raises Missed."""
+        """All parts of a committed gradient, each from a holder that gives it. Raises Missed."""
         first = await self._part(record, 0)
         if not 1 <= first.parts <= PARTS_LIMIT:
             raise Missed(f"the gradient of step {record.step} has {first.parts} parts")
@@ -215,7 +215,7 @@ class Backlog:
         raise Missed(f"nobody has the gradient of step {record.step} any more")
 
     def _holders(self, record: Record) -> list[PeerId]:
-        """Who may have a gradient, a different one first at each step, so that they share the load; the slow last."""
+        """The peers that may have a gradient, a different one first at each step, to share the load; slow ones last."""
         own = self._links.transport.peer_id
         holders = [peer for peer in record.stages[self._stage].holders if peer != own]
         turn = record.step % max(1, len(holders))

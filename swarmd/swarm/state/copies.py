@@ -29,8 +29,8 @@ TRIES = 10  # the last after some eight minutes
 
 
 def plan_copies(stages: int, places: Mapping[PeerId, int]) -> dict[PeerId, int]:
-    """Who keeps a copy of which stage, never of its own. Every stage gets as many as it can up to COPIES; whoever is
-    left is spread evenly. A matching of stages with peers (Kuhn 1955), from the same order everywhere.
+    """The stage of which each peer keeps a copy, never its own. Every stage gets as many as it can up to COPIES; the
+    peers that are left are spread evenly. A matching of stages with peers (Kuhn 1955), from the same order everywhere.
     """
     order = rendezvous("copies", places)
     chosen: dict[PeerId, int] = {}
@@ -57,7 +57,7 @@ def plan_copies(stages: int, places: Mapping[PeerId, int]) -> dict[PeerId, int]:
 
 
 class Copies:
-    """What this peer keeps for other stages."""
+    """The copies that this peer keeps for other stages."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Copies:
         log.info("nobody of stage %d gave a copy of version %d", stage, record.step)
 
     def _is_old(self, record: Record) -> bool:
-        """Whether a newer checkpoint's copy was begun, or the version isn't of our history any more."""
+        """Tells if a newer checkpoint's copy was begun, or the version isn't of our history any more."""
         known = self._history.chain.hash_at(record.step)
         return self._turn > record.step or known not in ("", record.hash)
 

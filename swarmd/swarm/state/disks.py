@@ -49,7 +49,7 @@ class Disks:
     # ---------------------------------------------------------------------------------------------- one's own disk
 
     async def stock(self) -> tuple[Kept, ...]:
-        """What is here, whole, of this run."""
+        """The whole checkpoints of this run that are here."""
         kept: list[Kept] = []
         for version, stage, plain in await self._store.stock():
             try:
@@ -125,14 +125,14 @@ class Disks:
     # ---------------------------------------------------------------------------------------------- other disks
 
     async def ask_around(self, peers: Sequence[PeerId]) -> dict[PeerId, Stock]:
-        """What is on the disks of these peers, this one included."""
+        """Asks what is on the disks of these peers, this one included."""
         own = self._membership.own.peer
         others = [peer for peer in peers if peer != own]
         stocks = await self._links.tell_all(others, AskStock(), deadline_s=STOCK_SECONDS)
         return {own: await self._own_stock(), **stocks}
 
     async def record_of(self, kept: Kept, holders: Sequence[PeerId]) -> Record | None:
-        """The record of a checkpoint, from this disk or from whoever has it."""
+        """The record of a checkpoint, from this disk or from another that has it."""
         if (found := await self.load(kept)) is not None:
             return found[1]
         manifests = await self._manifests(kept, holders)
@@ -157,7 +157,7 @@ class Disks:
         return await download.run(), best.record
 
     async def _manifests(self, kept: Kept, peers: Sequence[PeerId]) -> list[tuple[Manifest, PeerId]]:
-        """What the first of these that can be asked have of a checkpoint."""
+        """Asks some of these peers for their manifests of a checkpoint, the first ones."""
         own = self._membership.own.peer
         asked = [peer for peer in peers if peer != own][:ASKED_AT_ONCE]
         answers = await self._links.tell_all(asked, AskCopy(kept), deadline_s=COPY_SECONDS)

@@ -43,7 +43,7 @@ class Pinned:
     pullers: set[PeerId] = field(default_factory=set)  # who pulls it, as far as they are connected
 
     def is_pulled(self, now: float) -> bool:
-        """Whether it may make no room for another: someone is there who has asked for something of it lately."""
+        """Tells if it makes no room for another: a connected peer has asked for something of it lately."""
         return bool(self.pullers) and now - self.used <= (PULLED_SECONDS if self.touched else UNTOUCHED_SECONDS)
 
 
@@ -154,7 +154,7 @@ class Donor:
 
 
 class Ways:
-    """How many chunks are on their way to joiners, so that they leave room for training on the donor's uplink.
+    """The chunks that are on their way to joiners; bounded, so that they leave room for training on the donor's uplink.
 
     No word comes when one arrives. But a joiner keeps no more than CHUNKS_AT_ONCE asked, so its next question says that
     an earlier chunk has come.
@@ -166,7 +166,7 @@ class Ways:
         self._fewer = Signal()
 
     def lost(self, peer: PeerId) -> None:
-        """What was on its way to a peer isn't any more."""
+        """Forgets what was on its way to a peer."""
         if any(way[0] == peer for way in self._under_way):
             self._under_way = deque(way for way in self._under_way if way[0] != peer)
             self._fewer.notify()

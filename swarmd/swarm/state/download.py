@@ -2,7 +2,7 @@
 
 Each donor gets the next chunk when it is free, so a fast one gives more. A chunk that doesn't come within the donor's
 own measured time is asked of another one, too, and the donor gets no more until something of it arrives: a paused donor
-costs seconds. Whoever gives wrong bytes is a liar and not asked again.
+costs seconds. A peer that gives wrong bytes is a liar and not asked again.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ Candidates = Callable[[], list[PeerId]]
 
 @dataclass(frozen=True)
 class Questions:
-    """What donors are asked: for the snapshot, and for a chunk of it by its number."""
+    """The questions for donors: for the snapshot, and for a chunk of it by its number."""
 
     snapshot: Message
     chunk: Callable[[int], Message]
@@ -60,7 +60,7 @@ class Supplier:
     late: bool = False  # something is, and nothing has come since
 
     def room(self) -> int:
-        """How many chunks more may be asked of it."""
+        """The number of chunks that may be asked of it besides."""
         if self.late:
             return 0
         ahead = 1 if self.pace is None else 1 + int(AHEAD_SECONDS / max(1e-9, self.pace))

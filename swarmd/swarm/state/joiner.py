@@ -91,7 +91,7 @@ class Joiner(Puller):
             await self._history.catch_up(newest.peer, newest.version)
 
     async def _pull_on(self, donors: Candidates) -> None:
-        """What was begun early, if it was; else anew."""
+        """Goes on with the pull that was begun early, if there is one; else begins one."""
         early, self._early = self._early, None
         await (early or self.pull(donors))
 
@@ -124,7 +124,7 @@ class Joiner(Puller):
         self.loaded(pulled.manifest.version)
 
     async def ended(self) -> None:
-        """Returns when no state comes or is being made this peer's: a load goes on though whoever began it was
+        """Returns when no state comes or is being made this peer's: a load goes on though the task that began it was
         cancelled.
         """
         self.close()

@@ -1,4 +1,4 @@
-"""What donors and joiners of a stage's state agree on: the manifest, its chunks, and their names.
+"""The form in which donors and joiners exchange a stage's state: the manifest, its chunks, and their names.
 
 A donor (`donor.py`) pins the state of one version in host memory and serves it in hashed chunks. A joiner (`joiner.py`)
 pulls chunks from every replica that pinned the same version (`download.py`), collects the gradients that are committed
@@ -43,7 +43,7 @@ class Manifest:
         return (self.version, history, self.snapshot.nbytes, self.snapshot.chunk_bytes, self.snapshot.hashes)
 
     def span(self, number: int) -> slice:
-        """Where a chunk lies in the state."""
+        """The place of a chunk in the state."""
         start = number * self.snapshot.chunk_bytes
         return slice(start, min(start + self.snapshot.chunk_bytes, self.snapshot.nbytes))
 

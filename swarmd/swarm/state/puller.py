@@ -33,7 +33,7 @@ LOOK_SECONDS = 1.0  # between looks at who else might be a donor
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the state is."""
+    """The progress of a pull."""
 
     done: int = 0  # bytes
     total: int = 0  # 0: no transfer
@@ -176,8 +176,8 @@ class Puller:
         return None
 
     async def _ask_all(self, donors: Candidates, liars: set[PeerId], version: int) -> list[tuple[Manifest, PeerId]]:
-        """What the donors have. Once one has answered, the others get as long again and a little more: those that come
-        too late are asked again during the download.
+        """Asks the donors for their manifests. Once one has answered, the others get as long again and a little more:
+        those that come too late are asked again during the download.
         """
         loop = asyncio.get_running_loop()
         began, answers = loop.time(), list[tuple[Manifest, PeerId]]()

@@ -66,7 +66,7 @@ class Hello(Request["Hello"]):
     protocol: int
     fingerprint: str
     card: Card
-    known: int = 0  # incarnation in which the sender knows whoever hears this; 0: not at all
+    known: int = 0  # incarnation in which the sender knows its hearer; 0: not at all
 
 
 @dataclass(frozen=True)

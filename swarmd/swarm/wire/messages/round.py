@@ -130,8 +130,8 @@ class Resent:
 
 @dataclass(frozen=True)
 class Resend(Request[Resent]):
-    """Leader of a stage's round to a peer of the stage before: these indices are in no member's sum. Whoever has one of
-    them sends it to one of the members. At the first stage, to a member: train them.
+    """Leader of a stage's round to a peer of the stage before: these indices are in no member's sum. A peer that
+    has one of them sends it to one of the members. At the first stage, to a member: train them.
     """
 
     step: int
@@ -140,7 +140,7 @@ class Resend(Request[Resent]):
     stage: int  # that lacks them
     members: tuple[PeerId, ...]  # of that stage whose sums count
     ballot: Ballot = NO_BALLOT
-    anew: bool = False  # whoever has nothing of an index computes it from what the stages before it have
+    anew: bool = False  # a peer that has nothing of an index computes it from what the stages before it have
 
 
 @dataclass(frozen=True)
