@@ -6,18 +6,16 @@ loop and on the socket's mode (0600) for who may speak. It decides nothing about
 
 import asyncio
 import dataclasses
-import json
 import logging
-import math
 import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aiohttp import web
 
+from swarmd.daemon.bodies import Body, error_answer, json_answer, json_line, read_body
 from swarmd.daemon.home import Home
 from swarmd.daemon.metrics import METRICS_CONTENT_TYPE, render_metrics
 from swarmd.errors import ConfigError, ControlError, SwarmError
@@ -26,7 +24,6 @@ from swarmd.status import HopRow, PeerRow, Status
 from swarmd.swarm.peer.drain import Drained
 
 BODY_LIMIT_BYTES = 64 << 10  # a command is one short JSON object
-BODY_TIMEOUT_S = 10.0  # a client on the same machine sends its body at once or is broken
 BACKLOG = 64  # clients waiting to be accepted; more are refused by the kernel
 PROGRESS_SECONDS = 0.5  # between two words on how far a command is
 DRAIN_LIMIT_S = 86_400.0  # nobody waits longer than a day for a goodbye
@@ -34,6 +31,11 @@ LINES = "application/x-ndjson"  # of an answer that comes line by line
 ADDRESS_LIMIT = 1_000  # characters; the longest multiaddr in use has about 200
 
 log = logging.getLogger(__name__)
+
+_JOIN = Body({"bootstrap": (str,)}, '{"bootstrap": "/ip4/203.0.113.5/tcp/4001/p2p/<peer id>"}')
+_SWITCH = Body({"stage": (int,)}, '{"stage": 2}')
+_DRAIN = Body({"timeout": (int, float)}, '{"timeout": 60}, or empty', empty=True)
+_NOTHING = Body({}, "{}, or empty", empty=True)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -139,19 +141,19 @@ class ControlServer:
         self._home.control_socket.unlink(missing_ok=True)
 
     async def _status(self, _request: web.Request) -> web.Response:
-        return _json(dataclasses.asdict(self._report.status()))
+        return json_answer(dataclasses.asdict(self._report.status()))
 
     async def _peers(self, _request: web.Request) -> web.Response:
-        return _json([dataclasses.asdict(row) for row in self._report.peers()])
+        return json_answer([dataclasses.asdict(row) for row in self._report.peers()])
 
     async def _queues(self, _request: web.Request) -> web.Response:
-        return _json([dataclasses.asdict(row) for row in self._report.queues()])
+        return json_answer([dataclasses.asdict(row) for row in self._report.queues()])
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=render_metrics(self._report.status()), headers={"Content-Type": METRICS_CONTENT_TYPE})
 
     async def _join(self, request: web.Request) -> web.StreamResponse:
-        bootstrap = (await _body(request, _JOIN))["bootstrap"]
+        bootstrap = (await read_body(request, _JOIN))["bootstrap"]
         if not 0 < len(bootstrap) <= ADDRESS_LIMIT:
             raise ConfigError(_JOIN.wanted())
 
@@ -161,10 +163,10 @@ class ControlServer:
 
         if LINES in request.headers.get("Accept", ""):
             return await self._with_progress(request, join())
-        return _json(await join())
+        return json_answer(await join())
 
     async def _switch(self, request: web.Request) -> web.StreamResponse:
-        stage = (await _body(request, _SWITCH))["stage"]
+        stage = (await read_body(request, _SWITCH))["stage"]
 
         async def switch() -> dict[str, Any]:
             await self._daemon.switch(stage)
@@ -173,7 +175,7 @@ class ControlServer:
         return await self._with_progress(request, switch())
 
     async def _drain(self, request: web.Request) -> web.StreamResponse:
-        bound = (await _body(request, _DRAIN)).get("timeout")
+        bound = (await read_body(request, _DRAIN)).get("timeout")
         if bound is not None and not 0 < bound <= DRAIN_LIMIT_S:
             raise ConfigError(f"timeout is {bound}, but must be over 0 and at most {DRAIN_LIMIT_S:.0f} seconds.")
 
@@ -183,19 +185,19 @@ class ControlServer:
         return await self._with_progress(request, drain())
 
     async def _leave(self, request: web.Request) -> web.Response:
-        await _body(request, _NOTHING)
+        await read_body(request, _NOTHING)
         await self._daemon.leave()
-        return _json({"left": True})
+        return json_answer({"left": True})
 
     async def _pause(self, request: web.Request) -> web.Response:
-        await _body(request, _NOTHING)
+        await read_body(request, _NOTHING)
         await self._daemon.pause()
-        return _json({"paused": True})
+        return json_answer({"paused": True})
 
     async def _resume(self, request: web.Request) -> web.Response:
-        await _body(request, _NOTHING)
+        await read_body(request, _NOTHING)
         await self._daemon.resume()
-        return _json({"paused": False})
+        return json_answer({"paused": False})
 
     async def _with_progress(self, request: web.Request, work: Coroutine[Any, Any, Any]) -> web.StreamResponse:
         """Answers with what `work` returns. If that takes a while the answer comes as lines of JSON: how far it is,
@@ -206,17 +208,17 @@ class ControlServer:
         task.add_done_callback(self._ended)
         done, _ = await asyncio.wait({task}, timeout=PROGRESS_SECONDS)
         if done:
-            return _json(task.result())
+            return json_answer(task.result())
         answer = web.StreamResponse(headers={"Content-Type": LINES})
         await answer.prepare(request)
         while not done:
-            await answer.write(_line(self._progress()))
+            await answer.write(json_line(self._progress()))
             done, _ = await asyncio.wait({task}, timeout=PROGRESS_SECONDS)
         try:
             last = {"result": task.result()}
         except SwarmError as trouble:
             last = {"error": str(trouble) or type(trouble).__name__}
-        await answer.write(_line(last))
+        await answer.write(json_line(last))
         return answer
 
     def _progress(self) -> dict[str, Any]:
@@ -229,81 +231,23 @@ class ControlServer:
             task.exception()  # marked as retrieved: the client gets it from the task, if it still listens
 
 
-@dataclass(frozen=True)
-class Body:
-    """What a command's body may hold: a JSON object with these keys, all of them unless it may be `empty`."""
-
-    types: dict[str, tuple[type, ...]]
-    example: str
-    empty: bool = False
-
-    def wanted(self) -> str:
-        return f"the body must be a JSON object like {self.example}."
-
-
-_JOIN = Body({"bootstrap": (str,)}, '{"bootstrap": "/ip4/203.0.113.5/tcp/4001/p2p/<peer id>"}')
-_SWITCH = Body({"stage": (int,)}, '{"stage": 2}')
-_DRAIN = Body({"timeout": (int, float)}, '{"timeout": 60}, or empty', empty=True)
-_NOTHING = Body({}, "{}, or empty", empty=True)
-
-
-async def _body(request: web.Request, expected: Body) -> dict[str, Any]:
-    """What is in a command's body. Raises ConfigError for every other body."""
-    async with asyncio.timeout(BODY_TIMEOUT_S):
-        raw = await request.read()
-    try:
-        body = json.loads(raw) if raw or not expected.empty else {}
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(expected.wanted()) from error
-    if not isinstance(body, dict) or not body.keys() <= expected.types.keys():
-        raise ConfigError(expected.wanted())
-    if not expected.empty and body.keys() != expected.types.keys():
-        raise ConfigError(expected.wanted())
-    if any(type(value) not in expected.types[key] for key, value in body.items()):
-        raise ConfigError(expected.wanted())
-    return body
-
-
-def _line(content: Any) -> bytes:
-    return json.dumps(_finite(content)).encode() + b"\n"
-
-
-def _json(content: Any, status: int = 200) -> web.Response:
-    return web.json_response(_finite(content), status=status)
-
-
-def _finite(content: Any) -> Any:
-    """The same with infinities and NaN as null: a loss may be one, and JSON has no word for them."""
-    if isinstance(content, float):
-        return content if math.isfinite(content) else None
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return content
-
-
-def _error(status: int, sentence: str) -> web.Response:
-    return _json({"error": sentence}, status)
-
-
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Whatever goes wrong is answered with {"error": sentence} and costs the daemon nothing."""
+    """Answers a failure with {"error": sentence}; it costs the daemon nothing."""
     try:
         return await handler(request)
     except web.HTTPRequestEntityTooLarge:
-        return _error(413, f"the body is larger than {BODY_LIMIT_BYTES} bytes.")
+        return error_answer(413, f"the body is larger than {BODY_LIMIT_BYTES} bytes.")
     except web.HTTPException as error:
-        return _error(error.status, f"{request.method} {request.path} is not served here ({error.reason}).")
+        return error_answer(error.status, f"{request.method} {request.path} is not served here ({error.reason}).")
     except ConfigError as error:
-        return _error(400, str(error))
+        return error_answer(400, str(error))
     except ControlError as error:
-        return _error(409, str(error))
+        return error_answer(409, str(error))
     except SwarmError as error:
-        return _error(409, str(error) or type(error).__name__)
+        return error_answer(409, str(error) or type(error).__name__)
     except TimeoutError:
-        return _error(408, "it took too long; try again.")
+        return error_answer(408, "it took too long; try again.")
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
-        return _error(500, "the daemon failed to answer; its swarmd.log says why.")
+        return error_answer(500, "the daemon failed to answer; its swarmd.log says why.")
