@@ -20,6 +20,7 @@ from swarmd.daemon.device import device_memory
 from swarmd.daemon.home import Home
 from swarmd.daemon.known_peers import KnownPeer, merge_known
 from swarmd.daemon.logs import NOTICE
+from swarmd.daemon.meeting import meet_others
 from swarmd.daemon.remembered import RememberedRun
 from swarmd.daemon.run_search import RunSearch
 from swarmd.daemon.store import LocalStore
@@ -133,7 +134,7 @@ class Node(HistoryListener):
         if lacking:
             self.peer.lacks_data()
         self.peer.history.listen(self)
-        beside = [asyncio.create_task(work) for work in (self._keep_remembering(), self.search.meet_others())]
+        beside = [asyncio.create_task(work) for work in (self._keep_remembering(), self._meet_others())]
         try:
             await self.peer.run()
         except* RunEnded as troubles:
@@ -264,6 +265,9 @@ class Node(HistoryListener):
                 await asyncio.to_thread(self.store.remember_run, memory)
                 if self.search.known is not memory:  # written meanwhile, and perhaps written over
                     self.store.remember_run(self.search.known)
+
+    async def _meet_others(self) -> None:
+        await meet_others(self.search.others, self.membership, self._links, random.Random())
 
     def _load_data(self, stopped: Callable[[], bool]) -> Data:
         assert self.search.run is not None

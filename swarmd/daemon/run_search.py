@@ -18,6 +18,7 @@ from swarmd.daemon.candidates import Candidate, Candidates, Outcome
 from swarmd.daemon.home import Home
 from swarmd.daemon.known_peers import KnownPeer, known_of, merge_known, peer_of
 from swarmd.daemon.logs import NOTICE
+from swarmd.daemon.offers import AnotherRun, NoRun, Prolonged, ask_settings, check_wanted, read_run
 from swarmd.daemon.remembered import Remembered, RememberedRun
 from swarmd.errors import (
     NO_ANSWER,
@@ -25,9 +26,6 @@ from swarmd.errors import (
     ControlError,
     GaveUp,
     Mismatch,
-    PeerFault,
-    PeerUnreachable,
-    Refused,
     WrongPeer,
 )
 from swarmd.status import Wait
@@ -35,7 +33,6 @@ from swarmd.swarm.balance.sizes import unfit
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import PROTOCOL
 from swarmd.swarm.wire.messages.presence import Card, Settings
 from swarmd.values import PeerId
 
@@ -48,18 +45,6 @@ TURN_S = 10.0  # for each peer that comes before this one to found the run
 LOOK_S = 1.0  # between two looks whether it is enough
 ENTRIES = 16  # remembered peers that are asked for a place, if whoever gave the run falls silent
 TROUBLES_SHOWN = 3  # of all who were asked
-
-
-class _NoRun(Refused):
-    """The peer is there and has no run to give."""
-
-
-class _AnotherRun(Refused):
-    """The peer is of a run that isn't wanted here."""
-
-
-class _Prolonged(ConfigError):
-    """Others work at the run, and this daemon is to prolong it."""
 
 
 class RunSearch:
@@ -308,13 +293,13 @@ class RunSearch:
         loop = asyncio.get_running_loop()
         try:
             await self._adopt(it.address or it.peer, it.only)
-        except _NoRun as trouble:
+        except NoRun as trouble:
             self._candidates.failed(it, "no run", f"it has no run yet ({trouble})", loop.time())
         except Mismatch as trouble:
             self._candidates.failed(it, "refused", str(trouble), loop.time())
-        except _Prolonged as trouble:
+        except Prolonged as trouble:
             self._prolonged = trouble
-        except (ConfigError, _AnotherRun, WrongPeer) as trouble:
+        except (ConfigError, AnotherRun, WrongPeer) as trouble:
             another: Outcome = "unreachable" if isinstance(trouble, WrongPeer) else "another run"
             self._candidates.failed(it, "refused" if it.given else another, str(trouble), loop.time())
         except NO_ANSWER as trouble:
@@ -332,9 +317,11 @@ class RunSearch:
         if self.run is not None:
             return
         peer = await self._transport.connect(where) if "/" in where else where
-        settings = await self._ask_settings(peer)
-        run = self._read(settings)
-        self._check_wanted(run, only)
+        settings = await ask_settings(self._links, peer)
+        run = read_run(settings)
+        if why := self._unfit(run):
+            raise Mismatch(why)
+        check_wanted(run, only, self._ours)
         async with self._adopting:
             if self.run is not None:
                 return
@@ -350,43 +337,6 @@ class RunSearch:
         if self.known is not None and self.known.fingerprint != settings.fingerprint:
             log.log(NOTICE, "it is the run of this home, which now has %d steps in all", run.steps)
         self._changed.notify()
-
-    def _check_wanted(self, run: RunConfig, only: str) -> None:
-        """Whether a run is the one that is looked for, perhaps with more steps by now. Raises _AnotherRun, and
-        _Prolonged if it is to be prolonged here, while others work at it.
-        """
-        if only in ("", *lineage(run)):
-            return
-        if self._ours is not None and lineage(self._ours)[0] == lineage(run)[0]:
-            raise _Prolonged(
-                f"others still work at run {run.name}, which has {run.steps} steps for them: leave out --steps to join "
-                f"them; to go on to {self._ours.steps} steps, stop them first (`swarmctl drain` on each), and start "
-                "them after this."
-            )
-        raise _AnotherRun(f"it is of run {fingerprint(run)} ({run.name}), and this home of run {only}")
-
-    async def _ask_settings(self, peer: PeerId) -> Settings:
-        try:
-            settings = await self._links.ask_settings(peer)
-        except Refused as refusal:
-            raise _NoRun(str(refusal)) from None
-        if settings.protocol != PROTOCOL:
-            theirs = f"speaks protocol {settings.protocol}" if settings.protocol else "is of an older release"
-            raise Mismatch(f"it {theirs}, and this daemon speaks protocol {PROTOCOL}; update the older one")
-        return settings
-
-    def _read(self, settings: Settings) -> RunConfig:
-        from swarmd.settings import run_from_plain
-
-        try:
-            run = run_from_plain(settings.run, "the run's settings")
-        except ConfigError as trouble:
-            raise Mismatch(f"it gave settings that this version can't use: {trouble}") from None
-        if fingerprint(run) != settings.fingerprint:
-            raise Mismatch("its settings don't have the fingerprint it claims; one of the two is of another version")
-        if why := self._unfit(run):
-            raise Mismatch(why)
-        return run
 
     async def join(self, bootstrap: str) -> None:
         """Makes an idle daemon join, and remember it. Raises ConfigError, ControlError, SwarmError."""
@@ -428,29 +378,3 @@ class RunSearch:
                 now = asyncio.get_running_loop().time()
                 self._candidates.failed(candidate, "no run", "it looks for the run, too", now)
                 self._changed.notify()
-
-    async def meet_others(self) -> None:
-        """Greets those that this home knows and that nobody has brought it together with in this life, until it has met
-        all of them, or is cancelled: they may be where they were while this daemon is not, or in another half.
-        """
-        loop, unmet = asyncio.get_running_loop(), Candidates(self._rng)
-        for known in self.others:
-            unmet.add(Candidate(known.peer))
-        while True:
-            for it in unmet.all():
-                if self._membership.get(it.peer) is not None:
-                    unmet.remove(it)
-            if not unmet.all():
-                return
-            for it in unmet.next(loop.time(), at_once=1):
-                try:
-                    await self._links.greet(it.peer)
-                except Mismatch:
-                    unmet.remove(it)
-                except Refused as refusal:
-                    unmet.failed(it, "refused", str(refusal), loop.time())
-                except (PeerUnreachable, TimeoutError, PeerFault) as trouble:
-                    unmet.failed(it, "unreachable", str(trouble), loop.time())
-                else:  # it may have no run yet, and comes by itself then, or is known from now on
-                    unmet.failed(it, "no run", "", loop.time())
-            await asyncio.sleep(unmet.wait_s(loop.time()))

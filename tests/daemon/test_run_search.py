@@ -17,8 +17,9 @@ from swarmd.daemon.candidates import LONGEST_PAUSE_S, REFUSED_PAUSE_S
 from swarmd.daemon.home import Home
 from swarmd.daemon.known_peers import KnownPeer
 from swarmd.daemon.node import Node
+from swarmd.daemon.offers import NoRun, check_wanted
 from swarmd.daemon.remembered import Remembered, RememberedRun
-from swarmd.daemon.run_search import RunSearch, _NoRun
+from swarmd.daemon.run_search import RunSearch
 from swarmd.daemon.text import LocalText
 from swarmd.errors import ConfigError, GaveUp, Mismatch, PeerUnreachable, SwarmError, WrongPeer
 from swarmd.net.address_book import AddressBook
@@ -28,6 +29,7 @@ from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.network import SimNetwork
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.common import PROTOCOL
 from swarmd.swarm.wire.messages.presence import Settings
 from swarmd.swarm.wire.own_card import OwnCard, first_card
 
@@ -60,7 +62,7 @@ class Asking(RunSearch):
         if isinstance(answer, SwarmError):
             raise answer
         assert answer is not None
-        self._check_wanted(answer, only)
+        check_wanted(answer, only, self._ours)
         self._check_home(answer)
         self.run = answer
 
@@ -123,7 +125,7 @@ async def test_a_greeting_that_takes_long_is_not_broken_off(make: Callable[..., 
     seen: list[RunConfig | None] = []
 
     async def settings_of(_peer: str) -> Settings:
-        return Settings(to_plain(RUN), fingerprint(RUN))
+        return Settings(to_plain(RUN), fingerprint(RUN), PROTOCOL)
 
     async def greet(_peer: str) -> None:
         assert asking.settings() == Settings(to_plain(RUN), fingerprint(RUN)), "this is what it greets with"
@@ -134,7 +136,7 @@ async def test_a_greeting_that_takes_long_is_not_broken_off(make: Callable[..., 
         return "b"
 
     stubs = (
-        (asking, "_ask_settings", settings_of),
+        (asking._links, "ask_settings", settings_of),
         (asking._links, "greet", greet),
         (asking._transport, "connect", connect),
     )
@@ -207,7 +209,7 @@ async def test_what_was_remembered_and_is_somebody_elses_now_ends_nothing(make: 
 
 @played
 async def test_a_peer_without_a_run_is_waited_for(make: Callable[..., Asking]) -> None:
-    asking = make(B, script={"b": [(0.0, _NoRun("this daemon is idle")), (20.0, RUN)]})
+    asking = make(B, script={"b": [(0.0, NoRun("this daemon is idle")), (20.0, RUN)]})
     found = asyncio.create_task(asking.find(idle=False))
     await asyncio.sleep(3)
     assert asking.looking is not None
@@ -230,7 +232,7 @@ async def test_any_known_peer_leads_back(make: Callable[..., Asking]) -> None:
 @played
 async def test_where_all_wait_it_is_said_how_the_run_goes_on(make: Callable[..., Asking]) -> None:
     """After a power cut everyone may be started to join, and nobody to resume."""
-    asking = make(wait_s=5.0, script={"b": _NoRun("this daemon is idle and has no run")})
+    asking = make(wait_s=5.0, script={"b": NoRun("this daemon is idle and has no run")})
     served(asking, "b", checkpointed=True)
     with pytest.raises(GaveUp, match=r"it has no run yet .*if all of the run were stopped, start one .*--resume"):
         await asking.find(idle=False)
@@ -364,7 +366,7 @@ def test_when_all_others_wait_for_it_the_first_of_them_founds_at_once(
 
     @played
     async def test(make: Callable[..., Asking]) -> None:
-        asking = make(peer=own, resume=True, script=dict.fromkeys("bc", _NoRun("it looks for one")))
+        asking = make(peer=own, resume=True, script=dict.fromkeys("bc", NoRun("it looks for one")))
         served(asking, "b", "c", checkpointed=True)
         await asking.begin(RUN)
         assert seconds() == pytest.approx(founds_after, abs=1.1)
@@ -476,28 +478,6 @@ async def test_whoever_greets_it_with_the_run_is_asked_at_once(make: Callable[..
     asking._offered(first_card("c", 1, (C,), "cpu", ()), fingerprint(RUN))
     await asyncio.wait_for(found, 1)
     assert asking.run == RUN
-
-
-@played
-async def test_it_goes_on_looking_for_those_it_has_not_met(make: Callable[..., Asking]) -> None:
-    asking = make()
-    served(asking, "b", "c", "d")
-    asking._gather()
-    greeted: list[str] = []
-
-    async def greet(peer: str) -> None:
-        greeted.append(peer)
-        if peer == "b" and seconds() < 500:
-            raise PeerUnreachable("dead")
-        if peer == "c":
-            raise Mismatch("another run")
-        asking._membership.hear(first_card(peer, 1, (), "cpu", ()), seconds())
-
-    asking._links.greet = greet  # type: ignore[method-assign]
-    await asking.meet_others()
-    assert greeted.count("c") == greeted.count("d") == 1
-    assert 500 <= seconds() < 500 + 3 * LONGEST_PAUSE_S
-    assert len(greeted) < 25
 
 
 # ------------------------------------------------------------------------------------------------- on disk
