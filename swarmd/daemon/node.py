@@ -30,7 +30,10 @@ from swarmd.errors import ConfigError, ControlError, Refused, RunEnded, Stopped
 from swarmd.memory import settle
 from swarmd.printable import size
 from swarmd.status import Wait
+from swarmd.swarm.balance.places import Entrance
+from swarmd.swarm.history.history import History
 from swarmd.swarm.history.listener import HistoryListener
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.hops.custody import stuck
 from swarmd.swarm.membership.table import Membership
@@ -38,6 +41,7 @@ from swarmd.swarm.peer.drain import Drained
 from swarmd.swarm.peer.peer import Peer
 from swarmd.swarm.peer.status_view import StatusView
 from swarmd.swarm.ports import Compute, Data
+from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Settings
 from swarmd.swarm.wire.own_card import OwnCard, first_card
@@ -116,20 +120,9 @@ class Node(HistoryListener):
         limits = self.config.limits
         self.store = LocalStore(self._home, copies_limit_bytes=limits.copies_bytes)
         self._remember(None)  # also one that is killed before its stage is open knows where it was
-        rng = random.Random(f"{self.search.run.seed}/{self.transport.peer_id}")
-        self.peer = Peer(
-            self.search.run,
-            limits,
-            self._links,
-            self.membership,
-            self.store,
-            self._open_stage,
-            rng,
-            stage=self.config.stage,
-            used=self.search.known.stage if self.search.known is not None else None,
-            entries=self.search.entries,
-            resume=self.search.resume,
-        )
+        used = self.search.known.stage if self.search.known is not None else None
+        entrance = Entrance(self.config.stage, used, self.search.entries, self.search.resume)
+        self.peer = Peer(self._context(self.search.run, self.store), self.store, self._open_stage, entrance)
         self.view = StatusView(self.peer)
         if lacking:
             self.peer.lacks_data()
@@ -145,6 +138,11 @@ class Node(HistoryListener):
             await asyncio.gather(*beside, return_exceptions=True)
         log.log(NOTICE, "the run is over at version %d", self.peer.history.version)
         self._tell_final(self.peer)
+
+    def _context(self, run: RunConfig, store: LocalStore) -> PeerContext:
+        links, rng = self._links, random.Random(f"{run.seed}/{self.transport.peer_id}")
+        history, tasks = History(run, links, store), Tasks(links.fence)
+        return PeerContext(run, self.config.limits, links, self.membership, history, tasks, rng)
 
     def _tell_final(self, peer: Peer) -> None:
         """Says where the final state is, if this peer has come to it."""

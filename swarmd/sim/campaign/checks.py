@@ -271,7 +271,7 @@ def held_gradients(it: SimPeer) -> dict[int, int]:
 
 
 def _limits(it: SimPeer, name: str) -> int:
-    return int(inside(it, f"peer._limits.{name}"))
+    return int(getattr(it.setup.limits, name))
 
 
 def _pinned(it: SimPeer) -> int:

@@ -24,11 +24,15 @@ from swarmd.sim.world.points import Points
 from swarmd.sim.world.store import MemoryStore, SimStore
 from swarmd.sim.world.trace import Trace
 from swarmd.sim.world.transport import SimTransport
+from swarmd.swarm.balance.places import Entrance
 from swarmd.swarm.fence import is_of_device
+from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.peer import Peer
 from swarmd.swarm.peer.status_view import StatusView
 from swarmd.swarm.ports import Data
+from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Settings
 from swarmd.swarm.wire.own_card import OwnCard, first_card
@@ -169,18 +173,11 @@ class World:
         rng = random.Random(f"{self.seed}/{name}")
         running = [other for other, it in self.peers.items() if it.machine.state == "running"]
         entries = (running or list(self.peers))[:ENTRIES] if through is None else list(through)
-        peer = Peer(
-            self.run,
-            setup.limits,
-            links,
-            membership,
-            SimStore(store, machine),
-            open_stage,
-            rng,
-            stage=setup.stage,
-            entries=entries,
-            resume=any(it.store.checkpoints for it in (*self.past, *self.dead.values())),  # nobody begins it anew then
-        )
+        resume = any(it.store.checkpoints for it in (*self.past, *self.dead.values()))  # nobody begins it anew then
+        disk = SimStore(store, machine)
+        history, tasks = History(self.run, links, disk), Tasks(links.fence)
+        context = PeerContext(self.run, setup.limits, links, membership, history, tasks, rng)
+        peer = Peer(context, disk, open_stage, Entrance(setup.stage, entries=tuple(entries), resume=resume))
         machine.step = lambda: peer.history.version + 1
         machine.failed = lambda trouble: self._failed(name, trouble)
         met = asyncio.get_running_loop().create_future()

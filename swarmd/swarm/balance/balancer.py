@@ -8,10 +8,8 @@ more. A peer that has moved rests for an hour, so that nobody goes to and fro.
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 
-from swarmd.config import RunConfig
 from swarmd.errors import ConfigError, Refused
 from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.balance.rule import (
@@ -19,10 +17,9 @@ from swarmd.swarm.balance.rule import (
     may_spare,
     plan_balance,
 )
-from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Move
 from swarmd.swarm.membership.states import ADMITTING
-from swarmd.swarm.membership.table import Membership
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +50,12 @@ class Balancer:
 
     def __init__(
         self,
-        run: RunConfig,
-        membership: Membership,
-        history: History,
+        context: PeerContext,
         outlook: Outlook,
-        rng: random.Random,
-        *,
         move: Callable[[int], Awaitable[None]],
     ) -> None:
-        self._run, self._membership, self._history, self._outlook = run, membership, history, outlook
-        self._rng, self._move = rng, move
+        self._run, self._membership, self._history = context.run, context.membership, context.history
+        self._rng, self._outlook, self._move = context.rng, outlook, move
         self.reason = ""  # of the move that is under way, or of the last one
 
     async def run(self) -> None:

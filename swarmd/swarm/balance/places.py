@@ -8,17 +8,16 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from swarmd.config import RunConfig
 from swarmd.errors import NO_ANSWER, ConfigError, PeerFault, Refused
 from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.balance.rule import plan_place
 from swarmd.swarm.balance.sizes import lacking
-from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.gossip import cards_for
-from swarmd.swarm.membership.table import Membership, nan_to_zero
+from swarmd.swarm.membership.table import nan_to_zero
 from swarmd.swarm.wire.incarnation import check_card
-from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import AskPlace, Card, Place
 from swarmd.values import PeerId
 
@@ -31,35 +30,42 @@ RETRY_SECONDS = 1.0
 ARRIVALS_LIMIT = 1 << 53  # what says more is a lie; beyond it newcomers are ordered by their names
 
 
+@dataclass(frozen=True)
+class Entrance:
+    """The way a peer comes into its run."""
+
+    stage: int | None = None  # the only one that it is to serve
+    used: int | None = None  # the one that its disk is mostly of
+    entries: tuple[PeerId, ...] = ()  # peers through which it comes; none: it founds the run
+    resume: bool = False  # the run goes on from what is on disks
+
+
 class Places:
     """This peer's search for a place, and its answers to those who search."""
 
     def __init__(
         self,
-        run: RunConfig,
-        links: Links,
-        membership: Membership,
-        history: History,
-        hear: Callable[[Card], None],
-        entries: tuple[PeerId, ...],
+        context: PeerContext,
+        entrance: Entrance,
         outlook: Outlook,
-        used: int | None = None,
+        hear: Callable[[Card], None],
     ) -> None:
-        self._run, self._stages = run, run.model.stages
-        self._links, self._membership, self._history = links, membership, history
-        self._hear, self._entries = hear, entries
-        self._outlook = outlook
-        self._used = used if used is not None and used < self._stages else None  # what is on its disk is mostly of this
+        self._run, self._links, self._membership = context.run, context.links, context.membership
+        self._history, self._stages = context.history, context.run.model.stages
+        self._outlook, self._hear = outlook, hear
+        self._wanted, self._entries, used = entrance.stage, entrance.entries, entrance.used
+        self._used = used if used is not None and used < self._stages else None
         self.has_data = True  # until loading it fails
         self.tried = ""  # whom this peer last asked for a place in vain, and why
         self._promises: dict[PeerId, tuple[int, float]] = {}  # newcomer -> its stage, until when
         self._arrivals = 0  # the last number that was given to a newcomer here
-        links.handle(AskPlace, self._answer)
+        context.links.handle(AskPlace, self._answer)
 
-    async def find(self, wanted: int | None) -> int:
+    async def find(self) -> int:
         """The stage to serve. A founder decides by itself; a joiner asks until somebody answers: alone it would begin a
         second history of the run. Raises ConfigError.
         """
+        wanted = self._wanted
         if wanted is not None and not 0 <= wanted < self._stages:
             raise ConfigError(f"--stage {wanted}: this run has stages 0 to {self._stages - 1}")
         while True:

@@ -8,15 +8,13 @@ steps is void.
 
 import logging
 
-from swarmd.swarm.history.history import History
-from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.peer.mover import Mover
 from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.peer.stage_switch import Switch
 from swarmd.swarm.recovery.forks import Forks
 from swarmd.swarm.recovery.returns import Returns
 from swarmd.swarm.tasks import first_of
-from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
@@ -30,16 +28,14 @@ class Arriving:
 
     def __init__(
         self,
-        membership: Membership,
-        history: History,
+        context: PeerContext,
         returns: Returns,
         forks: Forks,
         switch: Switch,
         mover: Mover,
-        own: OwnCard,
     ) -> None:
-        self._membership, self._history, self._returns, self._forks = membership, history, returns, forks
-        self._switch, self._mover, self._own = switch, mover, own
+        self._membership, self._history, self._own = context.membership, context.history, context.own
+        self._returns, self._forks, self._switch, self._mover = returns, forks, switch, mover
         self.crossing = False  # this peer takes over another history's state
 
     def donors(self) -> list[PeerId]:

@@ -12,10 +12,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from swarmd.swarm.history.consensus import is_majority, plan_acceptors
-from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import STAYING
-from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.values import PeerId
@@ -56,17 +55,15 @@ class Drain:
 
     def __init__(
         self,
-        membership: Membership,
-        history: History,
+        context: PeerContext,
         conductor: Conductor,
         served: ServedStage,
-        stages: int,
         save: Callable[[], Awaitable[bool]],
         bound_s: float,
     ) -> None:
-        self._membership, self._history, self._conductor = membership, history, conductor
+        self._membership, self._history, self._conductor = context.membership, context.history, conductor
         self._served, self._journeys, self._sums = served, served.journeys, served.sums
-        self._stages, self._save = stages, save
+        self._stages, self._save = context.run.model.stages, save
         self._deadline = asyncio.get_running_loop().time() + bound_s
         self._bound_s = bound_s
         step, heir = served.early_exit.heir  # it was about to leave its stage

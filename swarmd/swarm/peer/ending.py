@@ -13,14 +13,13 @@ import dataclasses
 import logging
 import re
 
-from swarmd.config import LimitsConfig, RunConfig
 from swarmd.printable import size
 from swarmd.status import Wait
-from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import record_to_plain
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import AT_WORK
-from swarmd.swarm.membership.table import MEMBERS_LIMIT, SMALL_SWARM, Membership
+from swarmd.swarm.membership.table import MEMBERS_LIMIT, SMALL_SWARM
 from swarmd.swarm.peer.final_copies import MACHINES, Keeper, awaited, keeper_of, machines_of, plan_final_copies
 from swarmd.swarm.ports import Store
 from swarmd.swarm.state.disks import Disks
@@ -28,7 +27,6 @@ from swarmd.swarm.state.download import Download, OutOfDonors
 from swarmd.swarm.tasks import alongside
 from swarmd.swarm.wire.messages.disks import Kept
 from swarmd.swarm.wire.messages.presence import Card
-from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.values import PeerId, host_of
 from swarmd.whole import name_stages
 
@@ -46,16 +44,12 @@ class Ending:
 
     def __init__(
         self,
-        run: RunConfig,
-        limits: LimitsConfig,
-        membership: Membership,
-        history: History,
+        context: PeerContext,
         disks: Disks,
         store: Store,
-        own: OwnCard,
     ) -> None:
-        self._run, self._limits, self._membership, self._history = run, limits, membership, history
-        self._disks, self._store, self._own = disks, store, own
+        self._run, self._limits, self._membership = context.run, context.limits, context.membership
+        self._history, self._own, self._disks, self._store = context.history, context.own, disks, store
         self._left: dict[PeerId, Card] = {}  # who said goodbye with a final state on its disk
         self._since: float | None = None  # loop time when this peer had written its own
         self._met = False  # everyone has the last version, or was waited for

@@ -3,13 +3,11 @@
 import asyncio
 import dataclasses
 
-from swarmd.config import RunConfig
 from swarmd.swarm.balance.balancer import MEASURED_TASKS, rest_seconds
 from swarmd.swarm.balance.places import Places
-from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.peer.stage_switch import Switch
-from swarmd.swarm.wire.links import Links
 
 REFRESH_SECONDS = 5.0  # between two looks at this peer's own figures, unless someone is told of them earlier
 
@@ -17,14 +15,19 @@ REFRESH_SECONDS = 5.0  # between two looks at this peer's own figures, unless so
 class Figures:
     """This peer's counters, and what is made of them."""
 
-    def __init__(self, run: RunConfig, links: Links, history: History, switch: Switch, places: Places) -> None:
-        self._run, self._links, self._history = run, links, history
+    def __init__(
+        self,
+        context: PeerContext,
+        switch: Switch,
+        places: Places,
+    ) -> None:
+        self._run, self._links, self._history = context.run, context.links, context.history
         self._switch, self._places = switch, places
         self.validation_loss: float | None = None  # the newest
         self._committed = 0  # microbatches accumulated here in steps that are over
         self._began: float | None = None  # loop time when this peer began to serve
         self._refreshed = 0.0  # loop time
-        links.own.on_refresh(self.refresh)
+        context.own.on_refresh(self.refresh)
 
     def begin(self) -> None:
         """This peer begins to serve: rates count from now on."""

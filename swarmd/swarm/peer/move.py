@@ -13,21 +13,17 @@ import asyncio
 import logging
 import math
 
-from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import NO_ANSWER, ConfigError, PeerFault, Refused
-from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Move, Record
 from swarmd.swarm.membership.states import STAYING
-from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.peer.stage_switch import Switch
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.state.backlog import Backlog, Entry, Missed
-from swarmd.swarm.state.manifest import model_elements
 from swarmd.swarm.state.puller import Pulled, Puller
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.tasks import first_of
-from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.move import AskMove, Wished
 from swarmd.values import PeerId
 
@@ -43,20 +39,17 @@ class MoveUnderWay:
 
     def __init__(
         self,
-        run: RunConfig,
-        limits: LimitsConfig,
-        links: Links,
-        membership: Membership,
-        history: History,
+        context: PeerContext,
         conductor: Conductor,
         switch: Switch,
         target: int,
         *,
         balance: bool,
     ) -> None:
-        self._run, self._limits, self._links, self._membership = run, limits, links, membership
-        self._history, self._conductor, self._switch = history, conductor, switch
-        self._move, self._balance = Move(membership.own.peer, membership.own.stage, target), balance
+        self._context, self._limits, self._links = context, context.limits, context.links
+        self._membership, self._history = context.membership, context.history
+        self._conductor, self._switch, self._balance = conductor, switch, balance
+        self._move = Move(context.membership.own.peer, context.membership.own.stage, target)
         self.has_left = False  # it has left its old stage
         self._backlog: Backlog | None = None  # while the state is here: what is committed at the new stage since
         self._opened: ServedStage | None = None
@@ -64,10 +57,7 @@ class MoveUnderWay:
 
     def _aim(self, stage: int) -> None:
         """Makes a stage the one to go to."""
-        self.target = stage
-        run, history = self._run, self._history
-        newest = self._membership.newest
-        self.puller = Puller(run, self._limits, self._links, history, stage, model_elements(run.model), newest)
+        self.target, self.puller = stage, Puller(self._context, stage)
 
     async def run(self) -> str:
         """Returns "" when this peer serves the new stage; when it is back at its old one, because the new one can't be

@@ -6,19 +6,15 @@
 import asyncio
 import dataclasses
 
-from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import Refused
 from swarmd.swarm.balance.grants import objection
-from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Move, Record
 from swarmd.swarm.membership.states import ADMITTING
-from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.move import MoveUnderWay
 from swarmd.swarm.peer.stage_switch import Switch
 from swarmd.swarm.steps.conductor import Conductor
-from swarmd.swarm.tasks import Tasks, joined, start_shared
-from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.own_card import OwnCard
+from swarmd.swarm.tasks import joined, start_shared
 
 
 class Mover:
@@ -26,19 +22,13 @@ class Mover:
 
     def __init__(
         self,
-        run: RunConfig,
-        limits: LimitsConfig,
-        links: Links,
-        membership: Membership,
-        history: History,
+        context: PeerContext,
         conductor: Conductor,
         switch: Switch,
-        tasks: Tasks,
-        own: OwnCard,
     ) -> None:
-        self._run, self._limits, self._links, self._membership = run, limits, links, membership
-        self._history, self._conductor, self._switch = history, conductor, switch
-        self._tasks, self._own = tasks, own
+        self._context, self._run, self._membership = context, context.run, context.membership
+        self._history, self._tasks, self._own = context.history, context.tasks, context.own
+        self._conductor, self._switch = conductor, switch
         self.under_way: MoveUnderWay | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -66,17 +56,7 @@ class Mover:
         it gives the move up, unless the old stage is left already. `balance`: the move is refused if it helps no more.
         """
         self._check(stage)
-        move = self.under_way = MoveUnderWay(
-            self._run,
-            self._limits,
-            self._links,
-            self._membership,
-            self._history,
-            self._conductor,
-            self._switch,
-            stage,
-            balance=balance,
-        )
+        move = self.under_way = MoveUnderWay(self._context, self._conductor, self._switch, stage, balance=balance)
         self._own.card = dataclasses.replace(self._own.card, moving=stage)
         self._tasks.start(self._own.announce())
         task = self._task = start_shared(self._run_to_its_end(move), f"move to {stage}")

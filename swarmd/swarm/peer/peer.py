@@ -10,27 +10,23 @@ import dataclasses
 import functools
 import logging
 import math
-import random
-from collections.abc import Sequence
 from typing import NoReturn
 
-from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import ConfigError, DeviceLost, Refused
 from swarmd.status import PeerState
 from swarmd.swarm.balance.balancer import Balancer
 from swarmd.swarm.balance.outlook import Outlook
-from swarmd.swarm.balance.places import Places
+from swarmd.swarm.balance.places import Entrance, Places
 from swarmd.swarm.history.ballots import Ballots
 from swarmd.swarm.history.chain import RECORDS_KEPT
-from swarmd.swarm.history.history import History
 from swarmd.swarm.history.listener import HistoryListener
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.membership.gossip import Gossip
 from swarmd.swarm.membership.liveness import Liveness
 from swarmd.swarm.membership.states import ADMITTING, AT_WORK, STAYING
-from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.arriving import Arriving
 from swarmd.swarm.peer.drain import Drain, Drained
 from swarmd.swarm.peer.ending import Ending
@@ -47,8 +43,6 @@ from swarmd.swarm.state.copies import Copies
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.steps.conductor import Conductor
-from swarmd.swarm.tasks import Tasks
-from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Announce, Card
 from swarmd.values import PeerId
 
@@ -63,58 +57,39 @@ class Peer(HistoryListener):
 
     def __init__(
         self,
-        run: RunConfig,
-        limits: LimitsConfig,
-        links: Links,
-        membership: Membership,
+        context: PeerContext,
         store: Store,
         open_stage: OpenStage,
-        rng: random.Random,
-        *,
-        stage: int | None,
-        used: int | None = None,
-        entries: Sequence[PeerId] = (),
-        resume: bool = False,
+        entrance: Entrance,
     ) -> None:
-        self.run_config, self._limits, self.links, self.membership = run, limits, links, membership
-        self._store, self._wanted = store, stage
-        self._resume = resume
-        self.entries = tuple(entries)  # peers through which this one came; none: it founds the run
-        self.own, self.tasks = links.own, Tasks(links.fence)
-        self.history = History(run, links, store)
-        self.forks = Forks(run, links, membership, self.history, rng)
+        self.run_config, self.links, self.membership = context.run, context.links, context.membership
+        self.history, self.own, self.tasks = context.history, context.own, context.tasks
+        self._context, self._store, self.entrance = context, store, entrance
+        self.forks = Forks(context)
         self.liveness = Liveness(
-            links, membership, self.tasks,
-            suspected=self._suspected, gone=self._gone, heard=self._heard,
-        )  # fmt: skip
-        outlook = Outlook(run, membership)
-        self.gossip = Gossip(run, links, membership, self.liveness.hear, outlook.sum_up)
-        self.places = Places(run, links, membership, self.history, self.liveness.hear, self.entries, outlook, used)
-        history = self.history
-        self.disks = Disks(run, links, membership, store)
-        self.returns = Returns(run, links, membership, history, self.disks, limits.stage_lost_timeout_s)
-        self.copies = Copies(run, limits, membership, history, self.disks, store)
-        self.ending = Ending(run, limits, membership, history, self.disks, store, self.own)
-        self.ballots = Ballots(run, links, membership, history, rng, limits.fork_timeout_s)
-        self.conductor = Conductor(
-            run, links, membership, history, self._validate, self.tasks, self.ballots, rng, self.returns,
-            outlook,
-        )  # fmt: skip
-        self.switch = Switch(
-            run, limits, links, membership, history, self.conductor, open_stage, rng, self.places, self.tasks,
-            self.own,
-        )  # fmt: skip
-        self.mover = Mover(run, limits, links, membership, history, self.conductor, self.switch, self.tasks, self.own)
-        self.saving = Saving(run, links, history, self.switch, store, self.disks, self.copies, self.tasks)
-        self.balancer = Balancer(
-            run, membership, history, outlook, rng, move=functools.partial(self.mover.move, balance=True)
+            self.links, self.membership, self.tasks, suspected=self._suspected, gone=self._gone, heard=self._heard
         )
-        self.arriving = Arriving(membership, history, self.returns, self.forks, self.switch, self.mover, self.own)
-        self.figures = Figures(run, links, history, self.switch, self.places)
+        outlook = Outlook(context.run, context.membership)
+        self.gossip = Gossip(context.run, context.links, context.membership, self.liveness.hear, outlook.sum_up)
+        self.places = Places(context, entrance, outlook, self.liveness.hear)
+        self.disks = Disks(context.run, context.links, context.membership, store)
+        self.returns = Returns(context, self.disks)
+        self.copies = Copies(context, self.disks, store)
+        self.ending = Ending(context, self.disks, store)
+        self.ballots = Ballots(
+            context.run, context.links, context.membership, context.history, context.rng, context.limits.fork_timeout_s
+        )
+        self.conductor = Conductor(context, self.ballots, self.returns, outlook, self._validate)
+        self.switch = Switch(context, self.conductor, open_stage, self.places)
+        self.mover = Mover(context, self.conductor, self.switch)
+        self.saving = Saving(context, self.switch, store, self.disks, self.copies)
+        self.balancer = Balancer(context, outlook, functools.partial(self.mover.move, balance=True))
+        self.arriving = Arriving(context, self.returns, self.forks, self.switch, self.mover)
+        self.figures = Figures(context, self.switch, self.places)
         self.drainage: Drain | None = None  # this peer leaves
         self._device_lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets the reason
-        if not entries:
-            self.history.origin.found(membership.own.peer, resumes=resume)
+        if not entrance.entries:
+            self.history.origin.found(self.own.peer, resumes=entrance.resume)
         self.history.listen(self)
 
     def lacks_data(self) -> None:
@@ -185,15 +160,15 @@ class Peer(HistoryListener):
         """Finds a stage and brings it to the swarm's version."""
         tail = self._store.ledger_tail(RECORDS_KEPT)
         places = self.places
-        stage = await places.find(self._wanted)
+        stage = await places.find()
         try:
             served = await self._open(stage)
         except ConfigError as trouble:
             alone = self.run_config.model.stages == 1 or not self.membership.members()
-            if stage > 0 or self._wanted is not None or alone:
+            if stage > 0 or self.entrance.stage is not None or alone:
                 raise
             log.warning("not a head: %s", trouble)
-            served = await self._open(await places.find(self._wanted))
+            served = await self._open(await places.find())
         if self.history.origin.resumes or self.membership.newest().version > 0:  # else it serves at once, and says so
             await self.own.announce()
         if self.history.origin.resumes and self._founds():
@@ -213,7 +188,7 @@ class Peer(HistoryListener):
         nobody else does.
         """
         others = {card.peer for card in self.membership.cards()} - {self.membership.own.peer}
-        return self._resume and self.history.origin.founder not in others
+        return self.entrance.resume and self.history.origin.founder not in others
 
     async def _serve(self) -> None:
         self.figures.begin()
@@ -265,10 +240,7 @@ class Peer(HistoryListener):
             self.served.admission.pause(retiring=True)
             self.own.become("draining")
             self.tasks.start(self.own.announce())
-            self.drainage = Drain(
-                self.membership, self.history, self.conductor, self.served, self.run_config.model.stages,
-                self.saving.save, bound_s,
-            )  # fmt: skip
+            self.drainage = Drain(self._context, self.conductor, self.served, self.saving.save, bound_s)
             drained = await self.drainage.run()
         if self.history.finished:
             await self.ending.released(max(0.0, deadline - asyncio.get_running_loop().time()))

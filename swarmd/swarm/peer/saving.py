@@ -6,17 +6,14 @@ no record can be applied; the disk is written to afterwards.
 
 import logging
 
-from swarmd.config import RunConfig
 from swarmd.errors import DeviceLost
-from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Record, is_checkpointed, record_to_plain
 from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.peer.stage_switch import Switch
 from swarmd.swarm.ports import Store
 from swarmd.swarm.state.copies import Copies
 from swarmd.swarm.state.disks import Disks
-from swarmd.swarm.tasks import Tasks
-from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.disks import Kept
 from swarmd.values import Buffer
 
@@ -28,17 +25,15 @@ class Saving:
 
     def __init__(
         self,
-        run: RunConfig,
-        links: Links,
-        history: History,
+        context: PeerContext,
         switch: Switch,
         store: Store,
         disks: Disks,
         copies: Copies,
-        tasks: Tasks,
     ) -> None:
-        self._run, self._links, self._history, self._switch = run, links, history, switch
-        self._store, self._disks, self._copies, self._tasks = store, disks, copies, tasks
+        self._run, self._links, self._history = context.run, context.links, context.history
+        self._tasks, self._switch = context.tasks, switch
+        self._store, self._disks, self._copies = store, disks, copies
 
     def on_record(self, record: Record) -> None:
         """Begins a checkpoint if a record's version is to be one; the last version's is part of the run's end."""

@@ -5,10 +5,7 @@ event loop in which the record that grants the move was applied, or in which its
 nothing more gets into the old sum. From then on its questions are refused, until the next stage's handlers are there.
 """
 
-import random
-
-from swarmd.config import LimitsConfig, RunConfig
-from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.hops.admission import Admission
 from swarmd.swarm.hops.beats import Beats
 from swarmd.swarm.hops.custodian import Custodian
@@ -17,7 +14,6 @@ from swarmd.swarm.hops.rework import Rework
 from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.hops.under_way import HopsUnderWay
 from swarmd.swarm.hops.validation import Validation
-from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.early_exit import EarlyExit
 from swarmd.swarm.ports import Compute, Data
 from swarmd.swarm.rounds.handover import HandOvers
@@ -27,10 +23,7 @@ from swarmd.swarm.state.donor import Donor
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.steps.head import Head
-from swarmd.swarm.tasks import Tasks
-from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Card
-from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.values import PeerId
 
 
@@ -39,20 +32,15 @@ class ServedStage:
 
     def __init__(
         self,
-        run: RunConfig,
-        limits: LimitsConfig,
-        links: Links,
-        membership: Membership,
-        history: History,
+        context: PeerContext,
         conductor: Conductor,
         compute: Compute,
         data: Data | None,
         stage: int,
-        rng: random.Random,
         joiner: Joiner,
-        tasks: Tasks,
-        own: OwnCard,
     ) -> None:
+        run, limits, membership, history = context.run, context.limits, context.membership, context.history
+        links, rng, own, tasks = context.links, context.rng, context.own, context.tasks.child()
         self._run, self._history, self.stage, self.compute, self.data = run, history, stage, compute, data
         self._scope, self._membership, self.tasks = links.scope(), membership, tasks
         scope = self._scope

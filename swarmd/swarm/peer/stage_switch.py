@@ -8,23 +8,17 @@ import asyncio
 import dataclasses
 import logging
 import math
-import random
 from collections.abc import Awaitable, Callable
 
-from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import ConfigError
 from swarmd.swarm.balance.places import Places
 from swarmd.swarm.balance.sizes import lacking
-from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.states import AT_WORK
-from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.ports import Compute, Data
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.steps.conductor import Conductor
-from swarmd.swarm.tasks import Tasks
-from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
@@ -40,22 +34,14 @@ class Switch:
 
     def __init__(
         self,
-        run: RunConfig,
-        limits: LimitsConfig,
-        links: Links,
-        membership: Membership,
-        history: History,
+        context: PeerContext,
         conductor: Conductor,
         open_stage: OpenStage,
-        rng: random.Random,
         places: Places,
-        tasks: Tasks,
-        own: OwnCard,
     ) -> None:
-        self._run, self._limits, self._links, self._membership = run, limits, links, membership
-        self._history, self._conductor, self._open_stage, self._rng = history, conductor, open_stage, rng
-        self._places, self._tasks = places, tasks
-        self._own = own
+        self._context, self._run, self._membership = context, context.run, context.membership
+        self._history, self._tasks, self._own = context.history, context.tasks, context.own
+        self._conductor, self._open_stage, self._places = conductor, open_stage, places
         self.served: ServedStage | None = None  # None: between two stages, or before the first
         self.joiner: Joiner | None = None  # of the stage that is open, or being opened
         self.left_at = -math.inf  # loop time at which this peer last left a stage for another
@@ -66,9 +52,7 @@ class Switch:
         Raises ConfigError.
         """
         self._own.card = dataclasses.replace(self._own.card, stage=stage)
-        joiner = self.joiner = Joiner(
-            self._run, self._limits, self._links, self._history, stage, self._membership.newest
-        )
+        joiner = self.joiner = Joiner(self._context, stage)
         if pull:
             joiner.begin(lambda: self.donors(stage))
         try:
@@ -88,21 +72,7 @@ class Switch:
                 f"this machine's copy of the data ({data.digest}) is not the run's ({others.pop()}): "
                 "use the same source with --data, or another stage with --stage"
             )
-        self.served = ServedStage(
-            self._run,
-            self._limits,
-            self._links,
-            self._membership,
-            self._history,
-            self._conductor,
-            compute,
-            data,
-            stage,
-            self._rng,
-            joiner,
-            self._tasks.child(),
-            self._own,
-        )
+        self.served = ServedStage(self._context, self._conductor, compute, data, stage, joiner)
         digest = data.digest if data else ""
         self._own.card = dataclasses.replace(self._own.card, data=digest, codecs=compute.codecs)
         return self.served

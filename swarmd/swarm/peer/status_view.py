@@ -81,7 +81,7 @@ class StatusView:
         if peer.history.origin.resumes or peer.returns.under_way:
             others = "other peers of this run, to agree on a checkpoint to resume from"
             return Wait(peer.returns.waiting or others, advice="start them again with the homes that they had")
-        if peer.state == "joining" and peer.stage is None and peer.entries:
+        if peer.state == "joining" and peer.stage is None and peer.entrance.entries:
             lost = "start this one again with --bootstrap and the address of a peer that lives"
             return Wait("a peer of the run that answers and gives it a place", tried=peer.places.tried, advice=lost)
         pulling = peer.joiner is not None and peer.joiner.pulling

@@ -13,21 +13,17 @@ every stage, nobody moves: no state is given up for one that can't be had.
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from swarmd.config import RunConfig
 from swarmd.errors import NO_ANSWER
 from swarmd.swarm.history.chain import RECORDS_KEPT
-from swarmd.swarm.history.history import History
 from swarmd.swarm.history.listener import HistoryListener
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.membership.states import AT_WORK
-from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Compute, Store
-from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import AskRecord
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import PeerId
@@ -108,14 +104,16 @@ class Forks(HistoryListener):
     """This peer's knowledge of other histories than its own."""
 
     def __init__(
-        self, run: RunConfig, links: Links, membership: Membership, history: History, rng: random.Random
+        self,
+        context: PeerContext,
     ) -> None:
-        self._run, self._links, self._membership, self._history, self._rng = run, links, membership, history, rng
+        self._run, self._links, self._membership = context.run, context.links, context.membership
+        self._history, self._rng = context.history, context.rng
         self._foreign_until: dict[PeerId, float] = {}  # a peer that is ahead of us -> loop time
         self._rest_until = 0.0
         self._incomplete_since: float | None = None
-        membership.fits = self.fits
-        history.listen(self)
+        self._membership.fits = self.fits
+        self._history.listen(self)
 
     def fits(self, card: Card) -> bool:
         """True for a card that can be of our history: its record is in our chain, or it is ahead and its records follow

@@ -11,17 +11,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
-from swarmd.swarm.history.history import History
 from swarmd.swarm.history.listener import HistoryListener
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Record, build_end, build_return, founding, record_to_plain, total_of
 from swarmd.swarm.membership.states import AT_WORK
-from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.recovery.return_plan import NoReturn, ReturnPlan, plan_return
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import OutOfDonors
-from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import Commit
 from swarmd.swarm.wire.messages.disks import Kept
 from swarmd.swarm.wire.messages.presence import Card
@@ -56,21 +53,17 @@ class Returns(HistoryListener):
 
     def __init__(
         self,
-        run: RunConfig,
-        links: Links,
-        membership: Membership,
-        history: History,
+        context: PeerContext,
         disks: Disks,
-        timeout_s: float,
     ) -> None:
-        self._run, self._links, self._membership, self._history = run, links, membership, history
-        self._disks, self._timeout_s = disks, timeout_s
+        self._run, self._links, self._membership = context.run, context.links, context.membership
+        self._history, self._disks, self._timeout_s = context.history, disks, context.limits.stage_lost_timeout_s
         self.due: Record | None = None  # a return that this peer has yet to make
         self.waiting = ""  # what a return waits for, in words
         self.under_way = False  # this peer is on its way to `due`
         self._lost_since: float | None = None  # loop time
         self._nothing_whole = False  # all who are there were asked, and no version is whole
-        history.listen(self)
+        self._history.listen(self)
 
     # ---------------------------------------------------------------------------------------------- deciding
 

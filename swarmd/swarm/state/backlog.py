@@ -9,14 +9,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from swarmd.config import RunConfig
 from swarmd.errors import NO_ANSWER, PeerFault, Refused
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.signals import Signal
-from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import AskGradient, AskRecord, GradientPart
-from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import Encoded, PeerId
 
 log = logging.getLogger(__name__)
@@ -57,16 +55,14 @@ class Backlog:
 
     def __init__(
         self,
-        run: RunConfig,
-        links: Links,
+        context: PeerContext,
         stage: int,
         start: Record,
-        limit_bytes: int,
-        newest: Callable[[], Card],
         sources: Callable[[], list[PeerId]],
     ) -> None:
-        self._run, self._links, self._stage, self._limit_bytes = run, links, stage, limit_bytes
-        self._newest, self._sources = newest, sources
+        self._run, self._links, self._stage = context.run, context.links, stage
+        self._limit_bytes, self._newest = context.limits.backlog_bytes, context.membership.newest
+        self._sources = sources
         self.version, self._record_hash = start.step, start.hash  # of the newest record here
         self._entries: dict[int, Entry] = {}
         self._told: tuple[int, PeerId] = (0, "")  # a version that someone is at

@@ -9,12 +9,11 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from swarmd.config import LimitsConfig, RunConfig
-from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Record, record_to_plain
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import AT_WORK
-from swarmd.swarm.membership.table import SMALL_SWARM, Membership
+from swarmd.swarm.membership.table import SMALL_SWARM
 from swarmd.swarm.ports import Store
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import OutOfDonors
@@ -61,14 +60,12 @@ class Copies:
 
     def __init__(
         self,
-        run: RunConfig,
-        limits: LimitsConfig,
-        membership: Membership,
-        history: History,
+        context: PeerContext,
         disks: Disks,
         store: Store,
     ) -> None:
-        self._run, self._limits, self._membership, self._history = run, limits, membership, history
+        self._run, self._limits, self._membership = context.run, context.limits, context.membership
+        self._history = context.history
         self._disks, self._store = disks, store
         self._turn = 0  # of the newest version that was asked for: older ones are not worth the while any more
 

@@ -17,7 +17,7 @@ from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Store
 from swarmd.swarm.state import manifest as statesync
-from swarmd.swarm.state.download import Candidates, Download, OutOfDonors, Questions
+from swarmd.swarm.state.download import Candidates, Download, OutOfDonors, Questions, Sources
 from swarmd.swarm.state.manifest import Manifest, chunk_hash, chunk_hashes, model_elements, read_manifest
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.disks import AskCopy, AskPiece, AskStock, Kept, Stock
@@ -149,7 +149,7 @@ class Disks:
         best = max((manifest for manifest, _ in answers), key=lambda it: names[it.name])
         assert best.record is not None, "`_manifests` has seen to it"
         size, questions = model_elements(self._run.model), Questions(AskCopy(kept), lambda it: AskPiece(kept, it))
-        download = Download(self._run, self._links, kept.stage, size, best, candidates, set(), questions)
+        download = Download(self._run, self._links, kept.stage, size, best, Sources(candidates, questions))
         for manifest, peer in answers:
             if manifest.name == best.name:
                 download.add(peer)

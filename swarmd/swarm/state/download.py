@@ -46,6 +46,20 @@ class Questions:
     chunk: Callable[[int], Message]
 
 
+def of_replicas(stage: int, version: int) -> Questions:
+    """Questions to a stage's replicas, for what they have in memory."""
+    return Questions(AskSnapshot(stage, version), lambda number: AskChunk(version, number))
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The donors of a snapshot, and what they are asked. Liars are not asked again."""
+
+    candidates: Candidates
+    questions: Questions
+    liars: set[PeerId] = field(default_factory=set)
+
+
 class OutOfDonors(Exception):
     """Nobody has this version any more."""
 
@@ -90,14 +104,11 @@ class Download:
         stage: int,
         gradient_size: int,
         manifest: Manifest,
-        candidates: Candidates,
-        liars: set[PeerId],
-        questions: Questions | None = None,
+        sources: Sources,
     ) -> None:
         self._run, self._links, self.stage, self._gradient_size = run, links, stage, gradient_size
-        self.manifest, self._candidates, self._liars = manifest, candidates, liars
-        version = manifest.version  # unless told otherwise, replicas are asked for what they have in memory
-        self._questions = questions or Questions(AskSnapshot(stage, version), lambda number: AskChunk(version, number))
+        self.manifest, self._questions = manifest, sources.questions
+        self._candidates, self._liars = sources.candidates, sources.liars
         self.state = bytearray(manifest.snapshot.nbytes)
         self.given: dict[PeerId, int] = {}  # chunks by donor
         self._done: set[int] = set()

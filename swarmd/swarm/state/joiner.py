@@ -7,12 +7,10 @@ is loaded when the device is there.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 
-from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import NonFinite
 from swarmd.swarm.fence import is_of_device
-from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.state import manifest as statesync
@@ -20,8 +18,6 @@ from swarmd.swarm.state.backlog import Backlog, Hold, Missed
 from swarmd.swarm.state.download import Candidates
 from swarmd.swarm.state.manifest import chunk_hashes
 from swarmd.swarm.state.puller import Pulled, Puller
-from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.presence import Card
 
 RETRY_SECONDS = 1.0  # when nobody gives anything
 FAILED_CEILING_SECONDS = 60.0  # between two tries that fail for no reason that anybody foresaw; doubles up to this
@@ -32,14 +28,10 @@ class Joiner(Puller):
 
     def __init__(
         self,
-        run: RunConfig,
-        limits: LimitsConfig,
-        links: Links,
-        history: History,
+        context: PeerContext,
         stage: int,
-        newest: Callable[[], Card],
     ) -> None:
-        super().__init__(run, limits, links, history, stage, statesync.model_elements(run.model), newest)
+        super().__init__(context, stage)
         self._compute: Compute
         self._hold: Hold
         self._opened = asyncio.Event()  # the two are there

@@ -12,14 +12,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
-from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.state.backlog import Backlog, Missed
-from swarmd.swarm.state.download import DONORS_AT_ONCE, Candidates, Download, OutOfDonors
-from swarmd.swarm.state.manifest import SNAPSHOT_SECONDS, Manifest, read_manifest
-from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.presence import Card
+from swarmd.swarm.state.download import DONORS_AT_ONCE, Candidates, Download, OutOfDonors, Sources, of_replicas
+from swarmd.swarm.state.manifest import SNAPSHOT_SECONDS, Manifest, model_elements, read_manifest
 from swarmd.swarm.wire.messages.state import AskSnapshot
 from swarmd.values import Buffer, PeerId
 
@@ -54,20 +51,16 @@ Use = Callable[[Pulled], Awaitable[None]]
 
 
 class Puller:
-    """Pulls a stage's state from its replicas. `gradient_size`: elements of that stage's gradient, at most."""
+    """Pulls a stage's state from its replicas."""
 
     def __init__(
         self,
-        run: RunConfig,
-        limits: LimitsConfig,
-        links: Links,
-        history: History,
+        context: PeerContext,
         stage: int,
-        gradient_size: int,
-        newest: Callable[[], Card],
     ) -> None:
-        self._run, self._limits, self._links, self._history = run, limits, links, history
-        self._stage, self._gradient_size, self._newest = stage, gradient_size, newest
+        self._context, self._run, self._links, self._history = context, context.run, context.links, context.history
+        self._stage, self._newest = stage, context.membership.newest
+        self._gradient_size = model_elements(context.run.model)  # of its stage, at most
         self._download: Download | None = None  # the present one, or what is left of the one before
         self.tried = ""  # whom it last asked for a snapshot in vain, and why
         self.downloaded: dict[PeerId, int] = {}  # chunks by donor, of the state that was loaded last
@@ -116,15 +109,17 @@ class Puller:
     ) -> None:
         """Downloads one version and makes use of it. Raises OutOfDonors, Missed, ValueError, MemoryError."""
         pieces = self._download.pieces() if self._download is not None else await self._own_pieces()
-        download = Download(self._run, self._links, self._stage, self._gradient_size, manifest, donors, liars)
+        questions = of_replicas(self._stage, manifest.version)
+        download = Download(
+            self._run, self._links, self._stage, self._gradient_size, manifest, Sources(donors, questions, liars)
+        )
         await download.keep(pieces)
         self._download = download
         del pieces
         for peer in suppliers:
             download.add(peer)
         assert manifest.record is not None, "only version 0 has none"
-        limit = self._limits.backlog_bytes
-        backlog = Backlog(self._run, self._links, self._stage, manifest.record, limit, self._newest, donors)
+        backlog = Backlog(self._context, self._stage, manifest.record, donors)
         follow = asyncio.create_task(backlog.follow(), name="follow")
         work = asyncio.create_task(download.run(), name="download")
         try:

@@ -8,27 +8,23 @@ here about gradients: the record follows from the reports. All that it waits for
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 
-from swarmd.config import RunConfig
 from swarmd.errors import PeerFault
 from swarmd.swarm.balance.grants import Wishes
 from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.history.ballots import Ballots, Mandate, Outranked
 from swarmd.swarm.history.distribution import Distribution
-from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Move, Record, build_record
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import AT_WORK
-from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.recovery.returns import Returns
 from swarmd.swarm.steps.lease_desk import LeaseDesk
 from swarmd.swarm.steps.stage_reports import StageReports
 from swarmd.swarm.steps.succession import Succession
-from swarmd.swarm.tasks import Tasks, alongside, first_of
-from swarmd.swarm.wire.links import Links
+from swarmd.swarm.tasks import alongside, first_of
 from swarmd.swarm.wire.messages.commit import AskRecord
 from swarmd.swarm.wire.messages.move import AskMove, Wished
 from swarmd.swarm.wire.messages.round import AskHoldings, StageReport
@@ -52,25 +48,21 @@ class Conductor:
 
     def __init__(
         self,
-        run: RunConfig,
-        links: Links,
-        membership: Membership,
-        history: History,
-        validate: Validate,
-        tasks: Tasks,
+        context: PeerContext,
         ballots: Ballots,
-        rng: random.Random,
         returns: Returns,
         outlook: Outlook,
+        validate: Validate,
     ) -> None:
-        self._run, self._links, self._membership, self._history = run, links, membership, history
-        self._returns = returns
-        self._validate, self._tasks, self._ballots, self._rng = validate, tasks, ballots, rng
+        links, membership, history, tasks = context.links, context.membership, context.history, context.tasks
+        self._run, self._links, self._membership, self._history = context.run, links, membership, history
+        self._tasks, self._rng = tasks, context.rng
+        self._ballots, self._returns, self._validate = ballots, returns, validate
         self._distribution = Distribution(links, membership, history, tasks)
         self._outranked = 0  # times in a row
         self._succession = Succession(links, membership, history, tasks)
-        self.desk = LeaseDesk(run, links, membership, history, tasks, self._succession)
-        self._reports = StageReports(run, links, membership)
+        self.desk = LeaseDesk(context, self._succession)
+        self._reports = StageReports(context.run, links, membership)
         self._wishes, self._outlook = Wishes(), outlook
         links.handle(AskMove, self._answer_move)
 

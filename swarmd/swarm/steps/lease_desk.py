@@ -8,17 +8,13 @@ import asyncio
 import logging
 import math
 
-from swarmd.config import RunConfig
 from swarmd.errors import Refused
-from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.rhythm import Pulse
 from swarmd.swarm.membership.states import AT_WORK
-from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.steps.leases import Leases
 from swarmd.swarm.steps.succession import Succession
-from swarmd.swarm.tasks import Tasks
-from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import from_ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import NOBODY, Blame
 from swarmd.swarm.wire.messages.step import AskLease, Lease, Revoke
@@ -54,15 +50,11 @@ class LeaseDesk:
 
     def __init__(
         self,
-        run: RunConfig,
-        links: Links,
-        membership: Membership,
-        history: History,
-        tasks: Tasks,
+        context: PeerContext,
         succession: Succession,
     ) -> None:
-        self._run, self._links, self._membership, self._history = run, links, membership, history
-        self._tasks, self._succession = tasks, succession
+        self._run, self._links, self._membership = context.run, context.links, context.membership
+        self._history, self._tasks, self._succession = context.history, context.tasks, succession
         self._leases: Leases | None = None
         self.step = 0  # the one that it was opened for last
         self.began: float | None = None  # loop time of the step's first lease
@@ -70,7 +62,7 @@ class LeaseDesk:
         self._progress = Signal()
         self._pulses: dict[PeerId, Pulse] = {}  # of heads, as they ask
         self._blames: dict[PeerId, Blame] = {}  # by head: of indices that are done, but with numbers that aren't finite
-        links.handle(AskLease, self._answer)
+        self._links.handle(AskLease, self._answer)
 
     def open(self, step: int, *, again: bool) -> None:
         """Gives leases of a step from now on. `again`: another conductor has given some before."""

@@ -62,8 +62,8 @@ def test_newcomers_know_several_of_the_living() -> None:
         world = World(SHORT, Text(SHORT))
         for name in ("a", "b", "c", "d"):
             await world.start(name)
-        assert world.peers["a"].peer.entries == ()
-        assert world.peers["d"].peer.entries == ("a", "b", "c")
+        assert world.peers["a"].peer.entrance.entries == ()
+        assert world.peers["d"].peer.entrance.entries == ("a", "b", "c")
         await world.start("e")
         world.preempt(["a", "b"])
         await asyncio.sleep(5)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -12,6 +12,7 @@ from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.peer import drain as module
 from swarmd.swarm.peer.drain import Drain, Drained
 from tests.swarm.cards import card
+from tests.swarm.contexts import peer_context
 
 STEP, STAGE = 5, 1
 
@@ -38,22 +39,16 @@ class Rig:
         )
         self.desk = SimpleNamespace(all_done=False)
         self.busy = False
-        parts: dict[str, Any] = {
-            "membership": SimpleNamespace(
-                own=self.own,
-                stage=lambda stage: [self.own, *self.others],
-                missing_stages=lambda stages: self.missing,
-                get=lambda peer: next((it for it in [self.own, *self.others] if it.peer == peer), None),
-                is_live=lambda peer: peer not in self.gone,
-            ),
-            "history": self.history,
-            "conductor": SimpleNamespace(desk=self.desk),
-            "served": self.served,
-            "stages": 3,
-            "save": self._save,
-            "bound_s": bound_s,
-        }
-        self.drain = Drain(**parts)
+        membership = SimpleNamespace(
+            own=self.own,
+            stage=lambda stage: [self.own, *self.others],
+            missing_stages=lambda stages: self.missing,
+            get=lambda peer: next((it for it in [self.own, *self.others] if it.peer == peer), None),
+            is_live=lambda peer: peer not in self.gone,
+        )
+        run, conductor = SimpleNamespace(model=SimpleNamespace(stages=3)), SimpleNamespace(desk=self.desk)
+        context = peer_context(run=run, membership=membership, history=self.history)
+        self.drain = Drain(context, cast("Any", conductor), cast("Any", self.served), self._save, bound_s)
 
     def __len__(self) -> int:
         return int(self.busy)

@@ -2,7 +2,7 @@
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -11,12 +11,14 @@ from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.peer.figures import Figures
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
+from tests.swarm.contexts import peer_context
 
 
 def figures(history: Any, switch: Any) -> Figures:
     links: Any = SimpleNamespace(own=OwnCard(card("me")), transport=SimpleNamespace(addresses=tuple))
     run: Any = SimpleNamespace(rebalance_seconds=0.0)
-    return Figures(run, links, history, switch, places=SimpleNamespace(has_data=False))  # type: ignore[arg-type]
+    context = peer_context(run=run, links=links, history=history, own=links.own)
+    return Figures(context, switch, cast("Any", SimpleNamespace(has_data=False)))
 
 
 def test_microbatches_of_committed_steps_count_on_at_another_stage() -> None:

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -18,6 +18,7 @@ from swarmd.swarm.state.backlog import Entry, Missed
 from swarmd.swarm.state.puller import Pulled
 from swarmd.swarm.wire.messages.move import AskMove, Wished
 from tests.swarm.cards import card
+from tests.swarm.contexts import peer_context
 from tests.swarm.records import RUN, record, skipped
 
 SOURCE, TARGET = 0, 1
@@ -50,16 +51,15 @@ class Mover:
             def staying(self, stage: int) -> list[Any]:
                 return [mover.own, *mover.cards]
 
-        parts: dict[str, Any] = {
-            "run": RUN,
-            "limits": dataclasses.replace(LimitsConfig(), **limits),
-            "links": SimpleNamespace(ask=self._ask),
-            "membership": Members(),
-            "history": self.history,
-            "conductor": SimpleNamespace(conductor_of=lambda step: "c"),
-            "switch": self.switch,
-        }
-        self.move = MoveUnderWay(**parts, target=TARGET, balance=False)
+        context = peer_context(
+            run=RUN,
+            limits=dataclasses.replace(LimitsConfig(), **limits),
+            links=SimpleNamespace(ask=self._ask),
+            membership=Members(),
+            history=self.history,
+        )
+        conductor: Any = SimpleNamespace(conductor_of=lambda step: "c")
+        self.move = MoveUnderWay(context, conductor, cast("Any", self.switch), TARGET, balance=False)
         self.backlog: Any = SimpleNamespace(missed=False, hear=lambda record, source: self.log.append("heard"))
         self.backlog.drop = self.backlog.hand_over = lambda *_: None
         self.backlog.reach = self._reach

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +14,7 @@ from swarmd.swarm.peer.mover import Mover
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
+from tests.swarm.contexts import peer_context
 from tests.swarm.records import RUN
 
 
@@ -46,18 +47,14 @@ class Rig:
             def staying(self, stage: int) -> list[Any]:
                 return [it for it in (rig.own, *rig.others) if it.stage == stage]
 
-        parts: dict[str, Any] = {
-            "run": RUN,
-            "limits": None,
-            "links": None,
-            "membership": Members(),
-            "history": SimpleNamespace(finished=False),
-            "conductor": None,
-            "switch": self.switch,
-            "tasks": SimpleNamespace(start=asyncio.ensure_future),
-            "own": self.own_card,
-        }
-        self.mover = Mover(**parts)
+        context = peer_context(
+            run=RUN,
+            membership=Members(),
+            history=SimpleNamespace(finished=False),
+            tasks=SimpleNamespace(start=asyncio.ensure_future),
+            own=self.own_card,
+        )
+        self.mover = Mover(context, cast("Any", None), cast("Any", self.switch))
 
     @property
     def own(self) -> Card:

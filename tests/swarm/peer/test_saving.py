@@ -11,6 +11,7 @@ import pytest
 from swarmd.errors import DeviceLost
 from swarmd.swarm.peer.saving import Saving
 from swarmd.swarm.wire.messages.disks import Kept
+from tests.swarm.contexts import peer_context
 from tests.swarm.records import RUN, record, skipped
 
 EVERY_3 = dataclasses.replace(RUN, checkpoint_every=3)
@@ -31,14 +32,16 @@ class Rig:
             served=SimpleNamespace(stage=1, compute=SimpleNamespace(export_state=self._export))
         )
         parts: dict[str, Any] = {
-            "run": EVERY_3,
-            "links": SimpleNamespace(fence=SimpleNamespace(note=lambda what, trouble: self.noted.append(what))),
-            "history": self.history,
+            "context": peer_context(
+                run=EVERY_3,
+                links=SimpleNamespace(fence=SimpleNamespace(note=lambda what, trouble: self.noted.append(what))),
+                history=self.history,
+                tasks=SimpleNamespace(start=self.started.append),
+            ),
             "switch": self.switch,
             "store": SimpleNamespace(save_checkpoint=self._write),
             "disks": SimpleNamespace(lend=lambda kept, state, of: self.lent.append(kept)),
             "copies": SimpleNamespace(keep=self._copy),
-            "tasks": SimpleNamespace(start=self.started.append),
         }
         self.saving = Saving(**parts)
 

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +14,7 @@ from swarmd.swarm.peer.stage_switch import Switch
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
+from tests.swarm.contexts import peer_context
 from tests.swarm.records import RUN
 
 
@@ -37,20 +38,14 @@ class Rig:
             def stage(self, stage: int) -> list[Any]:
                 return [it for it in self.kin() if it.stage == stage]
 
-        parts: dict[str, Any] = {
-            "run": RUN,
-            "limits": None,
-            "links": None,
-            "membership": Members(),
-            "history": SimpleNamespace(detach=lambda: self.log.append("detached")),
-            "conductor": None,
-            "open_stage": self._open,
-            "rng": None,
-            "places": self.places,
-            "tasks": SimpleNamespace(child=lambda: None, start=asyncio.ensure_future),
-            "own": self.own_card,
-        }
-        self.switch = Switch(**parts)
+        context = peer_context(
+            run=RUN,
+            membership=Members(),
+            history=SimpleNamespace(detach=lambda: self.log.append("detached")),
+            tasks=SimpleNamespace(start=asyncio.ensure_future),
+            own=self.own_card,
+        )
+        self.switch = Switch(context, cast("Any", None), self._open, cast("Any", self.places))
 
     @property
     def own(self) -> Card:

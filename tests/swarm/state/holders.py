@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 from swarmd.config import LimitsConfig, ModelConfig, RunConfig, fingerprint
@@ -23,6 +24,7 @@ from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot, Chunk, Snaps
 from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.values import Encoded, PeerId
 from tests.swarm.cards import card
+from tests.swarm.contexts import peer_context
 
 RUN = RunConfig(name="toy", model=ModelConfig(32, 8, 16, 2, 2, 1, 8), steps=60)
 CHUNK = 1000
@@ -168,7 +170,11 @@ def joiner_of(node: Node, donors: list[Node], held: list[int] | None = None, *, 
         first = max(live, key=lambda donor: donor.history.version, default=node)
         return card(first.name, version=first.history.version)
 
-    joiner = Joiner(RUN, LimitsConfig(), node.links, node.history, 0, newest)
+    membership = SimpleNamespace(newest=newest)
+    context = peer_context(
+        run=RUN, limits=LimitsConfig(), links=node.links, membership=membership, history=node.history
+    )
+    joiner = Joiner(context, 0)
     if opened:
         open_stage(joiner, node, held)
     return joiner
@@ -227,4 +233,6 @@ def backlog_of(joiner: Node, nodes: list[Node], limit: int = 1 << 20) -> Backlog
         return card(first.name, version=first.history.version)
 
     start = CHAIN[nodes[0].history.version - 1]
-    return Backlog(RUN, joiner.links, 0, start, limit, newest, lambda: [node.name for node in nodes])
+    limits, membership = LimitsConfig(backlog_bytes=limit), SimpleNamespace(newest=newest)
+    context = peer_context(run=RUN, limits=limits, links=joiner.links, membership=membership)
+    return Backlog(context, 0, start, lambda: [node.name for node in nodes])

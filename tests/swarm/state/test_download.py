@@ -8,7 +8,7 @@ import pytest
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.state import download as download_module
 from swarmd.swarm.state import manifest as statesync
-from swarmd.swarm.state.download import Download, OutOfDonors
+from swarmd.swarm.state.download import Download, OutOfDonors, Sources, of_replicas
 from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot, Chunk
 from swarmd.values import PeerId
 from tests.swarm.state.holders import CHUNK, CHUNKS, RUN, Node, crowd, seconds, state_of
@@ -24,7 +24,8 @@ async def begin(joiner: Node, *donors: Node, liars: set[PeerId] | None = None) -
     manifest = await manifest_of(joiner, donors[0])
     names = [donor.name for donor in donors]
     liars = set() if liars is None else liars
-    return Download(RUN, joiner.links, 0, joiner.compute.gradient_size, manifest, lambda: names, liars)
+    sources = Sources(lambda: names, of_replicas(0, manifest.version), liars)
+    return Download(RUN, joiner.links, 0, joiner.compute.gradient_size, manifest, sources)
 
 
 def test_four_donors_with_thin_uplinks_are_almost_four_times_as_fast() -> None:
@@ -161,7 +162,8 @@ def test_a_broken_connection_is_dialled_again() -> None:
             await task
         manifest, pieces = download.manifest, download.pieces()
         assert len(pieces) > 5
-        again = Download(RUN, joiner.links, 0, joiner.compute.gradient_size, manifest, lambda: ["a"], set())
+        sources = Sources(lambda: ["a"], of_replicas(0, manifest.version))
+        again = Download(RUN, joiner.links, 0, joiner.compute.gradient_size, manifest, sources)
         await again.keep(pieces)
         before = len(donor.asked)
         await again.run()
