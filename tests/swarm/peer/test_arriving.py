@@ -70,7 +70,7 @@ class Rig:
         joiner = SimpleNamespace(reach_version=self._reach, ended=self._ended, pull=self._pull)
         return SimpleNamespace(
             stage=stage, joiner=joiner, compute=SimpleNamespace(import_state=import_state),
-            journeys=SimpleNamespace(held_back=False), serve=lambda: self.log.append("serves"),
+            admission=SimpleNamespace(paused=False), serve=lambda: self.log.append("serves"),
         )  # fmt: skip
 
     async def _catch_up(self, source: str, version: int) -> None:
@@ -160,7 +160,7 @@ def test_it_asks_whoever_is_ahead_for_records() -> None:
 @pytest.mark.parametrize(("paused", "state"), [(False, "serving"), (True, "paused")])
 def test_with_gradients_gone_it_fetches_the_whole_state_and_is_what_it_was(paused: bool, state: str) -> None:
     async def events(it: Rig) -> None:
-        it.history.behind, it.served.journeys.held_back = True, paused
+        it.history.behind, it.served.admission.paused = True, paused
         assert await it.keep_up() == ["reaches as joining", "serves"]
         assert it.own_card.state == state
 

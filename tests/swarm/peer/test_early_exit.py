@@ -77,13 +77,14 @@ class Stage:
         return Members()
 
     def _journeys(self) -> Any:
-        def hold_back(*, retiring: bool) -> None:
+        def pause(*, retiring: bool) -> None:
             self.paused = retiring
 
-        def go_on() -> None:
+        def resume() -> None:
             self.paused = False
 
-        return SimpleNamespace(closed=False, hops=HopsUnderWay(), hold_back=hold_back, go_on=go_on)
+        admission = SimpleNamespace(closed=False, pause=pause, resume=resume)
+        return SimpleNamespace(hops=HopsUnderWay(), admission=admission)
 
     @property
     def own(self) -> Card:
@@ -143,7 +144,7 @@ def test_who_is_at_work_promises_to_stay() -> None:
     [
         (lambda it: it._set_card(state="draining"), "may leave stage 1 itself"),
         (lambda it: it._set_card(ending=True), "may leave stage 1 itself"),
-        (lambda it: setattr(it.journeys, "closed", True), "may leave stage 1 itself"),
+        (lambda it: setattr(it.journeys.admission, "closed", True), "may leave stage 1 itself"),
         (lambda it: setattr(it.history, "behind", True), "may have to fetch"),
         (lambda it: setattr(it.history, "ready", False), "may have to fetch"),
         (lambda it: setattr(it.history, "crosses_at", 3), "may have to fetch"),
