@@ -89,6 +89,11 @@ class Frame:
         return sum(memoryview(part).nbytes for part in self.buffers)
 
 
+def short(peer: PeerId) -> str:
+    """The end of a peer id, enough for people to tell peers apart. (All ids begin alike.)"""
+    return peer[-8:]
+
+
 def host_of(machine: str) -> str:
     """The machine in a card's `machine`, whatever network of it the peer is on; "" when it isn't known."""
     return machine.partition("/")[0]

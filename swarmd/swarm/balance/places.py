@@ -19,7 +19,7 @@ from swarmd.swarm.membership.gossip import cards_for
 from swarmd.swarm.membership.table import nan_to_zero
 from swarmd.swarm.wire.incarnation import check_card
 from swarmd.swarm.wire.messages.presence import AskPlace, Card, Place
-from swarmd.values import PeerId
+from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -104,14 +104,14 @@ class Places:
         try:
             place = await self._links.ask(peer, question, deadline_s=PLACE_SECONDS)
         except NO_ANSWER as trouble:
-            log.info("no place from %s: %s", peer[-8:], trouble)
-            self.tried = f"{peer[-8:]}: {trouble or 'no answer'}"
+            log.info("no place from %s: %s", short(peer), trouble)
+            self.tried = f"{short(peer)}: {trouble or 'no answer'}"
             return None
         try:
             for card in place.cards:
                 check_card(card)
         except PeerFault as fault:
-            log.info("no place from %s: %s", peer[-8:], fault)
+            log.info("no place from %s: %s", short(peer), fault)
             return None
         self._arrive(place.arrival)
         for card in place.cards:

@@ -32,7 +32,7 @@ from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import Accept, Accepted, Prepare, Promise
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot, Request
-from swarmd.values import PeerId
+from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Ballots:
         if self._history.version >= ask.step:
             raise Refused(f"step {ask.step} is over")
         if why := self._history.objection(record):
-            log.warning("%s proposes a record of step %d that is refused: %s", peer[-8:], ask.step, why)
+            log.warning("%s proposes a record of step %d that is refused: %s", short(peer), ask.step, why)
             raise Refused(f"the record of step {ask.step}: {why}")
         return self._acceptor(ask.step, ask.parent).accept(ask.ballot, ask.record)
 
@@ -191,7 +191,7 @@ class Ballots:
     def _check_rank(self, step: int, higher: Ballot) -> None:
         """Gives way to someone alive who leads the step. Raises Outranked."""
         if higher.peer not in ("", self._membership.own.peer) and self._membership.is_live(higher.peer):
-            raise Outranked(f"{higher.peer[-8:]} leads step {step} under ballot {higher.number}")
+            raise Outranked(f"{short(higher.peer)} leads step {step} under ballot {higher.number}")
 
     def _record(self, step: int, parent: str, plain: dict[str, Any]) -> Record | None:
         """A record that an acceptor gave. None if it gave none, or one that doesn't fit."""
@@ -222,7 +222,7 @@ class Ballots:
                 if not mandate.forked and is_majority(accepted, total):
                     return record
                 if higher != NO_BALLOT:
-                    raise Outranked(f"{higher.peer[-8:]} leads step {mandate.step} under ballot {higher.number}")
+                    raise Outranked(f"{short(higher.peer)} leads step {mandate.step} under ballot {higher.number}")
                 self.waiting = _waiting(mandate.step, len(answers), total)
                 if alone.seconds(loop.time(), complete=complete()) >= self._fork_timeout_s:
                     log.warning("step %d is decided by %d of %d acceptors", mandate.step, accepted, total)

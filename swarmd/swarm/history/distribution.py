@@ -18,7 +18,7 @@ from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import Commit
 from swarmd.swarm.wire.messages.presence import Card
-from swarmd.values import PeerId
+from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Distribution(HistoryListener):
         for peer in relays:
             if await self._links.tell_all([peer], commit, deadline_s=COMMIT_SECONDS):
                 return
-            log.info("%s passes no record on", peer[-8:])
+            log.info("%s passes no record on", short(peer))
 
     def on_relay(self, source: PeerId, commit: Commit) -> None:
         """Tells the other replicas of this stage."""

@@ -23,7 +23,7 @@ from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import AskRecord, Commit
 from swarmd.swarm.wire.messages.common import Ack
-from swarmd.values import PeerId
+from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -267,7 +267,7 @@ class History:
                 commit = await self._links.ask(source, AskRecord(before + 1), deadline_s=RECORD_SECONDS)
                 record = record_from_plain(self._run, commit.record)
             except NO_ANSWER as trouble:
-                log.info("no record of step %d from %s: %s", before + 1, source[-8:], trouble)
+                log.info("no record of step %d from %s: %s", before + 1, short(source), trouble)
                 if isinstance(trouble, Refused):
                     self._no_record()
                 return
@@ -310,7 +310,7 @@ class History:
         """Goes one version further. The lock is held."""
         assert self._compute is not None and self._gather is not None
         if record.parent != self.record_hash or not is_of_now(self._run, record):
-            log.warning("record of step %d from %s belongs to another history", record.step, source[-8:])
+            log.warning("record of step %d from %s belongs to another history", record.step, short(source))
             self._tell_foreign(source)
             return
         if self._refuses(record, source):
@@ -346,7 +346,7 @@ class History:
     def _refuses(self, record: Record, source: PeerId) -> bool:
         """True for a record that isn't to be applied, though it was decided."""
         if why := self.objection(record):
-            log.warning("the record of step %d from %s is refused: %s", record.step, source[-8:], why)
+            log.warning("the record of step %d from %s is refused: %s", record.step, short(source), why)
         return bool(why)
 
     def fall_behind(self, why: str) -> None:

@@ -26,7 +26,7 @@ from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.hop import Busy, Cancel, Gradient, Hop, Locate, Loss, NotFinite, Room, hop_id
-from swarmd.values import Buffer, Encoded, HopId, PeerId
+from swarmd.values import Buffer, Encoded, HopId, PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Custodian:
             answer = await self._watched(key, holder, hop)
         except NO_ANSWER as trouble:
             self._check_retained(retained)
-            log.info("hop %s comes back from %s: %s", tuple(key), holder[-8:], trouble)
+            log.info("hop %s comes back from %s: %s", tuple(key), short(holder), trouble)
             if isinstance(trouble, HopGivenUp):
                 self._members.pop(key, None)  # whoever has it answers again, and wasn't among these
             else:

@@ -37,7 +37,7 @@ from swarmd.swarm.wire.messages.hop import (
     NotFinite,
     hop_id,
 )
-from swarmd.values import BackwardResult, Buffer, Encoded, HopId, PeerId
+from swarmd.values import BackwardResult, Buffer, Encoded, HopId, PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ class Journeys:
             return await self._compute.backward(it.hop, gradient, codec=codec, subtract=it.subtract)
         except PeerFault as fault:
             holder = it.retained.holder if it.retained else ""
-            log.warning("the gradient of hop %s from %s: %s", tuple(it.hop), holder[-8:], fault)
+            log.warning("the gradient of hop %s from %s: %s", tuple(it.hop), short(holder), fault)
             await self._links.transport.drop(holder)
             raise HopForgotten("the next stage's gradient was malformed") from None
 

@@ -18,7 +18,7 @@ from swarmd.swarm.ports import Compute, Data
 from swarmd.swarm.tasks import joined, start_shared
 from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.hop import AskHop, Hop, hop_id
-from swarmd.values import Buffer, Encoded, HopId, PeerId
+from swarmd.values import Buffer, Encoded, HopId, PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Rework:
             try:
                 hop = await self._links.ask(peer, AskHop(*key), deadline_s=INPUT_SECONDS, urgency="hop")
             except NO_ANSWER as trouble:
-                log.info("hop %s is not to be had from %s: %s", tuple(key), peer[-8:], trouble)
+                log.info("hop %s is not to be had from %s: %s", tuple(key), short(peer), trouble)
                 continue
             if hop_id(hop) == key and hop.stage == self._stage:
                 return hop.tokens, hop.activation

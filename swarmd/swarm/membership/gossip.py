@@ -28,7 +28,7 @@ from swarmd.swarm.wire.incarnation import check_card
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ack, Message
 from swarmd.swarm.wire.messages.presence import Announce, Card, Summary
-from swarmd.values import Frame, PeerId
+from swarmd.values import Frame, PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class Gossip:
             for card in _cards_in(message):
                 check_card(card)
         except PeerFault as fault:
-            log.debug("gossip of %s dropped: %s", author[-8:], fault)
+            log.debug("gossip of %s dropped: %s", short(author), fault)
             return
         if isinstance(message, Card) and message.peer == author:
             self._links.fence.call(self._heard, message)
@@ -197,7 +197,7 @@ class Gossip:
                 if not await self._links.introduce(peer):
                     await self._links.ask(peer, announcement, deadline_s=None)
         except NO_ANSWER as trouble:
-            log.debug("not announced to %s: %s", peer[-8:], trouble)
+            log.debug("not announced to %s: %s", short(peer), trouble)
 
     async def _answer_announce(self, peer: PeerId, announce: Announce) -> Ack:
         if announce.card.peer != peer:
@@ -223,7 +223,7 @@ class Gossip:
         for peer in near:
             ours = self._membership.own.peer < peer or now - self._seen[peer] >= SECOND_DIAL_SECONDS
             if ours and peer not in self._dialling:
-                task = asyncio.create_task(self._dial(peer), name=f"dial {peer[-8:]}")
+                task = asyncio.create_task(self._dial(peer), name=f"dial {short(peer)}")
                 self._dialling[peer] = task
                 task.add_done_callback(lambda _, peer=peer: self._dialling.pop(peer, None))  # type: ignore[misc]
 
@@ -231,4 +231,4 @@ class Gossip:
         try:
             await self._links.greet(peer)
         except NO_ANSWER as trouble:
-            log.debug("not in touch with %s: %s", peer[-8:], trouble)
+            log.debug("not in touch with %s: %s", short(peer), trouble)

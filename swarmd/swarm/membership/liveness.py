@@ -14,7 +14,7 @@ from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Card
-from swarmd.values import PeerId
+from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Liveness:
             async with asyncio.timeout(LOOK_AGAIN_SECONDS):
                 await self._links.greet(peer)
         except NO_ANSWER as trouble:
-            log.debug("peer %s is still lost: %s", peer[-8:], trouble)
+            log.debug("peer %s is still lost: %s", short(peer), trouble)
         finally:
             self._seeking.discard(peer)
 
@@ -123,7 +123,7 @@ class Liveness:
             if known is not None and again is not None and known.incarnation == again.incarnation:
                 return
         except NO_ANSWER as trouble:
-            log.info("peer %s is lost: %s", peer[-8:], trouble)
+            log.info("peer %s is lost: %s", short(peer), trouble)
         self._gone(peer)
 
     async def run(self, sweep: Callable[[float], float]) -> None:
@@ -141,7 +141,7 @@ class Liveness:
                 peer = card.peer
                 if self._membership.is_spare(card):
                     continue  # it is somebody else's business
-                log.info("peer %s is dropped: silent or gone", peer[-8:])
+                log.info("peer %s is dropped: silent or gone", short(peer))
                 if card.state not in ("left", "finished"):
                     self._sought[peer] = None
                     while len(self._sought) > SOUGHT_LIMIT:

@@ -17,7 +17,7 @@ from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import STAYING
 from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.steps.conductor import Conductor
-from swarmd.values import PeerId
+from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Drained:
         """For a person."""
         said = []
         if self.heir:
-            said.append(f"{self.handed_over} microbatches of the step are with {self.heir[-8:]} now")
+            said.append(f"{self.handed_over} microbatches of the step are with {short(self.heir)} now")
         if self.given_up:
             said.append(f"{self.given_up} that were under way go elsewhere")
         if self.lost:

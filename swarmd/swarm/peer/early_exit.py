@@ -29,7 +29,7 @@ from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.common import Ack, check_stage
 from swarmd.swarm.wire.messages.move import AskStay
 from swarmd.swarm.wire.own_card import OwnCard
-from swarmd.values import PeerId
+from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class EarlyExit:
 
     async def _leave_to(self, heir: PeerId, step: int) -> bool:
         state, left = self._own.state, False
-        log.info("step %d: leaves stage %d to %s", step, self._stage, heir[-8:])
+        log.info("step %d: leaves stage %d to %s", step, self._stage, short(heir))
         self._journeys.admission.pause(retiring=True)
         self._become("draining")
         try:
@@ -220,6 +220,6 @@ class EarlyExit:
         try:
             await self._links.ask(sibling, question, deadline_s=STAY_SECONDS)
         except NO_ANSWER as trouble:
-            log.info("%s doesn't promise to stay: %s", sibling[-8:], trouble)
+            log.info("%s doesn't promise to stay: %s", short(sibling), trouble)
             return False
         return True

@@ -27,7 +27,7 @@ from swarmd.swarm.state.download import Download, OutOfDonors
 from swarmd.swarm.tasks import alongside
 from swarmd.swarm.wire.messages.disks import Kept
 from swarmd.swarm.wire.messages.presence import Card
-from swarmd.values import PeerId, host_of
+from swarmd.values import PeerId, host_of, short
 from swarmd.whole import name_stages
 
 log = logging.getLogger(__name__)
@@ -268,7 +268,7 @@ class Ending:
     def _name(self, keeper: Keeper) -> str:
         card = self._membership.get(keeper.peer) or self._left.get(keeper.peer)
         hosts = [match[1] for address in (card.addresses if card else ()) if (match := HOST.match(address))]
-        return f"on {keeper.peer[-8:]}{f' ({hosts[0]})' if hosts else ''}"
+        return f"on {short(keeper.peer)}{f' ({hosts[0]})' if hosts else ''}"
 
 
 def _own_first(keepers: list[Keeper], own: Card) -> list[Keeper]:

@@ -25,7 +25,7 @@ from swarmd.swarm.state.puller import Pulled, Puller
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.tasks import first_of
 from swarmd.swarm.wire.messages.move import AskMove, Wished
-from swarmd.values import PeerId
+from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class MoveUnderWay:
         try:
             return await self._links.ask(conductor, question, deadline_s=ANSWER_SECONDS)
         except NO_ANSWER as trouble:
-            log.info("no word on a move to stage %d from %s: %s", self.target, conductor[-8:], trouble)
+            log.info("no word on a move to stage %d from %s: %s", self.target, short(conductor), trouble)
             return None
 
     def _step_left(self) -> float:

@@ -26,7 +26,7 @@ from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.wire.messages.commit import AskRecord
 from swarmd.swarm.wire.messages.presence import Card
-from swarmd.values import PeerId
+from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +206,7 @@ class Forks(HistoryListener):
             commit = await self._links.ask(peer, AskRecord(step), deadline_s=RECORD_SECONDS)
             record = record_from_plain(self._run, commit.record)
         except NO_ANSWER as trouble:
-            log.debug("no record of step %d from %s: %s", step, peer[-8:], trouble)
+            log.debug("no record of step %d from %s: %s", step, short(peer), trouble)
             return None
         return record if record.step == step else None
 
@@ -219,7 +219,7 @@ class Forks(HistoryListener):
         theirs = _standing(max(it.version for it in (card, *foreign)), meeting.theirs)
         lost = wins(theirs, ours, self._run.steps)
         log.info(
-            "the history of %s parts from ours after step %d: %s", card.peer[-8:], meeting.ancestor, (ours, theirs)
+            "the history of %s parts from ours after step %d: %s", short(card.peer), meeting.ancestor, (ours, theirs)
         )
         return lost
 
@@ -238,7 +238,7 @@ class Forks(HistoryListener):
         stages = range(self._run.model.stages)
         found = await asyncio.gather(*(self._stayers(card, foreign, stage) for stage in stages))
         if not all(found):
-            log.info("the history of %s has no peer that stays for every stage", card.peer[-8:])
+            log.info("the history of %s has no peer that stays for every stage", short(card.peer))
             return None
         return Crossing(meeting.ancestor, card.peer, found[self._membership.own.stage])
 

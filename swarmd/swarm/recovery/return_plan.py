@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.wire.messages.disks import Kept, Stock
-from swarmd.values import PeerId
+from swarmd.values import PeerId, short
 from swarmd.whole import PassedOver, name_stages
 
 
@@ -110,7 +110,7 @@ def _lacking(stages: int, partial: Mapping[int, PassedOver]) -> str:
 def _damaged(stocks: Mapping[PeerId, Stock], version: int, lacking: Sequence[int]) -> tuple[str, ...]:
     """Names the damaged checkpoints of a version, of those stages that nobody has whole."""
     return tuple(
-        f"that of stage {stage} at {peer[-8:]}"
+        f"that of stage {stage} at {short(peer)}"
         for peer in sorted(stocks)
         for stage in lacking
         if (version, stage) in stocks[peer].damaged

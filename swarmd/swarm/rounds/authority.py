@@ -5,7 +5,7 @@ from collections.abc import Callable
 from swarmd.errors import Overruled
 from swarmd.swarm.membership.order import leader_order
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
-from swarmd.values import PeerId
+from swarmd.values import PeerId, short
 
 LEADER_SECONDS = 10.0  # a leader that hasn't said a word for so long may be replaced by any other of the same ballot
 
@@ -38,7 +38,7 @@ class Claims:
         self.admit(step, ballot)
         heard = now - self._heard < LEADER_SECONDS and self._is_live(self.leader)
         if heard and self.leader not in ("", peer) and leader_order(step, self._stage, [self.leader, peer])[-1] != peer:
-            raise Overruled(self.leader[-8:])
+            raise Overruled(short(self.leader))
 
     def take(self, step: int, ballot: Ballot, leader: PeerId, now: float) -> None:
         """A leader leads. Raises Overruled while another does."""

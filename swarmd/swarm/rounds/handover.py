@@ -26,7 +26,7 @@ from swarmd.swarm.tasks import joined, start_shared
 from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.common import Ranges, check_stage, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.drain import HandOver, TakenOver
-from swarmd.values import Encoded, PeerId
+from swarmd.values import Encoded, PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class HandOvers:
                 if await self._give_to(sibling):
                     return sibling
             except (*NO_ANSWER, MemoryError) as trouble:
-                log.info("%s doesn't take this peer's sum: %s", sibling[-8:], trouble)
+                log.info("%s doesn't take this peer's sum: %s", short(sibling), trouble)
             if self.unsure == sibling:
                 break
         return ""
@@ -123,7 +123,7 @@ class HandOvers:
                 raise Refused("it has forgotten the first slices")
             self.unsure = ""
             self._sums.forget(step)
-        log.info("step %d: %s has this peer's sum", step, sibling[-8:])
+        log.info("step %d: %s has this peer's sum", step, short(sibling))
         return True
 
     async def _send_last(self, sibling: PeerId, estate: Estate, start: int, stop: int) -> bool:
@@ -173,7 +173,7 @@ class HandOvers:
             return TakenOver(False)
         del self._incoming[giver]
         # A task of its own: once the device has begun, the sum must hear of its end, also if the giver is lost.
-        task = start_shared(self._take(giver, incoming), f"take over from {giver[-8:]}")
+        task = start_shared(self._take(giver, incoming), f"take over from {short(giver)}")
         self._taking[task] = giver, estate
         task.add_done_callback(self._taking.pop)
         return await self._taken_by(task)
@@ -234,7 +234,7 @@ class HandOvers:
                 indices, from_ranges(estate.spoiled, limit), estate.loss_sum, estate.resent, estate.subtracted
             )
             self._taken[giver] = estate
-        log.info("step %d: %d microbatches taken over from %s", estate.step, len(indices), giver[-8:])
+        log.info("step %d: %d microbatches taken over from %s", estate.step, len(indices), short(giver))
         self._completed([*indices, *from_ranges(estate.spoiled, limit)])
         self._sums.changed.notify()
 

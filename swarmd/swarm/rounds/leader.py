@@ -33,7 +33,7 @@ from swarmd.swarm.wire.messages.round import (
     StageReport,
     Subtract,
 )
-from swarmd.values import PeerId
+from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class Leader:
         for peer in sorted(self._refusing):
             self._refusals[peer] = self._refusals.get(peer, 0) + 1
             if self._refusals[peer] == REFUSALS:
-                log.warning("round of step %d goes on without %s: it can't carry the plan out", self._step, peer[-8:])
+                log.warning("round of step %d goes on without %s: it can't carry the plan out", self._step, short(peer))
                 self._left_out.add(peer)
 
     # ---------------------------------------------------------------------------------------------- asking
@@ -173,12 +173,12 @@ class Leader:
                 answer = await self._links.ask(peer, question, deadline_s=seconds)
         except TimeoutError:
             self._silences[peer] = self._silences.get(peer, 0) + 1
-            log.info("%s doesn't answer %s of step %d", peer[-8:], type(question).__name__, self._step)
+            log.info("%s doesn't answer %s of step %d", short(peer), type(question).__name__, self._step)
             return None
         except Overruled:
             raise
         except (PeerUnreachable, Refused, PeerFault) as trouble:
-            log.info("%s to %s of step %d: %s", type(question).__name__, peer[-8:], self._step, trouble)
+            log.info("%s to %s of step %d: %s", type(question).__name__, short(peer), self._step, trouble)
             return None
         self._silences.pop(peer, None)
         return answer
@@ -213,7 +213,7 @@ class Leader:
             if times >= SILENCES and peer not in self._left_out:
                 if peer == self._own:
                     raise Refused("the device of this peer doesn't answer")
-                log.warning("round of step %d goes on without %s: it doesn't answer", self._step, peer[-8:])
+                log.warning("round of step %d goes on without %s: it doesn't answer", self._step, short(peer))
                 self._left_out.add(peer)
 
     def _holdings(self, frozen: dict[PeerId, Frozen]) -> dict[PeerId, list[int]]:
@@ -339,7 +339,7 @@ class Leader:
             self.skip(answer.blame)
             return []
         taken = from_ranges(answer.indices, self._run.microbatches)
-        log.info("step %d: %d missing microbatches come from %s", self._step, len(taken), source[-8:])
+        log.info("step %d: %d missing microbatches come from %s", self._step, len(taken), short(source))
         return [index for index in indices if index not in taken]
 
     async def _subtract(self, coverage: Coverage) -> None:
@@ -353,7 +353,7 @@ class Leader:
             if await self._ask(peer, question, seconds) is None:
                 self._failed_subtractions[peer] = self._failed_subtractions.get(peer, 0) + 1
                 if self._failed_subtractions[peer] > 1:
-                    log.warning("step %d: %s can't subtract: its sum doesn't count", self._step, peer[-8:])
+                    log.warning("step %d: %s can't subtract: its sum doesn't count", self._step, short(peer))
                     self._void.add(peer)
 
         asked = {peer: indices for peer, indices in coverage.surplus.items() if peer in members}
@@ -428,7 +428,7 @@ class Leader:
                     question = AskHoldings(self._step, self._record, self.ballot, self._stage)
                     await self._ask(peer, question, self._patience())
 
-        work = asyncio.create_task(release(), name=f"release {peer[-8:]}")
+        work = asyncio.create_task(release(), name=f"release {short(peer)}")
         self._releases.add(work)
         work.add_done_callback(self._releases.discard)
 
@@ -441,7 +441,7 @@ class Leader:
         try:
             return await self._links.ask(peer, plan, deadline_s=None)
         except NO_ANSWER as trouble:
-            log.info("%s doesn't carry out attempt %s: %s", peer[-8:], plan.attempt, trouble)
+            log.info("%s doesn't carry out attempt %s: %s", short(peer), plan.attempt, trouble)
             self._refusing.add(peer)
             return None
 
@@ -460,7 +460,7 @@ class Leader:
             if peer == self._own:
                 continue
             words = "it holds the round up: it answers, but the others have waited %.0f s for its part in the averaging"
-            log.warning(f"round of step %d goes on without %s: {words}", self._step, peer[-8:], seconds)
+            log.warning(f"round of step %d goes on without %s: {words}", self._step, short(peer), seconds)
             self._left_out.add(peer)
         return not self._left_out & needed
 

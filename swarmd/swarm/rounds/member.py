@@ -44,7 +44,7 @@ from swarmd.swarm.wire.messages.round import (
     StageReport,
     Subtract,
 )
-from swarmd.values import Encoded, PeerId
+from swarmd.values import Encoded, PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -341,7 +341,7 @@ class Rounds:
                 parts = answer.parts
                 averaged.append(answer.data)
         except NO_ANSWER as trouble:
-            log.info("no gradient of step %d from %s: %s", step, source[-8:], trouble)
+            log.info("no gradient of step %d from %s: %s", step, short(source), trouble)
             return False
         return await self._take(step, digest, tuple(averaged))
 

@@ -15,7 +15,7 @@ from swarmd.swarm.history.record import Record
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.messages.commit import AskGradient, AskRecord, GradientPart
-from swarmd.values import Encoded, PeerId
+from swarmd.values import Encoded, PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -151,10 +151,10 @@ class Backlog:
             commit = await self._links.ask(source, question, deadline_s=RECORD_SECONDS)
             record = record_from_plain(self._run, commit.record)
         except NO_ANSWER as trouble:
-            log.info("no record of step %d from %s: %s", self.version + 1, source[-8:], trouble)
+            log.info("no record of step %d from %s: %s", self.version + 1, short(source), trouble)
             return False
         if record.step != self.version + 1 or record.parent != self._record_hash:
-            log.warning("record of step %d from %s belongs to another history", record.step, source[-8:])
+            log.warning("record of step %d from %s belongs to another history", record.step, short(source))
             return False
         self.version, self._record_hash = record.step, record.hash
         entry = self._entries[record.step] = Entry(record, source)
@@ -251,5 +251,5 @@ class Backlog:
         try:
             return await self._links.ask(source, question, deadline_s=PART_SECONDS, urgency="bulk")
         except NO_ANSWER as trouble:
-            log.info("no gradient of step %d from %s: %s", question.step, source[-8:], trouble)
+            log.info("no gradient of step %d from %s: %s", question.step, short(source), trouble)
             raise

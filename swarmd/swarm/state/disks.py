@@ -22,7 +22,7 @@ from swarmd.swarm.state.manifest import Manifest, chunk_hash, chunk_hashes, mode
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.disks import AskCopy, AskPiece, AskStock, Kept, Stock
 from swarmd.swarm.wire.messages.state import Chunk, Snapshot
-from swarmd.values import Buffer, PeerId
+from swarmd.values import Buffer, PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class Disks:
             try:
                 manifest = read_manifest(self._run, snapshot, model_elements(self._run.model))
             except PeerFault as fault:
-                log.warning("a checkpoint from %s is refused: %s", peer[-8:], fault)
+                log.warning("a checkpoint from %s is refused: %s", short(peer), fault)
                 continue
             if manifest.record is not None and manifest.record.state == kept.state:
                 found.append((manifest, peer))

@@ -18,7 +18,7 @@ from swarmd.swarm.state import manifest as statesync
 from swarmd.swarm.state.manifest import CHUNKS_AT_ONCE, chunk_hashes
 from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot, Chunk, Snapshot
-from swarmd.values import Buffer, PeerId
+from swarmd.values import Buffer, PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Donor:
         async with self._pinning:
             pinned = self._find(ask.version) or await self._pin(ask.version)
         self._pulls(pinned, peer)
-        log.info("%s pulls stage %d at version %d from here", peer[-8:], self._stage, pinned.snapshot.version)
+        log.info("%s pulls stage %d at version %d from here", short(peer), self._stage, pinned.snapshot.version)
         return pinned.snapshot
 
     def _pulls(self, pinned: Pinned, peer: PeerId) -> None:

@@ -18,7 +18,7 @@ from swarmd.swarm.state.manifest import CHUNKS_AT_ONCE, SNAPSHOT_SECONDS, Manife
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Message
 from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot
-from swarmd.values import Buffer, PeerId
+from swarmd.values import Buffer, PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class Download:
             known = peer in self._suppliers or peer in self._asking or peer in self._useless or peer in self._liars
             full = len(self._suppliers) + len(self._asking) >= DONORS_AT_ONCE
             if not known and not full and now >= self._retry_at.get(peer, 0.0):
-                self._asking[peer] = asyncio.create_task(self._win(peer), name=f"recruit {peer[-8:]}")
+                self._asking[peer] = asyncio.create_task(self._win(peer), name=f"recruit {short(peer)}")
 
     async def _win(self, peer: PeerId) -> None:
         loop = asyncio.get_running_loop()
@@ -190,10 +190,10 @@ class Download:
             snapshot = await self._links.ask(peer, question, deadline_s=SNAPSHOT_SECONDS)
             same = read_manifest(self._run, snapshot, self._gradient_size).name == self.manifest.name
         except (PeerUnreachable, TimeoutError) as trouble:
-            log.info("%s gives no state now: %s", peer[-8:], trouble)
+            log.info("%s gives no state now: %s", short(peer), trouble)
             self._retry_at[peer] = loop.time() + RECRUIT_SECONDS
         except Refused as refusal:
-            log.info("%s can't give version %d: %s", peer[-8:], self.manifest.version, refusal)
+            log.info("%s can't give version %d: %s", short(peer), self.manifest.version, refusal)
             self._useless.add(peer)
         except PeerFault as fault:
             self._accuse(peer, fault)
@@ -211,11 +211,11 @@ class Download:
         if self._suppliers.get(supplier.peer) is supplier:
             del self._suppliers[supplier.peer]
             self._retry_at[supplier.peer] = asyncio.get_running_loop().time() + RECRUIT_SECONDS
-            log.info("%s gives no more chunks: %s", supplier.peer[-8:], why)
+            log.info("%s gives no more chunks: %s", short(supplier.peer), why)
             self._give_back(supplier)
 
     def _accuse(self, peer: PeerId, fault: PeerFault) -> None:
-        log.warning("state of stage %d from %s is refused: %s", self.stage, peer[-8:], fault)
+        log.warning("state of stage %d from %s is refused: %s", self.stage, short(peer), fault)
         self._liars.add(peer)
 
     # ---------------------------------------------------------------------------------------------- chunks
@@ -267,7 +267,7 @@ class Download:
         for supplier in self._suppliers.values():
             for number, (_, late_at) in supplier.asked.items():
                 if now >= late_at and not supplier.late and number not in self._done:
-                    log.info("%s is late with chunk %d", supplier.peer[-8:], number)
+                    log.info("%s is late with chunk %d", short(supplier.peer), number)
                     supplier.late = True
             if supplier.late:
                 self._give_back(supplier)

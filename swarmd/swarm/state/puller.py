@@ -18,7 +18,7 @@ from swarmd.swarm.state.backlog import Backlog, Missed
 from swarmd.swarm.state.download import DONORS_AT_ONCE, Candidates, Download, OutOfDonors, Sources, of_replicas
 from swarmd.swarm.state.manifest import SNAPSHOT_SECONDS, Manifest, model_elements, read_manifest
 from swarmd.swarm.wire.messages.state import AskSnapshot
-from swarmd.values import Buffer, PeerId
+from swarmd.values import Buffer, PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class Puller:
         """The state that came is in use: nothing of it is kept here any more."""
         assert self._download is not None
         self.downloaded, self._download = self._download.given, None
-        givers = ", ".join(f"{peer[-8:]} ({count})" for peer, count in sorted(self.downloaded.items()))
+        givers = ", ".join(f"{short(peer)} ({count})" for peer, count in sorted(self.downloaded.items()))
         log.info("stage %d at version %d came from %s", self._stage, version, givers)
 
     # ---------------------------------------------------------------------------------------------- manifests
@@ -208,9 +208,9 @@ class Puller:
             snapshot = await self._links.ask(donor, question, deadline_s=SNAPSHOT_SECONDS)
             return read_manifest(self._run, snapshot, self._gradient_size)
         except (PeerUnreachable, TimeoutError, Refused) as trouble:
-            log.info("no state of stage %d from %s: %s", self._stage, donor[-8:], trouble)
-            self.tried = f"{donor[-8:]}: {trouble or 'no answer'}"
+            log.info("no state of stage %d from %s: %s", self._stage, short(donor), trouble)
+            self.tried = f"{short(donor)}: {trouble or 'no answer'}"
         except PeerFault as fault:
-            log.warning("state of stage %d from %s is refused: %s", self._stage, donor[-8:], fault)
+            log.warning("state of stage %d from %s is refused: %s", self._stage, short(donor), fault)
             liars.add(donor)
         return None

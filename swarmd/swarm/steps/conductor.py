@@ -28,7 +28,7 @@ from swarmd.swarm.tasks import alongside, first_of
 from swarmd.swarm.wire.messages.commit import AskRecord
 from swarmd.swarm.wire.messages.move import AskMove, Wished
 from swarmd.swarm.wire.messages.round import AskHoldings, StageReport
-from swarmd.values import PeerId
+from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ class Conductor:
             try:
                 await self._history.adopt(record_from_plain(self._run, commit.record), peer)
             except PeerFault as fault:
-                log.warning("a bad record of step %d from %s: %s", step, peer[-8:], fault)
+                log.warning("a bad record of step %d from %s: %s", step, short(peer), fault)
 
     async def _validation(self, version: int) -> float | None:
         every = self._run.validate_every

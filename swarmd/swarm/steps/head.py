@@ -23,7 +23,7 @@ from swarmd.swarm.tasks import first_of
 from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.common import Ack, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.step import AskLease, Lease, Revoke
-from swarmd.values import HopId, PeerId
+from swarmd.values import HopId, PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ class Head:
                     return None
             return asking.result()
         except NO_ANSWER as trouble:
-            log.debug("no lease of step %d from %s: %s", step, conductor[-8:], trouble)
+            log.debug("no lease of step %d from %s: %s", step, short(conductor), trouble)
             await asyncio.sleep(RETRY_SECONDS)
             return None
         finally:

@@ -18,7 +18,7 @@ from swarmd.swarm.steps.succession import Succession
 from swarmd.swarm.wire.messages.common import from_ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import NOBODY, Blame
 from swarmd.swarm.wire.messages.step import AskLease, Lease, Revoke
-from swarmd.values import HopId, PeerId
+from swarmd.values import HopId, PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -175,14 +175,14 @@ class LeaseDesk:
         for head in sorted(self._leases.holders()):
             pulse = self._pulses.get(head)
             if pulse is not None and pulse.silent(now) and (withdrawn := self._leases.withdraw(head)):
-                log.info("head %s is silent: %d microbatches are given to others", head[-8:], len(withdrawn))
+                log.info("head %s is silent: %d microbatches are given to others", short(head), len(withdrawn))
                 self._progress.notify()
         return now
 
     def peer_lost(self, peer: PeerId, heir: PeerId = "") -> None:
         """Gives again what a head had that is gone; what it had finished only if no heir has it."""
         if self._leases is not None and (lost := self._leases.lose(peer, heir)):
-            log.info("head %s is lost: %d microbatches of step %d are given again", peer[-8:], len(lost), self.step)
+            log.info("head %s is lost: %d microbatches of step %d are given again", short(peer), len(lost), self.step)
         if not heir:  # or its heir says the same
             self._blames.pop(peer, None)
         self._progress.notify()

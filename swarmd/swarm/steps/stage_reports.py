@@ -17,7 +17,7 @@ from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.hop import Blame
 from swarmd.swarm.wire.messages.presence import Announce
 from swarmd.swarm.wire.messages.round import Close, StageReport
-from swarmd.values import PeerId
+from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +71,9 @@ class StageReports:
             if isinstance(report, StageReport):
                 check_report(report, close.stage, self._run.microbatches)
                 return report
-            log.warning("step %d: %s, who leads a round, %s", close.step, leader[-8:], report)
+            log.warning("step %d: %s, who leads a round, %s", close.step, short(leader), report)
         except NO_ANSWER as trouble:
-            log.warning("step %d: %s gives no report of its round: %s", close.step, leader[-8:], trouble)
+            log.warning("step %d: %s gives no report of its round: %s", close.step, short(leader), trouble)
         return None
 
     async def _silence(self, peer: PeerId) -> str:

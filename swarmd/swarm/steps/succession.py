@@ -18,7 +18,7 @@ from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.messages.step import Lead
-from swarmd.values import PeerId
+from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Succession:
         order = self._order(step) or []
         speaking = [peer for peer in order if peer == own or not self._membership.is_silent(peer, now)]
         if speaking[:1] == [own] and not self.is_cut_off(now):
-            log.info("step %d: %s, who leads it, is silent; this peer takes over", step, conductor[-8:])
+            log.info("step %d: %s, who leads it, is silent; this peer takes over", step, short(conductor))
             self._taking, self._before = (step, self._history.record_hash), conductor
             self._membership.changed.notify()
 

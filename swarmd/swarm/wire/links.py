@@ -19,7 +19,7 @@ from swarmd.swarm.wire.incarnation import Incarnation, Keep, check_card, keep_no
 from swarmd.swarm.wire.messages.common import PROTOCOL, Message, Request, RequestKind
 from swarmd.swarm.wire.messages.presence import AskSettings, Card, Hello, SayHello, Settings
 from swarmd.swarm.wire.own_card import OwnCard
-from swarmd.values import Frame, PeerId, Urgency
+from swarmd.values import Frame, PeerId, Urgency, short
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Links:
                 self._others.touch(peer, asyncio.get_running_loop().time())
                 return answer
             self._greeted.discard(peer)
-        raise PeerUnreachable(f"{peer[-8:]} has no run yet")  # it greets, and asks for a greeting: it is starting again
+        raise PeerUnreachable(f"{short(peer)} has no run yet")  # it greets, yet wants to be greeted: it starts again
 
     async def _ask(
         self,
@@ -140,7 +140,7 @@ class Links:
                 raise PeerFault(f"answered with {type(answer).__name__}")
             return cast("A | B", answer)
         except PeerFault as fault:
-            log.warning("%s answered badly: %s", peer[-8:], fault)
+            log.warning("%s answered badly: %s", short(peer), fault)
             await self.transport.drop(peer)
             raise
 
@@ -149,7 +149,7 @@ class Links:
         if peer in self._greeted:
             return
         if (greeting := self._greetings.get(peer)) is None:
-            greeting = self._greetings[peer] = start_shared(self._greet(peer), f"greet {peer[-8:]}")
+            greeting = self._greetings[peer] = start_shared(self._greet(peer), f"greet {short(peer)}")
             greeting.add_done_callback(lambda _: self._greetings.pop(peer))
         await asyncio.shield(greeting)
 
@@ -175,7 +175,7 @@ class Links:
                     self._greeted.add(peer)
                 self._hear(theirs.card)
                 return
-        raise Refused(f"peer {peer[-8:]} and this one don't agree on which of their lives are the present ones")
+        raise Refused(f"peer {short(peer)} and this one don't agree on which of their lives are the present ones")
 
     async def _rise(self, hello: Hello) -> bool:
         """Makes this the latest life of this peer. False if others know a later one: this peer must greet again."""
@@ -206,11 +206,11 @@ class Links:
         check_card(hello.card)
         if hello.protocol != PROTOCOL:
             raise Mismatch(
-                f"peer {peer[-8:]} speaks protocol {hello.protocol} and this daemon {PROTOCOL}; update the older one"
+                f"peer {short(peer)} speaks protocol {hello.protocol} and this daemon {PROTOCOL}; update the older one"
             )
         if ours and hello.fingerprint and hello.fingerprint != ours:
             raise Mismatch(
-                f"peer {peer[-8:]} is of run {hello.fingerprint} and this daemon of run {ours}; their settings differ"
+                f"peer {short(peer)} is of run {hello.fingerprint} and this daemon of run {ours}; their settings differ"
                 + (_prolonged(settings) if settings else "")
             )
 
@@ -243,17 +243,17 @@ class Links:
         except (SwarmError, TimeoutError) as trouble:
             raise Refused(str(trouble) or "it took too long") from None
         except MemoryError as trouble:
-            log.warning("%s of %s: %s", type(message).__name__, peer[-8:], trouble or "out of memory")
+            log.warning("%s of %s: %s", type(message).__name__, short(peer), trouble or "out of memory")
             raise Refused("this peer is out of memory") from None
         except Exception as trouble:  # noqa: BLE001 - one message's failure ends nothing but its answer
-            self.fence.note(f"answering {type(message).__name__} of {peer[-8:]}", trouble)
+            self.fence.note(f"answering {type(message).__name__} of {short(peer)}", trouble)
             raise Refused("internal error") from None
 
     async def _answer_hello(self, peer: PeerId, hello: Hello) -> Hello:
         try:
             self._check_hello(peer, hello)
         except Refused as refusal:
-            log.warning("refused %s: %s", peer[-8:], refusal)
+            log.warning("refused %s: %s", short(peer), refusal)
             raise
         await self._rise(hello)
         ours = self._hello(peer)
@@ -288,7 +288,7 @@ class Links:
             async with asyncio.timeout(deadline_s):  # over the greeting, too
                 return await self.ask(peer, message, deadline_s=None)
         except NO_ANSWER as trouble:
-            log.debug("%s to %s: %s", type(message).__name__, peer[-8:], trouble)
+            log.debug("%s to %s: %s", type(message).__name__, short(peer), trouble)
             return None
 
 

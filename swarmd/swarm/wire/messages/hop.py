@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from swarmd.swarm.wire.messages.common import ANY_STAGE, Ack, Message, Request
-from swarmd.values import Buffer, Encoded, HopId, PeerId
+from swarmd.values import Buffer, Encoded, HopId, PeerId, short
 
 BEAT_SECONDS = 1.0  # between a holder's beats to a custodian, unless it has many
 
@@ -41,7 +41,7 @@ class Blame:
         """The blame as part of a sentence."""
         what = self.what if self.what in NUMBERS else "number"
         of = f" of microbatch {self.index}" if self.index >= 0 else ""
-        name = self.peer[-8:]
+        name = short(self.peer)
         who = f", peer {name}," if name.isalnum() and name.isascii() else ""
         where = f" at stage {self.stage}" if self.stage >= 0 else ""
         return f"the {what}{of}{where}{who} is not finite"
