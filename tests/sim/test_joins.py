@@ -24,7 +24,7 @@ from tests.sim.toy import (
     start_all,
     train,
 )
-from tests.sim.transfers import CROWD, LONG, serve_slowly, watch
+from tests.sim.transfers import CROWD, FEW, SLOW, serve_slowly, watch
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
 
@@ -47,11 +47,11 @@ def test_the_state_comes_while_the_stage_is_being_opened() -> None:
     """A download of seconds beside an opening of seconds: the newcomer is there when the longer of the two is over."""
 
     async def main(opening: float, chunk: float) -> float:
-        world = World(LONG, Text(LONG))
-        await start_all(world, CROWD)
+        world = World(FEW, Text(FEW))
+        await start_all(world, CROWD, speed=SLOW)
         await moment(world, lambda: everyone_at(world, 2))
         serve_slowly(world, chunk)
-        new = await world.start("new", stage=1, speed=Speed(open_s=opening))
+        new = await world.start("new", stage=1, speed=dataclasses.replace(SLOW, open_s=opening))
         began = asyncio.get_running_loop().time()
         await moment(world, lambda: new.view.transfer().done > 0)
         assert (new.peer.compute is None) == (opening > 0)
@@ -89,7 +89,8 @@ def test_a_stage_that_cannot_be_opened_ends_the_pull_of_its_state() -> None:
         names = [task.get_name() for task in asyncio.all_tasks()]
         assert "pull early" not in names
 
-    world = train(LONG, events, layout={"head1": 0, "middle1": 1, "middle2": 1, "middle3": 1, "tail1": 2, "tail2": 2})
+    layout = {"head1": 0, "middle1": 1, "middle2": 1, "middle3": 1, "tail1": 2, "tail2": 2}
+    world = train(FEW, events, layout=layout, speed=SLOW)
     check_agreement(world)
     check_exact(world)
 

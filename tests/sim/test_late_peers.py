@@ -182,6 +182,6 @@ def test_who_is_cut_off_before_it_has_arrived_begins_nothing(monkeypatch: pytest
         assert new.peer.state == "joining"
         world.network.heal()
 
-    slow = Speed(forward_s=0.1, backward_s=0.2)  # so that the others are still there afterwards
-    world = train(dataclasses.replace(LONG, steps=40), events, speed=slow)
+    slow = Speed(forward_s=0.5, backward_s=1.0)  # so that the others are still there afterwards
+    world = train(dataclasses.replace(LONG, steps=12), events, speed=slow)
     check_same(world)

@@ -11,7 +11,7 @@ from swarmd.swarm.state import manifest as statesync
 from tests.sim.movers import ask, slow_chunks, swarm
 from tests.sim.test_drains import MICROBATCHES, drain, half_done
 from tests.sim.toy import everyone_at, moment, train
-from tests.sim.transfers import LONG, serve_slowly
+from tests.sim.transfers import FEW, SLOW, serve_slowly
 from tests.sim.waiting import calm, listening
 
 
@@ -29,7 +29,7 @@ def test_a_newcomer_says_how_much_of_its_state_has_come(monkeypatch: pytest.Monk
         assert "from 2 donors" in wait.progress
         await calm(world)
 
-    train(LONG, events)
+    train(FEW, events, speed=SLOW)
 
 
 def test_a_move_says_how_far_it_is_and_nothing_afterwards() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 from typing import Any
 
+from swarmd.sim.world.device import Speed
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot, Chunk, Snapshot
 from swarmd.values import PeerId
@@ -12,6 +13,8 @@ from tests.sim.toy import (
 )
 
 LONG = dataclasses.replace(RUN, steps=30, optimizer=dataclasses.replace(RUN.optimizer, learning_rate=2e-3))
+SLOW = Speed(0.05, 0.1)
+FEW = dataclasses.replace(LONG, steps=12)  # on slow devices they take as long as the long run's on usual ones
 CROWD = {"head1": 0, "head2": 0, "middle1": 1, "middle2": 1, "middle3": 1, "tail1": 2, "tail2": 2}
 
 
