@@ -12,7 +12,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples test test-long lint sim prove chaos chaos-virtual soak bench-pipeline bench-joining bench-recovery bench-moving bench-rebalance bench-codecs bench-start bench-planner clean
+.PHONY: help demo examples test test-fast test-long lint sim prove chaos chaos-virtual soak bench-pipeline bench-joining bench-recovery bench-moving bench-rebalance bench-codecs bench-start bench-planner clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -30,6 +30,14 @@ SWARMS := tests/e2e tests/chaos tests/compat
 test: lint ## Check style and types, then run the tests, about 12 minutes
 	$(BIN)/python -m pytest -q -n auto $(addprefix --ignore=,$(SWARMS))
 	$(BIN)/python -m pytest -q -n 2 $(SWARMS)
+
+# No sockets, no processes of ours, no real training: these wait for nothing.
+FAST := tests/swarm tests/stage tests/swarmctl $(wildcard tests/test_*.py) \
+	$(addprefix tests/sim/,world engines planner spot_market test_traces.py)
+
+test-fast: .venv/.installed-dev ## Unit tests, the house's rules, 39 recorded runs and 30 seeds: a minute on two cores
+	$(BIN)/python -m pytest -q -n auto $(FAST)
+	$(BIN)/python -m swarmd.sim run --seeds 30
 
 test-long: .venv/.installed-dev ## The tests that take too long to be among those, about 12 minutes
 	$(BIN)/python -m pytest -q -m long
