@@ -116,7 +116,7 @@ def test_a_bug_is_found_named_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> Non
         return play(trial)
 
     assert clean(dataclasses.replace(scenario, faults=faults[:1])).passed
-    monkeypatch.setattr("swarmd.sim.campaign.play.play", clean)
+    monkeypatch.setattr("swarmd.sim.campaign.shrink.play", clean)
     outcome = clean(scenario)
     assert outcome.violations[0].promise == 1
     fewest = shrink(scenario, 1)
