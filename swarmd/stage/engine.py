@@ -77,6 +77,11 @@ class StageEngine:
 
     # --------------------------------------------------------------------------------------------- hops
 
+    @property
+    def kept(self) -> tuple[HopId, ...]:
+        """The hops whose forward ran and whose gradient hasn't come."""
+        return tuple(self._kept)
+
     def attempt(self, hop: HopId) -> int:
         """How often the hop was forgotten so far. Work queued with this number is void once it has changed."""
         with self._lock:

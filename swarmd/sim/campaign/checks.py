@@ -1,4 +1,4 @@
-"""The checkers of a world: one function for every promise of docs/design.md.
+"""The checkers of a world: one function for every promise of docs/design.md, but for its bounds (`bounds.py`).
 
 Each yields `Violation`s and decides nothing else; `watch.py` runs them. Nothing here trusts what the swarm says of
 itself where it can be worked out: gradients and parameters are compared with `Reference`.
@@ -15,24 +15,9 @@ from typing import Any
 from swarmd.sim.engines.reference import Reference
 from swarmd.sim.engines.symbolic import Applied, SymbolicEngine
 from swarmd.sim.world.world import SimPeer, World
-from swarmd.swarm.history.chain import RECORDS_KEPT
-from swarmd.swarm.hops.rework import SUBTRACTED_AT_ONCE
 from swarmd.swarm.membership.states import AT_WORK
-from swarmd.swarm.membership.table import MEMBERS_LIMIT
 from swarmd.swarm.peer.final_copies import MACHINES
 from swarmd.values import PeerId
-
-SUMS_LIMIT = 3  # steps of which a peer keeps a sum: the present one, the next, and one that ends
-PINNED_LIMIT = 2  # snapshots that a donor holds at once
-HELD_BESIDES = 2  # steps whose gradients a member may hold besides so many committed ones: the present and the next
-RETAINED_BESIDES = SUBTRACTED_AT_ONCE + 1  # messages that wait for an answer besides hops in flight, and the newest
-TASKS_PER_HOP = 8  # tasks that may stand for one hop at one peer: its journey, question, beat, wait, cancel, repair ...
-TASKS_PER_NEIGHBOUR = 12  # questions, answers, dials and gossip between a peer and one other
-TASKS_FLOOR = 60  # what a peer runs for itself, round included
-DEVICE_QUEUE_PER_HOP = 2  # tasks that wait for a device, of each hop: one that was given up, and its successor
-HELD_FRAMES_PER_PAIR = 500  # behind a wall, one way: what is sent in the minutes until the silent peer is dropped
-FP32_BYTES = 4
-DEVICE_QUEUE_FLOOR = 40  # of rounds, joiners and validation
 
 
 @dataclass(frozen=True)
@@ -204,126 +189,6 @@ def check_moves(visits: dict[PeerId, list[Visit]], rest_s: float) -> Iterator[Vi
                 way = " -> ".join(str(it.stage) for it in visited)
                 yield Violation(9, f"{peer} moved back and forth between stages: {way}", peer=peer)
                 break
-
-
-# ------------------------------------------------------------------------------------------------- promise 5
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A named bound on something that could grow without end."""
-
-    name: str
-    size: Callable[[SimPeer], int]
-    limit: Callable[[SimPeer, World], int]
-
-
-def inside(owner: Any, path: str) -> Any:
-    """What a dotted path leads to, private names included; None where something on the way isn't there yet."""
-    for name in path.split("."):
-        owner = getattr(owner, name)
-        if owner is None:
-            return None
-    return owner
-
-
-def count(path: str) -> Callable[[SimPeer], int]:
-    """How many things are at a path of a SimPeer, or in what keeps them there under the same name."""
-
-    def size(it: SimPeer) -> int:
-        found = inside(it, path)
-        found = getattr(found, path.rpartition(".")[2], found)
-        return 0 if found is None else len(found)
-
-    return size
-
-
-def _admitted(it: SimPeer) -> int:
-    """Hops that others gave this peer."""
-    works = inside(it, "peer.journeys.hops._hops")
-    return sum(1 for work in works.values() if work.custodian) if works else 0
-
-
-def _hop_bytes(it: SimPeer) -> int:
-    works = inside(it, "peer.journeys.hops._hops")
-    return sum(work.nbytes for work in works.values() if work.custodian) if works else 0
-
-
-def _message_bytes(it: SimPeer) -> int:
-    engine = it.compute.engine if it.compute is not None else None
-    if isinstance(engine, SymbolicEngine):
-        return engine.symbols.activation_bytes
-    run = it.peer.run_config
-    return FP32_BYTES * run.tokens_per_microbatch * run.model.hidden
-
-
-def _kept(it: SimPeer) -> int:
-    engine = it.compute.engine if it.compute is not None else None
-    return len(inside(engine, "kept" if isinstance(engine, SymbolicEngine) else "_kept")) if engine is not None else 0
-
-
-def held_gradients(it: SimPeer) -> dict[int, int]:
-    """How many whole gradients a peer holds of each step."""
-    held = inside(it, "peer.served.rounds._held")
-    if held is None:
-        return {}
-    return {step: len(whole) for step, whole in getattr(held, "_wholes", held).items()}
-
-
-def _limits(it: SimPeer, name: str) -> int:
-    return int(getattr(it.setup.limits, name))
-
-
-def _pinned(it: SimPeer) -> int:
-    pinned = inside(it, "peer.served.donor._pinned")
-    return 0 if pinned is None else len(pinned) if isinstance(pinned, dict | list) else 1
-
-
-BOUNDS = (
-    Bound("hops in flight", _admitted, lambda it, world: _limits(it, "in_flight_hops")),
-    Bound("bytes in flight", _hop_bytes, lambda it, world: _limits(it, "in_flight_bytes") + _message_bytes(it)),
-    Bound(
-        "retained bytes",
-        lambda it: inside(it, "peer.journeys.custodian.retention.nbytes") or 0,
-        # What waits for its answer is never evicted: a message for each hop in flight, and for each that is brought
-        # anew. What a lost holder had answered waits, too, but was within the limit.
-        lambda it, world: (
-            _limits(it, "retained_bytes") + (2 * _limits(it, "in_flight_hops") + RETAINED_BESIDES) * _message_bytes(it)
-        ),
-    ),
-    Bound(
-        "held gradients",
-        lambda it: len(held_gradients(it)),
-        lambda it, world: _limits(it, "held_gradients") + HELD_BESIDES,
-    ),
-    Bound("pinned snapshots", _pinned, lambda it, world: PINNED_LIMIT),
-    Bound("records", count("peer.history.chain._records"), lambda it, world: RECORDS_KEPT),
-    Bound("members", count("peer.membership._members"), lambda it, world: MEMBERS_LIMIT),
-    Bound("sums of steps", count("peer.sums._sums"), lambda it, world: SUMS_LIMIT),
-    Bound(
-        "tasks in the queue of its device",
-        lambda it: it.compute.device.waiting if it.compute is not None else 0,
-        lambda it, world: DEVICE_QUEUE_FLOOR + DEVICE_QUEUE_PER_HOP * world.run.microbatches,
-    ),
-    Bound("kept forwards", _kept, lambda it, world: world.run.microbatches),
-)
-"""Every named bound of a peer that can be looked at from outside."""
-
-
-def check_bounds(world: World, bounds: Iterable[Bound] = BOUNDS) -> Iterator[Violation]:
-    """Promise 5, for every living peer, and for the tasks of all of them."""
-    for bound in bounds:
-        for name, it in world.peers.items():
-            size, limit = bound.size(it), bound.limit(it, world)
-            if size > limit:
-                yield Violation(5, f"{name} has {size} {bound.name}, of {limit} allowed", peer=name)
-    peers = max(1, len(world.peers))
-    hops = sum(len(inside(it, "peer.journeys.hops._hops") or ()) for it in world.peers.values())
-    limit = peers * (TASKS_FLOOR + TASKS_PER_NEIGHBOUR * peers) + TASKS_PER_HOP * hops
-    if (tasks := sum(len(it.machine.tasks()) for it in world.peers.values())) > limit:
-        yield Violation(5, f"{tasks} tasks run for {peers} peers with {hops} hops, of {limit} allowed")
-    if (held := world.network.held()) > (most := HELD_FRAMES_PER_PAIR * peers * peers + TASKS_PER_HOP * hops):
-        yield Violation(5, f"{held} frames wait between {peers} peers, of {most} allowed")
 
 
 # ------------------------------------------------------------------------------------------------- promise 7

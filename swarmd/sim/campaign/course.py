@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any
 
-from swarmd.sim.campaign.checks import held_gradients
+from swarmd.sim.campaign.bounds import gradients_of
 from swarmd.sim.campaign.watch import SymbolicWatch, Watch
 from swarmd.sim.engines.stamps import SymbolicData
 from swarmd.sim.engines.symbolic import Factory
@@ -140,5 +140,5 @@ def has_all_of(other: SimPeer, it: SimPeer, newest: int) -> bool:
         return False
     if not theirs.ready or theirs.behind or other.task.done() or other.peer.state not in (*AT_WORK, "joining"):
         return False
-    held, known = held_gradients(other), held_gradients(it)
+    held, known = gradients_of(other), gradients_of(it)
     return all(step in held for step in range(theirs.version + 1, max(newest, *known, 0) + 1))

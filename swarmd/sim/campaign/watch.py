@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from swarmd.sim.campaign.bounds import check_bounds
 from swarmd.sim.campaign.checks import (
     Ended,
     Life,
@@ -17,7 +18,6 @@ from swarmd.sim.campaign.checks import (
     Visit,
     at_work,
     check_agreement,
-    check_bounds,
     check_bugs,
     check_chain,
     check_counts,

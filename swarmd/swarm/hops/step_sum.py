@@ -80,6 +80,11 @@ class StepSums:
         self.thaws = 0  # how often a frozen sum took in hops again: what was planned before is for another sum
         self._sums: dict[int, StepSum] = {}
 
+    @property
+    def open_steps(self) -> tuple[int, ...]:
+        """The steps that have a sum here."""
+        return tuple(self._sums)
+
     def of(self, step: int) -> StepSum:
         """A step's sum; an empty one if nothing is known of it."""
         return self._sums.setdefault(step, StepSum())

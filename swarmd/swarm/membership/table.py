@@ -81,6 +81,11 @@ class Membership:
         """This peer's own card."""
         return self._own_card.card
 
+    @property
+    def known(self) -> tuple[PeerId, ...]:
+        """The other peers of which something is known here, in the order of their first word."""
+        return tuple(self._members)
+
     def _hear_own(self, before: Card) -> None:
         """This peer's own card has changed."""
         card = self.own

@@ -89,6 +89,10 @@ class Held:
         """Whether any whole gradient of a step is here."""
         return step in self._wholes
 
+    def counts(self) -> dict[int, int]:
+        """Number of whole gradients of each step."""
+        return {step: len(known) for step, known in self._wholes.items()}
+
     def whole(self, step: int, digest: str) -> Whole | None:
         return self._wholes.get(step, OrderedDict()).get(digest)
 

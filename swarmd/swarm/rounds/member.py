@@ -95,6 +95,10 @@ class Rounds:
         scope.handle(AskGradient, self._answer_gradient)
         scope.handle(Close, self._answer_close)
 
+    def gradients(self) -> dict[int, int]:
+        """Number of whole averaged gradients that this peer holds of each step."""
+        return self._held.counts()
+
     # ---------------------------------------------------------------------------------------------- leader
 
     async def _answer_close(self, conductor: PeerId, close: Close) -> StageReport:

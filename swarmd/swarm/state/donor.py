@@ -90,6 +90,11 @@ class Donor:
         if self._closed or self._history.behind or not self._history.ready:
             raise Refused("this peer is behind itself, or goes to another stage")
 
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The versions of the snapshots that are pinned."""
+        return tuple(self._pinned)
+
     def _find(self, version: int) -> Pinned | None:
         """The pinned snapshot of that version; for 0, of a version that is new enough."""
         if version:

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from swarmd.sim.campaign.checks import BOUNDS, Bound, Violation, Visit, check_bounds, check_chain, check_moves
+from swarmd.sim.campaign.bounds import BOUNDS, Bound, check_bounds
+from swarmd.sim.campaign.checks import Violation, Visit, check_chain, check_moves
 from swarmd.sim.campaign.play import Play, play
 from swarmd.sim.engines.reference import share
 from swarmd.sim.engines.symbolic import SymbolicEngine
@@ -152,7 +153,7 @@ def test_a_last_replica_that_goes_by_its_own_choice_is_seen() -> None:
 @pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: bound.name)
 def test_every_bound_can_be_exceeded(bound: Bound) -> None:
     async def change(it: Play) -> None:
-        tight = dataclasses.replace(bound, limit=lambda peer, world: -1)
+        tight = dataclasses.replace(bound, limit=lambda peer, run: -1)
         found = list(check_bounds(it.world, [tight]))
         assert {violation.peer for violation in found} == set(CALM.peers)
         assert bound.name in found[0].text
