@@ -53,10 +53,10 @@ class Rig:
             def get(self, peer: str) -> Card | None:
                 return rig.cards.get(peer)
 
-        context: dict[str, Any] = {"membership": Members(), "history": self.history, "own": self.own_card}
+        context: Any = SimpleNamespace(membership=Members(), history=self.history, own=self.own_card)
         forks: Any = SimpleNamespace(look=self._look, arrive=self._arrive, stay=self._stay)
         parts: dict[str, Any] = {"returns": self.returns, "forks": forks, "switch": self.switch, "mover": self.mover}
-        self.arriving = Arriving(**context, **parts)
+        self.arriving = Arriving(context, **parts)
 
     def sibling(self, version: int, **changes: Any) -> Card:
         return card("q", stage=STAGE, version=version, **changes)
