@@ -6,7 +6,6 @@ finds its run, `report.py` shows it.
 
 import asyncio
 import dataclasses
-import functools
 import logging
 import random
 import time
@@ -14,21 +13,18 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from swarmd.config import NodeConfig, RunConfig, fingerprint, lineage, to_plain
-from swarmd.daemon.beside import run_beside
+from swarmd.config import NodeConfig, RunConfig, fingerprint, lineage
 from swarmd.daemon.device import device_memory
 from swarmd.daemon.home import Home
-from swarmd.daemon.known_peers import KnownPeer, merge_known
 from swarmd.daemon.logs import NOTICE
 from swarmd.daemon.meeting import meet_others
-from swarmd.daemon.remembered import RememberedRun
+from swarmd.daemon.run_memory import RunMemory
 from swarmd.daemon.run_search import RunSearch
+from swarmd.daemon.run_text import RunText
 from swarmd.daemon.store import LocalStore
-from swarmd.daemon.text import LocalText, as_first_release, is_finished, load_text, remembered_text, with_digests
 from swarmd.daemon.waits import Standstill, Waits
-from swarmd.errors import ConfigError, ControlError, Refused, RunEnded, Stopped
+from swarmd.errors import ConfigError, ControlError, Refused, RunEnded
 from swarmd.memory import settle
-from swarmd.printable import size
 from swarmd.status import Wait
 from swarmd.swarm.balance.places import Entrance
 from swarmd.swarm.history.history import History
@@ -49,12 +45,10 @@ from swarmd.values import PeerId
 
 if TYPE_CHECKING:
     from swarmd.net.libp2p import Libp2pTransport
-    from swarmd.stage.sources import Reading
     from swarmd.stage.worker import Worker
 
 log = logging.getLogger(__name__)
 
-REMEMBER_SECONDS = 10.0  # between two looks whether others are known that aren't written down yet
 RATE_RECORDS = 10  # committed steps that the shown tokens per second are averaged over
 DEVICE_SECONDS = 10.0  # for the device's last task at a stage that is left
 CLOSE_SECONDS = 3.0  # for the device's last task, and what is being written; the process ends then
@@ -70,7 +64,6 @@ class Node(HistoryListener):
         self.config, self.transport, self._home = config, transport, home
         self.peer: Peer | None = None
         self.view: StatusView | None = None  # of the peer, as soon as there is one
-        self._text = LocalText(config.data, config.tokenizer)
         self.store: LocalStore | None = None
         self._worker: Worker | None = None
         self._on_run: Callable[[str], Awaitable[None]] | None = None
@@ -84,7 +77,8 @@ class Node(HistoryListener):
         self.search = RunSearch(config, home, transport, self._links, self.membership)
         self.waits = Waits(self._waits)
         self._standstill = Standstill()
-        self._reading: Reading | None = None  # how far the run's text is; the thread that reads it writes it
+        self._text = RunText(config, home, self.waits)
+        self._memory: RunMemory | None = None
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets why this daemon is to end
         self.ending: Callable[[float], None] = lambda seconds: None  # hears that it drains, within so many seconds
         self.opened = False  # whether a stage was
@@ -109,25 +103,28 @@ class Node(HistoryListener):
         if run is not None:
             self._home.check_not_ended(lineage(run))
             self.search.check_fits(run)
-            await self.search.begin(await self._founded(run))
+            await self.search.begin(await self._text.named(run))
         else:
             await self.search.find(idle=idle)
         assert self.search.run is not None
         self._home.check_not_ended(lineage(self.search.run))
         if self._on_run is not None:
             await self._on_run(fingerprint(self.search.run))
-        lacking = await self._find_text(self.search.run)
+        may_be_head = await self._find_text(self.search.run)
         limits = self.config.limits
         self.store = LocalStore(self._home, copies_limit_bytes=limits.copies_bytes)
+        self._memory = RunMemory(
+            self._home, self.store, self.search, self._text.local, self.membership, self.transport.book
+        )
         self._remember(None)  # also one that is killed before its stage is open knows where it was
         used = self.search.known.stage if self.search.known is not None else None
         entrance = Entrance(self.config.stage, used, self.search.entries, self.search.resume)
         self.peer = Peer(self._context(self.search.run, self.store), self.store, self._open_stage, entrance)
         self.view = StatusView(self.peer)
-        if lacking:
+        if not may_be_head:
             self.peer.lacks_data()
         self.peer.history.listen(self)
-        beside = [asyncio.create_task(work) for work in (self._keep_remembering(), self._meet_others())]
+        beside = [asyncio.create_task(work) for work in (self._memory.keep(self.peer), self._meet_others())]
         try:
             await self.peer.run()
         except* RunEnded as troubles:
@@ -159,39 +156,17 @@ class Node(HistoryListener):
         self._home.remember_end(fingerprint(self.search.run), sentence)
         return RunEnded(sentence, end.checkpoint)
 
-    async def _founded(self, run: RunConfig) -> RunConfig:
-        """The run to found as it travels. The founder's own text is read for that, unless this home is of the run as
-        the first release named it. Raises ConfigError.
-        """
-        if is_finished(run.data):
-            return run
-        old, known = as_first_release(run, self._text), self._home.remembered_run()
-        if known is not None and known.fingerprint in lineage(old):
-            return old
-        with self.waits.during("the run's text to become tokens, so that the run can name it", self._reading_progress):
-            return await run_beside(functools.partial(self._name_text, run))
-
-    def _name_text(self, run: RunConfig, stopped: Callable[[], bool]) -> RunConfig:
-        try:
-            return with_digests(run, self._text, self._home.path / "data", self._hearing(stopped))
-        finally:
-            self._reading = None
-
-    async def _find_text(self, run: RunConfig) -> str:
-        """Where this daemon has the run's text from, by its options or its home. Returns what its user must give for it
-        to be a head, if it has none. Raises ConfigError where it can be nothing else.
-        """
-        before, cache = self.search.known, self._home.path / "data"
-        known = await run_beside(lambda stopped: remembered_text(before, run, cache))
-        self._text = LocalText(self._text.source or known.source, self._text.tokenizer or known.tokenizer)
-        lacking = self._text.lacking(run.data)
+    async def _find_text(self, run: RunConfig) -> bool:
+        """Whether this daemon may be a head. Raises ConfigError if it lacks the text, and can be nothing else."""
+        before = self.search.known
+        lacking = await self._text.find(run, before)
         used = before.stage if before is not None else None
         founds = not self.search.entries and self.config.stage is None
         if lacking and (run.model.stages == 1 or self.config.stage == 0 or (founds and used == 0)):
             raise ConfigError(f"{lacking}.")
         if lacking:
             log.log(NOTICE, "%s; without, it serves other stages than the first", lacking)
-        return lacking
+        return not lacking
 
     async def _open_stage(self, stage: int) -> tuple[Compute, Data | None]:
         """Builds a stage on the device; the first one with the run's data. Raises ConfigError."""
@@ -200,8 +175,7 @@ class Node(HistoryListener):
         assert self.search.run is not None
         await self._close_worker()
         began = time.monotonic()
-        with self.waits.during("the run's text to become tokens", self._reading_progress):
-            data = await run_beside(self._load_data) if stage == 0 else None
+        data = await self._text.load(self.search.run) if stage == 0 else None
         with self.waits.during(f"stage {stage} to be opened on {self.config.device}"):
             try:
                 self._worker = await Worker.start(self.search.run, stage, self.config.device, self.config.threads)
@@ -217,82 +191,11 @@ class Node(HistoryListener):
         return self._worker, data
 
     def _remember(self, stage: int | None) -> None:
-        """Writes down whose checkpoints these are, and where others of the run were last."""
-        assert self.store is not None
-        self.search.known = self._memory(stage)
-        self.store.remember_run(self.search.known)
-
-    def _memory(self, stage: int | None) -> RememberedRun:
-        """What the next life of this daemon should know of the run. `stage`: None where it has none yet."""
-        assert self.search.run is not None
-        if stage is None and self.search.known is not None:
-            stage = self.search.known.stage
-        saved = self.peer is not None and self.peer.history.checkpointed
-        before = self.search.known.known if self.search.known is not None else ()
-        known = merge_known(self._met(), (*before, *self.search.others))
-        text = self._text.absolute()
-        return RememberedRun(
-            to_plain(self.search.run),
-            fingerprint(self.search.run),
-            stage,
-            tuple(address for it in known for address in it.addresses),
-            saved or self.search.is_checkpointed(),
-            text.source or "",
-            text.tokenizer or "",
-            known,
-        )
-
-    def _met(self) -> list[KnownPeer]:
-        """The others as they are known in this life, those heard of last first."""
-        members = self.membership.members()
-        order = sorted(members, key=lambda peer: (-members[peer].heard, peer))
-        known = [(peer, self.transport.book.known(peer)) for peer in order]
-        return [
-            KnownPeer(peer, tuple(map(str, it.all())), len(it.worked), it.machine) for peer, it in known if it.all()
-        ]
-
-    async def _keep_remembering(self) -> None:
-        """Writes down who has come, and where they are now."""
-        while True:
-            await asyncio.sleep(REMEMBER_SECONDS)
-            if self.store is None or self.search.known is None or self.peer is None:
-                continue
-            memory, known = self._memory(self.peer.stage), self.search.known
-            if {it.peer: it for it in memory.known} != {it.peer: it for it in known.known}:
-                self.search.known = memory
-                await asyncio.to_thread(self.store.remember_run, memory)
-                if self.search.known is not memory:  # written meanwhile, and perhaps written over
-                    self.store.remember_run(self.search.known)
+        if self._memory is not None:
+            self._memory.write(stage, checkpointed=self.peer is not None and self.peer.history.checkpointed)
 
     async def _meet_others(self) -> None:
         await meet_others(self.search.others, self.membership, self._links, random.Random())
-
-    def _load_data(self, stopped: Callable[[], bool]) -> Data:
-        assert self.search.run is not None
-        cache, limits = self._home.path / "data", self.config.limits
-        try:
-            return load_text(self.search.run, self._text, cache, limits, self._hearing(stopped))
-        finally:
-            self._reading = None
-
-    def _hearing(self, stopped: Callable[[], bool]) -> "Callable[[Reading], None]":
-        """Hears how far the text is, in the thread that reads it, and ends that if it isn't wanted any more."""
-
-        def heard(reading: "Reading") -> None:
-            self._reading = reading
-            if stopped():
-                raise Stopped("the run's text is not wanted any more")
-
-        return heard
-
-    def _reading_progress(self) -> str:
-        """How much of the text is tokens already."""
-        if (it := self._reading) is None:
-            return ""
-        if it.total_bytes:
-            done = min(it.read_bytes, it.total_bytes)
-            return f"{size(done)} of {size(it.total_bytes)}, {done / it.total_bytes:.0%}"
-        return f"{it.tokens:,} of {it.total_tokens:,} tokens, {it.tokens / max(1, it.total_tokens):.0%}"
 
     def _waits(self) -> list[Wait]:
         """What this daemon waits for at the moment."""
@@ -300,20 +203,9 @@ class Node(HistoryListener):
         if self.store is not None and self.store.checking:
             found.append(Wait("the checkpoints on this disk to be checked", progress=self.store.checking))
         if self.peer is not None and self.view is not None:
-            found += self.view.waits() or self._standstill_wait(self.peer, self.view)
+            usual = max((record.seconds for record in self.records), default=0.0)
+            found += self.view.waits() or self._standstill.waits(time.monotonic(), self.peer, self.view, usual)
         return found
-
-    def _standstill_wait(self, peer: Peer, view: StatusView) -> list[Wait]:
-        """A step that stands still, where nothing is known to be missing."""
-        version, queues = peer.history.version, view.queues()
-        usual = max((record.seconds for record in self.records), default=0.0)
-        seen = peer.state, version, view.progress(), peer.figures.microbatches_done(), queues.idle_because == ""
-        seconds = self._standstill.seconds(time.monotonic(), seen, usual)
-        if not seconds or peer.state != "serving" or peer.history.finished or not queues.idle_because:
-            return []
-        done = f"{view.progress():.0%} of its microbatches are done; {queues.idle_because}"
-        advice = "`swarmctl peers` and `swarmctl queues` show who is silent"
-        return [Wait(f"step {version + 1} to go on", seconds, done, advice=advice)]
 
     def on_record(self, record: Record) -> None:
         """Notes a step for the rates, the log and the next life of this daemon."""
@@ -353,7 +245,7 @@ class Node(HistoryListener):
 
     async def close(self) -> None:
         """Lets go of the device, and writes down what the next life should know."""
-        if self.store is not None and self.peer is not None:
+        if self.peer is not None:
             self._remember(self.peer.stage)
         if self._draining is not None:
             self._draining.cancel()

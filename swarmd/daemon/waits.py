@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from swarmd.daemon.logs import NOTICE
 from swarmd.printable import duration
 from swarmd.status import Wait
+from swarmd.swarm.peer.peer import Peer
+from swarmd.swarm.peer.status_view import StatusView
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +42,26 @@ class _Known:
 
 class Standstill:
     """Notices that a step doesn't go on, though nothing is known to be missing: nothing has moved for longer than
-    usual steps take. Whoever stands still so says at least that.
+    usual steps take.
     """
 
     def __init__(self) -> None:
         self._seen: object = None
         self._since = 0.0
 
+    def waits(self, now: float, peer: Peer, view: StatusView, usual_s: float) -> list[Wait]:
+        """The wait for a step to go on, if it stands still. `usual_s`: a usual step takes so long."""
+        version, queues = peer.history.version, view.queues()
+        seen = peer.state, version, view.progress(), peer.figures.microbatches_done(), queues.idle_because == ""
+        seconds = self.seconds(now, seen, usual_s)
+        if not seconds or peer.state != "serving" or peer.history.finished or not queues.idle_because:
+            return []
+        done = f"{view.progress():.0%} of its microbatches are done; {queues.idle_because}"
+        advice = "`swarmctl peers` and `swarmctl queues` show who is silent"
+        return [Wait(f"step {version + 1} to go on", seconds, done, advice=advice)]
+
     def seconds(self, now: float, seen: object, usual_s: float) -> float:
-        """For how long `seen` has been the same; 0 while that is nothing to speak of."""
+        """Seconds for which `seen` has been the same; 0 while that is nothing to speak of."""
         if seen != self._seen:
             self._seen, self._since = seen, now
         lasts = now - self._since

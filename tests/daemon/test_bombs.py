@@ -101,7 +101,6 @@ async def test_a_stage_for_which_there_is_no_memory_is_a_sentence(
         config=NodeConfig(home=str(tmp_path)),
         waits=Waits(list),
         _close_worker=nothing,
-        _reading_progress=str,
     )
     with pytest.raises(ConfigError, match="there is no memory for stage 1 on cpu"):
         await Node._open_stage(node, 1)

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import json
 import logging
-import types
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,11 @@ from swarmd.config import ModelConfig, NodeConfig, RunConfig, fingerprint, prolo
 from swarmd.daemon.candidates import LONGEST_PAUSE_S, REFUSED_PAUSE_S
 from swarmd.daemon.home import Home
 from swarmd.daemon.known_peers import KnownPeer
-from swarmd.daemon.node import Node
 from swarmd.daemon.offers import NoRun, check_wanted
 from swarmd.daemon.remembered import Remembered, RememberedRun
 from swarmd.daemon.run_search import RunSearch
-from swarmd.daemon.text import LocalText
 from swarmd.errors import ConfigError, GaveUp, Mismatch, PeerUnreachable, SwarmError, WrongPeer
 from swarmd.net.address_book import AddressBook
-from swarmd.net.addresses import parse
 from swarmd.net.limits import TransportLimits
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.network import SimNetwork
@@ -514,38 +510,3 @@ def test_damaged_hints_are_left_out_and_an_old_home_has_none(known: Any, tmp_pat
     again = Home(tmp_path).remembered_run()
     assert again is not None
     assert again.known == (KnownPeer("b", (B,)), KnownPeer("c", (C,)))
-
-
-def test_what_is_written_down_of_others_is_who_was_met_and_who_was_known_before(tmp_path: Path) -> None:
-    """All their addresses, what worked first; also before a stage is open."""
-    one, two = (
-        "12D3KooWNdo5kjPXU4ToRMdjC2siQYJQWhyavChcEvp8m1pB1Jbo",
-        "12D3KooWLRPJoDwC5h3QfNnQ2ZyhMVzTQb2mMhkRLz2dHUPLhGXn",
-    )
-    bridge, lan = f"/ip4/172.17.0.1/tcp/4001/p2p/{one}", f"/ip4/10.77.0.1/tcp/4001/p2p/{one}"
-    book = AddressBook(TransportLimits(), "here/here")
-    book.learn(one, [bridge, lan], "there/there")
-    worked = parse(lan)
-    assert worked is not None
-    book.worked(one, worked)
-    membership = Membership(OwnCard(first_card("own", 1, (), "cpu", ())))
-    for number, peer in enumerate((one, "nowhere")):
-        membership.hear(first_card(peer, 1, (), "cpu", ()), float(number))
-    before = KnownPeer(two, (f"/ip4/10.77.0.3/tcp/4001/p2p/{two}",))
-    search = types.SimpleNamespace(
-        run=RUN,
-        known=RememberedRun(to_plain(RUN), fingerprint(RUN), 1, known=(before,)),
-        others=(before, KnownPeer(one, (bridge,))),
-        is_checkpointed=lambda: False,
-    )
-    node: Any = types.SimpleNamespace(
-        search=search, peer=None, membership=membership, transport=types.SimpleNamespace(book=book), _text=LocalText()
-    )
-    node._met = lambda: Node._met(node)
-    memory = Node._memory(node, None)
-    assert memory.stage == 1
-    assert memory.known == (KnownPeer(one, (lan, bridge), 1, "there/there"), before)
-    assert memory.peers == (lan, bridge, *before.addresses)
-    home = Home(tmp_path)
-    home.remember_run(memory)
-    assert home.remembered_run() == memory
