@@ -124,7 +124,7 @@ class Play(ScenarioCourse):
         spared.
         """
         holders = [it.peer.history for it in self.world.peers.values() if it.peer.stage == stage]
-        if any(history.ready and history.version for history in holders):  # not who was on its way there for its state
+        if any(history.ready and history.version for history in holders):  # not one on its way there for its state
             return True
         way = self.way_back()
         if isinstance(way, NoReturn) and way.whole:

@@ -45,10 +45,10 @@ class Watch:
     """Looks at a world again and again, and keeps what it found."""
 
     world: World
-    everyone: list[SimPeer] = field(default_factory=list)  # that ever lived, in the order they came
+    everyone: list[SimPeer] = field(default_factory=list)  # all peers that ever lived, in the order they came
     unheard: list[dict[str, Any]] = field(default_factory=list)
-    leaving: set[PeerId] = field(default_factory=set)  # who was told to say goodbye
-    stranded: set[PeerId] = field(default_factory=set)  # who came too late to finish
+    leaving: set[PeerId] = field(default_factory=set)  # peers that were told to leave
+    stranded: set[PeerId] = field(default_factory=set)  # peers that came too late to finish
     found: list[Violation] = field(default_factory=list)
     _digests: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
     _at_work: dict[Life, int] = field(default_factory=dict)

@@ -43,7 +43,7 @@ class PointFault(Fault):
     step: int | None  # None: any
     point: str
     action: str  # crash | power loss | pause | cut | drop | out of memory
-    other: PeerId = ""  # whom it is cut from
+    other: PeerId = ""  # the peer that it is cut from
     seconds: float = 0.0  # of a pause
     back_s: float | None = None  # after a crash
     skip: int = 0  # so many times the point is passed first
@@ -76,7 +76,7 @@ class PointFault(Fault):
             case "pause":
                 world.pause(name)
                 course.beside(self._resume(world, name))
-            case "out of memory":  # who can't take a step loses its state
+            case "out of memory":  # a peer that can't take a step loses its state
                 return self.point != "begin.apply" or course.may_lose([name])
             case _:
                 assert self.action == "drop", f"{self.action} is no action at a point"

@@ -1,7 +1,7 @@
 """`python -m swarmd.sim scale`, `detect`, `straggler`, `routing` and `square-cube`: figures of simulated swarms, as
 tables or JSON.
 
-Parses and prints; `figures.py`, `routing_compared.py` and `square_cube.py` measure. Whatever is printed says that it is
+Parses and prints; `figures.py`, `routing_compared.py` and `square_cube.py` measure. All that is printed says that it is
 simulated.
 """
 

@@ -124,7 +124,7 @@ class Group:
     device: Device
     down: float  # bytes/s
     up: float
-    price: float | None = None  # per hour and peer, in whatever currency
+    price: float | None = None  # per hour and peer, in any currency
     pace: float = 1.0  # relative to the device's usual speed
 
     @property
@@ -201,7 +201,7 @@ def _rate_text(down: float, up: float) -> str:
 
 
 def find_device(name: str) -> Device:
-    """A device of the table, whatever the case of its letters, or a profile's file. Raises ConfigError."""
+    """A device of the table, in letters of any case, or a profile's file. Raises ConfigError."""
     if name.endswith(".json"):
         return read_profile(Path(name))
     wanted = re.sub(r"[\s_-]", "", name).lower()

@@ -90,7 +90,7 @@ class Stage:
     """One stage's peers, and the views that others have of them."""
 
     def __init__(self) -> None:
-        self.peers: dict[str, Peer] = {}  # who serves it, is on its way to it, or on its way elsewhere
+        self.peers: dict[str, Peer] = {}  # those that serve it, come to it, or are about to leave it
         self.serving = 0.0  # power
         self.near = self.far = StageLoad(0.0, 0)  # as neighbours and as all others see it
         self.told_s = -math.inf  # of its last summary
@@ -170,7 +170,7 @@ class Swarm:
         if self._setting.rule == "random" and self._now > 0:
             peer.stage = self._rng.randrange(len(stages))
         else:
-            # Whoever is asked counts those whom it has just placed (`places.py`).
+            # The peer that is asked counts those that it has just placed (`places.py`).
             found = plan_place([StageLoad(it, 0) for it in self._powers()], self._works, list(stages))
             assert found is not None
             peer.stage = found

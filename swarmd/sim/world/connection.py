@@ -30,7 +30,7 @@ class Gossip:
         self.topic, self.author, self.frame = topic, author, frame
         self.nbytes = len(json.dumps(frame.body, separators=(",", ":")))  # a little more than as msgpack
         self.heard: set[PeerId] = {author}
-        self.coming: set[PeerId] = {author}  # who has a copy on the way
+        self.coming: set[PeerId] = {author}  # peers with a copy on the way
 
 
 class Carrier(Protocol):
@@ -99,7 +99,7 @@ class Dial:
         if not self.over:
             self._dials.pop(self._peer, None)
             self.done.set_exception(PeerUnreachable(f"{self._peer} can't be reached: {problem}"))
-            self.done.exception()  # seen, also when everybody who waited for it was cancelled
+            self.done.exception()  # retrieved, also when every task that waited for it was cancelled
 
 
 class End:

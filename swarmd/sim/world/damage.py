@@ -1,7 +1,7 @@
 """Frames damaged on purpose, in ways that no honest peer's frame has.
 
-Each way must be a `PeerFault` at whoever reads it: by its form (`framing.py`), or, where bytes are missing from a
-buffer, by whoever uses the buffer.
+Each way must be a `PeerFault`: where the frame is read (`framing.py`), by its form, or where its buffer is used, if
+bytes of that are missing.
 """
 
 import dataclasses

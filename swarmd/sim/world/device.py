@@ -189,7 +189,7 @@ class Device:
             self._trace.add(now, self._machine.name, task.method, "", task.step, index)
         try:
             result = task.call()
-        except Exception as trouble:  # noqa: BLE001 - it belongs to whoever asked
+        except Exception as trouble:  # noqa: BLE001 - it belongs to the task's caller
             if not task.future.cancelled():
                 task.future.set_exception(trouble)
         else:

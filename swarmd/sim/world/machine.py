@@ -1,7 +1,7 @@
 """One simulated machine: everything that a peer runs belongs to it, and can be stopped, slowed down or lost with it.
 
 Tasks and callbacks belong to the machine named in their context; what a task starts inherits it. The loop (`clock.py`)
-sends whatever belongs to a machine through a `Gate`, so that a paused machine (SIGSTOP) does nothing at all, and sees
+sends all that belongs to a machine through a `Gate`, so that a paused machine (SIGSTOP) does nothing at all, and sees
 its timers late and all at once when it goes on. The code that runs on it knows nothing of that.
 """
 
@@ -153,7 +153,7 @@ class Machine:
     # ------------------------------------------------------------------------------------------------- its code
 
     def spawn(self, work: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[Any]:
-        """Starts a task on this machine; whatever it starts runs here, too."""
+        """Starts a task on this machine; all that it starts runs here, too."""
         return asyncio.get_running_loop().create_task(work, name=name, context=self.context.copy())
 
     def call(self, callback: Callable[..., Any], *args: Any) -> None:

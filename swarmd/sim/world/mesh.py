@@ -12,8 +12,8 @@ from typing import Protocol
 
 from swarmd.values import PeerId
 
-GOSSIP_DEGREE = 6  # `degree` of swarmd/net/limits.py: peers to whom each passes a gossip message on, about
-GOSSIP_GRAFTS = 5  # of them, whom it chose itself; with those who chose it they are six on average
+GOSSIP_DEGREE = 6  # `degree` of swarmd/net/limits.py: peers to which each passes a gossip message on, about
+GOSSIP_GRAFTS = 5  # of them, chosen by itself; with those that chose it they are six on average
 MESH_SECONDS = 1.0  # `heartbeat_interval` there: between two looks at a mesh of many
 
 State = tuple[int, int, float]

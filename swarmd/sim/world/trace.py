@@ -19,7 +19,7 @@ class Event(NamedTuple):
 
     time: float  # virtual seconds
     peer: PeerId  # "" for the world
-    other: PeerId  # whom it concerns besides; "" for nobody
+    other: PeerId  # another peer that it concerns; "" for none
     what: str  # the kind of a message, a task of the device, or a fault
     step: int  # -1: of no step
     index: int  # type: ignore[assignment]  # -1: of no microbatch; a tuple's own method is of no use here

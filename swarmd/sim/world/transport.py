@@ -150,7 +150,7 @@ class SimTransport:
     async def drop(self, peer: PeerId) -> None:
         for end in list(self.ends.get(peer, ())):
             end.close("it was dropped", tell=True)
-        await asyncio.sleep(0)  # those who wait for word of it have it when this returns
+        await asyncio.sleep(0)  # tasks that wait for word of it have it when this returns
 
     def fault(self, peer: PeerId, fault: PeerFault) -> None:
         """Cuts a peer's connections, for something that no honest peer does."""

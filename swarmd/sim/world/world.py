@@ -71,7 +71,7 @@ class SimPeer:
 
     @property
     def view(self) -> StatusView:
-        """What the peer shows of itself."""
+        """The status that the peer shows."""
         return StatusView(self.peer)
 
 
@@ -310,7 +310,7 @@ class World:
             raise self.failures[0][1]
 
     async def until(self, predicate: Callable[[], bool], seconds: float) -> None:
-        """Lets virtual time pass until something holds. Raises TimeoutError, and whatever a peer failed with."""
+        """Lets virtual time pass until something holds. Raises TimeoutError, and the failure of a peer."""
         async with asyncio.timeout(seconds):
             self.check()
             while not predicate():
