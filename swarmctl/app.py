@@ -235,7 +235,7 @@ def plan_command(
             steps=steps,
             one_machine=one_machine,
             variants=not quick,
-            told=told,
+            on_progress=told,
         )
         if as_json:
             print(json.dumps({"simulated": True, **asdict(plan)}))

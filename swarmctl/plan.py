@@ -37,7 +37,7 @@ def answer(
     steps: int | None = None,
     one_machine: bool = False,
     variants: bool = True,
-    told: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """The plan for what was typed. Raises ConfigError."""
     if compute not in DTYPES:
@@ -50,7 +50,7 @@ def answer(
     question = Question(run, groups, rtt_ms / 1e3, find_wire(wire or run.codecs.activations), dtype, one_machine)
     if one_machine:
         question = replace(question, rtt_s=0.0)
-    return plan(question, variants=variants, told=told)
+    return plan(question, variants=variants, on_progress=on_progress)
 
 
 def render_plan(it: Plan) -> RenderableType:

@@ -84,8 +84,8 @@ def run(
         seeds,
         workers,
         campaign.drawn(minimal=shrink),
-        told=tell,
-        progress=lambda line: typer.echo(line, err=True),
+        on_result=tell,
+        on_progress=lambda line: typer.echo(line, err=True),
     )
     typer.echo("\n".join(summary.lines()), err=as_json)
     if as_json:
@@ -113,7 +113,9 @@ def prove(
         typer.echo("\n".join([proof.row(result), *result.lines]), err=as_json)
 
     typer.echo(proof.header(), err=as_json)
-    summary = campaign.run_campaign(first, seeds, workers, proof.job(faults), told=tell, progress=lambda line: None)
+    summary = campaign.run_campaign(
+        first, seeds, workers, proof.job(faults), on_result=tell, on_progress=lambda line: None
+    )
     typer.echo("\n".join([*summary.lines(), *proof.conclusion(results, faults)]), err=as_json)
     if as_json:
         typer.echo(json.dumps({**summary.plain(), "runs": [dataclasses.asdict(result) for result in results]}))

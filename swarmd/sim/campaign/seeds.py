@@ -230,8 +230,8 @@ def work(pipe: Connection, examine: Callable[[int], Result]) -> None:
 class Campaign:
     """Seeds and the processes that play them."""
 
-    def __init__(self, seeds: Iterator[int], told: Callable[[Result], None], job: Job) -> None:
-        self._seeds, self._told, self._job = seeds, told, job
+    def __init__(self, seeds: Iterator[int], on_result: Callable[[Result], None], job: Job) -> None:
+        self._seeds, self._on_result, self._job = seeds, on_result, job
         self.summary = Summary()
         self.pool: list[Worker] = []
 
@@ -254,7 +254,7 @@ class Campaign:
             self.pool.remove(worker)
             result = worker.take() if worker.pipe in ready else worker.give_up()
             self.summary.add(result)
-            self._told(result)
+            self._on_result(result)
             self.begin(worker)
 
     def end(self) -> None:
@@ -273,12 +273,12 @@ def run_campaign(
     workers: int,
     job: Job,
     *,
-    told: Callable[[Result], None],
-    progress: Callable[[str], None],
+    on_result: Callable[[Result], None],
+    on_progress: Callable[[str], None],
 ) -> Summary:
-    """Does a job with seeds from `first` on, so many or until Ctrl-C. `told` gets each result."""
+    """Does a job with seeds from `first` on, so many or until Ctrl-C. `on_result` gets each result."""
     numbers = itertools.count(first) if seeds is None else iter(range(first, first + seeds))
-    campaign, said = Campaign(numbers, told, job), 0.0
+    campaign, said = Campaign(numbers, on_result, job), 0.0
     try:
         for _ in range(workers):
             campaign.begin()
@@ -286,7 +286,7 @@ def run_campaign(
             campaign.turn()
             if time.monotonic() - said > PROGRESS_SECONDS:
                 said = time.monotonic()
-                progress(campaign.summary.line())
+                on_progress(campaign.summary.line())
     except KeyboardInterrupt:
         campaign.summary.interrupted = True
     finally:

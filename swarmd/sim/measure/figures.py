@@ -21,7 +21,7 @@ from swarmd.values import HopId
 
 SETTLED_SECONDS = 60.0  # by then the first microbatches have gone through the whole swarm
 KINDS_SHOWN = 12
-TOLD_SECONDS = 10.0  # virtual, between two words on the progress
+PROGRESS_SECONDS = 10.0  # virtual, between two words on the progress
 LIMIT_SECONDS = 3600.0  # virtual; nothing here takes so long unless something is wrong
 HOME_LINK = LinkSpec(delay_s=0.025, bytes_per_second=60e6)  # 50 ms round trip, 480 Mb/s
 PARAMETERS = 25_000_000  # of a stage: its round moves 50 MB in and out of each replica, at fp16
@@ -191,10 +191,10 @@ def measure_scale(
     *,
     seconds: float = 5.0,
     microbatches_per_peer: int = 6,
-    told: Callable[[float, int], None] = lambda seconds, version: None,
+    on_progress: Callable[[float, int], None] = lambda seconds, version: None,
 ) -> Scale:
     """Runs a swarm for so many virtual seconds after the last peer was started; `seconds` is a device's time per
-    microbatch. `told` hears of the progress: virtual seconds and the newest version.
+    microbatch. `on_progress` gets virtual seconds and the newest version now and then.
     """
 
     async def main() -> Scale:
@@ -206,9 +206,9 @@ def measure_scale(
         gc.freeze()  # what there is by now is there to the end
         start, first, joined = loop.time(), world.network.count(), time.process_time()
         while loop.time() < start + virtual_seconds:
-            await asyncio.sleep(min(TOLD_SECONDS, start + virtual_seconds - loop.time()))
+            await asyncio.sleep(min(PROGRESS_SECONDS, start + virtual_seconds - loop.time()))
             world.check()
-            told(loop.time() - start, max(it.peer.history.version for it in world.peers.values()))
+            on_progress(loop.time() - start, max(it.peer.history.version for it in world.peers.values()))
         ended = time.process_time()
         last, span = world.network.count(), (loop.time() - start) * peers
         frames, sizes = last.frames - first.frames, last.bytes - first.bytes

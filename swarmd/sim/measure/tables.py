@@ -79,13 +79,13 @@ def scale(
         return 2
     shown = 0.0
 
-    def told(seconds: float, version: int) -> None:
+    def show(seconds: float, version: int) -> None:
         nonlocal shown
         if seconds - shown >= PROGRESS_SECONDS:
             shown = seconds
             typer.echo(f"{seconds / 60:.0f} of {minutes:g} virtual minutes, {version} steps", err=True)
 
-    result = measure_scale(peers, stages, 60 * minutes, told=told)
+    result = measure_scale(peers, stages, 60 * minutes, on_progress=show)
     if as_json:
         _print_json(dataclasses.asdict(result))
     else:

@@ -14,7 +14,7 @@ from swarmd.sim.planner import costs
 from swarmd.sim.planner.costs import StageSpeed, WireFormat
 from swarmd.sim.planner.devices import Group
 from swarmd.sim.planner.placement import Placement, plan_placement
-from swarmd.sim.planner.rehearsal import Actor, Played, Rehearsed, rehearse
+from swarmd.sim.planner.rehearsal import Actor, ActorFigures, RehearsalFigures, rehearse
 from swarmd.swarm.balance.sizes import stage_parameters
 
 PEERS_SIMULATED = 12  # about, in one rehearsal: a few seconds each
@@ -226,7 +226,7 @@ def _rows(
     full: Placement,
     speeds: Sequence[Sequence[StageSpeed]],
     owners: Sequence[tuple[int, int]],
-    done: Rehearsed,
+    done: RehearsalFigures,
     step: float,
     overhead: float,
 ) -> list[GroupInStage]:
@@ -263,7 +263,7 @@ def _rows(
     return rows
 
 
-def _mean(played: Sequence[Played], what: str) -> float:
+def _mean(played: Sequence[ActorFigures], what: str) -> float:
     return sum(float(getattr(it, what)) for it in played) / len(played)
 
 

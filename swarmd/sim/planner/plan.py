@@ -50,10 +50,10 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def plan(question: Question, *, variants: bool = True, told: Callable[[str], None] = lambda line: None) -> Plan:
-    """Answers a question; `told` hears of the progress. Raises ConfigError where no placement works."""
+def plan(question: Question, *, variants: bool = True, on_progress: Callable[[str], None] = lambda line: None) -> Plan:
+    """Answers a question; `on_progress` gets a line for each part. Raises ConfigError where no placement works."""
     run = question.run
-    told(f"{sum(group.count for group in question.groups)} peers as asked")
+    on_progress(f"{sum(group.count for group in question.groups)} peers as asked")
     own = forecast(question)
     tokens = run.steps * run.microbatches * run.tokens_per_microbatch
     seconds = run.steps * own.step_s + _validation_seconds(run, own)
@@ -74,8 +74,8 @@ def plan(question: Question, *, variants: bool = True, told: Callable[[str], Non
         price_per_hour=price,
         run_price=None if price is None else price * hours,
         price_per_billion=None if price is None else price * hours / tokens * 1e9,
-        wires=tuple(_wires(question, own, told)) if variants else (),
-        growth=tuple(_growth(question, own, told)) if variants else (),
+        wires=tuple(_wires(question, own, on_progress)) if variants else (),
+        growth=tuple(_growth(question, own, on_progress)) if variants else (),
         notes=tuple(_notes(question, own)),
     )
 
@@ -94,22 +94,22 @@ def _validation_seconds(run: RunConfig, own: Forecast) -> float:
     return times * run.validation_microbatches / rate / (1 + costs.BACKWARD_TIMES)
 
 
-def _wires(question: Question, own: Forecast, told: Callable[[str], None]) -> list[Variant]:
+def _wires(question: Question, own: Forecast, on_progress: Callable[[str], None]) -> list[Variant]:
     found = []
     for name in dict.fromkeys((*WIRES, question.wire.name)):
         wire = costs.find_wire(name)
-        told(f"{name} on the wire")
+        on_progress(f"{name} on the wire")
         other = own if name == question.wire.name else forecast(replace(question, wire=wire))
         found.append(Variant(name, other.tokens_per_second, other.bottleneck, wire.nbytes(question.run), wire.exists))
     return found
 
 
-def _growth(question: Question, own: Forecast, told: Callable[[str], None]) -> list[Variant]:
+def _growth(question: Question, own: Forecast, on_progress: Callable[[str], None]) -> list[Variant]:
     found = []
     for times in GROWTH:
         groups = tuple(replace(group, count=times * group.count) for group in question.groups)
         peers = sum(group.count for group in groups)
-        told(f"{peers} peers")
+        on_progress(f"{peers} peers")
         other = own if times == 1 else forecast(replace(question, groups=groups))
         size = question.wire.nbytes(question.run)
         found.append(Variant(f"{peers}", other.tokens_per_second, other.bottleneck, size, exists=True))

@@ -38,7 +38,7 @@ class Actor:
 
 
 @dataclass(frozen=True)
-class Played:
+class ActorFigures:
     """One actor's figures in the middle of the measured step."""
 
     microbatches: float  # per second
@@ -48,13 +48,13 @@ class Played:
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class RehearsalFigures:
     """The figures of a rehearsal."""
 
     step_s: float
     rate: float  # microbatches per second in the middle of the step
     middle: tuple[float, float]  # seconds of the step between which that was
-    actors: tuple[Played, ...]
+    actors: tuple[ActorFigures, ...]
     traffic: tuple[tuple[float, float], ...]  # bytes sent and received by each actor in the whole measured step
 
 
@@ -109,7 +109,7 @@ def rehearse(
     crowd: Sequence[float] = (1.0,),
     seed: int = 0,
     story: Story | None = None,
-) -> Rehearsed:
+) -> RehearsalFigures:
     """Plays the first two steps of the run and measures the second. Nobody moves: the placement is what is asked about.
 
     parameters: of each stage, for the traffic of its round. crowd: as in `Host`, for actors that share a computer.
@@ -137,7 +137,7 @@ async def _play(
     crowd: Sequence[float],
     seed: int,
     story: Story | None,
-) -> Rehearsed:
+) -> RehearsalFigures:
     def open_engine(run: RunConfig, stage: int) -> MeteredEngine:
         return MeteredEngine(run, stage, parameters[stage], wire)
 
@@ -173,7 +173,7 @@ async def _play(
     )
     first, last, rate = _window(run, mine, began, ended)
     played = tuple(_played(run, actor, engine, wire, first, last) for actor, engine in zip(actors, mine, strict=True))
-    return Rehearsed(ended - began, rate, (first - began, last - began), played, traffic)
+    return RehearsalFigures(ended - began, rate, (first - began, last - began), played, traffic)
 
 
 def _window(run: RunConfig, engines: Sequence[MeteredEngine], began: float, ended: float) -> tuple[float, float, float]:
@@ -187,7 +187,9 @@ def _window(run: RunConfig, engines: Sequence[MeteredEngine], began: float, ende
     return finished[first], finished[last - 1], (last - 1 - first) / seconds
 
 
-def _played(run: RunConfig, actor: Actor, engine: MeteredEngine, wire: WireFormat, first: float, last: float) -> Played:
+def _played(
+    run: RunConfig, actor: Actor, engine: MeteredEngine, wire: WireFormat, first: float, last: float
+) -> ActorFigures:
     seconds = last - first
     forwards = sum(1 for at, forward in engine.done if forward and first < at <= last)
     backwards = sum(1 for at, forward in engine.done if not forward and first < at <= last)
@@ -196,4 +198,4 @@ def _played(run: RunConfig, actor: Actor, engine: MeteredEngine, wire: WireForma
     onward, back = actor.stage < run.model.stages - 1, actor.stage > 0
     sent = tensor * (forwards * onward + backwards * back)
     received = tensor * (forwards * back + backwards * onward)
-    return Played(backwards / seconds, busy / seconds, sent / seconds / actor.up, received / seconds / actor.down)
+    return ActorFigures(backwards / seconds, busy / seconds, sent / seconds / actor.up, received / seconds / actor.down)

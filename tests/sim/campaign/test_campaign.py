@@ -146,11 +146,11 @@ def test_faults_strike_who_decides_the_present_step() -> None:
 
 
 def test_a_campaign_plays_its_seeds_in_processes(capsys: pytest.CaptureFixture[str]) -> None:
-    told: list[Result] = []
-    summary = run_campaign(100, 4, 2, drawn(minimal=False), told=told.append, progress=lambda line: None)
+    results: list[Result] = []
+    summary = run_campaign(100, 4, 2, drawn(minimal=False), on_result=results.append, on_progress=lambda line: None)
     assert summary.seeds == 4
-    assert sorted(result.seed for result in told) == [100, 101, 102, 103]
-    assert [result for result in told if result.promise] == summary.failed
+    assert sorted(result.seed for result in results) == [100, 101, 102, 103]
+    assert [result for result in results if result.promise] == summary.failed
     assert summary.virtual_s > 0
     assert "4 seeds" in summary.line()
 

@@ -85,10 +85,10 @@ def campaign_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Result], None]:
     """Lets `prove` see one result without playing anything."""
 
     def give(result: Result) -> None:
-        def run_campaign(*_: object, told: Callable[[Result], None], **__: object) -> Summary:
+        def run_campaign(*_: object, on_result: Callable[[Result], None], **__: object) -> Summary:
             summary = Summary()
             summary.add(result)
-            told(result)
+            on_result(result)
             return summary
 
         monkeypatch.setattr("swarmd.sim.campaign.seeds.run_campaign", run_campaign)
