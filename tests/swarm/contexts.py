@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from swarmd.swarm.history.peer_context import PeerContext
+from swarmd.swarm.hops.stage_context import StageContext
 
 
 def peer_context(**parts: Any) -> PeerContext:
@@ -11,3 +12,14 @@ def peer_context(**parts: Any) -> PeerContext:
     every = dict.fromkeys(("run", "limits", "links", "membership", "history", "tasks", "rng", "own"))
     assert parts.keys() <= every.keys(), "a context has such a part"
     return cast("PeerContext", SimpleNamespace(**{**every, **parts}))
+
+
+STAGE_PARTS = ("stage", "compute", "scope", "tasks", "sums", "hops")
+
+
+def stage_context(**parts: Any) -> StageContext:
+    """A stage's context that has these parts, of its own or of the peer's; all others are None."""
+    own = {name: parts.pop(name, None) for name in STAGE_PARTS}
+    context = SimpleNamespace(peer=peer_context(**parts), **own)
+    context.is_tail = context.peer.run is not None and own["stage"] == context.peer.run.model.stages - 1
+    return cast("StageContext", context)

@@ -7,12 +7,8 @@ fail here (`ailing.py`).
 import asyncio
 import logging
 
-from swarmd.config import LimitsConfig
 from swarmd.swarm.hops.ailing import Ailing
-from swarmd.swarm.hops.under_way import HopsUnderWay
-from swarmd.swarm.signals import Signal
-from swarmd.swarm.tasks import Tasks
-from swarmd.swarm.wire.links import Links
+from swarmd.swarm.hops.stage_context import StageContext
 from swarmd.swarm.wire.messages.hop import Busy, Room
 from swarmd.values import PeerId
 
@@ -24,8 +20,12 @@ ROOM_SECONDS = 5.0  # to tell someone that there is room
 class Admission:
     """The room for hops at this peer."""
 
-    def __init__(self, limits: LimitsConfig, links: Links, hops: HopsUnderWay, changed: Signal, tasks: Tasks) -> None:
-        self._limits, self._links, self._hops, self._changed, self._tasks = limits, links, hops, changed, tasks
+    def __init__(
+        self,
+        context: StageContext,
+    ) -> None:
+        self._limits, self._links, self._hops = context.peer.limits, context.peer.links, context.hops
+        self._changed, self._tasks = context.sums.changed, context.tasks
         self.paused = False  # or draining: nothing new is admitted
         self.retiring = False  # draining: nothing is begun for rounds either
         self.closed = False  # this peer leaves: a hop is refused

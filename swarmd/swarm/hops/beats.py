@@ -3,11 +3,9 @@
 import asyncio
 
 from swarmd.swarm.hops.custody import Custody
-from swarmd.swarm.hops.under_way import HopsUnderWay, HopUnderWay
-from swarmd.swarm.membership.table import SMALL_SWARM, Membership
-from swarmd.swarm.ports import Compute
-from swarmd.swarm.tasks import Tasks
-from swarmd.swarm.wire.links import Scope
+from swarmd.swarm.hops.stage_context import StageContext
+from swarmd.swarm.hops.under_way import HopUnderWay
+from swarmd.swarm.membership.table import SMALL_SWARM
 from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.hop import BEAT_SECONDS, Beat, HopBeat
 from swarmd.values import PeerId
@@ -31,18 +29,15 @@ class Beats:
 
     def __init__(
         self,
-        scope: Scope,
-        membership: Membership,
-        hops: HopsUnderWay,
+        context: StageContext,
         custody: Custody,
-        compute: Compute,
-        tasks: Tasks,
     ) -> None:
-        self._links, self._membership, self._hops, self._custody = scope.links, membership, hops, custody
-        self._compute, self._tasks = compute, tasks
+        self._links, self._membership = context.peer.links, context.peer.membership
+        self._hops, self._custody, self._compute = context.hops, custody, context.compute
+        self._tasks = context.tasks
         self._under_way: set[PeerId] = set()
         self._due: dict[PeerId, float] = {}  # custodians of hops held here -> loop time promised for the next beat
-        scope.handle(Beat, self._answer_beat)
+        context.scope.handle(Beat, self._answer_beat)
 
     async def run(self) -> None:
         """Beats until cancelled. A new custodian hears of its hop at once, whatever the rhythm."""

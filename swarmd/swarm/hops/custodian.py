@@ -10,20 +10,14 @@ import dataclasses
 import functools
 import logging
 import math
-import random
 from collections.abc import Container
 from typing import Any
 
-from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import NO_ANSWER, HopForgotten, HopGivenUp, PeerUnreachable
-from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.custody import Custody, IsStalled
 from swarmd.swarm.hops.retention import Answer, Retained, Retention
 from swarmd.swarm.hops.routing import Router
-from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.signals import Signal
-from swarmd.swarm.tasks import Tasks
-from swarmd.swarm.wire.links import Scope
+from swarmd.swarm.hops.stage_context import StageContext
 from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.hop import Busy, Cancel, Gradient, Hop, Locate, Loss, NotFinite, Room, hop_id
 from swarmd.values import Buffer, Encoded, HopId, PeerId, short
@@ -42,24 +36,18 @@ class Custodian:
 
     def __init__(
         self,
-        run: RunConfig,
-        limits: LimitsConfig,
-        scope: Scope,
-        membership: Membership,
-        history: History,
-        changed: Signal,
-        stage: int,
-        rng: random.Random,
-        tasks: Tasks,
+        context: StageContext,
     ) -> None:
-        self._codecs, self._links, self._membership, self._history = run.codecs, scope.links, membership, history
-        self._changed, self._next, self._tasks = changed, stage + 1, tasks
-        self.router = Router(rng, run.routing)
+        peer = context.peer
+        self._codecs, self._links, self._membership = peer.run.codecs, peer.links, peer.membership
+        self._history, self._changed, self._tasks = peer.history, context.sums.changed, context.tasks
+        self._next = context.stage + 1
+        self.router = Router(peer.rng, peer.run.routing)
         self.custody = Custody()
-        self.retention = Retention(limits.retained_bytes)
+        self.retention = Retention(peer.limits.retained_bytes)
         self._full: set[PeerId] = set()  # peers that answered Busy and haven't said Room since
         self._members: dict[HopId, tuple[PeerId, ...]] = {}  # to whom a hop must go: a round's leader said so
-        scope.handle(Room, self._answer_room)
+        context.scope.handle(Room, self._answer_room)
 
     # ---------------------------------------------------------------------------------------------- sending
 

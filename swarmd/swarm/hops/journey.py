@@ -10,19 +10,14 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from swarmd.config import RunConfig
 from swarmd.errors import DeviceLost, HopForgotten, HopGivenUp, NonFinite, PeerFault, Refused, SwarmError
-from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.admission import Admission
 from swarmd.swarm.hops.custodian import Custodian
 from swarmd.swarm.hops.retention import Answer
-from swarmd.swarm.hops.step_sum import StepSums
-from swarmd.swarm.hops.under_way import HopsUnderWay, HopUnderWay
+from swarmd.swarm.hops.stage_context import StageContext
+from swarmd.swarm.hops.under_way import HopUnderWay
 from swarmd.swarm.hops.validation import Validation
-from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.ports import Compute
 from swarmd.swarm.tasks import joined
-from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.common import Ack, check_stage
 from swarmd.swarm.wire.messages.hop import (
     SOMEONE,
@@ -49,22 +44,16 @@ class Journeys:
 
     def __init__(
         self,
-        run: RunConfig,
-        scope: Scope,
-        membership: Membership,
-        history: History,
-        sums: StepSums,
-        hops: HopsUnderWay,
+        context: StageContext,
         admission: Admission,
         custodian: Custodian,
         validation: Validation,
-        compute: Compute,
-        stage: int,
     ) -> None:
-        self._run, self._links, self._membership, self._history = run, scope.links, membership, history
-        self._sums, self.hops, self.admission, self.custodian = sums, hops, admission, custodian
-        self._retention, self._validation, self._compute = custodian.retention, validation, compute
-        self._stage, self._is_tail = stage, stage == run.model.stages - 1
+        peer, scope = context.peer, context.scope
+        self._run, self._links, self._membership, self._history = peer.run, peer.links, peer.membership, peer.history
+        self._sums, self.hops, self.admission, self.custodian = context.sums, context.hops, admission, custodian
+        self._retention, self._validation, self._compute = custodian.retention, validation, context.compute
+        self._stage, self._is_tail = context.stage, context.is_tail
         scope.handle(Hop, self._answer_hop)
         scope.handle(Locate, self._answer_locate)
         scope.handle(Cancel, self._answer_cancel)

@@ -7,16 +7,12 @@ from what the stage before has, and at a head from the data.
 import asyncio
 import logging
 
-from swarmd.config import RunConfig
 from swarmd.errors import NO_ANSWER, HopForgotten, NonFinite, PeerFault, PeerUnreachable, Refused
-from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.journey import Journeys
-from swarmd.swarm.hops.step_sum import StepSums
+from swarmd.swarm.hops.stage_context import StageContext
 from swarmd.swarm.hops.under_way import HopUnderWay
-from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.ports import Compute, Data
+from swarmd.swarm.ports import Data
 from swarmd.swarm.tasks import joined, start_shared
-from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.hop import AskHop, Hop, hop_id
 from swarmd.values import Buffer, Encoded, HopId, PeerId, short
 
@@ -31,22 +27,17 @@ class Rework:
 
     def __init__(
         self,
-        run: RunConfig,
-        scope: Scope,
-        membership: Membership,
-        history: History,
-        sums: StepSums,
+        context: StageContext,
         journeys: Journeys,
-        compute: Compute,
         data: Data | None,
-        stage: int,
     ) -> None:
-        self._run, self._links, self._membership, self._history = run, scope.links, membership, history
-        self._sums, self._journeys, self._compute = sums, journeys, compute
-        self._data, self._stage = data, stage
+        peer = context.peer
+        self._run, self._links, self._membership, self._history = peer.run, peer.links, peer.membership, peer.history
+        self._sums, self._compute, self._stage = context.sums, context.compute, context.stage
+        self._journeys, self._data = journeys, data
         self._messages: dict[HopId, asyncio.Task[Hop]] = {}  # that are being computed again
         self._subtracting: dict[HopId, asyncio.Task[None]] = {}
-        scope.handle(AskHop, self._answer_hop_question)
+        context.scope.handle(AskHop, self._answer_hop_question)
 
     async def input(self, key: HopId) -> tuple[Buffer, Encoded | None]:
         """What this stage computes a microbatch from: its tokens, and the activation of the stage before. Raises

@@ -3,11 +3,10 @@
 import logging
 import math
 
-from swarmd.config import RunConfig
 from swarmd.errors import HopForgotten, NonFinite, PeerUnreachable, Refused, SwarmError
 from swarmd.swarm.hops.custodian import Custodian
-from swarmd.swarm.ports import Compute, Data
-from swarmd.swarm.wire.links import Links
+from swarmd.swarm.hops.stage_context import StageContext
+from swarmd.swarm.ports import Data
 from swarmd.swarm.wire.messages.hop import Hop, Loss, hop_id
 from swarmd.values import Buffer, Encoded, HopId
 
@@ -19,9 +18,13 @@ EVALUATE_SECONDS = 900.0  # nobody asks for a validation loss any more by then: 
 class Validation:
     """This peer's part in validation losses."""
 
-    def __init__(self, run: RunConfig, links: Links, custodian: Custodian, compute: Compute, stage: int) -> None:
-        self._run, self._links, self._custodian, self._compute = run, links, custodian, compute
-        self._is_tail = stage == run.model.stages - 1
+    def __init__(
+        self,
+        context: StageContext,
+        custodian: Custodian,
+    ) -> None:
+        self._run, self._links, self._custodian = context.peer.run, context.peer.links, custodian
+        self._compute, self._is_tail = context.compute, context.is_tail
 
     async def mean_loss(self, data: Data, version: int) -> float | None:
         """Mean loss of a version, over the run's held-out microbatches; None if it can't be had."""

@@ -10,25 +10,18 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from swarmd.config import RunConfig
 from swarmd.errors import NO_ANSWER, Refused
 from swarmd.status import PeerState
-from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.journey import Journeys
-from swarmd.swarm.hops.step_sum import StepSums
+from swarmd.swarm.hops.stage_context import StageContext
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import STAYING
-from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.ports import Compute
 from swarmd.swarm.rounds.handover import HandOvers
 from swarmd.swarm.rounds.member import Rounds
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.steps.head import Head
-from swarmd.swarm.tasks import Tasks
-from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.common import Ack, check_stage
 from swarmd.swarm.wire.messages.move import AskStay
-from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
@@ -45,30 +38,24 @@ class EarlyExit:
 
     def __init__(
         self,
-        run: RunConfig,
-        scope: Scope,
-        membership: Membership,
-        history: History,
+        context: StageContext,
         conductor: Conductor,
-        sums: StepSums,
         journeys: Journeys,
         rounds: Rounds,
-        compute: Compute,
         handovers: HandOvers,
         head: Head | None,
-        stage: int,
-        tasks: Tasks,
-        own: OwnCard,
     ) -> None:
-        self._run, self._links, self._membership, self._history = run, scope.links, membership, history
-        self._conductor, self._sums, self._journeys, self._rounds = conductor, sums, journeys, rounds
-        self._compute, self._handovers, self._head, self._stage = compute, handovers, head, stage
-        self._tasks, self._own = tasks, own
+        peer = context.peer
+        self._run, self._links, self._membership, self._history = peer.run, peer.links, peer.membership, peer.history
+        self._sums, self._compute, self._stage = context.sums, context.compute, context.stage
+        self._tasks, self._own = context.tasks, peer.own
+        self._conductor, self._journeys, self._rounds = conductor, journeys, rounds
+        self._handovers, self._head = handovers, head
         self.stays = 0  # until the record of this step is applied: so it has promised
         self.heir: tuple[int, PeerId] = (0, "")  # of which step, and who: has this peer's sum
         self.doing = ""  # one sentence, to be shown
         self._leaving = self._closed = False
-        scope.handle(AskStay, self._answer)
+        context.scope.handle(AskStay, self._answer)
 
     # ---------------------------------------------------------------------------------------------- staying
 

@@ -11,6 +11,7 @@ from swarmd.swarm.hops.beats import Beats
 from swarmd.swarm.hops.custodian import Custodian
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.hops.rework import Rework
+from swarmd.swarm.hops.stage_context import StageContext
 from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.hops.under_way import HopsUnderWay
 from swarmd.swarm.hops.validation import Validation
@@ -39,53 +40,39 @@ class ServedStage:
         stage: int,
         joiner: Joiner,
     ) -> None:
-        run, limits, membership, history = context.run, context.limits, context.membership, context.history
-        links, rng, own, tasks = context.links, context.rng, context.own, context.tasks.child()
-        self._run, self._history, self.stage, self.compute, self.data = run, history, stage, compute, data
-        self._scope, self._membership, self.tasks = links.scope(), membership, tasks
-        scope = self._scope
+        sums, hops = StepSums(), HopsUnderWay()
+        stage_context = StageContext(context, stage, compute, context.links.scope(), context.tasks.child(), sums, hops)
+        self.stage, self.compute, self.data, self.sums, self.hops = stage, compute, data, sums, hops
+        self._peer, self._context, self.tasks = context, stage_context, stage_context.tasks
         self._serving = False
-        self.sums = StepSums()
-        self.hops = HopsUnderWay()
-        self.admission = Admission(limits, links, self.hops, self.sums.changed, tasks)
-        self.custodian = Custodian(run, limits, scope, membership, history, self.sums.changed, stage, rng, tasks)
-        self.validation = Validation(run, links, self.custodian, compute, stage)
-        self.journeys = Journeys(
-            run, scope, membership, history, self.sums, self.hops, self.admission, self.custodian, self.validation,
-            compute, stage,
-        )  # fmt: skip
-        rework = Rework(run, scope, membership, history, self.sums, self.journeys, compute, data, stage)
-        repairs = Repairs(run, limits, history, self.sums, self.journeys, rework, stage, tasks)
+        self.admission = Admission(stage_context)
+        self.custodian = Custodian(stage_context)
+        self.validation = Validation(stage_context, self.custodian)
+        self.journeys = Journeys(stage_context, self.admission, self.custodian, self.validation)
+        rework = Rework(stage_context, self.journeys, data)
+        repairs = Repairs(stage_context, self.journeys, rework)
         self.rounds = Rounds(
-            run, limits, scope, membership, history, self.sums, self.hops, rework, repairs, compute, stage
+            context.run,
+            context.limits,
+            stage_context.scope,
+            context.membership,
+            context.history,
+            sums,
+            hops,
+            rework,
+            repairs,
+            compute,
+            stage,
         )
-        self.donor = Donor(scope, history, compute, stage)
+        self.donor = Donor(stage_context.scope, context.history, compute, stage)
         self.joiner = joiner
         self.head: Head | None = None
         if stage == 0:
             assert data is not None, "a first stage is opened with its data"
-            self.head = Head(run, limits, scope, membership, history, self.sums, self.journeys, conductor, data)
-        self.handovers = HandOvers(
-            run, scope, membership, history, self.sums, self.hops, compute, stage,
-            self.head.inherit if self.head is not None else lambda indices: None,
-        )  # fmt: skip
-        self.early_exit = EarlyExit(
-            run,
-            scope,
-            membership,
-            history,
-            conductor,
-            self.sums,
-            self.journeys,
-            self.rounds,
-            compute,
-            self.handovers,
-            self.head,
-            stage,
-            tasks,
-            own,
-        )
-        history.attach(stage, compute, self.rounds.gather, self.rounds.objection)
+            self.head = Head(stage_context, self.journeys, conductor, data)
+        self.handovers = HandOvers(stage_context, self.head.inherit if self.head is not None else lambda indices: None)
+        self.early_exit = EarlyExit(stage_context, conductor, self.journeys, self.rounds, self.handovers, self.head)
+        context.history.attach(stage, compute, self.rounds.gather, self.rounds.objection)
         joiner.opened(compute, self.rounds.hold)
 
     def serve(self) -> None:
@@ -93,15 +80,13 @@ class ServedStage:
         if self._serving:
             return
         self._serving = True
-        custody = self.custodian.custody
-        beats = Beats(self._scope, self._membership, self.hops, custody, self.compute, self.tasks)
-        self.tasks.keep(beats.run)
+        self.tasks.keep(Beats(self._context, self.custodian.custody).run)
         if self.head is not None:
             self.tasks.keep(self.head.run)
 
     def on_card(self, card: Card) -> None:
         """Hears of room at the next stage."""
-        if card.stage == self.stage + 1 and card.room > 0 and self._membership.is_live(card.peer):
+        if card.stage == self.stage + 1 and card.room > 0 and self._peer.membership.is_live(card.peer):
             self.custodian.peer_has_room(card.peer)
 
     def sweep(self, now: float) -> float:
@@ -112,8 +97,9 @@ class ServedStage:
 
     def _is_stalled(self) -> bool:
         """True if no hop can be expected to be answered: a stage is empty, or takes nothing, or the sums are frozen."""
-        stages, frozen = self._run.model.stages, self.sums.is_frozen(self._history.version + 1)
-        return frozen or bool(self._membership.missing_stages(stages) or self._membership.held_back(stages))
+        membership, stages = self._peer.membership, self._peer.run.model.stages
+        frozen = self.sums.is_frozen(self._peer.history.version + 1)
+        return frozen or bool(membership.missing_stages(stages) or membership.held_back(stages))
 
     def suspect(self, peer: PeerId) -> None:
         """Gives up a peer that can't be reached: its hops are sent elsewhere, and it is given no more state."""
@@ -142,7 +128,7 @@ class ServedStage:
         """Ends everything here in this turn of the event loop, as this peer goes to another stage: nothing is answered
         any more.
         """
-        self._scope.close()
+        self._context.scope.close()
         self.donor.close()
         self.close()
 

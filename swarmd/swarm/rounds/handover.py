@@ -13,17 +13,11 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from swarmd.config import RunConfig
 from swarmd.errors import NO_ANSWER, NonFinite, PeerFault, PeerUnreachable, Refused
-from swarmd.swarm.history.history import History
-from swarmd.swarm.hops.step_sum import StepSums
-from swarmd.swarm.hops.under_way import HopsUnderWay
+from swarmd.swarm.hops.stage_context import StageContext
 from swarmd.swarm.membership.states import STAYING
-from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.ports import Compute
 from swarmd.swarm.rounds.exchange import unless_over
 from swarmd.swarm.tasks import joined, start_shared
-from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.common import Ranges, check_stage, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.drain import HandOver, TakenOver
 from swarmd.values import Encoded, PeerId, short
@@ -66,26 +60,19 @@ class HandOvers:
 
     def __init__(
         self,
-        run: RunConfig,
-        scope: Scope,
-        membership: Membership,
-        history: History,
-        sums: StepSums,
-        hops: HopsUnderWay,
-        compute: Compute,
-        stage: int,
+        context: StageContext,
         completed: Callable[[Iterable[int]], None],
     ) -> None:
-        self._run, self._links, self._membership = run, scope.links, membership
-        self._history, self._sums, self._hops = history, sums, hops
-        self._compute, self._stage = compute, stage
+        peer = context.peer
+        self._run, self._links, self._membership, self._history = peer.run, peer.links, peer.membership, peer.history
+        self._sums, self._hops, self._compute, self._stage = context.sums, context.hops, context.compute, context.stage
         self._closed = False
         self._completed = completed  # hears of indices that came here so: a head reports them
         self._incoming: dict[PeerId, Incoming] = {}  # one at a time: each may be as large as the stage's gradient
         self._taken: dict[PeerId, Estate] = {}  # of the present step
         self._taking: dict[asyncio.Task[None], tuple[PeerId, Estate]] = {}
         self.unsure: PeerId = ""  # has all of this peer's sum, and may have taken it: its answer is lost, or to come
-        scope.handle(HandOver, self._answer)
+        context.scope.handle(HandOver, self._answer)
 
     # ---------------------------------------------------------------------------------------------- giving
 

@@ -7,13 +7,10 @@ what no head has.
 import asyncio
 import logging
 
-from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import Refused, SwarmError
-from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.hops.rework import Rework
-from swarmd.swarm.hops.step_sum import StepSums
-from swarmd.swarm.tasks import Tasks
+from swarmd.swarm.hops.stage_context import StageContext
 from swarmd.swarm.wire.messages.common import from_ranges, to_ranges
 from swarmd.swarm.wire.messages.round import Resend, Resent
 from swarmd.values import HopId, PeerId
@@ -26,19 +23,14 @@ class Repairs:
 
     def __init__(
         self,
-        run: RunConfig,
-        limits: LimitsConfig,
-        history: History,
-        sums: StepSums,
+        context: StageContext,
         journeys: Journeys,
         rework: Rework,
-        stage: int,
-        tasks: Tasks,
     ) -> None:
-        self._run, self._history, self._sums, self._journeys = run, history, sums, journeys
-        self._rework, self._stage, self._tasks = rework, stage, tasks
+        self._run, self._history, self._sums = context.peer.run, context.peer.history, context.sums
+        self._journeys, self._rework, self._stage, self._tasks = journeys, rework, context.stage, context.tasks
         self._bringing: set[HopId] = set()
-        self._pace = asyncio.Semaphore(limits.in_flight_hops)  # nothing of these can be evicted
+        self._pace = asyncio.Semaphore(context.peer.limits.in_flight_hops)  # nothing of these can be evicted
 
     async def bring(self, resend: Resend) -> Resent:
         """Sets out to bring the indices to the members. Raises PeerFault, Refused."""

@@ -10,17 +10,13 @@ import math
 from collections import deque
 from collections.abc import Iterable
 
-from swarmd.config import LimitsConfig, RunConfig
 from swarmd.errors import NO_ANSWER, HopForgotten, SwarmError
-from swarmd.swarm.history.history import History
 from swarmd.swarm.hops.journey import Journeys
-from swarmd.swarm.hops.step_sum import StepSums
-from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.hops.stage_context import StageContext
 from swarmd.swarm.ports import Data
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.tasks import first_of
-from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.common import Ack, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.step import AskLease, Lease, Revoke
 from swarmd.values import HopId, PeerId, short
@@ -52,25 +48,21 @@ class Head:
 
     def __init__(
         self,
-        run: RunConfig,
-        limits: LimitsConfig,
-        scope: Scope,
-        membership: Membership,
-        history: History,
-        sums: StepSums,
+        context: StageContext,
         journeys: Journeys,
         conductor: Conductor,
         data: Data,
     ) -> None:
-        self._run, self._limits, self._links, self._membership = run, limits, scope.links, membership
-        self._history, self._sums, self._journeys = history, sums, journeys
-        self._conductor, self._data = conductor, data
+        peer = context.peer
+        self._run, self._limits, self._links = peer.run, peer.limits, peer.links
+        self._membership, self._history, self._sums = peer.membership, peer.history, context.sums
+        self._journeys, self._conductor, self._data = journeys, conductor, data
         self._pool: deque[tuple[int, Lease]] = deque()
         self._running: dict[int, asyncio.Task[None]] = {}
         self._completed: set[int] = set()
         self._changed = Signal()
         self._retired = False
-        scope.handle(Revoke, self._answer_revoke)
+        context.scope.handle(Revoke, self._answer_revoke)
 
     @property
     def busy(self) -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import NoReturn, cast
+from typing import NoReturn
 
 import pytest
 
@@ -11,12 +11,12 @@ from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.fence import Fence
 from swarmd.swarm.hops.admission import Admission
 from swarmd.swarm.hops.ailing import FAILURES, REST_SECONDS
+from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.hops.under_way import HopsUnderWay, HopUnderWay
-from swarmd.swarm.signals import Signal
 from swarmd.swarm.tasks import Tasks
-from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.hop import Busy, Room
 from swarmd.values import HopId
+from tests.swarm.contexts import stage_context
 
 LIMITS = LimitsConfig(in_flight_hops=3, in_flight_bytes=100)
 
@@ -45,7 +45,8 @@ def admit(test: Callable[[Admission, HopsUnderWay, Told], Awaitable[None]]) -> N
         told, hops = Told(), HopsUnderWay()
         tasks = Tasks(told.fence)
         async with tasks.running(forever()):
-            await test(Admission(LIMITS, cast("Links", told), hops, Signal(), tasks), hops, told)
+            context = stage_context(limits=LIMITS, links=told, hops=hops, sums=StepSums(), tasks=tasks)
+            await test(Admission(context), hops, told)
 
     run_virtual(main())
 

@@ -16,6 +16,7 @@ from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
+from tests.swarm.contexts import peer_context
 
 STAGE, VERSION = 1, 5
 
@@ -53,7 +54,7 @@ class Rig:
             def get(self, peer: str) -> Card | None:
                 return rig.cards.get(peer)
 
-        context: Any = SimpleNamespace(membership=Members(), history=self.history, own=self.own_card)
+        context = peer_context(membership=Members(), history=self.history, own=self.own_card)
         forks: Any = SimpleNamespace(look=self._look, arrive=self._arrive, stay=self._stay)
         parts: dict[str, Any] = {"returns": self.returns, "forks": forks, "switch": self.switch, "mover": self.mover}
         self.arriving = Arriving(context, **parts)

@@ -19,6 +19,7 @@ from swarmd.swarm.wire.messages.move import AskStay
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
+from tests.swarm.contexts import stage_context
 
 STEP, STAGE = 5, 1
 STAY = AskStay(STEP, "r", STAGE)
@@ -38,23 +39,22 @@ class Stage:
         self.over = asyncio.Event()
         self.sums, self.journeys = StepSums(), self._journeys()
         self.handovers: Any = SimpleNamespace(unsure="", give=self._give)
-        parts: dict[str, Any] = {
-            "run": SimpleNamespace(model=SimpleNamespace(stages=3)),
-            "scope": SimpleNamespace(handle=lambda kind, answer: None, links=SimpleNamespace(ask=self._ask)),
-            "membership": self._membership(),
-            "history": self.history,
-            "conductor": SimpleNamespace(conductor_of=lambda step: self.leads),
-            "sums": self.sums,
-            "journeys": self.journeys,
-            "rounds": SimpleNamespace(averaged=lambda step: self.averaged),
-            "compute": SimpleNamespace(progress=lambda: SimpleNamespace(running=None)),
-            "handovers": self.handovers,
-            "head": None,
-            "stage": STAGE,
-            "tasks": SimpleNamespace(start=asyncio.ensure_future),
-            "own": self.own_card,
-        }
-        self.exit = EarlyExit(**parts)
+        context = stage_context(
+            run=SimpleNamespace(model=SimpleNamespace(stages=3)),
+            links=SimpleNamespace(ask=self._ask),
+            membership=self._membership(),
+            history=self.history,
+            own=self.own_card,
+            stage=STAGE,
+            compute=SimpleNamespace(progress=lambda: SimpleNamespace(running=None)),
+            scope=SimpleNamespace(handle=lambda kind, answer: None),
+            tasks=SimpleNamespace(start=asyncio.ensure_future),
+            sums=self.sums,
+        )
+        conductor: Any = SimpleNamespace(conductor_of=lambda step: self.leads)
+        rounds: Any = SimpleNamespace(averaged=lambda step: self.averaged)
+        handovers: Any = self.handovers
+        self.exit = EarlyExit(context, conductor, self.journeys, rounds, handovers, None)
 
     def _membership(self) -> Any:
         stage = self
