@@ -281,7 +281,7 @@ class Node(HistoryListener):
         peer = self._at_work()
         log.log(NOTICE, "going to stage %d, as told", stage)
         try:
-            await peer.move(stage)
+            await peer.mover.move(stage)
         except Refused as trouble:
             log.log(NOTICE, "staying at stage %s: %s", peer.stage, trouble)
             raise

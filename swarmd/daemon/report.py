@@ -64,8 +64,8 @@ class Report:
             state_bytes=transfer.done if transfer else 0,
             state_bytes_total=transfer.total if transfer else 0,
             state_donors=transfer.donors if transfer else 0,
-            moving_to=peer.moving_to if peer else None,
-            moved_because=peer.moved_because if peer else "",
+            moving_to=peer.mover.target if peer else None,
+            moved_because=peer.balancer.reason if peer else "",
             doing=self._doing(),
             waits=waits,
             final_state=peer.ending.sentence() if peer else "",
@@ -93,12 +93,12 @@ class Report:
             return f"asking for {looking.sentence()}" if looking is not None and self._node.search.idle else ""
         if peer.drainage is not None:
             return f"draining: {peer.drainage.doing}" if peer.drainage.doing else "draining"
-        if peer.moving_to is None:
+        if peer.mover.target is None:
             return "works on until it drains: its machine will be gone soon" if peer.membership.own.ending else ""
         transfer = view.transfer()
         if 0 < transfer.total > transfer.done:
-            return f"moving to stage {peer.moving_to}: its state comes"
-        return f"moving to stage {peer.moving_to}: {peer.mover.doing}"
+            return f"moving to stage {peer.mover.target}: its state comes"
+        return f"moving to stage {peer.mover.target}: {peer.mover.doing}"
 
     def _waiting_for(self, waits: tuple[Wait, ...]) -> str:
         """The swarm's lack; if it lacks nothing, a wait of this daemon that has lasted a while."""

@@ -15,7 +15,7 @@ from tests.sim.toy import everyone_at, moment
 
 def ask(it: SimPeer, stage: int) -> "asyncio.Task[None]":
     """Has a peer move, on its own machine."""
-    task = it.machine.spawn(it.peer.move(stage), name=f"move {it.name}")
+    task = it.machine.spawn(it.peer.mover.move(stage), name=f"move {it.name}")
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return task
 

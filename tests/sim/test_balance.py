@@ -65,7 +65,7 @@ def test_an_uneven_swarm_settles_at_the_best_placement_and_stays_there() -> None
     async def events(world: World) -> None:
         await world.until(lambda: layout(world) == [3, 2, 2], 60)
         settled.append(asyncio.get_running_loop().time())
-        reasons = [it.peer.moved_because for it in world.peers.values() if it.peer.moved_because]
+        reasons = [it.peer.balancer.reason for it in world.peers.values() if it.peer.balancer.reason]
         said = [reason.partition(":")[0] for reason in sorted(reasons)]
         assert said == ["stage 1 needs it more than stage 0", "stage 2 needs it more than stage 0"]
         while asyncio.get_running_loop().time() < settled[0] + 1.5 * rest_seconds(PERIOD_SECONDS):

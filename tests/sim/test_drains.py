@@ -209,7 +209,7 @@ def test_a_bound_that_is_too_short_is_kept() -> None:
 def test_who_drains_while_it_moves_stays_at_its_old_stage_and_leaves() -> None:
     async def events(world: World) -> None:
         it = world.peers["middle2"]
-        moving = it.machine.spawn(it.peer.move(2))
+        moving = it.machine.spawn(it.peer.mover.move(2))
         moving.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.sleep(0.01)
         await drain(world, "middle2")
@@ -327,7 +327,7 @@ def test_what_cannot_pause_says_why() -> None:
         it: SimPeer = world.peers["middle2"]
         with pytest.raises(Refused, match="not paused"):
             await it.peer.resume()
-        moving = it.machine.spawn(it.peer.move(2))
+        moving = it.machine.spawn(it.peer.mover.move(2))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         with pytest.raises(Refused, match="moves"):

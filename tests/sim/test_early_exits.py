@@ -86,7 +86,7 @@ def test_the_conductor_still_judges_whether_it_helps() -> None:
         it = await with_a_sum(world, "middle2")
         with pytest.raises(Refused, match="doesn't need it more"):
             await it.peer.mover.move(2, balance=True)
-        assert (it.peer.stage, it.peer.state, it.peer.moving_to) == (1, "serving", None)
+        assert (it.peer.stage, it.peer.state, it.peer.mover.target) == (1, "serving", None)
 
     assert granted(swarm(events, replicas=(2, 2, 2), microbatches=30, limits=NOW)) == []
 
@@ -219,7 +219,7 @@ def test_the_move_is_given_up_meanwhile(point: str) -> None:
         step = step_of(world)
         await moment(world, lambda: step_of(world) > step)
         await asyncio.sleep(0.1)
-        assert (it.peer.stage, it.peer.state, it.peer.moving_to) == (1, "serving", None)
+        assert (it.peer.stage, it.peer.state, it.peer.mover.target) == (1, "serving", None)
         await moment(world, lambda: accumulated(it, step_of(world)) > 0)
 
     swarm(events, microbatches=30, limits=NOW)

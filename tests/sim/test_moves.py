@@ -57,7 +57,7 @@ def test_one_of_three_replicas_goes_to_another_stage(target: int) -> None:
         await moment(world, lambda: everyone_at(world, 2))
         it = world.peers["middle2"]
         await ask(it, target)
-        assert (it.peer.stage, it.peer.state, it.peer.moving_to) == (target, "serving", None)
+        assert (it.peer.stage, it.peer.state, it.peer.mover.target) == (target, "serving", None)
 
     world = train(LONG, events, layout=CROWD)
     check_agreement(world)
@@ -151,7 +151,7 @@ def test_a_move_that_is_out_of_the_question_is_refused_with_a_sentence(name: str
     async def events(world: World) -> None:
         with pytest.raises(Refused, match=why):
             await ask(world.peers[name], stage)
-        assert world.peers[name].peer.moving_to is None
+        assert world.peers[name].peer.mover.target is None
 
     world = swarm(events, replicas=(2, 2, 1), steps=5)
     assert granted(world) == []
@@ -235,7 +235,7 @@ def test_a_move_that_is_given_up_before_it_is_granted_leaves_no_trace() -> None:
         await moment(world, lambda: it.view.transfer().done > 0)
         move.cancel()
         await asyncio.sleep(1)
-        assert (it.peer.stage, it.peer.state, it.peer.moving_to) == (1, "serving", None)
+        assert (it.peer.stage, it.peer.state, it.peer.mover.target) == (1, "serving", None)
 
     assert granted(swarm(events)) == []
 

@@ -133,7 +133,7 @@ def has_all_of(other: SimPeer, it: SimPeer, newest: int) -> bool:
     stage = it.setup.stage if it.peer.stage is None else it.peer.stage
     if stage is not None and other.peer.stage != stage:
         return False
-    if other.peer.moving_to is not None:  # it leaves as soon as it may
+    if other.peer.mover.target is not None:  # it leaves as soon as it may
         return False
     common = min(theirs.version, it.peer.history.version)
     if theirs.chain.hash_at(common) != it.peer.history.chain.hash_at(common):  # another history's, which may lose

@@ -120,7 +120,7 @@ class Move(Fault):
 
         async def move() -> bool:
             try:
-                await it.peer.move(self.stage)
+                await it.peer.mover.move(self.stage)
             except Refused:
                 return False
             return True

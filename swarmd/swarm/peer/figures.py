@@ -1,4 +1,4 @@
-"""What a peer measures of itself: its work so far, and the figures on its card."""
+"""A peer's measurements of itself: its work so far, and the figures on its card."""
 
 import asyncio
 import dataclasses

@@ -49,7 +49,7 @@ from swarmd.values import PeerId
 log = logging.getLogger(__name__)
 
 GOODBYE_SECONDS = 5.0  # to tell the neighbours that the device is lost; who doesn't hear it sees the broken connection
-TELL_SECONDS = 5.0  # for whoever leads the next step to hear that this peer has no state for it
+TELL_SECONDS = 5.0  # for the next step's conductor to hear that this peer has no state for it
 
 
 class Peer(HistoryListener):
@@ -93,7 +93,7 @@ class Peer(HistoryListener):
         self.history.listen(self)
 
     def lacks_data(self) -> None:
-        """This peer has no copy of the run's text: it can't be a head."""
+        """Notes that this peer has no copy of the run's text: it can't be a head."""
         self.places.has_data = self.disks.has_data = False
 
     # ---------------------------------------------------------------------------------------------- its stage's parts
@@ -131,8 +131,8 @@ class Peer(HistoryListener):
     # ---------------------------------------------------------------------------------------------- life
 
     async def run(self) -> None:
-        """From joining to the end of the run. Raises ConfigError if this peer can't take part, DeviceLost. Cancel it
-        to leave at once.
+        """Joins, and takes part until the end of the run. Raises ConfigError if this peer can't take part, DeviceLost.
+        Cancel it to leave at once.
         """
         try:
             async with self.tasks.running(self._fail_with_device()):
@@ -179,7 +179,7 @@ class Peer(HistoryListener):
         await self.forks.mend_ledger(self._store, tail)
 
     async def _open(self, stage: int) -> ServedStage:
-        """A newcomer's first stage. If the run has begun, its state comes meanwhile. Raises ConfigError."""
+        """Opens a newcomer's first stage. If the run has begun, its state comes meanwhile. Raises ConfigError."""
         begun = not self.history.origin.resumes and self.membership.newest().version > 0
         return await self.switch.open(stage, pull=begun)
 
@@ -207,7 +207,7 @@ class Peer(HistoryListener):
         await self._say_goodbye()
 
     async def _say_goodbye(self) -> None:
-        """To the others this peer has left with the end, and its disk still counts."""
+        """Tells the others that this peer leaves; its disk still counts."""
         self.own.become("left")
         await self.own.announce()
 
@@ -248,7 +248,7 @@ class Peer(HistoryListener):
         return drained
 
     async def end_soon(self) -> None:
-        """This peer's machine will be gone soon: it works on, and others may take its place meanwhile."""
+        """Says that this peer's machine will be gone soon: it works on, and others may take its place meanwhile."""
         self.own.card = dataclasses.replace(self.own.card, ending=True)
         await self.own.announce()
 
@@ -258,22 +258,6 @@ class Peer(HistoryListener):
             self.served.admission.close()
         self.own.card = dataclasses.replace(self.own.card, state="left", heir=heir or self.own.card.heir)
         await self.own.announce()
-
-    @property
-    def moved_because(self) -> str:
-        """Why it goes to another stage, or has last gone, if it was for balance."""
-        return self.balancer.reason
-
-    async def move(self, stage: int) -> None:
-        """Goes to another stage; returns when it serves there. Raises Refused, with a sentence, if it stays. Cancelling
-        it gives the move up, unless a record has granted it.
-        """
-        await self.mover.move(stage)
-
-    @property
-    def moving_to(self) -> int | None:
-        """The stage that this peer is on its way to: it doesn't count as a replica that stays."""
-        return self.mover.target
 
     # ---------------------------------------------------------------------------------------------- others
 
@@ -288,7 +272,7 @@ class Peer(HistoryListener):
             self.served.suspect(peer)
 
     def _gone(self, peer: PeerId) -> None:
-        """Its sum is lost with it, unless it said to whom it has handed it: it leaves the swarm, or its stage."""
+        """Gives up a peer that has left the swarm, or its stage; its sum is lost unless it has named an heir."""
         card = self.membership.get(peer)
         heir = card.heir if card is not None and card.state in ("left", "joining") else ""
         heir = heir if heir != peer and self.membership.is_live(heir) else ""
@@ -337,7 +321,7 @@ class Peer(HistoryListener):
         self.membership.changed.notify()
 
     async def _say_broken(self, record: Record) -> None:
-        """This peer has no state any more. Who leads the next step must know, though it may be far away."""
+        """Says that this peer has no state any more: to the next step's conductor, too, which may be far away."""
         if self.state in STAYING:
             self.own.become("joining")
         await self.own.announce()

@@ -124,7 +124,7 @@ class Rig:
         self.log.append("stays")
 
     async def keep_up(self, seconds: float = 5.0) -> list[Any]:
-        """What happens meanwhile."""
+        """Keeps up for so long. Returns what happened."""
         keeping = asyncio.ensure_future(self.arriving.keep_up())
         await asyncio.sleep(seconds)
         self.history.finished = True

@@ -176,7 +176,7 @@ async def test_a_drain_ends_it_at_the_old_stage_and_a_return_anywhere(
 
 
 async def test_a_move_that_is_ended_before_it_has_begun_is_over() -> None:
-    """As when a return is decided in the same turn of the event loop."""
+    """A return may be decided in the same turn of the event loop."""
     it = Rig()
     moving = it.mover.move(1)
     moving.send(None)  # up to its first wait

@@ -1,4 +1,4 @@
-"""What a person reads of a peer: what it waits for, why its device idles, how far it is."""
+"""The status of a peer: what it waits for, why its device idles, how far it is."""
 
 from collections import Counter
 from collections.abc import Callable
