@@ -77,7 +77,7 @@ def find_file(mention: str) -> Path | None:
 
 @functools.cache
 def names_in(path: Path) -> frozenset[str]:
-    """What a file defines: `function`, `Class`, `Class.method`, `Class.field`, `Class.self_attribute`, `CONSTANT`."""
+    """The names that a file defines: `function`, `Class`, `Class.method`, `Class.field`, `CONSTANT`."""
     found = set()
     for node in parse(path).body:
         found |= set(defined(node))
