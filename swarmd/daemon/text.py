@@ -113,7 +113,7 @@ def with_digests(
     for minutes. Raises ConfigError.
     """
     from swarmd.stage.data import load_data
-    from swarmd.stage.tokens import tokenizer_digest
+    from swarmd.stage.tokenizer import tokenizer_digest
 
     data, local = run.data, local.absolute()
     if data.tokenizer == LOCAL and local.tokenizer is not None:

@@ -21,7 +21,8 @@ import numpy
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
 from swarmd.stage.sources import Reading
-from swarmd.stage.tokens import NO_LIMIT_BYTES, Ids, is_streamed, load_tokens, tokenizer_digest
+from swarmd.stage.tokenizer import Ids, tokenizer_digest
+from swarmd.stage.tokens import NO_LIMIT_BYTES, is_streamed, load_tokens
 from swarmd.values import Buffer
 
 ROUNDS = 6  # of the Feistel network: four make a pseudorandom permutation, two more for domains of a few bits

@@ -1,14 +1,12 @@
-"""Text to token ids and back, and the file of ids that training reads.
+"""The file of token ids that training reads.
 
 A source is tokenised once into a flat file named by what it was made from, written beside and renamed, and then
-memory-mapped. Knows nothing of steps or microbatches. The Hugging Face tokenizer's library is an extra, imported when
-one is chosen.
+memory-mapped. Knows nothing of steps or microbatches.
 """
 
 import contextlib
 import fcntl
 import hashlib
-import importlib
 import json
 import logging
 import os
@@ -16,89 +14,23 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, cast
 
 import numpy
 import numpy.typing
 
 from swarmd.config import DataConfig
 from swarmd.errors import ConfigError
-from swarmd.files import check_regular, open_regular, read_json
+from swarmd.files import open_regular, read_json
 from swarmd.stage.sources import HF_PREFIX, Piece, Reading, list_files, read_files, read_hugging_face
+from swarmd.stage.tokenizer import Ids, Tokenizer, load_tokenizer, tokenizer_digest
 
 NO_LIMIT_BYTES = 1 << 62  # of what this machine's user chose
 CACHE_FORMAT = 1  # raised when the same source would give another file
 MANIFEST_BYTES_LIMIT = 1 << 16  # three words
 HALF_WRITTEN = ".tokens-"  # how the names of files begin that aren't complete yet
-HASH_BYTES = 1 << 20  # bytes of a tokenizer file hashed at once
-END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")  # the usual names, most specific first
-BYTE_SEPARATOR = 0  # between documents; text has no such byte
-
-Ids = numpy.typing.NDArray[numpy.integer[Any]]
 
 log = logging.getLogger(__name__)
-
-
-class Tokenizer(Protocol):
-    """Text to ids and back."""
-
-    @property
-    def separator(self) -> int | None:
-        """The id between documents, if there is one."""
-
-    def encode(self, text: bytes) -> Ids: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-
-class ByteTokenizer:
-    """Every byte is a token: vocabulary 256, no file."""
-
-    separator: int | None = BYTE_SEPARATOR
-
-    def encode(self, text: bytes) -> Ids:
-        return numpy.frombuffer(text, dtype=numpy.uint8)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return bytes(ids).decode("utf-8", errors="replace")
-
-
-class FileTokenizer:
-    """A Hugging Face `tokenizer.json`."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            library = importlib.import_module("tokenizers")
-        except ImportError as error:
-            raise ConfigError("a tokenizer file needs tokenizers; run pip install 'swarmd[data]'.") from error
-        try:
-            check_regular(path)
-            self._tokenizer = library.Tokenizer.from_file(str(path))
-        except OSError as error:
-            raise ConfigError(
-                f"data.tokenizer {path} can't be read ({error.strerror}); give --tokenizer a tokenizer.json."
-            ) from error
-        except Exception as error:  # the library raises bare Exception for anything wrong with the file
-            raise ConfigError(
-                f"{path} is not a tokenizer.json ({error}); set data.tokenizer to one, or to byte."
-            ) from error
-        known = (self._tokenizer.token_to_id(token) for token in END_TOKENS)
-        self.separator: int | None = next((number for number in known if number is not None), None)
-
-    def encode(self, text: bytes) -> Ids:
-        encoded = self._tokenizer.encode(text.decode("utf-8", errors="replace"), add_special_tokens=False)
-        return numpy.asarray(encoded.ids, dtype=numpy.uint32)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(ids))
-        return text
-
-
-def load_tokenizer(name: str) -> Tokenizer:
-    """`byte`, or the path of a tokenizer.json. Raises ConfigError."""
-    if name == "byte":
-        return ByteTokenizer()
-    return FileTokenizer(Path(name))
 
 
 @dataclass(frozen=True)
@@ -222,11 +154,6 @@ def _cache_name(data: DataConfig, vocabulary: int, files: list[tuple[str, Path]]
     return hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
 
 
-def tokenizer_digest(name: str) -> str:
-    """Of a tokenizer's file; `byte` has none. Raises ConfigError."""
-    return name if name == "byte" else _file_digest(Path(name))
-
-
 def find_tokens(data: DataConfig, vocabulary: int, cache: Path) -> bool:
     """Whether exactly these files, unchanged, were tokenised into this cache before. Reads none of the text."""
     try:
@@ -234,19 +161,6 @@ def find_tokens(data: DataConfig, vocabulary: int, cache: Path) -> bool:
         return _open(path, vocabulary) is not None
     except (ConfigError, OSError):
         return False
-
-
-def _file_digest(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        with open_regular(path) as file:
-            while block := file.read(HASH_BYTES):
-                digest.update(block)
-    except OSError as error:
-        raise ConfigError(
-            f"data.tokenizer {path} can't be read ({error.strerror}); give --tokenizer a tokenizer.json."
-        ) from error
-    return digest.hexdigest()
 
 
 def _open(path: Path, vocabulary: int) -> TokenFile | None:

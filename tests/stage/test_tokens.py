@@ -11,7 +11,8 @@ from swarmd.config import DataConfig
 from swarmd.errors import ConfigError
 from swarmd.stage import sources
 from swarmd.stage.data import load_data
-from swarmd.stage.tokens import ByteTokenizer, load_tokens
+from swarmd.stage.tokenizer import ByteTokenizer
+from swarmd.stage.tokens import load_tokens
 from tests.stage.texts import TEXT, small_run
 
 
