@@ -8,7 +8,6 @@ imported in the thread, so that a daemon listens before it is loaded.
 
 import asyncio
 import contextlib
-import errno
 import heapq
 import itertools
 import logging
@@ -20,8 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from swarmd.config import RunConfig
-from swarmd.errors import DeviceLost, Stopped, SwarmError
+from swarmd.errors import DeviceLost, Stopped
 from swarmd.memory import give_back
+from swarmd.stage.device_errors import as_ours
 from swarmd.values import BackwardResult, Buffer, ComputeProgress, Encoded, GradientSummary, HopId, TailResult
 
 if TYPE_CHECKING:
@@ -33,34 +33,9 @@ ROUND, BACKWARD, FORWARD, EVALUATE = range(4)
 """The order of kinds of work. The tail's task counts as forward: it admits new work, though it includes a backward."""
 
 WARM_UP_TASKS = 5  # of a kind, until which only the newest counts: the first ones page memory in and compile kernels
-
 CLOSE_LIMIT_S = 10.0  # seconds to wait at close for the task that runs; a hung device must not stop the daemon's end
 OPEN_LIMIT_S = 120.0  # at Python's end, for a stage that is being opened: it hangs on nothing
 AVERAGE_WEIGHT = 0.1  # of the newest measurement in the moving averages: follows a change within some twenty hops
-OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "not enough memory",
-    "size calculation overflowed",  # more than there can be
-    "cublas_status_alloc_failed",
-    "cudnn_status_alloc_failed",
-)  # in messages of CUDA's and the CPU's allocators and of what works on them
-DEVICE_LOST = (
-    "device-side assert",
-    "illegal memory access",
-    "illegal instruction",
-    "illegal address",
-    "misaligned address",
-    "unspecified launch failure",
-    "uncorrectable",
-    "unknown error",
-    "busy or unavailable",
-    "context is destroyed",
-    "driver shutting down",
-    "fallen off the bus",
-    "gpu is lost",
-)  # in messages that say CUDA: from then on every call fails, until the process is started anew
 
 Result = TypeVar("Result")
 
@@ -300,7 +275,7 @@ class Worker:
                 self._engine = self._make_engine()
                 self._opening = False
             except Exception as error:  # noqa: BLE001 - becomes the exception of `start`
-                failure = _as_ours(error)
+                failure = as_ours(error)
             _post(loop, _deliver, built, None, failure)
             while failure is None and (task := self._next()) is not None:
                 self._run(task)
@@ -330,7 +305,7 @@ class Worker:
         try:
             result = task.call()
         except Exception as error:  # noqa: BLE001 - becomes the exception of whoever awaits it
-            failure = _as_ours(error)
+            failure = as_ours(error)
         if isinstance(failure, DeviceLost):
             self._lose(str(failure))
         self._task = self._running = None
@@ -358,22 +333,6 @@ def _deliver(future: "asyncio.Future[Any]", result: Any, failure: Exception | No
         future.set_exception(failure)
     else:
         future.set_result(result)
-
-
-def _as_ours(error: Exception) -> Exception:
-    """torch reports a lack of memory, and a device that is lost, as RuntimeError; the port promises MemoryError and
-    DeviceLost.
-    """
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return MemoryError(str(error))
-    if isinstance(error, SwarmError) or not isinstance(error, RuntimeError):
-        return error
-    said = str(error).casefold()
-    if any(words in said for words in OUT_OF_MEMORY):
-        return MemoryError(str(error).splitlines()[0])
-    if "cuda" in said and any(words in said for words in DEVICE_LOST):
-        return DeviceLost(f"the device is lost: {str(error).splitlines()[0]}; start the daemon again")
-    return error
 
 
 _workers: "weakref.WeakSet[Worker]" = weakref.WeakSet()

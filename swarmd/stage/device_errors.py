@@ -1,0 +1,46 @@
+"""A device's failures, told apart by the messages of torch: a lack of memory, and a device that is lost."""
+
+import errno
+
+from swarmd.errors import DeviceLost, SwarmError
+
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "size calculation overflowed",  # more than there can be
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+)  # in messages of CUDA's and the CPU's allocators and of what works on them
+DEVICE_LOST = (
+    "device-side assert",
+    "illegal memory access",
+    "illegal instruction",
+    "illegal address",
+    "misaligned address",
+    "unspecified launch failure",
+    "uncorrectable",
+    "unknown error",
+    "busy or unavailable",
+    "context is destroyed",
+    "driver shutting down",
+    "fallen off the bus",
+    "gpu is lost",
+)  # in messages that say CUDA: from then on every call fails, until the process is started anew
+
+
+def as_ours(error: Exception) -> Exception:
+    """torch reports a lack of memory, and a device that is lost, as RuntimeError; the port promises MemoryError and
+    DeviceLost.
+    """
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return MemoryError(str(error))
+    if isinstance(error, SwarmError) or not isinstance(error, RuntimeError):
+        return error
+    said = str(error).casefold()
+    if any(words in said for words in OUT_OF_MEMORY):
+        return MemoryError(str(error).splitlines()[0])
+    if "cuda" in said and any(words in said for words in DEVICE_LOST):
+        return DeviceLost(f"the device is lost: {str(error).splitlines()[0]}; start the daemon again")
+    return error
