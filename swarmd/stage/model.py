@@ -1,7 +1,7 @@
 """The model, and how it is cut into stages.
 
 A Llama-style decoder: token embedding, blocks of causal attention with rotary positions and SwiGLU, RMSNorm before
-each, an untied head. `StageModule` is one stage's slice of it. Parameter names are those of the whole model
+each, an untied unembedding. `StageModule` is one stage's slice of it. Parameter names are those of the whole model
 (`blocks.3.attention. query.weight`), however it is cut, and initial values depend on the run's seed and that name
 only; so any cutting holds the same whole model, and a checkpoint can be cut again. The model doesn't know about
 peers, hops or gradients.
@@ -17,6 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swarmd.config import ModelConfig
+
+UNEMBEDDING = "head"
+"""The module's name, and so its parameter's in states, and in what initial values are drawn from: a language model's
+head, as the field calls it. The head of a swarm is its first stage.
+"""
 
 
 class Norm(nn.Module):
@@ -85,8 +90,8 @@ class Block(nn.Module):
 
 
 class StageModule(nn.Module):
-    """Stages `first` to `last` of the model as one module: embedding if it begins, its blocks, final norm and head if
-    it ends.
+    """Stages `first` to `last` of the model as one module: the embedding if it begins, its blocks, the final norm and
+    the unembedding if it ends.
 
     A peer holds one stage; the whole model is all of them in one (`whole_model`). With sharing each stage has one
     block, which is applied `layers // stages` times.
@@ -108,7 +113,7 @@ class StageModule(nn.Module):
         self.blocks = nn.ModuleDict({key: Block(model) for key in dict.fromkeys(self.plan)})
         if self.is_tail:
             self.final_norm = Norm(model)
-            self.head = nn.Linear(model.hidden, model.vocabulary, bias=False)
+            self.add_module(UNEMBEDDING, nn.Linear(model.hidden, model.vocabulary, bias=False))
         with torch.device("cpu"):
             cos, sin = rotary_tables(model)
         self.register_buffer("cos", cos, persistent=False)
@@ -126,7 +131,7 @@ class StageModule(nn.Module):
             for key in self.plan:
                 x = self.blocks[key](x, cos, sin)
             if self.is_tail:
-                x = self.head(self.final_norm(x))
+                x = self.get_submodule(UNEMBEDDING)(self.final_norm(x))
         return x.float()
 
     def named(self) -> dict[str, nn.Parameter]:
