@@ -213,7 +213,7 @@ def plan_command(
     quick: Annotated[bool, typer.Option("--quick", help="Only the plan itself, without what-ifs.")] = False,
     as_json: _Json = False,
 ) -> int:
-    """What a swarm would do that you think of renting: speed, time, bottleneck, traffic, memory, cost. Simulated."""
+    """Simulate a swarm that you think of renting: speed, time, bottleneck, traffic, memory, cost."""
 
     def action() -> int:
         from dataclasses import asdict

@@ -34,7 +34,7 @@ Row = TypeVar("Row")
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a command is."""
+    """The progress of a command."""
 
     doing: str  # one sentence
     done: int  # bytes, while some are fetched
@@ -49,7 +49,7 @@ def _silent(_progress: Progress) -> None:
 
 
 def _nothing(_sentence: str) -> None:
-    """Where nobody wants to hear of it."""
+    """Tells nobody."""
 
 
 def default_home() -> Path:

@@ -69,7 +69,7 @@ def render_status(status: Status) -> RenderableType:
 
 
 def _headline(status: Status) -> str:
-    """Whether all is well, before anything else: in a word, and what it is at or waits for."""
+    """The first line: a word that says whether all is well, and the step or the wait."""
     word = _WORDS.get(status.state, status.state.upper())
     if wait := next(iter(status.waits), None):
         return f"{word}  waiting {duration(wait.seconds)} for {wait.what}"
@@ -162,7 +162,7 @@ def render_queues(hops: list[HopRow]) -> RenderableType:
 
 
 def render_work(hops: list[HopRow], status: Status) -> RenderableType:
-    """What waits where, and why the device is idle."""
+    """The queues, and why the device is idle."""
     queues = status.queues
     why = f"idle: {queues.idle_because}" if queues.idle_because else "computing"
     held = f"{queues.forward} wait for their forward, {queues.backward} for their backward, "
@@ -174,7 +174,7 @@ def render_work(hops: list[HopRow], status: Status) -> RenderableType:
 
 
 class ProgressView:
-    """How far a command is, on stderr: a bar on a terminal, elsewhere a line whenever something changes."""
+    """The progress of a command, on stderr: a bar on a terminal, elsewhere a line whenever something changes."""
 
     def __init__(self) -> None:
         self._console = console(sys.stderr)
@@ -197,7 +197,7 @@ class ProgressView:
             self._bar.stop()
 
     def show(self, doing: str, done: int, total: int) -> None:
-        """Something has changed, maybe. `done` of `total` bytes are there; 0: none are fetched."""
+        """Shows the progress, if it has changed. `done` of `total` bytes are there; 0: none are fetched."""
         doing, amount = printable(doing), f"{size(done)} of {size(total)}" if total else ""
         if self._bar is not None:
             shares = {"total": float(total) if total else None, "completed": float(done)}

@@ -1,4 +1,4 @@
-"""What a run is and what a node is, as plain frozen data.
+"""The settings of a run and of a node, as plain frozen data.
 
 A *run* is what all its peers must agree on: it is fingerprinted, and sent to whoever joins. A *node* is one daemon's
 own affair. Reading and validating TOML is in `settings.py`; this file imports nothing, so that every room may use it.
@@ -49,7 +49,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What the heads train on. Part of the run: index -> sequences must be the same function everywhere."""
+    """The text that the heads train on. Part of the run: index -> sequences must be the same function everywhere."""
 
     source: str = "stdlib"  # stdlib | hf:OWNER/NAME[:SUBSET] | path to text file(s), directory, *.jsonl, *.parquet
     tokenizer: str = "byte"  # byte | path to a Hugging Face tokenizer.json
@@ -60,7 +60,7 @@ class DataConfig:
 
     @property
     def has_open_source(self) -> bool:
-        """Whether every machine may read the source, whoever named it; else only its user can say where it is."""
+        """True if every machine may read the source, whoever named it; else only its user can say where it is."""
         return self.source == "stdlib" or (HUB_NAME.fullmatch(self.source) is not None and ".." not in self.source)
 
     @property
@@ -71,7 +71,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How a version becomes the next."""
+    """The optimizer that makes the next version."""
 
     name: Literal["adamw", "lamb", "adamw8bit", "lamb8bit"] = "adamw"
     learning_rate: float = 3e-4
@@ -86,7 +86,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """What each kind of tensor travels as, when both ends can (else fp16)."""
+    """The codec of each kind of tensor on the wire, when both ends have it (else fp16)."""
 
     activations: CodecName = "int8"
     gradients: CodecName = "int8"

@@ -25,7 +25,7 @@ class PeerUnreachable(SwarmError):
 
 
 class WrongPeer(PeerUnreachable):
-    """Somebody answers at the peer's address, and proves to be another peer."""
+    """Another peer answers at the peer's address."""
 
 
 class Refused(SwarmError):
@@ -71,7 +71,7 @@ NO_ANSWER = (PeerUnreachable, TimeoutError, Refused, PeerFault)
 
 
 class GaveUp(SwarmError):
-    """What the user wanted to wait for didn't come in the time that the user gave it. Exit code 1."""
+    """The time that the user gave for a wait is over. Exit code 1."""
 
 
 class NonFinite(SwarmError):

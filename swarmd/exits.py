@@ -1,8 +1,8 @@
-"""How a process of ours ends: on a signal, from its first line on, and when it is done.
+"""The end of a process: on a signal, from its first line on, and when it is done.
 
-Whatever command it is, the end is `end` or `at_once`, and both leave by `os._exit`: torch's and other threads that are
-in C++ when Python takes itself down would abort the process. What matters is closed by then by whoever opened it, or
-is such that a killed process may leave it. Until a command listens to signals itself (`heard_by`), the first one ends
+Every command ends by `end` or `at_once`, and both leave by `os._exit`: torch's and other threads that are in C++ when
+Python takes itself down would abort the process. Files and sockets are closed by then by their owners, or are such that
+a killed process may leave them. Until a command listens to signals itself (`heard_by`), the first one ends
 it with the code that `begin` was given. Relies on the standard library only, and imports little: the time until it is
 loaded is the time in which a signal still does what it does to any Python.
 """
@@ -33,14 +33,14 @@ before_end: list[Callable[[], object]] = []
 
 
 def begin(program: str, code: int) -> None:
-    """From now on a signal ends this process with `code`, which should be known before anything takes time."""
+    """Makes a signal end this process with `code`; to be called before anything that takes time."""
     sentence = f"{program}: interrupted." if code else ""
     _install(lambda _number, _frame: at_once(code, sentence))
 
 
 @contextlib.contextmanager
 def heard_by(listener: Callable[[str], object]) -> Iterator[None]:
-    """Inside it the name of each signal goes to a listener, between two instructions of the main thread."""
+    """Gives the name of each signal to a listener while the block runs, between two instructions of the main thread."""
     before = [(number, signal.getsignal(number)) for number in SIGNALS]
     _install(lambda number, _frame: listener(signal.Signals(number).name))
     try:

@@ -51,7 +51,7 @@ def open_regular(path: Path | str, *, append: bool = False, follow: bool = True)
 def open_private(path: Path | str, flags: int) -> int:
     """A descriptor of a file that only this user may read or write, whatever the umask; with O_CREAT it is made if
     there is none. Never through a link of either kind, and no mode is changed before it is clear whose file it is:
-    whoever may write to the folder could have put another of this user's files there. Raises OSError.
+    others who may write to the folder could have put another of this user's files there. Raises OSError.
     """
     try:
         check_regular(path, follow=False)  # before it is opened, since that alone moves some devices
@@ -75,7 +75,7 @@ def open_private(path: Path | str, flags: int) -> int:
 
 
 def read_regular(path: Path | str, limit_bytes: int, *, follow: bool = True) -> bytes:
-    """All that is in a regular file. Raises OSError, also for one that is longer."""
+    """The whole content of a regular file. Raises OSError, also for one that is longer."""
     with open_regular(path, follow=follow) as file:
         content = file.read(limit_bytes + 1)
     if len(content) > limit_bytes:
@@ -92,7 +92,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json(path: Path | str, limit_bytes: int, *, follow: bool = True) -> Any:
-    """What a JSON file holds. Raises OSError, ValueError."""
+    """The content of a JSON file. Raises OSError, ValueError."""
     return parse_json(read_regular(path, limit_bytes, follow=follow))
 
 

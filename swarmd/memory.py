@@ -28,13 +28,13 @@ _trim, _set = _find("malloc_trim"), _find("mallopt")
 
 
 def share_arenas() -> None:
-    """From now on few threads have freed memory of their own. To be called before any are started."""
+    """Lets few threads have freed memory of their own. To be called before any are started."""
     if _trim is not None and _set is not None:  # musl has the second in name only
         _set(_M_ARENA_MAX, ARENAS)
 
 
 def settle() -> None:
-    """What is loaded when this is called first stays: from then on the collector looks only at what came since, which
+    """Keeps all objects that are loaded at the first call: from then on the collector looks only at newer ones, which
     takes milliseconds and is done often.
     """
     if gc.get_freeze_count() == 0:

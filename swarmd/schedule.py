@@ -23,7 +23,7 @@ def learning_rate_at(optimizer: OptimizerConfig, step: int, steps: int) -> float
 
 
 def _remaining(decay: str, done: float) -> float:
-    """How much of the rate is left, 1 .. 0, when the fraction `done` of the decay has passed."""
+    """The share of the rate that is left, 1 .. 0, when the fraction `done` of the decay has passed."""
     match decay:
         case "constant":
             return 1.0

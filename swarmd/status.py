@@ -1,4 +1,4 @@
-"""What a daemon says of itself: filled by the daemon, printed by swarmctl, which computes nothing.
+"""The status of a daemon: filled by the daemon, printed by swarmctl, which computes nothing.
 
 Plain data; the field names are the JSON contract (docs/design.md, "The contract with the outside") and are
 kept stable.
@@ -79,7 +79,7 @@ class Wait:
         return self.what + (f" ({details})" if details else "") + (f": {self.advice}" if self.advice else "")
 
     def short(self) -> str:
-        """What for, how far it is, and what to do."""
+        """The wait in a sentence: what for, how far it is, and what to do."""
         return ": ".join(filter(None, (self.what, self.progress, self.advice)))
 
 

@@ -35,7 +35,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class BackwardResult:
-    """What a backward gave: the gradient of the stage's input (None at the head), and whether its hop counts."""
+    """The result of a backward: the gradient of the stage's input (None at the head), and whether its hop counts."""
 
     gradient: Encoded | None
     accumulated: bool  # the hop is in the step's sum now; a frozen sum stays as it was, but the gradient is right

@@ -12,8 +12,8 @@ STOP_SECONDS = 1.0  # for a call that isn't wanted any more to clean up after it
 
 
 async def run_beside(call: Callable[[Callable[[], bool]], T]) -> T:
-    """What `call` returns or raises. It gets a question that it is to ask now and then: whether to stop, because this
-    was cancelled.
+    """Runs a call in a thread; gives its result, or raises its exception. The call gets a function that it is to ask
+    now and then: it says whether to stop, because this was cancelled.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
@@ -24,7 +24,7 @@ async def run_beside(call: Callable[[Callable[[], bool]], T]) -> T:
         failure: Exception | None = None
         try:
             result = call(stop.is_set)
-        except Exception as error:  # noqa: BLE001 - becomes the exception of whoever waits
+        except Exception as error:  # noqa: BLE001 - becomes the exception of the coroutine that waits
             failure = error
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(_deliver, done, result, failure)

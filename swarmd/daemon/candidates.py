@@ -1,6 +1,6 @@
-"""Whom a daemon that looks for its run asks next: several at once, each again after a pause that doubles.
+"""Candidates that a daemon asks for its run: several at once, each again after a pause that doubles.
 
-Pure: time and chance are given to it. `run_search.py` asks, and says here what came of it.
+Pure: time and chance are given to it. `run_search.py` asks them, and reports the outcome here.
 """
 
 import random
@@ -20,7 +20,7 @@ Outcome = Literal["untried", "unreachable", "no run", "another run", "refused"]
 
 @dataclass
 class Candidate:
-    """Somebody who may have the run."""
+    """A peer that may have the run."""
 
     peer: PeerId
     address: str = ""  # dialled as it stands; "": the peer is dialled wherever it is known to be
@@ -35,12 +35,12 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The name that people are shown."""
         return self.address or f"peer {self.peer}"
 
 
 class Candidates:
-    """All of them."""
+    """All peers that may have the run."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -52,18 +52,18 @@ class Candidates:
             self._all.setdefault((candidate.peer, candidate.address), candidate)
 
     def remove(self, candidate: Candidate) -> None:
-        """It is nobody to be asked any more."""
+        """Asks it no more."""
         self._all.pop((candidate.peer, candidate.address), None)
 
     def all(self) -> list[Candidate]:
         return list(self._all.values())
 
     def of(self, peer: PeerId) -> list[Candidate]:
-        """What is known of a peer."""
+        """The candidates that are this peer."""
         return [candidate for candidate in self._all.values() if candidate.peer == peer]
 
     def next(self, now: float, at_once: int = ASKED_AT_ONCE) -> list[Candidate]:
-        """Who is to be asked now, and is marked so: those that a person named first, of the others the longest due."""
+        """Chooses those to be asked now, and marks them so: first those that a person named, then the longest due."""
         room = at_once - self._asked()
         due = [candidate for candidate in self._all.values() if not candidate.asking and candidate.due <= now]
         chosen = sorted(due, key=lambda it: (not it.given, it.due, self._rng.random()))[: max(0, room)]
@@ -75,7 +75,7 @@ class Candidates:
         return sum(candidate.asking for candidate in self._all.values())
 
     def failed(self, candidate: Candidate, outcome: Outcome, trouble: str, now: float) -> None:
-        """What came of asking it."""
+        """Notes the outcome of asking it, and when it is asked again."""
         candidate.outcome, candidate.trouble, candidate.asking = outcome, trouble, False
         doubled = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * candidate.pause_s))
         candidate.pause_s = REFUSED_PAUSE_S if outcome == "refused" else doubled

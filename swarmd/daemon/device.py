@@ -1,6 +1,6 @@
-"""How much memory a device has, before torch is loaded: what a stage takes decides where a newcomer is placed.
+"""The memory of a device, found out before torch is loaded: it decides which stage a newcomer can hold.
 
-Of a GPU its driver's tool is asked. What can't be found out counts as unknown, and limits nothing.
+The driver's tool is asked about a GPU. Memory that can't be found out counts as unknown, and limits nothing.
 """
 
 import asyncio

@@ -40,7 +40,7 @@ class Flood(logging.Filter):
         self._look_at = 0.0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is written; decided by the first handler that asks."""
+        """True if a record is written; the first handler that asks decides."""
         passes = getattr(record, "passes", None)
         if passes is None:
             passes, due = self._decide(record)

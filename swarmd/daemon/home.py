@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 def default_home() -> Path:
-    """Where a daemon lives when neither --home nor SWARMD_HOME says otherwise."""
+    """The home that is meant when neither --home nor SWARMD_HOME names one."""
     return Path(os.environ.get("SWARMD_HOME") or Path.home() / ".swarmd")
 
 
@@ -106,7 +106,7 @@ class Home:
             os.close(descriptor)
 
     def _check_files(self) -> None:
-        """What is read or appended to here is a file of this home, and no link to another one. Raises ConfigError."""
+        """Checks that files to be read or appended to are of this home, and no links to others. Raises ConfigError."""
         for path in (self.node_file, self.run_file, self.port_file, self.incarnation, self.ledger):
             try:
                 check_regular(path, follow=False)
@@ -151,8 +151,8 @@ class Home:
         return remembered
 
     def kept_port(self) -> int:
-        """Where this daemon listened last without being told where; 0: it never did. A damaged file is as good as none:
-        another port will be found.
+        """The port at which this daemon listened last without being told where; 0: it never did. A damaged file counts
+        as none: another port will be found.
         """
         try:
             text = read_regular(self.port_file, PORT_FILE_LIMIT_BYTES).decode("ascii", errors="replace").strip()
@@ -161,7 +161,7 @@ class Home:
         return int(text) if text.isdecimal() and int(text) < 1 << 16 else 0
 
     def keep_port(self, port: int) -> None:
-        """So that others find this daemon where they knew it. A full disk is logged, not raised."""
+        """Writes down the port, so that others find this daemon where it was. A full disk is logged, not raised."""
         if port == self.kept_port():
             return
         try:
@@ -170,11 +170,11 @@ class Home:
             log.error("can't keep the port in %s: %s", self.port_file, error.strerror)
 
     def remember_run(self, remembered: RememberedRun) -> None:
-        """Says whose the ledger and the checkpoints are. Raises OSError."""
+        """Writes down which run the ledger and the checkpoints are of. Raises OSError."""
         write_atomically(self.run_file, (json.dumps(dataclasses.asdict(remembered), indent=2) + "\n").encode())
 
     def remembered_run(self) -> RememberedRun | None:
-        """Whose run this home is of, None if of none yet. Raises ConfigError when the file is damaged."""
+        """The run that this home is of, None if there is none yet. Raises ConfigError when the file is damaged."""
         try:
             remembered = parse_run(read_json(self.run_file, NODE_FILE_LIMIT_BYTES))
         except FileNotFoundError:
@@ -190,8 +190,8 @@ class Home:
         return remembered
 
     def next_incarnation(self, clock_ns: int) -> int:
-        """A number higher than in every earlier life of this home, written down before it is used. What the clock says
-        where that is more, so that a home without its memory is most likely ahead, too. Raises ConfigError.
+        """A number higher than in every earlier life of this home, written down before it is used: the clock's where
+        that is more, so that a home without its memory is most likely ahead, too. Raises ConfigError.
         """
         try:
             kept = _parse_incarnation(read_regular(self.incarnation, NODE_FILE_LIMIT_BYTES))
@@ -213,8 +213,8 @@ class Home:
         write_atomically(self.incarnation, f"{incarnation}\n".encode())
 
     def remember_end(self, fingerprint: str, why: str) -> None:
-        """A run has ended before its last step: a service that starts the daemon again must not go on with it. A full
-        disk is logged, not raised.
+        """Writes down that a run has ended before its last step: a service that starts the daemon again must not go on
+        with it. A full disk is logged, not raised.
         """
         try:
             write_atomically(self.ended_file, (json.dumps({"run": fingerprint, "why": why}, indent=2) + "\n").encode())
@@ -238,20 +238,20 @@ class Home:
             )
 
     def has_checkpoints(self) -> bool:
-        """Whether a version of some stage was saved here. Version 0, which the first release wrote down when it ended
+        """True if a version of some stage was saved here. Version 0, which the first release wrote down when it ended
         before the first step, is none.
         """
         return any(name.strip("0") for name in self._saved())
 
     def is_checkpointed(self, known: RememberedRun | None) -> bool:
-        """Whether its run has come to a version that is on disks, as far as this home knows."""
+        """True if its run has come to a version that is on disks, as far as this home knows."""
         if self.has_checkpoints():
             return True
         # The first release also said so in homes that held nothing but version 0.
         return known is not None and known.checkpointed and not self.never_stepped()
 
     def never_stepped(self) -> bool:
-        """Whether version 0 was all that the first release ever wrote down here."""
+        """True if version 0 was all that the first release ever wrote down here."""
         return bool(self._saved()) and not self.has_checkpoints() and not self.ledger.exists()
 
     def _saved(self) -> set[str]:

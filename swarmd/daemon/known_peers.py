@@ -33,7 +33,7 @@ def known_of(peers: Iterable[str]) -> tuple[KnownPeer, ...]:
 
 
 def peer_of(address: str) -> PeerId:
-    """Whose multiaddr it is; "" where it doesn't say."""
+    """The peer of a multiaddr; "" if that names none."""
     return address.rpartition("/p2p/")[2] if "/p2p/" in address else ""
 
 

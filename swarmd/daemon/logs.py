@@ -1,8 +1,8 @@
-"""Where a daemon's words go: all of them to `swarmd.log` in its home, which rotates, and the important ones to stderr.
+"""A daemon's log: all of it goes to `swarmd.log` in its home, which rotates, and the important lines to stderr.
 
-Important are warnings and what is logged at NOTICE (listening, joined, done). Of each kind only so many a minute are
-written (`flood.py`). Must run before libp2p is imported, which
-otherwise installs a handler of its own on the root logger; what libp2p says is capped and routed by `net/`.
+Important are warnings and lines logged at NOTICE (listening, joined, done). Of each kind only so many a minute are
+written (`flood.py`). Must run before libp2p is imported, which otherwise installs a handler of its own on the root
+logger; the library's own lines are capped and routed by `net/`.
 """
 
 import json
@@ -30,7 +30,7 @@ TERMINAL_ONLY = {"terminal_only": True}
 """`extra` of a record that says nothing new: it only shows a person, now and then, how it goes."""
 
 _FROM_LIBRARIES = ("swarmd.net.library", "py.warnings")
-"""Where net/ routes libp2p's records, and where captured warnings go."""
+"""Loggers of libp2p's records, which net/ routes there, and of captured warnings."""
 
 
 def configure_logging(path: Path, *, as_json: bool = False, debug: bool = False) -> None:
@@ -62,7 +62,7 @@ def configure_logging(path: Path, *, as_json: bool = False, debug: bool = False)
 
 
 def _ours(record: logging.LogRecord) -> bool:
-    """What libraries say among themselves is for the file."""
+    """Keeps the lines of libraries for the file."""
     return record.name not in _FROM_LIBRARIES
 
 

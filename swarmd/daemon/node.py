@@ -88,7 +88,7 @@ class Node(HistoryListener):
         return self.search.settings()
 
     async def _keep_incarnation(self, incarnation: int) -> None:
-        """Others know a later life of this peer than this home. Raises OSError."""
+        """Takes over a later life's number of this peer, which others know and this home doesn't. Raises OSError."""
         await asyncio.to_thread(self._home.keep_incarnation, incarnation)
         self.transport.renumber(incarnation)
 
@@ -147,7 +147,7 @@ class Node(HistoryListener):
             log.log(logging.WARNING if peer.ending.is_at_risk() else NOTICE, sentence)
 
     def _write_down(self, end: RunEnded) -> RunEnded:
-        """The run is over before its last step, for good; what to do about it."""
+        """Writes down that the run is over before its last step, for good; the same error, and what to do about it."""
         assert self.search.run is not None
         where = f"the last good checkpoint is version {end.checkpoint}, in {self._home.checkpoints}."
         if end.checkpoint is None:
@@ -157,7 +157,7 @@ class Node(HistoryListener):
         return RunEnded(sentence, end.checkpoint)
 
     async def _find_text(self, run: RunConfig) -> bool:
-        """Whether this daemon may be a head. Raises ConfigError if it lacks the text, and can be nothing else."""
+        """True if this daemon may be a head. Raises ConfigError if it lacks the text, and can be nothing else."""
         before = self.search.known
         lacking = await self._text.find(run, before)
         used = before.stage if before is not None else None
@@ -198,7 +198,7 @@ class Node(HistoryListener):
         await meet_others(self.search.others, self.membership, self._links, random.Random())
 
     def _waits(self) -> list[Wait]:
-        """What this daemon waits for at the moment."""
+        """The waits of this daemon at the moment."""
         found = [self.search.looking] if self.search.looking is not None else []
         if self.store is not None and self.store.checking:
             found.append(Wait("the checkpoints on this disk to be checked", progress=self.store.checking))
@@ -263,7 +263,7 @@ class Node(HistoryListener):
         return self.transport.addresses()
 
     def found(self, peer: PeerId, addresses: tuple[str, ...], run: str, machine: str) -> None:
-        """Another daemon on the local network."""
+        """Takes note of another daemon on the local network."""
         self.search.found(peer, addresses, run, machine)
 
     def on_run(self, callback: Callable[[str], Awaitable[None]]) -> None:
@@ -303,14 +303,14 @@ class Node(HistoryListener):
         return self.peer
 
     async def end_soon(self, why: str) -> None:
-        """This machine will be gone soon; until it drains others may prepare to take its place."""
+        """Tells others that this machine will be gone soon: they may prepare to take its place until it drains."""
         if self.peer is not None and self.config.grace_s > 0:
             log.log(NOTICE, "works on for %.0f s before it drains: %s", self.config.grace_s, why)
             await self.peer.end_soon()
 
     async def drain(self, why: str, bound_s: float | None = None) -> Drained:
-        """Ends this daemon's work within a bound, so that nothing of it is lost; then the daemon is to end. Who asks
-        again waits for the same drain.
+        """Ends this daemon's work within a bound, so that nothing of it is lost; then the daemon is to end. A second
+        caller waits for the same drain.
         """
         if self._draining is None:
             bound_s = self.config.drain_s if bound_s is None else bound_s
@@ -336,7 +336,7 @@ class Node(HistoryListener):
         return drained
 
     def end(self, why: str) -> None:
-        """The daemon is to end, with exit code 0."""
+        """Ends the daemon, with exit code 0."""
         if not self.ended.done():
             self.ended.set_result(why)
 

@@ -86,7 +86,7 @@ async def _told_to_systemd(daemon: Node, report: Report) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _said(daemon: Node, report: Report) -> AsyncIterator[None]:
-    """What the daemon waits for for a while is said, in log and terminal; the terminal also shows how it goes."""
+    """Says in log and terminal what the daemon has waited for a while; the terminal also shows how it goes."""
 
     def say(line: str) -> None:
         log.log(NOTICE, "%s", line, extra=TERMINAL_ONLY)
@@ -104,7 +104,7 @@ async def _said(daemon: Node, report: Report) -> AsyncIterator[None]:
 
 
 def _log_failure(task: "asyncio.Task[None]") -> None:
-    """A daemon that can't show itself any more trains on."""
+    """Logs the failure of a task that shows the daemon, which trains on."""
     if not task.cancelled() and (trouble := task.exception()) is not None:
         log.error("no more attempts to %s", task.get_name(), exc_info=trouble)
 
@@ -199,7 +199,7 @@ async def _until_over(daemon: Node, life: Coroutine[None, None, None], stopped: 
 
 
 def _raise_first(living: "asyncio.Task[None]") -> None:
-    """What a task group raised, as the one thing that went wrong."""
+    """Raises the first exception of a task group's bundle."""
     trouble = living.exception()
     while isinstance(trouble, BaseExceptionGroup):
         trouble = trouble.exceptions[0]

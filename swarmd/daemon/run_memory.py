@@ -17,7 +17,7 @@ LOOK_SECONDS = 10.0  # between two looks whether others are known that aren't wr
 
 
 class RunMemory:
-    """Whose the ledger and the checkpoints of a home are, and where the others of the run were last."""
+    """The run of a home's ledger and checkpoints, and the last addresses of its other peers."""
 
     def __init__(
         self,

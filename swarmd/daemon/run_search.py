@@ -1,7 +1,7 @@
-"""How a daemon comes to a run: it founds one, goes on with one that is on its disk, or takes the settings of a peer's.
+"""The search for a run: a daemon founds one, goes on with one that is on its disk, or takes the settings of a peer's.
 
-Asks those whom it was told of, remembers or hears of on the local network (`candidates.py`), until one gives a run:
-whoever can't be reached may come yet, so it waits, and says for what. Relies on `Links` for the greeting, which proves
+It asks peers that it was told of, remembers or hears of on the local network (`candidates.py`), until one gives a run:
+one that can't be reached may come yet, so it waits, and says for what. Relies on `Links` for the greeting, which proves
 the run's fingerprint, and on the home for what an earlier life wrote down.
 """
 
@@ -48,7 +48,7 @@ TROUBLES_SHOWN = 3  # of all who were asked
 
 
 class RunSearch:
-    """Which run this daemon is of, and through whom it came to it."""
+    """The run that this daemon is of, and the peers through whom it came to it."""
 
     def __init__(
         self, config: NodeConfig, home: Home, transport: "Libp2pTransport", links: Links, membership: Membership
@@ -76,7 +76,7 @@ class RunSearch:
         links.on_asked_in_vain(self._asked_in_vain)
 
     def settings(self) -> Settings | None:
-        """What others are told of the run."""
+        """The run's settings, as others are given them."""
         run = self.run or self._proving
         return Settings(to_plain(run), fingerprint(run)) if run else None
 
@@ -100,7 +100,7 @@ class RunSearch:
         self.run = run
 
     def is_checkpointed(self) -> bool:
-        """Whether the run has come to a version that is on disks, as far as this home knows."""
+        """True if the run has come to a version that is on disks, as far as this home knows."""
         return self._home.is_checkpointed(self.known)
 
     def _check_home(self, run: RunConfig) -> None:
@@ -143,7 +143,7 @@ class RunSearch:
             log.log(NOTICE, "nobody has the run %s: %s", run.name, self._missed())
 
     def _turn_has_come(self) -> bool:
-        """Whether all others are there and wait for somebody to found the run, and those that come before this peer had
+        """True if all others are there and wait for somebody to found the run, and those that come before this peer had
         the time to do so, if they mean to. Two should not found it at once.
         """
         now, waiting = asyncio.get_running_loop().time(), [it.peer for it in self._candidates.all()]
@@ -156,7 +156,7 @@ class RunSearch:
         return now - self._all_wait_since >= TURN_S * before
 
     def _missed(self) -> str:
-        """Whom a search didn't find, and why."""
+        """The peers that a search didn't find, and why."""
         troubles = self._candidates.troubles()
         more = f"; and {len(troubles) - TROUBLES_SHOWN} more" if len(troubles) > TROUBLES_SHOWN else ""
         return "; ".join(troubles[:TROUBLES_SHOWN]) + more
@@ -196,7 +196,7 @@ class RunSearch:
             self._home.remember(Remembered(self._config.bootstrap, self._config.stage))
 
     def _gather(self) -> None:
-        """Whom to ask: whom the user names, and, unless that is somebody new, whom this home knows."""
+        """Adds the peers to ask: those that the user names, and, unless these are new, those that this home knows."""
         given = self._config.bootstrap
         for address in given:
             self._candidates.add(Candidate(peer_of(address), address, given=True))
@@ -212,7 +212,7 @@ class RunSearch:
             self._add_others(known.fingerprint if known is not None else "")
 
     def _bootstrap_of_old(self) -> tuple[KnownPeer, ...]:
-        """Where an earlier life joined."""
+        """The peers at which an earlier life joined."""
         try:
             remembered = self._home.remembered()
         except ConfigError as trouble:
@@ -221,7 +221,7 @@ class RunSearch:
         return known_of(remembered.bootstrap) if remembered is not None else ()
 
     def _remember_others(self, others: tuple[KnownPeer, ...], *more: KnownPeer) -> None:
-        """The transport learns where an earlier life found them."""
+        """Tells the transport where an earlier life found them."""
         own = self._transport.peer_id
         self.others = tuple(it for it in merge_known(others, more) if it.peer != own)
         for it in self.others:
@@ -235,7 +235,7 @@ class RunSearch:
 
     @contextlib.contextmanager
     def _search(self, what: str, advice: str) -> Iterator[None]:
-        """While it lasts, it is said what is looked for."""
+        """Shows what is looked for while the block runs."""
         self.looking, self._since = Wait(what, advice=advice), asyncio.get_running_loop().time()
         try:
             yield
@@ -270,7 +270,7 @@ class RunSearch:
             await asyncio.gather(*tries, return_exceptions=True)
 
     async def _wait(self, tries: "set[asyncio.Task[None]]", seconds: float) -> "set[asyncio.Task[None]]":
-        """Until one has ended, somebody new is there, or the time is over. Returns those that haven't ended."""
+        """Waits until one has ended, somebody new is there, or the time is over. Returns those that haven't ended."""
         changed = asyncio.create_task(self._changed.wait(seconds))
         try:
             await asyncio.wait({*tries, changed}, return_when=asyncio.FIRST_COMPLETED)
@@ -289,7 +289,7 @@ class RunSearch:
             raise ConfigError(f"can't join: {'; '.join(refusals)}.")
 
     async def _try(self, it: Candidate) -> None:
-        """Asks one; what comes of it is said to the candidates."""
+        """Asks one, and reports the outcome to the candidates."""
         loop = asyncio.get_running_loop()
         try:
             await self._adopt(it.address or it.peer, it.only)
@@ -351,7 +351,7 @@ class RunSearch:
     # ---------------------------------------------------------------------------------------------- hearing of others
 
     def found(self, peer: PeerId, addresses: tuple[str, ...], run: str, machine: str = "") -> None:
-        """Another daemon on the local network; only one that has a run, and the one that is wanted, is of use."""
+        """Adds another daemon on the local network, if it has a run, and the one that is wanted."""
         if not run or peer == self._transport.peer_id or self._only not in ("", run):
             return
         self._transport.learn(peer, addresses, machine)
@@ -360,9 +360,7 @@ class RunSearch:
         self._changed.notify()
 
     def _offered(self, card: Card, run: str) -> None:
-        """Somebody who has a run has greeted this daemon, which looks for one: if it is who or what is looked for, it
-        is asked at once, wherever it is now.
-        """
+        """Hurries to ask a peer with a run that has greeted this daemon, if that peer or that run is looked for."""
         wanted = run == self._only or bool(self._candidates.of(card.peer))
         if self.run is not None or self.looking is None or not wanted:
             return
@@ -372,7 +370,7 @@ class RunSearch:
         self._changed.notify()
 
     def _asked_in_vain(self, peer: PeerId) -> None:
-        """A peer asked for the run while this one has none: so it is there, and has none either."""
+        """Notes that a peer asked for the run while this one has none: so it is there, and has none either."""
         for candidate in self._candidates.of(peer):
             if not candidate.asking and candidate.outcome in ("untried", "unreachable"):
                 now = asyncio.get_running_loop().time()

@@ -21,7 +21,7 @@ SYSTEM_BEGIN, SYSTEM_END = "# [system]", "# [end]"  # around what a user's manag
 
 @dataclass(frozen=True)
 class Places:
-    """Where the service's files go."""
+    """The paths of the service's files."""
 
     unit: Path
     environment: Path  # a directory: one file for each instance
@@ -36,7 +36,7 @@ def places(*, user: bool) -> Places:
 
 
 def program() -> str:
-    """How systemd starts this swarmd: the installed command beside this Python, else the module."""
+    """The command with which systemd starts this swarmd: the one installed beside this Python, else the module."""
     beside = Path(sys.executable).parent / "swarmd"
     found = str(beside) if beside.exists() else shutil.which("swarmd")
     return _quoted(found) if found else f"{_quoted(sys.executable)} -m swarmd"
@@ -77,7 +77,7 @@ def install(*, user: bool) -> Places:
 
 
 def advice(where: Places, *, user: bool) -> str:
-    """What to do next."""
+    """The commands to be given next."""
     systemctl = "systemctl --user" if user else "sudo systemctl"
     lines = [
         f"wrote {where.unit}",

@@ -70,7 +70,7 @@ class LocalStore:
 
     @property
     def trouble(self) -> str:
-        """What this disk can't do at present, in a sentence; "" when all is well."""
+        """The present trouble of this disk, in a sentence; "" when all is well."""
         return "; ".join(f"can't {what}: {why}" for what, why in sorted(self._troubles.items()))
 
     def _failed(self, what: str, error: OSError) -> None:
@@ -87,7 +87,7 @@ class LocalStore:
             log.warning("can %s again in %s", what, self._home.path)
 
     def remember_run(self, known: RememberedRun) -> None:
-        """Whose the ledger and the checkpoints are."""
+        """Writes down whose the ledger and the checkpoints are."""
         what = "write whose run this is"
         try:
             self._home.remember_run(known)
@@ -149,7 +149,7 @@ class LocalStore:
                 os.replace(path, path.with_name(path.name + ".1"))
 
     def _mend(self, size: int) -> bytes:
-        """A line end, if a crash or a full disk tore the last line: the torn one must not swallow the next."""
+        """A line end, if a crash or a full disk tore the last line, which must not swallow the next."""
         if size == 0:
             return b""
         with open_regular(self._home.ledger) as ledger:
@@ -164,7 +164,7 @@ class LocalStore:
     async def save_checkpoint(
         self, version: int, stage: int, state: Buffer, record: dict[str, Any], *, copy: bool = False
     ) -> bool:
-        """Writes a stage's state at a version beside the event loop. Whether it was written."""
+        """Writes a stage's state at a version beside the event loop. Returns whether it was written."""
         if not copy:
             self._own = stage
         writing = asyncio.ensure_future(self._beside(lambda: self._save(version, stage, state, record, copy)))
@@ -173,7 +173,7 @@ class LocalStore:
         return await asyncio.shield(writing)
 
     async def settle(self, bound_s: float) -> None:
-        """Waits for what is being written, so long at most. What is torn then is passed over."""
+        """Waits for checkpoints that are being written, so long at most. One that is torn then is passed over later."""
         if self._writing:
             await asyncio.wait(self._writing, timeout=bound_s)
 
@@ -197,7 +197,7 @@ class LocalStore:
         return sum(state_file(directory, *it).stat().st_size for it in others if state_file(directory, *it).exists())
 
     async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:
-        """Whatever is whole. Each state is read once, and again only when its file has changed."""
+        """All checkpoints that are whole. Each state is read once, and again only when its file has changed."""
         try:
             return await self._beside(self._stock)
         finally:
@@ -223,7 +223,7 @@ class LocalStore:
         return found
 
     def _examine(self, path: Path, version: int, stage: int) -> Verdict:
-        """What is known of a checkpoint; read only if its files are others than they were."""
+        """The verdict on a checkpoint; it is read only if its files are others than they were."""
         seen = tuple(_seen(file) for file in (path.with_suffix(".json"), path))
         known = self._looked.get(path)
         if known is not None and known[0] == seen:
@@ -233,7 +233,7 @@ class LocalStore:
         return seen, manifest["record"] if manifest is not None and whole else None
 
     def damaged(self) -> list[tuple[int, int]]:
-        """What `stock` last passed over; the log has the files."""
+        """The checkpoints that `stock` last passed over; the log names the files."""
         return list(self._damaged)
 
     async def load_checkpoint(self, version: int, stage: int) -> tuple[Buffer, dict[str, Any]] | None:

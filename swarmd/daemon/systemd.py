@@ -21,7 +21,7 @@ STATUS_LIMIT = 500  # characters of a status line
 
 
 class Notifier:
-    """What this process tells the service manager that started it."""
+    """Words to the service manager that started this process."""
 
     def __init__(self, address: str = "", watchdog_s: float = 0.0) -> None:
         self._address = "\0" + address[1:] if address.startswith("@") else address  # @: an abstract name
@@ -29,7 +29,7 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Notifier":
-        """As the manager has set it up."""
+        """A notifier for the manager of this process, as its environment says."""
         names = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
         address, watchdog, pid = (environment.get(name, "") for name in names)
         mine = not pid or pid == str(os.getpid())
@@ -73,7 +73,7 @@ class Notifier:
 
 
 def _said_by(word: Callable[[], str]) -> str:
-    """What that says; if it fails, the daemon lives all the same."""
+    """The line that a function gives; if it fails, the daemon lives all the same."""
     try:
         return word()
     except Exception:

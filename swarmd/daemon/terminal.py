@@ -1,5 +1,5 @@
-"""What a person who started a daemon sees of it: on a terminal one line below the log that is renewed in place, with
-the stage, step, loss, speed and time left, or what is waited for; elsewhere the same as a line of the log each minute.
+"""A daemon's display: on a terminal one line below the log that is renewed in place, with the stage, step, loss, speed
+and time left, or what is waited for; elsewhere the same as a line of the log each minute.
 
 The line is made of a `Status`. It is never wider than the terminal, and gone when the daemon ends. Nothing else of the
 terminal is changed, so there is nothing to restore after a kill.
@@ -37,7 +37,7 @@ class Terminal(logging.StreamHandler[TextIO]):
         self._line, self._live = "", live
 
     def is_live(self) -> bool:
-        """Whether a line can be renewed there now: a terminal that obeys, with this process in its foreground."""
+        """True if a line can be renewed there now: on a terminal that obeys, with this process in its foreground."""
         try:
             descriptor = self.stream.fileno()
             return (
@@ -195,7 +195,7 @@ def _short_parts(status: Status) -> list[str]:
 
 
 def _waiting(status: Status) -> str | None:
-    """What is waited for, once that has lasted a while."""
+    """The wait to be shown, once one has lasted a while."""
     wait = next((wait for wait in status.waits if wait.seconds >= WAIT_SECONDS), None)
     if wait is None:
         return None

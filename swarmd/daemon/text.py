@@ -1,4 +1,4 @@
-"""Where this daemon's text and tokenizer are: what its user named, or what a run's settings may name.
+"""The places of a run's text and tokenizer: those that this machine's user named, or that settings may name.
 
 A run's settings come from strangers. Of the sources that they name only those are followed that every machine may read
 (`DataConfig.has_open_source`); a path is followed only if this machine's user gave it, now or in an earlier life. So a
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalText:
-    """What this machine's user says of where the run's text is."""
+    """The text and tokenizer as this machine's user named them."""
 
     source: str | None = None
     tokenizer: str | None = None
 
     def lacking(self, data: DataConfig) -> str:
-        """What its user must give for this daemon to be a head, one sentence; "" if it may be one."""
+        """The options that its user must give for this daemon to be a head, one sentence; "" if it may be one."""
         options = ["--data SOURCE"] * (self.source is None and not data.has_open_source)
         options += ["--tokenizer FILE"] * (self.tokenizer is None and not data.has_open_tokenizer)
         if not options:
@@ -73,7 +73,7 @@ def take_local(run: RunConfig) -> tuple[RunConfig, LocalText]:
 
 
 def is_finished(data: DataConfig) -> bool:
-    """Whether settings name everything that they must, so that the run can be founded."""
+    """True if settings name everything that they must for the run to be founded."""
     return (data.source != LOCAL or data.tokens_digest != "") and (
         data.tokenizer != LOCAL or data.tokenizer_digest != ""
     )
@@ -150,7 +150,7 @@ def load_text(
 
 
 def remembered_text(known: RememberedRun | None, run: RunConfig, cache: Path) -> LocalText:
-    """What the user said in an earlier life of this home in this run.
+    """The text as the user named it in an earlier life of this home in this run.
 
     The first release followed whatever a run named, and wrote down nothing else. Its homes go on with a path only where
     they have read it for this very run before, and the files haven't changed since: nothing new gets out.

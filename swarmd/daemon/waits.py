@@ -1,6 +1,6 @@
-"""What a daemon waits for, since when, and when it is said.
+"""The waits of a daemon: since when each lasts, and when it is logged.
 
-Others give the waits as they are now; this remembers since when each is there. Whatever lasts longer than two seconds
+Others give the waits as they are now; this remembers since when each is there. One that lasts longer than two seconds
 is logged, which the terminal shows, too, and again after one minute, two, four and so on, so that a long wait neither
 is silent nor fills a log.
 """
@@ -93,7 +93,7 @@ class Waits:
             self._beside.remove(look)
 
     def now(self) -> tuple[Wait, ...]:
-        """What is waited for, and for how long."""
+        """The present waits, and for how long they last."""
         now = self._renew()
         return tuple(dataclasses.replace(it.wait, seconds=round(now - it.since, 1)) for it in self._known.values())
 

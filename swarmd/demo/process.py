@@ -39,12 +39,12 @@ class DaemonProcess:
 
     @property
     def stage(self) -> int:
-        """That it serves, or was started for."""
+        """The stage that it serves, or was started for."""
         return self._first_stage if self.status is None or self.status.stage is None else self.status.stage
 
     @property
     def output(self) -> Path:
-        """What it wrote to the terminal, had it had one."""
+        """The lines that it wrote on stderr."""
         return self.home.path / "output.txt"
 
     @property

@@ -1,4 +1,4 @@
-"""What the demo says at the end: the loss curve, the figures, and a sample of what the model learned.
+"""The demo's report at its end: the loss curve, the figures, and a sample of what the model learned.
 
 Relies on the ledgers and checkpoints that the daemons left in their homes, on plotext for the curve and on
 `stage.export` for the sample. It judges whether the loss fell.
@@ -27,7 +27,7 @@ LedgerLine = dict[str, Any]
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What a demo came to; `--json` prints it as one object."""
+    """The result of a demo; `--json` prints it as one object."""
 
     home: str
     run: str
@@ -111,7 +111,7 @@ def judge(
 
 
 def _last_steps(steps: int) -> int:
-    """How many steps the last loss is the mean of: in a short run only the later half."""
+    """The number of steps that the last loss is the mean of: in a short run only the later half."""
     return min(LAST_STEPS, max(1, steps // 2))
 
 

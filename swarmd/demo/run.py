@@ -41,7 +41,7 @@ EXIT_FAILED = 1
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What was given to `swarmd demo`."""
+    """The options given to `swarmd demo`."""
 
     peers: int
     model: str
@@ -202,7 +202,7 @@ class Demo:
         return listening_s
 
     def _joining(self, newcomer: DaemonProcess) -> list[str]:
-        """How a daemon is started when there is a swarm: it is given the address of everyone who has one."""
+        """Options for a daemon that joins the swarm: the addresses of all daemons that have one."""
         known = [peer.status for peer in self.peers if peer is not newcomer and peer.runs and peer.status]
         entries = [word for status in known for address in status.addresses[:1] for word in ("--bootstrap", address)]
         return [*entries, *own_text(self._run.data), "--stage", str(newcomer.stage), *LISTEN]

@@ -1,4 +1,4 @@
-"""What the demo shows while it runs: a live table on a terminal, a line now and then elsewhere. Always on stderr.
+"""The demo's display while it runs: a live table on a terminal, a line now and then elsewhere. Always on stderr.
 
 Relies on rich. It is given the daemons and the run, and only reads them.
 """

@@ -1,4 +1,4 @@
-"""Where each peer can be dialled from here: what it says, what has worked, and in which order that is tried.
+"""The addresses of peers: those that each names, those that have worked, and the order in which they are tried.
 
 A peer says all its addresses; which of them lead to it depends on who dials. So everyone keeps all, and each time
 leaves out those that can't be the peer's from here: another machine's loopback, a private network that this machine is
@@ -29,14 +29,14 @@ READ = 64  # addresses that a peer says at once; a machine with containers has d
 
 @dataclass
 class Known:
-    """What is known of one peer's addresses."""
+    """The known addresses of one peer."""
 
     machine: str | None = None  # as its card says; None: no card has come, so what is said was told by a person
     said: tuple[Address, ...] = ()  # the newest first
     worked: tuple[Address, ...] = ()  # the newest first
 
     def all(self) -> tuple[Address, ...]:
-        """What has worked first."""
+        """All of them, those that have worked first."""
         return tuple(dict.fromkeys((*self.worked, *self.said)))
 
 
@@ -61,7 +61,7 @@ class AddressBook:
             self._keep(peer, known)
 
     def recall(self, peer: PeerId, addresses: Sequence[str], worked: Sequence[str], machine: str | None) -> None:
-        """What an earlier life of this daemon knew of a peer."""
+        """Takes over an earlier life's knowledge of a peer."""
         self.learn(peer, addresses, machine)
         known = self._take(peer)
         known.worked = tuple(dict.fromkeys((*known.worked, *_of_peer(peer, worked))))[:WORKED]
@@ -87,7 +87,7 @@ class AddressBook:
         return self._known.get(peer, Known())
 
     def addresses(self, peer: PeerId) -> tuple[Address, ...]:
-        """Where to dial a peer from here, most promising first."""
+        """The addresses at which to dial a peer from here, most promising first."""
         known = self.known(peer)
         return tuple(dict.fromkeys((*known.worked, *self._useful(known.said, known.machine))))
 
@@ -105,7 +105,7 @@ class AddressBook:
         return sorted(said, key=lambda address: _rank(address, interfaces, shares))
 
     def _shares(self, machine: str | None) -> bool:
-        """Whether the loopback of that machine is this daemon's, too."""
+        """True if the loopback of that machine is this daemon's, too."""
         return machine is None or network_of(machine) == network_of(self.machine) != ""
 
 
@@ -113,7 +113,7 @@ SITE, NEVER = 6, 7  # ranks: dialled where there is no better one; not dialled
 
 
 def _rank(address: Address, interfaces: Sequence[Interface], shares: bool) -> int:
-    """How promising an address is from here; under SITE it is dialled."""
+    """The rank of an address as seen from here; under SITE it is dialled."""
     kind = scope(address)
     if kind == "loopback":
         return 0 if shares else NEVER

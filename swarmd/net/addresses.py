@@ -138,7 +138,7 @@ def parse_announced(text: str) -> Address:
 
 
 def dialable(host: str, port: int) -> list[Address]:
-    """What others can dial when we listen at `host`: itself, or each interface's address where it means all."""
+    """The hosts that others can dial when we listen at `host`: itself, or each interface's where it means all."""
     family = "ip6" if ":" in host else "ip4"
     if not ipaddress.ip_address(host).is_unspecified:
         return [Address(family, host, port, "")]
@@ -164,8 +164,8 @@ def _outward(family: socket.AddressFamily) -> str:
 
 
 def announced(listened: Iterable[str], told: Sequence[Address] = ()) -> list[str]:
-    """What to tell others: what the user said, else where we listen as the network gives it, with the real port, but
-    perhaps 0.0.0.0.
+    """The addresses to tell others: the user's, else those where we listen, as the network gives them: with the real
+    port, but perhaps 0.0.0.0.
     """
     if told:
         return [address.transport for address in told]
@@ -174,5 +174,5 @@ def announced(listened: Iterable[str], told: Sequence[Address] = ()) -> list[str
 
 
 def worth_dialling(address: Address, peer: PeerId) -> bool:
-    """Whether it is an address of this peer that somebody somewhere could dial."""
+    """True if it is an address of this peer that somebody somewhere could dial."""
     return bool(address.port) and address.peer in ("", peer) and scope(address) != "nowhere"

@@ -1,8 +1,8 @@
-"""When which peer may be dialled: strangers name any number of addresses, and nobody may have others dial them at will.
+"""The pace of dials: strangers name any number of addresses, and nobody may have others dial them at will.
 
 An address at which a peer couldn't be reached is left alone for a pause that doubles with each time; it stays short for
 a peer that was connected once. Addresses that have never worked share so many dials a second, and where someone was
-dialled a moment ago nobody else is dialled. Plain data; whoever asks brings the time.
+dialled a moment ago nobody else is dialled. Plain data; the caller passes the time.
 """
 
 from collections import OrderedDict
@@ -29,7 +29,7 @@ class Tried:
 
 @dataclass
 class DialPace:
-    """What was dialled lately, and with what success. Bounded: those who were dialled or met last are kept."""
+    """The latest dials and their success. Bounded: the peers that were dialled or met last are kept."""
 
     limits: TransportLimits
     _tried: OrderedDict[PeerId, Tried] = field(default_factory=OrderedDict)

@@ -1,4 +1,4 @@
-"""How a message becomes bytes and comes back: a msgpack header, payload buffers beside it, cut into small chunks.
+"""Messages as bytes, and back: a msgpack header, payload buffers beside it, cut into small chunks.
 
 Pure, no I/O. A stream is a sequence of chunks; each names its *lane* and carries at most 64 KiB of one message, so
 that an urgent message overtakes another between chunks. A lane carries one message at a time: what a peer can leave

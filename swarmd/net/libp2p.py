@@ -69,14 +69,14 @@ setattr(swarm_connection, "logging", logging.getLogger("libp2p.network.connectio
 
 
 def _is_of_another(error: BaseException | None) -> bool:
-    """Whether a dial failed because another peer answered, whose key is not that of the one who was dialled."""
+    """True if a dial failed because another peer answered, whose key is not that of the one who was dialled."""
     while error is not None and not isinstance(error, PeerIDMismatchesPubkey):
         error = error.__cause__ or error.__context__
     return error is not None
 
 
 class _Connection(Connection):
-    """What belongs to one libp2p connection."""
+    """One libp2p connection and what belongs to it."""
 
     def __init__(self, muxed: Any, owner: "Libp2pTransport") -> None:
         self.muxed = muxed

@@ -1,4 +1,4 @@
-"""How much one daemon takes from its peers and keeps for them, each bound named.
+"""Bounds on what one daemon takes from its peers and keeps for them.
 
 Plain numbers; `frames`, `outbox`, `channel` and `libp2p` enforce them. The defaults suit 16 GB of memory.
 """

@@ -1,4 +1,4 @@
-"""Where a daemon listens, and that it is alone there.
+"""The addresses and port at which a daemon listens, alone.
 
 The library's listeners share a port with any other of the same user, without a word (SO_REUSEPORT), so two daemons that
 start at once could both have it. So a port is reserved first: by a lock of this user for the port, which is held for as
@@ -52,7 +52,7 @@ class Reservation:
         return ""
 
     def _lock(self, port: int) -> bool:
-        """Whether this user's lock of a port is this process's now. Any port (0) needs none."""
+        """True if this user's lock of a port is this process's now. Any port (0) needs none."""
         lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._locks[port] = lock
         if not port or sys.platform != "linux":
@@ -98,8 +98,8 @@ def _bound(it: socket.socket, address: Address) -> str:
 
 
 def reserve(wanted: Sequence[Address], kept: int = 0) -> Reservation:
-    """What the user wants to listen at; if that is nothing, all interfaces at the kept port, or the first free one from
-    the default one on. Raises ConfigError.
+    """Reserves the addresses that the user wants to listen at; if there are none, all interfaces at the kept port, or
+    at the first free one from the default one on. Raises ConfigError.
     """
     reservation = Reservation()
     try:

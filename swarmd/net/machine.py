@@ -1,4 +1,4 @@
-"""Which machine, and which network of it, this process is on: what tells peers whether they share the loopback.
+"""The name of this process's machine and network: it tells peers whether they share the loopback.
 
 A machine is known by the boot of its kernel, so containers on it count as one; each network namespace has a loopback
 of its own. Peers compare these names and learn nothing else from them.

@@ -50,7 +50,7 @@ class Connection(ABC):
 
     @abstractmethod
     def wake(self, stream: StreamName) -> None:
-        """There is something to write."""
+        """Tells the writer of a stream that there is something to write."""
 
     @abstractmethod
     def cut(self, *, abort: bool) -> None:
@@ -119,7 +119,7 @@ class WireTransport(ABC):
             self.book.learn(peer, addresses, machine)
 
     def recall(self, peer: PeerId, addresses: Sequence[str], worked: Sequence[str], machine: str | None) -> None:
-        """What an earlier life of this daemon knew of a peer that it had met."""
+        """Takes over what an earlier life of this daemon knew of a peer that it had met."""
         if peer != self._peer_id:
             self.book.recall(peer, addresses, worked, machine)
             self._pace.met(peer)
@@ -189,7 +189,7 @@ class WireTransport(ABC):
         *,
         others: bool = False,
     ) -> None:
-        """A dial is over, with a connection unless there was a problem. `others`: all who answered were others."""
+        """Ends a dial, with a connection unless there was a problem. `others`: all who answered were other peers."""
         self._dials.pop(peer, None)
         if done.done():
             return
@@ -205,7 +205,7 @@ class WireTransport(ABC):
             done.set_result(None)
 
     async def answer(self, peer: PeerId, frame: Frame) -> Frame:
-        """What connections serve with. Raises Refused, and whatever the handler raises."""
+        """Answers a request. Raises Refused, and whatever the handler raises."""
         if self._handler is None:
             raise Refused("this peer is starting and answers nothing yet")
         return await self._handler(peer, frame)
@@ -232,7 +232,7 @@ class WireTransport(ABC):
             self.fault(worst, PeerFault(f"unfinished messages of {worst.partial_bytes} bytes while memory is short"))
 
     def fault(self, connection: Connection, fault: PeerFault) -> None:
-        """What no honest peer does costs a peer all its connections."""
+        """Cuts all connections of a peer that did what no honest peer does."""
         log.warning("cutting %s: %s", connection.peer, fault)
         for each in [each for each in self._connections if each.peer == connection.peer]:
             self._end(each, f"the connection to {connection.peer} was cut: {fault}", abort=True)
@@ -263,7 +263,7 @@ class WireTransport(ABC):
                 await asyncio.gather(*(outbox.empty.wait() for outbox in outboxes))
 
     def _network_ended(self, error: BaseException | None) -> None:
-        """By itself or because we closed it: nobody waits any longer."""
+        """Ends all waiting: the network has ended, by itself or because we closed it."""
         if error is not None or not self._closing:
             log.critical("the network ended by itself: %r", error)
             self.failed.set_result(error or RuntimeError("the network ended by itself"))
@@ -294,7 +294,7 @@ class WireTransport(ABC):
         self._begin(self._publish, topic, data)
 
     def _deliver(self, topic: str, author: PeerId, data: bytes) -> bool:
-        """Gossip that came, with its signed author; says whether more is wanted. Our own comes back and stays here."""
+        """Hands on gossip with its signed author; says whether more is wanted. Our own comes back and stays here."""
         listener = self._listeners.get(topic)
         if listener is None or author == self._peer_id:
             return listener is not None

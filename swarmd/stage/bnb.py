@@ -18,7 +18,7 @@ from swarmd.errors import ConfigError
 
 @functools.cache  # the codec asks for every tensor, and to look on the disk takes longer than to decode a small one
 def is_installed() -> bool:
-    """Whether it could be imported. Imports nothing."""
+    """True if it could be imported. Imports nothing."""
     return importlib.util.find_spec("bitsandbytes") is not None
 
 

@@ -108,7 +108,7 @@ def _manifests(directory: Path) -> Iterator[tuple[int, int, Path]]:
 
 
 def state_file(directory: Path, version: int, stage: int) -> Path:
-    """Where a stage's state lies, or would lie."""
+    """The path of a stage's state, be it there or not."""
     return directory / f"step-{version:06d}" / f"stage-{stage}.safetensors"
 
 

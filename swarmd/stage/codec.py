@@ -1,4 +1,4 @@
-"""How a tensor becomes bytes on the wire, and back.
+"""Codecs: tensors to bytes on the wire, and back.
 
 fp32 and bf16 are plain casts. fp16 scales each block by a power of two first, so that gradient sums neither overflow
 nor vanish. int8 keeps one byte per element and each block's largest magnitude; `int8-bnb` does the same with

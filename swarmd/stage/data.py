@@ -1,4 +1,4 @@
-"""Which sequences a microbatch holds: a pure function of the run's seed, the step and the index.
+"""The sequences of each microbatch: a pure function of the run's seed, the step and the index.
 
 The tokens are cut into slots of one sequence each. A seeded permutation sets some aside for validation; in every
 epoch another one orders the rest, so each is trained once per epoch, and nothing is stored or remembered.

@@ -39,7 +39,7 @@ GRAPH_SHARE_CUDA = (
 
 @dataclass(frozen=True)
 class Kept:
-    """What a forward leaves for its backward."""
+    """A forward's graph, or its input to compute it again, kept for its backward."""
 
     input: Tensor  # a leaf, [B, T] tokens or [B, T, D] activation
     output: Tensor | None  # [B, T, D] with its graph; None: the forward runs again
@@ -83,7 +83,7 @@ class StageEngine:
         return tuple(self._kept)
 
     def attempt(self, hop: HopId) -> int:
-        """How often the hop was forgotten so far. Work queued with this number is void once it has changed."""
+        """The number of times that the hop was forgotten. Work queued with this number is void once it has changed."""
         with self._lock:
             return self._forgets.get(hop, 0)
 
@@ -253,7 +253,7 @@ class StageEngine:
         return not self.run.recompute
 
     def _plan_graphs(self) -> int:
-        """How many graphs may be kept at once."""
+        """The number of graphs that may be kept at once."""
         if self.device.type == "cuda":
             budget = GRAPH_SHARE_CUDA * torch.cuda.mem_get_info(self.device)[0]
         else:
@@ -263,7 +263,7 @@ class StageEngine:
     # --------------------------------------------------------------------------------------------- rounds
 
     def freeze(self, step: int) -> None:
-        """From now on nothing is accumulated into the step's sum."""
+        """Freezes the step's sum: nothing is accumulated any more."""
         self._require(step)
         with self._lock:
             self.sum.frozen = True
@@ -432,8 +432,6 @@ def check_device(device: str) -> torch.device:
 
 
 def graph_bytes(model: ModelConfig, tokens: int) -> int:
-    """What a kept graph takes, roughly: per block application about 14 tensors of the hidden width and 4 of the inner
-    one.
-    """
+    """Bytes of a kept graph, roughly: a block application has about 14 tensors of the hidden width, 4 of the inner."""
     width = 2 if model.compute_dtype == "bf16" else 4
     return model.layers // model.stages * tokens * (14 * model.hidden + 4 * model.ffn) * width

@@ -53,7 +53,7 @@ def find_whole(
 
 
 def load_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """What a checkpoint holds, by name. Raises ConfigError."""
+    """The parameters of a checkpoint, by name. Raises ConfigError."""
     try:
         return safetensors.torch.load(checkpoint.state)
     except safetensors.SafetensorError as error:

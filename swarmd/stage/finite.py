@@ -1,4 +1,4 @@
-"""Whether numbers are finite: one pass over them in the usual case, and exact whatever their size."""
+"""A check that numbers are finite: one pass over them in the usual case, and exact whatever their size."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether no element is infinite or NaN. Mostly one pass and one number back from the device.
+    """True if no element is infinite or NaN. Mostly one pass and one number back from the device.
 
     A norm over 1.8e19 overflows fp32, so tensors whose norm isn't finite are looked at once more.
     """

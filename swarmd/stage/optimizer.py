@@ -1,4 +1,4 @@
-"""How a version of a stage's parameters becomes the next: AdamW and LAMB, with fp32 or 8-bit moments.
+"""The optimizers that make the next version of a stage's parameters: AdamW and LAMB, with fp32 or 8-bit moments.
 
 Parameters are updated out of place: `step` returns new tensors, so graphs that were built on the old ones stay valid.
 Moments change in place. Every operation is elementwise, or a sum on one thread, so that replicas on the same kind of
@@ -30,7 +30,7 @@ class Moment(Protocol):
         """Keeps the changed values."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a snapshot holds, by suffix of the name."""
+        """The tensors of a snapshot, by suffix of the name."""
 
 
 class PlainMoment:
@@ -114,7 +114,7 @@ class Optimizer:
         return state
 
     def numbers(self) -> list[Tensor]:
-        """What must be finite for the next steps to be: moments, or the scales of those in 8 bits."""
+        """The numbers that must be finite for the next steps to be: moments, or the scales of those in 8 bits."""
         return [value for name, value in self.tensors().items() if name != "updates" and value.is_floating_point()]
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""How fast this machine computes: block applications at several widths, what a hop costs besides, the parts of a round.
+"""The speed of this machine: block applications at several widths, a hop's other costs, the parts of a round.
 
 Measured with the production engine, so that codecs, checks and sums are in it. Processes of their own measure at once,
 as daemons that share a machine do; how much slower each gets is part of the profile. Plain data comes out, which

@@ -1,4 +1,4 @@
-"""Where text comes from: Python's standard library, files, directories, JSONL, Parquet and Hugging Face datasets.
+"""Sources of text: Python's standard library, files, directories, JSONL, Parquet and Hugging Face datasets.
 
 Gives documents as pieces of bounded size in an order that depends on names and contents only. Libraries for Parquet
 and Hugging Face are extras, imported when they are chosen. Knows no tokens and no run.
@@ -75,7 +75,7 @@ def _local_files(source: str) -> list[tuple[str, Path]]:
 
 @dataclass
 class Reading:
-    """How far a source has been read. One thread writes it, any may look."""
+    """Progress of reading a source. One thread writes it, any may look."""
 
     total_bytes: int = 0  # of its files; 0: a stream, whose end nobody knows
     read_bytes: int = 0

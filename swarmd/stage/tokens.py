@@ -42,7 +42,7 @@ class TokenFile:
 
 
 def is_streamed(data: DataConfig) -> bool:
-    """Whether the source is taken only as far as it is needed."""
+    """True if the source is taken only as far as it is needed."""
     return data.source.startswith(HF_PREFIX)
 
 
@@ -155,7 +155,7 @@ def _cache_name(data: DataConfig, vocabulary: int, files: list[tuple[str, Path]]
 
 
 def find_tokens(data: DataConfig, vocabulary: int, cache: Path) -> bool:
-    """Whether exactly these files, unchanged, were tokenised into this cache before. Reads none of the text."""
+    """True if exactly these files, unchanged, were tokenised into this cache before. Reads none of the text."""
     try:
         path = cache / f"{_cache_name(data, vocabulary, list_files(data.source), 0)}.tokens"
         return _open(path, vocabulary) is not None
@@ -247,4 +247,4 @@ def _as_before(encoded: Iterator[Ids], earlier: Ids, source: str, *, ended: bool
 
 
 def _silent(_reading: Reading) -> None:
-    """Where nobody wants to hear of it."""
+    """Tells nobody of the progress."""

@@ -42,7 +42,7 @@ Result = TypeVar("Result")
 
 @dataclass(eq=False)
 class Task:
-    """One call for the thread and who waits for it."""
+    """One call for the thread, and the future that gets its result."""
 
     kind: int
     hop: HopId | None
@@ -96,8 +96,8 @@ class Worker:
         await asyncio.wait({self._ended}, timeout=CLOSE_LIMIT_S if limit_s is None else limit_s)
 
     def leave(self) -> None:
-        """Python is about to take itself down, under a thread that may be in C++ then, which ends the process with an
-        abort. So this waits for it.
+        """Waits for the thread before Python takes itself down: under a thread that is in C++ then, the process would
+        end with an abort.
         """
         self._stop()
         self._thread.join(OPEN_LIMIT_S if self._opening else CLOSE_LIMIT_S)
@@ -193,7 +193,7 @@ class Worker:
         return await self._end_step(lambda: self._engine.skip(step))
 
     async def _end_step(self, call: Callable[[], str]) -> str:
-        """What a step leaves behind is freed by now."""
+        """Ends a step; memory that it left behind is given back."""
 
         def end() -> str:
             digest = call()
@@ -235,13 +235,13 @@ class Worker:
             task.future.cancel()
 
     def _take_all(self) -> list[Task]:
-        """What waits, which then waits no more. With the lock held."""
+        """Takes all tasks out of the queue. With the lock held."""
         waiting = [entry[-1] for entry in self._queue]
         self._queue.clear()
         return waiting
 
     def _lose(self, why: str) -> None:
-        """Nothing is computed any more: whoever waits hears so. From any thread; the first reason stays."""
+        """Computes nothing any more, and tells all that wait. From any thread; the first reason stays."""
         with self._ready:
             if self._lost or self._closing:
                 return
@@ -304,7 +304,7 @@ class Worker:
         result, failure = None, None
         try:
             result = task.call()
-        except Exception as error:  # noqa: BLE001 - becomes the exception of whoever awaits it
+        except Exception as error:  # noqa: BLE001 - becomes the exception of its future
             failure = as_ours(error)
         if isinstance(failure, DeviceLost):
             self._lose(str(failure))
