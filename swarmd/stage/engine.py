@@ -9,42 +9,26 @@ Knows nothing of peers, leases or rounds. Shapes: B sequences of a microbatch, T
 """
 
 import math
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy
-import psutil
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from swarmd.config import ModelConfig, RunConfig
-from swarmd.errors import ConfigError, HopForgotten, NonFinite, PeerFault
+from swarmd.config import RunConfig
+from swarmd.errors import ConfigError, NonFinite, PeerFault
 from swarmd.stage.codec import available_codecs, decode, encode
 from swarmd.stage.finite import all_finite
 from swarmd.stage.gradients import StepSum, parameter_digest
+from swarmd.stage.graphs import ForwardGraph, Graphs, plan_limit
 from swarmd.stage.model import build_stage, loss_sum
 from swarmd.stage.optimizer import Optimizer
 from swarmd.values import BackwardResult, Buffer, Encoded, GradientSummary, HopId, TailResult
 
 PARAMETER_PREFIX = "parameter."  # of the tensors of an exported state that are the model; the rest is the optimizer's
 OPTIMIZER_PREFIX = "optimizer."
-GRAPH_SHARE_CPU = 0.25  # of the memory available at the start: several daemons may share a machine
-GRAPH_SHARE_CUDA = (
-    0.5  # of the memory free at the start: the rest is for temporaries, one recomputed graph and fragmentation
-)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A forward's graph, or its input to compute it again, kept for its backward."""
-
-    input: Tensor  # a leaf, [B, T] tokens or [B, T, D] activation
-    output: Tensor | None  # [B, T, D] with its graph; None: the forward runs again
-    parameters: tuple[nn.Parameter, ...]  # those the graph was built on
-    shape: torch.Size  # of the output
 
 
 class StageEngine:
@@ -60,11 +44,7 @@ class StageEngine:
         self.sum = StepSum(self.parameters)
         self.version = 0
         self._broken = False  # moments are of a step whose parameters were refused
-        self._lock = threading.Lock()  # over the three below, for `attempt` and `forget`
-        self._kept: dict[HopId, Kept] = {}
-        self._forgets: dict[HopId, int] = {}
-        self._graphs = 0
-        self._graphs_limit = self._plan_graphs()
+        self.graphs = Graphs(plan_limit(run, self.device))
 
     @property
     def gradient_size(self) -> int:
@@ -78,23 +58,17 @@ class StageEngine:
     # --------------------------------------------------------------------------------------------- hops
 
     @property
-    def kept(self) -> tuple[HopId, ...]:
+    def kept(self) -> set[HopId]:
         """The hops whose forward ran and whose gradient hasn't come."""
-        return tuple(self._kept)
+        return self.graphs.hops()
 
     def attempt(self, hop: HopId) -> int:
-        """The number of times that the hop was forgotten. Work queued with this number is void once it has changed."""
-        with self._lock:
-            return self._forgets.get(hop, 0)
+        """The number of times that the hop was forgotten, to be given with work on it. From any thread."""
+        return self.graphs.attempt(hop)
 
     def forget(self, hop: HopId) -> None:
-        """Drops what is kept for a hop; a task of it that runs or waits will not be accumulated. Callable from any
-        thread.
-        """
-        with self._lock:
-            if hop.step > self.version:
-                self._forgets[hop] = self._forgets.get(hop, 0) + 1
-            self._drop(hop)
+        """Drops what is kept for a hop; a task of it that runs or waits will not be accumulated. From any thread."""
+        self.graphs.forget(hop)
 
     def forward(
         self,
@@ -108,7 +82,7 @@ class StageEngine:
     ) -> Encoded:
         """Runs the stage, which is not the last, and keeps what backward needs unless `evaluate`."""
         assert not self.module.is_tail, "the last stage has `tail`"
-        attempt = self._begin(hop, attempt, evaluate)
+        attempt = 0 if evaluate else self.graphs.begin(hop, attempt)
         inputs, _ = self._inputs(hop, tokens, activation)
         if evaluate:
             with torch.no_grad():
@@ -117,39 +91,27 @@ class StageEngine:
         with torch.set_grad_enabled(keep_graph):
             output = self.module(inputs)
         encoded = _outgoing(output, codec, hop, "activation")
-        kept = Kept(inputs, output if keep_graph else None, self.parameters, output.shape)
-        with self._lock:
-            self._check_attempt(hop, attempt)
-            self._drop(hop)
-            self._kept[hop] = kept
-            self._graphs += keep_graph
+        graph = ForwardGraph(inputs, output if keep_graph else None, self.parameters, output.shape)
+        self.graphs.keep(hop, attempt, graph)
         return encoded
 
     def backward(
         self, hop: HopId, gradient: Encoded, *, codec: str, attempt: int | None = None, subtract: bool = False
     ) -> BackwardResult:
         """Backward of a kept forward; adds its share to the step's sum, or takes it out, unless that is frozen."""
-        attempt = self._begin(hop, attempt, evaluate=False)
+        attempt = self.graphs.begin(hop, attempt)
         incoming = decode(gradient, self.device)
-        with self._lock:
-            if hop not in self._kept:
-                if hop in self._forgets:
-                    raise HopForgotten(f"hop {tuple(hop)} was forgotten before its gradient came")
-                raise KeyError(f"no forward of hop {tuple(hop)} ran here")
-            shape = self._kept[hop].shape
-            if incoming.shape != shape:
-                raise PeerFault(f"a gradient of shape {tuple(incoming.shape)} came for {tuple(shape)}")
+        shape = self.graphs.shape(hop)
+        if incoming.shape != shape:
+            raise PeerFault(f"a gradient of shape {tuple(incoming.shape)} came for {tuple(shape)}")
         if not all_finite((incoming,)):
             raise NonFinite(f"the gradient of hop {tuple(hop)} came with an infinity or NaN", "gradient", 0)
-        with self._lock:
-            self._check_attempt(hop, attempt)
-            kept = self._kept[hop]
-            self._drop(hop)
-        output = kept.output
+        graph = self.graphs.take(hop, attempt)
+        output = graph.output
         if output is None:
-            assert kept.parameters is self.parameters, "a step changes no version midway"
-            output = self.module(kept.input)
-        return self._finish(hop, attempt, kept.input, kept.parameters, output, incoming, codec, subtract)
+            assert graph.parameters is self.parameters, "a step changes no version midway"
+            output = self.module(graph.input)
+        return self._finish(hop, attempt, graph.input, graph.parameters, output, incoming, codec, subtract)
 
     def tail(
         self,
@@ -164,7 +126,7 @@ class StageEngine:
     ) -> TailResult:
         """Forward, loss and backward of the last stage."""
         assert self.module.is_tail, "only the last stage computes the loss"
-        attempt = self._begin(hop, attempt, evaluate)
+        attempt = 0 if evaluate else self.graphs.begin(hop, attempt)
         inputs, targets = self._inputs(hop, tokens, activation)
         with torch.set_grad_enabled(not evaluate):
             loss = loss_sum(self.module(inputs), targets)
@@ -193,8 +155,7 @@ class StageEngine:
         if not all_finite(gradients):
             raise NonFinite(f"the gradients of hop {tuple(hop)} have an infinity or NaN", "gradient")
         outgoing = None if self.module.is_head else _outgoing(gradients[-1], codec, hop, "gradient")
-        with self._lock:
-            self._check_attempt(hop, attempt)
+        with self.graphs.unforgotten(hop, attempt):
             changes = not self.sum.frozen and (hop in self.sum.counted) == subtract
             if changes:
                 self.sum.counted ^= {hop}
@@ -202,30 +163,6 @@ class StageEngine:
         if changes:
             self.sum.add(gradients[: len(parameters)], sign=-1 if subtract else 1)
         return BackwardResult(outgoing, counted)
-
-    def _begin(self, hop: HopId, attempt: int | None, evaluate: bool) -> int:
-        """Refuses hops of other steps than the one being summed; the attempt to hold the work to."""
-        if evaluate:
-            return 0
-        with self._lock:
-            if hop.step <= self.version:
-                raise HopForgotten(f"step {hop.step} has ended; this stage is at version {self.version}")
-            if hop.step != self.version + 1:
-                raise KeyError(f"hop {tuple(hop)} is for a later step than {self.version + 1}")
-            if attempt is None:
-                return self._forgets.get(hop, 0)
-            self._check_attempt(hop, attempt)
-            return attempt
-
-    def _check_attempt(self, hop: HopId, attempt: int) -> None:
-        """With the lock held."""
-        if self._forgets.get(hop, 0) != attempt:
-            raise HopForgotten(f"hop {tuple(hop)} was forgotten while it was worked on")
-
-    def _drop(self, hop: HopId) -> None:
-        """With the lock held."""
-        kept = self._kept.pop(hop, None)
-        self._graphs -= kept is not None and kept.output is not None
 
     def _inputs(self, hop: HopId, tokens: Buffer, activation: Encoded | None) -> tuple[Tensor, Tensor]:
         """The stage's input and the target tokens [B, T], both on the device. Raises PeerFault, NonFinite."""
@@ -248,31 +185,19 @@ class StageEngine:
         return inputs.requires_grad_(), both[:, 1:]
 
     def _keeps_graph(self) -> bool:
-        if self.run.recompute == "auto":
-            return self._graphs < self._graphs_limit
-        return not self.run.recompute
-
-    def _plan_graphs(self) -> int:
-        """The number of graphs that may be kept at once."""
-        if self.device.type == "cuda":
-            budget = GRAPH_SHARE_CUDA * torch.cuda.mem_get_info(self.device)[0]
-        else:
-            budget = GRAPH_SHARE_CPU * psutil.virtual_memory().available
-        return int(budget // graph_bytes(self.run.model, self.run.tokens_per_microbatch))
+        return self.graphs.has_room() if self.run.recompute == "auto" else not self.run.recompute
 
     # --------------------------------------------------------------------------------------------- rounds
 
     def freeze(self, step: int) -> None:
         """Freezes the step's sum: nothing is accumulated any more."""
         self._require(step)
-        with self._lock:
-            self.sum.frozen = True
+        self.sum.frozen = True
 
     def thaw(self, step: int) -> None:
         """Undoes `freeze`."""
         self._require(step)
-        with self._lock:
-            self.sum.frozen = False
+        self.sum.frozen = False
 
     def absorb(self, step: int, indices: Sequence[int], slices: Sequence[Encoded]) -> bool:
         """Adds another replica's whole sum, and what is counted in it. False if that can't be: this sum is frozen, or
@@ -281,10 +206,9 @@ class StageEngine:
         self._require(step)
         pieces = self.sum.decode(slices)  # all of them first: nothing may fail half-way
         hops = {HopId(step, index) for index in indices}
-        with self._lock:
-            if self.sum.frozen or hops & self.sum.counted:
-                return False
-            self.sum.counted |= hops
+        if self.sum.frozen or hops & self.sum.counted:
+            return False
+        self.sum.counted |= hops
         self.sum.absorb(pieces)
         return True
 
@@ -359,11 +283,8 @@ class StageEngine:
 
     def _end(self, version: int) -> None:
         """The stage is at `version` now: a new sum, and nothing left of the steps up to it."""
-        with self._lock:
-            self.version = version
-            for hop in [hop for hop in self._kept if hop.step <= version]:
-                self._drop(hop)
-            self._forgets = {hop: count for hop, count in self._forgets.items() if hop.step > version}
+        self.version = version
+        self.graphs.end(version)
         self.sum.restart()
 
     # --------------------------------------------------------------------------------------------- state
@@ -429,9 +350,3 @@ def check_device(device: str) -> torch.device:
             f"device {device} does not exist: {there}; use --device cpu or install a driver and CUDA PyTorch."
         )
     return torch.device("cuda", int(number or "0"))
-
-
-def graph_bytes(model: ModelConfig, tokens: int) -> int:
-    """Bytes of a kept graph, roughly: a block application has about 14 tensors of the hidden width, 4 of the inner."""
-    width = 2 if model.compute_dtype == "bf16" else 4
-    return model.layers // model.stages * tokens * (14 * model.hidden + 4 * model.ffn) * width

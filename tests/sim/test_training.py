@@ -320,7 +320,7 @@ def test_memory_of_a_step_ends_with_it(trained: World) -> None:
     for it in trained.peers.values():
         journeys, custodian = journeys_of(it), journeys_of(it).custodian
         assert (custodian.retention.nbytes, len(journeys.hops), custodian.custody.waiting()) == (0, 0, {})
-        assert len(compute_of(it).engine._kept) == 0
+        assert len(compute_of(it).engine.kept) == 0
 
 
 # ------------------------------------------------------------------------------------------------- ledger

@@ -59,7 +59,7 @@ def test_an_activation_that_is_not_finite_goes_nowhere(codec: CodecName, evaluat
     with pytest.raises(NonFinite, match=r"activation.*\(1, 0\)") as found:
         engine.forward(HOP, toy_tokens(run, *HOP), activation, codec=codec, evaluate=evaluate)
     assert (found.value.what, found.value.source) == ("activation", None)
-    assert not engine._kept
+    assert not engine.kept
 
 
 @pytest.mark.parametrize("bad", BAD)

@@ -62,13 +62,13 @@ def test_recomputing_gives_the_same_bits_as_keeping_graphs() -> None:
 def test_auto_recomputes_beyond_the_budget() -> None:
     run = dataclasses.replace(toy_run(), recompute="auto")
     first, _ = engines(run)
-    first._graphs_limit = 1
+    first.graphs.limit = 1
     for index in range(3):
         first.forward(HopId(1, index), toy_tokens(run, 1, index), None, codec="fp32")
-    assert [kept.output is not None for kept in first._kept.values()] == [True, False, False]
+    assert [kept.output is not None for kept in first.graphs._kept.values()] == [True, False, False]
     for index in range(3):
         assert first.backward(HopId(1, index), gradient_for(run), codec="fp32").accumulated
-    assert first._graphs == 0
+    assert first.graphs._count == 0
 
 
 def test_replicas_end_every_step_with_the_same_digest() -> None:
@@ -180,7 +180,7 @@ def test_work_queued_before_a_forget_is_void_and_work_queued_after_is_not() -> N
     late = first.attempt(HOP)
     with pytest.raises(HopForgotten):
         first.forward(HOP, toy_tokens(run, 1, 0), None, codec="fp32", attempt=early)
-    assert not first._kept
+    assert not first.kept
     first.forward(HOP, toy_tokens(run, 1, 0), None, codec="fp32", attempt=late)
     assert first.backward(HOP, gradient_for(run), codec="fp32", attempt=late).accumulated
 
@@ -191,7 +191,7 @@ def test_evaluation_keeps_and_accumulates_nothing() -> None:
     loss, tokens = journey(run, (first, last), HopId(7, 0), evaluate=True)
     assert tokens == run.tokens_per_microbatch
     assert loss / tokens == pytest.approx(5.54, abs=0.3)
-    assert not first._kept
+    assert not first.kept
     for engine in (first, last):
         assert not decode(engine.contribution(1, 0, engine.gradient_size, codec="fp32")).any()
 
@@ -204,7 +204,7 @@ def test_calls_for_other_steps_change_nothing() -> None:
         first.forward(HopId(2, 0), toy_tokens(run, 1, 0), None, codec="fp32")
     for engine in (first, last):
         engine.skip(1)
-    assert not first._kept, "graphs go with their step"
+    assert not first.kept, "graphs go with their step"
     with pytest.raises(HopForgotten):
         first.backward(HOP, gradient_for(run), codec="fp32")
     with pytest.raises(HopForgotten):
@@ -240,7 +240,7 @@ def test_a_parameter_update_leaves_graphs_in_flight_valid() -> None:
     run = toy_run()
     first, _ = engines(run)
     first.forward(HOP, toy_tokens(run, 1, 0), None, codec="fp32")
-    kept = first._kept[HOP]
+    kept = first.graphs._kept[HOP]
     assert kept.output is not None
     direction = torch.ones_like(kept.output)
     expected = torch.autograd.grad(kept.output, kept.parameters, direction, retain_graph=True)

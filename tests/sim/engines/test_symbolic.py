@@ -225,7 +225,7 @@ class Twins:
         assert found == outcome(real)
         assert self.symbolic.version == self.real.version
         assert (self.symbolic.counted, self.symbolic.frozen) == (self.real.sum.counted, self.real.sum.frozen)
-        assert self.symbolic.kept == set(self.real._kept)
+        assert self.symbolic.kept == self.real.kept
 
     def forward(self, hop: HopId, attempt: int | None, evaluate: bool = False) -> None:
         name = "tail" if self.symbolic.is_tail else "forward"

@@ -107,7 +107,7 @@ def test_sizes_are_those_of_the_codecs(codec: str) -> None:
 
 
 def test_memory_holds_what_an_engine_holds() -> None:
-    from swarmd.stage.engine import graph_bytes
+    from swarmd.stage.graphs import graph_bytes
 
     run = toy_run()
     assert costs.graph_bytes(run, "fp32") == graph_bytes(run.model, run.tokens_per_microbatch)
