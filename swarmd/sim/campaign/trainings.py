@@ -13,7 +13,8 @@ from swarmd.config import CodecConfig, ModelConfig, OptimizerConfig, RunConfig
 from swarmd.sim.engines.reference import Symbols
 from swarmd.sim.faults.commands import Join, Leave
 from swarmd.sim.faults.course import Fault
-from swarmd.sim.faults.draw import DRAWS, draw_limits, draw_link, log_uniform, neat
+from swarmd.sim.faults.draw import draw_limits, draw_link
+from swarmd.sim.faults.draw_fault import DRAWS, log_uniform, neat
 from swarmd.sim.faults.logical import InStep, PointFault
 from swarmd.sim.faults.machines import Crash, Preemption
 from swarmd.sim.faults.scenario import RECOVERY_SECONDS, SLACK, Scenario

@@ -15,7 +15,8 @@ from swarmd.sim.campaign.shrink import shrink
 from swarmd.sim.engines.symbolic import SymbolicEngine
 from swarmd.sim.faults.connections import Cut
 from swarmd.sim.faults.course import Fault
-from swarmd.sim.faults.draw import DRAWS, draw_scenario
+from swarmd.sim.faults.draw import draw_scenario
+from swarmd.sim.faults.draw_fault import DRAWS
 from swarmd.sim.faults.logical import Acceptors
 from swarmd.sim.faults.machines import Crash, Outage, Pause, StageLoss
 from swarmd.sim.faults.named import NAMED

@@ -17,7 +17,7 @@ from swarmd.sim.campaign.proof import TOLERANCE, TrainingPlay, examine
 from swarmd.sim.campaign.seeds import Result, Summary
 from swarmd.sim.campaign.trainings import FAULTS, STEPS, Training, draw_training
 from swarmd.sim.engines.training import Text
-from swarmd.sim.faults.draw import DRAWS
+from swarmd.sim.faults.draw_fault import DRAWS
 from swarmd.sim.faults.logical import InStep
 from swarmd.sim.world.compute import torch_engine
 
