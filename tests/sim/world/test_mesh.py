@@ -1,9 +1,15 @@
 """Gossip on the simulated network: it reaches every subscriber once, round walls and through others."""
 
 import asyncio
+import itertools
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
 
 from swarmd.sim.world.clock import run_virtual
-from swarmd.sim.world.mesh import GOSSIP_DEGREE
+from swarmd.sim.world.mesh import GOSSIP_DEGREE, GOSSIP_GRAFTS, Meshes
 from swarmd.sim.world.network import LinkSpec, SimNetwork
 from tests.sim.nodes import Node, connect, play
 
@@ -84,3 +90,36 @@ def test_a_paused_peer_passes_nothing_on_and_hears_it_later() -> None:
         assert (b.heard, c.heard) == ([("a", "late")],) * 2
 
     run_virtual(main())
+
+
+@dataclass
+class Way:
+    """A connection to a peer, drawn by lot."""
+
+    peer: str
+    lot: tuple[int, int]
+    meshes: Meshes
+
+
+def test_meshes_are_mutual_and_about_as_large_as_they_should_be() -> None:
+    async def main() -> dict[str, list[str]]:
+        draw, names = random.Random(3), [f"p{number}" for number in range(40)]
+        ways: dict[str, dict[str, list[Way]]] = {name: {} for name in names}
+        listening = Counter[str]()
+        meshes = {name: Meshes(name, ways[name], ("news",), listening) for name in names}
+        for one, other in itertools.combinations(names, 2):
+            lot = (draw.randrange(1000), draw.randrange(1000))
+            ways[one][other] = [Way(other, lot, meshes[other])]
+            ways[other][one] = [Way(one, lot, meshes[one])]
+            meshes[one].opened()
+            meshes[other].opened()
+        assert meshes["p0"].of("sports") == []
+        for name in names:
+            meshes[name].chosen("news")
+        return {name: meshes[name].of("news") for name in names}
+
+    found = run_virtual(main())
+    assert all(name in found[other] for name, others in found.items() for other in others)
+    sizes = [len(others) for others in found.values()]
+    assert min(sizes) >= GOSSIP_GRAFTS
+    assert sum(sizes) / len(sizes) == pytest.approx(GOSSIP_DEGREE, abs=1)
