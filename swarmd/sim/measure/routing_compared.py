@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from swarmd.config import RoutingPolicy, RunConfig
 from swarmd.sim.measure.figures import HOME_LINK, LIMIT_SECONDS, SLOWER, plan_run
 from swarmd.sim.planner.costs import StageSpeed, WireFormat, find_wire
-from swarmd.sim.planner.rehearsal import WARM_STEPS, Actor, Story, rehearse
+from swarmd.sim.planner.rehearsal import WARM_STEPS, Actor, Rehearsal, Story, rehearse
 from swarmd.sim.world.network import LinkSpec
 from swarmd.sim.world.world import World
 
@@ -90,13 +90,15 @@ def measure(situation: Situation, policy: RoutingPolicy, seed: int, microbatches
     run = dataclasses.replace(run, routing=policy)
     slows_s = run.microbatches * SECONDS / situation.power / 2
     done = rehearse(
-        run,
-        plan_actors(situation, run, wire),
-        wire,
-        rtt_s=2 * HOME_LINK.delay_s,
-        parameters=[1] * 3,
-        seed=seed,
-        story=story_of(situation, slows_s),
+        Rehearsal(
+            run,
+            plan_actors(situation, run, wire),
+            wire,
+            rtt_s=2 * HOME_LINK.delay_s,
+            parameters=[1] * 3,
+            seed=seed,
+            story=story_of(situation, slows_s),
+        )
     )
     speeds = mean_speeds(situation, slows_s, *done.middle)
     counts = [it.microbatches for it in done.actors[situation.heads : -TAILS]]

@@ -13,7 +13,7 @@ from swarmd.config import ModelConfig, RunConfig
 from swarmd.sim.planner import costs
 from swarmd.sim.planner.costs import WireFormat
 from swarmd.sim.planner.devices import DEVICES, Device
-from swarmd.sim.planner.rehearsal import Actor, rehearse
+from swarmd.sim.planner.rehearsal import Actor, Rehearsal, rehearse
 
 RTTS_S = (0.0, 0.010, 0.050, 0.100, 0.200)
 LINK_BYTES_PER_SECOND = 500e6 / 8
@@ -88,7 +88,7 @@ def measure(wire: WireFormat, dtype: str = DTYPE, device: Device | None = None, 
         speed = costs.stage_speed(run, 1, roomy, dtype, wire, pace=1.0, held=1.0, replicas=1)
         for rtt, published in zip(RTTS_S, shape.published, strict=True):
             actors = [Actor(stage, speed, LINK_BYTES_PER_SECOND, LINK_BYTES_PER_SECOND) for stage in range(STAGES)]
-            done = rehearse(run, actors, wire, rtt_s=rtt, parameters=[1] * STAGES)
+            done = rehearse(Rehearsal(run, actors, wire, rtt_s=rtt, parameters=[1] * STAGES))
             busy = sum(actor.busy for actor in done.actors) / len(done.actors)
             transfer = 2 * wire.nbytes(run) / LINK_BYTES_PER_SECOND
             yield Cell(shape.name, rtt, published, 100 * busy, speed.total_s, transfer)

@@ -14,7 +14,7 @@ from swarmd.sim.planner import costs
 from swarmd.sim.planner.costs import StageSpeed, WireFormat
 from swarmd.sim.planner.devices import Group
 from swarmd.sim.planner.placement import Placement, plan_placement
-from swarmd.sim.planner.rehearsal import Actor, ActorFigures, RehearsalFigures, rehearse
+from swarmd.sim.planner.rehearsal import Actor, ActorFigures, Rehearsal, RehearsalFigures, rehearse
 from swarmd.swarm.balance.sizes import stage_parameters
 
 PEERS_SIMULATED = 12  # about, in one rehearsal: a few seconds each
@@ -158,7 +158,7 @@ def _rehearsed(
     actors, owners = _actors(question, full, small, speeds)
     parameters = [_averaged(run, stage, full, small) for stage in range(run.model.stages)]
     crowd = next((group.device.crowd for group in question.groups if group.device.crowd), (1.0,))
-    done = rehearse(short, actors, question.wire, rtt_s=question.rtt_s, parameters=parameters, crowd=crowd)
+    done = rehearse(Rehearsal(short, actors, question.wire, rtt_s=question.rtt_s, parameters=parameters, crowd=crowd))
     rate, overhead = done.rate * scale, max(0.0, done.step_s - short.microbatches / done.rate)
     step = run.microbatches / rate + overhead
     rows = tuple(_rows(question, full, speeds, owners, done, step, overhead))

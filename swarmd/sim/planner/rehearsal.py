@@ -99,55 +99,76 @@ def _code(wire: WireFormat) -> CodecName:
     return cast("CodecName", wire.codec)
 
 
-def rehearse(
-    run: RunConfig,
-    actors: Sequence[Actor],
-    wire: WireFormat,
-    *,
-    rtt_s: float,
-    parameters: Sequence[int],
-    crowd: Sequence[float] = (1.0,),
-    seed: int = 0,
-    story: Story | None = None,
-) -> RehearsalFigures:
-    """Plays the first two steps of the run and measures the second. Nobody moves: the placement is what is asked about.
+@dataclass(frozen=True)
+class Rehearsal:
+    """The swarm and the step that are rehearsed."""
 
-    parameters: of each stage, for the traffic of its round. crowd: as in `Host`, for actors that share a computer.
-    story: events meanwhile.
-    """
-    codecs = replace(run.codecs, activations=_code(wire), gradients=_code(wire))
-    averaging = "int8" if run.codecs.averaging == "int8-bnb" else run.codecs.averaging
-    run = replace(
-        run,
-        codecs=replace(codecs, averaging=averaging),
-        steps=WARM_STEPS + 2,
-        validate_every=0,
-        checkpoint_every=1 << 30,
-        rebalance_seconds=0.0,
+    run: RunConfig
+    actors: Sequence[Actor]
+    wire: WireFormat
+    rtt_s: float
+    parameters: Sequence[int]  # of each stage, for the traffic of its round
+    crowd: Sequence[float] = (1.0,)  # as in `Host`, for actors that share a computer
+    seed: int = 0
+    story: Story | None = None  # events meanwhile
+
+    def short_run(self) -> RunConfig:
+        """The run, of so many steps as are played. Nobody moves: the placement is what is asked about."""
+        averaging = "int8" if self.run.codecs.averaging == "int8-bnb" else self.run.codecs.averaging
+        codecs = replace(self.run.codecs, activations=_code(self.wire), gradients=_code(self.wire), averaging=averaging)
+        return replace(
+            self.run,
+            codecs=codecs,
+            steps=WARM_STEPS + 2,
+            validate_every=0,
+            checkpoint_every=1 << 30,
+            rebalance_seconds=0.0,
+        )
+
+
+def rehearse(it: Rehearsal) -> RehearsalFigures:
+    """Plays the first two steps of the run and measures the second."""
+    return run_virtual(_play(it, it.short_run()))
+
+
+async def _play(it: Rehearsal, run: RunConfig) -> RehearsalFigures:
+    world = await _open(it, run)
+    loop, peers = asyncio.get_running_loop(), list(world.peers.values())
+    if it.story is not None:
+        world.spawn(it.story(world))
+    await world.until(lambda: all(each.peer.history.version >= WARM_STEPS for each in peers), LIMIT_SECONDS)
+    began, before = loop.time(), [each.transport.traffic() for each in peers]
+    await world.until(lambda: all(each.peer.history.version > WARM_STEPS for each in peers), LIMIT_SECONDS)
+    ended, after = loop.time(), [each.transport.traffic() for each in peers]
+    await world.stop()
+    opened: list[Any] = [each.compute.engine for each in peers if each.compute is not None]
+    engines: list[MeteredEngine] = [engine for engine in opened if isinstance(engine, MeteredEngine)]
+    assert len(engines) == len(it.actors), "every actor has a stage from the start"
+    first, last, rate = _window(run, engines, began, ended)
+    return RehearsalFigures(
+        step_s=ended - began,
+        rate=rate,
+        middle=(first - began, last - began),
+        actors=tuple(
+            _measure(run, actor, engine, it.wire, first, last) for actor, engine in zip(it.actors, engines, strict=True)
+        ),
+        traffic=tuple(
+            (float(late[0] - early[0]), float(late[1] - early[1])) for early, late in zip(before, after, strict=True)
+        ),
     )
-    return run_virtual(_play(run, actors, wire, rtt_s, parameters, crowd, seed, story))
 
 
-async def _play(
-    run: RunConfig,
-    actors: Sequence[Actor],
-    wire: WireFormat,
-    rtt_s: float,
-    parameters: Sequence[int],
-    crowd: Sequence[float],
-    seed: int,
-    story: Story | None,
-) -> RehearsalFigures:
+async def _open(it: Rehearsal, run: RunConfig) -> World:
+    """A world with all actors in it."""
+
     def open_engine(run: RunConfig, stage: int) -> MeteredEngine:
-        return MeteredEngine(run, stage, parameters[stage], wire)
+        return MeteredEngine(run, stage, it.parameters[stage], it.wire)
 
-    link = LinkSpec(delay_s=rtt_s / 2)
-    world = World(run, NoText(run), seed=seed, link=link, engine=open_engine)
+    world = World(run, NoText(run), seed=it.seed, link=LinkSpec(delay_s=it.rtt_s / 2), engine=open_engine)
     hosts: dict[int, Host] = {}
-    names = [f"peer{number:04d}" for number in range(len(actors))]
-    for name, actor in zip(names, actors, strict=True):
-        it = await world.start(
-            name,
+    for number, actor in enumerate(it.actors):
+        peer = await world.start(
+            f"peer{number:04d}",
             stage=actor.stage,
             speed=actor.speed.speed(),
             limits=LimitsConfig(),
@@ -155,25 +176,8 @@ async def _play(
             downlink=actor.down,
         )
         if actor.host is not None:
-            it.machine.host = hosts.setdefault(actor.host, Host(crowd))
-    loop = asyncio.get_running_loop()
-    peers = [world.peers[name] for name in names]
-    if story is not None:
-        world.spawn(story(world))
-    await world.until(lambda: all(it.peer.history.version >= WARM_STEPS for it in peers), LIMIT_SECONDS)
-    began, before = loop.time(), [it.transport.traffic() for it in peers]
-    await world.until(lambda: all(it.peer.history.version > WARM_STEPS for it in peers), LIMIT_SECONDS)
-    ended, after = loop.time(), [it.transport.traffic() for it in peers]
-    await world.stop()
-    opened: list[Any] = [it.compute.engine for it in peers if it.compute is not None]
-    mine: list[MeteredEngine] = [engine for engine in opened if isinstance(engine, MeteredEngine)]
-    assert len(mine) == len(actors), "every actor has a stage from the start"
-    traffic = tuple(
-        (float(late[0] - early[0]), float(late[1] - early[1])) for early, late in zip(before, after, strict=True)
-    )
-    first, last, rate = _window(run, mine, began, ended)
-    played = tuple(_played(run, actor, engine, wire, first, last) for actor, engine in zip(actors, mine, strict=True))
-    return RehearsalFigures(ended - began, rate, (first - began, last - began), played, traffic)
+            peer.machine.host = hosts.setdefault(actor.host, Host(it.crowd))
+    return world
 
 
 def _window(run: RunConfig, engines: Sequence[MeteredEngine], began: float, ended: float) -> tuple[float, float, float]:
@@ -187,7 +191,7 @@ def _window(run: RunConfig, engines: Sequence[MeteredEngine], began: float, ende
     return finished[first], finished[last - 1], (last - 1 - first) / seconds
 
 
-def _played(
+def _measure(
     run: RunConfig, actor: Actor, engine: MeteredEngine, wire: WireFormat, first: float, last: float
 ) -> ActorFigures:
     seconds = last - first

@@ -19,7 +19,7 @@ from swarmd.sim.planner.devices import DEVICES, Group, find_device, parse_peers,
 from swarmd.sim.planner.forecast import Question, forecast, scale_down
 from swarmd.sim.planner.placement import Placement, plan_placement
 from swarmd.sim.planner.plan import plan
-from swarmd.sim.planner.rehearsal import Actor, rehearse
+from swarmd.sim.planner.rehearsal import Actor, Rehearsal, rehearse
 from swarmd.sim.world.machine import Host, Machine
 from swarmd.swarm.balance.sizes import stage_parameters, state_bytes
 
@@ -236,7 +236,7 @@ def test_a_single_row_of_peers_is_as_fast_as_its_devices() -> None:
     speed = StageSpeed(1.0, 2.0, 0.0, {})
     run = toy_run(microbatches=40)
     actors = [Actor(stage, speed, 1e9, 1e9) for stage in range(3)]
-    done = rehearse(run, actors, find_wire("int8"), rtt_s=0.0, parameters=[1000] * 3)
+    done = rehearse(Rehearsal(run, actors, find_wire("int8"), rtt_s=0.0, parameters=[1000] * 3))
     assert done.rate == pytest.approx(1 / 3.0, rel=0.04)
     assert all(actor.busy > 0.93 for actor in done.actors)
     assert 120.0 < done.step_s < 135.0
@@ -248,7 +248,7 @@ def test_a_slow_link_is_what_limits() -> None:
     run = toy_run(microbatches=40)
     tensor = find_wire("int8").nbytes(run)
     actors = [Actor(stage, speed, tensor / 2, tensor / 2) for stage in range(3)]
-    done = rehearse(run, actors, find_wire("int8"), rtt_s=0.0, parameters=[1000] * 3)
+    done = rehearse(Rehearsal(run, actors, find_wire("int8"), rtt_s=0.0, parameters=[1000] * 3))
     assert done.rate == pytest.approx(1 / 4.0, rel=0.1)
     assert done.actors[1].sent > 0.9
     assert done.actors[1].busy < 0.3
@@ -258,7 +258,7 @@ def test_traffic_that_is_told_is_what_the_links_carried() -> None:
     speed = StageSpeed(1.0, 2.0, 0.0, {})
     run, wire = toy_run(microbatches=40), find_wire("int8")
     actors = [Actor(stage, speed, 1e8, 1e8) for stage in range(3)]
-    done = rehearse(run, actors, wire, rtt_s=0.0, parameters=[1000] * 3)
+    done = rehearse(Rehearsal(run, actors, wire, rtt_s=0.0, parameters=[1000] * 3))
     for actor, (sent, received) in zip(done.actors, done.traffic, strict=True):
         assert sent == pytest.approx(actor.sent * 1e8 * 40 / done.rate, rel=0.1)
         assert received == pytest.approx(actor.received * 1e8 * 40 / done.rate, rel=0.1)
@@ -332,7 +332,7 @@ def test_a_scaled_rehearsal_tells_what_the_whole_would() -> None:
     ]
     actors = [Actor(stage, speeds[stage], groups[0].up, groups[0].down) for stage in range(3) for _ in range(6)]
     parameters = [stage_parameters(run.model, stage) for stage in range(3)]
-    whole = rehearse(run, actors, find_wire("int8"), rtt_s=0.01, parameters=parameters)
+    whole = rehearse(Rehearsal(run, actors, find_wire("int8"), rtt_s=0.01, parameters=parameters))
     assert small.step_s == pytest.approx(whole.step_s, rel=0.15)
 
 
