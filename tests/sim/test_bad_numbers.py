@@ -36,7 +36,7 @@ from tests.sim.toy import (
     compute_of,
     everyone_at,
     moment,
-    rounds_of,
+    served_of,
     start_all,
     train,
 )
@@ -327,10 +327,10 @@ def test_a_record_whose_norm_is_not_its_gradients_is_never_applied(
 
 def test_norms_may_differ_by_the_order_of_their_sum() -> None:
     world = train(run_with("fp32", 1))
-    rounds = rounds_of(world.peers["middle1"])
-    rounds._norms["digest"] = (1, 2.0)
+    committed = served_of(world.peers["middle1"]).committed
+    committed._norms["digest"] = (1, 2.0)
     record = world.peers["middle1"].peer.history.record
     assert record is not None
     for norm, fits in ((2.0, True), (2.0 * (1 + 1e-9), True), (2.0 * (1 + 1e-5), False)):
         stages = [dataclasses.replace(entry, digest="digest", squared_norm=norm) for entry in record.stages]
-        assert (rounds.objection(dataclasses.replace(record, stages=tuple(stages))) == "") == fits
+        assert (committed.objection(dataclasses.replace(record, stages=tuple(stages))) == "") == fits

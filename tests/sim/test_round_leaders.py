@@ -140,7 +140,7 @@ def test_several_leaders_at_once_end_in_one_round(ballots: tuple[int, int, int])
 def forget_ballots(world: World) -> None:
     """So that the conductor, whose ballot was overtaken, can go on."""
     for it in world.peers.values():
-        rounds_of(it)._claims.ballot = NO_BALLOT
+        rounds_of(it)._authority.ballot = NO_BALLOT
 
 
 def test_a_leader_that_slept_is_refused() -> None:
@@ -151,7 +151,7 @@ def test_a_leader_that_slept_is_refused() -> None:
         await moment(world, lambda: step_of(world) == STEP)
         conductor, (slow, other) = conductor_of(world), of_stage(world, 1)
         await moment(world, lambda: accumulated(slow, STEP) >= 1)
-        rounds_of(other)._claims.admit(STEP, Ballot(7, "later"))
+        rounds_of(other)._authority.admit(STEP, Ballot(7, "later"))
         outcome.append(await lead(slow, conductor, Ballot(6, "sooner")))
         await moment(world, lambda: not sums_of(slow).is_frozen(STEP), 1.0)  # it lets go of those it froze
         forget_ballots(world)
@@ -166,11 +166,11 @@ def test_what_is_committed_is_applied_though_a_later_attempt_was_assembled() -> 
     async def events(world: World) -> None:
         await moment(world, lambda: step_of(world) == STEP)
         rounds = rounds_of(world.peers["middle1"])
-        await moment(world, lambda: bool(rounds._held._wholes.get(STEP)))
+        await moment(world, lambda: bool(rounds._averaged._wholes.get(STEP)))
         size = compute_of(world.peers["middle1"]).gradient_size
         other = (Encoded("fp32", (size,), (b"\x00" * 4 * size,)),)
-        digest, _ = await rounds._assemble(STEP, other)
-        rounds._held.add(STEP, digest, other)
+        digest, _ = await rounds._committed.assemble(STEP, other)
+        rounds._averaged.add(STEP, digest, other)
 
     check(train(SHORT, events))
 

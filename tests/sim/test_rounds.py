@@ -241,7 +241,7 @@ def noted_contributions(it: SimPeer, notes: list[tuple[float, str, int, int, int
 
 def averaged(it: SimPeer) -> list[tuple[int, int]]:
     """Borders of the parts that a peer has from this step's attempts."""
-    held = rounds_of(it)._held
+    held = rounds_of(it)._averaged
     return list(held._parts) if held._step == STEP else []
 
 

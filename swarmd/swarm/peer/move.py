@@ -183,7 +183,7 @@ class MoveUnderWay:
         else:
             history.settle(digest)
         backlog.drop(history.version)
-        backlog.hand_over(opened.rounds.hold)
+        backlog.hand_over(opened.committed.hold)
         self.puller.loaded(pulled.manifest.version)
 
 

@@ -17,6 +17,8 @@ from swarmd.swarm.hops.under_way import HopsUnderWay
 from swarmd.swarm.hops.validation import Validation
 from swarmd.swarm.peer.early_exit import EarlyExit
 from swarmd.swarm.ports import Compute, Data
+from swarmd.swarm.rounds.averaged import AveragedGradients
+from swarmd.swarm.rounds.committed import CommittedGradients
 from swarmd.swarm.rounds.handover import HandOvers
 from swarmd.swarm.rounds.member import Rounds
 from swarmd.swarm.rounds.repair import Repairs
@@ -51,19 +53,9 @@ class ServedStage:
         self.journeys = Journeys(stage_context, self.admission, self.custodian, self.validation)
         rework = Rework(stage_context, self.journeys, data)
         repairs = Repairs(stage_context, self.journeys, rework)
-        self.rounds = Rounds(
-            context.run,
-            context.limits,
-            stage_context.scope,
-            context.membership,
-            context.history,
-            sums,
-            hops,
-            rework,
-            repairs,
-            compute,
-            stage,
-        )
+        averaged = AveragedGradients(context.limits.held_gradients)
+        self.committed = CommittedGradients(stage_context, averaged)
+        self.rounds = Rounds(stage_context, rework, repairs, averaged, self.committed)
         self.donor = Donor(stage_context.scope, context.history, compute, stage)
         self.joiner = joiner
         self.head: Head | None = None
@@ -72,8 +64,8 @@ class ServedStage:
             self.head = Head(stage_context, self.journeys, conductor, data)
         self.handovers = HandOvers(stage_context, self.head.inherit if self.head is not None else lambda indices: None)
         self.early_exit = EarlyExit(stage_context, conductor, self.journeys, self.rounds, self.handovers, self.head)
-        context.history.attach(stage, compute, self.rounds.gather, self.rounds.objection)
-        joiner.opened(compute, self.rounds.hold)
+        context.history.attach(stage, compute, self.committed.gather, self.committed.objection)
+        joiner.opened(compute, self.committed.hold)
 
     def serve(self) -> None:
         """Takes part from now on, if it doesn't yet: the stage's state is here."""

@@ -1,4 +1,4 @@
-"""Whose word counts in a step's round, as a member sees it. Pure: time is given to it."""
+"""Which round leader a member obeys: the highest ballot, then leader order. The caller passes the time."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from swarmd.values import PeerId, short
 LEADER_SECONDS = 10.0  # a leader that hasn't said a word for so long may be replaced by any other of the same ballot
 
 
-class Claims:
+class RoundAuthority:
     """The highest ballot of the present step, and the leader that acts under it.
 
     Under the same ballot the later leader in the conductor's order wins, since the conductor went on to it; one that

@@ -24,7 +24,7 @@ def part_digest(data: Encoded) -> str:
     return digest.hexdigest()
 
 
-class Held:
+class AveragedGradients:
     """What this peer holds of its stage's averaged gradients."""
 
     def __init__(self, steps: int) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from swarmd.errors import NO_ANSWER, NonFinite, PeerFault, Refused
 from swarmd.swarm.fence import is_of_device
 from swarmd.swarm.ports import Compute
-from swarmd.swarm.rounds.averaged import Held, part_digest
+from swarmd.swarm.rounds.averaged import AveragedGradients, part_digest
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import Blame
@@ -57,8 +57,10 @@ class Bucket:
 class Exchange:
     """The present attempt of a step's round."""
 
-    def __init__(self, plan: Plan, own: PeerId, links: Links, compute: Compute, held: Held, *, whole: bool) -> None:
-        self.plan, self._own, self._links, self._compute, self._held = plan, own, links, compute, held
+    def __init__(
+        self, plan: Plan, own: PeerId, links: Links, compute: Compute, averaged: AveragedGradients, *, whole: bool
+    ) -> None:
+        self.plan, self._own, self._links, self._compute, self._averaged = plan, own, links, compute, averaged
         self.buckets: dict[int, Bucket] = {}
         self._has: set[int] = set()  # numbers of the parts whose averages are here
         self._whole = whole  # its sums have every index once: what is averaged needn't be averaged again
@@ -107,7 +109,7 @@ class Exchange:
     async def _average(self, number: int, check: Callable[[], None]) -> Encoded:
         plan, part, data = self.plan, self.plan.parts[number], NOTHING
         if part.digest:
-            if (here := await self._held.find(plan.step, part)) is not None:
+            if (here := await self._averaged.find(plan.step, part)) is not None:
                 return here
         elif self._own in plan.members:
             check()
@@ -119,7 +121,7 @@ class Exchange:
         if part.digest and part_digest(answer.data) != part.digest:
             raise Refused(f"part {number} is not what its owner said it had")
         if self._whole:
-            self._held.keep(plan.step, part, answer.data)
+            self._averaged.keep(plan.step, part, answer.data)
         return answer.data
 
     async def _contribution(self, part: Part) -> Encoded:
@@ -140,7 +142,7 @@ class Exchange:
             raise PeerFault("that part has another owner")
         part = plan.parts[number]
         if part.digest:
-            if (here := await self._held.find(plan.step, part)) is None:
+            if (here := await self._averaged.find(plan.step, part)) is None:
                 raise Refused("that part isn't here any more")
             return Averaged(here)
         bucket = self.buckets.setdefault(number, Bucket())
@@ -175,7 +177,7 @@ class Exchange:
             return
         bucket.contributions = dict.fromkeys(bucket.contributions, NOTHING)  # their bytes are done with
         if self._whole:
-            self._held.keep(plan.step, part, reduced)
+            self._averaged.keep(plan.step, part, reduced)
         bucket.settle(Averaged(reduced))
 
     def _blame(self, trouble: NonFinite | Spoiled) -> Blame:

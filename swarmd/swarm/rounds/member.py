@@ -1,33 +1,25 @@
 """The averaging of one stage's gradients for one step, as a member sees it.
 
 `Rounds` answers what leaders ask: how far the sum is, to freeze it, to carry out a plan. `leader.py` is the leader's
-side, `exchange.py` the owners'. Everyone decodes the owner's bytes, so the gradient is bit-identical everywhere. Sums
-and everything that was averaged are kept until the commit.
+side, `exchange.py` the owners', `committed.py` has what becomes of a round's gradient. Everyone decodes the owner's
+bytes, so the gradient is bit-identical everywhere. Sums and everything that was averaged are kept until the commit.
 """
 
 import asyncio
 import dataclasses
 import itertools
 import logging
-import math
 
-from swarmd.config import LimitsConfig, RunConfig
-from swarmd.errors import NO_ANSWER, NonFinite, PeerFault, Refused
-from swarmd.swarm.history.history import History
-from swarmd.swarm.history.record import Record
+from swarmd.errors import NonFinite, PeerFault, Refused
 from swarmd.swarm.hops.rework import Rework
-from swarmd.swarm.hops.step_sum import StepSums
-from swarmd.swarm.hops.under_way import HopsUnderWay
-from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.ports import Compute
-from swarmd.swarm.rounds.authority import Claims
-from swarmd.swarm.rounds.averaged import Held, Whole
+from swarmd.swarm.hops.stage_context import StageContext
+from swarmd.swarm.rounds.authority import RoundAuthority
+from swarmd.swarm.rounds.averaged import AveragedGradients
+from swarmd.swarm.rounds.committed import CommittedGradients
 from swarmd.swarm.rounds.exchange import Exchange, Spoiled, unless_over
 from swarmd.swarm.rounds.leader import Leader
 from swarmd.swarm.rounds.repair import Repairs
 from swarmd.swarm.tasks import joined
-from swarmd.swarm.wire.links import Scope
-from swarmd.swarm.wire.messages.commit import AskGradient, GradientPart
 from swarmd.swarm.wire.messages.common import check_stage, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import Blame
 from swarmd.swarm.wire.messages.round import (
@@ -44,15 +36,11 @@ from swarmd.swarm.wire.messages.round import (
     StageReport,
     Subtract,
 )
-from swarmd.values import Encoded, PeerId, short
+from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
 
 PLAN_WAIT_SECONDS = 30.0  # a contribution may come before the plan that it is part of
-NORM_TOLERANCE = (
-    1e-6  # relative: devices add the same squares in fp64 in another order; 1e10 of them are 1e-6 off at most
-)
-GRADIENT_SECONDS = 120.0  # for one part of a committed gradient
 VERSION_WAIT_SECONDS = 30.0
 
 
@@ -61,27 +49,17 @@ class Rounds:
 
     def __init__(
         self,
-        run: RunConfig,
-        limits: LimitsConfig,
-        scope: Scope,
-        membership: Membership,
-        history: History,
-        sums: StepSums,
-        hops: HopsUnderWay,
+        context: StageContext,
         rework: Rework,
         repairs: Repairs,
-        compute: Compute,
-        stage: int,
+        averaged: AveragedGradients,
+        committed: CommittedGradients,
     ) -> None:
-        self._run, self._links, self._membership = run, scope.links, membership
-        self._history, self._sums, self._hops, self._rework = history, sums, hops, rework
-        self._repairs, self._compute, self._stage = repairs, compute, stage
-        self._claims = Claims(stage, membership.is_live)
-        self._held = Held(limits.held_gradients)
-        self._offered: dict[int, tuple[str, Whole]] = {}  # step -> digest and parts, brought by `hold` and not checked
-        self._assembled = (0, "")  # step and digest of what the device would apply
-        self._norms: dict[str, tuple[int, float]] = {}  # digest of what was assembled for a step -> step, squared norm
-        self._decided = 0  # the step whose record is being applied: no attempt may replace its gradient any more
+        peer, scope = context.peer, context.scope
+        self._run, self._links, self._membership, self._history = peer.run, peer.links, peer.membership, peer.history
+        self._sums, self._hops, self._compute, self._stage = context.sums, context.hops, context.compute, context.stage
+        self._rework, self._repairs, self._averaged, self._committed = rework, repairs, averaged, committed
+        self._authority = RoundAuthority(context.stage, peer.membership.is_live)
         self._exchange: Exchange | None = None
         self._leading: dict[int, Leader] = {}
         self._reports: dict[int, asyncio.Task[StageReport]] = {}
@@ -92,12 +70,11 @@ class Rounds:
         scope.handle(Resend, self._answer_resend)
         scope.handle(Plan, self._answer_plan)
         scope.handle(Contribution, self._answer_contribution)
-        scope.handle(AskGradient, self._answer_gradient)
         scope.handle(Close, self._answer_close)
 
     def gradients(self) -> dict[int, int]:
         """Number of whole averaged gradients that this peer holds of each step."""
-        return self._held.counts()
+        return self._averaged.counts()
 
     # ---------------------------------------------------------------------------------------------- leader
 
@@ -107,7 +84,7 @@ class Rounds:
         """
         check_stage(close.stage, self._stage)
         await self._history.await_version(close.step - 1, close.record, conductor, VERSION_WAIT_SECONDS)
-        self._claims.admit(close.step, close.ballot)
+        self._authority.admit(close.step, close.ballot)
         task = self._reports.get(close.step)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             if (last := self._leading.get(close.step)) is not None:
@@ -142,7 +119,7 @@ class Rounds:
 
     def averaged(self, step: int) -> bool:
         """Whether this peer has a step's whole gradient, and others may count on that."""
-        return self._assembled[0] == step or self._held.has(step) or self.leads(step)
+        return self._committed.has(step) or self.leads(step)
 
     # ---------------------------------------------------------------------------------------------- member
 
@@ -152,7 +129,7 @@ class Rounds:
         """
         check_stage(ask.stage, self._stage)
         await self._history.await_version(ask.step - 1, ask.record, asker, VERSION_WAIT_SECONDS)
-        self._claims.give_way(ask.step, ask.ballot, asker, asyncio.get_running_loop().time())
+        self._authority.give_way(ask.step, ask.ballot, asker, asyncio.get_running_loop().time())
         await self._thaw(ask.step)
         self._repairs.spare(ask.step, from_ranges(ask.spared, self._run.microbatches))
         if ask.blame and self._history.version == ask.step - 1:
@@ -173,7 +150,7 @@ class Rounds:
     async def _answer_freeze(self, leader: PeerId, freeze: Freeze) -> Frozen:
         check_stage(freeze.stage, self._stage)
         await self._history.await_version(freeze.step - 1, freeze.record, leader, VERSION_WAIT_SECONDS)
-        self._claims.take(freeze.step, freeze.ballot, leader, asyncio.get_running_loop().time())
+        self._authority.take(freeze.step, freeze.ballot, leader, asyncio.get_running_loop().time())
         async with self._sums.lock:
             self._sums.freeze(freeze.step)
             with unless_over(freeze.step):
@@ -185,7 +162,7 @@ class Rounds:
         return frozen
 
     async def _frozen(self, step: int, *, named: bool = True) -> Frozen:
-        parts = await self._held.parts(step) if named else ()
+        parts = await self._averaged.parts(step) if named else ()
         step_sum = self._sums.of(step)
         return Frozen(
             indices=to_ranges(step_sum.done),
@@ -202,14 +179,14 @@ class Rounds:
     async def _answer_subtract(self, leader: PeerId, ask: Subtract) -> Frozen:
         check_stage(ask.stage, self._stage)
         await self._history.await_version(ask.step - 1, ask.record, leader, VERSION_WAIT_SECONDS)
-        self._claims.take(ask.step, ask.ballot, leader, asyncio.get_running_loop().time())
+        self._authority.take(ask.step, ask.ballot, leader, asyncio.get_running_loop().time())
         await self._thaw(ask.step)
         await self._rework.subtract(ask.step, from_ranges(ask.indices, self._run.microbatches))
         return await self._frozen(ask.step)
 
     async def _answer_resend(self, leader: PeerId, ask: Resend) -> Resent:
         await self._history.await_version(ask.step - 1, ask.record, leader, VERSION_WAIT_SECONDS)
-        self._claims.admit(ask.step, ask.ballot)
+        self._authority.admit(ask.step, ask.ballot)
         return await self._repairs.bring(ask)
 
     async def _answer_plan(self, leader: PeerId, plan: Plan) -> Result:
@@ -218,7 +195,7 @@ class Rounds:
             raise Refused(f"step {plan.step} is not being averaged here")
         check_stage(plan.stage, self._stage)
         check_plan(plan, self._compute.gradient_size)
-        self._claims.take(plan.step, plan.ballot, leader, asyncio.get_running_loop().time())
+        self._authority.take(plan.step, plan.ballot, leader, asyncio.get_running_loop().time())
         thaws = self._sums.thaws
 
         def check() -> None:
@@ -234,16 +211,16 @@ class Rounds:
         exchange = self._begin_exchange(plan)
         try:
             averaged = await exchange.take_part(check)
-            if self._decided == plan.step:
+            if self._committed.is_decided(plan.step):
                 raise Refused(f"step {plan.step} is decided")
-            digest, squared_norm = await self._assemble(plan.step, averaged)
+            digest, squared_norm = await self._committed.assemble(plan.step, averaged)
         except Spoiled as trouble:
             return self._spoiled(plan, trouble.blame)
         except NonFinite as trouble:  # so is everyone's who has the same parts
             known = trouble.source is not None and trouble.source < len(plan.parts)
             owner = plan.parts[trouble.source].owner if known and trouble.source is not None else own
             return self._spoiled(plan, Blame(trouble.what, self._stage, owner))
-        self._held.add(plan.step, digest, averaged)
+        self._averaged.add(plan.step, digest, averaged)
         if self._sums.thaws == thaws and self._sums.is_frozen(plan.step):
             self._sums.settle(plan.step)
         if own in plan.members:
@@ -255,22 +232,6 @@ class Rounds:
         log.warning("step %d is to be skipped: %s", plan.step, blame.words())
         return Result("", 0.0, blame)
 
-    async def _assemble(self, step: int, averaged: Whole) -> tuple[str, float]:
-        """Has the device put averaged parts together. Raises Refused, NonFinite."""
-        self._assembled = (0, "")
-        try:
-            with unless_over(step):
-                summary = await self._compute.assemble(step, averaged)
-        except PeerFault as fault:  # an owner's, not the leader's
-            self._held.forget_parts()  # or the next attempt would begin with the same bytes
-            raise Refused(f"an averaged part is malformed: {fault}") from None
-        except MemoryError:
-            raise Refused("this peer has no memory for the gradient") from None
-        self._assembled = (step, summary.digest)
-        self._norms = {digest: it for digest, it in self._norms.items() if it[0] == step}
-        self._norms[summary.digest] = step, summary.squared_norm
-        return summary.digest, summary.squared_norm
-
     # ---------------------------------------------------------------------------------------------- owner
 
     def _begin_exchange(self, plan: Plan) -> Exchange:
@@ -278,7 +239,7 @@ class Rounds:
             self._end_exchange("another attempt began")
             whole = plan.tokens == self._run.microbatches * self._run.tokens_per_microbatch
             own = self._membership.own.peer
-            self._exchange = Exchange(plan, own, self._links, self._compute, self._held, whole=whole)
+            self._exchange = Exchange(plan, own, self._links, self._compute, self._averaged, whole=whole)
             self._sums.changed.notify()
         return self._exchange
 
@@ -296,92 +257,21 @@ class Rounds:
         assert self._exchange is not None
         return await self._exchange.contribute(member, contribution)
 
-    # ---------------------------------------------------------------------------------------------- after the commit
-
-    async def _answer_gradient(self, peer: PeerId, ask: AskGradient) -> GradientPart:
-        averaged = self._held.whole(ask.step, ask.digest)
-        if averaged is None or not 0 <= ask.part < len(averaged):
-            raise Refused(f"the gradient of step {ask.step} is not here any more")
-        return GradientPart(len(averaged), averaged[ask.part])
-
-    def objection(self, record: Record) -> str:
-        """What of a record doesn't fit the gradient that it names, if that was assembled here; "" if all does."""
-        entry = record.stages[self._stage]
-        step, norm = self._norms.get(entry.digest, (0, 0.0))
-        if record.skipped or step != record.step or math.isclose(norm, entry.squared_norm, rel_tol=NORM_TOLERANCE):
-            return ""
-        if self._decided == step:  # another record may still come
-            self._decided = 0
-        return f"the squared norm of stage {self._stage} is {norm:.6g}, not {entry.squared_norm:.6g}"
-
-    async def gather(self, record: Record) -> bool:
-        """Makes sure that the gradient a record names is assembled, fetching it from a holder if need be."""
-        entry = record.stages[self._stage]
-        self._decided = record.step
-        if self._assembled == (record.step, entry.digest) and self._held.whole(*self._assembled) is not None:
-            return True
-        here = self._held.whole(record.step, entry.digest)
-        if here is not None and await self._take(record.step, entry.digest, here):
-            return True
-        offered, brought = self._offered.pop(record.step, ("", ()))
-        if offered == entry.digest and await self._take(record.step, offered, brought):
-            return True
-        own = self._membership.own.peer
-        live = [card.peer for card in self._membership.stage(self._stage)]
-        sources = [*entry.holders, *(peer for peer in live if peer not in entry.holders)]
-        for source in sorted(sources, key=lambda peer: peer not in live):
-            if source != own and await self._fetch(record.step, entry.digest, source):
-                return True
-        return False
-
-    async def _fetch(self, step: int, digest: str, source: PeerId) -> bool:
-        """Fetches a committed gradient from one holder."""
-        averaged: list[Encoded] = []
-        try:
-            parts = 1
-            while len(averaged) < parts:
-                question = AskGradient(step, digest, len(averaged))
-                answer = await self._links.ask(source, question, deadline_s=GRADIENT_SECONDS, urgency="bulk")
-                parts = answer.parts
-                averaged.append(answer.data)
-        except NO_ANSWER as trouble:
-            log.info("no gradient of step %d from %s: %s", step, short(source), trouble)
-            return False
-        return await self._take(step, digest, tuple(averaged))
-
-    async def _take(self, step: int, digest: str, averaged: Whole) -> bool:
-        """Assembles a committed gradient. False if it isn't what it should be."""
-        try:
-            found, _ = await self._assemble(step, averaged)
-        except (Refused, NonFinite) as trouble:
-            log.warning("no gradient of step %d: %s", step, trouble)
-            return False
-        if found != digest:
-            log.warning("a gradient came that isn't the one that the record of step %d names", step)
-            return False
-        self._held.add(step, digest, averaged)
-        return True
-
-    def hold(self, step: int, digest: str, parts: Whole) -> None:
-        """Keeps the averaged parts of a committed step that is still to be applied here, for `gather` to assemble."""
-        self._offered[step] = (digest, parts)
+    # ---------------------------------------------------------------------------------------------- the end
 
     def end_step(self, step: int) -> None:
         """The step has committed: nobody needs its buckets or report any more."""
-        record = self._history.record
-        self._held.end_step(step, record.stages[self._stage].digest if record is not None else "")
+        self._committed.end_step(step, self._history.record)
         self._end(step)
 
     def abandon(self) -> None:
         """The state was replaced: rounds under way, and results that were not committed, are of no use any more."""
-        self._held.abandon(self._history.version)
-        self._decided = 0
+        self._committed.abandon(self._history.version)
         self._end(self._run.steps)
 
     def _end(self, step: int) -> None:
         self._end_exchange("the step is over", over=True)
         self._rework.end_step(step)
-        self._offered = {known: it for known, it in self._offered.items() if known > step}
         for old in [known for known in self._reports if known <= step]:
             self._reports.pop(old).cancel()
             self._leading.pop(old).close()

@@ -30,7 +30,7 @@ PASS_SECONDS = 1.0  # between them
 PARTS_LIMIT = 4096  # of a gradient; more is a lie
 
 Hold = Callable[[int, str, tuple[Encoded, ...]], None]
-"""Keeps the averaged parts of (step, digest) for the peer's round, which applies that step: `Rounds.hold`."""
+"""Keeps the averaged parts of (step, digest) until that step is applied: `CommittedGradients.hold`."""
 
 
 class Missed(Exception):

@@ -4,7 +4,7 @@ import pytest
 
 from swarmd.errors import Overruled
 from swarmd.swarm.membership.order import leader_order
-from swarmd.swarm.rounds.authority import LEADER_SECONDS, Claims
+from swarmd.swarm.rounds.authority import LEADER_SECONDS, RoundAuthority
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
 
 STEP, STAGE = 4, 1
@@ -13,55 +13,55 @@ LOW, HIGH = Ballot(1, "z"), Ballot(2, "a")
 
 
 def test_a_lower_ballot_is_refused_and_a_higher_one_takes_over() -> None:
-    claims = Claims(STAGE)
-    claims.take(STEP, LOW, SECOND, 0.0)
-    claims.take(STEP, HIGH, FIRST, 0.0)
+    authority = RoundAuthority(STAGE)
+    authority.take(STEP, LOW, SECOND, 0.0)
+    authority.take(STEP, HIGH, FIRST, 0.0)
     for refused in (LOW, NO_BALLOT):
         with pytest.raises(Overruled):
-            claims.take(STEP, refused, SECOND, 0.0)
+            authority.take(STEP, refused, SECOND, 0.0)
         with pytest.raises(Overruled):
-            claims.admit(STEP, refused)
-    claims.take(STEP, HIGH, FIRST, 0.0)
+            authority.admit(STEP, refused)
+    authority.take(STEP, HIGH, FIRST, 0.0)
 
 
 def test_a_higher_ballot_heard_from_anyone_ends_the_word_of_the_leader_before() -> None:
-    claims = Claims(STAGE)
-    claims.take(STEP, LOW, SECOND, 0.0)
-    claims.give_way(STEP, HIGH, "the new conductor", 0.0)
+    authority = RoundAuthority(STAGE)
+    authority.take(STEP, LOW, SECOND, 0.0)
+    authority.give_way(STEP, HIGH, "the new conductor", 0.0)
     with pytest.raises(Overruled):
-        claims.take(STEP, LOW, SECOND, 0.0)
-    claims.take(STEP, HIGH, FIRST, 0.0)
+        authority.take(STEP, LOW, SECOND, 0.0)
+    authority.take(STEP, HIGH, FIRST, 0.0)
 
 
 def test_of_two_leaders_under_one_ballot_the_later_one_wins_and_keeps_it() -> None:
-    claims = Claims(STAGE)
-    claims.take(STEP, LOW, FIRST, 0.0)
-    claims.take(STEP, LOW, SECOND, 0.1)
-    for question in (claims.take, claims.give_way):
+    authority = RoundAuthority(STAGE)
+    authority.take(STEP, LOW, FIRST, 0.0)
+    authority.take(STEP, LOW, SECOND, 0.1)
+    for question in (authority.take, authority.give_way):
         with pytest.raises(Overruled):
             question(STEP, LOW, FIRST, 0.2)
-    claims.take(STEP, LOW, SECOND, 0.3)
+    authority.take(STEP, LOW, SECOND, 0.3)
 
 
 def test_a_silent_leader_gives_way_to_anyone() -> None:
-    claims = Claims(STAGE)
-    claims.take(STEP, LOW, SECOND, 0.0)
-    claims.take(STEP, LOW, FIRST, LEADER_SECONDS)
-    assert claims.leader == FIRST
+    authority = RoundAuthority(STAGE)
+    authority.take(STEP, LOW, SECOND, 0.0)
+    authority.take(STEP, LOW, FIRST, LEADER_SECONDS)
+    assert authority.leader == FIRST
 
 
 def test_a_leader_that_is_gone_gives_way_at_once() -> None:
     living = {FIRST, SECOND}
-    claims = Claims(STAGE, living.__contains__)
-    claims.take(STEP, LOW, SECOND, 0.0)
+    authority = RoundAuthority(STAGE, living.__contains__)
+    authority.take(STEP, LOW, SECOND, 0.0)
     living.discard(SECOND)
-    claims.give_way(STEP, LOW, FIRST, 0.1)
-    claims.take(STEP, LOW, FIRST, 0.1)
-    assert claims.leader == FIRST
+    authority.give_way(STEP, LOW, FIRST, 0.1)
+    authority.take(STEP, LOW, FIRST, 0.1)
+    assert authority.leader == FIRST
 
 
 def test_every_step_begins_without_claims() -> None:
-    claims = Claims(STAGE)
-    claims.take(STEP, HIGH, SECOND, 0.0)
-    claims.take(STEP + 1, LOW, FIRST, 0.0)
-    assert (claims.ballot, claims.leader) == (LOW, FIRST)
+    authority = RoundAuthority(STAGE)
+    authority.take(STEP, HIGH, SECOND, 0.0)
+    authority.take(STEP + 1, LOW, FIRST, 0.0)
+    assert (authority.ballot, authority.leader) == (LOW, FIRST)

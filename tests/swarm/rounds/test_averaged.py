@@ -1,7 +1,7 @@
 """What a peer keeps of averaged gradients: parts by their bytes, candidates until the commit, bounded."""
 
 from swarmd.sim.world.clock import run_virtual
-from swarmd.swarm.rounds.averaged import CANDIDATES, Held, part_digest
+from swarmd.swarm.rounds.averaged import CANDIDATES, AveragedGradients, part_digest
 from swarmd.swarm.wire.messages.round import HeldPart, Part
 from swarmd.values import Encoded
 
@@ -12,7 +12,7 @@ def data(value: int) -> Encoded:
 
 def test_parts_are_named_by_their_bytes_and_found_by_that_name() -> None:
     async def main() -> None:
-        held, one, other = Held(2), data(1), data(2)
+        held, one, other = AveragedGradients(2), data(1), data(2)
         held.keep(3, Part(0, 1, "a"), one)
         held.keep(3, Part(0, 1, "a"), one)
         held.keep(3, Part(0, 1, "b"), other)
@@ -28,7 +28,7 @@ def test_parts_are_named_by_their_bytes_and_found_by_that_name() -> None:
 
 def test_parts_end_with_their_step_and_late_ones_are_not_kept() -> None:
     async def main() -> None:
-        held = Held(2)
+        held = AveragedGradients(2)
         held.keep(3, Part(0, 1, "a"), data(1))
         held.end_step(3, "")
         assert await held.parts(3) == ()
@@ -41,7 +41,7 @@ def test_parts_end_with_their_step_and_late_ones_are_not_kept() -> None:
 
 
 def test_any_candidate_may_become_the_committed_gradient_and_the_others_are_let_go() -> None:
-    held = Held(2)
+    held = AveragedGradients(2)
     for value in range(CANDIDATES + 2):
         held.add(3, f"digest {value}", (data(value),))
     assert [held.whole(3, f"digest {value}") is not None for value in range(CANDIDATES + 2)] == [
@@ -56,7 +56,7 @@ def test_any_candidate_may_become_the_committed_gradient_and_the_others_are_let_
 
 
 def test_parts_of_one_border_are_bounded() -> None:
-    held = Held(2)
+    held = AveragedGradients(2)
     for value in range(2 * CANDIDATES):
         held.keep(3, Part(0, 1, "a"), data(value))
     assert len(held._parts[0, 1]) == CANDIDATES

@@ -1,0 +1,145 @@
+"""The gradient that a step's record names: assembled on the device, fetched where it is missing, kept for latecomers.
+
+A round's attempts assemble what may become it (`member.py`); peers that took no part, or came late, ask for it after
+the commit. What doesn't have the digest that the record names is never applied.
+"""
+
+import logging
+import math
+
+from swarmd.errors import NO_ANSWER, NonFinite, PeerFault, Refused
+from swarmd.swarm.history.record import Record
+from swarmd.swarm.hops.stage_context import StageContext
+from swarmd.swarm.rounds.averaged import AveragedGradients, Whole
+from swarmd.swarm.rounds.exchange import unless_over
+from swarmd.swarm.wire.messages.commit import AskGradient, GradientPart
+from swarmd.values import Encoded, PeerId, short
+
+log = logging.getLogger(__name__)
+
+NORM_TOLERANCE = (
+    1e-6  # relative: devices add the same squares in fp64 in another order; 1e10 of them are 1e-6 off at most
+)
+GRADIENT_SECONDS = 120.0  # for one part of a committed gradient
+
+
+class CommittedGradients:
+    """The whole gradients of this peer's stage."""
+
+    def __init__(self, context: StageContext, averaged: AveragedGradients) -> None:
+        self._links, self._membership, self._averaged = context.peer.links, context.peer.membership, averaged
+        self._compute, self._stage = context.compute, context.stage
+        self._offered: dict[int, tuple[str, Whole]] = {}  # step -> digest and parts, brought by `hold` and not checked
+        self._assembled = (0, "")  # step and digest of what the device would apply
+        self._norms: dict[str, tuple[int, float]] = {}  # digest of what was assembled for a step -> step, squared norm
+        self._decided = 0  # the step whose record is being applied: no attempt may replace its gradient any more
+        context.scope.handle(AskGradient, self._answer_gradient)
+
+    def has(self, step: int) -> bool:
+        """Whether a whole gradient of a step is here."""
+        return self._assembled[0] == step or self._averaged.has(step)
+
+    def is_decided(self, step: int) -> bool:
+        """Whether the step's record is being applied."""
+        return self._decided == step
+
+    async def assemble(self, step: int, averaged: Whole) -> tuple[str, float]:
+        """Has the device put averaged parts together. Returns the gradient's digest and squared norm. Raises Refused,
+        NonFinite.
+        """
+        self._assembled = (0, "")
+        try:
+            with unless_over(step):
+                summary = await self._compute.assemble(step, averaged)
+        except PeerFault as fault:  # an owner's, not the leader's
+            self._averaged.forget_parts()  # or the next attempt would begin with the same bytes
+            raise Refused(f"an averaged part is malformed: {fault}") from None
+        except MemoryError:
+            raise Refused("this peer has no memory for the gradient") from None
+        self._assembled = (step, summary.digest)
+        self._norms = {digest: it for digest, it in self._norms.items() if it[0] == step}
+        self._norms[summary.digest] = step, summary.squared_norm
+        return summary.digest, summary.squared_norm
+
+    def objection(self, record: Record) -> str:
+        """What of a record doesn't fit the gradient that it names, if that was assembled here; "" if all does."""
+        entry = record.stages[self._stage]
+        step, norm = self._norms.get(entry.digest, (0, 0.0))
+        if record.skipped or step != record.step or math.isclose(norm, entry.squared_norm, rel_tol=NORM_TOLERANCE):
+            return ""
+        if self._decided == step:  # another record may still come
+            self._decided = 0
+        return f"the squared norm of stage {self._stage} is {norm:.6g}, not {entry.squared_norm:.6g}"
+
+    # ---------------------------------------------------------------------------------------------- having it
+
+    def hold(self, step: int, digest: str, parts: Whole) -> None:
+        """Keeps the averaged parts of a committed step that is still to be applied here, for `gather` to assemble."""
+        self._offered[step] = (digest, parts)
+
+    async def gather(self, record: Record) -> bool:
+        """Makes sure that the gradient a record names is assembled, fetching it from a holder if need be."""
+        entry = record.stages[self._stage]
+        self._decided = record.step
+        if self._assembled == (record.step, entry.digest) and self._averaged.whole(*self._assembled) is not None:
+            return True
+        here = self._averaged.whole(record.step, entry.digest)
+        if here is not None and await self._adopt(record.step, entry.digest, here):
+            return True
+        offered, brought = self._offered.pop(record.step, ("", ()))
+        if offered == entry.digest and await self._adopt(record.step, offered, brought):
+            return True
+        own = self._membership.own.peer
+        live = [card.peer for card in self._membership.stage(self._stage)]
+        sources = [*entry.holders, *(peer for peer in live if peer not in entry.holders)]
+        for source in sorted(sources, key=lambda peer: peer not in live):
+            if source != own and await self._fetch(record.step, entry.digest, source):
+                return True
+        return False
+
+    async def _fetch(self, step: int, digest: str, source: PeerId) -> bool:
+        """Fetches a committed gradient from one holder."""
+        averaged: list[Encoded] = []
+        try:
+            parts = 1
+            while len(averaged) < parts:
+                question = AskGradient(step, digest, len(averaged))
+                answer = await self._links.ask(source, question, deadline_s=GRADIENT_SECONDS, urgency="bulk")
+                parts = answer.parts
+                averaged.append(answer.data)
+        except NO_ANSWER as trouble:
+            log.info("no gradient of step %d from %s: %s", step, short(source), trouble)
+            return False
+        return await self._adopt(step, digest, tuple(averaged))
+
+    async def _adopt(self, step: int, digest: str, averaged: Whole) -> bool:
+        """Assembles a committed gradient. False if it isn't what it should be."""
+        try:
+            found, _ = await self.assemble(step, averaged)
+        except (Refused, NonFinite) as trouble:
+            log.warning("no gradient of step %d: %s", step, trouble)
+            return False
+        if found != digest:
+            log.warning("a gradient came that isn't the one that the record of step %d names", step)
+            return False
+        self._averaged.add(step, digest, averaged)
+        return True
+
+    async def _answer_gradient(self, peer: PeerId, ask: AskGradient) -> GradientPart:
+        averaged = self._averaged.whole(ask.step, ask.digest)
+        if averaged is None or not 0 <= ask.part < len(averaged):
+            raise Refused(f"the gradient of step {ask.step} is not here any more")
+        return GradientPart(len(averaged), averaged[ask.part])
+
+    # ---------------------------------------------------------------------------------------------- the end
+
+    def end_step(self, step: int, record: Record | None) -> None:
+        """The step has committed: of its gradients only the one that the record names may be asked for."""
+        self._averaged.end_step(step, record.stages[self._stage].digest if record is not None else "")
+        self._offered = {known: it for known, it in self._offered.items() if known > step}
+
+    def abandon(self, version: int) -> None:
+        """The state was replaced: what was assembled for later steps is of no use any more."""
+        self._averaged.abandon(version)
+        self._decided = 0
+        self._offered.clear()

@@ -1,0 +1,174 @@
+"""How a peer comes by the gradient that a record names, and what it holds against a record."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from swarmd.errors import PeerUnreachable, Refused
+from swarmd.swarm.history.record import Record
+from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.rounds.averaged import AveragedGradients
+from swarmd.swarm.rounds.committed import CommittedGradients
+from swarmd.swarm.wire.messages.commit import AskGradient, GradientPart
+from swarmd.swarm.wire.own_card import OwnCard
+from swarmd.values import Encoded, GradientSummary
+from tests.swarm.cards import card
+from tests.swarm.contexts import stage_context
+
+STEP = 3
+
+Have = dict[str, tuple[Encoded, ...] | None]
+
+
+def part(content: str) -> Encoded:
+    return Encoded("fp32", (1,), (content.encode(),))
+
+
+GOOD, BAD = (part("go"), part("od")), (part("ba"), part("d"))
+
+
+class Device:
+    """The digest of a gradient is its text."""
+
+    def __init__(self) -> None:
+        self.assembled: list[str] = []
+
+    async def assemble(self, step: int, parts: Sequence[Encoded]) -> GradientSummary:
+        if step != STEP:
+            raise KeyError(step)
+        text = b"".join(bytes(piece) for it in parts for piece in it.data).decode()
+        if text == "full":
+            raise MemoryError
+        self.assembled.append(text)
+        return GradientSummary(text, 4.0)
+
+
+class Others:
+    """Peers that have a gradient, by name; one that has None can't be reached."""
+
+    def __init__(self, have: Have) -> None:
+        self.have, self.asked = have, list[str]()
+
+    async def ask(self, peer: str, question: AskGradient, **options: Any) -> GradientPart:
+        self.asked.append(peer)
+        parts = self.have[peer]
+        if parts is None:
+            raise PeerUnreachable("gone")
+        return GradientPart(len(parts), parts[question.part])
+
+
+def record(digest: str = "good", holders: tuple[str, ...] = (), norm: float = 4.0, *, skipped: bool = False) -> Record:
+    entry = SimpleNamespace(digest=digest, holders=holders, squared_norm=norm)
+    return cast("Record", SimpleNamespace(step=STEP, stages=[entry], skipped=skipped))
+
+
+class Peer:
+    """A replica of stage 0 and those it can ask."""
+
+    def __init__(self, have: Have | None = None, live: Sequence[str] = ()) -> None:
+        members = Membership(OwnCard(card("me")))
+        for name in live:
+            members.hear(card(name), 0.0)
+        self.others, self.device, self.averaged = Others(have or {}), Device(), AveragedGradients(2)
+        scope = SimpleNamespace(handle=lambda kind, handler: None)
+        context = stage_context(links=self.others, membership=members, compute=self.device, scope=scope, stage=0)
+        self.committed = CommittedGradients(context, self.averaged)
+
+
+async def test_what_was_averaged_here_is_not_assembled_again() -> None:
+    peer = Peer()
+    digest, norm = await peer.committed.assemble(STEP, GOOD)
+    peer.averaged.add(STEP, digest, GOOD)
+    assert (digest, norm, peer.committed.has(STEP), peer.committed.has(STEP + 1)) == ("good", 4.0, True, False)
+    assert await peer.committed.gather(record())
+    assert (peer.device.assembled, peer.others.asked) == (["good"], [])
+    assert peer.committed.is_decided(STEP) and not peer.committed.is_decided(STEP + 1)
+
+
+async def test_another_attempt_of_this_peer_may_be_the_one_that_counts() -> None:
+    peer = Peer()
+    peer.averaged.add(STEP, "good", GOOD)
+    await peer.committed.assemble(STEP, BAD)
+    assert await peer.committed.gather(record())
+    assert peer.device.assembled == ["bad", "good"]
+
+
+@pytest.mark.parametrize(("brought", "holds"), [(GOOD, True), (BAD, False)])
+async def test_what_was_brought_beforehand_is_checked(brought: tuple[Encoded, ...], holds: bool) -> None:
+    peer = Peer()
+    peer.committed.hold(STEP, "good", brought)
+    assert await peer.committed.gather(record()) == holds
+    assert (peer.averaged.whole(STEP, "good") == GOOD) == holds
+
+
+async def test_what_was_brought_for_another_record_is_not_assembled() -> None:
+    peer = Peer()
+    peer.committed.hold(STEP, "bad", BAD)
+    assert not await peer.committed.gather(record())
+    assert peer.device.assembled == []
+
+
+async def test_holders_are_asked_before_others_and_the_living_before_the_dead() -> None:
+    have: Have = {"dead": None, "liar": BAD, "living": None, "sibling": GOOD}
+    peer = Peer(have, live=("living", "liar", "sibling"))
+    assert await peer.committed.gather(record(holders=("dead", "me", "living")))
+    assert list(dict.fromkeys(peer.others.asked)) == ["living", "liar", "sibling"]
+    assert peer.averaged.whole(STEP, "good") == GOOD
+
+
+async def test_nobody_has_it() -> None:
+    peer = Peer({"dead": None})
+    assert not await peer.committed.gather(record(holders=("dead",)))
+    assert peer.others.asked == ["dead"]
+
+
+@pytest.mark.parametrize(
+    ("named", "objects"),
+    [
+        (record(norm=4.0), False),
+        (record(norm=4.1), True),
+        (record(norm=4.1, skipped=True), False),
+        (record("other", norm=4.1), False),
+    ],
+)
+async def test_a_record_with_another_norm_than_was_measured_here_is_objected_to(named: Record, objects: bool) -> None:
+    peer = Peer()
+    await peer.committed.assemble(STEP, GOOD)
+    await peer.committed.gather(record())
+    assert bool(peer.committed.objection(named)) == objects
+    assert peer.committed.is_decided(STEP) != objects  # another record may still come
+
+
+async def test_what_the_device_refuses_is_a_sentence() -> None:
+    peer = Peer()
+    with pytest.raises(Refused, match="no memory"):
+        await peer.committed.assemble(STEP, (part("full"),))
+    with pytest.raises(Refused, match="is over"):
+        await peer.committed.assemble(STEP + 1, GOOD)
+    assert not peer.committed.has(STEP)
+
+
+async def test_only_what_the_record_names_is_given_to_others_afterwards() -> None:
+    peer = Peer()
+    peer.averaged.add(STEP, "good", GOOD)
+    peer.averaged.add(STEP, "bad", BAD)
+    peer.committed.hold(STEP, "good", GOOD)
+    peer.committed.end_step(STEP, record())
+    answer = await peer.committed._answer_gradient("late", AskGradient(STEP, "good", 1))
+    assert answer == GradientPart(2, GOOD[1])
+    for missing in (AskGradient(STEP, "bad", 0), AskGradient(STEP, "good", 2), AskGradient(STEP + 1, "good", 0)):
+        with pytest.raises(Refused, match="not here any more"):
+            await peer.committed._answer_gradient("late", missing)
+    assert peer.committed._offered == {}
+
+
+async def test_a_state_that_was_replaced_takes_its_gradients_along() -> None:
+    peer = Peer()
+    peer.averaged.add(STEP, "good", GOOD)
+    peer.committed.hold(STEP, "good", GOOD)
+    await peer.committed.gather(record())
+    peer.committed.abandon(STEP - 1)
+    assert not peer.committed.is_decided(STEP)
+    assert not await peer.committed.gather(record())
