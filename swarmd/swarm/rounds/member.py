@@ -17,8 +17,9 @@ from swarmd.swarm.rounds.authority import RoundAuthority
 from swarmd.swarm.rounds.averaged import AveragedGradients
 from swarmd.swarm.rounds.committed import CommittedGradients
 from swarmd.swarm.rounds.exchange import Exchange, Spoiled, unless_over
-from swarmd.swarm.rounds.leader import Leader
+from swarmd.swarm.rounds.leader import RoundLeader
 from swarmd.swarm.rounds.repair import Repairs
+from swarmd.swarm.rounds.round import Round
 from swarmd.swarm.tasks import joined
 from swarmd.swarm.wire.messages.common import check_stage, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import Blame
@@ -61,7 +62,7 @@ class Rounds:
         self._rework, self._repairs, self._averaged, self._committed = rework, repairs, averaged, committed
         self._authority = RoundAuthority(context.stage, peer.membership.is_live)
         self._exchange: Exchange | None = None
-        self._leading: dict[int, Leader] = {}
+        self._leading: dict[int, RoundLeader] = {}
         self._reports: dict[int, asyncio.Task[StageReport]] = {}
         self._attempts = itertools.count(1)
         scope.handle(AskHoldings, self._answer_holdings)
@@ -91,23 +92,14 @@ class Rounds:
                 last.close()
             leader = self._leading[close.step] = self._leader(close)
             task = self._reports[close.step] = asyncio.create_task(leader.lead(), name=f"round {close.step}")
-        leader = self._leading[close.step]
-        leader.ballot = max(leader.ballot, close.ballot)
-        if close.blame:
-            leader.skip(close.blame)
+        self._leading[close.step].hear(close)
         return await joined(task, Refused(f"the round of step {close.step} is over"))  # the step's commit cancels it
 
-    def _leader(self, close: Close) -> Leader:
+    def _leader(self, close: Close) -> RoundLeader:
         own = self._membership.own
-        return Leader(
+        return RoundLeader(
             self._run,
-            self._links,
-            self._membership,
-            self._sums.changed,
-            self._stage,
-            close.step,
-            close.record,
-            close.ballot,
+            Round(self._links, self._membership, self._sums.changed, close),
             self._compute.gradient_size,
             lambda: f"{own.peer}/{own.incarnation}/{self._history.departures}/{next(self._attempts)}",
         )
