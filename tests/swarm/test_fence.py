@@ -11,7 +11,6 @@ from swarmd.errors import DeviceLost, HopForgotten, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.network import SimNetwork
 from swarmd.swarm.fence import AGAIN_CEILING_SECONDS, PLACES_KEPT, RECENT_SECONDS, Fence, is_of_device
-from swarmd.swarm.hops.ailing import FAILURES, REST_CEILING_SECONDS, REST_SECONDS, Ailing
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.framing import KINDS
 from swarmd.swarm.wire.links import Links
@@ -127,22 +126,3 @@ def test_the_log_is_not_flooded_and_what_is_told_apart_is_bounded(caplog: pytest
     assert len(told) == 10, "the 1st, 2nd, 4th, ... 512th"
     assert [bool(record.exc_info) for record in told] == [True] + [False] * 9
     assert len(fence._places) == PLACES_KEPT
-
-
-def test_after_several_failures_in_a_row_one_rests_longer_each_time_until_a_hop_ends_well() -> None:
-    ailing, now, rests = Ailing(), 0.0, []
-    for _ in range(FAILURES - 1):
-        assert ailing.failed("why", now) == 0.0
-        assert not ailing.warning(now)
-    for _ in range(10):
-        rests.append(ailing.failed("why", now))
-        assert ailing.rests(now)
-        assert ailing.failed("of a hop that was under way", now + 1) == rests[-1] - 1
-        now += rests[-1]
-        assert not ailing.rests(now)
-        assert "one is tried again" in ailing.warning(now)
-    assert rests[:3] == [REST_SECONDS, 2 * REST_SECONDS, 4 * REST_SECONDS]
-    assert rests[-1] == REST_CEILING_SECONDS
-    ailing.succeeded()
-    assert not ailing.warning(now)
-    assert ailing.failed("why", now) == 0.0
