@@ -102,11 +102,8 @@ class Arriving:
         """Returns to an earlier version, as was decided; where that can't be had, goes on to what others are at."""
         returns = self._returns
         while (record := returns.due) is not None:
-            returns.under_way = True
-            try:
+            with returns.making():
                 arrived = await self._load()
-            finally:
-                returns.under_way = False
             returns.done(record)
             if not arrived and returns.due is None:
                 assert self._switch.served is not None, "it was entered to load the state"

@@ -38,6 +38,7 @@ from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.peer.stage_switch import OpenStage, Switch
 from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.recovery.forks import Forks
+from swarmd.swarm.recovery.past_life import mend_ledger
 from swarmd.swarm.recovery.returns import Returns
 from swarmd.swarm.state.copies import Copies
 from swarmd.swarm.state.disks import Disks
@@ -176,7 +177,7 @@ class Peer(HistoryListener):
             await self.history.adopt(record, self.membership.own.peer)
             self.tasks.start(self.returns.tell(record))
         await self.arriving.reach(served)
-        await self.forks.mend_ledger(self._store, tail)
+        await mend_ledger(self._context, self._store, tail)
 
     async def _open(self, stage: int) -> ServedStage:
         """Opens a newcomer's first stage. If the run has begun, its state comes meanwhile. Raises ConfigError."""

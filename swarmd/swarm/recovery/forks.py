@@ -23,7 +23,7 @@ from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.membership.states import AT_WORK
-from swarmd.swarm.ports import Compute, Store
+from swarmd.swarm.ports import Compute
 from swarmd.swarm.wire.messages.commit import AskRecord
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import PeerId, short
@@ -100,15 +100,23 @@ async def find_fork(
     return low, high
 
 
+async def ask_record(context: PeerContext, peer: PeerId, step: int) -> Record | None:
+    """The record of a step that a peer has in its history; None if it gives none."""
+    try:
+        commit = await context.links.ask(peer, AskRecord(step), deadline_s=RECORD_SECONDS)
+        record = record_from_plain(context.run, commit.record)
+    except NO_ANSWER as trouble:
+        log.debug("no record of step %d from %s: %s", step, short(peer), trouble)
+        return None
+    return record if record.step == step else None
+
+
 class Forks(HistoryListener):
     """This peer's knowledge of other histories than its own."""
 
-    def __init__(
-        self,
-        context: PeerContext,
-    ) -> None:
-        self._run, self._links, self._membership = context.run, context.links, context.membership
-        self._history, self._rng = context.history, context.rng
+    def __init__(self, context: PeerContext) -> None:
+        self._context, self._run, self._rng = context, context.run, context.rng
+        self._membership, self._history = context.membership, context.history
         self._foreign_until: dict[PeerId, float] = {}  # a peer that is ahead of us -> loop time
         self._rest_until = 0.0
         self._incomplete_since: float | None = None
@@ -184,7 +192,7 @@ class Forks(HistoryListener):
         records: dict[int, Record] = {}
 
         async def theirs(version: int) -> str:
-            record = await self._ask(card.peer, version)
+            record = await ask_record(self._context, card.peer, version)
             if record is not None:
                 records[version] = record
             return record.hash if record is not None else ""
@@ -200,15 +208,6 @@ class Forks(HistoryListener):
         if ours is None or ours.hash == records[fork[1]].hash:
             return None  # this peer has gone on meanwhile
         return Meeting(card.peer, fork[0], ours, records[fork[1]])
-
-    async def _ask(self, peer: PeerId, step: int) -> Record | None:
-        try:
-            commit = await self._links.ask(peer, AskRecord(step), deadline_s=RECORD_SECONDS)
-            record = record_from_plain(self._run, commit.record)
-        except NO_ANSWER as trouble:
-            log.debug("no record of step %d from %s: %s", step, short(peer), trouble)
-            return None
-        return record if record.step == step else None
 
     def _loses_to(self, meeting: Meeting, card: Card, foreign: Iterable[Card]) -> bool:
         """True if our history is the one to be given up, provided that the other is whole."""
@@ -251,7 +250,7 @@ class Forks(HistoryListener):
 
     async def _stays(self, guide: Card, card: Card) -> bool:
         step = min(guide.version, card.version)
-        mine, its = await asyncio.gather(self._ask(guide.peer, step), self._ask(card.peer, step))
+        mine, its = await asyncio.gather(*(ask_record(self._context, it.peer, step) for it in (guide, card)))
         return mine is not None and its is not None and mine.hash == its.hash
 
     async def arrive(self, way: Crossing, compute: Compute) -> None:
@@ -272,33 +271,13 @@ class Forks(HistoryListener):
                 history.replace(history.record, await _empty_sum(compute))
         log.warning("this peer stays at version %d", history.version)
 
-    async def mend_ledger(self, store: Store, tail: dict[int, str]) -> None:
-        """Voids what an earlier life of this peer wrote into its ledger in a history that was given up. `tail`: its
-        last lines, by step the hash of the record.
-        """
-        others = [card for card in self._membership.kin() if card.peer != self._membership.own.peer]
-        newest = max(others, key=lambda card: (card.version, card.peer), default=None)
-        stale = list[str]()
-        low = 0
-        for step in sorted(tail, reverse=True):
-            known = self._history.chain.hash_at(step)
-            if not known and newest is not None:  # this peer itself has come up to the others by now, but by a leap
-                record = await self._ask(newest.peer, step)
-                known = record.hash if record is not None else ""
-            if known in ("", tail[step]):  # further back nobody remembers, or all is the same
-                low = step
-                break
-            stale.append(tail[step])
-        if stale:
-            store.void_ledger(low, frozenset(stale))
-
     async def _learn_chain(self, guide: PeerId, ancestor: int) -> None:
         """Fetches the records that led from the common version to ours, so that we know of others what they are."""
         records: dict[int, Record] = {}
         missing = range(max(ancestor + 1, self._history.version - RECORDS_KEPT), self._history.version)
         for start in range(missing.start, missing.stop, ASKED_AT_ONCE):
             steps = range(start, min(start + ASKED_AT_ONCE, missing.stop))
-            got = await asyncio.gather(*(self._ask(guide, step) for step in steps))
+            got = await asyncio.gather(*(ask_record(self._context, guide, step) for step in steps))
             records.update({record.step: record for record in got if record is not None})
         self._history.chain.learn(records)
         self._membership.judge_again()

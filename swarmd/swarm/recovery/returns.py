@@ -8,8 +8,9 @@ its ledger has of later steps, and goes on from there. Who doesn't hear of it is
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from swarmd.errors import ConfigError
 from swarmd.swarm.history.listener import HistoryListener
@@ -51,11 +52,7 @@ def _warn_passed_over(plan: ReturnPlan) -> None:
 class Returns(HistoryListener):
     """This peer's part in returns."""
 
-    def __init__(
-        self,
-        context: PeerContext,
-        disks: Disks,
-    ) -> None:
+    def __init__(self, context: PeerContext, disks: Disks) -> None:
         self._run, self._links, self._membership = context.run, context.links, context.membership
         self._history, self._disks, self._timeout_s = context.history, disks, context.limits.stage_lost_timeout_s
         self.due: Record | None = None  # a return that this peer has yet to make
@@ -185,9 +182,9 @@ class Returns(HistoryListener):
         broke_at: int = 0,
         why: str = "",
     ) -> Record | None:
-        """The return itself. `after`: gives what it follows, from the record of the version that it leads to; this is
-        of `version`, or, where a run is founded again, of the version that it leads to. `broke_at`, `why`: as in the
-        record.
+        """Makes the return of a plan; None if it can't be made any more. `after` gives the hash of what it follows,
+        from the record that it leads to. `version`: of what it follows; None where a run is founded again. `broke_at`,
+        `why`: as in the record.
         """
         newest = self._history.record
         record = self._history.chain.at(plan.version)
@@ -244,10 +241,8 @@ class Returns(HistoryListener):
             self._history.end(record)
         else:
             because = f": {record.why}" if record.why else ""
-            log.warning(
-                "the swarm returns from version %d to version %d, which is on disks%s",
-                self._history.version, record.step, because,
-            )  # fmt: skip
+            said = "the swarm returns from version %d to version %d, which is on disks%s"
+            log.warning(said, self._history.version, record.step, because)
             self.due = record
             self._membership.changed.notify()
             self._history.changed.notify()
@@ -267,8 +262,8 @@ class Returns(HistoryListener):
         return torn and history.version < record.after_version
 
     async def state(self, record: Record, stage: int) -> Buffer | None:
-        """This stage's state of the version that everyone returns to. None if it can't be had any more, or another
-        return was decided meanwhile.
+        """Brings this stage's state of the version that everyone returns to. None if it can't be had any more, or
+        another return was decided meanwhile.
         """
         kept, bad = Kept(record.step, stage, record.state), 0
         while self.due is record:
@@ -292,8 +287,17 @@ class Returns(HistoryListener):
         own = self._membership.own.peer
         return [card.peer for card in self._membership.cards() if card.peer != own and card.state != "left"]
 
+    @contextlib.contextmanager
+    def making(self) -> Iterator[None]:
+        """Shows that this peer is on its way to `due`."""
+        self.under_way = True
+        try:
+            yield
+        finally:
+            self.under_way = False
+
     def done(self, record: Record) -> None:
-        """This peer has made a return, or given it up."""
+        """Ends a return that this peer has made, or given up."""
         if self.due is record:
             self.due = None
         self.waiting, self._lost_since = "", None

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,7 +34,8 @@ class Rig:
         )  # fmt: skip
         self.served = self._stage(STAGE)
         self.state: Any = b"state"
-        self.returns: Any = SimpleNamespace(due=None, under_way=False, done=self._done, state=self._state)
+        self.returns: Any = SimpleNamespace(due=None, making=self._making, done=self._done, state=self._state)
+        self.returning = False
         self.way: Crossing | None = None
         self.crossed = True
         self.mover = SimpleNamespace(between=False, end=self._end_move)
@@ -97,11 +98,17 @@ class Rig:
         self.log.append(("pulls from", donors(), self.own_card.state, self.arriving.crossing))
         return self.crossed
 
+    @contextlib.contextmanager
+    def _making(self) -> Iterator[None]:
+        self.returning = True
+        yield
+        self.returning = False
+
     def _done(self, of: Any) -> None:
         self.returns.due = None
 
     async def _state(self, of: Any, stage: int) -> Any:
-        assert self.returns.under_way
+        assert self.returning
         self.log.append(("loads", of.step, stage))
         return self.state
 
@@ -203,7 +210,7 @@ def test_it_loads_its_stage_of_the_version_to_return_to(member: bool, said: list
         it.returns.due = return_to(3, member=member)
         await it.arriving.make_return()
         assert it.log == ["moves no more", ("enters", STAGE), ("loads", 3, STAGE), ("at", 3), *said]
-        assert not it.returns.under_way
+        assert not it.returning
 
     try_it(events)
 
