@@ -12,10 +12,23 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.house import OURS, ROOT, circles, floors_broken, import_graph, imported, parse, sources
+from tests.house import (
+    OURS,
+    ROOT,
+    circles,
+    classes,
+    constructors,
+    floors_broken,
+    import_graph,
+    imported,
+    parse,
+    sources,
+)
 
 FILE_LINES_LIMIT = 800  # a file ends where its question ends, mostly far below
 FUNCTION_LINES_LIMIT = 70
+PARAMETERS_LIMIT = 6  # of a constructor in swarm/: what most need is in a PeerContext or StageContext
+METHODS_LIMIT = 25  # public ones of a class: one that has more answers several questions
 
 LEAVES = (
     "swarmd.config", "swarmd.errors", "swarmd.printable", "swarmd.status", "swarmd.values", "swarmd.schedule",
@@ -277,6 +290,20 @@ def long_functions(tree: ast.AST) -> list[str]:
     ]
 
 
+STILL_WIDE = {"Leader", "Rounds"}
+
+
+def test_constructors_take_few_parameters() -> None:
+    """A long list hides which objects a class is made of, and grows unseen."""
+    found = [it for path in sources("swarmd/swarm") for it in constructors(path) if it.size > PARAMETERS_LIMIT]
+    assert {it.name for it in found} <= STILL_WIDE, [*map(str, found)]
+
+
+def test_classes_have_few_public_methods() -> None:
+    found = [it for path in sources("swarmd", "swarmctl") for it in classes(path) if it.size > METHODS_LIMIT]
+    assert not found, [*map(str, found)]
+
+
 def test_every_file_says_what_it_is() -> None:
     for path in sources("swarmd", "swarmctl", "benchmarks", "tests"):
         tree = parse(path)
@@ -354,6 +381,16 @@ def test_the_check_of_rooms_can_fail(source: str) -> None:
     rule = next(rule for rule in OWN_IMPORTS if rule.place == "swarmd/swarm")
     assert foreign_to(rule, ast.parse(source))
     assert not foreign_to(rule, ast.parse("from swarmd import config\nimport swarmd.swarm.ports\nimport json"))
+
+
+def test_the_checks_of_parameters_and_methods_can_fail(tmp_path: Path) -> None:
+    path = tmp_path / "wide.py"
+    path.write_text(
+        "class Wide:\n    def __init__(self, a, b, *, c): ...\n    def one(self): ...\n    def _own(self): ...\n"
+        "@dataclass\nclass Plain:\n    def __init__(self, a, b, c, d): ...\n"
+    )
+    assert [(it.name, it.size) for it in constructors(path)] == [("Wide", 3)]
+    assert [(it.name, it.size) for it in classes(path)] == [("Wide", 1), ("Plain", 0)]
 
 
 def test_the_check_of_lengths_can_fail() -> None:

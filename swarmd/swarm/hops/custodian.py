@@ -18,6 +18,7 @@ from swarmd.swarm.hops.custody import Custody, IsStalled
 from swarmd.swarm.hops.retention import Answer, Retained, Retention
 from swarmd.swarm.hops.routing import Router
 from swarmd.swarm.hops.stage_context import StageContext
+from swarmd.swarm.membership.reach import reaches_half
 from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.hop import Busy, Cancel, Gradient, Hop, Locate, Loss, NotFinite, Room, hop_id
 from swarmd.values import Buffer, Encoded, HopId, PeerId, short
@@ -243,7 +244,7 @@ class Custodian:
         if self._history.record is None:
             return False
         near = [peer for entry in self._history.record.stages if entry.stage in stages for peer in entry.members]
-        return not self._membership.reaches_half(near, asyncio.get_running_loop().time())
+        return not reaches_half(self._membership, near, asyncio.get_running_loop().time())
 
     def send_again(self, retained: Retained) -> None:
         """Sends an answered hop once more, so that its index is in the next stage's sum after all."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from swarmd.config import RunConfig, fingerprint
 from swarmd.errors import NO_ANSWER, PeerFault
 from swarmd.swarm.membership.order import rendezvous
+from swarmd.swarm.membership.reach import count_near
 from swarmd.swarm.membership.table import (
     FEW,
     HEARTBEAT_SECONDS,
@@ -137,7 +138,7 @@ class Gossip:
         for topic in sorted(self._topics - wanted):
             self._links.transport.unsubscribe(topic)
         self._topics = wanted
-        self._heard_from = self._membership.near(stage)
+        self._heard_from = count_near(self._membership, stage)
 
     def _hear(self, author: PeerId, frame: Frame) -> None:
         """A gossip message. What is malformed is somebody else's trouble: it is dropped."""

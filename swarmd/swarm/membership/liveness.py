@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 
 from swarmd.errors import NO_ANSWER
+from swarmd.swarm.membership.reach import is_spare
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
@@ -139,7 +140,7 @@ class Liveness:
                 await asyncio.sleep(SWEEP_SECONDS)
             for card in self._membership.sweep(loop.time()):
                 peer = card.peer
-                if self._membership.is_spare(card):
+                if is_spare(self._membership, card):
                     continue  # it is somebody else's business
                 log.info("peer %s is dropped: silent or gone", short(peer))
                 if card.state not in ("left", "finished"):

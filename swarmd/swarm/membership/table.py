@@ -7,7 +7,7 @@ decides by the clock it is given. The rules are free functions of plain data; `M
 import dataclasses
 import math
 from bisect import bisect_left, insort
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from swarmd.status import PeerRow
@@ -291,14 +291,6 @@ class Membership:
         """Of a stage's peers at work, the cards of those that neither drain nor will do so soon."""
         return [card for card in self.stage(stage) if card.state in STAYING and not card.ending]
 
-    def near(self, stage: int) -> int:
-        """The number of peers of a stage and its neighbours, this one included, in any state."""
-        return sum(1 for peer in self._live if is_near(self._card(peer), stage))
-
-    def knows_all_of(self, stage: int) -> bool:
-        """Tells if this peer should know every replica of a stage: of near ones, and in a small swarm of all."""
-        return abs(self.own.stage - stage) <= 1 or self.population() <= SMALL_SWARM
-
     def unseen(self, stage: int) -> int:
         """The number of peers at work that a stage has, by its summary, besides those that are known here."""
         known = len(self._at_work.get(stage, ()))
@@ -320,26 +312,6 @@ class Membership:
         member = self._members.get(peer)
         return member is not None and now - member.heard >= self._floor(self._usual(member)) / 2
 
-    def reaches_half(self, peers: Collection[PeerId], now: float) -> bool:
-        """Tells if at least half of these peers, this one included, are live and not silent."""
-        return 2 * sum(self.is_live(peer) and not self.is_silent(peer, now) for peer in peers) >= len(peers)
-
-    def is_spare(self, card: Card) -> bool:
-        """Tells if a peer needn't be known here: it is far away in a large swarm, and others of its stage are known. A
-        newcomer that only asked here for its place has found one: were that near, it would have said so.
-        """
-        if self.population() <= SMALL_SWARM:
-            return False
-        far = not is_near(card, self.own.stage)
-        return far and (card.stage < 0 or len(self._at_work.get(card.stage, ())) >= FEW)
-
-    def held_back(self, stages: int) -> str:
-        """A sentence on stages whose peers at work all take no hops; "" if there are none."""
-        for stage in range(stages):
-            if self._at_work.get(stage) and not self.admitting(stage):
-                return f"a peer of stage {stage} that takes work: all of them are paused or draining"
-        return ""
-
     def missing_stages(self, stages: int) -> list[int]:
         """Stages without a single peer at work."""
         return [stage for stage in range(stages) if not self._at_work.get(stage)]
@@ -348,6 +320,14 @@ class Membership:
 def is_near(card: Card, stage: int) -> bool:
     """Tells if a peer is of a stage or its neighbours. One that has no place yet is near nobody."""
     return card.stage >= 0 and abs(card.stage - stage) <= 1
+
+
+def not_admitting(membership: Membership, stages: int) -> str:
+    """A sentence on a stage whose peers at work all take no hops; "" if there is none."""
+    for stage in range(stages):
+        if membership.stage(stage) and not membership.admitting(stage):
+            return f"a peer of stage {stage} that takes work: all of them are paused or draining"
+    return ""
 
 
 def _role(card: Card) -> tuple[int, int, str, bool, tuple[int, ...], bool]:

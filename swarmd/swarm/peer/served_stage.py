@@ -15,6 +15,7 @@ from swarmd.swarm.hops.stage_context import StageContext
 from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.hops.under_way import HopsUnderWay
 from swarmd.swarm.hops.validation import Validation
+from swarmd.swarm.membership.table import not_admitting
 from swarmd.swarm.peer.early_exit import EarlyExit
 from swarmd.swarm.ports import Compute, Data
 from swarmd.swarm.rounds.averaged import AveragedGradients
@@ -91,7 +92,7 @@ class ServedStage:
         """True if no hop can be expected to be answered: a stage is empty, or takes nothing, or the sums are frozen."""
         membership, stages = self._peer.membership, self._peer.run.model.stages
         frozen = self.sums.is_frozen(self._peer.history.version + 1)
-        return frozen or bool(membership.missing_stages(stages) or membership.held_back(stages))
+        return frozen or bool(membership.missing_stages(stages) or not_admitting(membership, stages))
 
     def suspect(self, peer: PeerId) -> None:
         """Gives up a peer that can't be reached: its hops are sent elsewhere, and it is given no more state."""

@@ -6,7 +6,7 @@ from collections import Counter
 from swarmd.printable import size
 from swarmd.status import HopRow, PeerRow, Queues, Wait
 from swarmd.swarm.hops.custody import stuck
-from swarmd.swarm.membership.table import peer_rows
+from swarmd.swarm.membership.table import not_admitting, peer_rows
 from swarmd.swarm.peer.peer import Peer
 from swarmd.swarm.state.puller import Progress
 from swarmd.values import HopId
@@ -96,7 +96,7 @@ class StatusView:
             return self._missing(missing)
         if peer.history.finished:
             return None
-        if held := peer.membership.held_back(stages):
+        if held := not_admitting(peer.membership, stages):
             return Wait(held, advice="`swarmctl resume` there lets it go on")
         what, _, progress = peer.ballots.waiting.partition(": ")
         return Wait(what, progress=progress) if what else None

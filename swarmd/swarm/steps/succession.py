@@ -12,6 +12,7 @@ import logging
 from swarmd.swarm.history.ballots import Mandate
 from swarmd.swarm.history.history import History
 from swarmd.swarm.membership.order import conductor_order
+from swarmd.swarm.membership.reach import knows_all_of, reaches_half
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
@@ -66,7 +67,7 @@ class Succession:
         # Heads of the record come before all others; so one that arrives from another stage changes nothing.
         members, first = frozenset(self._history.chain.members()), frozenset(self._history.chain.members(stage=0))
         heads = [card for card in self._membership.stage(0) if card.peer in first or not members]
-        if heads or self._membership.knows_all_of(0):
+        if heads or knows_all_of(self._membership, 0):
             return conductor_order(step, heads or self._membership.kin(), members)
         return None
 
@@ -100,7 +101,7 @@ class Succession:
             return False
         near = [peer for entry in record.stages[:NEAR_STAGES] for peer in entry.members]
         silent = any(self._membership.is_silent(peer, now) for peer in near)
-        return silent and not self._membership.reaches_half(near, now)
+        return silent and not reaches_half(self._membership, near, now)
 
     def lead(self, mandate: Mandate) -> None:
         """Has everyone follow this peer, which has the right to lead a step that another led, or may have led."""

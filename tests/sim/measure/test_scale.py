@@ -12,6 +12,7 @@ from swarmd.sim.world.world import ENTRIES
 from swarmd.swarm.hops.beats import BEAT_CEILING_SECONDS, beat_interval
 from swarmd.swarm.hops.custody import UNCLAIMED_SECONDS
 from swarmd.swarm.membership.gossip import cards_for
+from swarmd.swarm.membership.reach import is_spare
 from swarmd.swarm.membership.rhythm import SILENCE_CEILING_SECONDS
 from swarmd.swarm.membership.table import FEW, SMALL_SWARM, Membership, heartbeat_interval, summary_interval
 from swarmd.swarm.wire.messages.hop import BEAT_SECONDS
@@ -102,8 +103,14 @@ def test_a_stage_is_as_large_as_its_summary_says() -> None:
 
 def test_far_peers_of_a_large_swarm_are_spare_and_near_ones_are_not() -> None:
     members = large(stages=4, replicas=20)
-    assert [members.is_spare(card(f"q{stage}", stage=stage)) for stage in range(5)] == [False, False, True, True, False]
-    assert not large(stages=4, replicas=4).is_spare(card("q3", stage=3))
+    assert [is_spare(members, card(f"q{stage}", stage=stage)) for stage in range(5)] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert not is_spare(large(stages=4, replicas=4), card("q3", stage=3))
 
 
 def test_figures_are_printed_and_called_simulated(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,10 +13,10 @@ from swarmd.swarm.membership.rhythm import Rhythm
 from swarmd.swarm.membership.table import (
     SILENCE_CEILING_SECONDS,
     SILENCE_FLOOR_SECONDS,
-    SMALL_SWARM,
     Membership,
     heartbeat_interval,
     nan_to_zero,
+    not_admitting,
 )
 from swarmd.swarm.wire.messages.presence import Summary
 from swarmd.swarm.wire.own_card import ADDRESSES_KEPT, OwnCard
@@ -77,7 +77,7 @@ def test_only_peers_at_work_are_of_a_stage() -> None:
     assert [it.peer for it in members.stage(0)] == ["draining", "paused", "serving", "waiting"]
     assert [it.peer for it in members.admitting(0)] == ["serving", "waiting"], "who takes hops"
     assert [it.peer for it in members.staying(0)] == ["paused", "serving", "waiting"], "on whom a stage can count"
-    assert members.held_back(4) == ""
+    assert not_admitting(members, 4) == ""
     assert members.missing_stages(4) == [2, 3]
     assert members.is_live("waiting")
     assert not members.is_live("joining")
@@ -89,7 +89,7 @@ def test_a_stage_whose_peers_all_pause_or_drain_is_named() -> None:
     members = Membership(OwnCard(card("me", stage=1)))
     members.hear(card("a", stage=0, state="paused"), 0.0)
     members.hear(card("b", stage=0, state="draining"), 0.0)
-    assert "stage 0" in members.held_back(2)
+    assert "stage 0" in not_admitting(members, 2)
     assert members.missing_stages(2) == [], "it has its state, and takes part in rounds"
 
 
@@ -112,9 +112,6 @@ def test_who_was_not_heard_lately_is_silent_long_before_it_is_dropped() -> None:
     assert not any(members.is_silent(peer, soon - 0.1) for peer in "abc")
     assert [peer for peer in ("a", "b", "c", "me", "stranger") if members.is_silent(peer, soon)] == ["b", "c"]
     assert not members.sweep(soon)
-    assert members.reaches_half(["a", "b", "c", "me"], soon), "half of four"
-    assert not members.reaches_half(["a", "b", "c"], soon)
-    assert not members.reaches_half(["me", "stranger", "b"], soon), "a stranger is no live member"
 
 
 def test_the_silent_are_dropped_when_they_are_due_however_seldom_one_looks() -> None:
@@ -127,18 +124,6 @@ def test_the_silent_are_dropped_when_they_are_due_however_seldom_one_looks() -> 
     assert [it.peer for it in members.sweep(310.1)] == ["a"]
     members.expect_every(2.0, 2.0)  # most have left, and so the others speak more often
     assert [it.peer for it in members.sweep(310.2)] == ["b"]
-
-
-def test_who_has_no_place_yet_is_near_nobody_and_needs_not_be_looked_for_in_a_large_swarm() -> None:
-    members = Membership(OwnCard(card("me", stage=0)))
-    for number in range(SMALL_SWARM):
-        members.hear(card(f"p{number:02d}", stage=number % 4), 0.0)
-    newcomer = card("new", stage=-1, state="joining")
-    before = members.near(0)
-    members.hear(newcomer, 0.0)
-    assert members.near(0) == before
-    assert members.is_spare(newcomer)
-    assert not Membership(OwnCard(card("me"))).is_spare(newcomer)
 
 
 def test_who_said_goodbye_is_dropped_at_once() -> None:

@@ -11,6 +11,7 @@ from swarmd.status import Wait
 from swarmd.swarm.peer.status_view import StatusView
 from swarmd.swarm.state.puller import Progress
 from swarmd.values import HopId
+from tests.swarm.cards import card
 
 
 class Rig:
@@ -30,7 +31,9 @@ class Rig:
             places=SimpleNamespace(tried=""),
             joiner=SimpleNamespace(pulling=False, progress=Progress(1, 2, 1), downloaded={}, tried="q: no answer"),
             arriving=SimpleNamespace(crossing=False, donors=lambda: ["q"]),
-            membership=SimpleNamespace(missing_stages=lambda stages: [], held_back=lambda stages: ""),
+            membership=SimpleNamespace(
+                missing_stages=lambda stages: [], stage=lambda stage: [card("q")], admitting=lambda stage: [card("q")]
+            ),
             ballots=SimpleNamespace(waiting=""),
             mover=SimpleNamespace(under_way=None, doing=""),
             drainage=None,
@@ -86,7 +89,10 @@ LACKS = [
         both(set_("membership.missing_stages", lambda stages: [2]), set_("returns.waiting", "more disks")),
         "a peer for stage 2; and more disks: start one with `swarmd start --bootstrap /ip4/1.2.3.4`",
     ),
-    (set_("membership.held_back", lambda stages: "stage 0, which is paused"), "stage 0, which is paused: `swarmctl"),
+    (
+        set_("membership.admitting", lambda stage: []),
+        "a peer of stage 0 that takes work: all of them are paused or draining: `swarmctl",
+    ),
     (set_("ballots.waiting", "a majority of the acceptors: 1 of 3"), "a majority of the acceptors: 1 of 3"),
 ]
 

@@ -1,0 +1,36 @@
+"""How far a peer's knowledge of the swarm reaches.
+
+In a small swarm everyone knows everyone. In a large one a peer knows its own stage and the neighbours, and of each
+other stage a few peers.
+"""
+
+from collections.abc import Collection
+
+from swarmd.swarm.membership.table import FEW, SMALL_SWARM, Membership, is_near
+from swarmd.swarm.wire.messages.presence import Card
+from swarmd.values import PeerId
+
+
+def count_near(membership: Membership, stage: int) -> int:
+    """The number of peers of a stage and its neighbours, this one included, in any state."""
+    return sum(1 for card in membership.cards() if is_near(card, stage))
+
+
+def knows_all_of(membership: Membership, stage: int) -> bool:
+    """Tells if this peer should know every replica of a stage: of near ones, and in a small swarm of all."""
+    return abs(membership.own.stage - stage) <= 1 or membership.population() <= SMALL_SWARM
+
+
+def is_spare(membership: Membership, card: Card) -> bool:
+    """Tells if a peer needn't be known here: it is far away in a large swarm, and others of its stage are known. A
+    newcomer that only asked here for its place has found one: were that near, it would have said so.
+    """
+    if membership.population() <= SMALL_SWARM:
+        return False
+    far = not is_near(card, membership.own.stage)
+    return far and (card.stage < 0 or len(membership.stage(card.stage)) >= FEW)
+
+
+def reaches_half(membership: Membership, peers: Collection[PeerId], now: float) -> bool:
+    """Tells if at least half of these peers, this one included, are live and not silent."""
+    return 2 * sum(membership.is_live(peer) and not membership.is_silent(peer, now) for peer in peers) >= len(peers)
