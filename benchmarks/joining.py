@@ -124,7 +124,7 @@ def _note(join: Join, status: Status, seconds: float) -> None:
 
 
 def figures(join: Join, lines: list[dict[str, Any]], bandwidth: float) -> dict[str, Any]:
-    """What it comes to. Steps that ended after the newcomer's start and began before it served are of the join."""
+    """The figures. Steps that ended after the newcomer's start and began before it served are of the join."""
     seconds = {line["step"]: line["seconds"] for line in lines}
     first, last = join.begun_version + 1, join.served_version + 1
     before = [took for step, took in seconds.items() if 1 < step < first]  # the first holds the start-up

@@ -120,7 +120,7 @@ def _note(way: Way, status: Status, stage: int, seconds: float, done: int) -> in
 
 
 def figures(way: Way, lines: list[dict[str, Any]], bandwidth: float) -> dict[str, Any]:
-    """What it comes to."""
+    """The figures."""
     seconds = {line["step"]: line["seconds"] for line in lines}
     before = [took for step, took in seconds.items() if 1 < step < way.step]  # the first holds the start-up
     during = [took for step, took in seconds.items() if way.step <= step <= way.served_in]

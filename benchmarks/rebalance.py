@@ -1,4 +1,4 @@
-"""What rebalancing brings on a spot market: 32 stages, 400 peers, 32 hours of preemptions, everything simulated.
+"""The gain of rebalancing on a spot market: 32 stages, 400 peers, 32 hours of preemptions, everything simulated.
 
 `python -m benchmarks.rebalance`. Throughput in percent of the best placement of the peers alive at each moment, over
 all hours, the first and the last, as mean over the seeds with its 95 % confidence interval. On the same traces: nobody

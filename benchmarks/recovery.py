@@ -70,7 +70,7 @@ class Watch:
 
     @property
     def newest(self) -> tuple[float, int]:
-        """When the record that was seen last was seen, and its version."""
+        """The time at which the last record was seen, and its version."""
         return max(self.records.values(), default=(0.0, 0))
 
     async def next_record(self) -> tuple[float, int]:
@@ -83,12 +83,12 @@ class Watch:
         return all(at_work(daemon) for daemon in self._fleet.daemons)
 
     def conductor(self) -> Daemon | None:
-        """Whom most name."""
+        """The peer that most name."""
         named = [status.conductor for status in self._statuses()]
         return self._known_as(max(set(named), key=named.count)) if named else None
 
     def round_leader(self) -> Daemon | None:
-        """Whoever leads the middle stage's round, once that begins."""
+        """The daemon that leads the middle stage's round, once that begins."""
         replicas = [it.status.peer_id for it in self._fleet.of_stage(MIDDLE) if it.status is not None]
         for status in self._statuses():
             if status.progress >= 1.0 and status.version == self.newest[1]:
@@ -100,7 +100,7 @@ class Watch:
 
 
 def at_work(daemon: Daemon) -> bool:
-    """Whether it serves, and has done something since its start."""
+    """True if it serves, and has done something since its start."""
     status = daemon.status
     busy = status is not None and status.state == "serving" and status.microbatches_done > 0
     return daemon.runs and daemon.answers and busy
@@ -156,7 +156,7 @@ async def kill_stage(fleet: Fleet, watch: Watch) -> Recovery:
 
 
 def _has_copy(daemon: Daemon) -> bool:
-    """Whether two stages are on its disk."""
+    """True if two stages are on its disk."""
     return len({path.name for path in daemon.home.checkpoints.glob("step-*/stage-*.json")}) > 1
 
 

@@ -39,7 +39,7 @@ def test_a_prolonged_run_knows_what_it_was_called_before() -> None:
 
 
 def test_what_the_first_release_wrote_keeps_its_fingerprint() -> None:
-    """As commit 849cc63 gave it."""
+    """The fingerprint that commit 849cc63 gave."""
     assert fingerprint(RunConfig("old", ModelConfig(256, 8, 16, 2, 2, 2, 16))) == "754960a8091ca706"
 
 

@@ -12,8 +12,8 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="module")
 def only_what_is_ours() -> Iterator[None]:
-    """What tests of other folders left in this process isn't counted here; and what is loaded by now isn't looked
-    through again after each test, which takes longer than most tests.
+    """Counts nothing that tests of other folders left in this process; and looks no more through what is loaded by now
+    after each test, which would take longer than most tests.
     """
     gc.collect()
     gc.freeze()

@@ -47,7 +47,7 @@ RUN = RunConfig(
 
 
 def parse_arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """The words of the command line."""
     kinds = "\n".join(f"  {kind.name:10} {kind.meaning}" for kind in KINDS)
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.chaos", description=f"{__doc__}\nfaults:\n{kinds}",

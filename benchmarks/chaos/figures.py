@@ -1,4 +1,4 @@
-"""What the recording of a trial comes to: pure functions of samples, commits and faults.
+"""Figures of a trial's recording: pure functions of samples, commits and faults.
 
 Definitions, so that nobody has to guess:
 - throughput: microbatches of committed steps over seconds, between two commits.
@@ -66,7 +66,7 @@ def percentile(values: Sequence[float], fraction: float) -> float | None:
 
 @dataclass(frozen=True)
 class Recovery:
-    """How one kind of fault was got over. Seconds."""
+    """Recovery from one kind of fault. Seconds."""
 
     kind: str
     faults: int

@@ -135,7 +135,7 @@ class Fleet:
         return [daemon.number for daemon, good in zip(started, fine, strict=True) if not good]
 
     async def close(self) -> None:
-        """Whatever happened: no process and no proxy is left."""
+        """Ends every process and proxy, whatever happened."""
         for daemon in self.daemons:
             daemon.kill()
         for daemon in self.daemons:

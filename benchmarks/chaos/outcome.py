@@ -1,5 +1,5 @@
-"""What the daemons left on disk: whether their ledgers agree and count everything once, and how far their parameters
-are from those of one process over the same data.
+"""The outcome on the daemons' disks: whether their ledgers agree and count everything once, and how far their
+parameters are from those of one process over the same data.
 
 Relies on ledgers and checkpoints only. A line counts if its record is in the chain of the newest one; lines of a
 history that was given up do not.
@@ -23,7 +23,7 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True)
 class Ledgers:
-    """What all ledgers say together."""
+    """All ledgers together."""
 
     steps: int
     counts: dict[str, int]

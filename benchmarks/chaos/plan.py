@@ -1,4 +1,4 @@
-"""Which fault comes next, and whom it strikes: pure functions of a random generator and of who is well.
+"""The next fault and the daemon that it strikes: pure functions of a random generator and of the daemons that are well.
 
 Knows no processes and no clock. Every kind comes once before any comes again, and no stage loses its last replica that
 is well, because that is another promise than the one measured here.
@@ -17,7 +17,7 @@ FRESH_PROCESS = ("kill", "drain", "restart")
 
 @dataclass(frozen=True)
 class Kind:
-    """What can happen, and for how long. Seconds are drawn between the two."""
+    """A kind of fault, and how long it lasts. Seconds are drawn between the two."""
 
     name: str
     shortest_s: float

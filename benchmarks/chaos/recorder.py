@@ -45,12 +45,12 @@ class Event:
 
     @property
     def over(self) -> bool:
-        """Whether the swarm has left it behind."""
+        """True if the swarm has left it behind."""
         return self.ended_s is not None and len(self.back_s) == len(self.fault.victims) and self.commit_s is not None
 
 
 class Recorder:
-    """What was seen so far."""
+    """The samples so far."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet

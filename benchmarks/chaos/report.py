@@ -93,7 +93,7 @@ def _over(value: float, base: float) -> float:
 
 
 def failures(result: Result, *, goals: bool) -> list[str]:
-    """What was promised and does not hold, a sentence each; with `goals`, also what is only hoped for."""
+    """The broken promises, a sentence each; with `goals`, also the goals that were missed."""
     counts = result.ledgers.counts
     found = [
         *(f"{counts[name]} microbatches {name}" for name in ("lost", "duplicated") if counts[name]),

@@ -27,7 +27,7 @@ SLOW_DELAY_S, SLOW_BYTES_PER_SECOND = 0.05, 1e6  # one way; an ADSL line
 
 @dataclass(frozen=True)
 class TrialOptions:
-    """What a trial is made of."""
+    """The settings of a trial."""
 
     stages: int
     replicas: int
@@ -42,7 +42,7 @@ class TrialOptions:
 
 @dataclass
 class Trial:
-    """What happened. Times are of the event loop."""
+    """The events of a trial. Times are of the event loop."""
 
     recorder: Recorder
     peace: list[tuple[float, float]]  # from, to
@@ -98,7 +98,7 @@ async def _phases(storm: "Storm", options: TrialOptions, run: RunConfig) -> Tria
 
 
 async def until(holds: Callable[[], bool], seconds: float, poll_s: float = POLL_S) -> bool:
-    """Whether it came to hold in time. What is watched is outside this process, so nothing could tell."""
+    """True if a condition came to hold in time. It is of other processes, which can't notify this one."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not holds() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(poll_s)

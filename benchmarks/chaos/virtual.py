@@ -61,7 +61,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a run came to."""
+    """The result of a run."""
 
     usual_rate: float  # microbatches per second in peace
     rate: float
@@ -231,7 +231,7 @@ class Storm:
             self._world.network.set_link(one, other, LINK)
 
     async def _break(self, fault: Fault) -> None:
-        """What a flipped bit comes to: the connection can't be decrypted any more."""
+        """Does what a flipped bit does: the connection can't be decrypted any more."""
         for number in fault.victims:
             name = NAMES_OF_PEERS[number]
             others = [other for other in NAMES_OF_PEERS if other != name]
@@ -285,7 +285,7 @@ def print_tables(trials: Sequence[Trial]) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """The words of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.chaos.virtual", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,4 +1,4 @@
-"""What lies between two daemons: a TCP proxy before each of them, whose address it announces, so that every connection
+"""The network between daemons: a TCP proxy before each of them, whose address it announces, so that every connection
 can be stalled, slowed and damaged without root.
 
 Who is at the other end of a connection is found by the owner of its port. Knows nothing of what the bytes mean.
@@ -55,7 +55,7 @@ class Weather:
         self._damage[daemon] = chunks
 
     def parted(self, one: int, other: int) -> bool:
-        """Whether nothing passes between them."""
+        """True if nothing passes between them."""
         return self._cut.get(one, 0) != self._cut.get(other, 0)
 
     async def until_joined(self, one: int, other: int) -> None:

@@ -32,7 +32,7 @@ LIMIT_S = 600.0  # of one system in one round; a full one takes about a minute
 
 
 def parse_arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """The words of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often each system runs (default 3)")
     parser.add_argument("--warmup", type=int, default=1, help="steps of a run that are not measured (default 1)")
@@ -60,7 +60,7 @@ def write_run(preset: str, quick: bool, folder: Path) -> Path:
 
 
 def plan_program(system: str, run_file: Path, arguments: argparse.Namespace) -> Program:
-    """How a system is run. Installs hivemind when it is its turn for the first time. Raises MeasurementError."""
+    """The command of a system. Installs hivemind when it is its turn for the first time. Raises MeasurementError."""
     modules = {"gpipe": "torch_pipelining", "1f1b": "torch_pipelining", "hivemind": "hivemind_pipeline"}
     python, options = sys.executable, ("--schedule", system) if system in ("gpipe", "1f1b") else ()
     if system == "hivemind":

@@ -64,7 +64,7 @@ class SequenceLosses(torch.nn.Module):
 
 
 class GlobalBatchOptimizer:
-    """What hivemind calls after every backward; steps at the end of each global batch."""
+    """The scheduler that hivemind calls after every backward; steps at the end of each global batch."""
 
     def __init__(self, module: torch.nn.Module, run: RunConfig) -> None:
         self.module, self.run = module, run

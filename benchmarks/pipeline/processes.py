@@ -28,7 +28,7 @@ class MeasurementError(Exception):
 
 @dataclass(frozen=True)
 class Program:
-    """What to run: its command, CPU threads of each of its processes, and where it runs."""
+    """A program to be run: its command, CPU threads of each of its processes, and where it runs."""
 
     command: tuple[str, ...]
     threads: int

@@ -1,4 +1,4 @@
-"""What the measurements say: ratios to plain PyTorch within each round, their medians, and the table.
+"""The report of the measurements: ratios to plain PyTorch within each round, their medians, and the table.
 
 Pure: takes the results, gives text and plain data.
 """

@@ -1,5 +1,5 @@
-"""What every system of the comparison shares: the settings, the microbatches, the optimizer step and the line of
-results.
+"""The workload that every system of the comparison shares: the settings, the microbatches, the optimizer step and the
+line of results.
 
 Relies on torch, swarmd's settings and its model, so that all systems compute the same layers. It is imported by the
 rivals only; the swarm takes the same settings from the same file and does the rest itself. Knows no rival.

@@ -116,7 +116,7 @@ def _end(daemons: list[Daemon]) -> None:
 
 
 def probe_seconds() -> float:
-    """What a small stage takes for a microbatch at present, on one thread."""
+    """Seconds of a small stage for a microbatch at present, on one thread."""
     probe = Probe(plan_probe(PROBE_WIDTH, "cpu", FEW), "cpu")
     for _ in range(PROBE_STEPS):
         probe.step()

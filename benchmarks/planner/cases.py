@@ -23,7 +23,7 @@ class Case:
 
     @property
     def slowness(self) -> float:
-        """How many times as long as a core a device takes, so that they fit on two cores together."""
+        """The times that a device takes as long as a core, so that they fit on two cores together."""
         return 2.0 if sum(self.replicas) <= 2 else 3.0
 
     def run(self, steps: int) -> RunConfig:

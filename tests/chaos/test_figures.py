@@ -1,4 +1,4 @@
-"""What recordings come to: rates, capacity, recoveries, memory; and what ledgers say together."""
+"""Figures of recordings: rates, capacity, recoveries, memory; and of all ledgers together."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which faults come, and whom they may strike."""
+"""Faults that may come, and the daemons that they may strike."""
 
 import random
 

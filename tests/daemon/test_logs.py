@@ -1,4 +1,4 @@
-"""Where words go: the file, the terminal, and what libraries say. In processes of their own, as logging is global."""
+"""Log lines reach the file and the terminal, also those of libraries. In processes of their own: logging is global."""
 
 import json
 import os

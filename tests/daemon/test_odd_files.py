@@ -1,5 +1,5 @@
-"""Whatever lies where a file should be: what the user must mend is one sentence, what can be done without is passed
-over, and nobody waits for the writer of a FIFO.
+"""Odd things in the place of files: one sentence for those that the user must mend, others are passed over, and nobody
+waits for the writer of a FIFO.
 """
 
 import os

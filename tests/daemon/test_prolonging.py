@@ -45,7 +45,7 @@ def home_of(path: Path, run: RunConfig, *versions: int, done: int = 0, peers: tu
 
 
 def model(run: RunConfig) -> Any:
-    """What `--model` gives, with or without `--steps`."""
+    """The run that `--model` names, with or without `--steps`."""
     return lambda steps: with_overrides(run, steps=steps)
 
 
@@ -158,7 +158,7 @@ def founder(network: SimNetwork, tmp_path: Path, run: RunConfig) -> str:
 
 
 async def test_others_follow_without_options(tmp_path: Path) -> None:
-    """Whether they were told an address, remember one, or would have founded the old run again."""
+    """They were told an address, remember one, or would have founded the old run again."""
     network = SimNetwork()
     address = founder(network, tmp_path, prolonged(LONGER, 80))
     told = searching(network, "told", home_of(tmp_path / "told", RUN, 40), bootstrap=(address,))
@@ -174,7 +174,7 @@ async def test_others_follow_without_options(tmp_path: Path) -> None:
 
 
 async def test_nobody_follows_another_run(tmp_path: Path) -> None:
-    """That someone says that it is a longer one of some run doesn't make it this home's."""
+    """A run isn't this home's because someone says that it is a longer one of some run."""
     network = SimNetwork()
     address = founder(network, tmp_path, dataclasses.replace(LONGER, seed=1))
     it = searching(network, "told", home_of(tmp_path / "told", RUN, 40), bootstrap=(address,))

@@ -1,4 +1,4 @@
-"""What the next life of a daemon knows of its run."""
+"""A daemon's run, as its next life knows it."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -246,7 +246,7 @@ async def test_the_peers_of_a_home_are_asked_only_for_its_run(make: Callable[...
 def test_a_bootstrap_address_of_the_same_run_brings_the_others_back(
     familiar: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As a service gives it at each start. Somebody new is perhaps of another run: then nobody else is asked."""
+    """A service gives it at each start. A new peer is perhaps of another run: then nobody else is asked."""
 
     @played
     async def test(make: Callable[..., Asking]) -> None:
@@ -393,7 +393,7 @@ async def test_one_of_them_of_another_version_is_no_reason_to_found_beside_it(ma
 
 
 def old_home(path: Path, *, ledger: bool = False) -> Home:
-    """As the first release left it when it was stopped before the first step, and tried in vain to resume."""
+    """The first release left it so when it was stopped before the first step, and tried in vain to resume."""
     folder = path / "checkpoints/step-000000"
     folder.mkdir(parents=True)
     (folder / "stage-0.json").write_text("{}")

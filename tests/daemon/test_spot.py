@@ -49,7 +49,7 @@ async def test_a_command_that_hangs_is_killed_and_no_notice(
 
 
 def runs(process: int) -> bool:
-    """Whether a process is there and not merely unburied."""
+    """True if a process is there and not merely unburied."""
     try:
         return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

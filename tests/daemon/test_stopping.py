@@ -24,7 +24,7 @@ from swarmd.stage.tokens import load_tokens
 
 @pytest.fixture
 def ends(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
-    """What a process that ends would have done."""
+    """The end that a process would have made."""
     done: list[tuple[object, ...]] = []
 
     def at_once(code: int, _: str) -> None:

@@ -1,4 +1,4 @@
-"""What systemd is told, over a real datagram socket, by parts and by a real daemon; and the unit that is installed."""
+"""Words to systemd over a real datagram socket, by parts and by a real daemon; and the unit that is installed."""
 
 import asyncio
 import os

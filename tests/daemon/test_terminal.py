@@ -1,4 +1,4 @@
-"""What a person sees of a daemon: the live line on a terminal of any width, lines elsewhere."""
+"""A daemon's display: the live line on a terminal of any width, lines elsewhere."""
 
 import asyncio
 import contextlib
@@ -81,7 +81,7 @@ def test_wide_letters_take_two_columns() -> None:
 
 
 class Screen:
-    """What a terminal of so many columns shows after some bytes: lines of text, and where they wrapped."""
+    """The screen of a terminal of so many columns after some bytes: lines of text, and where they wrapped."""
 
     def __init__(self, columns: int) -> None:
         self.columns, self.lines, self.column, self.wrapped = columns, [""], 0, False

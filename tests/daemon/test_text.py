@@ -115,7 +115,7 @@ def test_nothing_that_a_stranger_names_is_read(key: str, value: str, tmp_path: P
 
 
 def test_a_name_is_only_shown() -> None:
-    """Wherever it is used it goes into a sentence or a title."""
+    """It is used in a sentence or a title."""
     uses = [
         line.strip()
         for path in Path(swarmd.__file__).parent.rglob("*.py")

@@ -1,4 +1,4 @@
-"""What a daemon waits for is said: after two seconds, again and again but never in a flood, and in its status."""
+"""Waits of a daemon are said: after two seconds, again and again but never in a flood, and in its status."""
 
 import asyncio
 import logging

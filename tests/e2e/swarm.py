@@ -26,7 +26,7 @@ class Daemon:
         self.home, self.process = home, process
 
     async def status(self) -> dict[str, Any]:
-        """What `swarmctl status --json` prints."""
+        """The object that `swarmctl status --json` prints."""
         connector = aiohttp.UnixConnector(path=str(self.home / "control.sock"))
         async with (
             aiohttp.ClientSession(connector=connector) as session,
@@ -59,7 +59,7 @@ class Daemon:
             raise AssertionError(f"still running after {seconds} s\n{self.log()}") from None
 
     async def address(self) -> str:
-        """Where others can dial it."""
+        """The address at which others can dial it."""
         addresses: list[str] = (await self.until(lambda status: bool(status["addresses"])))["addresses"]
         return addresses[0]
 

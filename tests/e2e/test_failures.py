@@ -54,7 +54,7 @@ async def test_a_missing_stage_is_named_and_the_run_goes_on_when_it_comes() -> N
 @pytest.mark.long
 @pytest.mark.timeout(200)
 async def test_the_conductor_dies() -> None:
-    """Whoever leads the present step is killed; another head takes over."""
+    """The conductor of the present step is killed; another head takes over."""
     async with swarm() as it:
         daemons = await it.found(write_settings(LONG, it.directory / "run.toml"), [0, 1, 2, 0])
         by_id = {(await daemon.until(lambda status: status["version"] >= 2))["peer_id"]: daemon for daemon in daemons}

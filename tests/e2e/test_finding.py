@@ -36,7 +36,7 @@ def serving(status: dict[str, Any]) -> bool:
 
 
 def check_one_history(*daemons: Daemon) -> None:
-    """Whatever steps any of them has: each was decided once."""
+    """Each step that any of them has was decided once."""
     records: dict[int, str] = {}
     for line in (line for daemon in daemons for line in daemon.ledger()):
         assert records.setdefault(line["step"], line["record"]) == line["record"], line

@@ -37,7 +37,7 @@ async def exists(daemon: Daemon, path: Path) -> None:
 
 
 def litter(home: Path) -> None:
-    """What a daemon leaves that is killed, or whose disk is full, at the worst moments."""
+    """Remains of a daemon that is killed, or whose disk is full, at the worst moments."""
     (home / ".control.new").touch()
     (home / ".node.json.abc").write_text("{")
     (home / ".identity-abc").write_text("swarmd-identity-1 00")

@@ -1,5 +1,5 @@
-"""What a daemon can't start with is one sentence and exit code 2: a full disk, a model that no device holds, what is no
-file.
+"""A start that can't be is one sentence and exit code 2: a full disk, a model that no device holds, odd things in the
+place of files.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ async def test_a_model_that_is_a_fifo(tmp_path: Path) -> None:
 
 
 def can_mount() -> bool:
-    """Whether this user may mount a small file system where nobody else sees it."""
+    """True if this user may mount a small file system where nobody else sees it."""
     if sys.platform != "linux" or shutil.which("unshare") is None:
         return False
     command = ["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"]

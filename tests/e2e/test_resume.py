@@ -1,4 +1,4 @@
-"""What is on disks brings a run back: a whole swarm that was killed, and a stage that lost all its replicas."""
+"""Checkpoints on disks bring a run back: a whole swarm that was killed, and a stage that lost all its replicas."""
 
 import asyncio
 import dataclasses
@@ -129,8 +129,8 @@ async def test_a_home_of_another_run_is_left_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_a_founder_that_always_resumes(tmp_path: Path) -> None:
-    """As a service does, which can't change its words: it begins the run where nothing is saved, though it was begun
-    before, and goes on with it later.
+    """A service can't change its words: it begins the run where nothing is saved, though it was begun before, and goes
+    on with it later.
     """
     async with swarm() as it:
         run = dataclasses.replace(SAVING, model=dataclasses.replace(SAVING.model, layers=2, stages=2))

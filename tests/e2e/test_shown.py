@@ -1,4 +1,4 @@
-"""What a person sees who starts a real daemon on a terminal: a live line below the log."""
+"""A real daemon on a terminal: a live line below the log."""
 
 import dataclasses
 import sys

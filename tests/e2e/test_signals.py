@@ -47,7 +47,7 @@ main()
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """How a process ended after its signal."""
+    """The end of a process after its signal."""
 
     code: int
     out: str
@@ -55,7 +55,7 @@ class Ended:
     seconds: float
 
     def check(self, *codes: int, bound_s: float = BOUND_S) -> None:
-        """What holds of every end."""
+        """Checks what holds of every end."""
         assert self.code in codes, self
         assert "Traceback" not in self.err, self
         assert "terminate called" not in self.err, self

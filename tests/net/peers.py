@@ -1,4 +1,4 @@
-"""What the network tests share: whole peers, each on a thread with its own loop, and bare libp2p hosts that attack.
+"""Peers of the network tests: whole ones, each on a thread with its own loop, and bare libp2p hosts that attack.
 
 A Trio guest run takes a thread for itself, so peers of one test process are threads; their methods are awaited from
 the test's loop.

@@ -1,4 +1,4 @@
-"""What of a peer's addresses is dialled from here, and in which order."""
+"""A peer's addresses: those that are dialled from here, in their order."""
 
 import ipaddress
 

@@ -1,4 +1,4 @@
-"""What a hostile peer can do with libp2p itself, and that it costs that peer its connection and nobody else anything.
+"""Attacks of a hostile peer with libp2p itself: they cost that peer its connection and nobody else anything.
 
 Each attack is made with a bare libp2p host; the victim must go on answering an honest peer. Where libp2p alone would
 freeze, crash or bloat, the guard is named.

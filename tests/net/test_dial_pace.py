@@ -18,7 +18,7 @@ def at(number: int, port: int = 1) -> Address:
 
 
 def dials(pace: DialPace, peer: str, until: int, address: Address | None = None, step: float = 0.5) -> list[float]:
-    """When a peer is dialled, in vain, by someone who always wants to."""
+    """The seconds at which a peer is dialled, in vain, by someone who always wants to."""
     times = []
     for tick in range(int(until / step)):
         now = tick * step

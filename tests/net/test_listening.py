@@ -92,7 +92,7 @@ def test_a_port_is_chosen_kept_and_given_back(own_ports: int) -> None:
 
 
 def test_a_lock_lasts_longer_than_the_listener(other: Reservation) -> None:
-    """Whoever is between choice and listening isn't seen on the network yet, nor who has just lost its listener."""
+    """A daemon between choice and listening isn't seen on the network yet, nor one that has just lost its listener."""
     other.listening()
     wanted = parse_listened(f"/ip4/127.0.0.1/tcp/{port(other)}")
     with pytest.raises(ConfigError, match=f"tcp/{port(other)}: another daemon of this user.*--listen"):
@@ -102,7 +102,7 @@ def test_a_lock_lasts_longer_than_the_listener(other: Reservation) -> None:
 
 
 def test_one_that_listens_with_the_same_option_is_found(other: Reservation) -> None:
-    """As libp2p does: it would share the port without a word."""
+    """Listens like libp2p, which would share the port without a word."""
     taken = port(other)
     other.release()
     with socket.socket() as busy:

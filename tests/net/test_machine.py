@@ -1,4 +1,4 @@
-"""Which machine this is, and which network of it."""
+"""The names of this machine and of its networks."""
 
 from pathlib import Path
 

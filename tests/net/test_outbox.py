@@ -1,4 +1,4 @@
-"""What waits to be sent: order, bounds, room, and taking back."""
+"""Messages that wait to be sent: order, bounds, room, and taking back."""
 
 import asyncio
 

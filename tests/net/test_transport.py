@@ -179,7 +179,7 @@ async def test_a_dropped_peer_may_come_back_but_is_not_fetched(make: Make) -> No
     swarm = one.transport._host.get_network()
 
     async def tempt() -> None:
-        """What the library does every ten seconds while it has few connections, and when a stream is wanted."""
+        """The library dials every ten seconds while it has few connections, and when a stream is wanted."""
         await swarm.auto_connector.maybe_connect()
         with pytest.raises(Exception, match="no connection"):
             await swarm.dial_peer(None)
@@ -310,7 +310,7 @@ async def test_addresses_can_be_dialled_when_listening_everywhere(make: Make) ->
 
 
 async def test_others_are_told_the_announced_address(make: Make) -> None:
-    """As behind NAT or a proxy: it listens at one port and is known by another."""
+    """Behind NAT or a proxy it listens at one port and is known by another."""
     one = await make("one", announce=("/ip4/192.0.2.1/tcp/4001",))
     assert one.transport.addresses() == (f"/ip4/192.0.2.1/tcp/4001/p2p/{one.id}",)
 

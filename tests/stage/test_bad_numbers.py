@@ -24,7 +24,7 @@ FLOAT = numpy.dtype("<f4")
 
 
 def raw(values: torch.Tensor) -> Encoded:
-    """What no encoder of ours gives: fp32 as it is."""
+    """Bytes that no encoder of ours gives: fp32 as it is."""
     return Encoded("fp32", tuple(values.shape), (values.numpy().astype(FLOAT).tobytes(),))
 
 

@@ -217,7 +217,7 @@ def test_a_run_is_cut_into_other_stages_and_back(tmp_path: Path, optimizer: Any)
 
 
 def test_the_record_of_a_prolonged_run_stays_one_of_it_when_it_is_cut_anew(tmp_path: Path) -> None:
-    """Whether it was made under the first total, under the present one, begins the longer run, or ends it."""
+    """It may be made under the first total or the present one, begin the longer run, or end it."""
     run = prolonged(toy_run(steps=4), 8)
     reports = [
         StageReport(stage, "d", 4.0, 64, 128.0, 3, 0, 0, 0, True, (f"m{stage}",), (f"m{stage}",)) for stage in range(2)

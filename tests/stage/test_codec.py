@@ -27,7 +27,7 @@ tensors = st.builds(
 
 
 def received(encoded: Encoded) -> Encoded:
-    """As it comes from the network: read-only bytes."""
+    """The same as it comes from the network: read-only bytes."""
     return Encoded(encoded.codec, encoded.shape, tuple(bytes(part) for part in encoded.data))
 
 

@@ -85,7 +85,7 @@ def streaming(monkeypatch: pytest.MonkeyPatch, *documents: str) -> None:
 
 
 def sequences(run: RunConfig, data: RunData, steps: range) -> list[bytes]:
-    """What is trained on in these steps, one by one."""
+    """The sequences of these steps, one by one."""
     batches = (asyncio.run(data.microbatch(step, index)) for step in steps for index in range(run.microbatches))
     size = 4 * (run.model.sequence_length + 1)
     return [bytes(batch)[at : at + size] for batch in batches for at in range(0, len(bytes(batch)), size)]
@@ -99,8 +99,8 @@ TOTALS = (8, 20, 14, 40, 60)  # of a run that is prolonged, shortened, and prolo
 def test_more_steps_change_nothing_of_what_is_done_and_repeat_nothing(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the source: what steps trained on under one total they would train on under the next, and until all
-    sequences had their turn none comes twice.
+    """Of every source steps would train on the same under the next total, and none comes twice until all sequences had
+    their turn.
     """
     streaming(monkeypatch, *LINES[: 60 if source == "short stream" else None])
     (tmp_path / "text.txt").write_text("".join(LINES[:200]))

@@ -28,7 +28,7 @@ def gradient_for(run: RunConfig, value: float = 0.01) -> Encoded:
 
 
 def nans(size: int) -> Encoded:
-    """What no encoder gives, though it fits."""
+    """A gradient that no encoder gives, though it fits."""
     return Encoded("fp32", (size,), (numpy.full(size, numpy.nan, "<f4").tobytes(),))
 
 
