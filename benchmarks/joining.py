@@ -171,8 +171,10 @@ def print_table(result: dict[str, Any]) -> None:
         steps.add_row(name, str(row["count"]), f"{row['median_s']:.1f} s", f"{row['longest_s']:.1f} s")
     state, gradients = result["state_bytes"] / 1e6, result["gradient_bytes_meanwhile"] / 1e6
     console.print(times, steps)
-    console.print(f"state {state:.1f} MB, gradients committed meanwhile {gradients:.1f} MB, link "
-                  f"{result['bandwidth_bytes_per_second'] / 1e6:.1f} MB/s")  # fmt: skip
+    console.print(
+        f"state {state:.1f} MB, gradients committed meanwhile {gradients:.1f} MB, link "
+        f"{result['bandwidth_bytes_per_second'] / 1e6:.1f} MB/s"
+    )
 
 
 def main() -> int:

@@ -170,8 +170,12 @@ def main() -> int:
     """Measures and prints."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.moving", description=__doc__)
     parser.add_argument("--bandwidth", type=float, default=5.0, help="of the mover's link, MB/s (default 5)")
-    parser.add_argument("--hidden", type=int, default=512, help="width of the model (default 512: a state of 39 MB; "
-                        "1600 makes it 379 MB)")  # fmt: skip
+    parser.add_argument(
+        "--hidden",
+        type=int,
+        default=512,
+        help="width of the model (default 512: a state of 39 MB; 1600 makes it 379 MB)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args()
     if arguments.bandwidth <= 0 or arguments.hidden < 64 or arguments.hidden % 64:

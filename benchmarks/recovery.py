@@ -202,10 +202,13 @@ def print_table(usual: float, found: list[Recovery]) -> None:
         rows = [it for it in found if it.killed == name]
         again = [it.at_work_s for it in rows if it.at_work_s is not None]
         table.add_row(
-            name, str(len(rows)), f"{median(it.commit_s for it in rows):.1f} s",
-            f"{median(it.step_s for it in rows):.1f} s", f"{median(again):.1f} s" if again else "-",
+            name,
+            str(len(rows)),
+            f"{median(it.commit_s for it in rows):.1f} s",
+            f"{median(it.step_s for it in rows):.1f} s",
+            f"{median(again):.1f} s" if again else "-",
             str(max(it.void for it in rows)),
-        )  # fmt: skip
+        )
     console = Console(width=110, highlight=False)
     console.print(table)
     console.print(f"a step without a kill takes {usual:.1f} s")

@@ -106,9 +106,17 @@ def _cells(row: GroupInStage) -> tuple[str, ...]:
     again = " +recompute" if row.recompute > 0.5 else ""
     memory = f"{size(round(row.memory_bytes))} ({row.memory_share:.0%})"
     return (
-        f"{row.stage}", f"{row.count}", row.device, f"{row.utilisation:.0%}", peak + again, f"{row.uplink:.0%}",
-        f"{row.downlink:.0%}", _bandwidth(row.sent), _bandwidth(row.received), memory,
-    )  # fmt: skip
+        f"{row.stage}",
+        f"{row.count}",
+        row.device,
+        f"{row.utilisation:.0%}",
+        peak + again,
+        f"{row.uplink:.0%}",
+        f"{row.downlink:.0%}",
+        _bandwidth(row.sent),
+        _bandwidth(row.received),
+        memory,
+    )
 
 
 def _bandwidth(rate: float) -> str:

@@ -138,10 +138,17 @@ def render_peers(peers: list[PeerRow]) -> RenderableType:
     for peer in sorted(peers, key=lambda peer: (peer.stage is None, peer.stage or 0, peer.peer_id)):
         heard = "itself" if peer.is_self else f"{peer.last_heard_seconds:.1f} s ago"
         table.add_row(
-            words(short(peer.peer_id)), words("-" if peer.stage is None else peer.stage),
-            _state(peer.state, peer.suspect), words(peer.version), words(peer.forward), words(peer.backward),
-            words(peer.in_flight), words(f"{peer.microbatches_per_second:.2f}"), words(peer.device), words(heard),
-        )  # fmt: skip
+            words(short(peer.peer_id)),
+            words("-" if peer.stage is None else peer.stage),
+            _state(peer.state, peer.suspect),
+            words(peer.version),
+            words(peer.forward),
+            words(peer.backward),
+            words(peer.in_flight),
+            words(f"{peer.microbatches_per_second:.2f}"),
+            words(peer.device),
+            words(heard),
+        )
     return table
 
 
@@ -155,9 +162,13 @@ def render_queues(hops: list[HopRow]) -> RenderableType:
     for hop in sorted(hops, key=lambda hop: (hop.step, hop.index)):
         sender = short(hop.custodian) if hop.custodian else "own data"
         table.add_row(
-            words(hop.step), words(hop.index), words(hop.state), words(f"{hop.seconds:.1f} s"), words(sender),
+            words(hop.step),
+            words(hop.index),
+            words(hop.state),
+            words(f"{hop.seconds:.1f} s"),
+            words(sender),
             words(short(hop.holder) or "-"),
-        )  # fmt: skip
+        )
     return table
 
 

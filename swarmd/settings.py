@@ -236,8 +236,11 @@ def _data_problems(run: RunConfig) -> Iterator[Problem]:
 def _check_keys(plain: dict[str, Any], kind: type, where: str, prefix: str) -> None:
     """Refuses keys that no setting has, at any depth, with the nearest name that one has."""
     sections: dict[str, type] = {
-        "model": ModelConfig, "data": DataConfig, "optimizer": OptimizerConfig, "codecs": CodecConfig,
-    }  # fmt: skip
+        "model": ModelConfig,
+        "data": DataConfig,
+        "optimizer": OptimizerConfig,
+        "codecs": CodecConfig,
+    }
     known = tuple(typing.get_type_hints(kind))
     for key, value in plain.items():
         if key not in known:

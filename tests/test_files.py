@@ -166,19 +166,46 @@ def test_the_mode_of_another_user_s_file_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["lock", "identity.key", "swarmd.log", "control.sock", "node.json", "run.json", "port", "incarnation",
-             "ledger.jsonl"],
-)  # fmt: skip
+    "name",
+    [
+        "lock",
+        "identity.key",
+        "swarmd.log",
+        "control.sock",
+        "node.json",
+        "run.json",
+        "port",
+        "incarnation",
+        "ledger.jsonl",
+    ],
+)
 def test_a_link_in_a_home_is_a_sentence_and_touches_nothing(name: str, tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "home").mkdir(mode=0o700)
     (tmp_path / "home" / name).symlink_to(tmp_path / "precious")
     (tmp_path / "precious").chmod(0o644)
     done = subprocess.run(
-        [sys.executable, "-m", "swarmd", "start", "--model", "tiny", "--stage", "1", "--device", "cpu",
-         "--listen", "/ip4/127.0.0.1/tcp/0", "--home", str(tmp_path / "home")],
-        capture_output=True, text=True, check=False, timeout=50,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "swarmd",
+            "start",
+            "--model",
+            "tiny",
+            "--stage",
+            "1",
+            "--device",
+            "cpu",
+            "--listen",
+            "/ip4/127.0.0.1/tcp/0",
+            "--home",
+            str(tmp_path / "home"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
     assert done.returncode == 2, done.stderr
     assert name in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -31,9 +31,14 @@ PARAMETERS_LIMIT = 6  # of a constructor in swarm/: what most need is in a PeerC
 METHODS_LIMIT = 25  # public ones of a class: one that has more answers several questions
 
 LEAVES = (
-    "swarmd.config", "swarmd.errors", "swarmd.printable", "swarmd.status", "swarmd.values", "swarmd.schedule",
+    "swarmd.config",
+    "swarmd.errors",
+    "swarmd.printable",
+    "swarmd.status",
+    "swarmd.values",
+    "swarmd.schedule",
     "swarmd.whole",
-)  # fmt: skip
+)
 
 
 class Rule(NamedTuple):
@@ -125,9 +130,26 @@ OWN_IMPORTS = (
 )
 
 WORLD = (
-    "asyncio.subprocess", "concurrent", "datetime", "glob", "io", "multiprocessing", "os", "pathlib", "secrets",
-    "select", "selectors", "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "time", "uuid",
-)  # fmt: skip
+    "asyncio.subprocess",
+    "concurrent",
+    "datetime",
+    "glob",
+    "io",
+    "multiprocessing",
+    "os",
+    "pathlib",
+    "secrets",
+    "select",
+    "selectors",
+    "shutil",
+    "signal",
+    "socket",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "time",
+    "uuid",
+)
 """What swarm/ must not import: it reaches the world through its ports, and reads time from the running loop."""
 
 SERIALISERS = ("_pickle", "cloudpickle", "cPickle", "dill", "joblib", "marshal", "pickle", "shelve")
@@ -348,9 +370,16 @@ def test_swarmd_answers_mistakes_without_loading_anything_heavy() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["import time", "from random import random", "import random\nrandom.random()", "import numpy", "x = hash('a')",
-     "def f():\n    from pathlib import Path", "import os.path"],
-)  # fmt: skip
+    [
+        "import time",
+        "from random import random",
+        "import random\nrandom.random()",
+        "import numpy",
+        "x = hash('a')",
+        "def f():\n    from pathlib import Path",
+        "import os.path",
+    ],
+)
 def test_the_check_of_ports_can_fail(source: str) -> None:
     assert beyond_ports(ast.parse(source))
     assert not beyond_ports(ast.parse("import asyncio, random\nfrom swarmd.values import Frame\nrandom.Random(0)"))

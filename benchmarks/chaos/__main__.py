@@ -50,9 +50,10 @@ def parse_arguments() -> argparse.Namespace:
     """The words of the command line."""
     kinds = "\n".join(f"  {kind.name:10} {kind.meaning}" for kind in KINDS)
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.chaos", description=f"{__doc__}\nfaults:\n{kinds}",
+        prog="python -m benchmarks.chaos",
+        description=f"{__doc__}\nfaults:\n{kinds}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--minutes", type=float, default=10, help="of faults (default 10)")
     parser.add_argument("--peace", type=float, default=60, help="seconds without faults, before and after (default 60)")
     parser.add_argument("--every", type=float, nargs=2, default=(15, 30), help="seconds between faults (default 15 30)")
@@ -100,10 +101,16 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     options = TrialOptions(
-        stages=RUN.model.stages, replicas=arguments.replicas, pace=PACE, peace_s=arguments.peace,
-        faults_s=60 * arguments.minutes, every_s=tuple(arguments.every), seed=arguments.seed,
-        kinds=tuple(arguments.only), steady=arguments.soak,
-    )  # fmt: skip
+        stages=RUN.model.stages,
+        replicas=arguments.replicas,
+        pace=PACE,
+        peace_s=arguments.peace,
+        faults_s=60 * arguments.minutes,
+        every_s=tuple(arguments.every),
+        seed=arguments.seed,
+        kinds=tuple(arguments.only),
+        steady=arguments.soak,
+    )
     say(f"the daemons live in {home}")
     return run_and_report(options, dataclasses.replace(RUN), home, as_json=arguments.json, goals=True)
 

@@ -88,9 +88,14 @@ def _recovery(kind: str, events: Sequence[Event]) -> Recovery:
     commits = [event.commit_s - event.began_s for event in events if event.commit_s is not None]
     back = [back_s - event.ended_s for event in events for back_s in event.back_s.values() if event.ended_s is not None]
     return Recovery(
-        kind, len(events), percentile(commits, 0.5), percentile(commits, 0.95), percentile(back, 0.5),
-        percentile(back, 0.95), sum(not event.over for event in events),
-    )  # fmt: skip
+        kind,
+        len(events),
+        percentile(commits, 0.5),
+        percentile(commits, 0.95),
+        percentile(back, 0.5),
+        percentile(back, 0.95),
+        sum(not event.over for event in events),
+    )
 
 
 @dataclass(frozen=True)

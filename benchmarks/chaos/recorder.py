@@ -119,9 +119,16 @@ class Recorder:
         except psutil.NoSuchProcess:
             memory = 0
         return Sample(
-            now, daemon.number, daemon.started_s, alive, at_work, memory, status.open_files, status.tasks,
+            now,
+            daemon.number,
+            daemon.started_s,
+            alive,
+            at_work,
+            memory,
+            status.open_files,
+            status.tasks,
             status.microbatches_done,
-        )  # fmt: skip
+        )
 
     def _kept_from_work(self, number: int) -> bool:
         return any(

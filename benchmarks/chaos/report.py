@@ -168,8 +168,12 @@ def _lives(result: Result) -> Table:
     table = Table("daemon", "minutes", "memory, warmed up", "at the end", "slope per 10 min", "files", "tasks")
     for life in result.lives:
         table.add_row(
-            str(life.number), f"{life.seconds / 60:.1f}", f"{life.memory_start_bytes / MIB:.1f} MiB",
-            f"{life.memory_end_bytes / MIB:.1f} MiB", f"{life.slope_bytes / MIB:+.2f} MiB",
-            str(life.open_files_most), str(life.tasks_most),
-        )  # fmt: skip
+            str(life.number),
+            f"{life.seconds / 60:.1f}",
+            f"{life.memory_start_bytes / MIB:.1f} MiB",
+            f"{life.memory_end_bytes / MIB:.1f} MiB",
+            f"{life.slope_bytes / MIB:+.2f} MiB",
+            str(life.open_files_most),
+            str(life.tasks_most),
+        )
     return table

@@ -164,9 +164,14 @@ class Storm:
     async def _happen(self, event: Event) -> None:
         """A fault from its beginning to its end."""
         actions: dict[str, Callable[[Fault], Awaitable[None]]] = {
-            "kill": self._kill, "restart": self._kill, "stop": self._stop, "partition": self._partition,
-            "slow": self._slow, "corrupt": self._corrupt, "drain": self._drain,
-        }  # fmt: skip
+            "kill": self._kill,
+            "restart": self._kill,
+            "stop": self._stop,
+            "partition": self._partition,
+            "slow": self._slow,
+            "corrupt": self._corrupt,
+            "drain": self._drain,
+        }
         await actions[event.fault.kind](event.fault)
         for victim in event.fault.victims:
             daemon = self.fleet.daemons[victim]

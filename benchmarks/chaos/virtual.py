@@ -168,10 +168,14 @@ class Storm:
 
     async def _happen(self, fault: Fault) -> None:
         begin, end = {
-            "kill": (self._kill, self._boot), "restart": (self._kill, self._boot), "drain": (self._drain, self._boot),
-            "stop": (self._stop, self._go_on), "partition": (self._cut_off, self._mend),
-            "slow": (self._slow_down, self._speed_up), "corrupt": (self._break, self._nothing),
-        }[fault.kind]  # fmt: skip
+            "kill": (self._kill, self._boot),
+            "restart": (self._kill, self._boot),
+            "drain": (self._drain, self._boot),
+            "stop": (self._stop, self._go_on),
+            "partition": (self._cut_off, self._mend),
+            "slow": (self._slow_down, self._speed_up),
+            "corrupt": (self._break, self._nothing),
+        }[fault.kind]
         await begin(fault)
         await asyncio.sleep(fault.seconds)
         await end(fault)
@@ -287,9 +291,10 @@ def print_tables(trials: Sequence[Trial]) -> None:
 def parse_arguments() -> argparse.Namespace:
     """The words of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.chaos.virtual", description=__doc__,
+        prog="python -m benchmarks.chaos.virtual",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--minutes", type=float, default=30, help="of faults in each run (default 30)")
     parser.add_argument("--every", type=float, nargs=2, default=(15, 30), help="seconds between faults (default 15 30)")
     parser.add_argument("--first", type=int, default=0, help="seed of the first run (default 0)")

@@ -22,10 +22,12 @@ async def child(*command: str, stdout: int = asyncio.subprocess.DEVNULL) -> Asyn
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
             *command,
-            stdin=asyncio.subprocess.DEVNULL, stdout=stdout, stderr=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )
-    )  # fmt: skip
+    )
     try:
         process = await asyncio.shield(starting)
     except asyncio.CancelledError:

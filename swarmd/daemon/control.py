@@ -83,18 +83,20 @@ class ControlServer:
         self._home = home
         self._commands: set[asyncio.Task[Any]] = set()  # those under way that take a while
         application = web.Application(client_max_size=BODY_LIMIT_BYTES, middlewares=[_errors_as_json])
-        application.add_routes([
-            web.get("/v1/status", self._status),
-            web.get("/v1/peers", self._peers),
-            web.get("/v1/queues", self._queues),
-            web.get("/v1/metrics", self._metrics),
-            web.post("/v1/join", self._join),
-            web.post("/v1/switch", self._switch),
-            web.post("/v1/drain", self._drain),
-            web.post("/v1/leave", self._leave),
-            web.post("/v1/pause", self._pause),
-            web.post("/v1/resume", self._resume),
-        ])  # fmt: skip
+        application.add_routes(
+            [
+                web.get("/v1/status", self._status),
+                web.get("/v1/peers", self._peers),
+                web.get("/v1/queues", self._queues),
+                web.get("/v1/metrics", self._metrics),
+                web.post("/v1/join", self._join),
+                web.post("/v1/switch", self._switch),
+                web.post("/v1/drain", self._drain),
+                web.post("/v1/leave", self._leave),
+                web.post("/v1/pause", self._pause),
+                web.post("/v1/resume", self._resume),
+            ]
+        )
         # Signals are the daemon's affair; an access log of a poll every second would drown everything else.
         self._runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=1.0)
 

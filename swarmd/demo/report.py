@@ -168,10 +168,14 @@ def print_report(result: DemoResult) -> None:
     """For a person, on stdout."""
     if result.losses:
         print(loss_curve(result.losses, coloured=sys.stdout.isatty()))
-    print(f"loss     {_loss(result.first_loss)} at the first step, {_loss(result.last_loss)} at the end "
-          f"(mean of the last {_last_steps(result.steps)}), validation {_loss(result.validation_loss)}")  # fmt: skip
-    print(f"time     {duration(result.wall_seconds)} from the first daemon's start, "
-          f"{result.steps} steps, {result.tokens_per_second:,.0f} tokens/s")  # fmt: skip
+    print(
+        f"loss     {_loss(result.first_loss)} at the first step, {_loss(result.last_loss)} at the end "
+        f"(mean of the last {_last_steps(result.steps)}), validation {_loss(result.validation_loss)}"
+    )
+    print(
+        f"time     {duration(result.wall_seconds)} from the first daemon's start, "
+        f"{result.steps} steps, {result.tokens_per_second:,.0f} tokens/s"
+    )
     print(f"ledger   {', '.join(f'{count} {name}' for name, count in result.ledger.items())}")
     if result.kills:
         print(f"kills    {result.kills} daemons killed and started again while it trained")

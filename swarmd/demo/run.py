@@ -73,8 +73,10 @@ def run_demo(options: DemoOptions) -> int:
     home = prepare_home(options.home)
     print(f"the daemons live in {printable(home)}", file=sys.stderr)
     stages = run.model.stages
-    places = [max(0, number + stages - options.peers) if options.uneven else number % stages
-              for number in range(options.peers)]  # fmt: skip
+    places = [
+        max(0, number + stages - options.peers) if options.uneven else number % stages
+        for number in range(options.peers)
+    ]
     peers = [DaemonProcess(number, stage, home / f"peer-{number}") for number, stage in enumerate(places)]
     view = make_view(run)
     try:

@@ -119,9 +119,17 @@ def peer_table(peers: Sequence[DaemonProcess]) -> Table:
             continue
         queues, rate = status.queues, f"{status.microbatches_per_second:.2f}"
         table.add_row(
-            str(peer.number), words(short(status.peer_id)), words(stage), _state(peer), words(queues.forward),
-            words(queues.backward), words(queues.in_flight), words(status.version), rate, str(peer.starts),
-        )  # fmt: skip
+            str(peer.number),
+            words(short(status.peer_id)),
+            words(stage),
+            _state(peer),
+            words(queues.forward),
+            words(queues.backward),
+            words(queues.in_flight),
+            words(status.version),
+            rate,
+            str(peer.starts),
+        )
     return table
 
 

@@ -95,9 +95,13 @@ def plan_probe(hidden: int, kind: str, blocks: int) -> RunConfig:
         compute_dtype="fp32" if kind == "cpu" else "bf16",
     )
     return RunConfig(
-        name="profile", model=model, sequences_per_step=sequences, sequences_per_microbatch=sequences,
-        codecs=CodecConfig(), recompute=False,
-    )  # fmt: skip
+        name="profile",
+        model=model,
+        sequences_per_step=sequences,
+        sequences_per_microbatch=sequences,
+        codecs=CodecConfig(),
+        recompute=False,
+    )
 
 
 def measure_point(device: str, hidden: int) -> dict[str, float]:
@@ -214,12 +218,15 @@ class Crowd:
         command = [sys.executable, "-m", "swarmd.stage.profile", str(threads)]
         self._workers = [
             subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
                 start_new_session=True,  # Ctrl-C is for the parent, and its end is theirs
                 preexec_fn=exits.with_parent(signal.SIGKILL),  # noqa: PLW1509 - one call of the kernel
             )
             for _ in range(most)
-        ]  # fmt: skip
+        ]
 
     def __enter__(self) -> Self:
         for worker in self._workers:

@@ -16,9 +16,7 @@ from benchmarks.chaos.report import failures, result_of
 from benchmarks.chaos.trial import TrialOptions, run_trial
 from benchmarks.toml import as_toml
 
-SHORT = TrialOptions(
-    stages=3, replicas=2, pace=Pace(0.02, 0.04), peace_s=3, faults_s=40, every_s=(5, 6), seed=5
-)  # fmt: skip
+SHORT = TrialOptions(stages=3, replicas=2, pace=Pace(0.02, 0.04), peace_s=3, faults_s=40, every_s=(5, 6), seed=5)
 SMALL = dataclasses.replace(RUN, sequences_per_step=48, checkpoint_every=2)
 
 

@@ -65,9 +65,14 @@ def test_there_is_an_option_for_every_field() -> None:
 def test_options_become_a_node() -> None:
     home = Home("/h")
     options = StartOptions(
-        bootstrap=(BOOTSTRAP,), gpu=1, stage="2", data="my.txt", threads=3, listen=("/ip4/0.0.0.0/tcp/1",),
+        bootstrap=(BOOTSTRAP,),
+        gpu=1,
+        stage="2",
+        data="my.txt",
+        threads=3,
+        listen=("/ip4/0.0.0.0/tcp/1",),
         announce=("/dns4/train.example.org/tcp/2",),
-    )  # fmt: skip
+    )
     check_options(options)
     node = plan_node(options, home, None, stages=None)
     assert (node.home, node.device, node.stage, node.data, node.threads) == ("/h", "cuda:1", 2, "my.txt", 3)

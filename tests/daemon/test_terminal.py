@@ -23,8 +23,17 @@ from swarmd.daemon.terminal import CLEAR, Terminal, cut, live_line, show_status,
 from swarmd.status import Wait
 from tests.daemon.fakes import STATUS
 
-TRAINING = replace(STATUS, stage=1, stages=3, step=55, steps=100, loss=5.2514, tokens_per_second=2975.4,
-                   seconds_left=72.0, peers={"0": 1, "1": 2, "2": 1})  # fmt: skip
+TRAINING = replace(
+    STATUS,
+    stage=1,
+    stages=3,
+    step=55,
+    steps=100,
+    loss=5.2514,
+    tokens_per_second=2975.4,
+    seconds_left=72.0,
+    peers={"0": 1, "1": 2, "2": 1},
+)
 LACK = Wait("a peer for stage 2", 14.2, advice="start one with `swarmd start --bootstrap X`")
 LACKING = replace(TRAINING, state="waiting", waits=(LACK,))
 BARE = replace(TRAINING, run="", stage=None, stages=0, loss=None, seconds_left=None)
@@ -140,9 +149,13 @@ def run_on(columns: int, command: Sequence[str], **environment: str) -> tuple[in
             os.close(os.open(name, os.O_RDWR))  # the first one opened becomes the controlling one
 
         with subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, preexec_fn=own_terminal,
+            command,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            preexec_fn=own_terminal,
             env={**os.environ, "TERM": "xterm", **environment},
-        ) as process:  # fmt: skip
+        ) as process:
             os.close(slave)
             said = read_all(master, process)
             return process.returncode, said

@@ -31,10 +31,24 @@ from tests.stage.toy import toy_run
 
 TEXT = "".join(f"line {number} of a small text\n" for number in range(400))
 HOSTILE = (
-    "/etc/passwd", "../secret", "~/.ssh/id_ed25519", "secret.txt", "*", "/**/*.md", "/dev/zero", "file:///etc/passwd",
-    "https://example.org/x", "hf:/etc", "hf:../x", "hf:a/../b", "hf:secret", "hf:https://example.org/x", "$(id)", "os",
+    "/etc/passwd",
+    "../secret",
+    "~/.ssh/id_ed25519",
+    "secret.txt",
+    "*",
+    "/**/*.md",
+    "/dev/zero",
+    "file:///etc/passwd",
+    "https://example.org/x",
+    "hf:/etc",
+    "hf:../x",
+    "hf:a/../b",
+    "hf:secret",
+    "hf:https://example.org/x",
+    "$(id)",
+    "os",
     "local",
-)  # fmt: skip
+)
 
 
 def run_on(source: str, tokenizer: str = "byte", **changes: str) -> RunConfig:

@@ -28,9 +28,13 @@ async def test_five_at_the_first_stage_and_one_at_each_other_settle_and_stay() -
     # that the last stage's vocabulary weighs: 3/2/2 has three quarters of the throughput of 2/2/3.
     model = dataclasses.replace(RUN.model, hidden=128, ffn=64)
     run = dataclasses.replace(
-        RUN, model=model, steps=STEPS, sequences_per_step=32, sequences_per_microbatch=1,
+        RUN,
+        model=model,
+        steps=STEPS,
+        sequences_per_step=32,
+        sequences_per_microbatch=1,
         rebalance_seconds=PERIOD_SECONDS,
-    )  # fmt: skip
+    )
     async with swarm(EQUALLY_FAST) as it:
         text = it.directory / "text.txt"  # small: five heads prepare it on the same cores
         text.write_text("".join(f"{number} is the square root of {number * number}.\n" for number in range(5_000)))

@@ -348,11 +348,19 @@ def _drawn(status: Status) -> str:
 
 def test_units_are_those_a_person_reads() -> None:
     assert [size(count) for count in (0, 999, 1000, 278_000_000, 5_000_000_000_000)] == [
-        "0 B", "999 B", "1.0 kB", "278.0 MB", "5.0 TB"
-    ]  # fmt: skip
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "278.0 MB",
+        "5.0 TB",
+    ]
     assert [duration(seconds) for seconds in (0.4, 59.4, 59.6, 3600, 200_000)] == [
-        "0 s", "59 s", "1 min 00 s", "1 h 00 min", "2 d 7 h"
-    ]  # fmt: skip
+        "0 s",
+        "59 s",
+        "1 min 00 s",
+        "1 h 00 min",
+        "2 d 7 h",
+    ]
 
 
 def test_the_command_itself_runs(tmp_path: Path) -> None:
