@@ -62,7 +62,8 @@ def demo(
     """Start a whole swarm on this machine, watch it train, and see what it learned."""
 
     def run() -> int:
-        from swarmd.demo.run import DemoOptions, run_demo
+        from swarmd.demo.options import DemoOptions
+        from swarmd.demo.run import run_demo
 
         options = DemoOptions(
             peers=peers,

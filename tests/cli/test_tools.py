@@ -6,7 +6,7 @@ import pytest
 
 from swarmd.cli.main import run_command_line
 from swarmd.demo import run as demo
-from swarmd.demo.run import DemoOptions
+from swarmd.demo.options import DemoOptions
 
 
 def test_each_option_of_the_demo_fills_its_own_field(monkeypatch: pytest.MonkeyPatch) -> None:

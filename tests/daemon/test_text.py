@@ -23,7 +23,7 @@ from swarmd.daemon.text import (
     take_local,
     with_digests,
 )
-from swarmd.demo.run import own_text
+from swarmd.demo.swarm import own_text
 from swarmd.errors import ConfigError
 from swarmd.settings import load_run, preset_names, run_from_plain
 from swarmd.stage import sources
