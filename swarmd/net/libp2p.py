@@ -1,10 +1,11 @@
 """The Transport port on py-libp2p: TCP + Noise + Yamux and GossipSub, as a Trio guest on the running asyncio loop.
 
-Only this file and yamux.py import libp2p or trio. Both loops share one thread, so there are no locks: asyncio code
-starts Trio tasks and sets their events directly, Trio code sets asyncio futures; neither ever awaits the other's
-objects. A connection carries two streams of ours, each with one reader and one writer task that live as long as it does
-and are never cancelled before: a cancelled read or write would break its encryption. Deadlines live on the asyncio side
-(channel.py, outbox.py). What libp2p trusts too much is guarded here; each guard says what happens without it.
+It and its parts yamux.py and pubsub.py are the only files that import libp2p or trio. Both loops share one thread, so
+there are no locks: asyncio code starts Trio tasks and sets their events directly, Trio code sets asyncio futures;
+neither ever awaits the other's objects. A connection carries two streams of ours, each with one reader and one writer
+task that live as long as it does and are never cancelled before: a cancelled read or write would break its encryption.
+Deadlines live on the asyncio side (channel.py, outbox.py). What libp2p trusts too much is guarded here; each guard says
+what happens without it.
 """
 
 # ruff: noqa: BLE001, SLF001  # what the library raises ends one stream or connection; guards reach into its insides
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import libp2p.network.connection.swarm_connection as swarm_connection
-import libp2p.peer.peer_record as peer_record
 import trio
 from libp2p import new_host
 from libp2p.abc import INetConn, INetStream
@@ -31,15 +31,12 @@ from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
-from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
-from libp2p.pubsub.pubsub import Pubsub
 from libp2p.rcmgr.connection_limits import ConnectionLimits
 from libp2p.rcmgr.manager import ResourceLimits, ResourceManager
 from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
-from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 from swarmd.errors import ConfigError, PeerFault
@@ -47,9 +44,10 @@ from swarmd.net import addresses as multiaddrs
 from swarmd.net import logs
 from swarmd.net.channel import STREAMS, StreamName
 from swarmd.net.identity import load_or_create_seed
-from swarmd.net.limits import GOSSIP, RESOURCES, TransportLimits
+from swarmd.net.limits import RESOURCES, TransportLimits
 from swarmd.net.listening import Reservation, reserve
-from swarmd.net.transport import TOPIC_PREFIX, Connection, OurTopics, WireTransport
+from swarmd.net.pubsub import GuardedPubsub
+from swarmd.net.transport import Connection, WireTransport
 from swarmd.net.yamux import SafeYamux, cut, send_little_ahead
 from swarmd.values import PeerId
 
@@ -61,7 +59,6 @@ NEXT_ADDRESS_S = 0.3  # until the next address of a peer is tried beside one tha
 STREAM_S = 10  # for the other side to agree to a stream of ours
 LENGTHY = re.compile(r"^Failed to open TCP stream to \S+: ")  # libp2p's first words: the address once more
 CLOSE_S = 2.0  # for connections to be taken down; then the Trio side is cancelled
-GOSSIP_RPC_BYTES = 1 << 20  # where honest senders split; lower would cut those who replay recent messages to a newcomer
 
 logs.route("libp2p", "swarmd.net.library")
 # This module logs through the root logger, which installs a handler there; it gets a logger of its own under that name.
@@ -103,13 +100,12 @@ class Libp2pTransport(WireTransport):
         self._listen = [Multiaddr(address.transport) for address in reservation.addresses]
         self._by_muxed: dict[Any, _Connection] = {}
         self._ready, self._done = self._loop.create_future(), self._loop.create_future()  # without results
-        self._registering: set[ID] = set()
         self._incarnation = incarnation
         self._stopping = trio.Event()
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
         self._host: Any = None
-        self._pubsub: Any = None
+        self._gossip: GuardedPubsub
 
     # Life, on asyncio's side
 
@@ -182,15 +178,10 @@ class Libp2pTransport(WireTransport):
 
     async def _main(self) -> None:
         with self._scope:
-            gossip = self._build()
+            self._build()
             async with trio.open_nursery() as self._nursery:
                 # A Pubsub that doesn't run blocks every dial and accept: it runs before the first and after the last.
-                async with (
-                    self._host.run(listen_addrs=self._listen),
-                    background_trio_service(self._pubsub),
-                    background_trio_service(gossip),
-                ):
-                    await self._pubsub.wait_until_ready()
+                async with self._host.run(listen_addrs=self._listen), self._gossip.running():
                     self._ready.set_result(None)
                     try:
                         await self._stopping.wait()
@@ -209,10 +200,10 @@ class Libp2pTransport(WireTransport):
                 await connection.event_closed.wait()
         with trio.move_on_after(CLOSE_S / 2):
             await self._host.close()
-        self._pubsub.seen_messages.stop()  # a thread
+        self._gossip.stop_thread()
 
-    def _build(self) -> GossipSub:
-        """Only Noise and Yamux: the defaults also offer plaintext."""
+    def _build(self) -> None:
+        """Makes the host, with Noise and Yamux only: the defaults also offer plaintext."""
         noise = NoiseTransport(self._keys, noise_privkey=create_noise_key_pair().private_key)
         many, per_peer = self.limits.connections, self.limits.connections_per_peer
         self._host = new_host(
@@ -230,23 +221,11 @@ class Libp2pTransport(WireTransport):
             ),
         )
         self._guard_swarm(self._host.get_network())
-        gossip = GossipSub([PROTOCOL_ID_V11], **GOSSIP)
-        self._pubsub = Pubsub(self._host, gossip, max_inbound_rpc_size=GOSSIP_RPC_BYTES)
-        self._pubsub.allowed_topics = OurTopics()
-        self.renumber(self._incarnation)
-        self._pubsub._handle_new_peer = partial(self._register_gossip, self._pubsub._handle_new_peer)
-        self._pubsub._forget_all_subscriptions = partial(self._forget_gossip, self._pubsub._forget_all_subscriptions)
-        self._pubsub.push_msg = partial(self._push_guarded, self._pubsub.push_msg)
-        return gossip
+        self._gossip = GuardedPubsub(self._host, self, self._incarnation)
 
     def renumber(self, incarnation: int) -> None:
-        """From here on this peer's words have numbers from `incarnation` on. By its clock a restarted peer may repeat
-        numbers: then others take its gossip for old for two minutes, and its signed addresses for outdated for good.
-        """
-        self._incarnation = incarnation
-        self._pubsub.counter = max(self._pubsub.counter, incarnation)
-        with peer_record._last_timestamp_lock:
-            peer_record._last_timestamp = max(peer_record._last_timestamp, incarnation)
+        """Numbers this peer's words from `incarnation` on: higher than in its earlier lives."""
+        self._gossip.renumber(incarnation)
 
     def _guard_swarm(self, swarm: Any) -> None:
         upgrade, handle = swarm.upgrade_inbound_raw_conn, self._host._swarm_stream_handler
@@ -285,14 +264,6 @@ class Libp2pTransport(WireTransport):
         swarm._inbound_limiter = trio.CapacityLimiter(2 * self.limits.connections)  # half of them in their handshake
         for name, protocol in PROTOCOLS.items():
             self._host.set_stream_handler(protocol, partial(self._accept, name))
-
-    async def _push_guarded(self, push: Callable[[ID, Any], Awaitable[None]], forwarder: ID, message: Any) -> None:
-        """An undecodable key in a gossip message would end the host."""
-        try:
-            await push(forwarder, message)
-        except Exception as error:
-            self.gossip_dropped += 1
-            log.debug("gossip from %s dropped: %r", forwarder, error)
 
     def _begin(self, work: Callable[..., Awaitable[None]], *args: Any) -> None:
         self._nursery.start_soon(work, *args)
@@ -413,48 +384,16 @@ class Libp2pTransport(WireTransport):
     # Gossip
 
     async def _renew_gossip(self, connection: _Connection) -> None:
-        """Pubsub keeps a dead stream for good when the peer is back before the library noticed that it was gone."""
-        peer = connection.muxed.peer_id
-        stream = self._pubsub.peers.get(peer)
-        if stream is not None and stream.muxed_conn is connection.muxed:
-            with contextlib.suppress(Exception):  # it is logged there; gossip with this peer starts anew later
-                self._pubsub._handle_dead_peer(peer)
-
-    async def _register_gossip(self, register: Callable[[ID], Awaitable[None]], peer: ID) -> None:
-        """Pubsub gives a peer up for good when opening its stream fails otherwise than so, or does it twice at once."""
-        if peer in self._registering:
-            raise SwarmException("at it already")
-        self._registering.add(peer)
-        try:
-            await register(peer)
-        except Exception as error:
-            raise SwarmException(str(error)) from error
-        finally:
-            self._registering.discard(peer)
-
-    def _forget_gossip(self, forget: Callable[[ID], None], peer: ID) -> None:
-        """Pubsub forgets with one dead stream what the peer told it over another connection, once and for all."""
-        if peer.to_base58() not in self._peers:
-            forget(peer)
+        self._gossip.renew(connection.muxed)
 
     async def _hear(self, topic: str) -> None:
-        """Until a message comes that nobody wants: a topic is left with the first word after `unsubscribe`."""
         try:
-            subscription = await self._pubsub.subscribe(TOPIC_PREFIX + topic)
-            message = await subscription.get()
-            # The author is signed: libp2p has checked the signature against the key of this id.
-            while self._deliver(topic, ID(message.from_id).to_base58(), message.data):
-                message = await subscription.get()
-            await self._pubsub.unsubscribe(TOPIC_PREFIX + topic)
-        except Exception as error:  # the topic falls silent, as gossip may
-            log.warning("gossip on %s ended: %r", topic, error)
+            await self._gossip.hear(topic, self._deliver)
         finally:
             self._heard_no_more(topic)
 
     async def _publish(self, topic: str, data: bytes) -> None:
         try:
-            await self._pubsub.publish(TOPIC_PREFIX + topic, data)
-        except Exception as error:
-            log.debug("gossip on %s not sent: %r", topic, error)
+            await self._gossip.publish(topic, data)
         finally:
             self._publishing -= 1

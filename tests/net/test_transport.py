@@ -477,7 +477,7 @@ async def test_a_restarted_peer_is_not_mute(make: Make, tmp_path: Path, clock: s
 
 
 async def test_gossip_goes_on_over_a_new_connection_at_once(make: Make) -> None:
-    """Without _renew_gossip the library keeps its dead stream, when the new connection comes before it noticed."""
+    """The library alone keeps its dead stream, when the new connection comes before it noticed."""
     one, two = await make("one"), await make("two")
     await one.connect(two)
     for peer in (one, two):
@@ -498,9 +498,9 @@ async def test_a_dead_gossip_stream_takes_nothing_else_along(make: Make) -> None
     for peer in (one, two):
         await peer.subscribe("t")
     await _publish_until(one, "t", lambda: two.heard)
-    ((other, stream),) = one.transport._pubsub.peers.items()
+    ((other, stream),) = one.transport._gossip.inner.peers.items()
     await one.now(one.transport._begin, one.transport._renew_gossip, one.transport._connections[0])
-    await until(lambda: one.transport._pubsub.peers.get(other) is not stream)
+    await until(lambda: one.transport._gossip.inner.peers.get(other) is not stream)
     seen = len(one.heard), len(two.heard)
     await _publish_until(one, "t", lambda: len(two.heard) > seen[1])
     await _publish_until(two, "t", lambda: len(one.heard) > seen[0])
@@ -535,7 +535,7 @@ async def test_malformed_gossip_is_dropped_and_counted(make: Make) -> None:
     seen, dropped = len(two.heard), two.transport.gossip_dropped
 
     async def publish_junk() -> None:
-        await one.transport._pubsub.publish("/swarmd/1/t", b"\xc1 no msgpack")
+        await one.transport._gossip.inner.publish("/swarmd/1/t", b"\xc1 no msgpack")
 
     await one.now(one.transport._nursery.start_soon, publish_junk)
     await until(lambda: two.transport.gossip_dropped > dropped)
