@@ -1,6 +1,6 @@
 """A peer's way out: it admits nothing new, finishes what it has begun, hands its sum on, and says goodbye.
 
-All of it within a bound that whoever asks names; what isn't done by then is a death to the others, and repaired like
+All of it within a bound that its caller names; what isn't done by then is a death to the others, and repaired like
 one. The sum goes to a sibling (`handover.py`) unless its round has begun: then the record has it, and the peer waits
 for that. It also waits for the record when the swarm can't decide it without this peer's word. The last replica of a
 stage leaves, too, as nobody asks whether the machine stays; it writes a checkpoint before.
@@ -8,13 +8,13 @@ stage leaves, too, as nobody asks whether the machine stays; it writes a checkpo
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from swarmd.swarm.history.consensus import is_majority, plan_acceptors
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import STAYING
+from swarmd.swarm.peer.saving import Saving
 from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.values import PeerId, short
@@ -58,12 +58,12 @@ class Drain:
         context: PeerContext,
         conductor: Conductor,
         served: ServedStage,
-        save: Callable[[], Awaitable[bool]],
+        saving: Saving,
         bound_s: float,
     ) -> None:
         self._membership, self._history, self._conductor = context.membership, context.history, conductor
         self._served, self._journeys, self._sums = served, served.journeys, served.sums
-        self._stages, self._save = context.run.model.stages, save
+        self._stages, self._saving = context.run.model.stages, saving
         self._deadline = asyncio.get_running_loop().time() + bound_s
         self._bound_s = bound_s
         step, heir = served.early_exit.heir  # it was about to leave its stage
@@ -179,7 +179,7 @@ class Drain:
         log.warning("stage %d is left empty: the swarm waits for another peer there", self._stage)
         try:
             async with asyncio.timeout(min(SAVE_SECONDS, max(0.0, self._left()))):
-                if not await self._save():
+                if not await self._saving.save():
                     log.warning("the state of stage %d goes with this peer: it could not be written", self._stage)
         except TimeoutError:
             log.warning("there was no time for a checkpoint of the stage's state")

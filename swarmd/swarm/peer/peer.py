@@ -241,7 +241,7 @@ class Peer(HistoryListener):
             self.served.admission.pause(retiring=True)
             self.own.become("draining")
             self.tasks.start(self.own.announce())
-            self.drainage = Drain(self._context, self.conductor, self.served, self.saving.save, bound_s)
+            self.drainage = Drain(self._context, self.conductor, self.served, self.saving, bound_s)
             drained = await self.drainage.run()
         if self.history.finished:
             await self.ending.released(max(0.0, deadline - asyncio.get_running_loop().time()))
@@ -283,7 +283,7 @@ class Peer(HistoryListener):
         self.membership.changed.notify()
 
     def _sweep(self, now: float) -> float:
-        """Looks at whatever may be late. Returns the loop time at which more may be."""
+        """Looks at everything that may be late. Returns the loop time at which more may be."""
         due = math.inf
         if self.served is not None:
             lost = self.served.compute.progress().lost

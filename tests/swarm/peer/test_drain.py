@@ -48,7 +48,8 @@ class Rig:
         )
         run, conductor = SimpleNamespace(model=SimpleNamespace(stages=3)), SimpleNamespace(desk=self.desk)
         context = peer_context(run=run, membership=membership, history=self.history)
-        self.drain = Drain(context, cast("Any", conductor), cast("Any", self.served), self._save, bound_s)
+        saving: Any = SimpleNamespace(save=self._save)
+        self.drain = Drain(context, cast("Any", conductor), cast("Any", self.served), saving, bound_s)
 
     def __len__(self) -> int:
         return int(self.busy)
