@@ -1,4 +1,4 @@
-"""Whether this peer takes one more hop, and who is told when it does again.
+"""The room for hops at this peer: one more is taken or refused, and a refused custodian is told when there is room.
 
 None is taken beyond the bounds on count and bytes, while the peer is paused or drains, and while it rests because hops
 fail here (`ailing.py`).
@@ -20,10 +20,7 @@ ROOM_SECONDS = 5.0  # to tell someone that there is room
 class Admission:
     """The room for hops at this peer."""
 
-    def __init__(
-        self,
-        context: StageContext,
-    ) -> None:
+    def __init__(self, context: StageContext) -> None:
         self._limits, self._links, self._hops = context.peer.limits, context.peer.links, context.hops
         self._changed, self._tasks = context.sums.changed, context.tasks
         self.paused = False  # or draining: nothing new is admitted
@@ -36,11 +33,11 @@ class Admission:
     # ---------------------------------------------------------------------------------------------- room
 
     def room(self) -> int:
-        """How many more hops are taken."""
+        """The number of hops that are still taken."""
         return 0 if self.paused or self.resting else max(0, self._limits.in_flight_hops - len(self._hops))
 
     def has_room(self) -> bool:
-        """Whether one more hop fits within the bounds on count and bytes."""
+        """True if one more hop fits within the bounds on count and bytes."""
         return not self.closed and self.room() > 0 and self._hops.nbytes < self._limits.in_flight_bytes
 
     def refuse(self, custodian: PeerId) -> Busy:
@@ -85,7 +82,7 @@ class Admission:
 
     @property
     def resting(self) -> bool:
-        """Whether too many hops have failed here for more to be taken at present."""
+        """True while no hop is taken because too many have failed here."""
         return self.ailing.rests(asyncio.get_running_loop().time())
 
     def fail_at(self, what: str, trouble: Exception) -> None:

@@ -1,7 +1,7 @@
-"""When a peer at which hops fail for no reason that anybody foresaw takes none for a while.
+"""Rests of a peer at which hops fail for no reason that anybody foresaw: it takes none for a while.
 
-A single failure is the hop's; several in a row are this peer's, and hops are better off elsewhere. Plain data; whoever
-asks brings the time.
+A single failure is the hop's; several in a row are this peer's, and hops are better off elsewhere. Plain data; the
+caller passes the time.
 """
 
 FAILURES = 3  # in a row, from which on this peer rests
@@ -10,7 +10,7 @@ REST_CEILING_SECONDS = 300.0
 
 
 class Ailing:
-    """How the hops of one peer ended lately."""
+    """The recent failures of hops at one peer."""
 
     def __init__(self) -> None:
         self.failures = 0  # in a row
@@ -36,11 +36,11 @@ class Ailing:
         self._until = 0.0
 
     def rests(self, now: float) -> bool:
-        """Whether nothing is to be taken at present."""
+        """True while no hop is to be taken."""
         return now < self._until
 
     def warning(self, now: float) -> str:
-        """What is wrong here, in a sentence; "" if nothing is."""
+        """A sentence about the failures here; "" if there are few."""
         if self.failures < FAILURES:
             return ""
         again = f"none is taken for {self._until - now:.0f} s" if self.rests(now) else "one is tried again"

@@ -27,11 +27,7 @@ def beat_interval(custodians: int, population: int = 0) -> float:
 class Beats:
     """Says where the hops are that this peer holds, and hears it of those it passed on."""
 
-    def __init__(
-        self,
-        context: StageContext,
-        custody: Custody,
-    ) -> None:
+    def __init__(self, context: StageContext, custody: Custody) -> None:
         self._links, self._membership = context.peer.links, context.peer.membership
         self._hops, self._custody, self._compute = context.hops, custody, context.compute
         self._tasks = context.tasks
@@ -74,5 +70,5 @@ class Beats:
             self._under_way.discard(custodian)
 
     async def _answer_beat(self, peer: PeerId, beat: Beat) -> Ack:
-        self._custody.hear(peer, beat, asyncio.get_running_loop().time())
+        self._custody.on_beat(peer, beat, asyncio.get_running_loop().time())
         return Ack()

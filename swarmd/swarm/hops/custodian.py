@@ -33,12 +33,9 @@ HEED_SECONDS = 0.5  # for a holder to know that it is given up, before the hop g
 
 
 class Custodian:
-    """What this peer passed on."""
+    """The hops that this peer passed on."""
 
-    def __init__(
-        self,
-        context: StageContext,
-    ) -> None:
+    def __init__(self, context: StageContext) -> None:
         peer = context.peer
         self._codecs, self._links, self._membership = peer.run.codecs, peer.links, peer.membership
         self._history, self._changed, self._tasks = peer.history, context.sums.changed, context.tasks
@@ -195,10 +192,10 @@ class Custodian:
         now = asyncio.get_running_loop().time()
         return [peer for peer in peers if not self._membership.is_silent(peer, now)]
 
-    def sweep(self, now: float, is_stalled: IsStalled = lambda: False) -> float:
+    def look_for_late(self, now: float, is_stalled: IsStalled = lambda: False) -> float:
         """Gives up on holders that are late. Returns the loop time at which more may be."""
         is_silent = functools.partial(self._membership.is_silent, now=now)
-        due = self.custody.sweep(now, self.rival_seconds, is_silent, is_stalled)
+        due = self.custody.look_for_late(now, self.rival_seconds, is_silent, is_stalled)
         return due if due == math.inf else min(due, now + SILENCE_LOOK_SECONDS)
 
     def rival_seconds(self, holder: PeerId) -> float | None:
@@ -301,5 +298,5 @@ class Custodian:
 
 
 def sent_again(hop: Hop) -> Hop:
-    """The same hop, marked so that whoever passes it on looks first for whoever has it."""
+    """The same hop with again=True: its holder first asks the stage after which replica already has this index."""
     return dataclasses.replace(hop, again=True)

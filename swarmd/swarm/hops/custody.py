@@ -1,4 +1,4 @@
-"""Who holds which hop, and whether to go on waiting for it.
+"""The holders of the hops that were passed on, and how long each is waited for.
 
 A hop is kept alive by its holder: at a steady rhythm a holder sends each custodian one beat for all its hops.
 `lateness` and `straggling` decide from a hop's and its holder's history; `Custody` keeps that history for the hops
@@ -57,7 +57,7 @@ Rivals = Callable[[PeerId], float | None]
 
 @dataclass
 class Holder(Pulse):
-    """What the beats of one peer that holds hops for us say."""
+    """One holder, as its beats describe it."""
 
     busy_seconds: float = 0.0
     service_seconds: float = 0.0
@@ -100,7 +100,7 @@ class Passed:
 
 
 def lateness(now: float, hop: Passed, holder: Holder) -> str:
-    """Why this hop should be taken away from its holder; "" if it shouldn't."""
+    """The reason why this hop should be taken away from its holder; "" if it shouldn't."""
     silence = now - max(hop.sent, holder.last_beat or 0.0)
     if silence > holder.patience(hop.under_way_s):
         return f"no beat for {silence:.1f} s"
@@ -113,7 +113,7 @@ def lateness(now: float, hop: Passed, holder: Holder) -> str:
 
 
 def stuck(progress: ComputeProgress) -> str:
-    """Why a compute thread will not come back, in a sentence; "" if it may."""
+    """The reason why a compute thread will not come back, in a sentence; "" if it may."""
     if progress.lost:
         return progress.lost
     service = progress.forward_seconds + progress.backward_seconds
@@ -123,12 +123,12 @@ def stuck(progress: ComputeProgress) -> str:
 
 
 def may_straggle(now: float, hop: Passed) -> bool:
-    """Whether it is worth while to look for an idle replica. A hop that was passed on waits for others."""
+    """True if it is worth while to look for an idle replica. A hop that was passed on waits for others."""
     return hop.state in ("waiting", "backward") and now - hop.since >= RESCUE_FLOOR_SECONDS
 
 
 def straggling(now: float, hop: Passed, holder: Holder, rival_seconds: float | None) -> str:
-    """Why an idle replica should have this hop instead; "" if it shouldn't.
+    """The reason why an idle replica should have this hop instead; "" if it shouldn't.
 
     One that its holder is about to finish stays.
     """
@@ -143,7 +143,7 @@ def straggling(now: float, hop: Passed, holder: Holder, rival_seconds: float | N
 
 
 def unanswered(waited_s: float, usual: Rhythm, tries: int, *, shown: bool) -> str:
-    """Why a hop should be taken from a holder that beats, and names it, and doesn't answer, whatever it says of itself;
+    """The reason to take a hop from a holder that beats, and names it, and doesn't answer, whatever it says of itself;
     "" if it shouldn't. `usual`: how long hops are away; `tries`: how often that was done with this hop before; `shown`:
     others answer, or could.
     """
@@ -199,7 +199,7 @@ class Custody:
             holder.last_beat, holder.busy_seconds = None, 0.0  # a peer that holds nothing sends no beats
 
     def give_up(self, key: HopId, reason: str) -> None:
-        """Whoever waits for this hop's answer waits no more."""
+        """Ends the wait for this hop's answer."""
         passed = self._passed.get(key)
         if passed is not None and not passed.lost.done():
             passed.lost.set_result(reason)
@@ -213,12 +213,12 @@ class Custody:
             passed.overtaken += passed.sent < sent
 
     def is_mute(self, peer: PeerId, now: float) -> bool:
-        """Whether a holder has let a hop wait for ever, lately, and has answered nothing since."""
+        """True if a holder has let a hop wait for ever, lately, and has answered nothing since."""
         mute = self._mute.get(peer)
         return mute is not None and now < mute.until
 
     def _unanswered(self, now: float, key: HopId, passed: Passed, rivals: Rivals) -> str:
-        """Why a hop should be taken from its holder, though that beats; it gets nothing for a while, then."""
+        """The reason to take a hop from its holder, though that beats; it gets nothing for a while, then."""
         waited, tries = now - max(passed.sent, self._stalled), self._tries.get(key, 0)
         if waited <= UNANSWERED_FLOOR_SECONDS:
             return ""
@@ -242,7 +242,7 @@ class Custody:
         if long and is_stalled():
             self._stalled = now
 
-    def hear(self, peer: PeerId, beat: Beat, now: float) -> None:
+    def on_beat(self, peer: PeerId, beat: Beat, now: float) -> None:
         holder = self._holders.get(peer)
         if holder is None:
             return
@@ -264,7 +264,7 @@ class Custody:
         if all(passed.holder != peer for passed in self._passed.values()):
             self._holders.pop(peer, None)
 
-    def sweep(
+    def look_for_late(
         self,
         now: float,
         rivals: Rivals = lambda holder: None,

@@ -118,7 +118,7 @@ class Journeys:
         return task
 
     async def _fenced(self, it: HopUnderWay, journey: Coroutine[Any, Any, Any]) -> Any:
-        """What nobody foresaw fails the one hop, as if it had been given up; several in a row make this peer rest."""
+        """An unforeseen exception fails the one hop, as if it was given up; several in a row make this peer rest."""
         try:
             result = await journey
         except (SwarmError, MemoryError):
@@ -211,7 +211,7 @@ class Journeys:
             raise HopForgotten("the next stage's gradient was malformed") from None
 
     def _blame(self, it: HopUnderWay, trouble: NonFinite) -> Blame:
-        """Who produced a number that isn't finite: this peer, or who sent it."""
+        """Blames the peer that produced a number which isn't finite: this one, or the one that sent it."""
         stage, peer = self._stage, self._membership.own.peer
         if trouble.source is not None and trouble.what == "activation":
             stage, peer = self._stage - 1, it.custodian

@@ -1,4 +1,4 @@
-"""What a sender keeps of a hop until its step commits: the message it passed on, and the answer it gave.
+"""The bytes that a sender keeps of a hop until its step commits: the message it passed on, the answer it gave.
 
 A bounded cache of encoded bytes, oldest evicted first. What waits for its answer can't be evicted: who sends bounds
 that. Knows no network; `custodian.py` decides what to send again.

@@ -1,4 +1,4 @@
-"""What this peer does once more with a hop that it had: the message to the next stage, or taking it out of the sum.
+"""Computing a hop of this peer once more: for its message to the next stage, or to take it out of the sum.
 
 Everything can be had again as long as every stage has a peer: from what was retained, else by computing it once more
 from what the stage before has, and at a head from the data.
@@ -25,12 +25,7 @@ SUBTRACTED_AT_ONCE = 4
 class Rework:
     """The side tasks with hops at this peer: nobody waits for their answers, and hops that come meanwhile wait."""
 
-    def __init__(
-        self,
-        context: StageContext,
-        journeys: Journeys,
-        data: Data | None,
-    ) -> None:
+    def __init__(self, context: StageContext, journeys: Journeys, data: Data | None) -> None:
         peer = context.peer
         self._run, self._links, self._membership, self._history = peer.run, peer.links, peer.membership, peer.history
         self._sums, self._compute, self._stage = context.sums, context.compute, context.stage
@@ -40,9 +35,7 @@ class Rework:
         context.scope.handle(AskHop, self._answer_hop_question)
 
     async def input(self, key: HopId) -> tuple[Buffer, Encoded | None]:
-        """What this stage computes a microbatch from: its tokens, and the activation of the stage before. Raises
-        Refused when nobody gives it.
-        """
+        """A microbatch's tokens, and the activation that the stage before computed. Raises Refused if nobody has it."""
         if self._stage == 0:
             assert self._data is not None, "a first stage is opened with its data"
             return await self._data.microbatch(*key), None
@@ -73,7 +66,7 @@ class Rework:
             raise Refused(f"hop {tuple(key)} can't be had again here: {trouble}") from None
 
     async def message(self, key: HopId) -> Hop:
-        """What this peer passed on, or would: the retained message, else computed once more, once for all who ask."""
+        """The message to the next stage: the retained one, else computed once more, once for all who ask."""
         if (retained := self._journeys.custodian.retention.retained(key)) is not None:
             return retained.hop
         if (task := self._messages.get(key)) is None:

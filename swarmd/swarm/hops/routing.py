@@ -1,4 +1,4 @@
-"""Which neighbour gets the next microbatch: SWARM's stochastic wiring.
+"""Choosing the neighbour that gets the next microbatch: SWARM's stochastic wiring.
 
 Interleaved weighted round robin (arXiv 2301.11913, section 3.2 and appendix): every peer has a virtual time that grows
 by its measured seconds per microbatch each time it is chosen; the smallest is next. `weighted` draws at random in
@@ -27,7 +27,7 @@ TIE = 1e-9  # virtual times closer than this are drawn for
 
 @dataclass
 class Neighbour:
-    """What is known of one peer of the next stage."""
+    """One peer of the next stage, as far as it is known."""
 
     seconds: float = NEWCOMER_SECONDS  # per microbatch, moving average
     measured: bool = False
@@ -119,7 +119,7 @@ class Router:
         it.measured, it.ban_seconds, it.banned_until = True, BAN_FIRST_SECONDS, 0.0
 
     def hint(self, peer: PeerId, seconds: float, waiting: int = 0) -> None:
-        """What a peer says of itself: its seconds count until it is measured, its queue until it says another."""
+        """Takes a peer's word on itself: its seconds count until it is measured, its queue until it says another."""
         it = self._neighbours.get(peer)
         if it is None:
             return
@@ -151,7 +151,7 @@ class Router:
         return it.outstanding if (it := self._neighbours.get(peer)) else 0
 
     def knows(self, peer: PeerId) -> bool:
-        """Whether a peer was measured, or says itself how fast it is."""
+        """True if a peer was measured, or says itself how fast it is."""
         it = self._neighbours.get(peer)
         return it is not None and (it.measured or it.hinted)
 
@@ -162,5 +162,5 @@ class Router:
 
 
 def credible(seconds: float) -> float:
-    """What another peer says of its speed, as a number to reckon with."""
+    """Another peer's word on its speed, as a number to reckon with."""
     return min(SECONDS_LIMIT, max(SECONDS_FLOOR, seconds)) if math.isfinite(seconds) else SECONDS_LIMIT

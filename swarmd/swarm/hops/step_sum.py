@@ -1,4 +1,4 @@
-"""What this peer's sum of each open step contains, index by index, and whether it takes in more.
+"""The contents of this peer's sum of each open step, index by index, and its state: open, frozen, settled.
 
 Device and peer must agree on both: what changes or reads them across an await of the device holds `StepSums.lock`.
 Knows neither the network nor the device.
@@ -33,11 +33,11 @@ class StepSum:
 
     @property
     def empty(self) -> bool:
-        """Whether no index is done with here."""
+        """True if no index is done with here."""
         return not (self.accumulated or self.spoiled)
 
     def has(self, index: int) -> bool:
-        """Whether an index is done with here."""
+        """True if an index is done with here."""
         return index in self.accumulated or index in self.spoiled
 
     def add(self, index: int, loss_sum: float, source: PeerId) -> None:
@@ -90,12 +90,12 @@ class StepSums:
         return self._sums.setdefault(step, StepSum())
 
     def has(self, step: int, index: int) -> bool:
-        """Whether an index is done with here; opens no sum for a stranger's question."""
+        """True if an index is done with here; opens no sum for a stranger's question."""
         known = self._sums.get(step)
         return known is not None and known.has(index)
 
     def is_frozen(self, step: int) -> bool:
-        """Whether a step's sum takes in nothing more at present."""
+        """True while a step's sum takes in nothing more."""
         known = self._sums.get(step)
         return known is not None and known.frozen
 

@@ -49,7 +49,7 @@ class HopsUnderWay:
 
     @property
     def busy(self) -> bool:
-        """Whether anything is under way."""
+        """True while anything is under way."""
         return bool(self._hops)
 
     def get(self, key: HopId) -> HopUnderWay | None:
@@ -75,7 +75,7 @@ class HopsUnderWay:
             await asyncio.wait([it.task])
 
     def is_under_way(self, key: HopId) -> bool:
-        """Whether a hop is on its way into the sum."""
+        """True while a hop is on its way into the sum."""
         it = self._hops.get(key)
         return it is not None and not it.given_up and not it.side_task
 
@@ -97,7 +97,7 @@ class HopsUnderWay:
         return found
 
     def queues(self, running: HopId | None) -> Counter[str]:
-        """How many hops are in each state; the one that is `running` on the device is `computing`."""
+        """The number of hops in each state; the one that is `running` on the device is `computing`."""
         return Counter(_shown(it, running) for it in self._hops.values())
 
     def rows(self, running: HopId | None) -> list[HopRow]:

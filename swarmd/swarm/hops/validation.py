@@ -18,11 +18,7 @@ EVALUATE_SECONDS = 900.0  # nobody asks for a validation loss any more by then: 
 class Validation:
     """This peer's part in validation losses."""
 
-    def __init__(
-        self,
-        context: StageContext,
-        custodian: Custodian,
-    ) -> None:
+    def __init__(self, context: StageContext, custodian: Custodian) -> None:
         self._run, self._links, self._custodian = context.peer.run, context.peer.links, custodian
         self._compute, self._is_tail = context.compute, context.is_tail
 

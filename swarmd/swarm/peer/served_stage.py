@@ -84,7 +84,7 @@ class ServedStage:
 
     def sweep(self, now: float) -> float:
         """Looks at what may be late. Returns the loop time at which more may be."""
-        due = self.custodian.sweep(now, self._is_stalled)
+        due = self.custodian.look_for_late(now, self._is_stalled)
         self.donor.sweep(now)
         return due
 

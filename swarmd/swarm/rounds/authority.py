@@ -1,4 +1,4 @@
-"""Which round leader a member obeys: the highest ballot, then leader order. The caller passes the time."""
+"""The round leader that a member obeys: of the highest ballot, then by leader order. The caller passes the time."""
 
 from collections.abc import Callable
 

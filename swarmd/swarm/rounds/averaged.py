@@ -25,7 +25,7 @@ def part_digest(data: Encoded) -> str:
 
 
 class AveragedGradients:
-    """What this peer holds of its stage's averaged gradients."""
+    """The parts and whole gradients of its stage that this peer holds."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps  # so many committed gradients are kept for those who come late
@@ -86,7 +86,7 @@ class AveragedGradients:
             self._wholes.popitem(last=False)
 
     def has(self, step: int) -> bool:
-        """Whether any whole gradient of a step is here."""
+        """True if any whole gradient of a step is here."""
         return step in self._wholes
 
     def counts(self) -> dict[int, int]:

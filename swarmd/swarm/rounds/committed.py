@@ -36,11 +36,11 @@ class CommittedGradients:
         context.scope.handle(AskGradient, self._answer_gradient)
 
     def has(self, step: int) -> bool:
-        """Whether a whole gradient of a step is here."""
+        """True if a whole gradient of a step is here."""
         return self._assembled[0] == step or self._averaged.has(step)
 
     def is_decided(self, step: int) -> bool:
-        """Whether the step's record is being applied."""
+        """True if the step's record is being applied."""
         return self._decided == step
 
     async def assemble(self, step: int, averaged: Whole) -> tuple[str, float]:
@@ -62,7 +62,7 @@ class CommittedGradients:
         return summary.digest, summary.squared_norm
 
     def objection(self, record: Record) -> str:
-        """What of a record doesn't fit the gradient that it names, if that was assembled here; "" if all does."""
+        """A sentence if a record doesn't fit the gradient that it names, as it was assembled here; "" if it does."""
         entry = record.stages[self._stage]
         step, norm = self._norms.get(entry.digest, (0, 0.0))
         if record.skipped or step != record.step or math.isclose(norm, entry.squared_norm, rel_tol=NORM_TOLERANCE):

@@ -1,5 +1,5 @@
-"""What is wrong with the members' sums of a step: the indices that none has, and those that count twice. Pure functions
-of plain data, tested against dumb twins.
+"""Flaws of the members' sums of a step: indices that none has, indices that count twice. Pure functions of plain data,
+tested against dumb twins.
 """
 
 from collections import Counter, defaultdict
@@ -13,7 +13,7 @@ SUBTRACTED_PER_ADDED = 2  # so many subtractions are worth as much as one microb
 
 @dataclass(frozen=True)
 class Coverage:
-    """What must be done before the members' sums together have every index of the step once."""
+    """The work left until the members' sums together have every index of the step once."""
 
     missing: tuple[int, ...]  # in no sum
     surplus: Mapping[PeerId, tuple[int, ...]]  # to be taken out of a member's sum, as another one counts

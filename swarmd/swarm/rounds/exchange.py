@@ -1,7 +1,7 @@
 """One attempt at averaging, as a peer takes part in it: its parts go to their owners, the averaged ones come back.
 
 An owner collects a part's contributions, adds them in the plan's order, divides by the tokens, encodes, and answers
-everyone with the same bytes. What is averaged stays, also when the attempt fails.
+everyone with the same bytes. Averaged parts are kept even if the attempt fails.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class Bucket:
             self.result.set_result(result)
 
     def fail(self, why: str) -> None:
-        """Whoever waits for the result is told why there is none."""
+        """Tells those that wait for the result why there is none."""
         if self.result is not None and not self.result.done():
             self.result.set_exception(Refused(why))
             self.result.exception()  # nobody may be waiting for it
@@ -66,11 +66,11 @@ class Exchange:
         self._whole = whole  # its sums have every index once: what is averaged needn't be averaged again
 
     def is_of(self, step: int, attempt: str) -> bool:
-        """Whether it is this attempt."""
+        """True if it is this attempt."""
         return (self.plan.step, self.plan.attempt) == (step, attempt)
 
     def standing(self) -> Standing:
-        """How this attempt stands here."""
+        """The standing of this attempt here."""
         own = [number for number, part in enumerate(self.plan.parts) if part.owner == self._own and not part.digest]
         open_parts = [OpenPart(number, self._given(number)) for number in own if not self._is_averaged(number)]
         return Standing(self.plan.attempt, to_ranges(self._has), tuple(open_parts))
@@ -214,7 +214,7 @@ def plan_turns(parts: Sequence[Part]) -> tuple[int, ...]:
 
 
 def plan_pace(parts: Sequence[Part]) -> int:
-    """How many parts a member has under way: one for each owner, so that none is idle."""
+    """The number of parts that a member has under way: one for each owner, so that none is idle."""
     owners = len({part.owner for part in parts})
     return min(PARTS_AT_ONCE_LIMIT, max(PARTS_AT_ONCE, owners))
 

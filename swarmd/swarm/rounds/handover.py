@@ -36,7 +36,7 @@ CODEC = "fp32"  # of the slices: a sum is handed over as it is
 
 @dataclass(frozen=True)
 class Estate:
-    """What is handed over besides the numbers."""
+    """The description of a sum that is handed over: all but its numbers."""
 
     step: int
     indices: Ranges
@@ -58,11 +58,7 @@ class Incoming:
 class HandOvers:
     """This peer's sum on its way to another, and those of others on their way here."""
 
-    def __init__(
-        self,
-        context: StageContext,
-        completed: Callable[[Iterable[int]], None],
-    ) -> None:
+    def __init__(self, context: StageContext, completed: Callable[[Iterable[int]], None]) -> None:
         peer = context.peer
         self._run, self._links, self._membership, self._history = peer.run, peer.links, peer.membership, peer.history
         self._sums, self._hops, self._compute, self._stage = context.sums, context.hops, context.compute, context.stage
@@ -160,13 +156,13 @@ class HandOvers:
             return TakenOver(False)
         del self._incoming[giver]
         # A task of its own: once the device has begun, the sum must hear of its end, also if the giver is lost.
-        task = start_shared(self._take(giver, incoming), f"take over from {short(giver)}")
+        task = start_shared(self._absorb(giver, incoming), f"take over from {short(giver)}")
         self._taking[task] = giver, estate
         task.add_done_callback(self._taking.pop)
         return await self._taken_by(task)
 
     async def _taken_by(self, task: "asyncio.Task[None]") -> TakenOver:
-        """Once that has ended. Raises like `_take`, and Refused if it was called off."""
+        """Once that has ended. Raises like `_absorb`, and Refused if it was called off."""
         await joined(task, Refused("the step is over"))
         return TakenOver(True)
 
@@ -204,7 +200,7 @@ class HandOvers:
         incoming.elements = message.stop
         return incoming
 
-    async def _take(self, giver: PeerId, incoming: Incoming) -> None:
+    async def _absorb(self, giver: PeerId, incoming: Incoming) -> None:
         """Adds a whole sum to this peer's, or nothing. Raises Refused, PeerFault, MemoryError."""
         estate, limit = incoming.estate, self._run.microbatches
         async with self._sums.lock:

@@ -23,7 +23,7 @@ ELEMENT_BYTES = 2  # mostly; of a thin line's codecs it may be 1
 
 
 class View:
-    """How an attempt stands at everyone whom it needs, as far as that is known."""
+    """The standing of an attempt at every peer that it needs, as far as that is known."""
 
     def __init__(self, plan: Plan, own: PeerId, standings: Mapping[PeerId, Standing], ended: frozenset[PeerId]) -> None:
         self.plan, self.own = plan, own  # the latter leads
@@ -42,7 +42,7 @@ class View:
         return frozenset(number for number, members in self.given.items() if peer in members)
 
     def is_idle(self, peer: PeerId) -> bool:
-        """Whether a peer doesn't even give its own part what it has: that needs no network."""
+        """True if a peer doesn't even give its own part what it has: that needs no network."""
         own = [number for number in plan_turns(self.plan.parts) if self.plan.parts[number].owner == peer]
         first = next((number for number in own if number in self.given), None)
         return first is not None and peer not in self.given[first]
@@ -55,7 +55,7 @@ class View:
 
 
 def is_sound(plan: Plan, standing: Standing) -> bool:
-    """Whether what a peer says of an attempt can be true."""
+    """True if a peer's word on an attempt can be true."""
     try:
         from_ranges(standing.has, len(plan.parts))
         for part in standing.open:
@@ -84,7 +84,7 @@ def find_absent(view: View) -> tuple[PeerId, ...]:
 
 
 def _blame(view: View, number: int, lacking: tuple[PeerId, ...]) -> tuple[PeerId, ...]:
-    """Who keeps the others from having a part: its owner, if it takes nothing from anyone, or answers nobody."""
+    """The peers that keep the others from having a part: its owner, if it takes nothing, or answers nobody."""
     owner, members = view.plan.parts[number].owner, view.plan.members
     if owner not in view.ended and owner not in view.known:
         return ()
@@ -103,7 +103,7 @@ def _blame(view: View, number: int, lacking: tuple[PeerId, ...]) -> tuple[PeerId
 
 
 class Holdups:
-    """How long an attempt has been waiting for whom."""
+    """The peers that an attempt waits for, and since when."""
 
     def __init__(self, plan: Plan, own: PeerId, now: float, stopped_s: float) -> None:
         self._plan, self._own, self._began, self._looked = plan, own, now, now
@@ -114,8 +114,8 @@ class Holdups:
         self._standings: dict[PeerId, Standing] = {}
 
     def look(self, now: float, standings: Mapping[PeerId, Standing], waiting: list[PeerId]) -> dict[PeerId, float]:
-        """Who has held the attempt up for too long, and for how long. `standings`: what was answered just now;
-        `waiting`: those needed that have not carried out the plan yet.
+        """The peers that have held the attempt up for too long, and for how long. `standings`: their answers of just
+        now; `waiting`: those needed that have not carried out the plan yet.
         """
         if now - self._looked > self._stopped_s:
             self._since.clear()

@@ -1,7 +1,7 @@
 """Leading a stage's round: the members' sums are made whole, planned, averaged, reported.
 
-`round.py` asks the members, `reconcile.py` makes their sums whole. Whoever holds an attempt up is left out; what is
-averaged stays averaged.
+`round.py` asks the members, `reconcile.py` makes their sums whole. A member that holds an attempt up is left
+out; averaged parts stay averaged.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ class RoundLeader:
         for task in self._releases:
             task.cancel()
 
-    def hear(self, close: Close) -> None:
+    def on_close(self, close: Close) -> None:
         """A conductor asks: the round goes on under its ballot, if that is higher, and is skipped if it says so."""
         self._round.ballot = max(self._round.ballot, close.ballot)
         if close.blame:
@@ -161,9 +161,7 @@ class RoundLeader:
             return None
 
     async def _look_at(self, peers: list[PeerId], needed: set[PeerId], holdups: Holdups) -> bool:
-        """Whether the devices still answer that the attempt waits for, as their sums are frozen already, and nobody
-        holds it up.
-        """
+        """True if the peers that the attempt waits for still answer, as their sums are frozen, and none holds it up."""
         it = self._round
         answers = await it.ask_all(peers, it.freeze(watch=True))
         now, standings = asyncio.get_running_loop().time(), {peer: frozen.standing for peer, frozen in answers.items()}
@@ -224,5 +222,5 @@ class RoundLeader:
 
 
 def _failed(result: Result | None) -> bool:
-    """Whether nothing can come of an attempt in which a peer that it needs says this."""
+    """True if nothing can come of an attempt in which a peer that it needs answers this."""
     return result is None or bool(result.blame)

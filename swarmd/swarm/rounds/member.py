@@ -92,7 +92,7 @@ class Rounds:
                 last.close()
             leader = self._leading[close.step] = self._leader(close)
             task = self._reports[close.step] = asyncio.create_task(leader.lead(), name=f"round {close.step}")
-        self._leading[close.step].hear(close)
+        self._leading[close.step].on_close(close)
         return await joined(task, Refused(f"the round of step {close.step} is over"))  # the step's commit cancels it
 
     def _leader(self, close: Close) -> RoundLeader:
@@ -105,19 +105,19 @@ class Rounds:
         )
 
     def leads(self, step: int) -> bool:
-        """Whether this peer leads the round of a step at present."""
+        """True while this peer leads the round of a step."""
         task = self._reports.get(step)
         return task is not None and not task.done()
 
     def averaged(self, step: int) -> bool:
-        """Whether this peer has a step's whole gradient, and others may count on that."""
+        """True if this peer has a step's whole gradient, and others may count on that."""
         return self._committed.has(step) or self.leads(step)
 
     # ---------------------------------------------------------------------------------------------- member
 
     async def _answer_holdings(self, asker: PeerId, ask: AskHoldings) -> Frozen:
-        """How far the sum is. If it was frozen, the round begins again: repairs may add what is missing. Or nothing is:
-        then this settles the round, and whoever answers has taken part in it.
+        """Tells how far the sum is. If it was frozen, the round begins again: repairs may add what is missing. If the
+        step is to be skipped, nothing is: then this settles the round, and every peer that answers has taken part.
         """
         check_stage(ask.stage, self._stage)
         await self._history.await_version(ask.step - 1, ask.record, asker, VERSION_WAIT_SECONDS)

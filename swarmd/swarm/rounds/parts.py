@@ -1,4 +1,4 @@
-"""How a stage's flattened gradient is cut into parts, each with an owner. Pure functions of plain data."""
+"""Cutting a stage's flattened gradient into parts, each with an owner. Pure functions of plain data."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

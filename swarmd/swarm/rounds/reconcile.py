@@ -1,4 +1,4 @@
-"""Making the sums of a round whole: what no sum has is sent again, what counts twice is taken out of one sum.
+"""Making the sums of a round whole: missing indices are sent again, those that count twice are taken out of one sum.
 
 So exactness never depends on who believes whom dead.
 """
@@ -39,7 +39,7 @@ class Lack:
 
 
 class Lacks:
-    """What a round lacks, since when, and when it was last asked for."""
+    """The indices that a round lacks, since when, and when each was last asked for."""
 
     def __init__(self) -> None:
         self._lacks: dict[int, Lack] = {}
@@ -105,7 +105,7 @@ class Reconciliation:
         self.lost = set() if self._all_averaged(frozen) else set(coverage.missing)
 
     def holdings(self, frozen: dict[PeerId, Frozen]) -> dict[PeerId, list[int]]:
-        """What is in the sums that count."""
+        """The indices in the sums that count."""
         limit = self._run.microbatches
         found = {peer: from_ranges(it.indices, limit) for peer, it in frozen.items() if peer not in self._void}
         return {**found, **{peer: [] for peer in find_superfluous(found)}}
@@ -129,7 +129,7 @@ class Reconciliation:
         return set(coverage.missing) <= self.lost or self._all_averaged(frozen)
 
     def _all_averaged(self, frozen: dict[PeerId, Frozen]) -> bool:
-        """Whether the whole gradient is there already, from an attempt before; the tail must know the loss, too."""
+        """True if the whole gradient is there already, from an attempt before; the tail must know the loss, too."""
         if self.loss_sum is None and self._round.stage == self._run.model.stages - 1:
             return False
         return sum(part.stop - part.start for part in self.averaged(frozen)) == self._size and self._size > 0

@@ -1,4 +1,4 @@
-"""What a round's leader asks for: indices that no sum has are brought to members whose sums count.
+"""Bringing indices that no sum has to the members whose sums count, as a round's leader asks.
 
 A message is sent again from what was retained, else from what is computed once more (`hops/rework.py`); a head trains
 what no head has.
@@ -21,12 +21,7 @@ log = logging.getLogger(__name__)
 class Repairs:
     """This peer's part in making the sums of its own stage and the next one whole."""
 
-    def __init__(
-        self,
-        context: StageContext,
-        journeys: Journeys,
-        rework: Rework,
-    ) -> None:
+    def __init__(self, context: StageContext, journeys: Journeys, rework: Rework) -> None:
         self._run, self._history, self._sums = context.peer.run, context.peer.history, context.sums
         self._journeys, self._rework, self._stage, self._tasks = journeys, rework, context.stage, context.tasks
         self._bringing: set[HopId] = set()
@@ -44,7 +39,7 @@ class Repairs:
         return Resent(to_ranges(taken))
 
     def _bring(self, key: HopId, resend: Resend) -> bool:
-        """Whether an index is on its way, or is now."""
+        """True if an index is on its way already, or is now."""
         if resend.stage == 0 and self._journeys.admission.retiring:  # what is begun here now would be lost
             return False
         if resend.stage == 0:

@@ -63,7 +63,7 @@ class Round:
     # ---------------------------------------------------------------------------------------------- asking
 
     def patience(self) -> float:
-        """How long a member may take to answer, by what its stage's microbatches take."""
+        """Seconds that a member may take to answer, by what its stage's microbatches take."""
         slowest = max((nan_to_zero(card.service_seconds) for card in self.membership.stage(self.stage)), default=0.0)
         return min(PATIENCE_CEILING_SECONDS, max(PATIENCE_FLOOR_SECONDS, PATIENCE_FACTOR * slowest))
 
@@ -85,8 +85,8 @@ class Round:
         return answer
 
     async def ask_all(self, peers: list[PeerId], question: Request[A], hasty: Sequence[PeerId] = ()) -> dict[PeerId, A]:
-        """What everyone answers, asked at once. Leaves those out that stay silent. `hasty`: they get less time. Raises
-        Overruled, and Refused if this peer itself is silent.
+        """The answers of these peers, asked at once. Leaves those out that stay silent. `hasty`: they get less time.
+        Raises Overruled, and Refused if this peer itself is silent.
         """
         patience = self.patience()
         limits = {peer: min(patience, HASTY_SECONDS) if peer in hasty else patience for peer in peers}
@@ -99,7 +99,7 @@ class Round:
         return {peer: answer for peer, task in tasks.items() if (answer := task.result()) is not None}
 
     async def ask_members(self, question: Request[Frozen]) -> dict[PeerId, Frozen]:
-        """What everyone who answers has. Raises Overruled, Refused if this peer can't lead the round."""
+        """The holdings of every member that answers. Raises Overruled, Refused if this peer can't lead the round."""
         now = asyncio.get_running_loop().time()
         peers = [card.peer for card in self.membership.stage(self.stage) if card.peer not in self.left_out]
         silent = [peer for peer in peers if peer != self.own and self.membership.is_silent(peer, now)]

@@ -46,13 +46,7 @@ def plan_slots(peers: int, heads: int, limit: int, away_seconds: float, service_
 class Head:
     """This peer as a source of microbatches."""
 
-    def __init__(
-        self,
-        context: StageContext,
-        journeys: Journeys,
-        conductor: Conductor,
-        data: Data,
-    ) -> None:
+    def __init__(self, context: StageContext, journeys: Journeys, conductor: Conductor, data: Data) -> None:
         peer = context.peer
         self._run, self._limits, self._links = peer.run, peer.limits, peer.links
         self._membership, self._history, self._sums = peer.membership, peer.history, context.sums

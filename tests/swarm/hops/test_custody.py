@@ -110,11 +110,11 @@ def test_a_holder_that_beats_is_waited_for_and_one_that_stops_is_not() -> None:
         lost = custody.track(HopId(1, 0), "a")
         for _ in range(100):
             await asyncio.sleep(1)
-            custody.hear("a", beat(0), loop.time())
-            custody.sweep(loop.time())
+            custody.on_beat("a", beat(0), loop.time())
+            custody.look_for_late(loop.time())
         assert not lost.done()
         await asyncio.sleep(SILENCE_FLOOR_SECONDS + 0.1)
-        custody.sweep(loop.time())
+        custody.look_for_late(loop.time())
         assert lost.result().startswith("no beat")
 
     run_virtual(main())
@@ -126,9 +126,9 @@ def test_a_hop_that_beats_stop_naming_is_taken_back_alone() -> None:
         kept, dropped = custody.track(HopId(1, 0), "a"), custody.track(HopId(1, 1), "a")
         for second in range(25):
             await asyncio.sleep(1)
-            custody.hear("a", beat(0, 1) if second < 2 else beat(0), loop.time())
-            custody.hear("b", beat(1), loop.time())  # somebody else's word counts for nothing
-            custody.sweep(loop.time())
+            custody.on_beat("a", beat(0, 1) if second < 2 else beat(0), loop.time())
+            custody.on_beat("b", beat(1), loop.time())  # somebody else's word counts for nothing
+            custody.look_for_late(loop.time())
         assert not kept.done()
         assert dropped.result() == "its beats don't name the hop"
 
@@ -144,7 +144,7 @@ def test_on_a_thin_line_a_hop_is_given_more_time_each_time_until_it_arrives() ->
             lost, began = custody.track(HopId(1, 0), "a"), loop.time()
             while not lost.done():
                 await asyncio.sleep(0.5)
-                custody.sweep(loop.time())
+                custody.look_for_late(loop.time())
             waited.append(loop.time() - began)
             custody.done(HopId(1, 0))
         return waited
@@ -169,10 +169,10 @@ def test_how_long_hops_are_under_way_is_learned_from_those_that_arrive() -> None
         loop, custody = asyncio.get_running_loop(), Custody()
         custody.track(HopId(1, 0), "a")
         await asyncio.sleep(5)
-        custody.hear("a", beat(0), loop.time())  # it has just come
+        custody.on_beat("a", beat(0), loop.time())  # it has just come
         custody.done(HopId(1, 0))
         custody.track(HopId(1, 1), "a")
-        return custody.sweep(loop.time()) - loop.time()
+        return custody.look_for_late(loop.time()) - loop.time()
 
     assert run_virtual(main()) == pytest.approx(UNDER_WAY_TIMES * 5.0)
     holder = Holder()
@@ -190,11 +190,11 @@ def test_a_silent_holder_loses_all_its_hops_within_a_second() -> None:
         for index in range(4):
             lost.append(custody.track(HopId(1, index), "a"))
             await asyncio.sleep(0.25)
-        custody.hear("a", beat(*range(3)), loop.time())
+        custody.on_beat("a", beat(*range(3)), loop.time())
         fell_silent, given_up = loop.time(), dict[int, float]()
         while len(given_up) < len(lost):
             await asyncio.sleep(0.05)
-            custody.sweep(loop.time())
+            custody.look_for_late(loop.time())
             given_up.update({at: loop.time() for at, it in enumerate(lost) if it.done() and at not in given_up})
         return [at - fell_silent for at in given_up.values()]
 
@@ -207,7 +207,7 @@ def test_whoever_is_silent_altogether_loses_all_that_was_passed_on_to_it() -> No
         early = custody.track(HopId(1, 0), "a")
         await asyncio.sleep(SILENCE_FLOOR_SECONDS - 1)
         late, other = custody.track(HopId(1, 1), "a"), custody.track(HopId(1, 2), "b")
-        custody.sweep(asyncio.get_running_loop().time(), is_silent=lambda peer: peer == "a")
+        custody.look_for_late(asyncio.get_running_loop().time(), is_silent=lambda peer: peer == "a")
         assert (early.done(), late.done(), other.done()) == (True, True, False)
 
     run_virtual(main())
@@ -216,15 +216,15 @@ def test_whoever_is_silent_altogether_loses_all_that_was_passed_on_to_it() -> No
 def test_one_looks_again_when_something_can_be_late() -> None:
     async def main() -> None:
         loop, custody = asyncio.get_running_loop(), Custody()
-        assert custody.sweep(loop.time()) == math.inf
+        assert custody.look_for_late(loop.time()) == math.inf
         await asyncio.sleep(10)
         custody.track(HopId(1, 0), "a")
-        assert custody.sweep(loop.time()) == 10 + SILENCE_FLOOR_SECONDS
+        assert custody.look_for_late(loop.time()) == 10 + SILENCE_FLOOR_SECONDS
         await asyncio.sleep(3)
-        custody.hear("a", Beat((HopBeat(1, 0, "passed", 0.0),), 0, 0.0, 0.1), loop.time())
-        assert custody.sweep(loop.time()) == 13 + SILENCE_FLOOR_SECONDS
-        custody.hear("a", beat(0), loop.time())
-        assert custody.sweep(loop.time()) == loop.time(), "it waits: another may be faster soon"
+        custody.on_beat("a", Beat((HopBeat(1, 0, "passed", 0.0),), 0, 0.0, 0.1), loop.time())
+        assert custody.look_for_late(loop.time()) == 13 + SILENCE_FLOOR_SECONDS
+        custody.on_beat("a", beat(0), loop.time())
+        assert custody.look_for_late(loop.time()) == loop.time(), "it waits: another may be faster soon"
 
     run_virtual(main())
 
@@ -247,11 +247,11 @@ def test_a_peer_that_held_nothing_for_a_while_is_not_late_at_once() -> None:
     async def main() -> None:
         loop, custody = asyncio.get_running_loop(), Custody()
         custody.track(HopId(1, 0), "a")
-        custody.hear("a", beat(0, busy=29.0), loop.time())
+        custody.on_beat("a", beat(0, busy=29.0), loop.time())
         custody.done(HopId(1, 0))
         await asyncio.sleep(500)
         lost = custody.track(HopId(1, 1), "a")
-        custody.sweep(loop.time())
+        custody.look_for_late(loop.time())
         assert not lost.done()
 
     run_virtual(main())
@@ -301,8 +301,8 @@ async def wait_for(custody: Custody, key: HopId, holder: str, *, stalled: Callab
     loop, began = asyncio.get_running_loop(), asyncio.get_running_loop().time()
     lost = custody.track(key, holder)
     while not lost.done() and loop.time() - began < 4 * UNANSWERED_CEILING_SECONDS:
-        custody.hear(holder, Beat((HopBeat(*key, "passed", 0.0),), 1, 0.0, 1e9, 1e9), loop.time())
-        custody.sweep(loop.time(), is_stalled=stalled)
+        custody.on_beat(holder, Beat((HopBeat(*key, "passed", 0.0),), 1, 0.0, 1e9, 1e9), loop.time())
+        custody.look_for_late(loop.time(), is_stalled=stalled)
         await asyncio.sleep(1.0)
     custody.done(key, lost)
     return loop.time() - began if lost.done() else 1e9

@@ -146,8 +146,8 @@ def test_a_conductor_may_take_over_and_have_the_step_skipped() -> None:
     members = Members(alike)
 
     async def test(leader: RoundLeader) -> None:
-        leader.hear(Close(3, "record", Ballot(5, "x"), stage=2, blame=BLAME))
-        leader.hear(Close(3, "record", Ballot(4, "y"), stage=2))
+        leader.on_close(Close(3, "record", Ballot(5, "x"), stage=2, blame=BLAME))
+        leader.on_close(Close(3, "record", Ballot(4, "y"), stage=2))
         assert (await leader.lead()).blame == BLAME
         assert {question.ballot for _, question in members.asked} == {Ballot(5, "x")}
 
