@@ -48,7 +48,8 @@ def test_the_sum_of_speeds_is_what_there_was_at_the_time() -> None:
 
 @pytest.fixture
 def one_small_situation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swarmd.sim.measure.routing_compared.SITUATIONS", (SMALL,))
+    for module in ("routing_compared", "tables"):
+        monkeypatch.setattr(f"swarmd.sim.measure.{module}.SITUATIONS", (SMALL,))
 
 
 @pytest.mark.usefixtures("one_small_situation")
