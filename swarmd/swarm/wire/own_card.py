@@ -73,11 +73,11 @@ class OwnCard:
         self._changed = changed
 
     def on_refresh(self, measure: Callable[[], None]) -> None:
-        """Has the figures brought up to date by this before the card is sent."""
+        """Registers the function that brings the figures up to date, before the card is sent."""
         self._measure = measure
 
     def on_announce(self, tell: Callable[[Card], Awaitable[None]]) -> None:
-        """Has announcements made by this."""
+        """Registers the function that tells those near of the card."""
         self._tell = tell
 
     @property
