@@ -3,8 +3,9 @@ step has begun. When its state is there, when it has left its old stage, when it
 took before, meanwhile and after.
 
 Real daemons on this machine, three of each of two stages; a proxy that shapes the mover's link, devices of a set speed
-(see `paced`). A step takes about a minute, so whoever waited for its record would wait for most of that. Exits 0 if the
-mover, who is no head and so doesn't lead the step, had left before it was over, and nothing was lost or counted twice.
+(see `paced`). A step takes about a minute, so a mover that waited for its record would wait for most of that. Exits 0
+if the mover, which is no head and so doesn't conduct the step, had left before it was over, and nothing was lost or
+counted twice.
 """
 
 import argparse

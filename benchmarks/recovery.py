@@ -1,7 +1,7 @@
 """`python -m benchmarks.recovery`: how long a swarm needs when someone that matters is killed with kill -9.
 
 Real daemons on this machine, three stages of two, devices of a set speed (see `paced`); nobody moves for balance.
-Killed are a tail, whoever conducts the step, and whoever leads a stage's round, just as that begins; each is started
+Killed are a tail, the step's conductor, and the leader of a stage's round, just as that begins; each is started
 again two seconds later. At last both replicas of the middle stage go, disks and all, and nobody comes in their place:
 after `stage_lost_timeout` the others bring the stage back from their copies of its checkpoint. Seconds are from the
 kill. Exits 0 only if nothing was lost or counted twice.

@@ -45,7 +45,7 @@ Told = Callable[[Progress], None]
 
 
 def _silent(_progress: Progress) -> None:
-    """For commands that take no time."""
+    """Ignores progress, for commands that take no time."""
 
 
 def _nothing(_sentence: str) -> None:

@@ -1,6 +1,6 @@
 """The settings of a run and of a node, as plain frozen data.
 
-A *run* is what all its peers must agree on: it is fingerprinted, and sent to whoever joins. A *node* is one daemon's
+A *run* is what all its peers must agree on: it is fingerprinted, and sent to peers that join. A *node* is one daemon's
 own affair. Reading and validating TOML is in `settings.py`; this file imports nothing, so that every room may use it.
 """
 
@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 CodecName = Literal["fp32", "fp16", "bf16", "int8", "int8-bnb"]
-"""How tensors travel. `int8`: absmax over blocks; `int8-bnb`: bitsandbytes' blockwise dynamic code (needs the extra
-`bnb`).
+"""Codecs of tensors on the wire. `int8`: absmax over blocks; `int8-bnb`: bitsandbytes' blockwise dynamic code (needs
+the extra `bnb`).
 """
 
 RoutingPolicy = Literal["iwrr", "weighted", "p2c"]
-"""How a peer chooses among the next stage's: interleaved weighted round robin, a weighted draw, the better of two
-(`swarm/hops/routing.py`).
+"""Policies by which a peer chooses among the next stage's: interleaved weighted round robin, a weighted draw, the
+better of two (`swarm/hops/routing.py`).
 """
 
 

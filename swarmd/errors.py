@@ -67,7 +67,7 @@ class Mismatch(Refused):
 
 
 NO_ANSWER = (PeerUnreachable, TimeoutError, Refused, PeerFault)
-"""What `Links.ask` raises when no answer comes. To most callers all four mean: ask another peer, or later."""
+"""Errors that `Links.ask` raises when no answer comes. To most callers all four mean: ask another peer, or later."""
 
 
 class GaveUp(SwarmError):

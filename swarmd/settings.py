@@ -39,7 +39,7 @@ DIGEST = re.compile("[0-9a-f]{32}")  # blake2b of 16 bytes
 _RUN = TypeAdapter(RunConfig)
 
 Problem = tuple[bool, str, str]
-"""Whether it is wrong, the key, and the rest of the sentence."""
+"""A check: true if it fails, the key, and the rest of the sentence."""
 
 
 def preset_names() -> tuple[str, ...]:

@@ -109,7 +109,7 @@ class Fleet:
         await asyncio.gather(*(daemon.listening() for daemon in others))
 
     async def restart(self, daemon: Daemon) -> None:
-        """Starts a daemon that has ended again: it joins through whoever answers."""
+        """Starts a daemon that has ended again: it joins through any daemon that answers."""
         known = [other.address for other in self.daemons if other is not daemon and other.runs and not other.paused]
         await daemon.begin([word for address in known for word in ("--bootstrap", address)])
 

@@ -82,7 +82,7 @@ class Candidates:
         candidate.due = now + candidate.pause_s * self._rng.uniform(1 - JITTER, 1 + JITTER)
 
     def hurry(self, peer: PeerId, now: float) -> None:
-        """There is reason to ask a peer at once."""
+        """Has a peer asked at once."""
         for candidate in self.of(peer):
             candidate.due, candidate.pause_s = now, 0.0
 

@@ -21,7 +21,7 @@ Kind = tuple[str, int, str]
 
 @dataclass
 class _Count:
-    """Of one kind, in the present window."""
+    """The records of one kind in the present window."""
 
     until: float
     passed: int = 0

@@ -24,7 +24,7 @@ class KnownPeer:
 
 
 def known_of(peers: Iterable[str]) -> tuple[KnownPeer, ...]:
-    """From bare multiaddrs, as older releases wrote them and people give them. Others than peers' are left out."""
+    """The peers of bare multiaddrs, as older releases wrote and people give them; those without a peer are left out."""
     grouped: dict[PeerId, list[str]] = {}
     for text in peers:
         if peer := peer_of(text):
@@ -38,7 +38,7 @@ def peer_of(address: str) -> PeerId:
 
 
 def parse_known(plain: Any) -> tuple[KnownPeer, ...]:
-    """Of a file's JSON."""
+    """The peers in a file's JSON."""
     items = plain[:PEERS_REMEMBERED] if isinstance(plain, list) else []
     return tuple(known for item in items if (known := _parse_one(item)) is not None)
 

@@ -34,7 +34,7 @@ _FROM_LIBRARIES = ("swarmd.net.library", "py.warnings")
 
 
 def configure_logging(path: Path, *, as_json: bool = False, debug: bool = False) -> None:
-    """Sets up the root logger. Called once, early, by whoever owns the process. Raises OSError."""
+    """Sets up the root logger. Called once, early, by the process's main code. Raises OSError."""
     logging.addLevelName(NOTICE, "NOTICE")
     to_file = _LogFile(path, maxBytes=LOG_LIMIT_BYTES, backupCount=LOG_FILES_KEPT, encoding="utf-8", delay=False)
     to_file.setFormatter(_JsonLines() if as_json else _Readable())
@@ -72,9 +72,9 @@ class _LogFile(logging.handlers.RotatingFileHandler):
     _complained = False
 
     def _open(self) -> TextIOWrapper:
-        """It tells where this machine's user has what, so it is private, and never another file than it seems."""
+        """Opens the file: private, since it tells where this machine's user has what, and never through a link."""
         descriptor = open_private(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        return open(descriptor, "a", encoding=self.encoding)  # closed by whoever logs
+        return open(descriptor, "a", encoding=self.encoding)  # the handler closes it
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name for it
         if isinstance(sys.exc_info()[1], OSError):
@@ -103,7 +103,7 @@ class _Readable(logging.Formatter):
 
 
 class _Terse(logging.Formatter):
-    """For the terminal: the time and the sentence; tracebacks are in the file."""
+    """Formats records for the terminal: the time and the sentence; tracebacks are in the file."""
 
     def format(self, record: logging.LogRecord) -> str:
         warning = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""

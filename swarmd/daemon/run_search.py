@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 TURN_S = 10.0  # for each peer that comes before this one to found the run
 LOOK_S = 1.0  # between two looks whether it is enough
-ENTRIES = 16  # remembered peers that are asked for a place, if whoever gave the run falls silent
+ENTRIES = 16  # remembered peers that are asked for a place, if the one that gave the run falls silent
 TROUBLES_SHOWN = 3  # of all who were asked
 
 

@@ -38,7 +38,7 @@ class Stopping:
             self._starting.cancel()
 
     def cancels(self, starting: "asyncio.Task[int] | None") -> None:
-        """The first signal cancels this task, also if it has come already. None: whoever waits for `asked` ends."""
+        """Lets the first signal cancel a task, also if it has come already. None: no task; `asked` is waited for."""
         self._starting = starting
         if starting is not None and self.asked.done():
             starting.cancel()

@@ -79,7 +79,7 @@ class Terminal(logging.StreamHandler[TextIO]):
         self._write(self._line)
 
     def leave(self) -> None:
-        """Leaves the terminal to whoever has it now: this process was sent to its background."""
+        """Leaves the terminal to the process in its foreground: this one was sent to the background."""
         self.acquire()
         self._line = ""
         self.release()
@@ -105,7 +105,7 @@ class Terminal(logging.StreamHandler[TextIO]):
 
 
 def terminal() -> Terminal | None:
-    """This process's, once its logging is set up."""
+    """The terminal of this process, once its logging is set up."""
     return next((it for it in logging.getLogger().handlers if isinstance(it, Terminal)), None)
 
 

@@ -69,7 +69,7 @@ class Standstill:
 
 
 class Waits:
-    """Of one daemon. `look` gives what it waits for at the moment; `seconds` of those that were already long under way
+    """The waits of one daemon. `look` gives those at the moment, with the `seconds` of those that were long under way
     when they could first be seen.
     """
 

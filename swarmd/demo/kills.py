@@ -39,7 +39,7 @@ class Killer:
         self.kills = 0
 
     async def run(self) -> None:
-        """Until it is cancelled or the end of the run is near."""
+        """Kills daemons until it is cancelled or the end of the run is near."""
         async with asyncio.TaskGroup() as group:
             while True:
                 await asyncio.sleep(self._every_s)

@@ -54,7 +54,7 @@ class DaemonProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of its process, once it was started."""
+        """The id of its process, once it was started."""
         return self._process.pid if self._process else None
 
     @property
@@ -101,7 +101,7 @@ class DaemonProcess:
             await self._process.wait()
 
     def how_it_ended(self) -> str:
-        """In words, for a daemon that has ended."""
+        """The end of a daemon that has ended, in words."""
         code = self.exit_code
         assert code is not None
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

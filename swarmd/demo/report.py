@@ -165,7 +165,7 @@ def _default_generator() -> Generator:
 
 
 def print_report(result: DemoResult) -> None:
-    """For a person, on stdout."""
+    """Prints the report for a person, on stdout."""
     if result.losses:
         print(loss_curve(result.losses, coloured=sys.stdout.isatty()))
     print(

@@ -47,7 +47,7 @@ def leader(peers: Sequence[DaemonProcess]) -> Status | None:
 
 
 def fraction_done(status: Status) -> float:
-    """Of the whole run, 0 to 1."""
+    """The share of the run that is done, 0 to 1."""
     return min(1.0, (status.version + min(status.progress, 1.0)) / max(status.steps, 1))
 
 
@@ -71,7 +71,7 @@ class LiveTable:
 
 
 class Lines:
-    """For logs and pipes."""
+    """Shows the swarm in lines, for logs and pipes."""
 
     def __init__(self, run: RunConfig) -> None:
         self._run = run

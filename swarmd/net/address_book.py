@@ -42,7 +42,7 @@ class Known:
 
 @dataclass
 class AddressBook:
-    """Of all peers. Bounded both ways: those who were heard of last are kept, and the newest of their addresses."""
+    """The addresses of all peers, bounded: the peers heard of last are kept, and the newest addresses of each."""
 
     limits: TransportLimits
     machine: str = ""  # this daemon's own
@@ -68,7 +68,7 @@ class AddressBook:
         self._keep(peer, known)
 
     def worked(self, peer: PeerId, address: Address) -> None:
-        """This peer answered there."""
+        """Notes that this peer answered there."""
         known = self._take(peer)
         known.worked = tuple(dict.fromkeys((address._replace(peer=peer), *known.worked)))[:WORKED]
         self._keep(peer, known)

@@ -52,12 +52,12 @@ class Address(NamedTuple):
 
     @property
     def transport(self) -> str:
-        """Without the peer id."""
+        """The address without the peer id."""
         return f"/{self.family}/{self.host}/tcp/{self.port}"
 
 
 def scope(address: Address) -> Scope:
-    """From where an address can be dialled."""
+    """The places from which an address can be dialled."""
     if address.family not in ("ip4", "ip6"):
         name = address.host.rstrip(".").lower()
         return "loopback" if name == "localhost" or name.endswith(".localhost") else "name"
@@ -74,7 +74,7 @@ def scope(address: Address) -> Scope:
 
 
 def ip_of(address: Address) -> IP:
-    """Of an ip4 or ip6 address; an IPv4 address written as IPv6 is the former."""
+    """The IP of an ip4 or ip6 address; an IPv4 address written as IPv6 is the former."""
     ip = ipaddress.ip_address(address.host)
     return getattr(ip, "ipv4_mapped", None) or ip
 

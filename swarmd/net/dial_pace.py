@@ -58,7 +58,7 @@ class DialPace:
         return free, ""
 
     def failed(self, peer: PeerId, addresses: Sequence[Address], problem: str, now: float) -> None:
-        """It couldn't be reached there."""
+        """Notes that a peer couldn't be reached there."""
         tried = self._touch(peer)
         ceiling = self.limits.dial_pause_met_s if tried.met else self.limits.dial_pause_ceiling_s
         tried.next_at = now + min(ceiling, self.limits.dial_pause_s * 2.0 ** min(tried.failures, 30))
@@ -67,7 +67,7 @@ class DialPace:
         tried.problem = problem
 
     def met(self, peer: PeerId) -> None:
-        """There is a connection with it, whoever dialled."""
+        """Notes that there is a connection with it, by either side's dial."""
         self._tried[peer] = Tried(met=True)
         self._tried.move_to_end(peer)
         self._forget()

@@ -1,7 +1,7 @@
 """A peer's lasting identity: the seed of its Ed25519 key, in a file that only its owner can read.
 
 The file is one line: a format word, the 32-byte seed in hexadecimal, and a checksum, so that a damaged file is told
-from another identity. Knows no libp2p; whoever needs the key makes it from the seed.
+from another identity. Knows no libp2p; the transport makes the key from the seed.
 """
 
 import contextlib

@@ -335,7 +335,7 @@ class Libp2pTransport(WireTransport):
         return connection
 
     async def _watch(self, connection: _Connection) -> None:
-        """To its end; cuts one that does not become ready."""
+        """Watches a connection to its end; cuts one that does not become ready."""
         with trio.move_on_after(self.limits.connection_setup_s):
             await connection.muxed.event_closed.wait()
         if not connection.ready:

@@ -28,7 +28,7 @@ class TransportLimits:
     dial_pause_s: float = 1.0  # after a peer couldn't be reached; doubles each time
     dial_pause_ceiling_s: float = 300.0  # of one that was never met: somebody only said that it is there
     dial_pause_met_s: float = 15.0  # of one that was; so long after a cut network is whole it may be found last
-    dial_spacing_s: float = 1.0  # between two dials to one and the same address, whoever is said to be there
+    dial_spacing_s: float = 1.0  # between two dials to one and the same address, whatever peer is said to be there
     dials_per_s: float = 8.0  # to addresses that never worked, of all peers together
     dials_burst: int = 256  # of these at once: a newcomer dials everyone near, in a large swarm some 200
     known_peers: int = 4096  # address book

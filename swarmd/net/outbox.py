@@ -1,6 +1,6 @@
 """Messages that wait to go out on one stream: the most urgent first, chunk by chunk, and no more than a bound.
 
-Pure queueing on asyncio futures; knows no stream. Whoever writes the stream asks `next_chunk` and waits for `wake`
+Pure queueing on asyncio futures; knows no stream. The stream's writer asks `next_chunk` and waits for `wake`
 when there is none. Chunks of two messages of the same urgency are never mixed (frames.py: one message at a time in a
 lane).
 """

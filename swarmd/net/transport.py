@@ -218,7 +218,7 @@ class WireTransport(ABC):
         self._peers.setdefault(connection.peer, []).append(connection)
 
     def _take(self, connection: Connection, stream: StreamName, data: bytes) -> None:
-        """Bytes that a peer sent. Raises PeerFault, also where unfinished messages hold too much."""
+        """Takes bytes that a peer sent. Raises PeerFault, also where unfinished messages hold too much."""
         self._received += len(data)
         connection.channel.received(stream, data)
         grown = connection.channel.partial_bytes - connection.partial_bytes

@@ -89,7 +89,7 @@ class RunData:
 
     @property
     def digest(self) -> str:
-        """Of the tokens, and of how they were added to; peers with another one hold other data."""
+        """The digest of the tokens, and of how they were added to; peers with another one hold other data."""
         if not self._added:
             return self._digest
         return hashlib.blake2b(f"{self._digest}/{self._added}".encode(), digest_size=16).hexdigest()

@@ -158,7 +158,7 @@ def _lamb(config: OptimizerConfig, parameter: Tensor, direction: Tensor, learnin
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """On the CPU the order of a sum depends on the number of threads, and its last bits with it."""
+    """Runs the block on one thread: on the CPU a sum's order, and so its last bits, depend on their number."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -133,7 +133,7 @@ def measure_point(device: str, hidden: int) -> dict[str, float]:
 
 
 def block_flops(model: ModelConfig, tokens: int) -> float:
-    """Of a block's forward: its matrices, and the half of attention's scores that a causal mask leaves."""
+    """Operations of a block's forward: its matrices, and the half of attention's scores that a causal mask leaves."""
     weights = 4 * model.hidden**2 + 3 * model.hidden * model.ffn + 2 * model.hidden
     return 2.0 * tokens * weights + 2.0 * tokens * model.sequence_length * model.hidden
 
@@ -239,7 +239,7 @@ class Crowd:
             worker.communicate()
 
     def speed(self, count: int) -> float:
-        """Of each of `count` processes at once: microbatches per second of the clock, over those per second of a CPU.
+        """The speed of each of `count` processes at once: microbatches per second of the clock, over those of a CPU.
 
         1.0 is a core for each. Other work on the machine takes its part, as it does from daemons.
         """

@@ -76,7 +76,7 @@ class Daemon:
 
 
 class Swarm:
-    """Some daemons; whoever leaves the block stops them all."""
+    """Some daemons, which are stopped at the block's end."""
 
     def __init__(self, directory: Path, program: Sequence[str]) -> None:
         self.directory, self._program = directory, program
