@@ -1,12 +1,32 @@
-"""Which of two histories is kept, and where they part."""
+"""Histories that meet: which one is kept, where they part, and who crosses to the other."""
 
+import asyncio
 import dataclasses
+import random
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmd.swarm.recovery.forks import Standing, find_fork, wins
+from swarmd.sim.world.clock import run_virtual
+from swarmd.swarm.history.history import History
+from swarmd.swarm.history.record import Record, genesis_hash
+from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.recovery.forks import (
+    FOREIGN_SECONDS,
+    INCOMPLETE_SECONDS,
+    MEET_SECONDS,
+    Forks,
+    Standing,
+    find_fork,
+    wins,
+)
+from swarmd.swarm.wire.own_card import OwnCard
+from tests.swarm.cards import card
+from tests.swarm.fake_links import FakeLinks
+from tests.swarm.records import RUN, record, report
 
 PLAIN = Standing(version=20, forked=True, tokens=1000, record_hash="b")
 STEPS = 100
@@ -59,3 +79,195 @@ async def test_the_fork_is_found_wherever_it_is(common: int, more: int, forgotte
         assert found == (first - 1, first)
     assert len(asked) <= 11
     assert await find_fork(ours, theirs, common) is None
+
+
+# ------------------------------------------------------------------------------------------------- two histories
+
+
+def following(before: list[Record], count: int, **changes: Any) -> list[Record]:
+    """Records that follow others; `changes` make them another history's."""
+    made = list(before)
+    for step in range(len(made) + 1, len(made) + count + 1):
+        parent = made[-1].hash if made else genesis_hash(RUN)
+        made.append(record(report(0), report(1, **changes), step=step, parent=parent))
+    return made
+
+
+COMMON = following([], 2)
+OURS, THEIRS = following(COMMON, 2), following(COMMON, 4, digest="other")
+
+
+class NoDisk:
+    """What is written is gone."""
+
+    def append_ledger(self, line: dict[str, Any]) -> None: ...
+
+    def void_ledger(self, version: int) -> None: ...
+
+
+class Peer:
+    """One peer with its own history of the run."""
+
+    def __init__(self, name: str, stage: int, records: list[Record], everyone: dict[str, FakeLinks]) -> None:
+        self.links = FakeLinks(name, everyone)
+        newest = records[-1]
+        self.card = card(name, stage=stage, version=newest.step, record=newest.hash)
+        self.membership = Membership(OwnCard(self.card))
+        self.history = History(RUN, cast("Any", self.links), cast("Any", NoDisk()))
+        self.history.replace(newest, "digest")
+        self.history.chain.learn({it.step: it for it in records})
+        context: Any = SimpleNamespace(
+            run=RUN, links=self.links, membership=self.membership, history=self.history, rng=random.Random(0)
+        )
+        self.forks = Forks(context)
+
+    def foreign(self) -> list[str]:
+        return [it.peer for it in self.membership.foreign()]
+
+
+class Meeting:
+    """Two histories of two stages each: a and b here, x and y there."""
+
+    def __init__(self, ours: list[Record] = OURS, theirs: list[Record] = THEIRS, *, without: str = "") -> None:
+        everyone: dict[str, FakeLinks] = {}
+        sides = {"a": (0, ours), "b": (1, ours), "x": (0, theirs), "y": (1, theirs)}
+        self.peers = {name: Peer(name, *it, everyone) for name, it in sides.items() if name != without}
+        for it in self.peers.values():
+            for other in self.peers.values():
+                if other is not it:
+                    it.membership.hear(other.card, 0.0)
+
+    def shown(self, name: str) -> Peer:
+        """A peer to which those that are ahead have shown their records."""
+        for other in ("x", "y"):
+            self.peers[name].forks.on_foreign(other)
+        return self.peers[name]
+
+    async def way(self, name: str) -> Any:
+        """Where a peer would cross to, and whether it may meanwhile be counted on."""
+        it = self.peers[name]
+        await asyncio.sleep(2 * MEET_SECONDS)
+        async with it.forks.look() as way:
+            assert (it.history.crosses_at is not None) == (way is not None)
+        assert it.history.crosses_at is None
+        return way
+
+
+def test_a_card_that_is_not_in_our_chain_is_foreign() -> None:
+    async def main() -> None:
+        it = Meeting(theirs=THEIRS[:3]).peers["a"]
+        assert it.foreign() == ["x", "y"]
+        assert it.forks.fits(card("z", version=1, record=COMMON[0].hash))
+        assert it.forks.fits(card("z", version=1, record=""))
+        assert not it.forks.fits(card("z", version=4, record="another"))
+
+    run_virtual(main())
+
+
+def test_one_that_is_ahead_counts_as_ours_until_it_shows_another_record_and_again_after_a_while() -> None:
+    async def main() -> None:
+        it = Meeting().peers["a"]
+        assert it.foreign() == []
+        it.forks.on_foreign("x")
+        assert it.foreign() == ["x"]
+        await asyncio.sleep(FOREIGN_SECONDS + 1)
+        assert it.forks.fits(card("x", version=6, record=THEIRS[-1].hash)), "believed no longer"
+        it.forks.sweep(asyncio.get_running_loop().time())
+        assert it.foreign() == []
+        it.forks.on_foreign("x")
+        it.history.replace(THEIRS[2], "digest")
+        assert it.foreign() == [], "this peer is of that history now"
+
+    run_virtual(main())
+
+
+def test_the_loser_finds_the_way_and_the_winner_stays() -> None:
+    async def main() -> None:
+        meeting = Meeting(theirs=THEIRS[:4])
+        ways = [await meeting.way(name) for name in ("a", "x")]
+        lost = [name for name, way in zip(("a", "x"), ways, strict=True) if way is not None]
+        assert len(lost) == 1
+        way = next(way for way in ways if way is not None)
+        assert way.ancestor == 2
+        assert way.donors == (("x",) if lost == ["a"] else ("a",))
+
+    run_virtual(main())
+
+
+def test_who_is_behind_by_far_crosses() -> None:
+    async def main() -> None:
+        meeting = Meeting(OURS, THEIRS)
+        meeting.shown("b")
+        way = await meeting.way("b")
+        assert (way.ancestor, way.guide, way.donors) == (2, "x", ("y",)), "its own stage's"
+        assert await meeting.way("x") is None
+
+    run_virtual(main())
+
+
+def test_nobody_crosses_to_a_history_that_is_not_whole_or_whose_peers_cross_themselves() -> None:
+    async def main() -> None:
+        meeting = Meeting(without="y")
+        meeting.shown("a")
+        assert await meeting.way("a") is None
+        meeting = Meeting()
+        meeting.shown("a")
+        with meeting.peers["y"].history.crossing(2):
+            assert await meeting.way("a") is None
+        meeting.shown("a")
+        assert await meeting.way("a") is not None
+
+    run_virtual(main())
+
+
+def test_a_history_that_has_lacked_a_stage_for_long_loses() -> None:
+    async def main() -> None:
+        meeting = Meeting(following(COMMON, 4), THEIRS[:3], without="b")
+        assert await meeting.way("a") is None, "it may only be restarting"
+        await asyncio.sleep(INCOMPLETE_SECONDS)
+        assert await meeting.way("a") is not None
+
+    run_virtual(main())
+
+
+def test_who_can_not_have_the_state_stays_with_an_empty_sum() -> None:
+    async def main() -> None:
+        it, imported = Meeting().peers["a"], list[str]()
+        tries = iter([MemoryError(), None])
+
+        async def export_state() -> str:
+            if (trouble := next(tries)) is not None:
+                raise trouble
+            return "state"
+
+        async def import_state(state: str) -> str:
+            imported.append(state)
+            return "the same"
+
+        compute: Any = SimpleNamespace(export_state=export_state, import_state=import_state)
+        await it.forks.stay(compute)
+        assert (imported, it.history.record, it.history.digest) == (["state"], OURS[-1], "the same")
+        assert it.history.replacements == 2
+
+    run_virtual(main())
+
+
+def test_who_has_crossed_learns_the_records_since_the_fork() -> None:
+    async def main() -> None:
+        meeting = Meeting()
+        it = meeting.shown("a")
+        way = await meeting.way("a")
+        thawed: list[int] = []
+
+        async def thaw(step: int) -> None:
+            thawed.append(step)
+            raise KeyError(step)
+
+        with it.history.crossing(way.ancestor):
+            it.history.replace(THEIRS[-1], "digest")
+        assert it.history.chain.at(4) is None
+        await it.forks.arrive(way, cast("Any", SimpleNamespace(thaw=thaw)))
+        assert [it.history.chain.at(step) for step in range(1, 7)] == THEIRS
+        assert (thawed, it.foreign()) == ([7], ["b"])
+
+    run_virtual(main())
