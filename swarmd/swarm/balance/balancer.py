@@ -48,12 +48,7 @@ def rest_seconds(period_s: float) -> float:
 class Balancer:
     """This peer's looks at the balance, and the moves that follow."""
 
-    def __init__(
-        self,
-        context: PeerContext,
-        outlook: Outlook,
-        move: Callable[[int], Awaitable[None]],
-    ) -> None:
+    def __init__(self, context: PeerContext, outlook: Outlook, move: Callable[[int], Awaitable[None]]) -> None:
         self._run, self._membership, self._history = context.run, context.membership, context.history
         self._rng, self._outlook, self._move = context.rng, outlook, move
         self.reason = ""  # of the move that is under way, or of the last one

@@ -26,14 +26,7 @@ CALM_SECONDS = 10.0  # the same while nobody is
 class Arriving:
     """This peer's ways to the swarm's version."""
 
-    def __init__(
-        self,
-        context: PeerContext,
-        returns: Returns,
-        forks: Forks,
-        switch: Switch,
-        mover: Mover,
-    ) -> None:
+    def __init__(self, context: PeerContext, returns: Returns, forks: Forks, switch: Switch, mover: Mover) -> None:
         self._membership, self._history, self._own = context.membership, context.history, context.own
         self._returns, self._forks, self._switch, self._mover = returns, forks, switch, mover
         self.crossing = False  # this peer takes over another history's state

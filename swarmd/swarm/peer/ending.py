@@ -42,12 +42,7 @@ HOST = re.compile(r"/[a-z0-9]+/([0-9A-Za-z.:_-]{1,64})(/|$)")
 class Ending:
     """This peer's part in the end of a run."""
 
-    def __init__(
-        self,
-        context: PeerContext,
-        disks: Disks,
-        store: Store,
-    ) -> None:
+    def __init__(self, context: PeerContext, disks: Disks, store: Store) -> None:
         self._run, self._limits, self._membership = context.run, context.limits, context.membership
         self._history, self._own, self._disks, self._store = context.history, context.own, disks, store
         self._left: dict[PeerId, Card] = {}  # who said goodbye with a final state on its disk

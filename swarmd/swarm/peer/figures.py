@@ -15,12 +15,7 @@ REFRESH_SECONDS = 5.0  # between two looks at this peer's own figures, unless so
 class Figures:
     """This peer's counters, and what is made of them."""
 
-    def __init__(
-        self,
-        context: PeerContext,
-        switch: Switch,
-        places: Places,
-    ) -> None:
+    def __init__(self, context: PeerContext, switch: Switch, places: Places) -> None:
         self._run, self._links, self._history = context.run, context.links, context.history
         self._switch, self._places = switch, places
         self.validation_loss: float | None = None  # the newest

@@ -20,12 +20,7 @@ from swarmd.swarm.tasks import joined, start_shared
 class Mover:
     """Moves this peer."""
 
-    def __init__(
-        self,
-        context: PeerContext,
-        conductor: Conductor,
-        switch: Switch,
-    ) -> None:
+    def __init__(self, context: PeerContext, conductor: Conductor, switch: Switch) -> None:
         self._context, self._run, self._membership = context, context.run, context.membership
         self._history, self._tasks, self._own = context.history, context.tasks, context.own
         self._conductor, self._switch = conductor, switch

@@ -56,13 +56,7 @@ TELL_SECONDS = 5.0  # for the next step's conductor to hear that this peer has n
 class Peer(HistoryListener):
     """One peer of one run."""
 
-    def __init__(
-        self,
-        context: PeerContext,
-        store: Store,
-        open_stage: OpenStage,
-        entrance: Entrance,
-    ) -> None:
+    def __init__(self, context: PeerContext, store: Store, open_stage: OpenStage, entrance: Entrance) -> None:
         self.run_config, self.links, self.membership = context.run, context.links, context.membership
         self.history, self.own, self.tasks = context.history, context.own, context.tasks
         self._context, self._store, self.entrance = context, store, entrance

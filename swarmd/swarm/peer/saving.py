@@ -23,14 +23,7 @@ log = logging.getLogger(__name__)
 class Saving:
     """Writes this peer's checkpoints."""
 
-    def __init__(
-        self,
-        context: PeerContext,
-        switch: Switch,
-        store: Store,
-        disks: Disks,
-        copies: Copies,
-    ) -> None:
+    def __init__(self, context: PeerContext, switch: Switch, store: Store, disks: Disks, copies: Copies) -> None:
         self._run, self._links, self._history = context.run, context.links, context.history
         self._tasks, self._switch = context.tasks, switch
         self._store, self._disks, self._copies = store, disks, copies

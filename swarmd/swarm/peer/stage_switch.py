@@ -32,13 +32,7 @@ can't.
 class Switch:
     """This peer's stage."""
 
-    def __init__(
-        self,
-        context: PeerContext,
-        conductor: Conductor,
-        open_stage: OpenStage,
-        places: Places,
-    ) -> None:
+    def __init__(self, context: PeerContext, conductor: Conductor, open_stage: OpenStage, places: Places) -> None:
         self._context, self._run, self._membership = context, context.run, context.membership
         self._history, self._tasks, self._own = context.history, context.tasks, context.own
         self._conductor, self._open_stage, self._places = conductor, open_stage, places

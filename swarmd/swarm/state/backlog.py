@@ -53,13 +53,7 @@ class Entry:
 class Backlog:
     """The commits after one version, from their records to their gradients."""
 
-    def __init__(
-        self,
-        context: PeerContext,
-        stage: int,
-        start: Record,
-        sources: Callable[[], list[PeerId]],
-    ) -> None:
+    def __init__(self, context: PeerContext, stage: int, start: Record, sources: Callable[[], list[PeerId]]) -> None:
         self._run, self._links, self._stage = context.run, context.links, stage
         self._limit_bytes, self._newest = context.limits.backlog_bytes, context.membership.newest
         self._sources = sources

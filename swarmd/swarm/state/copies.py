@@ -58,12 +58,7 @@ def plan_copies(stages: int, places: Mapping[PeerId, int]) -> dict[PeerId, int]:
 class Copies:
     """The copies that this peer keeps for other stages."""
 
-    def __init__(
-        self,
-        context: PeerContext,
-        disks: Disks,
-        store: Store,
-    ) -> None:
+    def __init__(self, context: PeerContext, disks: Disks, store: Store) -> None:
         self._run, self._limits, self._membership = context.run, context.limits, context.membership
         self._history = context.history
         self._disks, self._store = disks, store

@@ -26,11 +26,7 @@ FAILED_CEILING_SECONDS = 60.0  # between two tries that fail for no reason that 
 class Joiner(Puller):
     """Makes a stage's state this peer's."""
 
-    def __init__(
-        self,
-        context: PeerContext,
-        stage: int,
-    ) -> None:
+    def __init__(self, context: PeerContext, stage: int) -> None:
         super().__init__(context, stage)
         self._compute: Compute
         self._hold: Hold

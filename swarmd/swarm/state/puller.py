@@ -53,11 +53,7 @@ Use = Callable[[Pulled], Awaitable[None]]
 class Puller:
     """Pulls a stage's state from its replicas."""
 
-    def __init__(
-        self,
-        context: PeerContext,
-        stage: int,
-    ) -> None:
+    def __init__(self, context: PeerContext, stage: int) -> None:
         self._context, self._run, self._links, self._history = context, context.run, context.links, context.history
         self._stage, self._newest = stage, context.membership.newest
         self._gradient_size = model_elements(context.run.model)  # of its stage, at most

@@ -48,11 +48,7 @@ def plan_horizon_s(leases: Leases, elapsed_s: float, last_step_s: float) -> floa
 class LeaseDesk:
     """The leases of the step that this peer leads; closed while it leads none."""
 
-    def __init__(
-        self,
-        context: PeerContext,
-        succession: Succession,
-    ) -> None:
+    def __init__(self, context: PeerContext, succession: Succession) -> None:
         self._run, self._links, self._membership = context.run, context.links, context.membership
         self._history, self._tasks, self._succession = context.history, context.tasks, succession
         self._leases: Leases | None = None
