@@ -97,7 +97,7 @@ class Mover:
 
         compute = SimpleNamespace(import_state=import_state, skip=skip)
         self.switch.served = SimpleNamespace(
-            stage=stage, compute=compute, rounds=SimpleNamespace(hold=None), serve=lambda: self.log.append("serves")
+            stage=stage, compute=compute, committed=SimpleNamespace(hold=None), serve=lambda: self.log.append("serves")
         )
         return self.switch.served
 
