@@ -10,7 +10,7 @@ from swarmd.config import LimitsConfig
 from swarmd.errors import Refused
 from swarmd.sim.engines.training import Text
 from swarmd.sim.world.world import SimPeer, World
-from swarmd.swarm.rounds import parts
+from swarmd.swarm.rounds import coverage, parts
 from swarmd.values import Encoded, HopId
 from tests.sim.round_faults import CROWD, SEEDS, STEP, believe_dead, check, of_stage
 from tests.sim.test_training import refuse_loss
@@ -81,7 +81,7 @@ def test_a_custodian_that_believes_a_living_peer_dead_costs_no_exactness() -> No
 @pytest.fixture
 def _rather_subtracts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums as small as the toy's are mostly left out whole, when others have half of them."""
-    monkeypatch.setattr(parts, "SUBTRACTED_PER_ADDED", 1000)
+    monkeypatch.setattr(coverage, "SUBTRACTED_PER_ADDED", 1000)
 
 
 @pytest.mark.usefixtures("_rather_subtracts")

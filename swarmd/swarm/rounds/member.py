@@ -99,7 +99,7 @@ class Rounds:
         own = self._membership.own
         return RoundLeader(
             self._run,
-            Round(self._links, self._membership, self._sums.changed, close),
+            Round(self._links, self._membership, self._sums.changed, close, self._stage),
             self._compute.gradient_size,
             lambda: f"{own.peer}/{own.incarnation}/{self._history.departures}/{next(self._attempts)}",
         )

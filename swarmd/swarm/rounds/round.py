@@ -31,10 +31,10 @@ SILENCES = 2  # questions in a row that a member may leave unanswered: after a s
 class Round:
     """One round, as its leader at this peer knows it."""
 
-    def __init__(self, links: Links, membership: Membership, changed: Signal, close: Close) -> None:
+    def __init__(self, links: Links, membership: Membership, changed: Signal, close: Close, stage: int) -> None:
         self.links, self.membership, self.changed = links, membership, changed
         self.own = membership.own.peer
-        self.stage, self.step, self.record, self.ballot = close.stage, close.step, close.record, close.ballot
+        self.stage, self.step, self.record, self.ballot = stage, close.step, close.record, close.ballot
         self.blame = NOBODY  # why the step is to be skipped, once that is known
         self.left_out: set[PeerId] = set()  # they don't answer, or hold the round up
         self.asked: set[PeerId] = set()  # whose sums this leader may have frozen

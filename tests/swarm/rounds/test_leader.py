@@ -51,7 +51,7 @@ def lead(members: Members, test: Callable[[RoundLeader], Awaitable[None]]) -> No
     async def main() -> None:
         membership = Membership(OwnCard(card("a", stage=2)))
         membership.hear(card("b", stage=2), 0.0)
-        it = Round(cast("Links", members), membership, Signal(), CLOSE)
+        it = Round(cast("Links", members), membership, Signal(), CLOSE, 2)
         leader = RoundLeader(RUN, it, SIZE, lambda: f"attempt {len(members.plans)}")
         await test(leader)
         leader.close()

@@ -82,7 +82,7 @@ def reconcile(members: Members, test: Callable[[Reconciliation, Round], Awaitabl
         for peer in ("before1", "before2"):
             membership.hear(card(peer, stage=0), 0.0)
         members.heard = lambda peer: membership.touch(peer, asyncio.get_running_loop().time())
-        it = Round(cast("Links", members), membership, Signal(), Close(3, "record", stage=1))
+        it = Round(cast("Links", members), membership, Signal(), Close(3, "record"), 1)
         await test(Reconciliation(RUN, it, SIZE), it)
 
     run_virtual(main())
