@@ -114,11 +114,11 @@ def test_a_validation_that_a_holder_keeps_ends_everywhere() -> None:
         await start_all(world, LAYOUT, speed=DEVICE)
         await moment(world, lambda: step_of(world) > STEP)
         for name, stage in LAYOUT.items():
-            it: Any = journeys_of(world.peers[name])
+            validation: Any = served_of(world.peers[name]).validation
             if stage == 0:
                 await world.peers[name].machine.spawn(world.peers[name].peer.pause())
             elif stage == 2:
-                it._evaluate = forever
+                validation.evaluate = forever
         head, began = world.peers["head0"], asyncio.get_running_loop().time()
         tokens = await Text(RUN).held_out(0)
         key = HopId(step_of(world), RUN.microbatches)
