@@ -41,9 +41,15 @@ async def child(*command: str, stdout: int = asyncio.subprocess.DEVNULL) -> Asyn
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kills the group and collects what it leaves, also when it is cancelled meanwhile: that takes a moment at most."""
     _kill(process.pid)
     _groups.discard(process.pid)
-    await process.wait()
+    ended = asyncio.ensure_future(process.wait())
+    try:
+        await asyncio.shield(ended)
+    except asyncio.CancelledError:
+        await ended
+        raise
 
 
 def _kill(group: int) -> None:

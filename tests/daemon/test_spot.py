@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from swarmd.config import NodeConfig
-from swarmd.daemon import spot
+from swarmd.daemon import children, spot
 from swarmd.daemon.children import end_all
 from swarmd.daemon.spot import check_spot, spot_notice
 from swarmd.errors import ConfigError
@@ -99,6 +99,23 @@ async def test_at_the_daemon_s_end_nothing_of_a_command_is_left(end: str, tmp_pa
     await gone(grandchild)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_an_end_that_is_cancelled_leaves_no_process_behind() -> None:
+    async def asking() -> None:
+        async with children.child("/bin/sh", "-c", "sleep 100") as process:
+            processes.append(process)
+            await asyncio.sleep(100)
+
+    processes: list[asyncio.subprocess.Process] = []
+    task = asyncio.create_task(asking())
+    while not processes:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()  # it is at the end of the context now
+    await asyncio.gather(task, return_exceptions=True)
+    assert processes[0].returncode == -9
 
 
 async def test_what_a_command_that_ended_left_behind_is_ended(tmp_path: Path) -> None:
