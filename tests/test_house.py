@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.house import (
+    KEPT,
     OURS,
     ROOT,
     circles,
@@ -22,6 +23,7 @@ from tests.house import (
     import_graph,
     imported,
     parse,
+    relative_docstrings,
     sources,
 )
 
@@ -330,6 +332,17 @@ def test_every_file_says_what_it_is() -> None:
         assert not tree.body or ast.get_docstring(tree), f"{path.relative_to(ROOT)} opens without a docstring"
 
 
+def test_docstrings_open_with_their_subject() -> None:
+    """A noun or a verb tells at once what a thing is or does; a clause makes the reader wait for it."""
+    for path in sources("swarmd", "swarmctl"):
+        assert not relative_docstrings(parse(path)), path.relative_to(ROOT)
+
+
+def test_everything_is_formatted() -> None:
+    for path in sources("swarmd", "swarmctl", "benchmarks", "tests"):
+        assert not KEPT.findall(path.read_text(encoding="utf-8")), f"{path.relative_to(ROOT)}: let the formatter do it"
+
+
 def loaded_by(program: str) -> set[str]:
     """Top-level modules that a program has loaded when it ends."""
     program += "\nimport sys; print('loaded', *sorted({name.split('.')[0] for name in sys.modules}))"
@@ -423,3 +436,15 @@ def test_the_checks_of_parameters_and_methods_can_fail(tmp_path: Path) -> None:
 def test_the_check_of_lengths_can_fail() -> None:
     assert long_functions(ast.parse("def f():\n" + "    x = 1\n" * FUNCTION_LINES_LIMIT))
     assert not long_functions(ast.parse("def f():\n" + "    x = 1\n" * (FUNCTION_LINES_LIMIT - 1)))
+
+
+@pytest.mark.parametrize("opening", ["Whoever asks.", "How it is.", "What comes.", "As it was."])
+def test_the_check_of_docstrings_can_fail(opening: str) -> None:
+    source = 'class Asks:\n    def ask(self):\n        """{}"""'
+    assert relative_docstrings(ast.parse(source.format(opening))) == [opening]
+    assert not relative_docstrings(ast.parse(source.format("However, it asks whoever comes.")))
+
+
+def test_the_check_of_formatting_can_fail() -> None:
+    assert len(KEPT.findall("x = [1,2]  # fmt: skip\n# fmt: off\ny = [1,2]\n")) == 2
+    assert not KEPT.findall("x = '# fmt: skip, it says'\n")

@@ -12,11 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from swarmd.errors import ConfigError, Refused
 from swarmd.swarm.balance.outlook import Outlook
-from swarmd.swarm.balance.rule import (
-    Balance,
-    may_spare,
-    plan_balance,
-)
+from swarmd.swarm.balance.rule import Balance, may_spare, plan_balance
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Move
 from swarmd.swarm.membership.states import ADMITTING
@@ -37,12 +33,6 @@ def settle_seconds(period_s: float) -> float:
 def rest_seconds(period_s: float) -> float:
     """From a peer's arrival at a stage until it may go again of its own accord."""
     return REST_PERIODS * period_s
-
-
-# ------------------------------------------------------------------------------------------------- what is seen
-
-
-# ------------------------------------------------------------------------------------------------- when
 
 
 class Balancer:

@@ -31,8 +31,11 @@ def measured_powers(cards: Sequence[Card], works: Sequence[float]) -> dict[PeerI
     """The power of each peer, by its own word; one that has measured too little is ordinary. 1 each if nobody has
     measured enough.
     """
-    said = {it.peer: works[it.stage] / seconds for it in cards
-            if it.measured and 0 <= it.stage < len(works) and (seconds := nan_to_zero(it.service_seconds))}  # fmt: skip
+    said = {
+        it.peer: works[it.stage] / seconds
+        for it in cards
+        if it.measured and 0 <= it.stage < len(works) and (seconds := nan_to_zero(it.service_seconds))
+    }
     middle = statistics.median(said.values()) if said else 1.0
 
     def power(peer: PeerId) -> float:

@@ -1,4 +1,4 @@
-"""What most parts of a peer work with, in one object: their constructors name only what is special to them."""
+"""The surroundings of a peer's parts, in one object: their constructors name only what is special to them."""
 
 import random
 from dataclasses import dataclass

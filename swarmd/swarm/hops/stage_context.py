@@ -1,4 +1,4 @@
-"""What the parts of a served stage work with, in one object: the peer's context, and what is of this stage only."""
+"""The surroundings of a served stage's parts, in one object: the peer's context, and what is of this stage only."""
 
 from dataclasses import dataclass
 

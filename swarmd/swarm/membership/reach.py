@@ -1,4 +1,4 @@
-"""How far a peer's knowledge of the swarm reaches.
+"""The reach of a peer's knowledge of the swarm.
 
 In a small swarm everyone knows everyone. In a large one a peer knows its own stage and the neighbours, and of each
 other stage a few peers.

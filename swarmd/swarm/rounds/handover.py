@@ -131,9 +131,18 @@ class HandOvers:
         except NonFinite as trouble:
             raise Refused(f"this peer's sum can't be handed over: {trouble}") from None
         message = HandOver(
-            estate.step, self._history.record_hash, self._stage, start, stop, data, estate.indices, estate.spoiled,
-            estate.loss_sum, estate.resent, estate.subtracted,
-        )  # fmt: skip
+            estate.step,
+            self._history.record_hash,
+            self._stage,
+            start,
+            stop,
+            data,
+            estate.indices,
+            estate.spoiled,
+            estate.loss_sum,
+            estate.resent,
+            estate.subtracted,
+        )
         answer = await self._links.ask(sibling, message, deadline_s=seconds, urgency="bulk")
         return answer.whole
 

@@ -1,4 +1,4 @@
-"""Whom an attempt at averaging waits for, though that peer lives and answers everything else.
+"""The peers that hold up an attempt at averaging, though they live and answer everything else.
 
 Members say how the attempt stands at them whenever the leader looks (`Standing`). `find_holdups` names those without
 whom nothing goes on; `Holdups` measures them by the others, and says when that has lasted too long. What comes through

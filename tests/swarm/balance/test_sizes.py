@@ -23,10 +23,14 @@ def changed(**model: Any) -> RunConfig:
         changed(hidden=1 << 15, ffn=1 << 17, layers=1 << 14, stages=2),
         changed(vocabulary=1 << 20, hidden=1 << 14, stages=1),
         changed(sequence_length=1 << 20, hidden=1 << 13),
-        dataclasses.replace(TOY, sequences_per_step=1 << 20, sequences_per_microbatch=1 << 20, model=ModelConfig(
-            1 << 20, 64, 64, 2, 1, 1, 1 << 10)),
+        dataclasses.replace(
+            TOY,
+            sequences_per_step=1 << 20,
+            sequences_per_microbatch=1 << 20,
+            model=ModelConfig(1 << 20, 64, 64, 2, 1, 1, 1 << 10),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_bomb_is_told_by_arithmetic(run: RunConfig) -> None:
     said = unfit(run, 24 * GB)
     assert said.startswith("the smallest stage of run toy takes ")

@@ -32,9 +32,24 @@ def step(number: int) -> Record:
 
 def test_a_ledger_line_has_what_design_section_8_promises() -> None:
     promised = (
-        "step", "record", "parent", "stage", "microbatches", "tokens", "loss", "grad_norm", "lr", "members", "resent",
-        "subtracted", "lost", "duplicated", "grad_digest", "digest", "seconds",
-    )  # fmt: skip
+        "step",
+        "record",
+        "parent",
+        "stage",
+        "microbatches",
+        "tokens",
+        "loss",
+        "grad_norm",
+        "lr",
+        "members",
+        "resent",
+        "subtracted",
+        "lost",
+        "duplicated",
+        "grad_digest",
+        "digest",
+        "seconds",
+    )
     it = record(report(0, lost=1, microbatches=7), report(1))
     line = ledger_line(it, 0, "abc")
     assert set(promised) <= set(line)

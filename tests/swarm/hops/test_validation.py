@@ -77,8 +77,9 @@ async def test_the_mean_is_over_tokens_and_beyond_the_indices_that_are_trained()
     assert await it.validation.mean_loss(DATA, 7) == 2.0
     assert it.device.evaluated == [HopId(8, RUN.microbatches), HopId(8, RUN.microbatches + 1)]
     assert [(peer, hop.tokens, hop.activation) for peer, hop in it.sent] == [
-        ("next", b"\x00", OUT), ("next", b"\x01", OUT)
-    ]  # fmt: skip
+        ("next", b"\x00", OUT),
+        ("next", b"\x01", OUT),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,17 @@ class Rig:
         self.own_card, self.cards = OwnCard(card("p", stage=STAGE, version=VERSION)), {"q": self.sibling(VERSION)}
         self.log, self.changed, self.foreign = list[Any](), Signal(), False
         self.history: Any = SimpleNamespace(
-            finished=False, behind=False, broken=0, version=VERSION, lock=asyncio.Lock(), catch_up=self._catch_up,
-            fall_behind=self._fall_behind, replace=self._replace, took_part=lambda step: self.log.append("took part"),
+            finished=False,
+            behind=False,
+            broken=0,
+            version=VERSION,
+            lock=asyncio.Lock(),
+            catch_up=self._catch_up,
+            fall_behind=self._fall_behind,
+            replace=self._replace,
+            took_part=lambda step: self.log.append("took part"),
             origin=SimpleNamespace(decided=lambda: self.log.append("decided")),
-        )  # fmt: skip
+        )
         self.served = self._stage(STAGE)
         self.state: Any = b"state"
         self.returns: Any = SimpleNamespace(due=None, making=self._making, done=self._done, state=self._state)
@@ -71,9 +78,12 @@ class Rig:
 
         joiner = SimpleNamespace(reach_version=self._reach, ended=self._ended, pull=self._pull)
         return SimpleNamespace(
-            stage=stage, joiner=joiner, compute=SimpleNamespace(import_state=import_state),
-            admission=SimpleNamespace(paused=False), serve=lambda: self.log.append("serves"),
-        )  # fmt: skip
+            stage=stage,
+            joiner=joiner,
+            compute=SimpleNamespace(import_state=import_state),
+            admission=SimpleNamespace(paused=False),
+            serve=lambda: self.log.append("serves"),
+        )
 
     async def _catch_up(self, source: str, version: int) -> None:
         self.log.append(("catches up", source, version))

@@ -33,9 +33,16 @@ class Stage:
         self.promises, self.leads, self.averaged, self.missing = {"q"}, "c", False, list[int]()
         self.asked, self.paused, self.gives = list[str](), False, True
         self.history: Any = SimpleNamespace(
-            version=STEP - 1, record_hash="r", crosses_at=None, finished=False, behind=False, ready=True,
-            lock=asyncio.Lock(), await_version=self._at_version, left=self._left,
-        )  # fmt: skip
+            version=STEP - 1,
+            record_hash="r",
+            crosses_at=None,
+            finished=False,
+            behind=False,
+            ready=True,
+            lock=asyncio.Lock(),
+            await_version=self._at_version,
+            left=self._left,
+        )
         self.over = asyncio.Event()
         self.sums, self.journeys = StepSums(), self._journeys()
         self.handovers: Any = SimpleNamespace(unsure="", give=self._give)

@@ -33,9 +33,17 @@ class Mover:
         self.own, self.cards = card("p", stage=SOURCE), [card("q", stage=SOURCE)]
         self.changed, self.answers, self.asked = Signal(), list[Any](), list[AskMove]()
         self.history = SimpleNamespace(
-            version=STEP - 1, record_hash="r", record=None, entered=0.0, finished=False, behind=False, crosses_at=None,
-            lock=asyncio.Lock(), settle=self._settle, replace=self._replace,
-        )  # fmt: skip
+            version=STEP - 1,
+            record_hash="r",
+            record=None,
+            entered=0.0,
+            finished=False,
+            behind=False,
+            crosses_at=None,
+            lock=asyncio.Lock(),
+            settle=self._settle,
+            replace=self._replace,
+        )
         self.heirs, self.log = list[str](), list[Any]()
         early_exit = SimpleNamespace(stays=0, leave=self._leave_early)
         self.old = SimpleNamespace(stage=SOURCE, early_exit=early_exit)

@@ -24,7 +24,9 @@ class Rig:
         custodian = SimpleNamespace(retention=SimpleNamespace(nbytes=7))
         admission = SimpleNamespace(ailing=SimpleNamespace(warning=lambda now: ""))
         self.peer: Any = SimpleNamespace(
-            state="serving", stage=1, entrance=SimpleNamespace(entries=("x",)),
+            state="serving",
+            stage=1,
+            entrance=SimpleNamespace(entries=("x",)),
             run_config=SimpleNamespace(model=SimpleNamespace(stages=3), microbatches=8, skips_limit=0),
             history=SimpleNamespace(origin=SimpleNamespace(resumes=False), finished=False, version=4, record=None),
             returns=SimpleNamespace(under_way=False, waiting="", broken_stage=lambda: None),
@@ -44,7 +46,7 @@ class Rig:
             ),
             journeys=SimpleNamespace(hops=hops, custodian=custodian, admission=admission),
             compute=SimpleNamespace(progress=lambda: SimpleNamespace(running=self.running)),
-        )  # fmt: skip
+        )
         peer: Any = self.peer
         self.view = StatusView(peer)
 

@@ -45,8 +45,10 @@ def test_any_candidate_may_become_the_committed_gradient_and_the_others_are_let_
     for value in range(CANDIDATES + 2):
         held.add(3, f"digest {value}", (data(value),))
     assert [held.whole(3, f"digest {value}") is not None for value in range(CANDIDATES + 2)] == [
-        False, False, *[True] * CANDIDATES,
-    ]  # fmt: skip
+        False,
+        False,
+        *[True] * CANDIDATES,
+    ]
     held.end_step(3, "digest 2")
     assert held.whole(3, "digest 2") == (data(2),)
     assert held.whole(3, "digest 3") is None

@@ -36,8 +36,11 @@ def test_shares_are_in_proportion_to_weight(size: int, owners: dict[str, float])
 def test_equal_owners_get_equal_parts_in_order() -> None:
     parts = plan_parts(10, {"b": 1.0, "a": 1.0}, limit=3)
     assert [(part.start, part.stop, part.owner) for part in parts] == [
-        (0, 3, "a"), (3, 5, "a"), (5, 8, "b"), (8, 10, "b"),
-    ]  # fmt: skip
+        (0, 3, "a"),
+        (3, 5, "a"),
+        (5, 8, "b"),
+        (8, 10, "b"),
+    ]
 
 
 def test_a_round_without_owners_is_our_bug() -> None:

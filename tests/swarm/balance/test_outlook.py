@@ -32,10 +32,15 @@ def swarm(*cards: Card) -> Membership:
 
 def test_everyone_counts_where_it_is_or_will_be() -> None:
     cards = (
-        card("a", stage=0), card("b", stage=0, moving=2), card("c", stage=1, state="joining"),
-        card("d", stage=1, state="left"), card("e", stage=2, rested=False), card("f", stage=-1, state="joining"),
-        card("g", stage=0, state="draining"), card("h", stage=0, state="draining", moving=1),
-    )  # fmt: skip
+        card("a", stage=0),
+        card("b", stage=0, moving=2),
+        card("c", stage=1, state="joining"),
+        card("d", stage=1, state="left"),
+        card("e", stage=2, rested=False),
+        card("f", stage=-1, state="joining"),
+        card("g", stage=0, state="draining"),
+        card("h", stage=0, state="draining", moving=1),
+    )
     assert loads(*cards) == [(1.0, 1, 1), (2.0, 0, 0), (2.0, 1, 0)]
 
 
@@ -88,9 +93,12 @@ def test_a_summary_that_lies_breaks_nothing() -> None:
 
 def test_a_summary_says_what_a_stage_has() -> None:
     cards = [
-        card("a", stage=2, service_seconds=1.0, measured=True), card("b", stage=2, moving=0),
-        card("c", stage=2, rested=False), card("d", stage=2, state="joining"), card("e", stage=1, moving=2),
-    ]  # fmt: skip
+        card("a", stage=2, service_seconds=1.0, measured=True),
+        card("b", stage=2, moving=0),
+        card("c", stage=2, rested=False),
+        card("d", stage=2, state="joining"),
+        card("e", stage=1, moving=2),
+    ]
     assert sum_up(2, cards, EVEN, (), 3) == Summary(2, (), 3, power=3.0, candidates=1, away=((0, 1.0),))
 
 
