@@ -21,7 +21,7 @@ from swarmd.config import RunConfig
 from swarmd.errors import ConfigError, NonFinite, PeerFault
 from swarmd.stage.codec import available_codecs, decode, encode
 from swarmd.stage.finite import all_finite
-from swarmd.stage.gradients import StepSum, parameter_digest
+from swarmd.stage.gradients import GradientSum, parameter_digest
 from swarmd.stage.graphs import ForwardGraph, Graphs, plan_limit
 from swarmd.stage.model import build_stage, loss_sum
 from swarmd.stage.optimizer import Optimizer
@@ -41,7 +41,7 @@ class StageEngine:
         self.module = build_stage(run.model, stage, run.seed, self.device)
         self.parameters: tuple[nn.Parameter, ...] = tuple(self.module.named().values())
         self.optimizer = Optimizer(run.optimizer, dict(self.module.named()))
-        self.sum = StepSum(self.parameters)
+        self.sum = GradientSum(self.parameters)
         self.version = 0
         self._broken = False  # moments are of a step whose parameters were refused
         self.graphs = Graphs(plan_limit(run, self.device))

@@ -23,7 +23,7 @@ MASK = (1 << 64) - 1
 MIXER = 0x9E3779B97F4A7C15  # 2 ** 64 over the golden ratio: spreads a small sum over all 64 bits
 
 
-class StepSum:
+class GradientSum:
     """The sum of one step's gradients over target tokens, and what became of it."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:

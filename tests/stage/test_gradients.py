@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from swarmd.stage import gradients
 from swarmd.stage.codec import encode
 from swarmd.stage.finite import all_finite
-from swarmd.stage.gradients import StepSum, bytes_digest, parameter_digest, squared_norm
+from swarmd.stage.gradients import GradientSum, bytes_digest, parameter_digest, squared_norm
 
 CHANGES: tuple[Callable[[list[torch.Tensor]], object], ...] = (
     lambda tensors: tensors[0].mul_(-1),
@@ -69,7 +69,7 @@ def test_one_bad_number_among_many_is_found(bad: float) -> None:
 
 
 def test_parts_are_put_together_in_order_and_named_by_their_bytes() -> None:
-    total = StepSum([torch.zeros(3, 4), torch.zeros(5)])
+    total = GradientSum([torch.zeros(3, 4), torch.zeros(5)])
     flat = torch.arange(17.0)
     parts = [encode(flat[:6], "fp32"), encode(flat[6:6], "fp32"), encode(flat[6:], "fp32")]
     summary = total.assemble(parts)
