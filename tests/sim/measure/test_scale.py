@@ -9,16 +9,7 @@ from swarmd.sim.__main__ import run_command_line
 from swarmd.sim.measure.figures import Scale, measure_scale, open_world, plan_run
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import ENTRIES
-from swarmd.swarm.hops.beats import BEAT_CEILING_SECONDS, beat_interval
-from swarmd.swarm.hops.custody import UNCLAIMED_SECONDS
-from swarmd.swarm.membership.gossip import cards_for
-from swarmd.swarm.membership.reach import is_spare
-from swarmd.swarm.membership.rhythm import SILENCE_CEILING_SECONDS
-from swarmd.swarm.membership.table import FEW, SMALL_SWARM, Membership, heartbeat_interval, summary_interval
-from swarmd.swarm.wire.messages.hop import BEAT_SECONDS
-from swarmd.swarm.wire.messages.presence import Summary
-from swarmd.swarm.wire.own_card import OwnCard
-from tests.swarm.cards import card
+from swarmd.swarm.membership.table import SMALL_SWARM, heartbeat_interval, summary_interval
 
 GOSSIP_LIMIT = 16.0  # copies that a peer sends per second: five of two heartbeats, and of half a summary
 GOSSIP_BYTES_LIMIT = 16_000.0
@@ -65,52 +56,6 @@ def test_nobody_hears_more_gossip_in_a_larger_swarm(interval: Callable[[int], fl
     rates = [peers / interval(peers) for peers in range(1, 5000)]
     assert max(rates) <= 4.0
     assert rates[-1] <= max(rates[:SMALL_SWARM])
-
-
-def test_a_holder_with_many_custodians_beats_to_each_before_it_is_given_up() -> None:
-    assert beat_interval(1) == beat_interval(2) == BEAT_SECONDS
-    assert [beat_interval(count) for count in (10, 1000)] == [5.0, BEAT_CEILING_SECONDS]
-    assert beat_interval(1, SMALL_SWARM + 1) == 2.0
-    assert beat_interval(100, SMALL_SWARM + 1) == BEAT_CEILING_SECONDS
-    assert min(UNCLAIMED_SECONDS, SILENCE_CEILING_SECONDS) > BEAT_CEILING_SECONDS
-
-
-def large(stages: int, replicas: int) -> Membership:
-    members = Membership(OwnCard(card("me", stage=0)))
-    for number in range(stages * replicas):
-        members.hear(card(f"p{number:03d}", stage=number % stages), 0.0)
-    return members
-
-
-def test_a_newcomer_of_a_large_swarm_is_told_of_all_who_are_near_and_a_few_of_each_other_stage() -> None:
-    members = large(stages=10, replicas=20)
-    told = [it.stage for it in cards_for(5, members)]
-    assert [told.count(stage) for stage in range(10)] == [FEW, FEW, FEW, FEW, 20, 20, 20, FEW, FEW, FEW]
-    assert len(cards_for(5, large(stages=4, replicas=10))) == 41
-
-
-def test_a_stage_is_as_large_as_its_summary_says() -> None:
-    members = large(stages=4, replicas=20)
-    assert members.population() == 81
-    members.report(Summary(3, (), 500))
-    assert (members.unseen(3), members.population()) == (480, 561)
-    members.report(Summary(7, (), 500))
-    assert members.unseen(7) == 0, "nobody is known there: the word may be of another time"
-    members.report(Summary(-1, (), 5))
-    members.report(Summary(2, (), -5))
-    assert members.population() == 561
-
-
-def test_far_peers_of_a_large_swarm_are_spare_and_near_ones_are_not() -> None:
-    members = large(stages=4, replicas=20)
-    assert [is_spare(members, card(f"q{stage}", stage=stage)) for stage in range(5)] == [
-        False,
-        False,
-        True,
-        True,
-        False,
-    ]
-    assert not is_spare(large(stages=4, replicas=4), card("q3", stage=3))
 
 
 def test_figures_are_printed_and_called_simulated(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 from swarmd.swarm.membership.reach import count_near, is_spare, knows_all_of, reaches_half
 from swarmd.swarm.membership.table import FEW, SILENCE_FLOOR_SECONDS, SMALL_SWARM, Membership
 from swarmd.swarm.wire.own_card import OwnCard
-from tests.swarm.cards import card
+from tests.swarm.cards import card, crowd
 
 STAGES = 4
 
@@ -48,3 +48,10 @@ def test_half_of_some_peers_are_reached_if_they_are_live_and_not_silent() -> Non
     assert reaches_half(members, ["a", "b", "c", "me"], soon), "half of four"
     assert not reaches_half(members, ["a", "b", "c"], soon)
     assert not reaches_half(members, ["me", "stranger", "b"], soon), "a stranger is no live member"
+
+
+def test_far_peers_of_a_large_swarm_are_spare_and_near_ones_are_not() -> None:
+    members = crowd(stages=4, replicas=20)
+    spare = [is_spare(members, card(f"q{stage}", stage=stage)) for stage in range(5)]
+    assert spare == [False, False, True, True, False]
+    assert not is_spare(crowd(stages=4, replicas=4), card("q3", stage=3))

@@ -1,15 +1,10 @@
-"""Membership: whose word is newer, who is alive, who leads, where a newcomer is needed."""
+"""Membership: whose word is newer, who is alive, how large a stage is."""
 
 import math
-import random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from swarmd.swarm.membership import table as membership
-from swarmd.swarm.membership.order import conductor_order, rendezvous
-from swarmd.swarm.membership.rhythm import Rhythm
 from swarmd.swarm.membership.table import (
     SILENCE_CEILING_SECONDS,
     SILENCE_FLOOR_SECONDS,
@@ -20,7 +15,7 @@ from swarmd.swarm.membership.table import (
 )
 from swarmd.swarm.wire.messages.presence import Summary
 from swarmd.swarm.wire.own_card import ADDRESSES_KEPT, OwnCard
-from tests.swarm.cards import card
+from tests.swarm.cards import card, crowd
 
 
 def swarm(*peers: str) -> Membership:
@@ -174,81 +169,23 @@ def test_of_a_summary_a_bounded_number_of_movers_is_kept() -> None:
     assert len(members.summaries()[1].away) == membership.AWAY_KEPT
 
 
-# ------------------------------------------------------------------------------------------------- rhythm
-
-
-def test_patience_lies_between_floor_and_ceiling() -> None:
-    rhythm = Rhythm()
-    assert rhythm.limit(8, 6, 30) == 6
-    for _ in range(50):
-        rhythm.observe(5.0)
-    assert 10 <= rhythm.limit(8, 6, 30) < 11
-    rhythm.observe(500.0)
-    assert rhythm.limit(8, 6, 30) == 30
-
-
-@given(st.lists(st.floats(0.01, 100.0), min_size=1, max_size=50))
-def test_patience_is_never_less_than_twice_the_mean(intervals: list[float]) -> None:
-    rhythm = Rhythm()
-    for seconds in intervals:
-        rhythm.observe(seconds)
-    assert min(intervals) - 1e-9 <= rhythm.mean <= max(intervals) + 1e-9
-    assert rhythm.limit(8, 0, math.inf) >= 2 * rhythm.mean
-
-
 @pytest.mark.parametrize(("peers", "seconds"), [(0, 2.0), (4, 2.0), (6, 3.0), (48, 24.0), (100, 128.0), (1000, 1928.0)])
 def test_heartbeats_slow_down_as_the_swarm_grows(peers: int, seconds: float) -> None:
     assert heartbeat_interval(peers) == pytest.approx(seconds)
 
 
-# ------------------------------------------------------------------------------------------------- orders
-
-NAMES = [f"p{number}" for number in range(12)]
-
-
-@given(st.permutations(NAMES))
-def test_rendezvous_is_the_same_for_everyone(names: list[str]) -> None:
-    assert rendezvous("key", names) == rendezvous("key", NAMES)
-
-
-def test_rendezvous_differs_from_key_to_key_and_keeps_its_order_without_the_lost() -> None:
-    firsts = {rendezvous(f"leader/{step}", NAMES)[0] for step in range(100)}
-    assert len(firsts) > 8
-    order = rendezvous("key", NAMES)
-    assert rendezvous("key", [name for name in NAMES if name != order[0]]) == order[1:]
-
-
-def test_heads_conduct_before_others_and_members_before_newcomers() -> None:
-    cards = [card("head", stage=0), card("tail", stage=2), card("new", stage=0), card("late", stage=0, arrival=5)]
-    order = conductor_order(7, cards, ["tail", "head", "gone"])
-    assert order == ["head", "tail", "new", "late"]
-
-
-@pytest.mark.parametrize("clock", [0, 1, 1 << 61])
-def test_at_version_0_the_first_head_that_came_conducts_whatever_clocks_say(clock: int) -> None:
-    cards = [
-        card("a", stage=0, incarnation=clock, arrival=2),
-        card("b", stage=0, incarnation=9, arrival=1),
-        card("c", stage=1, incarnation=3),
-    ]
-    assert conductor_order(1, cards, []) == ["b", "a", "c"]
-
-
-@given(st.integers(1, 50), st.sets(st.sampled_from(NAMES), min_size=1), st.randoms(use_true_random=False))
-def test_whoever_comes_during_a_step_does_not_change_who_leads_it(
-    step: int, members: set[str], draw: random.Random
-) -> None:
-    cards = [card(name, stage=draw.randrange(3)) for name in sorted(members)]
-    before = conductor_order(step, cards, sorted(members))
-    newcomers = [card(f"new{number}", stage=0, arrival=number) for number in range(3)]
-    assert conductor_order(step, [*newcomers, *cards], sorted(members))[: len(before)] == before
-
-
-def test_who_is_not_at_work_does_not_conduct() -> None:
-    cards = [card("a", state="finished"), card("b", state="joining"), card("c", state="draining"), card("d")]
-    assert sorted(conductor_order(1, cards, ["a", "b", "c", "d"])) == ["c", "d"], "who drains ends what it leads"
-
-
 @pytest.mark.parametrize(("said", "used"), [(1.5, 1.5), (math.nan, 0.0), (math.inf, 0.0), (-1.0, 0.0), (0.0, 0.0)])
 def test_rates_that_are_no_numbers_are_not_used(said: float, used: float) -> None:
     assert nan_to_zero(said) == used
+
+
+def test_a_stage_is_as_large_as_its_summary_says() -> None:
+    members = crowd(stages=4, replicas=20)
+    assert members.population() == 81
+    members.report(Summary(3, (), 500))
+    assert (members.unseen(3), members.population()) == (480, 561)
+    members.report(Summary(7, (), 500))
+    assert members.unseen(7) == 0, "nobody is known there: the word may be of another time"
+    members.report(Summary(-1, (), 5))
+    members.report(Summary(2, (), -5))
+    assert members.population() == 561
