@@ -105,7 +105,7 @@ class Places:
             place = await self._links.ask(peer, question, deadline_s=PLACE_SECONDS)
         except NO_ANSWER as trouble:
             log.info("no place from %s: %s", short(peer), trouble)
-            self.tried = f"{short(peer)}: {trouble or 'no answer'}"
+            self.tried = f"{short(peer)}: {str(trouble) or 'no answer'}"
             return None
         try:
             for card in place.cards:

@@ -205,7 +205,7 @@ class Puller:
             return read_manifest(self._run, snapshot, self._gradient_size)
         except (PeerUnreachable, TimeoutError, Refused) as trouble:
             log.info("no state of stage %d from %s: %s", self._stage, short(donor), trouble)
-            self.tried = f"{short(donor)}: {trouble or 'no answer'}"
+            self.tried = f"{short(donor)}: {str(trouble) or 'no answer'}"
         except PeerFault as fault:
             log.warning("state of stage %d from %s is refused: %s", self._stage, short(donor), fault)
             liars.add(donor)

@@ -243,7 +243,7 @@ class Links:
         except (SwarmError, TimeoutError) as trouble:
             raise Refused(str(trouble) or "it took too long") from None
         except MemoryError as trouble:
-            log.warning("%s of %s: %s", type(message).__name__, short(peer), trouble or "out of memory")
+            log.warning("%s of %s: %s", type(message).__name__, short(peer), str(trouble) or "out of memory")
             raise Refused("this peer is out of memory") from None
         except Exception as trouble:  # noqa: BLE001 - one message's failure ends nothing but its answer
             self.fence.note(f"answering {type(message).__name__} of {short(peer)}", trouble)
