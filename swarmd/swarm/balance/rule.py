@@ -121,10 +121,9 @@ def capacities(loads: Sequence[StageLoad], works: Sequence[float]) -> list[float
 
 def may_spare(stage: int, loads: Sequence[StageLoad], works: Sequence[float]) -> bool:
     """A first, cheap look at a stage: it isn't the slowest, and has a peer that can go."""
-    have = capacities(loads, works)
-    load = loads[stage]
-    least = load.candidates[0].power / works[stage] if load.candidates else 0.0
-    return bool(load.candidates) and have[stage] - least > (1 + GAIN_SHARE) * min(have)
+    have, candidates = capacities(loads, works), loads[stage].candidates
+    enough = (1 + GAIN_SHARE) * min(have)
+    return bool(candidates) and have[stage] - candidates[0].power / works[stage] > enough
 
 
 def plan_place(loads: Sequence[StageLoad], works: Sequence[float], stages: Sequence[int]) -> int | None:

@@ -16,6 +16,8 @@ from swarmd.swarm.balance.rule import (
     Candidate,
     StageLoad,
     Terms,
+    _Placement,
+    capacities,
     download_seconds,
     in_order,
     may_spare,
@@ -107,11 +109,97 @@ def test_of_peers_of_different_speeds_the_one_that_fits_goes() -> None:
     assert plan([[4.0, 4.0, 4.0], [4.0]]).moves == (Move("s0p0", 0, 1),)
 
 
-def test_two_change_places_where_no_move_helps() -> None:
-    placement = [[8.0, 8.0], [2.0, 2.0]]
+@pytest.mark.parametrize(
+    ("placement", "after"),
+    [
+        ([[8.0, 8.0], [2.0, 2.0]], 10.0),  # by two moves, each of which helps
+        ([[5.0, 5.0], [3.0, 3.0]], 8.0),  # by an exchange
+        ([[0.005, 0.005], [0.003, 0.003]], 0.008),
+    ],
+)
+def test_two_change_places(placement: Placement, after: float) -> None:
     planned = plan(placement)
     assert sorted((move.source, move.target) for move in planned.moves) == [(0, 1), (1, 0)]
-    assert least(moved(placement, planned.moves)) == planned.after == 10.0
+    assert least(moved(placement, planned.moves)) == planned.after == after
+
+
+def test_nobody_changes_places_with_a_lone_replica_or_one_that_has_come_lately() -> None:
+    fast = StageLoad(10.0, 2, (Candidate(8.0, "fast"),))
+    assert plan_balance([fast, StageLoad(7.0, 1, (Candidate(6.0, "lone"),))], [1.0, 1.0], FREE).moves == ()
+    assert plan_balance([fast, StageLoad(7.0, 2)], [1.0, 1.0], FREE).moves == ()
+    planned = plan_balance([fast, StageLoad(7.0, 2, (Candidate(6.0, "slow"),))], [1.0, 1.0], FREE)
+    assert planned.moves == (Move("fast", 0, 1), Move("slow", 1, 0))
+
+
+def test_the_only_one_that_may_go_goes() -> None:
+    loads = [StageLoad(6.0, 3, (Candidate(2.0, "a"),)), StageLoad(2.0, 1)]
+    assert plan_balance(loads, [1.0, 1.0], FREE).moves == (Move("a", 0, 1),)
+
+
+@pytest.mark.parametrize(
+    ("it", "stage", "can"),
+    [
+        (Candidate(1.0), 0, True),
+        (Candidate(1.0, has_data=False), 0, False),
+        (Candidate(1.0, has_data=False), 1, True),
+        (Candidate(1.0, memory_bytes=15.0), 0, True),
+        (Candidate(1.0, memory_bytes=15.0), 1, False),
+        (Candidate(1.0, memory_bytes=1.0), 1, False),
+        (Candidate(1.0, memory_bytes=20.0, has_data=False), 1, True),
+        (Candidate(1.0, memory_bytes=20.0, has_data=False), 0, False),
+    ],
+)
+def test_who_can_serve_a_stage_has_its_memory_and_at_the_first_the_data(it: Candidate, stage: int, can: bool) -> None:
+    assert Terms(needs=(15.0, 20.0)).can_serve(it, stage) == can
+
+
+def best_step(loads: list[StageLoad], works: list[float], terms: Terms) -> tuple[float, float, bool] | None:
+    """The dumb twin of a step of the search: the lesser capacity afterwards, what the source has left, and True if two
+    change places.
+    """
+    have = capacities(loads, works)
+    low = min(have)
+    target = have.index(low)
+    sources = [at for at in range(len(loads)) if at != target and loads[at].staying > terms.minimum]
+    nobody = Candidate(0.0)
+
+    def steps(back: tuple[Candidate, ...]) -> list[tuple[float, float, bool]]:
+        found = []
+        for source in sources:
+            for goes, comes in itertools.product(loads[source].candidates, back):
+                more = goes.power - comes.power
+                left = have[source] - more / works[source]
+                worst = min(left, low + more / works[target])
+                if worst > low and terms.can_serve(goes, target) and terms.can_serve(comes, source):
+                    found.append((worst, left, comes is not nobody))
+        return found
+
+    exchange = loads[target].candidates if loads[target].staying > terms.minimum else ()
+    return max(steps((nobody,)) or steps(exchange), default=None)
+
+
+def test_each_step_is_the_one_that_a_dumb_twin_finds() -> None:
+    rng, kinds = random.Random(7), set()
+    for _ in range(1500):
+        works = [rng.choice([0.5, 1.0, 2.0, 4.0]) for _ in range(rng.randint(2, 4))]
+        loads = []
+        for stage in range(len(works)):
+            peers = [
+                Candidate(
+                    float(rng.randint(1, 9)), name(stage, number), rng.random() < 0.7, rng.choice([0.0, 1.0, 2.0])
+                )
+                for number in range(rng.randint(1, 4))
+            ]
+            stay = sum(rng.randint(1, 9) for _ in range(rng.randint(0, 1)))
+            power = sum(it.power for it in peers) + stay
+            loads.append(StageLoad(power, len(peers) + (stay > 0), in_order(it for it in peers if rng.random() < 0.9)))
+        needs = tuple(rng.choice([1.0, 2.0]) for _ in works) if rng.random() < 0.5 else ()
+        terms = Terms(minimum=rng.randint(1, 2), needs=needs)
+        step, twin = _Placement(loads, works, terms).improve(), best_step(loads, works, terms)
+        found = (step.worst, step.spare, step.comes is not None) if step is not None else None
+        assert found == twin, (loads, works, terms)
+        kinds.add(twin and twin[2])
+    assert kinds == {None, False, True}, "all three happened"
 
 
 def test_a_lone_replica_never_goes() -> None:
@@ -155,6 +243,7 @@ def test_nobody_goes_where_its_device_is_too_small() -> None:
 def test_who_is_on_the_way_counts_where_it_goes() -> None:
     loads = with_move(loads_of(equal(3, 1)), Move("s0p0", 0, 1), 1.0)
     assert [(load.power, load.staying) for load in loads] == [(2.0, 2), (2.0, 1)]
+    assert [[it.peer for it in load.candidates] for load in loads] == [["s0p1", "s0p2"], ["s1p0"]]
     assert plan_balance(loads, [1.0, 1.0], FREE).moves == ()
 
 
@@ -169,6 +258,29 @@ def test_a_move_must_pay_for_its_download() -> None:
     assert plan(placement, terms=Terms(3000.0)).moves == (), "0.05 of 10 minutes is less than a fifth of 50"
 
 
+def test_moves_that_help_together_pay_together() -> None:
+    """Two moves of a peer of one microbatch per second gain one per second: 600 until the next."""
+    assert len(plan(equal(5, 1, 1), terms=Terms(0.0, 290.0)).moves) == 2
+    assert plan(equal(5, 1, 1), terms=Terms(0.0, 310.0)).moves == ()
+    assert len(plan(equal(3, 1), terms=Terms(0.0, 590.0)).moves) == 1
+    assert plan(equal(3, 1), terms=Terms(0.0, 600.0)).moves == (), "it would be as broad as it is long"
+
+
+def test_a_move_costs_what_the_mover_would_have_done_where_it_was() -> None:
+    assert len(plan(equal(3, 1), [2.0, 2.0], Terms(0.0, 500.0)).moves) == 1, "250 of 300"
+
+
+def test_what_costs_nothing_pays_for_slow_peers_too() -> None:
+    assert len(plan([[0.001] * 3, [0.001]]).moves) == 1
+    assert len(plan([[0.001] * 9, [0.001]]).moves) == 4
+
+
+def test_a_plan_ends_after_so_many_steps() -> None:
+    assert len(plan(equal(201, 1)).moves) == MOVES_AT_MOST
+    stages = MOVES_AT_MOST + 1
+    assert plan(equal(2 * stages, *[1] * stages)).moves == (), "they would help only all together"
+
+
 def test_small_differences_of_speed_move_nobody() -> None:
     rng = random.Random(5)
     for _ in range(300):
@@ -178,11 +290,12 @@ def test_small_differences_of_speed_move_nobody() -> None:
         assert plan(noisy).moves == ()
 
 
-def test_it_says_why() -> None:
-    planned = plan(equal(5, 1, 1))
-    assert planned.reason(planned.moves[0]) == (
-        "stage 1 needs it more than stage 0: 100% more throughput, with 1 other move"
-    )
+@pytest.mark.parametrize(
+    ("counts", "beside"), [((3, 1), ""), ((5, 1, 1), ", with 1 other move"), ((7, 1, 1, 1), ", with 2 other moves")]
+)
+def test_it_says_why(counts: tuple[int, ...], beside: str) -> None:
+    planned = plan(equal(*counts))
+    assert planned.reason(planned.moves[0]) == f"stage 1 needs it more than stage 0: 100% more throughput{beside}"
 
 
 def test_whoever_grants_a_move_asks_whether_it_still_helps() -> None:
@@ -192,6 +305,45 @@ def test_whoever_grants_a_move_asks_whether_it_still_helps() -> None:
     twice = with_move(once, Move("s0p2", 0, 1), 1.0)
     assert pays(move, 1.0, once, [1.0] * 3)
     assert not pays(move, 1.0, twice, [1.0] * 3), "two peers are as well where they are as three"
+
+
+@pytest.mark.parametrize(
+    ("counts", "works", "power", "helps"),
+    [
+        ((2, 1), [1.0, 1.0], 1.0, False),
+        ((3, 1), [4.0, 2.0], 1.0, False),  # two at a stage of work 4 are as good as one at a stage of work 2
+        ((4, 1), [4.0, 2.0], 1.0, True),
+        ((4, 1), [1.0, 1.0], 0.0, False),
+    ],
+)
+def test_a_move_helps_if_both_stages_are_better_off_than_the_target_is(
+    counts: tuple[int, ...], works: list[float], power: float, helps: bool
+) -> None:
+    assert pays(Move("s0p0", 0, 1), power, loads_of(equal(*counts)), works) == helps
+
+
+@pytest.mark.parametrize(
+    ("power", "candidates", "other", "may"),
+    [
+        (105.0, (2.0, 50.0), 100.0, True),
+        (104.0, (2.0,), 100.0, False),  # exactly the share that a plan must gain
+        (102.0, (2.0,), 100.0, False),
+        (100.0, (2.0,), 100.0, False),
+        (200.0, (2.0,), 300.0, False),
+        (500.0, (), 100.0, False),
+    ],
+)
+def test_a_stage_may_spare_its_weakest_if_it_is_not_the_slowest_then(
+    power: float, candidates: tuple[float, ...], other: float, may: bool
+) -> None:
+    load = StageLoad(power, 4, tuple(map(Candidate, candidates)))
+    assert may_spare(0, [load, StageLoad(other, 4)], [1.0, 1.0]) == may
+    assert may_spare(1, [StageLoad(other * 2, 4), load], [2.0, 1.0]) == may
+
+
+def test_each_stage_has_a_work() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        capacities(loads_of(equal(1, 1)), [1.0])
 
 
 powers = st.sampled_from([1.0, 1.0, 1.0, 2.0, 4.0]) | st.floats(0.2, 5.0)
@@ -302,6 +454,7 @@ def test_newcomers_placed_by_it_leave_nothing_to_move() -> None:
     ("queues", "move"),
     [
         ([{"a": 1, "b": 2}, {"c": 5}], Move("a", 0, 1)),
+        ([{"a": 2, "b": 1}, {"c": 5}], Move("b", 0, 1)),
         ([{"a": 9}, {"b": 1, "c": 1}, {"d": 3}], Move("b", 1, 0)),
         ([{"a": 2}, {"b": 2}], None),
         ([{"a": 5}, {"b": 0}, {"c": 0}, {"d": 5}], Move("b", 1, 0)),
@@ -342,3 +495,5 @@ def test_the_last_stage_has_the_vocabulary_besides() -> None:
 def test_a_download_is_the_state_over_the_line() -> None:
     model = ModelConfig(vocabulary=1000, hidden=1000, ffn=2000, heads=1, layers=6, stages=3, sequence_length=8)
     assert math.isclose(download_seconds(model), 12 * 2 * 10e6 / 25e6)
+    shared = dataclasses.replace(model, shared=True)
+    assert math.isclose(download_seconds(shared), 12 * 10e6 / 25e6), "one block, however often it is applied"
