@@ -12,11 +12,18 @@ BLAME = Blame("loss", 1, "peer", 3)
 STEP = 5
 
 
+def test_a_new_sum_is_open_and_empty() -> None:
+    it = StepSum()
+    assert (it.empty, it.done, it.blame, it.frozen, it.settled) == (True, set(), NOBODY, False, False)
+
+
 def test_an_index_counts_once() -> None:
     it = StepSum()
     it.add(3, 2.0, "a")
     it.add(3, 2.0, "b")
     assert (it.accumulated, it.loss_sum, it.sources) == ({3}, 2.0, {3: "a"})
+    it.add(4, 1.0, "b")
+    assert (it.accumulated, it.loss_sum, it.sources) == ({3, 4}, 3.0, {3: "a", 4: "b"})
 
 
 def test_what_is_taken_out_may_come_again() -> None:
@@ -26,14 +33,24 @@ def test_what_is_taken_out_may_come_again() -> None:
     it.take_out(3, 2.0)
     assert (it.accumulated, it.loss_sum, it.sources, it.subtracted, it.empty) == (set(), 0.0, {}, 1, True)
     it.add(3, 2.0, "b")
-    assert (it.has(3), it.sources[3]) == (True, "b")
+    assert (it.has(3), it.sources[3], it.empty) == (True, "b", False)
+    it.take_out(3, 2.0)
+    assert it.subtracted == 2
+
+
+def test_an_inherited_index_is_taken_out_like_one_of_its_own() -> None:
+    it = StepSum()
+    it.inherit([3], [], 2.0, resent=0, subtracted=0)
+    it.take_out(3, 2.0)
+    assert (it.accumulated, it.loss_sum, it.subtracted) == (set(), 0.0, 1)
 
 
 @pytest.mark.parametrize(("first", "said"), [(BLAME, BLAME), (NOBODY, SOMEONE)])
 def test_a_spoiled_index_is_done_with_and_the_first_one_is_blamed(first: Blame, said: Blame) -> None:
     it = StepSum()
-    it.add(1, 1.0, "a")
     it.spoil(2, first)
+    assert not it.empty
+    it.add(1, 1.0, "a")
     it.spoil(4, Blame("activation", 0, "other", 4))
     assert (it.done, it.accumulated, it.blame) == ({1, 2, 4}, {1}, said)
     assert it.has(2) and not it.has(3) and not it.empty
@@ -45,12 +62,15 @@ def test_a_sum_that_is_inherited_counts_with_all_that_was_said_of_it() -> None:
     it.inherit([2, 3], [4], 5.0, resent=6, subtracted=7)
     assert (it.accumulated, it.spoiled, it.loss_sum, it.resent, it.subtracted) == ({1, 2, 3}, {4}, 6.0, 6, 7)
     assert it.blame == SOMEONE
+    it.inherit([5], [], 1.0, resent=1, subtracted=1)
+    assert (it.loss_sum, it.resent, it.subtracted) == (7.0, 7, 8)
     with pytest.raises(AssertionError, match="counts once"):
         it.inherit([3], [], 1.0, resent=0, subtracted=0)
 
 
 def test_a_question_opens_no_sum() -> None:
     sums = StepSums()
+    assert (sums.open_steps, sums.thaws) == ((), 0)
     assert not sums.has(STEP, 1)
     assert not sums.is_frozen(STEP)
     assert not sums._sums
@@ -83,6 +103,8 @@ def test_a_settled_sum_stays_so_until_it_thaws() -> None:
 def test_a_sum_that_another_peer_has_is_empty_here() -> None:
     sums = StepSums()
     sums.of(STEP).add(1, 1.0, "a")
+    sums.forget(STEP)
+    assert sums.open_steps == ()
     sums.forget(STEP)
     assert sums.of(STEP).empty
 

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.recovery.return_plan import NoReturn, ReturnPlan, plan_return
 from swarmd.swarm.wire.messages.disks import Kept, Stock
 
@@ -24,6 +25,7 @@ def test_the_newest_version_that_is_whole_is_returned_to() -> None:
 def test_a_copy_counts_like_a_replicas_own() -> None:
     stocks = {"a": stock((4, 0), (2, 0), (4, 1)), "b": stock((2, 1))}
     assert plan_return(stocks, TWO, 2, upto=9) == ReturnPlan(4, "s4", (("a",), ("b",)))
+    assert plan_return(stocks, TWO, 2, upto=4) == ReturnPlan(4, "s4", (("a",), ("b",)))
     assert plan_return(stocks, TWO, 2, upto=3) == ReturnPlan(2, "s2", (("a",), ("b",)))
 
 
@@ -51,6 +53,12 @@ def test_what_must_come_is_of_the_version_that_lacks_least() -> None:
         "(of version 6 2 of 3 stages are here; damaged: that of stage 2 at a)",
         whole=False,
     )
+    both = {peer: Stock(stock((6, 0)).kept, True, damaged=((6, 1),)) for peer in "ab"}
+    assert plan_return(both, TWO, 2, upto=9) == NoReturn(
+        "a checkpoint of stage 1, on a disk of anyone who comes "
+        "(of version 6 1 of 2 stages are here; damaged: that of stage 1 at a, that of stage 1 at b)",
+        whole=False,
+    )
     assert plan_return({}, {}, 3, upto=9) == NoReturn(
         "a checkpoint of stages 0, 1 and 2, on a disk of anyone who comes", whole=False
     )
@@ -64,6 +72,38 @@ def test_states_of_two_histories_are_not_mixed() -> None:
     way = plan_return(both, TWO, 2, upto=9, known=lambda version: "other4")
     assert isinstance(way, ReturnPlan)
     assert way.state == "other4"
+
+
+def test_a_history_is_followed_as_far_as_it_remembers() -> None:
+    both = {"a": Stock((*stock((2, 0), (4, 0)).kept, *stock((2, 0), (4, 0), state="other").kept), True)}
+    remembered = {2: "other2", 3: "s4"}
+    assert plan_return(both, {"a": 0}, 1, upto=2, known=lambda version: remembered.get(version, "")) == ReturnPlan(
+        2, "other2", (("a",),)
+    )
+
+
+@pytest.mark.parametrize("states", [("s", "t"), ("t", "s")])
+def test_of_two_states_of_a_version_the_one_with_more_checkpoints_counts(states: tuple[str, str]) -> None:
+    often, seldom = states
+    stocks = {
+        "a": Stock((*stock((4, 0), state=often).kept, *stock((4, 0), state=seldom).kept), True),
+        "b": Stock((*stock((4, 1), state=often).kept, *stock((4, 1), state=seldom).kept), True),
+        "c": stock((4, 1), state=often),
+    }
+    way = plan_return(stocks, TWO, 2, upto=9)
+    assert isinstance(way, ReturnPlan)
+    assert way.state == f"{often}4"
+
+
+def test_only_newer_versions_are_passed_over() -> None:
+    stocks = {
+        "a": Stock((*stock((1, 0), (2, 0)).kept, *stock((1, 0), state="other").kept), True),
+        "b": stock((1, 1)),
+    }
+    way = plan_return(stocks, TWO, 2, upto=9)
+    assert isinstance(way, ReturnPlan)
+    assert (way.version, way.state) == (1, "s1")
+    assert [it.version for it in way.passed] == [2], "of version 1 another state is whole"
 
 
 def test_who_lacks_data_is_not_sent_to_the_first_stage() -> None:
@@ -80,6 +120,31 @@ def test_whoever_has_the_checkpoint_is_sent() -> None:
     places = {"a": 0, "b": 0, "c": 0}
     stocks = {"a": stock((4, 0)), "b": stock((4, 0), (4, 1)), "c": stock((4, 0))}
     assert plan_return(stocks, places, 2, upto=9) == ReturnPlan(4, "s4", (("a", "c"), ("b",)))
+
+
+def test_the_spare_comes_from_the_stage_with_most_peers() -> None:
+    kept = stock((4, 0), (4, 1), (4, 2))
+    for few, many in ((0, 1), (1, 0)):
+        places = {"a": few, "b": few, "c": many, "d": many, "e": many}
+        way = plan_return(dict.fromkeys(places, kept), places, 3, upto=9)
+        assert isinstance(way, ReturnPlan)
+        assert way.members[few] == ("a", "b")
+        assert set(way.members[many]) | set(way.members[2]) == {"c", "d", "e"}
+
+
+def test_who_lacks_data_may_be_sent_to_any_other_stage() -> None:
+    stocks = dict.fromkeys("ab", stock((4, 0), (4, 1), has_data=False))
+    way = plan_return(stocks, {"a": 0, "b": 0}, 2, upto=9)
+    assert isinstance(way, ReturnPlan)
+    assert sorted(way.members) == [("a",), ("b",)]
+
+
+@pytest.mark.parametrize("version", range(1, 9))
+def test_of_equal_peers_state_and_stage_choose_the_spare(version: int) -> None:
+    places = dict.fromkeys("abcd", 0)
+    way = plan_return(dict.fromkeys(places, stock((version, 0), (version, 1))), places, 2, upto=9)
+    assert isinstance(way, ReturnPlan)
+    assert way.members[1] == (rendezvous(f"spare/s{version}/1", places)[0],)
 
 
 @pytest.mark.parametrize("seed", range(200))

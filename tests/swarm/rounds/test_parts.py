@@ -43,6 +43,13 @@ def test_equal_owners_get_equal_parts_in_order() -> None:
     ]
 
 
+def test_the_last_share_ends_with_the_gradient_though_sums_of_weights_are_rounded() -> None:
+    weights = {"c": 0.1, "b": 0.2, "a": 0.3}
+    assert sum(weights.values()) > 0.3 + 0.2 + 0.1, "in another order it is another number"
+    size = 1 << 60
+    assert plan_parts(size, weights, limit=size)[-1].stop == size
+
+
 def test_a_round_without_owners_is_our_bug() -> None:
     with pytest.raises(AssertionError):
         plan_parts(10, {})
@@ -74,7 +81,30 @@ def test_held_parts_stay_and_the_rest_is_cut_anew(
     for part in set(parts) - set(chosen):
         assert part.digest == ""
         assert part.owner in owners
-        assert part.stop - part.start <= limit
+        assert 0 < part.stop - part.start <= limit
+
+
+def test_owners_shares_are_of_all_gaps_together() -> None:
+    held = (Part(2, 4, "x", "d"), Part(6, 7, "x", "d"))
+    assert complete_parts(10, held, {"a": 3.0, "b": 4.0}) == (
+        Part(0, 2, "a"),
+        held[0],
+        Part(4, 5, "a"),
+        Part(5, 6, "b"),
+        held[1],
+        Part(7, 10, "b"),
+    )
+
+
+def test_a_part_that_a_peer_claims_beyond_the_gradient_leaves_no_gap() -> None:
+    claimed = Part(8, 20, "x", "d")
+    assert complete_parts(10, (claimed,), {"a": 1.0}) == (Part(0, 8, "a"), claimed)
+
+
+def test_parts_that_touch_are_all_held_and_parts_that_overlap_are_not() -> None:
+    low, middle, high = HeldPart(0, 5, "x"), HeldPart(5, 10, "x"), HeldPart(10, 15, "x")
+    common = {"a": [middle], "b": [middle, low, high], "c": [HeldPart(4, 6, "y"), HeldPart(9, 11, "y")]}
+    assert choose_held(common) == (Part(0, 5, "b", "x"), Part(5, 10, "a", "x"), Part(10, 15, "b", "x"))
 
 
 def test_what_more_peers_have_goes_first() -> None:
