@@ -220,6 +220,17 @@ def test_nobody_crosses_to_a_history_that_is_not_whole_or_whose_peers_cross_them
     run_virtual(main())
 
 
+def test_who_shows_a_third_history_does_not_stay_in_the_guides() -> None:
+    async def main() -> None:
+        meeting = Meeting()
+        meeting.shown("a")
+        third = following(COMMON, 4, digest="third")
+        meeting.peers["y"].history.replace(third[-1], "digest")
+        assert await meeting.way("a") is None
+
+    run_virtual(main())
+
+
 def test_a_history_that_has_lacked_a_stage_for_long_loses() -> None:
     async def main() -> None:
         meeting = Meeting(following(COMMON, 4), THEIRS[:3], without="b")
