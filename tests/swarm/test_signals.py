@@ -1,12 +1,9 @@
-"""Signals wake whoever waits; and how many microbatches a head keeps under way."""
+"""Signals wake whoever waits."""
 
 import asyncio
 
-import pytest
-
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.signals import Signal
-from swarmd.swarm.steps.head import plan_slots
 
 
 def test_a_change_wakes_everyone_who_waits_once() -> None:
@@ -63,18 +60,3 @@ def test_who_is_cancelled_waits_no_more() -> None:
         signal.notify()
 
     run_virtual(main())
-
-
-@pytest.mark.parametrize(
-    ("peers", "heads", "limit", "slots"),
-    [(6, 2, 64, 6), (7, 2, 64, 7), (1, 1, 64, 2), (100, 1, 64, 64), (3, 0, 64, 6), (6, 2, 1, 1), (6, 6, 64, 2)],
-)
-def test_heads_keep_their_share_of_what_keeps_all_busy(peers: int, heads: int, limit: int, slots: int) -> None:
-    assert plan_slots(peers, heads, limit, 0.0, 0.0) == slots
-
-
-@pytest.mark.parametrize(
-    ("away", "service", "slots"), [(3.0, 10.0, 3), (3.0, 1.0, 5), (6.0, 1.0, 8), (60.0, 1.0, 12), (0.0, 1.0, 12)]
-)
-def test_a_slow_head_doesnt_hoard(away: float, service: float, slots: int) -> None:
-    assert plan_slots(12, 2, 64, away, service) == slots
