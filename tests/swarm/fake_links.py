@@ -22,7 +22,7 @@ class FakeLinks:
     def handle(self, kind: Any, handler: Any) -> None:
         self._handlers[kind] = handler
 
-    async def ask(self, peer: str, request: Any, *, deadline_s: float) -> Any:
+    async def ask(self, peer: str, request: Any, *, deadline_s: float, urgency: str = "control") -> Any:
         """Raises PeerUnreachable, TimeoutError, and what the handler raises."""
         self.asked.append((peer, request))
         if (other := self.everyone.get(peer)) is None:

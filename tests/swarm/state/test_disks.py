@@ -1,0 +1,306 @@
+"""Checkpoints between peers: what of a disk counts, what is given out of it, and what is taken from other disks."""
+
+import asyncio
+import dataclasses
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from swarmd.errors import PeerFault, Refused
+from swarmd.sim.world.clock import run_virtual
+from swarmd.swarm.history.record import Record, record_to_plain
+from swarmd.swarm.state import manifest
+from swarmd.swarm.state.disks import ASKED_AT_ONCE, OPENED_LIMIT, PIECES_AT_ONCE, Disks
+from swarmd.swarm.state.download import Download, OutOfDonors
+from swarmd.swarm.wire.messages.disks import AskCopy, AskPiece, Kept, Stock
+from swarmd.values import Buffer
+from tests.swarm.fake_links import FakeLinks
+from tests.swarm.records import RUN, record
+
+STATE = b"0123456789"
+CHUNK = 4
+RECORD = record(step=3)
+OTHER = dataclasses.replace(RECORD, total_tokens=1)  # of another history
+KEPT = Kept(3, 1, RECORD.state)
+
+
+class FakeStore:
+    """A disk with whole checkpoints."""
+
+    def __init__(self) -> None:
+        self.checkpoints: dict[tuple[int, int], tuple[bytes, dict[str, Any]]] = {}
+        self.loads = self.reading = self.most_at_once = 0
+
+    def keep(self, stage: int, of: Record = RECORD, state: bytes = STATE, **changes: Any) -> None:
+        self.checkpoints[of.step, stage] = state, {**record_to_plain(of), **changes}
+
+    async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:
+        return [(*place, plain) for place, (_, plain) in self.checkpoints.items()]
+
+    def damaged(self) -> list[tuple[int, int]]:
+        return [(2, 0)]
+
+    async def load_checkpoint(self, version: int, stage: int) -> tuple[bytes, dict[str, Any]] | None:
+        self.loads += 1
+        await asyncio.sleep(1)
+        return self.checkpoints.get((version, stage))
+
+    async def read_checkpoint(self, version: int, stage: int, start: int, stop: int) -> bytes | None:
+        self.reading += 1
+        self.most_at_once = max(self.most_at_once, self.reading)
+        await asyncio.sleep(1)
+        self.reading -= 1
+        found = self.checkpoints.get((version, stage))
+        assert found is None or stop <= len(found[0])
+        return found[0][start:stop] if found is not None else None
+
+
+class Node:
+    """A peer with a disk."""
+
+    def __init__(self, name: str, everyone: dict[str, FakeLinks]) -> None:
+        self.links, self.store = FakeLinks(name, everyone), FakeStore()
+        membership: Any = SimpleNamespace(own=SimpleNamespace(peer=name))
+        self.disks = Disks(RUN, cast("Any", self.links), membership, cast("Any", self.store))
+
+    async def open(self, kept: Kept = KEPT) -> Any:
+        return await self.disks._answer_copy("q", AskCopy(kept))
+
+    async def piece(self, number: int, kept: Kept = KEPT) -> Buffer:
+        return (await self.disks._answer_piece("q", AskPiece(kept, number))).data
+
+
+def nodes(*names: str) -> list[Node]:
+    everyone: dict[str, FakeLinks] = {}
+    return [Node(name, everyone) for name in names]
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "CHUNK_BYTES", CHUNK)
+
+
+# ------------------------------------------------------------------------------------------------- its own disk
+
+
+def test_what_makes_no_sense_is_not_in_the_stock() -> None:
+    async def main() -> None:
+        (it,) = nodes("a")
+        it.store.keep(1)
+        it.store.keep(0, record(step=4), step="four")
+        it.store.keep(0, record(step=5), step=6)
+        it.store.keep(2, record(step=7))
+        it.store.keep(-1, record(step=8))
+        assert await it.disks.stock() == (KEPT,)
+
+    run_virtual(main())
+
+
+def test_a_checkpoint_is_loaded_only_under_its_own_name() -> None:
+    async def main() -> None:
+        (it,) = nodes("a")
+        assert await it.disks.load(KEPT) is None
+        it.store.keep(1)
+        assert await it.disks.load(KEPT) == (STATE, RECORD)
+        assert await it.disks.load(dataclasses.replace(KEPT, state=OTHER.state)) is None
+        it.store.keep(1, step="three")
+        assert await it.disks.load(KEPT) is None
+
+    run_virtual(main())
+
+
+def test_what_the_disk_does_not_take_is_given_out_of_memory() -> None:
+    async def main() -> None:
+        (it,) = nodes("a")
+        it.disks.lend(KEPT, STATE, RECORD)
+        assert await it.disks.load(KEPT) == (STATE, RECORD)
+        await it.open()
+        assert [bytes(await it.piece(number)) for number in range(3)] == [b"0123", b"4567", b"89"]
+        assert it.store.loads == 0
+
+    run_virtual(main())
+
+
+# ------------------------------------------------------------------------------------------------- given to others
+
+
+def test_it_gives_out_a_checkpoint_chunk_by_chunk() -> None:
+    async def main() -> None:
+        (it,) = nodes("a")
+        it.store.keep(1)
+        with pytest.raises(Refused, match="isn't given out here any more"):
+            await it.piece(0)
+        snapshot = await it.open()
+        assert (snapshot.version, snapshot.nbytes, len(snapshot.hashes)) == (3, len(STATE), 3)
+        assert [await it.piece(number) for number in range(3)] == [b"0123", b"4567", b"89"]
+        for number in (-1, 3):
+            with pytest.raises(PeerFault, match="no such chunk"):
+                await it.piece(number)
+
+    run_virtual(main())
+
+
+def test_who_asks_for_what_is_not_there_is_refused() -> None:
+    async def main() -> None:
+        (it,) = nodes("a")
+        with pytest.raises(Refused, match="version 3 of stage 1 is not on this disk"):
+            await it.open()
+        assert not it.disks._opened
+
+    run_virtual(main())
+
+
+def test_many_who_ask_at_once_cost_one_reading_of_the_disk() -> None:
+    async def main() -> None:
+        (it,) = nodes("a")
+        it.store.keep(1)
+        first, *others = await asyncio.gather(*(it.open() for _ in range(3)))
+        assert all(other is first for other in others)
+        assert it.store.loads == 1
+
+    run_virtual(main())
+
+
+def test_of_many_checkpoints_those_that_were_asked_for_last_are_given_out() -> None:
+    async def main() -> None:
+        (it,) = nodes("a")
+        made = [record(step=step) for step in range(1, OPENED_LIMIT + 2)]
+        names = [Kept(of.step, 0, of.state) for of in made]
+        for of in made:
+            it.store.keep(0, of)
+        for kept in names[:-1]:
+            await it.open(kept)
+        await it.open(names[0])
+        assert it.store.loads == OPENED_LIMIT, "it was remembered"
+        await it.open(names[-1])
+        assert await it.piece(0, names[0]) == b"0123"
+        with pytest.raises(Refused):
+            await it.piece(0, names[1])
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("becomes", [None, b"9876543210"], ids=["it was pruned", "it was written anew"])
+def test_a_checkpoint_that_is_no_more_what_it_was_is_not_given_out(becomes: bytes | None) -> None:
+    async def main() -> None:
+        (it,) = nodes("a")
+        it.store.keep(1)
+        await it.open()
+        if becomes is None:
+            it.store.checkpoints.clear()
+        else:
+            it.store.keep(1, state=becomes)
+        with pytest.raises(Refused, match="is not on this disk any more"):
+            await it.piece(0)
+        with pytest.raises(Refused, match="isn't given out here"):
+            await it.piece(0)
+
+    run_virtual(main())
+
+
+def test_only_so_many_chunks_are_read_at_once() -> None:
+    async def main() -> None:
+        (it,) = nodes("a")
+        it.store.keep(1)
+        await it.open()
+        await asyncio.gather(*(it.piece(0) for _ in range(3 * PIECES_AT_ONCE)))
+        assert it.store.most_at_once == PIECES_AT_ONCE
+
+    run_virtual(main())
+
+
+# ------------------------------------------------------------------------------------------------- other disks
+
+
+def test_everyone_is_asked_for_its_stock_oneself_included() -> None:
+    async def main() -> None:
+        a, b = nodes("a", "b")
+        b.store.keep(1)
+        b.disks.has_data = False
+        stocks = await a.disks.ask_around(["a", "b", "gone"])
+        assert stocks == {"a": Stock((), True, ((2, 0),)), "b": Stock((KEPT,), False, ((2, 0),))}
+        assert [peer for peer, _ in a.links.asked] == ["b", "gone"]
+
+    run_virtual(main())
+
+
+def test_a_record_is_found_on_its_own_disk_or_on_anothers() -> None:
+    async def main() -> None:
+        a, b = nodes("a", "b")
+        assert await a.disks.record_of(KEPT, ["a", "b"]) is None
+        b.store.keep(1)
+        assert await a.disks.record_of(KEPT, ["a", "b"]) == RECORD
+        asked = len(a.links.asked)
+        a.store.keep(1)
+        assert await a.disks.record_of(KEPT, ["a", "b"]) == RECORD
+        assert len(a.links.asked) == asked, "nobody need be asked"
+
+    run_virtual(main())
+
+
+def test_a_checkpoint_is_brought_from_whoever_has_it() -> None:
+    async def main() -> None:
+        a, b, c, _ = nodes("a", "b", "c", "d")
+        for it in (b, c):
+            it.store.keep(1)
+        begun: list[Download] = []
+        state, of = await a.disks.bring(KEPT, lambda: ["b", "c", "d"], begun=begun.append)
+        assert (bytes(state), of) == (STATE, RECORD)
+        assert (begun[0].stage, sum(begun[0].given.values()), set(begun[0].given) <= {"b", "c"}) == (1, 3, True)
+
+    run_virtual(main())
+
+
+def test_without_anyone_who_has_it_nothing_is_brought() -> None:
+    async def main() -> None:
+        a, *_ = nodes("a", "b")
+        with pytest.raises(OutOfDonors, match="nobody gives version 3 of stage 1"):
+            await a.disks.bring(KEPT, lambda: ["b"])
+
+    run_virtual(main())
+
+
+def test_of_two_contents_the_one_that_more_peers_have_is_brought_and_only_from_them() -> None:
+    async def main() -> None:
+        a, b, c, d = nodes("a", "b", "c", "d")
+        b.store.keep(1, state=b"other bytes")
+        for it in (c, d):
+            it.store.keep(1)
+        begun = list[int]()
+        state, _ = await a.disks.bring(KEPT, lambda: ["b", "c", "d"], begun=lambda it: begun.append(it.donors))
+        assert (bytes(state), begun) == (STATE, [2])
+        assert not [peer for peer, ask in a.links.asked if isinstance(ask, AskPiece) and peer == "b"]
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"nbytes": 0}, {"record": record_to_plain(OTHER)}, {"version": 0}],
+    ids=["it makes no sense", "of another history", "of the untrained version"],
+)
+def test_a_snapshot_of_something_else_is_passed_over(changes: dict[str, Any]) -> None:
+    async def main() -> None:
+        a, b, c = nodes("a", "b", "c")
+        b.store.keep(1)
+        snapshot = dataclasses.replace(await b.open(), **changes)
+
+        async def lie(peer: str, ask: AskCopy) -> Any:
+            return snapshot
+
+        b.links.handle(AskCopy, lie)
+        assert await a.disks.record_of(KEPT, ["b", "c"]) is None
+        c.store.keep(1)
+        assert await a.disks.record_of(KEPT, ["b", "c"]) == RECORD
+
+    run_virtual(main())
+
+
+def test_only_so_many_are_asked_at_once() -> None:
+    async def main() -> None:
+        (a,) = nodes("a")
+        await a.disks.record_of(KEPT, ["a", *(f"p{number}" for number in range(2 * ASKED_AT_ONCE))])
+        assert [peer for peer, _ in a.links.asked] == [f"p{number}" for number in range(ASKED_AT_ONCE)]
+
+    run_virtual(main())
