@@ -1,0 +1,571 @@
+"""A peer from its place to its goodbye: what it decides itself, which is little."""
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from swarmd.config import LimitsConfig, fingerprint
+from swarmd.errors import ConfigError, DeviceLost, Refused
+from swarmd.sim.world.clock import run_virtual
+from swarmd.sim.world.network import SimNetwork
+from swarmd.swarm.balance.places import Entrance
+from swarmd.swarm.fence import Fence
+from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
+from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.peer import peer as module
+from swarmd.swarm.peer.drain import Drained
+from swarmd.swarm.peer.peer import Peer
+from swarmd.swarm.tasks import Tasks
+from swarmd.swarm.wire.links import Links
+from swarmd.swarm.wire.messages.presence import Card, Settings
+from swarmd.swarm.wire.own_card import OwnCard
+from tests.swarm.cards import card
+from tests.swarm.peer.parts import AsyncPart, Part
+from tests.swarm.records import RUN, record
+
+JOINS = Entrance(entries=("q",))
+
+
+class NoDisk:
+    """What is written is gone."""
+
+    def append_ledger(self, line: dict[str, Any]) -> None: ...
+
+    def ledger_tail(self, count: int) -> dict[int, str]:
+        return {}
+
+    def void_ledger(self, version: int, records: Any = None) -> None: ...
+
+
+class Rig:
+    """Peer `p`, whose parts note what they are told, and its log: that, and what it says of itself."""
+
+    def __init__(self, entrance: Entrance = JOINS, *, run: Any = RUN) -> None:
+        self.log: list[Any] = []
+        self.own = OwnCard(card("p", stage=1))
+        self.membership = Membership(self.own)
+        transport = SimNetwork().transport("p")
+        self.links = Links(transport, self.own, self.membership, lambda: Settings({}, fingerprint(RUN)))
+        store: Any = NoDisk()
+        self.history = History(run, self.links, store)
+        tasks: Any = Tasks(Fence())
+        context = PeerContext(run, LimitsConfig(), self.links, self.membership, self.history, tasks, random.Random(0))
+        self.places: list[int] = [1]
+        self.cannot: set[int] = set()
+        self.lost = ""
+        self.peer = Peer(context, store, cast("Any", None), entrance)
+        self.own.on_refresh(lambda: None)
+        self.own.on_announce(self._announce)
+        self.peer.tasks = cast("Any", SimpleNamespace(start=self._start, keep=lambda begin: None))
+        self.served = SimpleNamespace(
+            admission=Part("admission", self.log),
+            journeys=SimpleNamespace(admission=Part("admission", self.log)),
+            compute=SimpleNamespace(progress=lambda: SimpleNamespace(lost=self.lost)),
+            sums="sums",
+            sweep=Part("served", self.log, sweep=5.0).sweep,
+            data="data",
+            validation=AsyncPart("validation", self.log, mean_loss=1.5),
+        )
+        for name in ("on_card", "suspect", "peer_lost", "serve", "abandon", "end_step"):
+            setattr(self.served, name, getattr(Part("served", self.log), name))
+        for name in ("mover", "saving", "returns", "places", "ending", "figures", "ballots", "arriving"):
+            setattr(self.peer, name, Part(name, self.log))
+        self.peer.ending = cast("Any", SimpleNamespace(over=False, hear=lambda it: self.log.append("ending.hear")))
+        self.serve()
+
+    def serve(self) -> None:
+        self.peer.switch.served = cast("Any", self.served)
+
+    def _start(self, work: Any) -> None:
+        asyncio.ensure_future(work)  # noqa: RUF006
+
+    async def _announce(self, told: Card) -> None:
+        self.log.append(told.state)
+
+    def hear(self, peer: str, **changes: Any) -> None:
+        self.membership.hear(card(peer, **changes), 0.0)
+
+
+def try_it(events: Callable[[Rig], Awaitable[None]], entrance: Entrance = JOINS) -> None:
+    async def main() -> None:
+        await events(Rig(entrance))
+
+    run_virtual(main())
+
+
+def calls(it: Rig) -> list[Any]:
+    """What happened since the last look."""
+    log, it.log[:] = list(it.log), []
+    return log
+
+
+# ------------------------------------------------------------------------------------------------- what it shows
+
+
+def test_who_knows_no_other_founds_the_run() -> None:
+    async def events(it: Rig) -> None:
+        assert (it.history.origin.founder, it.history.origin.founded, it.history.origin.resumes) == ("p", True, True)
+
+    try_it(events, Entrance(resume=True))
+
+    async def joins(it: Rig) -> None:
+        assert it.history.origin.founder == ""
+
+    try_it(joins)
+
+
+def test_one_that_said_goodbye_at_the_end_has_finished() -> None:
+    async def events(it: Rig) -> None:
+        assert (it.peer.state, it.peer.stage) == ("serving", 1)
+        it.own.become("left")
+        states = [it.peer.state]
+        cast("Any", it.peer.ending).over = True
+        states.append(it.peer.state)
+        it.own.become("serving")
+        assert [*states, it.peer.state] == ["left", "finished", "serving"]
+
+    try_it(events)
+
+
+def test_between_two_stages_it_has_no_parts_of_one() -> None:
+    async def events(it: Rig) -> None:
+        def parts() -> list[Any]:
+            return [it.peer.sums, it.peer.journeys, it.peer.compute]
+
+        assert parts() == ["sums", it.served.journeys, it.served.compute]
+        it.peer.switch.served = None
+        assert parts() == [None, None, None]
+        assert await it.peer._validate(3) is None
+
+    try_it(events)
+
+
+def test_without_the_text_it_is_no_head_on_any_disk() -> None:
+    async def events(it: Rig) -> None:
+        it.peer.lacks_data()
+        assert (it.peer.places.has_data, it.peer.disks.has_data) == (False, False)
+
+    try_it(events)
+
+
+@pytest.mark.parametrize(("data", "loss"), [("data", 1.5), (None, None)])
+def test_only_who_has_the_text_validates(data: str | None, loss: float | None) -> None:
+    async def events(it: Rig) -> None:
+        cast("Any", it.served).data = data
+        assert await it.peer._validate(3) == loss
+
+    try_it(events)
+
+
+# ------------------------------------------------------------------------------------------------- coming
+
+
+class Coming:
+    """Replaces what a peer does to come in."""
+
+    def __init__(self, it: Rig, places: list[int], cannot: tuple[int, ...] = ()) -> None:
+        self.log = it.log
+
+        async def find() -> int:
+            return places.pop(0)
+
+        async def opens(stage: int, *, pull: bool) -> Any:
+            self.log.append(("opens", stage, pull))
+            if stage in cannot:
+                raise ConfigError(f"no {stage}")
+            return it.served
+
+        it.peer.places = cast("Any", SimpleNamespace(find=find))
+        it.peer.switch = cast("Any", SimpleNamespace(open=opens, served=it.served))
+        it.peer.arriving = cast("Any", AsyncPart("arriving", it.log))
+        found = AsyncPart("returns", it.log, found=record(step=4), tell=None)
+        it.peer.returns = cast("Any", found)
+        it.history.adopt = AsyncPart("history", it.log).adopt  # type: ignore[method-assign]
+
+
+def test_a_newcomer_opens_its_stage_and_reaches_the_swarms_version() -> None:
+    async def events(it: Rig) -> None:
+        Coming(it, [1])
+        await it.peer._join()
+        assert calls(it) == [("opens", 1, False), ("arriving.reach", it.served)], "it serves at once, and says so then"
+        it.hear("q", version=7)
+        Coming(it, [1])
+        await it.peer._join()
+        assert calls(it) == [("opens", 1, True), "serving", ("arriving.reach", it.served)], "the state comes meanwhile"
+
+    try_it(events)
+
+
+@pytest.mark.parametrize(
+    ("entrance", "alone", "place", "raises"),
+    [
+        (JOINS, False, 0, False),
+        (JOINS, True, 0, True),
+        (JOINS, False, 1, True),
+        (Entrance(stage=0, entries=("q",)), False, 0, True),
+    ],
+    ids=["it may serve another", "nobody else would be the head", "not a matter of text", "it was told to"],
+)
+def test_who_cannot_be_a_head_looks_for_another_place(
+    entrance: Entrance, alone: bool, place: int, raises: bool
+) -> None:
+    async def events(it: Rig) -> None:
+        if not alone:
+            it.hear("q", version=0)
+        Coming(it, [place, 1], cannot=(place,))
+        if raises:
+            with pytest.raises(ConfigError, match=f"no {place}"):
+                await it.peer._join()
+        else:
+            await it.peer._join()
+            assert calls(it) == [("opens", 0, False), ("opens", 1, False), ("arriving.reach", it.served)]
+
+    try_it(events, entrance)
+
+
+@pytest.mark.parametrize(
+    ("entrance", "founder", "founds"),
+    [
+        (Entrance(resume=True), "p", True),
+        (Entrance(resume=True, entries=("q",)), "gone", True),
+        (Entrance(resume=True, entries=("q",)), "q", False),
+        (Entrance(entries=("q",)), "gone", False),
+    ],
+)
+def test_one_peer_decides_from_where_a_run_is_resumed(entrance: Entrance, founder: str, founds: bool) -> None:
+    async def events(it: Rig) -> None:
+        it.hear("q", version=7)
+        it.history.origin.founder, it.history.origin.resumes = founder, True
+        Coming(it, [1])
+        await it.peer._join()
+        await asyncio.sleep(0)
+        names = [call if isinstance(call, str) else call[0] for call in calls(it)]
+        decides = ["returns.found", "history.adopt"]
+        assert [name for name in names if name != "returns.tell"] == [
+            "opens",
+            "serving",
+            *(decides if founds else []),
+            "arriving.reach",
+        ]
+        assert ("returns.tell" in names) == founds
+
+    try_it(events, entrance)
+
+
+# ------------------------------------------------------------------------------------------------- going
+
+
+@pytest.mark.parametrize(
+    ("state", "served", "moves", "pauses"),
+    [
+        ("serving", True, False, True),
+        ("waiting", True, False, True),
+        ("paused", True, False, True),
+        ("draining", True, False, False),
+        ("joining", True, False, False),
+        ("serving", False, False, False),
+        ("serving", True, True, False),
+    ],
+)
+def test_only_who_stays_where_it_serves_pauses(state: Any, served: bool, moves: bool, pauses: bool) -> None:
+    async def events(it: Rig) -> None:
+        it.own.become(state)
+        it.peer.mover = cast("Any", SimpleNamespace(target=2 if moves else None))
+        if not served:
+            it.peer.switch.served = None
+        if pauses:
+            await it.peer.pause()
+            assert calls(it) == [("admission.pause",), "paused"]
+        else:
+            with pytest.raises(Refused, match=f"this peer is {state}, or moves"):
+                await it.peer.pause()
+            assert calls(it) == []
+
+    try_it(events)
+
+
+@pytest.mark.parametrize(
+    ("state", "served", "resumes"), [("paused", True, True), ("serving", True, False), ("paused", False, False)]
+)
+def test_only_who_is_paused_resumes(state: Any, served: bool, resumes: bool) -> None:
+    async def events(it: Rig) -> None:
+        it.own.become(state)
+        if not served:
+            it.peer.switch.served = None
+        if resumes:
+            await it.peer.resume()
+            assert calls(it) == [("admission.resume",), "serving"]
+        else:
+            with pytest.raises(Refused, match="this peer is not paused"):
+                await it.peer.resume()
+
+    try_it(events)
+
+
+@pytest.mark.parametrize(
+    ("state", "served", "behind", "drains"),
+    [
+        ("serving", True, False, True),
+        ("paused", True, False, True),
+        ("joining", True, False, False),
+        ("serving", False, False, False),
+        ("serving", True, True, False),
+    ],
+)
+def test_who_has_begun_something_ends_it_before_it_goes(
+    state: Any, served: bool, behind: bool, drains: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def events(it: Rig) -> None:
+        monkeypatch.setattr(module, "Drain", lambda *given: AsyncPart("drain", it.log, run=Drained(heir="h")))
+        it.peer.mover = cast("Any", AsyncPart("mover", it.log))
+        it.own.become(state)
+        it.history.behind = behind
+        if not served:
+            it.peer.switch.served = None
+        drained = await it.peer.drain(30.0)
+        assert (drained.heir, it.own.card.heir, it.own.state) == (("h",) * 2 if drains else ("", "")) + ("left",)
+        log = calls(it)
+        assert log[0] == ("mover.drain",)
+        assert (("drain.run",) in log) == drains
+        assert (("admission.pause", True) in log) == drains
+        assert (("admission.close",) in log) == served
+        assert log[-1] == "left"
+
+    try_it(events)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_at_the_end_a_drain_waits_until_the_final_states_are_elsewhere(finished: bool) -> None:
+    async def events(it: Rig) -> None:
+        async def drains() -> None:
+            await asyncio.sleep(20.0)
+
+        it.own.become("joining")
+        it.peer.mover = cast("Any", SimpleNamespace(drain=drains))
+        it.peer.ending = cast("Any", AsyncPart("ending", it.log))
+        it.history.ended = cast("Any", SimpleNamespace(why="x" if finished else ""))
+        await it.peer.drain(30.0)
+        assert [call for call in calls(it) if call[0] == "ending.released"] == (
+            [("ending.released", 10.0)] if finished else []
+        )
+        await it.peer.drain(10.0)
+        assert [call for call in calls(it) if call[0] == "ending.released"] == (
+            [("ending.released", 0.0)] if finished else []
+        )
+
+    try_it(events)
+
+
+@pytest.mark.parametrize(("before", "now", "said"), [("", "", ""), ("h", "", "h"), ("h", "i", "i")])
+def test_it_says_who_has_its_sum(before: str, now: str, said: str) -> None:
+    async def events(it: Rig) -> None:
+        it.own.card = card("p", stage=1, heir=before)
+        await it.peer.leave(now)
+        assert (it.own.card.state, it.own.card.heir) == ("left", said)
+        assert calls(it) == [("admission.close",), "left"]
+
+    try_it(events)
+
+
+def test_one_whose_machine_will_be_gone_works_on() -> None:
+    async def events(it: Rig) -> None:
+        await it.peer.end_soon()
+        assert (it.own.card.ending, it.own.card.state, calls(it)) == (True, "serving", ["serving"])
+
+    try_it(events)
+
+
+@pytest.mark.parametrize("failure", ["", "bad numbers"])
+def test_it_serves_until_the_run_is_over(failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Over(Exception):
+        """The run has failed."""
+
+    async def fail(*given: Any) -> None:
+        raise Over
+
+    async def events(it: Rig) -> None:
+        monkeypatch.setattr(module, "fail", fail)
+        it.peer.ending = cast("Any", AsyncPart("ending", it.log))
+        it.peer.saving = cast("Any", AsyncPart("saving", it.log, save=True))
+        it.own.become("joining")
+        serving = asyncio.ensure_future(it.peer._serve())
+        await asyncio.sleep(1)
+        assert calls(it) == [("figures.begin",), "serving", ("served.serve",)]
+        if failure:
+            it.history.ended = cast("Any", SimpleNamespace(why=failure))
+        else:
+            it.history.chain.version = RUN.steps
+        it.history.changed.notify()
+        if failure:
+            with pytest.raises(Over):
+                await serving
+            assert calls(it) == ["finished"]
+        else:
+            await serving
+            assert calls(it) == [("saving.save",), ("ending.run", True), "left"]
+
+    try_it(events)
+
+
+def test_who_loses_its_device_says_goodbye_and_everything_is_closed() -> None:
+    async def main() -> None:
+        it = Rig()
+        it.peer.tasks = it.peer._context.tasks
+        it.peer.gossip = it.peer.liveness = cast("Any", SimpleNamespace(run=lambda *given: asyncio.sleep(1000)))
+        it.peer.switch = cast("Any", Part("switch", it.log))
+        it.peer.switch.served = cast("Any", it.served)
+
+        async def joins() -> None:
+            await asyncio.sleep(2)
+            it.lost = "the GPU fell off"
+            for _ in range(2):
+                it.peer._sweep(0.0)
+            await asyncio.sleep(1000)
+
+        it.peer._join = joins  # type: ignore[method-assign]
+        with pytest.raises(ExceptionGroup) as troubles:
+            await it.peer.run()
+        assert troubles.group_contains(DeviceLost, match="the GPU fell off")
+        log = [call for call in calls(it) if call in (("mover.close",), ("switch.close",), "left")]
+        assert log == [("mover.close",), ("switch.close",), "left"]
+
+    run_virtual(main())
+
+
+# ------------------------------------------------------------------------------------------------- others
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_what_is_heard_of_others_is_told_to_whom_it_concerns(served: bool) -> None:
+    async def events(it: Rig) -> None:
+        if not served:
+            it.peer.switch.served = None
+        it.peer._heard(card("q"))
+        assert calls(it) == ["ending.hear", *([("served.on_card", card("q"))] if served else [])]
+        it.peer._suspected("q")
+        assert calls(it) == [("places.lost", "q"), *([("served.suspect", "q")] if served else [])]
+
+    try_it(events)
+
+
+@pytest.mark.parametrize(
+    ("changes", "heir"),
+    [
+        ({"state": "left", "heir": "h"}, "h"),
+        ({"state": "joining", "heir": "h"}, "h"),
+        ({"state": "serving", "heir": "h"}, ""),
+        ({"state": "left", "heir": "q"}, ""),
+        ({"state": "left", "heir": "gone"}, ""),
+        ({"state": "left"}, ""),
+        (None, ""),
+    ],
+    ids=["it left", "it moves", "it fell silent", "itself", "its heir is gone, too", "no heir", "unknown"],
+)
+def test_what_a_peer_did_is_with_its_heir_if_it_has_one(changes: dict[str, Any] | None, heir: str) -> None:
+    async def events(it: Rig) -> None:
+        it.hear("h")
+        if changes is not None:
+            it.hear("q", **changes)
+        it.peer.conductor = cast("Any", SimpleNamespace(desk=Part("desk", it.log)))
+        changed = asyncio.ensure_future(it.membership.changed.wait())
+        await asyncio.sleep(0)
+        it.peer._gone("q")
+        assert calls(it) == [("served.peer_lost", "q", heir), ("desk.peer_lost", "q", heir)]
+        await asyncio.sleep(0)
+        assert changed.done()
+        it.peer.switch.served = None
+        it.peer._gone("q")
+        assert calls(it) == [("desk.peer_lost", "q", heir)]
+
+    try_it(events)
+
+
+@pytest.mark.parametrize(("served", "conducts", "due"), [(True, 9.0, 5.0), (True, 3.0, 3.0), (False, 9.0, 9.0)])
+def test_a_sweep_looks_at_everything_and_says_when_to_look_again(served: bool, conducts: float, due: float) -> None:
+    async def events(it: Rig) -> None:
+        if not served:
+            it.peer.switch.served = None
+        it.peer.conductor = cast("Any", Part("conductor", it.log, sweep=conducts))
+        it.peer.forks = cast("Any", Part("forks", it.log))
+        assert it.peer._sweep(1.0) == due
+        told = [("conductor.sweep", 1.0), ("forks.sweep", 1.0), ("returns.sweep",), ("figures.sweep", 1.0)]
+        assert calls(it) == [*([("served.sweep", 1.0)] if served else []), *told]
+        assert not it.peer._device_lost.done()
+
+    try_it(events)
+
+
+# ------------------------------------------------------------------------------------------------- commits
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_another_state_voids_what_was_under_way(served: bool) -> None:
+    async def events(it: Rig) -> None:
+        if not served:
+            it.peer.switch.served = None
+        changed = asyncio.ensure_future(it.membership.changed.wait())
+        await asyncio.sleep(0)
+        it.peer.on_replaced()
+        assert calls(it) == [*([("served.abandon",), ("ballots.forget",)] if served else []), ("figures.on_replaced",)]
+        await asyncio.sleep(0)
+        assert changed.done()
+
+    try_it(events)
+
+
+@pytest.mark.parametrize(
+    ("forked", "broken", "state", "said"),
+    [
+        (False, False, "serving", []),
+        (True, False, "serving", ["serving"]),
+        (False, True, "serving", ["joining"]),
+        (False, True, "draining", ["draining"]),
+    ],
+)
+def test_a_record_ends_its_step_and_what_the_others_must_know_is_said(
+    forked: bool, broken: bool, state: Any, said: list[str]
+) -> None:
+    async def events(it: Rig) -> None:
+        it.own.become(state)
+        it.history.broken = 3 if broken else 0
+        of = dataclasses.replace(record(step=3), forked=forked)
+        changed = asyncio.ensure_future(it.membership.changed.wait())
+        await asyncio.sleep(0)
+        it.peer.on_record(of)
+        assert [call[:2] for call in calls(it)] == [
+            ("figures.on_record", of),
+            ("served.end_step", 3),
+            ("mover.on_record", of),
+            ("saving.on_record", of),
+        ]
+        await asyncio.sleep(0)
+        assert changed.done()
+        await asyncio.sleep(0.1)
+        assert calls(it) == said
+
+    try_it(events)
+
+
+@pytest.mark.parametrize(("conductor", "told"), [("c", ["c"]), ("p", []), ("", [])])
+def test_who_has_no_state_any_more_says_so_to_the_next_conductor(conductor: str, told: list[str]) -> None:
+    async def events(it: Rig) -> None:
+        heard: list[str] = []
+
+        async def tell_all(peers: list[str], word: Any, *, deadline_s: float) -> None:
+            assert word.card.state == "joining"
+            heard.extend(peers)
+
+        it.peer.links = cast("Any", SimpleNamespace(tell_all=tell_all))
+        it.peer.conductor = cast(
+            "Any", SimpleNamespace(conductor_of=lambda step: conductor if step == 4 else "another")
+        )
+        await it.peer._say_broken(record(step=3))
+        assert heard == told
+
+    try_it(events)
