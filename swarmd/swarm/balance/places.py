@@ -128,7 +128,7 @@ class Places:
 
     def _next_arrival(self) -> int:
         """A number for a newcomer that is higher than those of all who are known here, newcomers on their way too."""
-        seen = max(min(card.arrival, ARRIVALS_LIMIT) for card in self._membership.cards())
+        seen = max(card.arrival for card in self._membership.cards())
         self._arrivals = min(max(self._arrivals, seen) + 1, ARRIVALS_LIMIT)
         return self._arrivals
 

@@ -38,7 +38,7 @@ WANTS = AskPlace(-1, True)
 class Rig:
     """Peer `me`; whom it asks answers with the place in `answers`, or not at all."""
 
-    def __init__(self, entrance: Entrance, *others: Card, stage: int = -1, **own: Any) -> None:
+    def __init__(self, entrance: Entrance, *others: Card, stage: int = -1, run: RunConfig = RUN, **own: Any) -> None:
         self.own = OwnCard(card("me", stage=stage, state="serving" if stage >= 0 else "joining", **own))
         self.members = Membership(self.own)
         for it in others:
@@ -53,8 +53,8 @@ class Rig:
             ask=self._ask,
         )
         history = SimpleNamespace(origin=self.origin, ready=False)
-        context = peer_context(run=RUN, links=links, membership=self.members, history=history)
-        self.places = Places(context, entrance, Outlook(RUN, self.members), self._hear)
+        context = peer_context(run=run, links=links, membership=self.members, history=history)
+        self.places = Places(context, entrance, Outlook(run, self.members), self._hear)
 
     def _hear(self, it: Card) -> None:
         self.heard.append(it.peer)
@@ -104,7 +104,7 @@ def each(*stages: int) -> list[Card]:
         (Entrance(used=1), True, True, 1),
         (Entrance(used=0), True, True, 0),
         (Entrance(used=0), True, False, 1),  # a head needs the data
-        (Entrance(used=1), True, False, 1),
+        (Entrance(used=2), True, False, 2),
         (Entrance(used=STAGES), True, True, 0),  # of another run's shape
         (Entrance(), True, False, 1),
     ],
@@ -186,7 +186,14 @@ def test_one_says_what_it_wants_and_has() -> None:
 
 @pytest.mark.parametrize(
     ("used", "resumes", "wanted", "stage"),
-    [(1, True, None, 1), (1, False, None, 2), (None, True, None, 2), (1, True, 0, 2), (STAGES, True, None, 2)],
+    [
+        (1, True, None, 1),
+        (0, True, None, 0),
+        (1, False, None, 2),
+        (None, True, None, 2),
+        (1, True, 0, 2),
+        (STAGES, True, None, 2),
+    ],
 )
 def test_where_a_run_goes_on_from_disks_one_serves_what_its_disk_is_of(
     used: int | None, resumes: bool, wanted: int | None, stage: int
@@ -280,6 +287,16 @@ def test_one_of_those_near_its_place_is_asked_too_if_the_giver_is_far(
     play(test)
 
 
+def test_one_that_looks_for_a_place_itself_is_near_none() -> None:
+    async def test() -> None:
+        rig = Rig(Entrance(entries=("giver",)))
+        rig.answers["giver"] = Place(0, (card("giver", stage=2), card("new", stage=-1, state="joining")))
+        assert await rig.places.find() == 0
+        assert rig.whom() == ["giver"]
+
+    play(test)
+
+
 def test_of_those_near_one_answer_is_enough_and_one_does_not_ask_itself() -> None:
     async def test() -> None:
         rig = Rig(Entrance(entries=("giver",)), stage=2)
@@ -320,9 +337,7 @@ def test_one_that_asks_again_gets_the_place_that_was_promised_to_it() -> None:
 
 def test_one_that_was_here_before_is_not_counted_for_its_own_new_place() -> None:
     async def test() -> None:
-        rig = Rig(Entrance(), *each(1, 2, 2), card("back", stage=1), stage=0)
-        assert await rig.stage_of("back") == 0
-        rig = Rig(Entrance(), *each(0, 2, 2), card("back", stage=1), stage=0)
+        rig = Rig(Entrance(), *each(2), card("back", stage=1), stage=0)
         assert await rig.stage_of("back") == 1
 
     play(test)
@@ -356,6 +371,16 @@ def test_a_promise_counts_until_the_newcomer_is_there_or_does_not_come(ends: str
             rig.places.lost("b")
             rig.places.lost("stranger")
             assert [await rig.stage_of("d"), await rig.stage_of("e")] == [1, 2]
+
+    play(test)
+
+
+def test_one_that_was_promised_a_place_and_went_elsewhere_counts_where_it_is() -> None:
+    async def test() -> None:
+        rig = Rig(Entrance(), *each(1, 2), stage=0)
+        await rig.answer("a", AskPlace(0, True))
+        rig.members.hear(card("a", stage=1), 0.0)
+        assert [await rig.stage_of("b"), await rig.stage_of("c")] == [2, 0]
 
     play(test)
 
@@ -397,6 +422,16 @@ def test_a_newcomer_gets_a_stage_for_which_it_has_the_data_and_the_memory(ask: A
     async def test() -> None:
         rig = Rig(Entrance(), *each(1, 2, 1, 2), stage=0)
         assert await rig.stage_of("new", ask) == stage
+
+    play(test)
+
+
+def test_one_that_can_hold_no_stage_may_try_the_one_that_needs_it_most() -> None:
+    async def test() -> None:
+        assert await Rig(Entrance(), stage=0).stage_of("new", AskPlace(-1, True, 1.0)) == 1
+        only = Rig(Entrance(), run=RunConfig("toy", ModelConfig(8, 8, 8, 1, 1, 1, 8)))
+        only.places.has_data = False
+        assert await only.places.find() == 0, "there is no other"
 
     play(test)
 

@@ -16,6 +16,7 @@ from swarmd.swarm.membership.gossip import (
     ANNOUNCE_SECONDS,
     CHANGE_SECONDS,
     FIRST_SUMMARY_SECONDS,
+    LOOKS_PER_HEARTBEAT,
     SECOND_DIAL_SECONDS,
     SECOND_WORD_SECONDS,
     SUMMARY_CARDS,
@@ -160,6 +161,11 @@ def test_a_newcomer_of_a_large_swarm_is_told_of_all_who_are_near_and_a_few_of_ea
     assert len(cards_for(5, crowd(stages=4, replicas=10))) == 41
 
 
+@pytest.mark.parametrize(("others", "told"), [(SMALL_SWARM - 1, SMALL_SWARM), (SMALL_SWARM, FEW)])
+def test_a_newcomer_of_a_small_swarm_is_told_of_all(others: int, told: int) -> None:
+    assert len(cards_for(5, crowd(stages=1, replicas=others))) == told
+
+
 def test_the_few_that_a_newcomer_is_told_of_are_those_that_summaries_name() -> None:
     members = crowd(stages=10, replicas=20)
     told = {it.peer for it in cards_for(5, members) if it.stage == 9}
@@ -281,6 +287,23 @@ def test_in_a_large_swarm_one_is_heard_again_soon_after_its_first_word_and_then_
         assert pause <= fourth - third <= pause * 9 / 8
 
     play(test, *others)
+
+
+@pytest.mark.parametrize("in_touch", [True, False])
+def test_in_a_large_swarm_one_looks_seldom_unless_it_is_out_of_touch_with_someone_near(in_touch: bool) -> None:
+    async def test(rig: Rig) -> None:
+        looks = list[float]()
+        rig.members.expect_every = lambda *_: looks.append(now())  # type: ignore[method-assign]
+        if not in_touch:
+            rig.deaf.add("z")
+            rig.connected.remove("z")
+        await asyncio.sleep(20)
+        seldom = heartbeat_interval(61) / LOOKS_PER_HEARTBEAT
+        assert looks[:4] == (
+            [0.0, seldom, SECOND_WORD_SECONDS, SECOND_WORD_SECONDS + seldom] if in_touch else [0, 2, 4, 6]
+        )
+
+    play(test, *(card(f"p{number:02d}", stage=2) for number in range(59)), card("z", stage=2))
 
 
 def test_what_far_peers_say_slows_nobody_down() -> None:
