@@ -352,6 +352,14 @@ def test_nobody_is_counted_on_that_gives_no_answer_or_goes_meanwhile() -> None:
     try_it(events)
 
 
+def test_who_waits_for_work_can_take_part_in_a_return() -> None:
+    async def events(it: Rig) -> None:
+        it.hear("r", state="waiting")
+        assert it.returns._places() == {"me": 0, "p": 1, "r": 1}
+
+    try_it(events)
+
+
 @pytest.mark.parametrize("state", ["paused", "draining", "left"])
 def test_who_does_not_take_work_is_sent_nowhere(state: str) -> None:
     async def events(it: Rig) -> None:
@@ -409,12 +417,13 @@ def test_a_stage_is_broken_if_no_replica_has_the_version() -> None:
     try_it(events)
 
 
-def test_from_a_broken_version_it_returns_at_once_to_the_one_before() -> None:
+def test_from_a_broken_version_it_returns_at_once_to_the_one_before(caplog: pytest.LogCaptureFixture) -> None:
     async def events(it: Rig) -> None:
         break_stage(it)
-        it.stocks = {"me": stock((4, 0), (6, 0)), "p": stock((4, 1), (6, 1))}
+        it.stocks = {"me": stock((4, 0), (5, 0), (6, 0)), "p": stock((4, 1), (6, 1))}
         made, waited = await seconds(it.returns.lost())
         assert waited == 0.0
+        assert "going back to version 4: version 5 is passed over" in caplog.text
         assert (made.step, made.after, made.after_version) == (4, NEWEST.hash, VERSION)
         assert (made.broke_at, made.why, made.ends) == (VERSION, WHY, False)
 

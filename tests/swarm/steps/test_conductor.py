@@ -106,6 +106,7 @@ class Rig:
         self.lost: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
         self.told_returns: list[Record] = []
         self.imbalance = ""
+        self.weighed: list[list[Move]] = []
         returns: Any = SimpleNamespace(lost=self._lost, tell=self._tell_return)
         context = peer_context(
             run=run,
@@ -115,7 +116,7 @@ class Rig:
             tasks=SimpleNamespace(start=self._start),
             rng=SimpleNamespace(random=lambda: 0.5),
         )
-        outlook: Any = SimpleNamespace(objection=lambda wish, others: self.imbalance)
+        outlook: Any = SimpleNamespace(objection=self._weigh)
         self.conductor = Conductor(context, cast("Any", self.ballots), returns, outlook, self._validate)
         self.background: list[asyncio.Task[None]] = []
 
@@ -155,6 +156,10 @@ class Rig:
 
     async def _lost(self) -> Record:
         return await asyncio.shield(self.lost)
+
+    def _weigh(self, wish: Move, others: list[Move]) -> str:
+        self.weighed.append(others)
+        return self.imbalance
 
     async def _tell_return(self, record: Record) -> None:
         self.told_returns.append(record)
@@ -582,6 +587,41 @@ def test_what_was_wished_for_in_another_step_is_void() -> None:
         it.reports[1] = report(1, members=("p", "r"), holders=("p", "r"))
         it.conductor._wishes.ask(Move("p", 1, 0), {0: ["me"], 1: ["p", "r"]})
         assert await granted(it) == ()
+
+    during(events)
+
+
+def test_a_wish_is_weighed_with_those_of_others_and_with_who_stays() -> None:
+    async def events(it: Rig) -> None:
+        it.add("r", 1)
+        it.add("s", 1, state="draining")
+        await asyncio.sleep(0.1)
+        assert (await wish(it)).likely
+        assert it.weighed == []
+        await wish(it, "r", balance=True)
+        assert it.weighed == [[Move("p", 1, 0)]]
+        assert not (await wish(it, "r")).likely, "nobody would stay"
+
+    during(events)
+
+
+def test_the_record_counts_on_from_the_one_before() -> None:
+    async def events(it: Rig) -> None:
+        it.history.record = dataclasses.replace(LAST, skips=2)
+        it.reports[1] = report(1, members=("p",), finite=False)
+        await it.all_done()
+        await asyncio.sleep(1)
+        assert it.ballots.proposed[0].skips == 3
+
+    during(events)
+
+
+def test_where_no_head_took_part_anyone_of_the_record_may_have_led() -> None:
+    async def events(it: Rig) -> None:
+        it.history.record = record(report(0, members=()), report(1, members=("me",)), step=STEP - 1)
+        assert not it.conductor._takes_over(STEP)
+        it.history.record = record(report(0, members=()), report(1, members=("me", BEFORE)), step=STEP - 1)
+        assert it.conductor._takes_over(STEP)
 
     during(events)
 
