@@ -66,6 +66,9 @@ class Donor:
         if ask.version > history.version:
             await history.changed.until(lambda: history.version >= ask.version, BEHIND_SECONDS)
         self._check_able()
+        for pinned in self._pinned.values():  # a joiner pulls one snapshot at a time: it has given up any other
+            if pinned.snapshot.version != ask.version:
+                pinned.pullers.discard(peer)
         async with self._pinning:
             pinned = self._find(ask.version) or await self._pin(ask.version)
         self._pulls(pinned, peer)

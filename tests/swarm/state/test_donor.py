@@ -30,28 +30,53 @@ def test_joiners_share_a_snapshot_also_some_steps_later() -> None:
 
 def test_at_most_two_versions_are_pinned_and_those_that_are_pulled_stay() -> None:
     async def main() -> None:
-        joiner, (donor,) = crowd(1)
+        network = SimNetwork()
+        donor, joiners = Node(network, "a", 5), [Node(network, name, ready=False) for name in ("one", "two", "three")]
+        meet(donor, *joiners)
+        one, two, three = joiners
 
-        async def touch(version: int) -> None:
+        async def touch(joiner: Node, version: int) -> None:
             await joiner.links.ask("a", AskChunk(version, 0), deadline_s=1)
 
-        for version in (5, 8):
+        for joiner, version in ((one, 5), (two, 8)):
             assert (await ask(joiner, donor)).version == version
-            await touch(version)
+            await touch(joiner, version)
             for _ in range(3):
                 donor.commit()
         with pytest.raises(Refused, match="pulled"):
-            await ask(joiner, donor)
+            await ask(three, donor)
         await asyncio.sleep(donor_module.PULLED_SECONDS - 1)
-        await touch(8)
+        await touch(two, 8)
         await asyncio.sleep(2)
-        assert (await ask(joiner, donor)).version == 11, "nobody pulls version 5 any more"
-        await touch(8)
+        assert (await ask(three, donor)).version == 11, "nobody pulls version 5 any more"
+        await touch(two, 8)
         with pytest.raises(Refused, match="not pinned"):
-            await touch(5)
+            await touch(one, 5)
         donor.donor.sweep(asyncio.get_running_loop().time() + donor_module.PINNED_SECONDS + 1)
         with pytest.raises(Refused, match="not pinned"):
-            await touch(8)
+            await touch(two, 8)
+
+    run_virtual(main())
+
+
+def test_a_joiner_that_asks_for_another_version_pulls_none_of_those_before() -> None:
+    """It begins anew, again and again, where its backlog doesn't fit; its own beginnings are not in its way."""
+
+    async def main() -> None:
+        network = SimNetwork()
+        donor, joiner, other = Node(network, "a", 5), Node(network, "one", ready=False), Node(network, "b", ready=False)
+        meet(donor, joiner, other)
+        for version in (5, 8, 11, 14):
+            assert (await ask(joiner, donor)).version == version
+            await joiner.links.ask("a", AskChunk(version, 0), deadline_s=1)
+            for _ in range(3):
+                donor.commit()
+        assert (await ask(other, donor)).version == 17
+        await other.links.ask("a", AskChunk(17, 0), deadline_s=1)
+        for _ in range(3):
+            donor.commit()
+        assert (await ask(joiner, donor)).version == 20
+        assert await other.links.ask("a", AskChunk(17, 0), deadline_s=1), "what another one pulls stays"
 
     run_virtual(main())
 
