@@ -249,6 +249,7 @@ def test_who_is_on_the_way_counts_where_it_goes() -> None:
 
 def test_an_empty_stage_waits_for_whoever_has_its_state() -> None:
     assert plan(equal(3, 0, 3)).moves == ()
+    assert plan(equal(3, 0, 3)).gain == 0.0
 
 
 def test_a_move_must_pay_for_its_download() -> None:
