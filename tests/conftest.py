@@ -1,6 +1,7 @@
 """For every test: one CPU thread per process, since the daemons share few cores, and no home outside the test."""
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -9,6 +10,9 @@ import pytest
 # Before anything imports torch: its thread pools are sized once. Subprocesses inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
+
+# Under nohup it is ignored, and daemons rightly go on ignoring it; the tests ask what they do elsewhere.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A busy machine makes an example slow; the time limit on each test stays.
 hypothesis.settings.register_profile("swarmd", deadline=None)
