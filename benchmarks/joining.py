@@ -147,7 +147,7 @@ def figures(join: Join, lines: list[dict[str, Any]], bandwidth: float) -> dict[s
 
 
 def _gradient_bytes() -> int:
-    """Of the first stage's averaged gradient at fp16: the embedding and a block."""
+    """Bytes of the first stage's averaged gradient at fp16: the embedding and a block."""
     model = RUN.model
     block = 4 * model.hidden**2 + 3 * model.hidden * model.ffn + 2 * model.hidden
     return 2 * (model.vocabulary * model.hidden + block)

@@ -43,7 +43,7 @@ class PeerRow:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Of frames, since the daemon started."""
+    """Bytes of frames, since the daemon started."""
 
     sent: int = 0
     received: int = 0

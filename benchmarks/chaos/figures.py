@@ -143,7 +143,7 @@ def _life(seen: Sequence[Sample], warm_up_s: float) -> Life:
 
 
 def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Of the line of least squares."""
+    """Slope of the line of least squares."""
     x_mean, y_mean = fmean(xs), fmean(ys)
     spread = sum((x - x_mean) ** 2 for x in xs)
     return sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True)) / spread if spread else 0.0

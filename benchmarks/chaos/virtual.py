@@ -71,7 +71,7 @@ class Trial:
 
     @property
     def kept(self) -> float:
-        """Of the throughput of the capacity alive."""
+        """Share of the living capacity's throughput that is kept."""
         return self.rate / (self.usual_rate * self.alive)
 
 

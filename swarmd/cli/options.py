@@ -111,7 +111,7 @@ Verbose = Annotated[bool, typer.Option("--debug", help="Log everything; show tra
 LogJson = Annotated[bool, typer.Option("--log-json", help="Log JSON objects, one a line.")]
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-"""Of the other commands, which have no log."""
+"""The option of commands that have no log."""
 
 
 @dataclass(frozen=True)

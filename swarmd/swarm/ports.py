@@ -175,7 +175,7 @@ class Data(Protocol):
 
     @property
     def digest(self) -> str:
-        """Of the tokens; a peer whose copy differs must not be a head."""
+        """The digest of the tokens; a peer whose copy differs must not be a head."""
 
     async def microbatch(self, step: int, index: int) -> Buffer:
         """Tokens of a microbatch: int32 little-endian [sequences_per_microbatch, T + 1]."""

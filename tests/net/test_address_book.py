@@ -16,7 +16,7 @@ BRIDGE, LAN, LOOPBACK = "172.17.0.1/16", "192.168.1.5/24", "127.0.0.1/8"
 
 
 def book_at(*interfaces: str, limits: TransportLimits | None = None) -> AddressBook:
-    """Of a daemon on a machine with these addresses."""
+    """The addresses of a daemon on a machine with these addresses."""
     own = [ipaddress.ip_interface(text) for text in interfaces]
     return AddressBook(limits or TransportLimits(), HERE, lambda: own)
 

@@ -11,7 +11,7 @@ from swarmd.sim.world.transport import SimTransport
 from swarmd.values import Frame, Urgency
 
 SLOW = LinkSpec(delay_s=1.0, bytes_per_second=1000.0)
-"""Of numbers that can be added up in the head: a frame of 800 bytes takes 1 s to leave (a header is 200)."""
+"""A link of numbers that can be added up in the head: a frame of 800 bytes takes 1 s to leave (a header is 200)."""
 
 
 class Node:

@@ -29,7 +29,7 @@ def layout(world: World) -> list[int]:
 
 
 def moves(world: World) -> list[Move]:
-    """Of the records of the living."""
+    """The moves in the records of the living."""
     records = {step: record for it in world.peers.values() for step, record in it.peer.history.chain._records.items()}
     return [move for step in sorted(records) for move in records[step].moves]
 

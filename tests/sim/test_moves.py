@@ -277,7 +277,7 @@ def test_the_conductor_dies_with_the_wish(point: str) -> None:
 
 
 def arm(world: World, point: str) -> Action:
-    """From now on whoever leads dies at a point."""
+    """Makes each conductor die at a point, from now on."""
 
     def act(world: World, name: str) -> None:
         world.fail_at(conductor_of(world).name, None, point, point_actions.crash)

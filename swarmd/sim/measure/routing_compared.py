@@ -152,7 +152,7 @@ def story_of(situation: Situation, slows_s: float) -> Story:
 
 
 def mean_speeds(situation: Situation, slows_s: float, start_s: float, end_s: float) -> Sequence[float]:
-    """Of the middle peers between two moments of the measured step; of a thin line, what gets through."""
+    """Mean speeds of the middle peers between two moments of the measured step; a thin line's is what gets through."""
     first = situation.speeds[0] * (THIN_SHARE if situation.thin else 1.0)
     if situation.slows:
         before = min(1.0, max(0.0, (slows_s - start_s) / (end_s - start_s)))

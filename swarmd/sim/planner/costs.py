@@ -23,8 +23,8 @@ WEIGHT_BYTES = (6, 28)  # moved per parameter and forward, and backward: casts, 
 ROUND_BYTES = {"contribution": 6, "reduce": 10, "assemble": 14, "apply": 40}  # of the device's memory, per element
 LOGIT_BYTES = 10  # per token and word: logits in bf16 and fp32, their gradient
 WIRE_SECONDS_PER_BYTE = 5e-9
-"""Of a core, for encrypting and framing at either end: 200 MB/s between two processes (docs/planning.md). GPUs' hosts
-have cores to spare; on a profiled CPU it is charged to the device.
+"""Seconds of a core, for encrypting and framing at either end: 200 MB/s between two processes (docs/planning.md). GPUs'
+hosts have cores to spare; on a profiled CPU it is charged to the device.
 """
 HOP_SECONDS = 1e-3  # of a core, for the messages of a hop at either end: likewise
 JITTER = 0.05  # durations vary by up to so much: an assumption, and identical devices would move in step
@@ -74,20 +74,20 @@ def find_wire(name: str) -> WireFormat:
 
 
 def block_flops(run: RunConfig) -> float:
-    """Of one block's forward over a microbatch: products, and causal attention, half of whose scores are needed."""
+    """Operations of a block's forward over a microbatch: products, and causal attention, which needs half its scores."""
     model = run.model
     products = 2.0 * run.tokens_per_microbatch * block_parameters(model)
     return products + 2.0 * run.tokens_per_microbatch * model.sequence_length * model.hidden
 
 
 def stage_flops(run: RunConfig, stage: int) -> float:
-    """Of the stage's forward over a microbatch."""
+    """Operations of a stage's forward over a microbatch."""
     flops = run.model.layers // run.model.stages * block_flops(run)
     return flops + (head_flops(run) if stage == run.model.stages - 1 else 0.0)
 
 
 def head_flops(run: RunConfig) -> float:
-    """Of the tail's output layer, forward."""
+    """Operations of the tail's output layer, forward."""
     return 2.0 * run.tokens_per_microbatch * run.model.hidden * run.model.vocabulary
 
 
@@ -98,7 +98,7 @@ def token_flops(run: RunConfig) -> float:
 
 
 def graph_bytes(run: RunConfig, dtype: str) -> float:
-    """Of a microbatch's kept graph, as `stage/engine.py` counts it."""
+    """Bytes of a microbatch's kept graph, as `stage/engine.py` counts it."""
     model = run.model
     width = FP32 if dtype == "fp32" else FP32 // 2
     per_block = run.tokens_per_microbatch * (14 * model.hidden + 4 * model.ffn) * width
@@ -158,7 +158,7 @@ def stage_speed(
 
 
 def recompute_share(run: RunConfig, stage: int, device: Device, dtype: str, held: float) -> float:
-    """Of the microbatches of a stage, those whose forward runs twice because their graph is not kept."""
+    """Share of a stage's microbatches whose forward runs twice because their graph is not kept."""
     if run.recompute != "auto":
         return float(run.recompute)
     if device.cores:

@@ -29,7 +29,7 @@ class Placement:
         return sum(row[stage] * rates[group][stage] for group, row in enumerate(self.counts))
 
     def throughput(self, rates: Rates) -> float:
-        """Of the slowest stage."""
+        """Throughput of the slowest stage."""
         return min(self.capacity(rates, stage) for stage in range(len(self.counts[0])))
 
 

@@ -13,7 +13,7 @@ from swarmd.values import PeerId
 MINIMUM_REPLICAS = 1  # that a stage keeps when its peers move by choice: one is enough to go on from
 
 Replicas = Mapping[int, Sequence[PeerId]]
-"""Of every stage of the run: who has its state."""
+"""The peers that have the state of each stage of the run."""
 
 
 class Wishes:

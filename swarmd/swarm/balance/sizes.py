@@ -6,7 +6,7 @@ FP32, MOMENTS_FP32, MOMENTS_8BIT = 4, 8, 2  # bytes per parameter
 
 
 def block_parameters(model: ModelConfig) -> int:
-    """Of one block: four matrices of attention, three of SwiGLU, two gains."""
+    """Parameters of one block: four matrices of attention, three of SwiGLU, two gains."""
     return 4 * model.hidden**2 + 3 * model.hidden * model.ffn + 2 * model.hidden
 
 
@@ -22,8 +22,8 @@ def stage_parameters(model: ModelConfig, stage: int) -> int:
 
 
 def state_bytes(run: RunConfig, stage: int) -> float:
-    """Of the device, whatever it computes: parameters, sum, moments, and the averaged gradient with the next version's
-    parameters while a step is applied (a microbatch's gradients need no more).
+    """Bytes of device memory that a stage's state needs: parameters, sum, moments, and the averaged gradient with the
+    next version's parameters while a step is applied (a microbatch's gradients need no more).
     """
     moments = MOMENTS_8BIT if run.optimizer.name.endswith("8bit") else MOMENTS_FP32
     return stage_parameters(run.model, stage) * (4.0 * FP32 + moments)

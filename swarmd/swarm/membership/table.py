@@ -284,11 +284,11 @@ class Membership:
         return list(self._stage_cards[stage])
 
     def admitting(self, stage: int) -> list[Card]:
-        """Of these, the cards of those that take hops."""
+        """The cards of a stage's peers that take hops."""
         return [card for card in self.stage(stage) if card.state in ADMITTING]
 
     def staying(self, stage: int) -> list[Card]:
-        """Of a stage's peers at work, the cards of those that neither drain nor will do so soon."""
+        """The cards of a stage's peers at work that neither drain nor will do so soon."""
         return [card for card in self.stage(stage) if card.state in STAYING and not card.ending]
 
     def unseen(self, stage: int) -> int:

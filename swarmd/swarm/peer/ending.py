@@ -36,7 +36,7 @@ LINGER_SECONDS = 20.0  # for peers that haven't heard of the last commit
 RETRY_SECONDS = 1.0  # between two tries to have a copy: its stage may be writing it still
 NAMED = 3  # machines of a stage that are named; a large swarm has hundreds
 HOST = re.compile(r"/[a-z0-9]+/([0-9A-Za-z.:_-]{1,64})(/|$)")
-"""Of an address, the part that says where; what comes from a stranger is shown only if it is a plain name."""
+"""The part of an address that says where; what comes from a stranger is shown only if it is a plain name."""
 
 
 class Ending:

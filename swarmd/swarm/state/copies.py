@@ -65,7 +65,7 @@ class Copies:
         self._turn = 0  # of the newest version that was asked for: older ones are not worth the while any more
 
     def stage(self) -> int | None:
-        """Of which stage this peer should have a copy. In a large swarm, where nobody knows all, everyone keeps the
+        """The stage of which this peer should have a copy. In a large swarm, where nobody knows all, everyone keeps the
         next stage's: its peers are known.
         """
         own, stages = self._membership.own, self._run.model.stages

@@ -63,7 +63,7 @@ class Puller:
 
     @property
     def progress(self) -> Progress:
-        """Of the transfer under way."""
+        """The progress of the transfer under way."""
         if self._download is None:
             return Progress()
         return Progress(self._download.nbytes, self._download.manifest.snapshot.nbytes, self._download.donors)

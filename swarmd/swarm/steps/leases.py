@@ -117,7 +117,7 @@ class Leases:
         self._free_again(self._without_holder(lost))
 
     def _without_holder(self, indices: list[int]) -> list[int]:
-        """Of these, the ones that nobody has any more; they are leased no longer."""
+        """Returns the indices that nobody has any more, and ends their leases."""
         gone = [index for index in indices if not self._leased[index]]
         for index in gone:
             del self._leased[index]

@@ -64,7 +64,7 @@ def holds(moves: tuple[Move, ...], replicas: dict[int, tuple[str, ...]], minimum
 
 
 def twin(wishes: list[Move], replicas: dict[int, tuple[str, ...]], minimum: int) -> tuple[Move, ...]:
-    """Of all sets of wishes that hold, the one that prefers earlier wishes."""
+    """The set of wishes that holds and prefers earlier ones, out of all sets."""
     best: tuple[int, ...] = ()
     chosen: tuple[Move, ...] = ()
     for taken in itertools.product((1, 0), repeat=len(wishes)):

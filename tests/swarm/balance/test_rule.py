@@ -32,7 +32,7 @@ from swarmd.swarm.history.record import Move
 
 FREE = Terms(0.0, 0.0)
 Placement = list[list[float]]
-"""Of each stage, the powers of its peers."""
+"""The powers of each stage's peers."""
 
 
 def name(stage: int, number: int) -> str:

@@ -29,7 +29,7 @@ RIVAL = record(report(0), report(1, tokens=65), step=2, parent=FIRST.hash)
 
 
 class NoDisk:
-    """What is written is gone."""
+    """A store that forgets what is written."""
 
     def append_ledger(self, line: dict[str, Any]) -> None: ...
 

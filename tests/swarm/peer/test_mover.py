@@ -75,7 +75,7 @@ class Rig:
 
 
 async def turns() -> None:
-    """Of the event loop, as many as anything here takes."""
+    """Lets the event loop turn as often as anything here takes."""
     for _ in range(10):
         await asyncio.sleep(0)
 

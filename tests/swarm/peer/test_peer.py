@@ -33,7 +33,7 @@ JOINS = Entrance(entries=("q",))
 
 
 class NoDisk:
-    """What is written is gone."""
+    """A store that forgets what is written."""
 
     def append_ledger(self, line: dict[str, Any]) -> None: ...
 

@@ -28,7 +28,7 @@ PARTS = ("admission", "custodian", "journeys", "rounds", "donor", "joiner", "han
 
 
 class NoDisk:
-    """What is written is gone."""
+    """A store that forgets what is written."""
 
     def append_ledger(self, line: dict[str, Any]) -> None: ...
 

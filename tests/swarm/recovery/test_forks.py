@@ -98,7 +98,7 @@ OURS, THEIRS = following(COMMON, 2), following(COMMON, 4, digest="other")
 
 
 class NoDisk:
-    """What is written is gone."""
+    """A store that forgets what is written."""
 
     def append_ledger(self, line: dict[str, Any]) -> None: ...
 
@@ -144,7 +144,7 @@ class Meeting:
         return self.peers[name]
 
     async def way(self, name: str) -> Any:
-        """Where a peer would cross to, and whether it may meanwhile be counted on."""
+        """The history that a peer would cross to, and whether it may meanwhile be counted on."""
         it = self.peers[name]
         await asyncio.sleep(2 * MEET_SECONDS)
         async with it.forks.look() as way:

@@ -32,7 +32,7 @@ def hashes(records: list[Record]) -> dict[int, str]:
 
 
 async def voided(tail: dict[int, str], *, ours: list[Record], theirs: list[Record]) -> Any:
-    """What is voided of a tail by a peer that knows the records `ours`, and another that has `theirs`."""
+    """The part of a tail that is voided by a peer that knows the records `ours`, and another that has `theirs`."""
     everyone: dict[str, FakeLinks] = {}
     links, far = FakeLinks("me", everyone), FakeLinks("other", everyone)
     known = hashes(theirs)

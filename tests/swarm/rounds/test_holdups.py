@@ -31,7 +31,7 @@ def standing(members: tuple[str, ...], peer: str, given: dict[int, str], has: st
 
 
 def late_after(it: Plan, standings: dict[str, Standing], seconds: float, leader: str = "a") -> list[str]:
-    """Who is late if nothing changes for so long."""
+    """The peers that are late if nothing changes for so long."""
     holdups, now, late = Holdups(it, leader, 0.0, STOPPED), 0.0, {}
     while now < seconds:
         now += 2.0

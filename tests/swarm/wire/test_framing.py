@@ -123,7 +123,7 @@ def test_every_bound_on_items_is_of_a_field() -> None:
 
 
 def test_a_card_is_short() -> None:
-    """What is as usual isn't gossiped."""
+    """Fields that have their default are not gossiped."""
     defaults: dict[str, Any] = {it.name: it.default for it in dataclasses.fields(CARD) if has_default(it)}
     usual = dataclasses.replace(CARD, **defaults)
     body = to_frame(usual).body

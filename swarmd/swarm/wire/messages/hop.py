@@ -19,7 +19,7 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Loss:
-    """Of an `evaluate` hop, handed back unchanged from the tail."""
+    """The loss of an `evaluate` hop, handed back unchanged from the tail."""
 
     loss_sum: float
     tokens: int
