@@ -74,7 +74,7 @@ def find_wire(name: str) -> WireFormat:
 
 
 def block_flops(run: RunConfig) -> float:
-    """Operations of a block's forward over a microbatch: products, and causal attention, which needs half its scores."""
+    """Operations of a block's forward over a microbatch: products, and causal attention with half its scores."""
     model = run.model
     products = 2.0 * run.tokens_per_microbatch * block_parameters(model)
     return products + 2.0 * run.tokens_per_microbatch * model.sequence_length * model.hidden

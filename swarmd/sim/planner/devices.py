@@ -18,9 +18,9 @@ from swarmd.files import read_json
 GB = 1e9
 TERA = 1e12
 MATMUL_SHARE = 0.55
-"""Share of the datasheet's tensor rate that a training step's matrix products reach. An assumption; with it the formulas
-of `costs.py` give 44 % of an A100's peak at width 2304 and 50 % at 25,600, where Megatron-LM (Narayanan et al. 2021, table
-1) reports 44 % and 52 %.
+"""Share of the datasheet's tensor rate that a training step's matrix products reach. An assumption; with it the
+formulas of `costs.py` give 44 % of an A100's peak at width 2304 and 50 % at 25,600, where Megatron-LM (Narayanan et al.
+2021, table 1) reports 44 % and 52 %.
 """
 COOL_SHARE = 0.35  # the same of cards of 70 W (T4, L4), which slow down under sustained load: an assumption
 FP32_SHARE = 0.75  # of the fp32 rate, in matrix products without tensor units: an assumption
