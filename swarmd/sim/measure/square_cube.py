@@ -21,7 +21,7 @@ STAGES = 4
 MICROBATCHES = 160  # 40 for each stage: the middle half of them is steady
 DEVICE = "V100"
 DTYPE = "fp16"  # as the paper; V100s have no bf16
-SMALL_VOCABULARY = 2  # embedding and output layer are left out, so that all stages are alike
+SMALL_VOCABULARY = 2  # embedding and unembedding are left out, so that all stages are alike
 
 
 @dataclass(frozen=True)

@@ -83,17 +83,17 @@ def block_flops(run: RunConfig) -> float:
 def stage_flops(run: RunConfig, stage: int) -> float:
     """Operations of a stage's forward over a microbatch."""
     flops = run.model.layers // run.model.stages * block_flops(run)
-    return flops + (head_flops(run) if stage == run.model.stages - 1 else 0.0)
+    return flops + (unembedding_flops(run) if stage == run.model.stages - 1 else 0.0)
 
 
-def head_flops(run: RunConfig) -> float:
-    """Operations of the tail's output layer, forward."""
+def unembedding_flops(run: RunConfig) -> float:
+    """Operations of the tail's unembedding, forward, over a microbatch."""
     return 2.0 * run.tokens_per_microbatch * run.model.hidden * run.model.vocabulary
 
 
 def token_flops(run: RunConfig) -> float:
     """Forward and backward of the whole model, per token."""
-    forward = run.model.layers * block_flops(run) + head_flops(run)
+    forward = run.model.layers * block_flops(run) + unembedding_flops(run)
     return (1 + BACKWARD_TIMES) * forward / run.tokens_per_microbatch
 
 
@@ -195,7 +195,7 @@ def _measured(run: RunConfig, stage: int, device: Device) -> tuple[float, float]
     if stage == model.stages - 1:
         rate = _between(device.points, model.hidden, lambda it: (it.forward_s + it.backward_s) / it.forward_flops)
         words = run.tokens_per_microbatch * model.vocabulary
-        backward += head_flops(run) * rate + words * _between(device.points, model.hidden, lambda it: it.logit_s)
+        backward += unembedding_flops(run) * rate + words * _between(device.points, model.hidden, lambda it: it.logit_s)
     return forward, backward
 
 
