@@ -60,7 +60,7 @@ class DataConfig:
 
     @property
     def has_open_source(self) -> bool:
-        """True if every machine may read the source, whoever named it; else only its user can say where it is."""
+        """True if every machine may read the source, even if a peer named it; else only its user can say where."""
         return self.source == "stdlib" or (HUB_NAME.fullmatch(self.source) is not None and ".." not in self.source)
 
     @property

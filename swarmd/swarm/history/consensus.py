@@ -3,8 +3,8 @@
 
 Pure: who the acceptors are, what an acceptor answers, what a proposer must propose. `ballots.py` carries it over the
 network. Two things differ from the textbook, and both only refuse more: a promise needs a strictly higher *number* than
-the one before, whoever gave it, so that a ballot is never granted twice, not even to a peer that has restarted; and
-number 1, granted by a majority, tells a conductor that nobody has led this step before.
+the one before, also where the same peer asks, so that a ballot is never granted twice, not even to a peer that has
+restarted; and number 1, granted by a majority, tells a conductor that nobody has led this step before.
 """
 
 from collections.abc import Iterable

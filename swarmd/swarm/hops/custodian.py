@@ -103,7 +103,7 @@ class Custodian:
             self._check_retained(retained)
             log.info("hop %s comes back from %s: %s", tuple(key), short(holder), trouble)
             if isinstance(trouble, HopGivenUp):
-                self._members.pop(key, None)  # whoever has it answers again, and wasn't among these
+                self._members.pop(key, None)  # the holder that has it answers again, and wasn't among these
             else:
                 self.router.failed(holder, now)
             retained.hop = sent_again(hop)
@@ -222,9 +222,12 @@ class Custodian:
     # ---------------------------------------------------------------------------------------------- sending again
 
     def peer_lost(self, peer: PeerId, heir: PeerId = "") -> None:
-        """A peer is gone: hops it holds go elsewhere, and so do those it had answered, which are lost with its sum. If
-        it has an heir they are in its sum, and sent again only should that one be lost, too. Whoever is cut off from
-        most of its neighbours keeps them: more likely their sums are fine, and if not the round asks for what it lacks.
+        """Gives the hops of a lost peer to other replicas: those that it holds, and those that it had answered, since
+        they were in its sum.
+
+        With an `heir` the answered ones are in the heir's sum, and go elsewhere only if the heir is lost, too. A peer
+        that is cut off from most of its neighbours sends no answered hop again: it is more likely that their sums are
+        fine, and if one isn't the round asks for what it lacks.
         """
         self.custody.disconnected(peer)
         self.router.drop(peer)

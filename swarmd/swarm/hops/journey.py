@@ -191,8 +191,9 @@ class Journeys:
     async def _while_frozen(self, it: HopUnderWay) -> None:
         """Waits while a hop that should be in the step's sum can't be added to it.
 
-        Either the round fails and the sum takes in hops again, or it succeeds, with the share of whoever had this hop
-        before. What should be taken out doesn't wait: whoever froze the sum counts on it as it is.
+        The wait ends in one of two ways. The round fails, and the sum takes in hops again; or it succeeds, and then the
+        replica that had this hop before has brought its share. A hop that should be taken out doesn't wait: the leader
+        that froze the sum counts on it as it is. Raises HopForgotten for it.
         """
         step_sum = self._sums.of(it.hop.step)
         if it.subtract and step_sum.frozen:

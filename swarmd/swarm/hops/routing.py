@@ -34,7 +34,7 @@ class Neighbour:
     hinted: bool = False  # not measured, but it says itself how long it takes
     virtual_time: float = 0.0
     outstanding: int = 0  # hops sent and not answered
-    waiting: int = 0  # hops for its device, whoever sent them; as old as its last card
+    waiting: int = 0  # hops for its device, of all senders; as old as its last card
     banned_until: float = 0.0
     ban_seconds: float = BAN_FIRST_SECONDS
 

@@ -31,7 +31,7 @@ LOOK_SECONDS = 2.0  # between looks at who is there and what is on disks
 QUIET_SECONDS = 5.0  # a founder that could go on waits so long for someone else to come, who may have a newer version
 TELL_SECONDS = 10.0  # for a return to be heard; and between two times that those who don't show it are told
 FETCH_SECONDS = 2.0  # between tries to have a checkpoint
-FETCHES = 30  # tries, once others are ahead; then whoever is ahead gives its state
+FETCHES = 30  # tries, once others are ahead; then one of those gives its state
 
 CAN_RETURN = ("joining", "waiting", "serving")
 """States of those who can take part in a return: a joining peer may hold a stage that nobody else has."""

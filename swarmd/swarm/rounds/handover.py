@@ -1,7 +1,7 @@
 """A peer that drains hands its sum of the present step, with the indices in it, to one replica of its stage.
 
-The sum goes in slices, so that rounds and frames stay as they are; with the last slice whoever takes it adds all of
-them at once, on its device, or nothing. While that answer is awaited the giver tells no leader what it has. Afterwards
+The sum goes in slices, so that rounds and frames stay as they are; with the last slice the replica adds all of them
+at once, on its device, or nothing. While that answer is awaited the giver tells no leader what it has. Afterwards
 exactly one of the two says that it has these indices; when the answer is lost both may, and the round's leader has one
 of them subtract, as always. A frozen sum is neither given nor taken: its round has counted on it.
 """
@@ -98,7 +98,7 @@ class HandOvers:
         slices = cut(size)
         for start, stop in slices[:-1] if self.unsure != sibling else ():
             await self._send(sibling, estate, start, stop, SLICE_SECONDS)
-        async with self._sums.lock:  # from here to the answer whoever asks what is in the sum must wait
+        async with self._sums.lock:  # until the answer is here, nobody may read what is in the sum
             same = self._history.version + 1 == step and self._estate(step) == estate and not self._hops.busy
             if not same or self._sums.is_frozen(step):
                 raise Refused("the sum has changed meanwhile, or is frozen")

@@ -132,7 +132,7 @@ class Head:
         self._completed.add(key.index)
         self._running.pop(key.index, None)
         self._changed.notify()
-        self._sums.changed.notify()  # for whoever waits until nothing is under way
+        self._sums.changed.notify()  # some wait until nothing is under way
 
     async def _send_off(self, key: HopId, lease: Lease, *, again: bool) -> None:
         """Has a microbatch make its journey. Raises SwarmError, MemoryError."""

@@ -1,9 +1,9 @@
 """The account of a step's leases: the head that may train each index. Plain data; `LeaseDesk` gives it the time.
 
 An index is free, leased, or completed by a head. When a head is lost its indices, completed ones too (their sums are
-lost with it), are free again, and whoever gets them is told that they were out before. Once nothing is free, an index
-that a head's own device has kept for longer than the asking head usually takes is leased a second time: the first to
-complete it has it.
+lost with it), are free again, and the next head that gets them is told that they were out before. Once nothing is free,
+an index that a head's own device has kept for longer than the asking head usually takes is leased a second time: the
+first to complete it has it.
 """
 
 import math
