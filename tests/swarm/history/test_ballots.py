@@ -19,6 +19,7 @@ from swarmd.swarm.wire.messages.commit import Accept, Prepare, Promise
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
 from tests.swarm.cards import card
 from tests.swarm.fake_links import FakeLinks
+from tests.swarm.no_disk import NoDisk
 from tests.swarm.records import RUN, record, report
 
 FORK_SECONDS = 60.0
@@ -26,14 +27,6 @@ MEMBERS = ("m0", "n0", "m1", "n1")  # of the records: these are the acceptors
 FIRST = record(step=1, parent=genesis_hash(RUN))
 SECOND = record(step=2, parent=FIRST.hash)
 RIVAL = record(report(0), report(1, tokens=65), step=2, parent=FIRST.hash)
-
-
-class NoDisk:
-    """A store that forgets what is written."""
-
-    def append_ledger(self, line: dict[str, Any]) -> None: ...
-
-    def void_ledger(self, version: int) -> None: ...
 
 
 class Peer:

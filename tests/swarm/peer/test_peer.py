@@ -26,21 +26,11 @@ from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Card, Settings
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
+from tests.swarm.no_disk import NoDisk
 from tests.swarm.peer.parts import AsyncPart, Part
 from tests.swarm.records import RUN, record
 
 JOINS = Entrance(entries=("q",))
-
-
-class NoDisk:
-    """A store that forgets what is written."""
-
-    def append_ledger(self, line: dict[str, Any]) -> None: ...
-
-    def ledger_tail(self, count: int) -> dict[int, str]:
-        return {}
-
-    def void_ledger(self, version: int, records: Any = None) -> None: ...
 
 
 class Rig:

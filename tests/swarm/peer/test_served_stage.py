@@ -21,16 +21,11 @@ from swarmd.swarm.wire.messages.presence import Settings
 from swarmd.swarm.wire.messages.state import AskSnapshot
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
+from tests.swarm.no_disk import NoDisk
 from tests.swarm.peer.parts import Part
 from tests.swarm.records import RUN
 
 PARTS = ("admission", "custodian", "journeys", "rounds", "donor", "joiner", "handovers", "early_exit", "tasks")
-
-
-class NoDisk:
-    """A store that forgets what is written."""
-
-    def append_ledger(self, line: dict[str, Any]) -> None: ...
 
 
 class Rig:

@@ -26,6 +26,7 @@ from swarmd.swarm.recovery.forks import (
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
 from tests.swarm.fake_links import FakeLinks
+from tests.swarm.no_disk import NoDisk
 from tests.swarm.records import RUN, record, report
 
 PLAIN = Standing(version=20, forked=True, tokens=1000, record_hash="b")
@@ -95,14 +96,6 @@ def following(before: list[Record], count: int, **changes: Any) -> list[Record]:
 
 COMMON = following([], 2)
 OURS, THEIRS = following(COMMON, 2), following(COMMON, 4, digest="other")
-
-
-class NoDisk:
-    """A store that forgets what is written."""
-
-    def append_ledger(self, line: dict[str, Any]) -> None: ...
-
-    def void_ledger(self, version: int) -> None: ...
 
 
 class Peer:

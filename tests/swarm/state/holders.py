@@ -25,6 +25,7 @@ from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.values import Encoded, PeerId
 from tests.swarm.cards import card
 from tests.swarm.contexts import peer_context
+from tests.swarm.no_disk import NoDisk
 
 RUN = RunConfig(name="toy", model=ModelConfig(32, 8, 16, 2, 2, 1, 8), steps=60)
 CHUNK = 1000
@@ -49,14 +50,6 @@ def chain(length: int, holders: tuple[PeerId, ...] = ("a", "b")) -> list[Record]
 
 
 CHAIN = chain(40)
-
-
-class NoDisk:
-    """A disk that forgets everything."""
-
-    def append_ledger(self, line: dict[str, Any]) -> None: ...
-
-    def void_ledger(self, version: int) -> None: ...
 
 
 @dataclass
