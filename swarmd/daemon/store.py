@@ -65,6 +65,7 @@ class LocalStore:
         self._troubles: dict[str, str] = {}  # what can't be done -> why
         self._told: dict[str, float] = {}  # -> when it was logged
         self._writing: set[asyncio.Future[bool]] = set()  # checkpoints
+        self._turn = asyncio.Lock()  # to write one: first come, first served
         with contextlib.suppress(OSError):
             clear_torn(home.checkpoints)
 
@@ -164,10 +165,17 @@ class LocalStore:
     async def save_checkpoint(
         self, version: int, stage: int, state: Buffer, record: dict[str, Any], *, copy: bool = False
     ) -> bool:
-        """Writes a stage's state at a version beside the event loop. Returns whether it was written."""
+        """Writes a stage's state at a version beside the event loop. Returns whether it was written. In the order in
+        which this was called: each removes newer versions, and so would an older one that ends later.
+        """
         if not copy:
             self._own = stage
-        writing = asyncio.ensure_future(self._beside(lambda: self._save(version, stage, state, record, copy)))
+
+        async def write() -> bool:
+            async with self._turn:
+                return await self._beside(lambda: self._save(version, stage, state, record, copy))
+
+        writing = asyncio.create_task(write(), name=f"save version {version} of stage {stage}")
         self._writing.add(writing)
         writing.add_done_callback(self._writing.discard)
         return await asyncio.shield(writing)

@@ -1,8 +1,10 @@
 """A daemon's disk: ledger and checkpoints survive crashes, full disks and damage, and stay bounded."""
 
+import asyncio
 import json
+import threading
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -10,6 +12,7 @@ from swarmd.daemon import store as store_file
 from swarmd.daemon.home import Home
 from swarmd.daemon.remembered import RememberedRun
 from swarmd.daemon.store import LocalStore
+from swarmd.stage import checkpoint
 
 
 def test_the_ledger_has_a_line_per_step(tmp_path: Path) -> None:
@@ -148,6 +151,30 @@ async def test_newer_versions_of_a_history_that_was_given_up_make_room(tmp_path:
     for version in (5, 10, 5):
         await store.save_checkpoint(version, 0, b"state", {"step": version})
     assert [it[:2] for it in await store.stock()] == [(5, 0)]
+
+
+async def test_a_slow_write_of_an_older_version_does_not_remove_a_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write removes newer versions, as of a history that was given up: so they end in the order they began in."""
+    store, usual = LocalStore(Home(tmp_path)), checkpoint.save_stage
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(directory: Path, version: int, *rest: Any) -> Path:
+        if version == 2:
+            begun.set()
+            assert go_on.wait(60)
+        return usual(directory, version, *rest)
+
+    monkeypatch.setattr(store_file, "save_stage", slow)
+    older = asyncio.create_task(store.save_checkpoint(2, 0, b"older", {}))
+    await asyncio.to_thread(begun.wait)
+    newer = asyncio.create_task(store.save_checkpoint(3, 0, b"newer", {}))
+    await asyncio.wait({newer}, timeout=0.1)  # ample for it to be written, if it didn't wait for the other
+    go_on.set()
+    assert await older
+    assert await newer
+    assert [it[:2] for it in await store.stock()] == [(3, 0), (2, 0)]
 
 
 def test_what_a_crash_left_half_written_is_cleared(tmp_path: Path) -> None:

@@ -79,12 +79,12 @@ class Copies:
     async def keep(self, record: Record) -> None:
         """Brings a copy of the checkpoint of this record's version, unless that is on this disk already."""
         stage = self.stage()
-        if stage is None or self._is_old(record):
+        if stage is None or self._is_old(record, stage):
             return
         self._turn = record.step
         kept = Kept(record.step, stage, record.state)
         for number in range(TRIES):
-            if self._is_old(record) or await self._disks.load(kept) is not None:
+            if self._is_old(record, stage) or await self._disks.load(kept) is not None:
                 return
             try:
                 state, found = await self._disks.bring(kept, lambda: self._sources(stage))
@@ -94,17 +94,22 @@ class Copies:
             except MemoryError as trouble:
                 log.warning("no copy of version %d of stage %d: %s", record.step, stage, trouble)
                 return
-            if not self._is_old(record):
+            if not self._is_old(record, stage):
                 plain = record_to_plain(found)
                 if not await self._store.save_checkpoint(record.step, stage, state, plain, copy=True):
                     log.warning("this disk takes no copy of version %d of stage %d", record.step, stage)
             return
         log.info("nobody of stage %d gave a copy of version %d", stage, record.step)
 
-    def _is_old(self, record: Record) -> bool:
-        """Tells if a newer checkpoint's copy was begun, or the version isn't of our history any more."""
-        known = self._history.chain.hash_at(record.step)
-        return self._turn > record.step or known not in ("", record.hash)
+    def _is_old(self, record: Record, stage: int) -> bool:
+        """Tells if a copy isn't to be written any more: the version isn't of our history, or something newer of the
+        stage may be on this disk by now, and would be removed as of a history that was given up.
+        """
+        history = self._history
+        known = history.chain.hash_at(record.step)
+        final = history.finished and not history.failure  # the final state's copies: `peer/ending.py`
+        own = self._membership.own.stage == stage  # this peer has moved, and writes its own
+        return self._turn > record.step or final or own or known not in ("", record.hash)
 
     def _sources(self, stage: int) -> list[PeerId]:
         """The stage's peers, a different one first for each of those who ask."""
