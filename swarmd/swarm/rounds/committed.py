@@ -4,14 +4,17 @@ A round's attempts assemble what may become it (`member.py`); peers that took no
 the commit. What doesn't have the digest that the record names is never applied.
 """
 
+import asyncio
 import logging
 import math
+from typing import NoReturn
 
 from swarmd.errors import NO_ANSWER, NonFinite, PeerFault, Refused
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.hops.stage_context import StageContext
 from swarmd.swarm.rounds.averaged import AveragedGradients, Whole
 from swarmd.swarm.rounds.exchange import unless_over
+from swarmd.swarm.tasks import first_of
 from swarmd.swarm.wire.messages.commit import AskGradient, GradientPart
 from swarmd.values import Encoded, PeerId, short
 
@@ -21,6 +24,7 @@ NORM_TOLERANCE = (
     1e-6  # relative: devices add the same squares in fp64 in another order; 1e10 of them are 1e-6 off at most
 )
 GRADIENT_SECONDS = 120.0  # for one part of a committed gradient
+SILENT_SECONDS = 2.0  # between looks if the peer that was asked for one is silent
 
 
 class CommittedGradients:
@@ -92,7 +96,8 @@ class CommittedGradients:
         own = self._membership.own.peer
         live = [card.peer for card in self._membership.stage(self._stage)]
         sources = [*entry.holders, *(peer for peer in live if peer not in entry.holders)]
-        for source in sorted(sources, key=lambda peer: peer not in live):
+        now = asyncio.get_running_loop().time()
+        for source in sorted(sources, key=lambda peer: (peer not in live, self._membership.is_silent(peer, now))):
             if source != own and await self._fetch(record.step, entry.digest, source):
                 return True
         return False
@@ -104,13 +109,23 @@ class CommittedGradients:
             parts = 1
             while len(averaged) < parts:
                 question = AskGradient(step, digest, len(averaged))
-                answer = await self._links.ask(source, question, deadline_s=GRADIENT_SECONDS, urgency="bulk")
+                ask = self._links.ask(source, question, deadline_s=GRADIENT_SECONDS, urgency="bulk")
+                answer = await first_of(ask, self._silence_of(source))
                 parts = answer.parts
                 averaged.append(answer.data)
         except NO_ANSWER as trouble:
             log.info("no gradient of step %d from %s: %s", step, short(source), trouble)
             return False
         return await self._adopt(step, digest, tuple(averaged))
+
+    async def _silence_of(self, source: PeerId) -> NoReturn:
+        """Raises TimeoutError when nothing is heard of a peer: the next record waits for this one, and a run may end
+        meanwhile.
+        """
+        while True:
+            await asyncio.sleep(SILENT_SECONDS)  # before the first look, too: who was silent so far may yet answer
+            if self._membership.is_silent(source, asyncio.get_running_loop().time()):
+                raise TimeoutError(f"nothing was heard of {short(source)} for a while")
 
     async def _adopt(self, step: int, digest: str, averaged: Whole) -> bool:
         """Assembles a committed gradient. False if it isn't what it should be."""

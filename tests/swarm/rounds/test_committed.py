@@ -1,5 +1,6 @@
 """How a peer comes by the gradient that a record names, and what it holds against a record."""
 
+import asyncio
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -7,8 +8,9 @@ from typing import Any, cast
 import pytest
 
 from swarmd.errors import PeerUnreachable, Refused
+from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.record import Record
-from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.membership.table import SILENCE_FLOOR_SECONDS, Membership
 from swarmd.swarm.rounds.averaged import AveragedGradients
 from swarmd.swarm.rounds.committed import CommittedGradients
 from swarmd.swarm.wire.messages.commit import AskGradient, GradientPart
@@ -46,13 +48,16 @@ class Device:
 
 
 class Others:
-    """Peers that have a gradient, by name; one that has None can't be reached."""
+    """Peers that have a gradient, by name; one that has None can't be reached, and one of the `silent` says nothing."""
 
     def __init__(self, have: Have) -> None:
-        self.have, self.asked = have, list[str]()
+        self.have, self.asked, self.silent = have, list[str](), set[str]()
 
-    async def ask(self, peer: str, question: AskGradient, **options: Any) -> GradientPart:
+    async def ask(self, peer: str, question: AskGradient, *, deadline_s: float, **options: Any) -> GradientPart:
         self.asked.append(peer)
+        if peer in self.silent:
+            await asyncio.sleep(deadline_s)
+            raise TimeoutError
         parts = self.have[peer]
         if parts is None:
             raise PeerUnreachable("gone")
@@ -68,7 +73,7 @@ class Peer:
     """A replica of stage 0 and those it can ask."""
 
     def __init__(self, have: Have | None = None, live: Sequence[str] = ()) -> None:
-        members = Membership(OwnCard(card("me")))
+        self.members = members = Membership(OwnCard(card("me")))
         for name in live:
             members.hear(card(name), 0.0)
         self.others, self.device, self.averaged = Others(have or {}), Device(), AveragedGradients(2)
@@ -116,6 +121,48 @@ async def test_holders_are_asked_before_others_and_the_living_before_the_dead() 
     assert await peer.committed.gather(record(holders=("dead", "me", "living")))
     assert list(dict.fromkeys(peer.others.asked)) == ["living", "liar", "sibling"]
     assert peer.averaged.whole(STEP, "good") == GOOD
+
+
+def test_a_holder_that_has_fallen_silent_keeps_nobody_from_the_next_version() -> None:
+    """No other record is applied meanwhile: who waits here for two minutes misses the end of a run."""
+
+    async def main() -> float:
+        peer = Peer({"mute": GOOD, "living": GOOD}, live=("mute", "living"))
+        peer.others.silent.add("mute")
+        began = asyncio.get_running_loop().time()
+        assert await peer.committed.gather(record(holders=("mute", "living")))
+        assert list(dict.fromkeys(peer.others.asked)) == ["mute", "living"]
+        return asyncio.get_running_loop().time() - began
+
+    assert run_virtual(main()) < SILENCE_FLOOR_SECONDS
+
+
+def test_a_slow_holder_is_waited_for_as_long_as_it_is_heard() -> None:
+    async def main() -> bool:
+        peer, loop = Peer({"slow": GOOD}, live=("slow",)), asyncio.get_running_loop()
+        usual = peer.others.ask
+
+        async def ask(*arguments: Any, **options: Any) -> GradientPart:
+            for _ in range(60):
+                await asyncio.sleep(1.0)
+                peer.members.touch("slow", loop.time())
+            return await usual(*arguments, **options)
+
+        peer.others.ask = ask  # type: ignore[method-assign]
+        return await peer.committed.gather(record())
+
+    assert run_virtual(main())
+
+
+def test_those_who_are_silent_are_asked_last() -> None:
+    async def main() -> list[str]:
+        peer = Peer({"mute": GOOD, "living": GOOD}, live=("mute", "living"))
+        await asyncio.sleep(SILENCE_FLOOR_SECONDS)
+        peer.members.touch("living", asyncio.get_running_loop().time())
+        assert await peer.committed.gather(record(holders=("mute", "living")))
+        return list(dict.fromkeys(peer.others.asked))
+
+    assert run_virtual(main()) == ["living"]
 
 
 async def test_nobody_has_it() -> None:
