@@ -12,6 +12,7 @@ from swarmd.sim.engines.training import Text
 from swarmd.sim.faults import point_actions
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import SimPeer, World
+from swarmd.swarm.peer.ending import LINGER_SECONDS
 from swarmd.swarm.state import manifest as statesync
 from tests.sim.toy import PAIRS, RUN, everyone_at, moment
 
@@ -260,3 +261,38 @@ def test_one_that_is_silent_at_the_end_is_waited_for_within_bounds() -> None:
         return took
 
     assert run_virtual(main()) < 85
+
+
+WIDE = dataclasses.replace(SHORT, model=dataclasses.replace(SHORT.model, ffn=1024))  # 0.6 MB of state a stage
+
+
+@pytest.mark.parametrize(("bound_s", "arrives"), [(60.0, True), (25.0, False)])
+def test_who_pulls_its_state_when_the_run_ends_is_waited_for_within_bounds(
+    bound_s: float, arrives: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newcomer whose line is thin would find nobody any more."""
+    monkeypatch.setattr(statesync, "CHUNK_BYTES", 32_768)
+    waits: set[str] = set()
+
+    async def main() -> tuple[bool, float]:
+        world, loop = World(WIDE, Text(WIDE)), asyncio.get_running_loop()
+        limits = LimitsConfig(final_copies_timeout_s=bound_s)
+        for name, stage in PAIRS.items():
+            await world.start(name, stage=stage, limits=limits)
+        await moment(world, lambda: everyone_at(world, WIDE.steps - 1), SECONDS)
+        others = [it.task for it in world.peers.values()]
+        newcomer = await world.start("newcomer", stage=1, downlink=20_000.0)
+        await moment(world, lambda: world.peers["middle1"].peer.history.finished, SECONDS)
+        began = loop.time()
+        await world.sleep(LINGER_SECONDS + 2.0)
+        waits.update(wait.sentence() for name in PAIRS for wait in world.peers[name].view.waits())
+        await asyncio.wait(others, timeout=SECONDS)
+        took = loop.time() - began
+        there = newcomer.peer.history.version == WIDE.steps
+        await world.stop()
+        return there, took
+
+    there, took = run_virtual(main())
+    assert there == arrives
+    assert LINGER_SECONDS < took < bound_s + 5.0
+    assert any("1 behind, 1 of them pull their state from here, leaves in" in it for it in waits), waits

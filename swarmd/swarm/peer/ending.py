@@ -12,6 +12,7 @@ import asyncio
 import dataclasses
 import logging
 import re
+from collections.abc import Callable, Container
 
 from swarmd.printable import size
 from swarmd.status import Wait
@@ -33,6 +34,7 @@ from swarmd.whole import name_stages
 log = logging.getLogger(__name__)
 
 LINGER_SECONDS = 20.0  # for peers that haven't heard of the last commit
+LOOK_SECONDS = 1.0  # between two looks if such a peer still pulls its state from here
 RETRY_SECONDS = 1.0  # between two tries to have a copy: its stage may be writing it still
 NAMED = 3  # machines of a stage that are named; a large swarm has hundreds
 HOST = re.compile(r"/[a-z0-9]+/([0-9A-Za-z.:_-]{1,64})(/|$)")
@@ -42,9 +44,13 @@ HOST = re.compile(r"/[a-z0-9]+/([0-9A-Za-z.:_-]{1,64})(/|$)")
 class Ending:
     """This peer's part in the end of a run."""
 
-    def __init__(self, context: PeerContext, disks: Disks, store: Store) -> None:
+    def __init__(
+        self, context: PeerContext, disks: Disks, store: Store, pullers: Callable[[float], Container[PeerId]]
+    ) -> None:
+        """`pullers`: those who have asked for something of this peer's state since a loop time."""
         self._run, self._limits, self._membership = context.run, context.limits, context.membership
         self._history, self._own, self._disks, self._store = context.history, context.own, disks, store
+        self._pullers = pullers
         self._left: dict[PeerId, Card] = {}  # who said goodbye with a final state on its disk
         self._since: float | None = None  # loop time when this peer had written its own
         self._met = False  # everyone has the last version, or was waited for
@@ -103,7 +109,7 @@ class Ending:
         await self._own.announce()
         try:
             async with alongside(self._bring_copies()) as bringing:
-                await self._membership.changed.until(self._everyone_has_it, LINGER_SECONDS)
+                await self._linger()
                 self._met = True
                 await self._membership.changed.until(self._is_done, self._left_s())
         finally:
@@ -111,6 +117,12 @@ class Ending:
             self.over = True
         if not bringing.cancelled() and (trouble := bringing.exception()) is not None:
             raise trouble
+
+    async def _linger(self) -> None:
+        """Waits until everyone has the last version; for one that pulls its state from here longer than for others."""
+        await self._membership.changed.until(self._everyone_has_it, LINGER_SECONDS)
+        while self._pulling() and (left := self._left_s()) > 0:
+            await self._membership.changed.wait(min(LOOK_SECONDS, left))
 
     async def released(self, bound_s: float) -> None:
         """Returns when this peer may leave early: nothing of the final state would be left behind. A run that has
@@ -151,6 +163,11 @@ class Ending:
         cards = [member.card for member in self._membership.members().values() if not member.suspect]
         there = [card for card in cards if card.state in (*AT_WORK, "joining")]
         return [card.peer for card in there if card.version < self._run.steps]
+
+    def _pulling(self) -> list[PeerId]:
+        """Those of them that have asked for some of this peer's state lately."""
+        pullers = self._pullers(asyncio.get_running_loop().time() - LINGER_SECONDS)
+        return [peer for peer in self._late() if peer in pullers]
 
     # ---------------------------------------------------------------------------------------------- copies
 
@@ -213,15 +230,20 @@ class Ending:
             return Wait("its last version to be on its own disk")
         if not self._met and (late := self._late()):
             progress = f"{len(late)} behind, waited for {LINGER_SECONDS:.0f} s at most"
+            if pulling := self._pulling():
+                progress = f"{len(late)} behind, {len(pulling)} of them pull their state from here, {self._leaves()}"
             return Wait("the others to have the run's last version", progress=progress)
         if not (stages := self.awaited()):
             doubted = self._doubted()
             return Wait(f"{len(doubted)} peers that can't be reached just now") if doubted else None
-        progress = f"leaves in {self._left_s():.0f} s at the latest"
+        progress = self._leaves()
         if (it := self._download) is not None:
             came = f"{size(it.nbytes)} of {size(it.manifest.snapshot.nbytes)} of stage {it.stage}"
             progress = f"{came} have come here, {progress}"
         return Wait(f"the final state of {name_stages(stages)} to be on a second machine", progress=progress)
+
+    def _leaves(self) -> str:
+        return f"leaves in {self._left_s():.0f} s at the latest"
 
     def places(self) -> dict[int, int]:
         """On how many machines the final state of each stage is, of those that this peer sees to."""

@@ -70,7 +70,7 @@ class Peer(HistoryListener):
         self.disks = Disks(context.run, context.links, context.membership, store)
         self.returns = Returns(context, self.disks)
         self.copies = Copies(context, self.disks, store)
-        self.ending = Ending(context, self.disks, store)
+        self.ending = Ending(context, self.disks, store, self._pullers)
         self.ballots = Ballots(
             context.run, context.links, context.membership, context.history, context.rng, context.limits.fork_timeout_s
         )
@@ -255,6 +255,9 @@ class Peer(HistoryListener):
         await self.own.announce()
 
     # ---------------------------------------------------------------------------------------------- others
+
+    def _pullers(self, since: float) -> set[PeerId]:
+        return self.served.donor.pullers(since) if self.served is not None else set()
 
     def _heard(self, card: Card) -> None:
         self.ending.hear(card)

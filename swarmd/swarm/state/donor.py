@@ -80,6 +80,10 @@ class Donor:
         if peer in self._links.transport.connected():
             pinned.pullers.add(peer)
 
+    def pullers(self, since: float) -> set[PeerId]:
+        """Peers that pull a snapshot of which something was asked since a loop time."""
+        return {peer for it in self._pinned.values() if it.used >= since for peer in it.pullers}
+
     def lost(self, peer: PeerId) -> None:
         """Its connection broke: what only it pulled is in nobody's way, nor what was on its way to it. Should it come
         back, it goes on where it was if nobody else needed the room.

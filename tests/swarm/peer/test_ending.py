@@ -20,7 +20,7 @@ def test_in_a_large_swarm_everyone_sees_to_what_is_near(peers: int, stages: list
     run: Any = SimpleNamespace(model=SimpleNamespace(stages=8))
     nothing: Any = None
     context = peer_context(run=run, membership=membership, history=history)
-    assert Ending(context, nothing, nothing).stages() == stages
+    assert Ending(context, nothing, nothing, nothing).stages() == stages
 
 
 @pytest.mark.parametrize(("failure", "left"), [("", False), ("its parameters are not finite", True)])
@@ -28,7 +28,7 @@ async def test_who_is_told_to_leave_a_run_that_has_failed_waits_for_nothing(fail
     history: Any = SimpleNamespace(failure=failure)
     membership: Any = SimpleNamespace(changed=Signal())
     nothing: Any = None
-    ending = Ending(peer_context(membership=membership, history=history), nothing, nothing)
+    ending = Ending(peer_context(membership=membership, history=history), nothing, nothing, nothing)
     waiting = asyncio.create_task(ending.released(60.0))
     await asyncio.sleep(0)
     assert waiting.done() == left
