@@ -170,7 +170,7 @@ class Gossip:
             self._spoke = now
             if first:  # those who came at the same time may not hear it; nor is it known yet who sums up
                 self._spoke -= max(0.0, pause - SECOND_WORD_SECONDS)
-                self._summed_up = now + FIRST_SUMMARY_SECONDS - long_pause
+                self._summed_up = now + FIRST_SUMMARY_SECONDS - min(long_pause, CHANGE_SECONDS)  # it is news
             await self._links.transport.publish(self._stage_topic(stage), to_frame(self._links.own.next()))
         mine = self._membership.stage(stage)
         news = (len(mine), sum(card.moving >= 0 for card in mine))

@@ -359,6 +359,19 @@ def test_the_first_of_a_stage_sums_it_up_for_everyone(speaks: bool) -> None:
     play(test, *others, card("z", stage=1), own=own)
 
 
+@pytest.mark.parametrize("stages", [5, 6, 40])
+def test_the_first_summary_waits_until_one_knows_its_stage_however_many_there_are(stages: int) -> None:
+    run = dataclasses.replace(RUN, model=ModelConfig(8, 8, 8, 1, stages, stages, 8))
+
+    async def main() -> list[float]:
+        rig = Rig(run=run)
+        async with alongside(rig.gossip.run()):
+            await asyncio.sleep(FIRST_SUMMARY_SECONDS + 1)
+        return [at for at, _, said in rig.said if isinstance(said, Summary)]
+
+    assert run_virtual(main()) == [FIRST_SUMMARY_SECONDS]
+
+
 @pytest.mark.parametrize("changes", [{"moving": 3}, {"state": "left"}, {"state": "paused"}, {"forward": 7}])
 def test_a_stage_whose_peers_come_go_or_move_is_summed_up_sooner(changes: dict[str, Any]) -> None:
     peer = next(name for name in "abcdef" if first_speaker(2, "me", name) == "me")
