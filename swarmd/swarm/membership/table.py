@@ -162,8 +162,9 @@ class Membership:
             self._expect(member)
             self._change(card.peer)
             return True
-        if card.incarnation == member.card.incarnation and not member.suspect:
-            member.rhythm.observe(now - member.heard)
+        silence = now - member.heard  # longer than patience: one of the two was stopped, and that is no rhythm
+        if card.incarnation == member.card.incarnation and not member.suspect and silence <= self._patience(member):
+            member.rhythm.observe(silence)
         before = member.card
         changed = member.suspect or _role(card) != _role(before)
         member.card, member.heard, member.suspect = card, now, False

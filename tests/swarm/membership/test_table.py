@@ -100,6 +100,16 @@ def test_the_silent_are_dropped_by_their_own_rhythm() -> None:
     assert [it.peer for it in members.sweep(40.0 + SILENCE_CEILING_SECONDS + 0.1)] == ["slow"]
 
 
+def test_who_was_stopped_itself_is_no_more_patient_with_others_afterwards() -> None:
+    """A peer that woke up waited two minutes for those who had died meanwhile: their last words were waiting for it."""
+    members = Membership(OwnCard(card("me")))
+    for second in range(0, 20, 2):
+        members.hear(card("a", sequence=second), float(second))
+    members.hear(card("a", sequence=20), 65.0)
+    assert members.sweep(65.0 + SILENCE_FLOOR_SECONDS) == []
+    assert [it.peer for it in members.sweep(65.1 + SILENCE_FLOOR_SECONDS)] == ["a"]
+
+
 def test_who_was_not_heard_lately_is_silent_long_before_it_is_dropped() -> None:
     members = swarm("a", "b", "c")
     soon = SILENCE_FLOOR_SECONDS / 2
