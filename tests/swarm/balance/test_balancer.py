@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -40,11 +40,9 @@ class Rig:
         self.trouble: Exception | None = None
         self.looks: list[float] = []
         self._sequence = 1
-        context = peer_context(
-            run=run, membership=self.membership, history=self.history, rng=cast("random.Random", random.Random(1))
-        )
+        context = peer_context(run=run, membership=self.membership, history=self.history, rng=random.Random(1))
         self.outlook = Outlook(run, self.membership)
-        self._loads, self.outlook.loads = self.outlook.loads, self._look  # type: ignore[method-assign]
+        self._loads, self.outlook.loads = self.outlook.loads, self._look  # type: ignore[method-assign, assignment]
         self.balancer = Balancer(context, self.outlook, self._move)
         for peer, stage in (("a", 0), ("b", 0), ("c", 1), ("d", 2)):
             self.hear(peer, stage=stage)
