@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import traceback
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -249,10 +249,14 @@ def check_standstill(world: World, version: int, stage: int) -> Iterator[Violati
 
 
 def check_chain(
-    steps: int, living: dict[PeerId, list[dict[str, Any]]], dead: Iterable[list[dict[str, Any]]] = ()
+    steps: int,
+    living: dict[PeerId, list[dict[str, Any]]],
+    dead: Iterable[list[dict[str, Any]]] = (),
+    stands: Collection[tuple[int, str]] = (),
 ) -> Iterator[Violation]:
     """Promise 8: the living have one chain of records, every step once. Lines of lost histories are void. A step whose
-    peers are all gone must be in the ledger of one of the dead.
+    peers are all gone must be in the ledger of one of the dead, with the record that the next step names as its parent,
+    or, for the last step, the one record at which the living stand. `stands`: version and record of each of these.
     """
     records: dict[int, tuple[str, str]] = {}
     for peer, ledger in living.items():
@@ -269,8 +273,10 @@ def check_chain(
     old = {(line["step"], line["record"]): (line["parent"], line["record"]) for ledger in dead for line in ledger}
     for step in range(steps, 0, -1):
         after = records.get(step + 1)
-        if step not in records and after is not None and (step, after[0]) in old:
-            records[step] = old[step, after[0]]
+        named = {after[0]} if after is not None else {record for version, record in stands if version == step}
+        found = [old[step, record] for record in named if (step, record) in old]
+        if step not in records and len(named) == len(found) == 1:
+            records[step] = found[0]
         if step not in records:
             yield Violation(8, f"nobody has a record of step {step}", step)
         elif after is not None and after[0] != records[step][1]:

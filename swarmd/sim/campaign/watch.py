@@ -90,7 +90,8 @@ class Watch:
             self._keep(check_standstill(self.world, version, lost))
         living = {name: it.store.ledger for name, it in self.world.peers.items()}
         steps = self.world.run.steps if version is None else version
-        self._keep(check_chain(steps, living, [it.store.ledger for it in self.everyone]))
+        stands = {(it.peer.history.version, it.peer.history.record_hash) for it in self.world.peers.values()}
+        self._keep(check_chain(steps, living, [it.store.ledger for it in self.everyone], stands))
 
     def after_peers(self) -> None:
         """Checks that nothing goes on that a peer started, once its own task has ended and its network is closed."""

@@ -7,11 +7,14 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from swarmd.config import LimitsConfig
 from swarmd.sim.campaign.bounds import BOUNDS, Bound, check_bounds
 from swarmd.sim.campaign.checks import Violation, Visit, check_chain, check_moves
 from swarmd.sim.campaign.play import Play, play
 from swarmd.sim.engines.reference import share
 from swarmd.sim.engines.symbolic import SymbolicEngine
+from swarmd.sim.faults.commands import Join
+from swarmd.sim.faults.machines import Crash, StageLoss
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import SimPeer
@@ -247,6 +250,28 @@ def test_a_broken_chain_is_seen(ledgers: list[list[dict[str, object]]], words: s
     assert any(violation.promise == 8 and words in violation.text for violation in found)
     assert not list(check_chain(3, {"one": CHAIN, "late": CHAIN[1:], "away": [CHAIN[0], CHAIN[2]]}))
     assert not list(check_chain(3, {"late": CHAIN[1:]}, [[line(1, "x", "")], CHAIN[:1]]))
+
+
+@pytest.mark.parametrize(
+    ("stands", "passes"), [({(3, "c")}, True), (set(), False), ({(3, "d")}, False), ({(3, "c"), (3, "d")}, False)]
+)
+def test_the_last_step_may_be_in_the_ledgers_of_the_dead_alone(stands: set[tuple[int, str]], passes: bool) -> None:
+    """The living came by others' state to the one record at which they stand. Promise 8."""
+    assert (not list(check_chain(3, {"newcomer": []}, [CHAIN], stands))) is passes
+
+
+def test_a_newcomer_that_is_left_alone_needs_no_ledger_of_what_was_before() -> None:
+    """All who took the step that it was given the state of are gone, and a stage with them."""
+    left = Scenario(
+        replicas=(1, 1),
+        microbatches=20,
+        speeds=(0.05,),
+        limits=LimitsConfig(copies_bytes=0),
+        faults=(Join(4.5, "newcomer", stage=0), Crash(6.0, "head1"), StageLoss(6.5, 1)),
+    )
+    outcome = play(left)
+    assert (outcome.violations, outcome.version) == ((), 1)
+    assert outcome.struck == {"crash": 1, "join": 1, "stage loss": 1}
 
 
 def test_moving_back_and_forth_is_seen() -> None:
