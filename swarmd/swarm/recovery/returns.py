@@ -275,12 +275,16 @@ class Returns(HistoryListener):
                 bad += 1
                 log.warning("%s", trouble)
             self.waiting = f"version {record.step} of stage {stage}, on a disk of anyone who is there"
-            ahead = any(card.version > record.step for card in self._membership.cards() if card.state in AT_WORK)
-            if bad >= FETCHES and ahead:
+            if bad >= FETCHES and self._is_passed(record.step):
                 log.warning("version %d of stage %d is passed over: nobody gives it", record.step, stage)
                 break
             await self._membership.changed.wait(FETCH_SECONDS)
         return None
+
+    def _is_passed(self, version: int) -> bool:
+        """True if somebody who gives its state is ahead of a version."""
+        giving = (*AT_WORK, "finished")
+        return any(card.version > version for card in self._membership.cards() if card.state in giving)
 
     def _holders(self) -> list[PeerId]:
         """Peers to ask for a checkpoint: everyone."""

@@ -182,7 +182,8 @@ def test_it_tries_again_for_the_state_and_says_what_it_waits_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "state", "passes"), [(5, "serving", True), (4, "serving", False), (5, "joining", False)]
+    ("version", "state", "passes"),
+    [(5, "serving", True), (5, "finished", True), (4, "serving", False), (5, "joining", False)],
 )
 def test_once_others_are_ahead_it_tries_only_so_often(version: int, state: str, passes: bool) -> None:
     async def events(it: Rig) -> None:
