@@ -167,8 +167,8 @@ class Puller:
         return None
 
     async def _ask_all(self, donors: Candidates, liars: set[PeerId], version: int) -> list[tuple[Manifest, PeerId]]:
-        """Asks the donors for their manifests. Once one has answered, the others get as long again and a little more:
-        those that come too late are asked again during the download.
+        """Asks the donors for their manifests, another one for each that gives none. Once one has answered, the others
+        get as long again and a little more: those that come too late are asked again during the download.
         """
         loop = asyncio.get_running_loop()
         began, answers = loop.time(), list[tuple[Manifest, PeerId]]()
@@ -177,9 +177,9 @@ class Puller:
         try:
             while True:
                 able = [peer for peer in donors() if peer not in liars]
-                for peer in able:
-                    if peer not in asked and len(asked) < DONORS_AT_ONCE:
-                        asked[peer] = asyncio.create_task(self._ask(peer, version, liars), name="ask snapshot")
+                of_use = sum(1 for task in asked.values() if not task.done() or task.result() is not None)
+                for peer in [peer for peer in able if peer not in asked][: DONORS_AT_ONCE - of_use]:
+                    asked[peer] = asyncio.create_task(self._ask(peer, version, liars), name="ask snapshot")
                 # One that is not among the donors any more is not waited for.
                 waiting = {task for peer, task in asked.items() if not task.done() and peer in able}
                 now = loop.time()

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from string import ascii_lowercase
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -152,7 +153,7 @@ async def seconds(work: Coroutine[Any, Any, Any]) -> float:
 def crowd(count: int, version: int = 5) -> tuple[Node, list[Node]]:
     network = SimNetwork()
     joiner = Node(network, "joiner", ready=False)
-    donors: list[Node] = [Holder(network, name, version) for name in "abcdefgh"[:count]]
+    donors: list[Node] = [Holder(network, name, version) for name in ascii_lowercase[:count]]
     meet(joiner, *donors)
     return joiner, donors
 

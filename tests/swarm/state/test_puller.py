@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.record import Record
+from swarmd.swarm.state.download import DONORS_AT_ONCE
 from tests.swarm.state.holders import CHAIN, CHUNK, CHUNKS, Node, crowd, joiner_of, meet, names, seconds, state_of
 
 
@@ -74,6 +75,18 @@ def test_nobody_has_it() -> None:
         for donor in donors:
             donor.history.fall_behind("told to")
         assert not await joiner_of(joiner, donors).pull(names(donors))
+
+    run_virtual(main())
+
+
+def test_for_each_donor_that_refuses_another_one_is_asked() -> None:
+    async def main() -> None:
+        joiner, donors = crowd(DONORS_AT_ONCE + 2)
+        for donor in donors[:-1]:
+            donor.history.fall_behind("told to")
+        it = joiner_of(joiner, donors)
+        assert await it.pull(names(donors))
+        assert set(it.downloaded) == {donors[-1].name}
 
     run_virtual(main())
 
