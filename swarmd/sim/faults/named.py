@@ -8,7 +8,7 @@ from swarmd.sim.engines.reference import Symbols
 from swarmd.sim.faults.commands import Join, Leave
 from swarmd.sim.faults.connections import Corruption, Cut, Partition
 from swarmd.sim.faults.logical import PointFault
-from swarmd.sim.faults.machines import Crash, Pause, Preemption, Slowdown
+from swarmd.sim.faults.machines import Crash, Outage, Pause, Preemption, Slowdown
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.network import LinkSpec
 
@@ -214,6 +214,18 @@ NAMED: dict[str, Scenario] = {
             Pause(0.5, "tail1", 15.0),
             Join(0.6, "newcomer1"),
             Join(0.7, "newcomer2", stage=1),
+        ),
+    ),
+    "few-have-the-checkpoint": Scenario(
+        story="All go back to a version that the last peers in order have on their disks: everyone is asked for it.",
+        microbatches=12,
+        steps=8,
+        speeds=(0.05,),
+        limits=LimitsConfig(fork_timeout_s=1.5, copies_bytes=0),
+        checkpoint_every=4,
+        faults=(
+            *(Join(5.0 + 0.05 * number, f"newcomer{number}", stage=1) for number in range(1, 8)),
+            Outage(7.2, 1.0, 0.1),
         ),
     ),
 }

@@ -30,7 +30,7 @@ OPENED_LIMIT = 8  # checkpoints that are given out at once; of each only the has
 PIECES_AT_ONCE = 4  # read from the disk; others wait, so that neither it nor the memory is overrun
 STOCK_SECONDS = 120.0  # to say what is on a disk: once, all of it is read; 40 GB at 0.5 GB/s take 80 s
 COPY_SECONDS = 120.0  # to open a checkpoint, which is read once for the hashes of its chunks
-ASKED_AT_ONCE = 8  # peers asked whether they have a checkpoint
+ASKED_AT_ONCE = 8  # peers asked for a checkpoint: who has it reads all of it for its hashes
 
 
 class Disks:
@@ -147,7 +147,7 @@ class Disks:
             raise OutOfDonors(f"nobody gives version {kept.version} of stage {kept.stage}")
         names = Counter(manifest.name for manifest, _ in answers)
         best = max((manifest for manifest, _ in answers), key=lambda it: names[it.name])
-        assert best.record is not None, "`_manifests` has seen to it"
+        assert best.record is not None, "`_manifest` has seen to it"
         size, questions = model_elements(self._run.model), Questions(AskCopy(kept), lambda it: AskPiece(kept, it))
         download = Download(self._run, self._links, kept.stage, size, best, Sources(candidates, questions))
         for manifest, peer in answers:
@@ -157,17 +157,28 @@ class Disks:
         return await download.run(), best.record
 
     async def _manifests(self, kept: Kept, peers: Sequence[PeerId]) -> list[tuple[Manifest, PeerId]]:
-        """Asks some of these peers for their manifests of a checkpoint, the first ones."""
-        own = self._membership.own.peer
-        asked = [peer for peer in peers if peer != own][:ASKED_AT_ONCE]
-        answers = await self._links.tell_all(asked, AskCopy(kept), deadline_s=COPY_SECONDS)
-        found: list[tuple[Manifest, PeerId]] = []
-        for peer, snapshot in answers.items():
-            try:
-                manifest = read_manifest(self._run, snapshot, model_elements(self._run.model))
-            except PeerFault as fault:
-                log.warning("a checkpoint from %s is refused: %s", short(peer), fault)
-                continue
-            if manifest.record is not None and manifest.record.state == kept.state:
-                found.append((manifest, peer))
-        return found
+        """Asks these peers for their manifests of a checkpoint, some at a time, until one of them gives its own."""
+        others = [peer for peer in peers if peer != self._membership.own.peer]
+        pace, found = asyncio.Semaphore(ASKED_AT_ONCE), asyncio.Event()
+
+        async def ask(peer: PeerId) -> Manifest | None:
+            async with pace:
+                manifest = await self._manifest(kept, peer) if not found.is_set() else None
+                if manifest is not None:
+                    found.set()
+                return manifest
+
+        answers = await asyncio.gather(*map(ask, others))
+        return [(manifest, peer) for manifest, peer in zip(answers, others, strict=True) if manifest is not None]
+
+    async def _manifest(self, kept: Kept, peer: PeerId) -> Manifest | None:
+        """A peer's manifest of a checkpoint; None if it gives none that is of use."""
+        answers = await self._links.tell_all([peer], AskCopy(kept), deadline_s=COPY_SECONDS)
+        if peer not in answers:
+            return None
+        try:
+            manifest = read_manifest(self._run, answers[peer], model_elements(self._run.model))
+        except PeerFault as fault:
+            log.warning("a checkpoint from %s is refused: %s", short(peer), fault)
+            return None
+        return manifest if manifest.record is not None and manifest.record.state == kept.state else None

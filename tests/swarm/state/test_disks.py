@@ -297,10 +297,27 @@ def test_a_snapshot_of_something_else_is_passed_over(changes: dict[str, Any]) ->
     run_virtual(main())
 
 
-def test_only_so_many_are_asked_at_once() -> None:
+def test_everyone_is_asked_but_only_so_many_at_once_and_nobody_once_it_is_found() -> None:
     async def main() -> None:
-        (a,) = nodes("a")
-        await a.disks.record_of(KEPT, ["a", *(f"p{number}" for number in range(2 * ASKED_AT_ONCE))])
-        assert [peer for peer, _ in a.links.asked] == [f"p{number}" for number in range(ASKED_AT_ONCE)]
+        names = [f"p{number}" for number in range(5 * ASKED_AT_ONCE)]
+        a, *others = nodes("a", *names)
+        others[2 * ASKED_AT_ONCE].store.keep(1)
+        asked = most_at_once = 0
+        for it in others:
+
+            async def answer(peer: str, ask: AskCopy, it: Node = it) -> Any:
+                nonlocal asked, most_at_once
+                asked += 1
+                most_at_once = max(most_at_once, asked)
+                try:
+                    return await it.disks._answer_copy(peer, ask)
+                finally:
+                    asked -= 1
+
+            it.links.handle(AskCopy, answer)
+        assert await a.disks.record_of(KEPT, ["a", *names]) == RECORD
+        assert most_at_once == ASKED_AT_ONCE
+        assert 2 * ASKED_AT_ONCE < len(a.links.asked) <= 4 * ASKED_AT_ONCE
+        assert [peer for peer, _ in a.links.asked] == names[: len(a.links.asked)]
 
     run_virtual(main())
