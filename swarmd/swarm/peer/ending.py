@@ -21,7 +21,15 @@ from swarmd.swarm.history.record import record_to_plain
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import MEMBERS_LIMIT, SMALL_SWARM
-from swarmd.swarm.peer.final_copies import MACHINES, Keeper, awaited, keeper_of, machines_of, plan_final_copies
+from swarmd.swarm.peer.final_copies import (
+    MACHINES,
+    Keeper,
+    awaited,
+    keeper_of,
+    machines_of,
+    plan_final_copies,
+    untold,
+)
 from swarmd.swarm.ports import Store
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import Download, OutOfDonors
@@ -35,6 +43,7 @@ log = logging.getLogger(__name__)
 
 LINGER_SECONDS = 20.0  # for peers that haven't heard of the last commit
 LOOK_SECONDS = 1.0  # between two looks if such a peer still pulls its state from here
+WORD_SECONDS = 5.0  # for word of a copy that was brought just before its giver left: an announcement takes no longer
 RETRY_SECONDS = 1.0  # between two tries to have a copy: its stage may be writing it still
 NAMED = 3  # machines of a stage that are named; a large swarm has hundreds
 HOST = re.compile(r"/[a-z0-9]+/([0-9A-Za-z.:_-]{1,64})(/|$)")
@@ -112,6 +121,7 @@ class Ending:
                 await self._linger()
                 self._met = True
                 await self._membership.changed.until(self._is_done, self._left_s())
+                await self._membership.changed.until(lambda: not self._untold(), min(WORD_SECONDS, self._left_s()))
         finally:
             self._verdict = self.sentence(), self.is_at_risk()
             self.over = True
@@ -138,6 +148,10 @@ class Ending:
     def _is_done(self) -> bool:
         """True if nothing is to be waited for any more."""
         return not self.awaited() and not self._doubted()
+
+    def _untold(self) -> list[int]:
+        """Stages of whose copies word may be on its way here."""
+        return untold(self.stages(), self.keepers(), self._membership.own.peer)
 
     def _doubted(self) -> list[PeerId]:
         """Peers of other machines that can't be reached just now, while a stage is on fewer than MACHINES. They are
@@ -234,8 +248,9 @@ class Ending:
                 progress = f"{len(late)} behind, {len(pulling)} of them pull their state from here, {self._leaves()}"
             return Wait("the others to have the run's last version", progress=progress)
         if not (stages := self.awaited()):
-            doubted = self._doubted()
-            return Wait(f"{len(doubted)} peers that can't be reached just now") if doubted else None
+            if doubted := self._doubted():
+                return Wait(f"{len(doubted)} peers that can't be reached just now")
+            return Wait(f"word of who has the final state of {name_stages(few)}") if (few := self._untold()) else None
         progress = self._leaves()
         if (it := self._download) is not None:
             came = f"{size(it.nbytes)} of {size(it.manifest.snapshot.nbytes)} of stage {it.stage}"

@@ -90,3 +90,17 @@ def awaited(stages: Iterable[int], keepers: Sequence[Keeper]) -> list[int]:
         if len(machines) < MACHINES and comes:
             found.append(stage)
     return found
+
+
+def untold(stages: Iterable[int], keepers: Iterable[Keeper], own: PeerId) -> list[int]:
+    """Stages that may be on more machines than peer `own` has heard of: all who could give their state have left, as
+    they do when others have it, and another peer takes copies. A goodbye may overtake the word of that one's copy.
+    """
+    found, keepers = [], list(keepers)
+    for stage in stages:
+        machines = machines_of(stage, keepers)
+        given = any(it.here and (it.stage == stage or stage in it.has) for it in keepers)
+        others = (it for it in keepers if it.peer != own and it.takes and it.lasts)
+        if 0 < len(machines) < MACHINES and not given and any(it.machine not in machines for it in others):
+            found.append(stage)
+    return found

@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 
-from swarmd.swarm.peer.ending import Ending
+from swarmd.config import LimitsConfig
+from swarmd.sim.world.clock import run_virtual
+from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.peer.ending import WORD_SECONDS, Ending
 from swarmd.swarm.signals import Signal
+from swarmd.swarm.wire.messages.presence import Card
+from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
 from tests.swarm.contexts import peer_context
 
@@ -33,3 +38,43 @@ async def test_who_is_told_to_leave_a_run_that_has_failed_waits_for_nothing(fail
     await asyncio.sleep(0)
     assert waiting.done() == left
     waiting.cancel()
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_no_warning_is_given_of_what_is_about_to_be_known(told: bool) -> None:
+    """The only replica of stage 0 leaves as soon as a copy is elsewhere; its goodbye comes before the word of that."""
+
+    def finished(peer: str, stage: int, **changes: Any) -> Card:
+        return card(peer, stage=stage, state="finished", version=3, machine=peer, spare=True, **changes)
+
+    async def main() -> tuple[Ending, float]:
+        own, loop = OwnCard(card("me", stage=1, machine="me", version=3)), asyncio.get_running_loop()
+        members = Membership(own)
+        run: Any = SimpleNamespace(steps=3, model=SimpleNamespace(stages=2))
+        history: Any = SimpleNamespace(version=3, finished=True, failure="", chain=SimpleNamespace(members=tuple))
+        limits = LimitsConfig(copies_bytes=0)
+        context = peer_context(run=run, limits=limits, membership=members, history=history, own=own)
+        nothing: Any = None
+        ending = Ending(context, nothing, nothing, lambda since: ())
+
+        def hear(it: Card) -> None:
+            members.hear(it, loop.time())
+            ending.hear(it)
+            members.sweep(loop.time())
+            members.changed.notify()
+
+        hear(finished("a", 0, final=(0,)))
+        hear(finished("b", 1, final=(1,)))
+        running, began = asyncio.create_task(ending.run(saved=True)), loop.time()
+        await asyncio.sleep(1.0)
+        hear(card("a", stage=0, state="left", version=3, machine="a", sequence=2, final=(0,)))
+        await asyncio.sleep(0.045)
+        if told:
+            hear(finished("b", 1, sequence=2, final=(0, 1)))
+        await running
+        return ending, loop.time() - began
+
+    ending, took = run_virtual(main())
+    assert ending.is_at_risk() != told
+    assert ("Stage 0 on one machine only" in ending.sentence()) != told
+    assert took == pytest.approx(1.045 if told else 1.0 + WORD_SECONDS)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from swarmd.swarm.peer.final_copies import MACHINES, Keeper, awaited, keeper_of, machines_of, plan_final_copies
+from swarmd.swarm.peer.final_copies import MACHINES, Keeper, awaited, keeper_of, machines_of, plan_final_copies, untold
 from tests.swarm.cards import card
 
 
@@ -81,6 +81,18 @@ def test_the_disk_of_one_that_has_left_counts_but_gives_nothing() -> None:
     assert len(machines_of(0, keepers)) == MACHINES
     assert awaited([0], keepers) == []
     assert awaited([0], [left, keeper("b", 1)]) == [], "nobody is there to give a copy"
+
+
+def test_a_goodbye_may_overtake_the_word_of_the_copy_that_allowed_it() -> None:
+    left, own = Keeper("a", "x", 0, frozenset({0}), here=False), keeper("me", 1, saves=False)
+    may_have, never = keeper("b", 1, saves=False), Keeper("b", "y", 1)
+    assert untold([0], [left, own, may_have], "me") == [0]
+    assert untold([0], [left, own, never], "me") == []
+    assert untold([0], [left, own], "me") == [], "it knows what it has itself"
+    assert untold([0], [left, own, keeper("b", 1, "x", saves=False)], "me") == [], "on the same machine"
+    assert untold([0], [left, own, keeper("b", 1, has=(0,), saves=False)], "me") == []
+    assert untold([0], [left, own, may_have, keeper("c", 0)], "me") == [], "the plan says who brings one"
+    assert untold([0], [own, may_have], "me") == [], "nobody has said that it was there"
 
 
 def test_a_machine_that_is_about_to_go_does_not_count() -> None:
