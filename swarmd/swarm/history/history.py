@@ -166,14 +166,16 @@ class History:
             return "its counts don't follow from the record before"
         return self._fits(record) if self._fits is not None else ""
 
-    def replace(self, record: Record | None, digest: str) -> None:
-        """Goes on from other parameters: those after this record (None: the untrained ones)."""
+    def replace(self, record: Record | None, digest: str, *, crossed_at: int | None = None) -> None:
+        """Goes on from other parameters: those after this record (None: the untrained ones). `crossed_at`: the newest
+        version in common with the history that they are of, if that is another one.
+        """
         # Steps after a version that is older than this peer's, or than its disk, are applied, and written, once more;
         # of a return, the step itself is.
         returned = record is not None and bool(record.after)
         ancestor = record.step - returned if record is not None else 0
-        if self.crosses_at is not None:
-            ancestor = self.crosses_at
+        if crossed_at is not None:
+            ancestor = crossed_at
         self.ledger.void(ancestor)
         self.chain.move(record, ancestor)
         if record is not None:

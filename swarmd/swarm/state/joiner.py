@@ -18,6 +18,7 @@ from swarmd.swarm.state.backlog import Backlog, Hold, Missed
 from swarmd.swarm.state.download import Candidates
 from swarmd.swarm.state.manifest import chunk_hashes
 from swarmd.swarm.state.puller import Pulled, Puller
+from swarmd.swarm.tasks import start_shared
 
 RETRY_SECONDS = 1.0  # when nobody gives anything
 FAILED_CEILING_SECONDS = 60.0  # between two tries that fail for no reason that anybody foresaw; doubles up to this
@@ -99,15 +100,18 @@ class Joiner(Puller):
         await self._apply(pulled.backlog)
 
     async def _load(self, pulled: Pulled) -> None:
-        """Makes the state this peer's. The device can't be called back halfway, so neither is this."""
+        """Makes the state this peer's. The device can't be called back halfway, so neither is this: it ends after a
+        crossing that is cancelled.
+        """
+        crossed_at = self._history.crosses_at
 
         async def work() -> None:
             async with self._history.lock:
                 digest = await self._compute.import_state(pulled.state)
-                self._history.replace(pulled.manifest.record, digest)
+                self._history.replace(pulled.manifest.record, digest, crossed_at=crossed_at)
                 pulled.backlog.hand_over(self._hold)  # before anyone else gets the lock and looks for these gradients
 
-        self._loading = asyncio.create_task(work(), name="load state")
+        self._loading = start_shared(work(), "load state")
         await asyncio.shield(self._loading)
         self.loaded(pulled.manifest.version)
 

@@ -297,7 +297,7 @@ async def test_a_state_of_another_history_voids_what_came_after_the_fork() -> No
     for it in OURS[:5]:
         await node.receive(it)
     with node.history.crossing(2):
-        node.history.replace(THEIRS[6], "digest")
+        node.history.replace(THEIRS[6], "digest", crossed_at=2)
         assert node.history.crosses_at is None, "it is of that history now"
     assert node.disk.steps == [1, 2]
     assert [node.history.chain.at(step) for step in (2, 3, 7)] == [OURS[1], None, THEIRS[6]]

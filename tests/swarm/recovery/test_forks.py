@@ -268,7 +268,7 @@ def test_who_has_crossed_learns_the_records_since_the_fork() -> None:
             raise KeyError(step)
 
         with it.history.crossing(way.ancestor):
-            it.history.replace(THEIRS[-1], "digest")
+            it.history.replace(THEIRS[-1], "digest", crossed_at=way.ancestor)
         assert it.history.chain.at(4) is None
         await it.forks.arrive(way, cast("Any", SimpleNamespace(thaw=thaw)))
         assert [it.history.chain.at(step) for step in range(1, 7)] == THEIRS

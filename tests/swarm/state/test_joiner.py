@@ -1,10 +1,11 @@
 """A joiner's state, loaded when its stage is open, and again when it fell behind."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from swarmd.errors import Refused
+from swarmd.errors import DeviceLost, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.messages.commit import AskRecord
@@ -68,5 +69,44 @@ def test_the_loser_of_a_fork_takes_a_state_that_is_not_newer() -> None:
         assert joiner.history.record_hash == CHAIN[4].hash
         with pytest.raises(Refused):
             await donors[0].links.ask("joiner", AskRecord(7), deadline_s=1)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_load_that_nobody_waits_for_any_more_ends_as_it_was_begun(fails: bool) -> None:
+    """A crossing that is cancelled leaves a whole state with its own history behind, or the one before."""
+
+    async def main() -> None:
+        joiner, donors = crowd(1)
+        joiner.compute.version = 7
+        joiner.history.replace(CHAIN[6], "digest")
+        it, usual, voided = joiner_of(joiner, donors), joiner.compute.import_state, list[int]()
+        joiner.history.ledger.void = voided.append  # type: ignore[assignment, method-assign]
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow(state: Any) -> str:
+            begun.set()
+            await go_on.wait()
+            if fails:
+                raise DeviceLost("gone")
+            return await usual(state)
+
+        joiner.compute.import_state = slow  # type: ignore[method-assign]
+
+        async def cross() -> None:
+            with joiner.history.crossing(3):
+                await it.pull(names(donors))
+
+        task = asyncio.create_task(cross())
+        await begun.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert (joiner.history.version, voided) == (7, [])
+        go_on.set()
+        await it.ended()
+        version = 7 if fails else 5
+        assert (joiner.history.version, joiner.compute.version) == (version, version)
+        assert voided == ([] if fails else [3]), "what the given up history had committed since"
 
     run_virtual(main())
