@@ -6,6 +6,7 @@ Imports are read from the source with ast, wherever they stand, those under TYPE
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,17 +31,25 @@ def sources(*places: str) -> list[Path]:
     return sorted(path for path in found if "__pycache__" not in path.parts)
 
 
+@cache
 def parse(path: Path) -> ast.Module:
+    """The tree of a file, parsed once: nearly every rule reads nearly every file."""
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
+@cache
 def is_module(name: str) -> bool:
     path = ROOT.joinpath(*name.split("."))
     return path.with_suffix(".py").exists() or path.is_dir()
 
 
-def imported(tree: ast.AST) -> Iterator[tuple[str, int]]:
+@cache
+def imported(tree: ast.AST) -> tuple[tuple[str, int], ...]:
     """Every module that is imported, anywhere in the source, as a dotted name, with its line."""
+    return tuple(_imported(tree))
+
+
+def _imported(tree: ast.AST) -> Iterator[tuple[str, int]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
