@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,9 +15,9 @@ from swarmd.errors import ConfigError, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.balance.balancer import REST_PERIODS, Balancer, rest_seconds, settle_seconds
 from swarmd.swarm.balance.outlook import Outlook
-from swarmd.swarm.balance.rule import plan_balance
+from swarmd.swarm.balance.rule import StageLoad, plan_balance
 from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.wire.messages.presence import Summary
+from swarmd.swarm.wire.messages.presence import Card, Summary
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
 from tests.swarm.contexts import peer_context
@@ -42,14 +42,15 @@ class Rig:
         self._sequence = 1
         context = peer_context(run=run, membership=self.membership, history=self.history, rng=random.Random(1))
         self.outlook = Outlook(run, self.membership)
-        self._loads, self.outlook.loads = self.outlook.loads, self._look  # type: ignore[method-assign, assignment]
+        self._loads = self.outlook.loads
+        self.outlook.loads = self._look  # type: ignore[method-assign]
         self.balancer = Balancer(context, self.outlook, self._move)
         for peer, stage in (("a", 0), ("b", 0), ("c", 1), ("d", 2)):
             self.hear(peer, stage=stage)
 
-    def _look(self, *args: Any) -> Any:
+    def _look(self, besides: Iterable[Card] = ()) -> list[StageLoad]:
         self.looks.append(asyncio.get_running_loop().time())
-        return self._loads(*args)
+        return self._loads(besides)
 
     async def _move(self, stage: int) -> None:
         self.moves.append(stage)
@@ -227,7 +228,7 @@ def test_it_looks_until_the_run_is_over() -> None:
 def test_it_goes_where_the_rule_sends_it() -> None:
     async def events(it: Rig) -> None:
         assert await it.balancer._look()
-        assert it.moves == [], "nobody needs to go"
+        assert (it.moves, it.balancer.reason) == ([], ""), "nobody needs to go"
         it.uneven()
         assert await it.balancer._look()
         assert it.moves == [2]
