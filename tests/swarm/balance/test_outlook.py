@@ -40,8 +40,10 @@ def test_everyone_counts_where_it_is_or_will_be() -> None:
         card("f", stage=-1, state="joining"),
         card("g", stage=0, state="draining"),
         card("h", stage=0, state="draining", moving=1),
+        card("i", stage=1, state="joining", moving=2),
+        card("j", stage=0, state="left", moving=2),
     )
-    assert loads(*cards) == [(1.0, 1, 1), (2.0, 0, 0), (2.0, 1, 0)]
+    assert loads(*cards) == [(1.0, 1, 1), (3.0, 0, 0), (2.0, 1, 0)]
 
 
 def test_a_place_that_nobody_has_heard_of_is_not_counted() -> None:
@@ -70,6 +72,12 @@ def test_the_first_few_microbatches_say_nothing_of_a_speed() -> None:
     assert measured_powers(cards, EVEN) == {"a": 1.0, "b": 1.0}
 
 
+@pytest.mark.parametrize("stage", [-1, len(EVEN)])
+def test_the_speed_at_a_stage_that_the_run_lacks_is_not_compared(stage: int) -> None:
+    cards = [card("a", service_seconds=1.0, measured=True), card("b", stage=stage, service_seconds=9.0, measured=True)]
+    assert measured_powers(cards, EVEN) == {"a": 1.0, "b": 1.0}
+
+
 def test_who_takes_twice_as_long_for_twice_the_work_is_as_fast() -> None:
     cards = [
         card("a", stage=0, service_seconds=1.0, measured=True),
@@ -83,6 +91,14 @@ def test_a_far_stage_is_known_by_its_summary() -> None:
     cards = (card("a", stage=0), card("z", stage=2))
     assert loads(*cards, summaries={2: far}) == [(2.0, 1, 1), (2.0, 0, 0), (17.0, 18, 12)]
     assert loads(*cards, summaries={2: Summary(2, (), 1, 5.0)})[2] == (1.0, 1, 1), "all of it are known"
+
+
+def test_a_summary_counts_for_its_stage_alone_and_only_beside_peers_that_stay_there() -> None:
+    far = {2: Summary(2, (), 3, power=5.0)}
+    elsewhere = [card(name, stage=0) for name in "abcd"]
+    assert loads(*elsewhere, card("z", stage=2), summaries=far)[2] == (5.0, 3, 0), "one of three is known"
+    assert loads(*elsewhere, summaries=far)[2] == (0.0, 0, 0), "nobody is known"
+    assert loads(*elsewhere, card("z", stage=2, state="draining"), summaries=far)[2] == (0.0, 0, 0)
 
 
 def test_a_summary_that_lies_breaks_nothing() -> None:
