@@ -41,10 +41,12 @@ class Leave(Fault):
         it = course.world.peers[self.peer]
         course.leaving.add(self.peer)
         goodbye = it.machine.spawn(it.peer.leave(), name=f"leave {self.peer}")
-        await asyncio.wait([goodbye], timeout=LEAVE_SECONDS)
-        course.leaving.discard(self.peer)
-        if self.peer in course.world.peers:
-            course.world.crash(self.peer)
+        try:
+            await asyncio.wait([goodbye], timeout=LEAVE_SECONDS)
+        finally:  # the faults may end while it still tells the others: who says goodbye goes
+            course.leaving.discard(self.peer)
+            if course.world.peers.get(self.peer) is it:
+                course.world.crash(self.peer)
         return True
 
 
