@@ -107,8 +107,11 @@ class LeaseDesk:
 
     async def _answer(self, head: PeerId, ask: AskLease) -> Lease:
         leases = await self.leases_of(ask.step, ask.record, head)
-        if self._membership.get(head) is None:  # what is kept of heads is bounded as the membership is
+        card = self._membership.get(head)
+        if card is None:  # what is kept of heads is bounded as the membership is
             raise Refused("this peer doesn't know you any more")
+        if card.state == "left":  # its sum goes with it: an index that it is believed to have is nobody's
+            raise Refused("a peer that has said goodbye gets no leases")
         self._take_in(head, ask, leases)
         if ask.want <= 0:
             return Lease(ask.step, (), False)

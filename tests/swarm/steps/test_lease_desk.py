@@ -39,11 +39,12 @@ class Office:
         links = FakeLinks("me", everyone)
         self.revoked: list[Ranges] = []  # of the first head
         FakeLinks("a", everyone).handle(Revoke, self._revoked)
+        self.cards = {"a": card("a"), "b": card("b"), "gone": card("gone", state="left")}
         self.missing: list[int] = []
         self.cut_off = False
         self.speaking = [card("a"), card("b"), card("tail", stage=1)]
         membership: Any = SimpleNamespace(
-            get=lambda peer: peer if peer in ("a", "b") else None,
+            get=lambda peer: self.cards.get(peer),
             stage=lambda stage: ["a", "b"],
             missing_stages=lambda stages: self.missing,
         )
@@ -99,6 +100,7 @@ def test_who_asks_gets_leases_and_all_are_done_once_they_are_completed() -> None
     ("head", "changes", "why"),
     [
         ("stranger", {}, "doesn't know you"),
+        ("gone", {"completed": ((0, 1),)}, "said goodbye"),
         ("a", {"step": STEP + 1}, "doesn't lead step 4"),
         ("a", {"record": "theirs"}, "another history"),
     ],
