@@ -3,6 +3,8 @@
 Relies on nothing. Every message is one sentence that says what to do or what happened; no traceback is shown to a user.
 """
 
+import re
+
 
 class SwarmError(Exception):
     """Base of everything swarmd raises on purpose."""
@@ -50,6 +52,17 @@ class Overruled(Refused):
         super().__init__(f"{self.OPENING}: {which}")
 
 
+class Outvoted(Overruled):
+    """A higher ballot than the asker's was heard: its conductor needs one above that."""
+
+    WHY = "its ballot is {asked}, and {heard} was heard here"
+    WORDS = re.compile(r"its ballot is ([0-9]{1,13}), and ([0-9]{1,13}) was heard here")  # no honest number is longer
+
+    def __init__(self, asked: int, heard: int) -> None:
+        super().__init__(self.WHY.format(asked=asked, heard=heard))
+        self.asked, self.heard = asked, heard
+
+
 def refusal_of(sentence: str) -> Refused:
     """A peer's no. The wire carries its sentence only, so this is where the kind of a refusal is told from the words:
     the ones above are part of the protocol. Nothing else may look at a text to decide what to do.
@@ -58,7 +71,8 @@ def refusal_of(sentence: str) -> Refused:
     if opening == HopGivenUp.SENTENCE:
         return HopGivenUp()
     if opening == Overruled.OPENING:
-        return Overruled(rest)
+        numbers = Outvoted.WORDS.fullmatch(rest)
+        return Outvoted(*map(int, numbers.groups())) if numbers is not None else Overruled(rest)
     return Refused(sentence)
 
 

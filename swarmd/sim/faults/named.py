@@ -5,7 +5,7 @@ A test plays them all; `python -m swarmd.sim scenario NAME --transcript` shows o
 
 from swarmd.config import LimitsConfig
 from swarmd.sim.engines.reference import Symbols
-from swarmd.sim.faults.commands import Join, Leave
+from swarmd.sim.faults.commands import Drain, Join, Leave
 from swarmd.sim.faults.connections import Corruption, Cut, Partition
 from swarmd.sim.faults.logical import PointFault
 from swarmd.sim.faults.machines import Crash, Outage, Pause, Preemption, Slowdown
@@ -226,6 +226,20 @@ NAMED: dict[str, Scenario] = {
         faults=(
             *(Join(5.0 + 0.05 * number, f"newcomer{number}", stage=1) for number in range(1, 8)),
             Outage(7.2, 1.0, 0.1),
+        ),
+    ),
+    "two-lead-without-acceptors": Scenario(
+        story="The only acceptor of step 1 is gone, and then who led without it, in its rounds: the next one needs a "
+        "higher ballot, or what is frozen stays so.",
+        seed=2000230,
+        microbatches=40,
+        speeds=(0.019, 0.0059, 0.025, 0.046),
+        link=LinkSpec(delay_s=0.0022, bytes_per_second=6.7e7, loss=0.05),
+        limits=LimitsConfig(in_flight_bytes=1, in_flight_hops=2, retained_bytes=3000, fork_timeout_s=1.5),
+        faults=(
+            Crash(1.4, "head1", back_s=4.7, disk=False),
+            Drain(3.8, "tail1", 1.1),
+            Drain(9.5, "head2", 0.71),
         ),
     ),
 }

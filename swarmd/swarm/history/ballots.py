@@ -45,7 +45,11 @@ A = TypeVar("A", Promise, Accepted)
 
 
 class Outranked(SwarmError):
-    """Someone else leads this step under a higher ballot."""
+    """Someone else leads this step under a higher ballot, of this number if it is known."""
+
+    def __init__(self, sentence: str, number: int = 0) -> None:
+        super().__init__(sentence)
+        self.number = number
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Ballots:
         self._run, self._links, self._membership, self._history = run, links, membership, history
         self._rng, self._fork_timeout_s = rng, fork_timeout_s
         self._memory: dict[tuple[int, str], Acceptor] = {}  # (step, parent) -> what this acceptor said
-        self._highest: tuple[int, int] = (0, 0)  # step, and the highest number seen for it
+        self._highest: dict[int, int] = {}  # step -> the highest number seen for it
         self.waiting = ""  # for which acceptors, in words
         links.handle(Prepare, self._answer_prepare)
         links.handle(Accept, self._answer_accept)
@@ -176,16 +180,22 @@ class Ballots:
 
     def _next_number(self, step: int, parent: str) -> int:
         """Above all that this peer has seen for the step, as an acceptor, too."""
-        seen = self._highest[1] if self._highest[0] == step else 0
-        if (acceptor := self._memory.get((step, parent))) is not None:
-            seen = max(seen, acceptor.promised.number)
-        self._highest = (step, seen + 1)
-        return seen + 1
+        acceptor = self._memory.get((step, parent), Acceptor())
+        number = max(self._highest.get(step, 0), acceptor.promised.number) + 1
+        self.see(step, number)
+        return number
+
+    def see(self, step: int, number: int) -> None:
+        """Somebody leads a step under a ballot of this number: this peer's next one is above it. Not only acceptors
+        know of ballots: a conductor without a majority of them leads under one that none of them has heard of.
+        """
+        self._highest = {known: highest for known, highest in self._highest.items() if known > self._history.version}
+        if self._highest.get(step, 0) < number < NUMBER_LIMIT:
+            self._highest[step] = number
 
     def _note(self, step: int, ballot: Ballot) -> Ballot:
         """Remembers the highest number seen, so that the next ballot is above it."""
-        if self._highest[0] == step and self._highest[1] < ballot.number <= NUMBER_LIMIT:
-            self._highest = (step, ballot.number)
+        self.see(step, ballot.number)
         return ballot
 
     def _check_rank(self, step: int, higher: Ballot) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from swarmd.errors import Overruled
+from swarmd.errors import Outvoted, Overruled
 from swarmd.swarm.membership.order import leader_order
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
 from swarmd.values import PeerId, short
@@ -25,11 +25,11 @@ class RoundAuthority:
         self._heard = 0.0
 
     def admit(self, step: int, ballot: Ballot) -> None:
-        """A question under this ballot. Raises Overruled if a higher one was heard."""
+        """A question under this ballot. Raises Outvoted if a higher one was heard."""
         if step != self._step:
             self._step, self.ballot, self.leader = step, NO_BALLOT, ""
         if ballot < self.ballot:
-            raise Overruled(f"its ballot is {ballot.number}, and {self.ballot.number} was heard here")
+            raise Outvoted(ballot.number, self.ballot.number)
         if ballot > self.ballot:
             self.ballot, self.leader = ballot, ""
 

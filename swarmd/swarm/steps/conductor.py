@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from swarmd.errors import PeerFault
+from swarmd.errors import NO_ANSWER, Outvoted, PeerFault
 from swarmd.swarm.balance.grants import Wishes
 from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.history.ballots import Ballots, Mandate, Outranked
@@ -60,7 +60,7 @@ class Conductor:
         self._ballots, self._returns, self._validate = ballots, returns, validate
         self._distribution = Distribution(links, membership, history, tasks)
         self._outranked = 0  # times in a row
-        self._succession = Succession(links, membership, history, tasks)
+        self._succession = Succession(links, membership, history, tasks, ballots.see)
         self.desk = LeaseDesk(context, self._succession)
         self._reports = StageReports(context.run, links, membership)
         self._wishes, self._outlook = Wishes(), outlook
@@ -105,6 +105,7 @@ class Conductor:
             self._outranked = 0
         except Outranked as trouble:
             log.info("step %d: %s", step, trouble)
+            self._ballots.see(step, trouble.number)
             self.desk.close()
             patience = min(PATIENCE_CEILING_SECONDS, PATIENCE_SECONDS * 2.0**self._outranked)
             self._outranked += 1
@@ -149,9 +150,7 @@ class Conductor:
         again = again or not mandate.fresh
         if again:
             self._succession.lead(mandate)
-            everyone = [card.peer for card in self._succession.speaking(loop.time()) if card.state in AT_WORK]
-            ending = AskHoldings(step, mandate.parent, mandate.ballot)  # it ends rounds that the lost conductor began
-            await self._links.tell_all(everyone, ending, deadline_s=WORD_SECONDS)
+            await self._end_rounds(mandate)
         self.desk.open(step, again=again)
         self._wishes.begin(step)
         validation = asyncio.create_task(self._validation(step - 1))
@@ -173,6 +172,28 @@ class Conductor:
             )
         finally:
             validation.cancel()
+
+    async def _end_rounds(self, mandate: Mandate) -> None:
+        """Has everyone's sum take in hops again that is frozen for a round of the lost conductor. Raises Outranked if
+        that had a higher ballot: nobody would follow this one.
+        """
+        now, ending = asyncio.get_running_loop().time(), AskHoldings(mandate.step, mandate.parent, mandate.ballot)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for card in self._succession.speaking(now):
+                    if card.state in AT_WORK:
+                        group.create_task(self._end_round(card.peer, ending))
+        except* Outranked as troubles:
+            raise troubles.exceptions[0] from None
+
+    async def _end_round(self, peer: PeerId, ending: AskHoldings) -> None:
+        try:
+            async with asyncio.timeout(WORD_SECONDS):  # over the greeting, too
+                await self._links.ask(peer, ending, deadline_s=None)
+        except Outvoted as trouble:
+            raise Outranked(f"{short(peer)} has heard ballot {trouble.heard}", trouble.heard) from None
+        except NO_ANSWER as trouble:
+            log.debug("%s doesn't end its round: %s", short(peer), trouble)
 
     def _takes_over(self, step: int) -> bool:
         """True if it seems that someone led this step before; the ballot will tell for certain. In a large swarm a

@@ -7,7 +7,7 @@ import asyncio
 import logging
 
 from swarmd.config import RunConfig
-from swarmd.errors import NO_ANSWER
+from swarmd.errors import NO_ANSWER, Outvoted
 from swarmd.swarm.history.ballots import Mandate, Outranked
 from swarmd.swarm.history.record import check_report
 from swarmd.swarm.membership.order import leader_order
@@ -43,7 +43,7 @@ class StageReports:
                 stages = range(self._run.model.stages)
                 tasks = [group.create_task(self._report_of(mandate, stage, blame)) for stage in stages]
         except* Outranked as troubles:
-            raise Outranked(str(troubles.exceptions[0])) from None
+            raise troubles.exceptions[0] from None
         return [task.result() for task in tasks]
 
     async def _report_of(self, mandate: Mandate, stage: int, blame: Blame) -> StageReport:
@@ -64,7 +64,9 @@ class StageReports:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _ask(self, leader: PeerId, close: Close) -> StageReport | None:
-        """One leader's report. None when it fails, is lost, or falls silent."""
+        """One leader's report. None when it fails, is lost, or falls silent. Raises Outranked if its round has heard a
+        higher ballot.
+        """
         question = self._links.ask(leader, close, deadline_s=CLOSE_SECONDS)
         try:
             report = await first_of(question, self._silence(leader))
@@ -73,6 +75,9 @@ class StageReports:
                 return report
             log.warning("step %d: %s, who leads a round, %s", close.step, short(leader), report)
         except NO_ANSWER as trouble:
+            # A round that went on under an earlier conductor's ballot may end because members have heard this one.
+            if isinstance(trouble, Outvoted) and trouble.asked == close.ballot.number:
+                raise Outranked(f"ballot {trouble.heard} was heard in stage {close.stage}", trouble.heard) from None
             log.warning("step %d: %s gives no report of its round: %s", close.step, short(leader), trouble)
         return None
 

@@ -8,6 +8,7 @@ everybody asks.
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from swarmd.swarm.history.ballots import Mandate
 from swarmd.swarm.history.history import History
@@ -31,9 +32,12 @@ NEAR_STAGES = 2  # whose peers every head knows, in a large swarm, too
 class Succession:
     """The conductors of steps."""
 
-    def __init__(self, links: Links, membership: Membership, history: History, tasks: Tasks) -> None:
+    def __init__(
+        self, links: Links, membership: Membership, history: History, tasks: Tasks, see: Callable[[int, int], None]
+    ) -> None:
+        """`see`: takes the number of the ballot under which another peer leads a step."""
         self._links, self._membership, self._history = links, membership, history
-        self._tasks = tasks
+        self._tasks, self._see = tasks, see
         self._first: tuple[tuple[int, int, str], PeerId] = (0, 0, ""), ""  # what it follows from, and who it is
         self._leads: dict[tuple[int, str], dict[PeerId, Lead]] = {}  # (step, parent) -> who said that it leads
         self._taking: tuple[int, str] = (0, "")  # the step that this peer takes over, without the right to as yet
@@ -131,6 +135,7 @@ class Succession:
     async def _answer_lead(self, peer: PeerId, lead: Lead) -> Ack:
         known = self._membership.get(peer) is not None
         if known and peer == lead.ballot.peer and 0 < lead.step - self._history.version <= AHEAD:
+            self._see(lead.step, lead.ballot.number)
             self._note(lead)
         return Ack()
 

@@ -148,6 +148,19 @@ def test_without_a_majority_a_step_goes_on_only_with_every_stage_at_hand(complet
     run_virtual(main())
 
 
+def test_a_ballot_is_above_all_that_were_seen_for_the_step() -> None:
+    """Not only by acceptors: one who leads without their majority may have told none of them."""
+
+    async def main() -> None:
+        it = four()["m0"]
+        for step, number in ((2, 70), (2, 50), (3, 80), (2, NUMBER_LIMIT)):
+            it.ballots.see(step, number)
+        assert (await it.seek()).ballot == Ballot(71, "m0")
+        assert (await it.seek()).ballot == Ballot(72, "m0")
+
+    run_virtual(main())
+
+
 def test_meanwhile_it_says_whom_it_waits_for() -> None:
     async def main() -> None:
         peers = four()

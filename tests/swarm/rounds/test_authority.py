@@ -2,7 +2,7 @@
 
 import pytest
 
-from swarmd.errors import Overruled
+from swarmd.errors import Outvoted, Overruled
 from swarmd.swarm.membership.order import leader_order
 from swarmd.swarm.rounds.authority import LEADER_SECONDS, RoundAuthority
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
@@ -17,9 +17,10 @@ def test_a_lower_ballot_is_refused_and_a_higher_one_takes_over() -> None:
     authority.take(STEP, LOW, SECOND, 0.0)
     authority.take(STEP, HIGH, FIRST, 0.0)
     for refused in (LOW, NO_BALLOT):
-        with pytest.raises(Overruled):
+        with pytest.raises(Outvoted) as outvoted:
             authority.take(STEP, refused, SECOND, 0.0)
-        with pytest.raises(Overruled):
+        assert (outvoted.value.asked, outvoted.value.heard) == (refused.number, HIGH.number)
+        with pytest.raises(Outvoted):
             authority.admit(STEP, refused)
     authority.take(STEP, HIGH, FIRST, 0.0)
 

@@ -43,6 +43,11 @@ class FakeBallots:
         self.bound: Record | None = None
         self.decided: Record | None = None
         self.outranked = 0  # times still to come
+        self.seen: list[tuple[int, int]] = []  # steps, and numbers of others' ballots
+
+    def see(self, step: int, number: int) -> None:
+        self.seen.append((step, number))
+        self.number = max(self.number, number + 1)
 
     async def seek(self, step: int, complete: Callable[[], bool]) -> Mandate:
         self.sought.append(step)

@@ -5,11 +5,12 @@ import math
 
 import pytest
 
+from swarmd.errors import Outvoted
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.record import record_to_plain
 from swarmd.swarm.membership.table import SILENCE_FLOOR_SECONDS
 from swarmd.swarm.wire.messages.commit import AskRecord, Commit
-from swarmd.swarm.wire.messages.common import Ballot
+from swarmd.swarm.wire.messages.common import Ack, Ballot
 from swarmd.swarm.wire.messages.round import AskHoldings
 from swarmd.swarm.wire.messages.step import AskLease, Lead
 from tests.swarm.cards import card
@@ -116,6 +117,29 @@ def test_a_mandate_that_is_not_the_first_one_is_made_known() -> None:
         it.conductor.sweep(1.0)
         await asyncio.sleep(0.1)
         assert [peer for peer, ask in it.links.asked if isinstance(ask, Lead)] == ["p", "x", "y"]
+
+    during(events)
+
+
+def test_who_learns_of_a_higher_ballot_from_a_frozen_round_tries_again_above_it() -> None:
+    """The conductor before had it from no acceptor, too."""
+
+    async def events(it: Rig) -> None:
+        async def is_frozen(peer: str, ask: AskHoldings) -> Ack:
+            if ask.ballot.number <= 7:
+                raise Outvoted(ask.ballot.number, 7)
+            it.ended_rounds.append(ask)
+            return Ack()
+
+        it.ballots.number = 2
+        it.everyone["p"].handle(AskHoldings, is_frozen)
+        await asyncio.sleep(0.5)
+        assert it.ballots.seen == [(STEP, 7)]
+        assert it.conductor.desk.completed is None, "nobody trains in vain meanwhile"
+        await asyncio.sleep(1)
+        assert it.ballots.sought == [STEP, STEP]
+        assert it.ended_rounds[-1].ballot == Ballot(8, "me")
+        assert it.conductor.desk.completed == 0
 
     during(events)
 

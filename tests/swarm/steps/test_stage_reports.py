@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from swarmd.errors import Refused
+from swarmd.errors import Outvoted, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.ballots import Mandate, Outranked
 from swarmd.swarm.membership.order import leader_order
@@ -145,6 +145,34 @@ def test_where_no_leader_follows_the_mandate_a_new_one_is_needed() -> None:
         with pytest.raises(Outranked, match="no leader of stage 1 reports under ballot 1"):
             await it.collect()
         assert it.asked_of(1) == [FIRST, SECOND] * MANDATE_TRIES
+
+    run_virtual(main())
+
+
+def test_a_higher_ballot_that_members_have_heard_ends_the_mandate_at_once() -> None:
+    async def main() -> None:
+        async def is_outvoted(close: Close) -> StageReport:
+            raise Outvoted(MANDATE.ballot.number, 7)
+
+        it = Swarm()
+        it.leads[FIRST] = is_outvoted
+        with pytest.raises(Outranked, match="ballot 7 was heard in stage 1") as outranked:
+            await it.collect()
+        assert outranked.value.number == 7
+        assert it.asked_of(1) == [FIRST]
+
+    run_virtual(main())
+
+
+def test_a_round_that_ends_because_members_have_heard_this_ballot_is_led_by_another() -> None:
+    async def main() -> None:
+        async def led_for_the_conductor_before(close: Close) -> StageReport:
+            raise Outvoted(MANDATE.ballot.number - 1, MANDATE.ballot.number)
+
+        it = Swarm()
+        it.leads[FIRST] = led_for_the_conductor_before
+        assert await it.collect() == [report(0), report(1)]
+        assert it.asked_of(1) == [FIRST, SECOND]
 
     run_virtual(main())
 

@@ -40,10 +40,14 @@ class Seat:
         )
         self.told: list[tuple[str, Lead]] = []
         self.deaf: set[str] = set()
+        self.seen: list[tuple[int, int]] = []  # steps, and numbers of ballots
         links: Any = SimpleNamespace(handle=lambda kind, handler: None, tell_all=self._tell_all)
         tasks: Any = SimpleNamespace(start=self._start)
-        self.succession = Succession(links, self.membership, cast("Any", self.history), tasks)
+        self.succession = Succession(links, self.membership, cast("Any", self.history), tasks, self._see)
         self.tasks: list[asyncio.Task[None]] = []
+
+    def _see(self, step: int, number: int) -> None:
+        self.seen.append((step, number))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self.tasks.append(asyncio.ensure_future(work))
@@ -156,6 +160,7 @@ def test_everyone_follows_whoever_leads_under_the_highest_ballot_as_long_as_it_l
     assert it.succession.conductor_of(STEP) == FIRST
     assert hears(it, THIRD, Lead(STEP, "r", Ballot(3, THIRD), 1)) == THIRD
     assert hears(it, SECOND, Lead(STEP, "r", Ballot(2, SECOND), 1)) == THIRD, "an older word"
+    assert it.seen == [(STEP, 3), (STEP, 2)]
     it.membership.suspect(THIRD)
     assert it.succession.conductor_of(STEP) == SECOND
     it.membership.suspect(SECOND)
