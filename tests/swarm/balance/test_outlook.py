@@ -46,6 +46,11 @@ def test_everyone_counts_where_it_is_or_will_be() -> None:
     assert loads(*cards) == [(1.0, 1, 1), (3.0, 0, 0), (2.0, 1, 0)]
 
 
+def test_a_machine_that_will_be_gone_soon_is_not_counted_here_nor_there() -> None:
+    cards = (card("a", stage=0), card("b", stage=0, ending=True), card("c", stage=0, moving=1, ending=True))
+    assert loads(*cards) == [(1.0, 1, 1), (0.0, 0, 0), (0.0, 0, 0)]
+
+
 def test_a_place_that_nobody_has_heard_of_is_not_counted() -> None:
     assert loads(card("a", stage=7), card("b", stage=1, moving=9)) == [(0.0, 0, 0), (1.0, 1, 1), (0.0, 0, 0)]
 
@@ -114,6 +119,7 @@ def test_a_summary_says_what_a_stage_has() -> None:
         card("c", stage=2, rested=False),
         card("d", stage=2, state="joining"),
         card("e", stage=1, moving=2),
+        card("f", stage=2, state="left", moving=0),
     ]
     assert sum_up(2, cards, EVEN, (), 3) == Summary(2, (), 3, power=3.0, candidates=1, away=((0, 1.0),))
 
@@ -159,6 +165,13 @@ def test_one_that_was_granted_and_leaves_at_once_counts_once(state: str) -> None
     assert outlook.objection(Move("b", 0, 1), [Move("a", 0, 1)]) == "stage 1 doesn't need it more than stage 0 any more"
     outlook = Outlook(RUN, swarm(going, *others, card("d", stage=0)))
     assert outlook.objection(Move("b", 0, 1), [Move("a", 0, 1)]) == "", "of four that are left one more may go"
+
+
+def test_one_that_drains_is_not_counted_on_where_it_is() -> None:
+    others = (card("b", stage=0), card("x", stage=1), card("y", stage=2), card("z", stage=2))
+    for state, why in (("paused", ""), ("draining", "stage 1 doesn't need it more than stage 0 any more")):
+        outlook = Outlook(RUN, swarm(card("a", stage=0, state=state), *others))
+        assert outlook.objection(Move("b", 0, 1), []) == why
 
 
 def test_a_move_to_nowhere_is_objected_to() -> None:

@@ -103,6 +103,7 @@ class Rig:
         self.ended: list[int] = []
         self.given_up: list[int] = []
         self.troubles: dict[int, list[Exception]] = {}  # of journeys, one after the other
+        self.counts = True  # what comes back enters the sum
         self.unreadable: list[Exception] = []
         self.with_others: list[HopId] = []
         journeys: Any = SimpleNamespace(
@@ -147,7 +148,8 @@ class Rig:
         if trouble := self.troubles.get(hop.index):
             raise trouble.pop(0)
         await asyncio.sleep(JOURNEY_SECONDS)
-        self.sums.of(hop.step).add(hop.index, 1.0, "tail")
+        if self.counts:
+            self.sums.of(hop.step).add(hop.index, 1.0, "tail")
         self.ended.append(hop.index)
 
     def commit(self) -> None:
@@ -269,6 +271,16 @@ def test_what_came_into_its_sum_meanwhile_is_done_with() -> None:
         it.sums.of(STEP).add(0, 1.0, "tail")
         await asyncio.sleep(2)
         assert it.begun == [0]
+        assert it.desk.reports[-1].completed == ((0, 1),)
+
+    during(events, ((0, 1),))
+
+
+def test_what_comes_back_after_the_sum_was_frozen_is_done_with_too() -> None:
+    async def events(it: Rig) -> None:
+        it.counts = False
+        await asyncio.sleep(2 * JOURNEY_SECONDS)
+        assert (it.begun, it.ended) == ([0], [0])
         assert it.desk.reports[-1].completed == ((0, 1),)
 
     during(events, ((0, 1),))
