@@ -1,6 +1,7 @@
 """Faults at logical points: the list is complete; each happens at its place, once, and before anything else."""
 
 import asyncio
+import dataclasses
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -245,7 +246,7 @@ def test_a_crash_at_a_point_costs_a_swarm_nothing(peer: str, point: str) -> None
     async def events(world: World) -> None:
         world.fail_at(peer, STEP, point, point_actions.crash)
 
-    world = train(SHORT, events)
+    world = train(dataclasses.replace(SHORT, steps=STEP + 1), events)
     assert [(step, where) for _, step, where in world.points.fired] == [(STEP, point)]
     assert len(world.dead) == 1
     check_agreement(world)
