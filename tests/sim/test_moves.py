@@ -331,6 +331,29 @@ def test_movers_are_acceptors_of_the_step_that_they_miss() -> None:
     assert not any(forked)
 
 
+def test_a_death_that_nobody_has_noticed_leaves_a_stage_with_one_of_its_movers() -> None:
+    """Two of three go with one record, and the third loses power while it is decided: it has the step's gradient."""
+    stages: list[int | None] = []
+
+    async def events(world: World) -> None:
+        def decided(world: World, name: str) -> None:
+            wishes: Any = world.peers["head1"].peer.conductor._wishes
+            if len(wishes._wishes) == 2 and "middle3" in world.peers:
+                world.crash("middle3", power=True)
+
+        for _ in range(10):
+            world.fail_at("head1", None, "ask.Accept", decided)
+        ask(world.peers["middle1"], 0)
+        ask(world.peers["middle2"], 2)
+        await moment(world, lambda: "middle3" in world.dead)
+        await moment(world, lambda: len(granted(world)) == 2)
+        await asyncio.sleep(0.1)
+        stages.extend(world.peers[name].peer.stage for name in ("middle1", "middle2"))
+
+    swarm(events, replicas=(1, 3, 2), steps=60)
+    assert stages == [0, 1]
+
+
 def slow(it: SimPeer, seconds: float) -> None:
     """Its device takes long to open a stage."""
     switch: Any = it.peer.switch

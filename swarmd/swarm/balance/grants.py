@@ -5,9 +5,11 @@ stage. A mover counts nowhere until it has the other stage's state: two replicas
 both stages without.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from swarmd.swarm.history.record import Move
+from swarmd.swarm.history.record import Move, StageEntry
+from swarmd.swarm.wire.messages.presence import Card
+from swarmd.swarm.wire.messages.round import StageReport
 from swarmd.values import PeerId
 
 MINIMUM_REPLICAS = 1  # that a stage keeps when its peers move by choice: one is enough to go on from
@@ -44,6 +46,15 @@ class Wishes:
     def plan(self, replicas: Replicas) -> tuple[Move, ...]:
         """The moves that the step's record grants."""
         return plan_moves(self._wishes.values(), replicas)
+
+
+def able_alone(staying: Iterable[Card], step: int, round_: StageReport | StageEntry) -> list[PeerId]:
+    """Those of a stage's replicas that can go on alone after a step: they have the step's whole gradient, or have
+    applied it. Of a step that is skipped nobody needs the gradient, and who took part knows of it. One that came
+    during the step may look like them, and can't be told from its card.
+    """
+    having: Collection[PeerId] = round_.holders or round_.members
+    return [card.peer for card in staying if card.peer in having or card.version >= step]
 
 
 def plan_moves(wishes: Iterable[Move], replicas: Replicas, minimum: int = MINIMUM_REPLICAS) -> tuple[Move, ...]:

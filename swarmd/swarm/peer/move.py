@@ -14,6 +14,7 @@ import logging
 import math
 
 from swarmd.errors import NO_ANSWER, ConfigError, PeerFault, Refused
+from swarmd.swarm.balance.grants import able_alone
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Move, Record
 from swarmd.swarm.membership.states import STAYING
@@ -156,13 +157,20 @@ class MoveUnderWay:
 
     def _may_leave(self, record: Record) -> bool:
         """True if this peer can still be spared, and isn't needed to finish: the record was decided some time ago."""
-        own, gone = self._membership.own, [move.peer for move in record.moves]
-        gone.append(own.peer)
-        staying = [card.peer for card in self._membership.staying(self._move.source) if card.peer not in gone]
-        if not staying or own.state not in STAYING or self._history.crosses_at is not None or self._history.finished:
+        if self._membership.own.state not in STAYING or self._history.crosses_at is not None or self._history.finished:
             return False
         assert self._switch.served is not None, "it has not left"
-        return self._switch.served.early_exit.stays < record.step
+        return self._switch.served.early_exit.stays < record.step and self._keeps_one(record)
+
+    def _keeps_one(self, record: Record) -> bool:
+        """True if the old stage keeps a replica that can go on alone and was heard of lately; of several that go with
+        the same record, each further one needs one more, lest a death that nobody has noticed yet empties the stage.
+        """
+        source, now = self._move.source, asyncio.get_running_loop().time()
+        movers = [move.peer for move in record.moves if move.source == source]  # in an order that all of them know
+        able = able_alone(self._membership.staying(source), record.step, record.stages[source])
+        heard = [peer for peer in able if peer not in movers and not self._membership.is_silent(peer, now)]
+        return len(heard) > movers.index(self._move.peer)
 
     def _leave_now(self, heir: PeerId = "") -> None:
         """Leaves the old stage, in this turn of the event loop. `heir`: has this peer's sum, if the step isn't over."""

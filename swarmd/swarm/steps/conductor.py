@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from swarmd.errors import NO_ANSWER, Outvoted, PeerFault
-from swarmd.swarm.balance.grants import Wishes
+from swarmd.swarm.balance.grants import Wishes, able_alone
 from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.history.ballots import Ballots, Mandate, Outranked
 from swarmd.swarm.history.distribution import Distribution
@@ -239,14 +239,8 @@ class Conductor:
         return Wished(not why, why)
 
     def _moves(self, step: int, reports: list[StageReport]) -> tuple[Move, ...]:
-        """The moves that the record grants. A stage's replicas are those at work that have the step's whole gradient:
-        the ones that stay must be able to go on alone.
-        """
+        """The moves that the record grants: the replicas that stay must be able to go on alone."""
         if step == self._run.steps:
             return ()
-        able: dict[int, list[PeerId]] = {}
-        for report in reports:
-            staying = [card.peer for card in self._membership.staying(report.stage)]
-            having = report.holders or report.members  # of a step to be skipped nobody needs the gradient
-            able[report.stage] = [peer for peer in staying if peer in having]
-        return self._wishes.plan(able)
+        staying = self._membership.staying
+        return self._wishes.plan({it.stage: able_alone(staying(it.stage), step, it) for it in reports})

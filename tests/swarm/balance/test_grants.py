@@ -5,8 +5,10 @@ import random
 
 import pytest
 
-from swarmd.swarm.balance.grants import objection, plan_moves
+from swarmd.swarm.balance.grants import able_alone, objection, plan_moves
 from swarmd.swarm.history.record import Move
+from tests.swarm.cards import card
+from tests.swarm.records import record, report
 
 TWO = {0: ("a", "b"), 1: ("c", "d"), 2: ("e",)}
 
@@ -48,6 +50,17 @@ def test_a_wish_is_refused_with_a_sentence(wish: Move, why: str) -> None:
 def test_nobody_moves_twice_in_a_record() -> None:
     assert plan_moves([Move("a", 0, 1), Move("a", 0, 2)], TWO) == (Move("a", 0, 1),)
     assert objection(Move("a", 0, 2), TWO, [Move("a", 0, 1)]) == "another move of it is granted already"
+
+
+@pytest.mark.parametrize(
+    ("holders", "version", "able"),
+    [(("a", "b"), 2, ["a", "b"]), (("a",), 2, ["a"]), (("a",), 3, ["a", "b"]), ((), 2, ["a"])],
+    ids=["both have the gradient", "one came during the step", "has applied it", "skipped: who took part"],
+)
+def test_who_can_go_on_alone(holders: tuple[str, ...], version: int, able: list[str]) -> None:
+    said, staying = report(0, members=("a",), holders=holders), [card("a", version=2), card("b", version=version)]
+    assert able_alone(staying, 3, said) == able
+    assert able_alone(staying, 3, record(said, report(1)).stages[0]) == able, "the record says the same"
 
 
 def holds(moves: tuple[Move, ...], replicas: dict[int, tuple[str, ...]], minimum: int) -> bool:

@@ -19,18 +19,26 @@ from swarmd.swarm.state.puller import Pulled
 from swarmd.swarm.wire.messages.move import AskMove, Wished
 from tests.swarm.cards import card
 from tests.swarm.contexts import peer_context
-from tests.swarm.records import RUN, record, skipped
+from tests.swarm.records import RUN, record, report, skipped
 
 SOURCE, TARGET = 0, 1
 STEP = 3
-GRANT = record(step=STEP, moves=(Move("p", SOURCE, TARGET),))
+
+
+def grant(*movers: str, holders: tuple[str, ...] = ("p", "q", "r")) -> Record:
+    """The record of the step, in which peers go from stage 0 to stage 1; and who has its gradient there."""
+    moves = tuple(Move(peer, SOURCE, TARGET) for peer in movers)
+    return record(report(SOURCE, members=holders[:1], holders=holders), report(TARGET), step=STEP, moves=moves)
+
+
+GRANT = grant("p")
 
 
 class Mover:
     """Peer `p` of stage 0, with one more replica, `q`, on its way to stage 1 in step 3."""
 
     def __init__(self, **limits: Any) -> None:
-        self.own, self.cards = card("p", stage=SOURCE), [card("q", stage=SOURCE)]
+        self.own, self.cards, self.silent = card("p", stage=SOURCE), [card("q", stage=SOURCE)], set[str]()
         self.changed, self.answers, self.asked = Signal(), list[Any](), list[AskMove]()
         self.history = SimpleNamespace(
             version=STEP - 1,
@@ -58,6 +66,9 @@ class Mover:
 
             def staying(self, stage: int) -> list[Any]:
                 return [mover.own, *mover.cards]
+
+            def is_silent(self, peer: str, now: float) -> bool:
+                return peer in mover.silent
 
         context = peer_context(
             run=RUN,
@@ -144,40 +155,78 @@ def try_it(events: Callable[[Mover], Awaitable[None]], **limits: Any) -> None:
 # ------------------------------------------------------------------------------------------------- a record's grant
 
 
-def granted(change: Callable[[Mover], Any] = lambda it: None, grant: Record = GRANT) -> list[Any]:
+def granted(change: Callable[[Mover], Any] = lambda it: None, record: Record = GRANT) -> list[Any]:
     """Has a record come while the peer asks for its move. Returns what happens."""
-    it = Mover()
-    it.move._backlog = it.backlog
-    change(it)
-    it.move.on_record(grant)
-    assert it.move.has_left == ((TARGET, "") in it.log)
-    return it.log
+    happened: list[Any] = []
+
+    async def events(it: Mover) -> None:
+        it.move._backlog = it.backlog
+        change(it)
+        it.move.on_record(record)
+        assert it.move.has_left == ((TARGET, "") in it.log)
+        happened.extend(it.log)
+
+    try_it(events)
+    return happened
 
 
 def test_a_record_that_grants_the_move_takes_the_peer_away_at_once() -> None:
     assert granted() == ["heard", (TARGET, "")]
 
 
-def both_move() -> Record:
-    return record(step=STEP, moves=(Move("p", SOURCE, TARGET), Move("q", SOURCE, TARGET)))
-
-
 @pytest.mark.parametrize(
-    ("change", "grant"),
+    ("change", "record"),
     [
-        (lambda it: None, record(step=STEP)),
-        (lambda it: None, record(step=STEP, moves=(Move("q", SOURCE, TARGET),))),
-        (lambda it: None, both_move()),
+        (lambda it: None, grant()),
+        (lambda it: None, grant("q")),
+        (lambda it: None, grant("p", "q")),
         (lambda it: it.cards.clear(), GRANT),
+        (lambda it: None, grant("p", holders=("p",))),
+        (lambda it: it.silent.add("q"), GRANT),
         (lambda it: setattr(it, "own", card("p", stage=SOURCE, state="draining")), GRANT),
         (lambda it: setattr(it.history, "crosses_at", 1), GRANT),
         (lambda it: setattr(it.history, "finished", True), GRANT),
         (lambda it: setattr(it.old.early_exit, "stays", STEP), GRANT),
     ],
-    ids=["no grant", "another's", "all move", "alone", "drains", "crosses", "run over", "has promised to stay"],
+    ids=[
+        "no grant",
+        "another's",
+        "all move",
+        "alone",
+        "the other came during the step",
+        "nothing is heard of the other",
+        "drains",
+        "crosses",
+        "run over",
+        "has promised to stay",
+    ],
 )
-def test_a_grant_obliges_nobody(change: Callable[[Mover], None], grant: Record) -> None:
-    assert granted(change, grant) == ["heard"]
+def test_a_grant_obliges_nobody(change: Callable[[Mover], None], record: Record) -> None:
+    assert granted(change, record) == ["heard"]
+
+
+def test_one_that_has_applied_the_record_can_go_on_alone() -> None:
+    def change(it: Mover) -> None:
+        it.cards = [card("q", stage=SOURCE, version=STEP)]
+
+    assert granted(change, grant("p", holders=("p",))) == ["heard", (TARGET, "")]
+
+
+@pytest.mark.parametrize(("other", "goes"), [("o", False), ("q", True)], ids=["comes second", "comes first"])
+def test_of_two_that_a_record_takes_from_three_one_goes(other: str, goes: bool) -> None:
+    """The third may have died without a word: the one that stays will notice."""
+
+    def change(it: Mover) -> None:
+        it.cards = [card(other, stage=SOURCE), card("r", stage=SOURCE)]
+
+    assert granted(change, grant(*sorted(("p", other)))) == ["heard", *([(TARGET, "")] if goes else [])]
+
+
+def test_of_four_two_go_at_once() -> None:
+    def change(it: Mover) -> None:
+        it.cards = [card(name, stage=SOURCE) for name in ("o", "q", "r")]
+
+    assert granted(change, grant("o", "p")) == ["heard", (TARGET, "")]
 
 
 def test_before_the_state_is_here_no_record_takes_the_peer_away() -> None:
