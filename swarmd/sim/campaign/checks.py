@@ -15,7 +15,7 @@ from typing import Any
 from swarmd.sim.engines.reference import Reference
 from swarmd.sim.engines.symbolic import Applied, SymbolicEngine
 from swarmd.sim.world.world import SimPeer, World
-from swarmd.swarm.membership.states import AT_WORK
+from swarmd.swarm.membership.table import SILENCE_FLOOR_SECONDS
 from swarmd.swarm.peer.final_copies import MACHINES
 from swarmd.values import PeerId
 
@@ -142,11 +142,14 @@ def check_losses(reference: Reference, lines: Iterable[Line]) -> Iterator[Violat
 Life = tuple[PeerId, int]
 """A peer and its incarnation."""
 
+ON_ITS_WAY_SECONDS = 1.0  # that a word takes through the network, or the news that a connection is reset
+UNNOTICED_SECONDS = SILENCE_FLOOR_SECONDS / 2 + ON_ITS_WAY_SECONDS  # after a near peer has lost power
+
 
 def check_last_replicas(before: dict[Life, int], world: World, told: Container[PeerId] = ()) -> Iterator[Violation]:
     """Promise 4. `before`: the stage of every peer at work when this was looked at last. One that has finished serves
     its stage to those who are late, one on its way back to a checkpoint has it there; one that was `told` to leave has
-    no choice.
+    no choice, and one that moves can't reckon with a death that nobody can have noticed.
     """
     now = at_work(world)
     others = (it.peer for it in world.peers.values() if it.peer.state == "finished" or it.peer.returns.under_way)
@@ -155,17 +158,26 @@ def check_last_replicas(before: dict[Life, int], world: World, told: Container[P
     for life, stage in before.items():
         if life in alive and now.get(life) != stage and stage not in served:
             peer, state = life[0], alive[life]
-            if state != "left" or peer not in told:
+            if (state != "left" or peer not in told) and not _leaves_the_dead(world, stage, world.peers[peer]):
                 yield Violation(4, f"{peer} left stage {stage}, whose last replica it was ({state})", peer=peer)
+
+
+def _leaves_the_dead(world: World, stage: int, mover: SimPeer) -> bool:
+    """True if a peer left a stage to another replica that had died too short a time ago to be missed. One that leaves
+    in the middle of a step has asked its heir right before.
+    """
+    asked = bool(mover.peer.membership.own.heir)
+    for death in world.deaths:
+        bound_s = UNNOTICED_SECONDS if death.power and not asked else ON_ITS_WAY_SECONDS
+        if death.stage == stage and 0 <= mover.peer.switch.left_at - death.at < bound_s:
+            return True
+    return False
 
 
 def at_work(world: World) -> dict[Life, int]:
     """The stage of every living peer that serves one."""
-    return {
-        _life(name, it): it.peer.stage
-        for name, it in world.peers.items()
-        if it.peer.stage is not None and it.peer.state in AT_WORK
-    }
+    stages = {_life(name, it): it.stage_at_work for name, it in world.peers.items()}
+    return {life: stage for life, stage in stages.items() if stage is not None}
 
 
 def _life(name: PeerId, it: SimPeer) -> Life:

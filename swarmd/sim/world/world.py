@@ -28,6 +28,7 @@ from swarmd.swarm.balance.places import Entrance
 from swarmd.swarm.fence import is_of_device
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.peer_context import PeerContext
+from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.peer import Peer
 from swarmd.swarm.peer.status_view import StatusView
@@ -74,6 +75,20 @@ class SimPeer:
         """The status that the peer shows."""
         return StatusView(self.peer)
 
+    @property
+    def stage_at_work(self) -> int | None:
+        """The stage that the peer serves, if it does."""
+        return self.peer.stage if self.peer.state in AT_WORK else None
+
+
+@dataclass(frozen=True)
+class Death:
+    """The loss of a peer."""
+
+    stage: int | None  # where it was at work
+    at: float  # virtual time
+    power: bool  # nobody was told
+
 
 Action = Callable[["World", PeerId], Any]
 """Is done to a peer at a point. May return `points.DROP`, or a coroutine, which then runs beside the peers."""
@@ -99,6 +114,7 @@ class World:
         self.peers: dict[PeerId, SimPeer] = {}
         self.dead: dict[PeerId, SimPeer] = {}  # by their last death; those that live again are in `past`
         self.past: list[SimPeer] = []  # former lives of peers that live again
+        self.deaths: list[Death] = []  # in the order they happened
         self.failures: list[tuple[PeerId, BaseException]] = []  # what must not happen, in the order it did
         self._data = data
         self._engine = engine or torch_engine
@@ -217,6 +233,7 @@ class World:
         silent.
         """
         it = self.dead[name] = self.peers.pop(name)
+        self.deaths.append(Death(it.stage_at_work, asyncio.get_running_loop().time(), power))
         self._note(name, "loses power" if power else "crashes")
         self.network.kill(name, power=power)
         it.machine.crash()

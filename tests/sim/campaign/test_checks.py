@@ -9,7 +9,14 @@ import pytest
 
 from swarmd.config import LimitsConfig
 from swarmd.sim.campaign.bounds import BOUNDS, Bound, check_bounds
-from swarmd.sim.campaign.checks import Violation, Visit, check_chain, check_moves
+from swarmd.sim.campaign.checks import (
+    ON_ITS_WAY_SECONDS,
+    UNNOTICED_SECONDS,
+    Violation,
+    Visit,
+    check_chain,
+    check_moves,
+)
 from swarmd.sim.campaign.play import Play, play
 from swarmd.sim.engines.reference import share
 from swarmd.sim.engines.symbolic import SymbolicEngine
@@ -151,6 +158,28 @@ def test_a_last_replica_that_goes_by_its_own_choice_is_seen() -> None:
         it.world.crash("tail1")
 
     assert 4 not in promises(tampered(killed))
+
+
+@pytest.mark.parametrize(
+    ("power", "heir", "seconds", "seen"),
+    [
+        (True, "", UNNOTICED_SECONDS - 1, False),
+        (True, "", UNNOTICED_SECONDS + 1, True),
+        (True, "head1", UNNOTICED_SECONDS - 1, True),
+        (True, "head1", ON_ITS_WAY_SECONDS / 2, False),
+        (False, "", ON_ITS_WAY_SECONDS / 2, False),
+        (False, "", ON_ITS_WAY_SECONDS + 1, True),
+    ],
+    ids=["not missed yet", "silent for long", "it had to be asked", "gone after its word", "being reset", "reset"],
+)
+def test_a_peer_that_moves_must_know_of_the_others_death(power: bool, heir: str, seconds: float, seen: bool) -> None:
+    async def change(it: Play) -> None:
+        it.world.crash("head1", power=power)
+        it.watch.look()
+        await asyncio.sleep(seconds)
+        it.world.peers["head2"].peer.switch.leave_for(1, heir)
+
+    assert (4 in promises(tampered(change))) is seen
 
 
 @pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: bound.name)
