@@ -204,14 +204,14 @@ class LocalStore:
         others = [it for it in saved(directory) if it[0] >= version and it[1] not in (self._own, besides)]
         return sum(state_file(directory, *it).stat().st_size for it in others if state_file(directory, *it).exists())
 
-    async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:
+    async def list_checkpoints(self) -> list[tuple[int, int, dict[str, Any]]]:
         """All checkpoints that are whole. Each state is read once, and again only when its file has changed."""
         try:
-            return await self._beside(self._stock)
+            return await self._beside(self._list_checkpoints)
         finally:
             self.checking = ""
 
-    def _stock(self) -> list[tuple[int, int, dict[str, Any]]]:
+    def _list_checkpoints(self) -> list[tuple[int, int, dict[str, Any]]]:
         found = []
         try:
             candidates = saved(self._home.checkpoints)
@@ -241,7 +241,7 @@ class LocalStore:
         return seen, manifest["record"] if manifest is not None and whole else None
 
     def damaged(self) -> list[tuple[int, int]]:
-        """The checkpoints that `stock` last passed over; the log names the files."""
+        """The checkpoints that `list_checkpoints` last passed over; the log names the files."""
         return list(self._damaged)
 
     async def load_checkpoint(self, version: int, stage: int) -> tuple[Buffer, dict[str, Any]] | None:

@@ -206,11 +206,11 @@ class Store(Protocol):
         raised.
         """
 
-    async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:
+    async def list_checkpoints(self) -> list[tuple[int, int, dict[str, Any]]]:
         """Version, stage and record of every checkpoint here that is whole, newest first. Never raises."""
 
     def damaged(self) -> list[tuple[int, int]]:
-        """Version and stage of every checkpoint here that wasn't whole when `stock` last looked, newest first."""
+        """Version and stage of every checkpoint here that `list_checkpoints` found damaged, newest first."""
 
     async def load_checkpoint(self, version: int, stage: int) -> tuple[Buffer, dict[str, Any]] | None:
         """The state and the record of a checkpoint. None if it isn't here, or not whole."""

@@ -109,15 +109,15 @@ async def test_only_what_is_whole_is_in_stock(tmp_path: Path, caplog: pytest.Log
     for version in (5, 10):
         await store.save_checkpoint(version, 0, b"state", {"step": version})
     await store.save_checkpoint(5, 1, b"copied", RECORD, copy=True)
-    assert [it[:2] for it in await store.stock()] == [(10, 0), (5, 1), (5, 0)]
-    state = tmp_path / "checkpoints" / "step-000010" / "stage-0.safetensors"
+    assert [it[:2] for it in await store.list_checkpoints()] == [(10, 0), (5, 1), (5, 0)]
+    state = tmp_path / "list_checkpoints" / "step-000010" / "stage-0.safetensors"
     state.write_bytes(b"statf")
-    assert [it[:2] for it in await store.stock()] == [(5, 1), (5, 0)]
+    assert [it[:2] for it in await store.list_checkpoints()] == [(5, 1), (5, 0)]
     assert store.damaged() == [(10, 0)]
-    assert [it[:2] for it in await store.stock()] == [(5, 1), (5, 0)]
+    assert [it[:2] for it in await store.list_checkpoints()] == [(5, 1), (5, 0)]
     assert caplog.text.count(f"{state} is damaged") == 1, "it is read, and told, once"
     state.with_suffix(".json").write_text("{")
-    await store.stock()
+    await store.list_checkpoints()
     assert store.damaged() == [(10, 0)]
     assert f"{state.with_suffix('.json')} is damaged" in caplog.text
     assert await store.load_checkpoint(10, 0) is None
@@ -133,7 +133,7 @@ async def test_copies_have_a_bound_of_their_own(tmp_path: Path) -> None:
     for stage in (1, 2, 3):
         await store.save_checkpoint(5 + stage, stage, b"0123456789", RECORD, copy=True)
     assert not await store.save_checkpoint(9, 4, b"x" * 26, RECORD, copy=True)
-    assert [it[:2] for it in await store.stock()] == [(8, 3), (7, 2), (5, 0)]
+    assert [it[:2] for it in await store.list_checkpoints()] == [(8, 3), (7, 2), (5, 0)]
 
 
 async def test_a_copy_pushes_out_none_that_is_as_new(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ async def test_a_copy_pushes_out_none_that_is_as_new(tmp_path: Path) -> None:
     assert await store.save_checkpoint(9, 0, b"0123456789", RECORD)
     kept = [await store.save_checkpoint(9, stage, b"0123456789", RECORD, copy=True) for stage in (1, 2, 3)]
     assert kept == [True, True, False]
-    assert [it[:2] for it in await store.stock()] == [(9, 2), (9, 1), (9, 0)]
+    assert [it[:2] for it in await store.list_checkpoints()] == [(9, 2), (9, 1), (9, 0)]
     assert await store.save_checkpoint(9, 1, b"0123456789", RECORD, copy=True), "it is there already"
 
 
@@ -150,7 +150,7 @@ async def test_newer_versions_of_a_history_that_was_given_up_make_room(tmp_path:
     store = LocalStore(Home(tmp_path))
     for version in (5, 10, 5):
         await store.save_checkpoint(version, 0, b"state", {"step": version})
-    assert [it[:2] for it in await store.stock()] == [(5, 0)]
+    assert [it[:2] for it in await store.list_checkpoints()] == [(5, 0)]
 
 
 async def test_a_slow_write_of_an_older_version_does_not_remove_a_newer_one(
@@ -174,7 +174,7 @@ async def test_a_slow_write_of_an_older_version_does_not_remove_a_newer_one(
     go_on.set()
     assert await older
     assert await newer
-    assert [it[:2] for it in await store.stock()] == [(3, 0), (2, 0)]
+    assert [it[:2] for it in await store.list_checkpoints()] == [(3, 0), (2, 0)]
 
 
 def test_what_a_crash_left_half_written_is_cleared(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_conductor_that_is_cut_off_is_succeeded_within_seconds_and_once(at_s: 
     """It used to be waited for until it was dropped, and to take its place back when it returned: 31 and 32 s."""
     seconds, transcript = seconds_of_step(at_s, 18.0, CONDUCTOR)
     assert seconds < limit_s
-    leaders = set(re.findall(rf"(\w+) -> \w+  Lead \({STRUCK}\)", transcript))
+    leaders = set(re.findall(rf"(\w+) -> \w+  TookOver \({STRUCK}\)", transcript))
     assert len(leaders) == 1
     assert set(re.findall(rf"(\w+) -> \w+  Accept \({STRUCK}\)", transcript)) == leaders
 

@@ -16,7 +16,7 @@ from swarmd.sim.faults.machines import Crash
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.wire.messages.common import Ack
-from swarmd.swarm.wire.messages.move import AskMove, AskStay, Wished
+from swarmd.swarm.wire.messages.move import AskMove, AskStay, MoveOutlook
 from tests.sim.movers import ask, granted, members, swarm
 from tests.sim.toy import RUN, accumulated, check_agreement, check_exact, everyone_at, long, moment, step_of, train
 
@@ -107,8 +107,8 @@ def test_of_three_that_wish_at_once_one_stays() -> None:
     swarm(events, microbatches=30, limits=NOW, steps=60)
 
 
-async def grant(peer: str, question: Any) -> Wished:
-    return Wished(True)
+async def grant(peer: str, question: Any) -> MoveOutlook:
+    return MoveOutlook(True)
 
 
 def test_who_has_promised_stays_though_the_record_grants_its_move() -> None:

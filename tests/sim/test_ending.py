@@ -141,7 +141,7 @@ def test_a_replica_that_dies_before_it_has_written_is_made_up_for() -> None:
 
 def test_who_was_to_bring_a_copy_dies_and_another_does() -> None:
     async def events(world: World) -> None:
-        world.fail_at("*", None, "asked.AskCopy", point_actions.crash)
+        world.fail_at("*", None, "asked.AskCheckpoint", point_actions.crash)
 
     ended = play({**SINGLE, "head2": 0, "tail2": 2}, events)
     assert len(ended.world.dead) == 1
@@ -150,7 +150,16 @@ def test_who_was_to_bring_a_copy_dies_and_another_does() -> None:
 
 
 @pytest.mark.parametrize(
-    "point", ["save", "load", "read", "ask.AskCopy", "served.AskCopy", "asked.AskPiece", "served.AskPiece"]
+    "point",
+    [
+        "save",
+        "load",
+        "read",
+        "ask.AskCheckpoint",
+        "served.AskCheckpoint",
+        "asked.AskCheckpointChunk",
+        "served.AskCheckpointChunk",
+    ],
 )
 def test_somebody_dies_at_the_end(point: str) -> None:
     """The others leave in time, and every stage that somebody still has is on two machines."""

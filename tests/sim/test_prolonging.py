@@ -200,7 +200,15 @@ def test_fewer_steps_than_are_on_disks_end_the_founder_and_nothing_else() -> Non
     [
         "served.Commit",
         "void",
-        *long("load", "served.AskStock", "begin.import_state", "ask.Accept", "served.AskSnapshot", "ledger", "save"),
+        *long(
+            "load",
+            "served.AskCheckpointList",
+            "begin.import_state",
+            "ask.Accept",
+            "served.AskSnapshot",
+            "ledger",
+            "save",
+        ),
     ],
 )
 def test_somebody_dies_while_it_is_prolonged(point: str) -> None:

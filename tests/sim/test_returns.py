@@ -238,7 +238,8 @@ def test_a_swarm_that_was_down_waits_for_what_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    "point", ["ask.Accept", "served.Accept", "served.Commit", "served.AskStock", "begin.import_state", "load", "void"]
+    "point",
+    ["ask.Accept", "served.Accept", "served.Commit", "served.AskCheckpointList", "begin.import_state", "load", "void"],
 )
 def test_somebody_dies_on_the_way_back(point: str) -> None:
     """The others return all the same, or once more."""

@@ -14,7 +14,7 @@ from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.recovery.return_plan import NoReturn, ReturnPlan, plan_return
-from swarmd.swarm.wire.messages.disks import Kept, Stock
+from swarmd.swarm.wire.messages.disks import CheckpointList, CheckpointName
 from swarmd.values import PeerId
 
 
@@ -97,7 +97,7 @@ class ScenarioCourse:
     def way_back(self) -> ReturnPlan | NoReturn:
         """The plan of a return to a checkpoint on the disks of the living; or the reason why there is none."""
         living = {name: it for name, it in self.world.peers.items() if it.peer.stage is not None}
-        stocks = {name: Stock(tuple(self._kept(it)), has_data=True) for name, it in living.items()}
+        lists = {name: CheckpointList(tuple(self._kept(it)), has_data=True) for name, it in living.items()}
         places = {name: it.peer.stage or 0 for name, it in living.items()}
         newest = max((it.peer.history for it in living.values()), key=lambda it: it.version, default=None)
 
@@ -105,11 +105,11 @@ class ScenarioCourse:
             record = newest.chain.at(version) if newest is not None else None
             return record.state if record is not None else ""
 
-        return plan_return(stocks, places, self.run.model.stages, self.version(), known)
+        return plan_return(lists, places, self.run.model.stages, self.version(), known)
 
-    def _kept(self, it: SimPeer) -> Iterator[Kept]:
+    def _kept(self, it: SimPeer) -> Iterator[CheckpointName]:
         for (version, stage), (_, record) in it.store.checkpoints.items():
-            yield Kept(version, stage, record_from_plain(self.run, record).state)
+            yield CheckpointName(version, stage, record_from_plain(self.run, record).state)
 
     def beside(self, work: Coroutine[Any, Any, None]) -> None:
         if self.tasks is None:

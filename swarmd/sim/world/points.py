@@ -49,12 +49,12 @@ GROUPS: dict[str, Group] = {
     "round": Group(round_messages, ("freeze", "thaw", "contribution", "reduce", "assemble")),
     "commit": Group(commit, ("apply", "skip"), ("ledger", "void")),
     "state transfer": Group(state, ("export_state", "import_state"), ("save",)),
-    "disks": Group(disks, disk=("tail", "stock", "load", "read")),
+    "disks": Group(disks, disk=("tail", "list_checkpoints", "load", "read")),
 }
 """Every point there is, by the part of the protocol it belongs to.
 
 `ledger` and `void` come before the disk changes, `save` before a checkpoint is written; `tail` before
-the ledger is read, `stock`, `load` and `read` before checkpoints are looked at, loaded, or read in part.
+the ledger is read, `list_checkpoints`, `load` and `read` before checkpoints are looked at, loaded, or read in part.
 """
 
 

@@ -66,9 +66,9 @@ class SimStore:
             del kept[old, stage]
         return True
 
-    async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:
+    async def list_checkpoints(self) -> list[tuple[int, int, dict[str, Any]]]:
         if self._machine.points.armed:
-            await self._machine.at("stock", None)
+            await self._machine.at("list_checkpoints", None)
         kept, damaged = self._disk.checkpoints, self._disk.damaged
         return [(*key, record) for key, (_, record) in sorted(kept.items(), reverse=True) if key not in damaged]
 

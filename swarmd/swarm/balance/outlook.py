@@ -72,7 +72,7 @@ def stage_loads(
 
 def _add_summary(it: Summary, power: list[float], staying: list[int], candidates: list[list[Candidate]]) -> None:
     """A far stage: its peers are known by number only."""
-    away = [(target, nan_to_zero(each)) for target, each in it.away if 0 <= target < len(power)]
+    away = [(target, nan_to_zero(each)) for target, each in it.moving if 0 <= target < len(power)]
     own = nan_to_zero(it.power)
     power[it.stage] += own
     for target, each in away:

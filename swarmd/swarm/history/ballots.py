@@ -110,26 +110,26 @@ class Ballots:
     async def _answer_prepare(self, peer: PeerId, ask: Prepare) -> Promise:
         _check_ballot(peer, ask.ballot)
         returned = self._history.returned
-        if returned is not None and returned.follows(ask.step, ask.parent):
+        if returned is not None and returned.follows(ask.step, ask.parent_hash):
             return Promise(False, NO_BALLOT, NO_BALLOT, record_to_plain(returned))
         if self._history.version >= ask.step:
             record = self._history.chain.at(ask.step)
-            if record is None or record.parent != ask.parent:
+            if record is None or record.parent != ask.parent_hash:
                 raise Refused(f"step {ask.step} is over, or another history's")
             return Promise(False, NO_BALLOT, NO_BALLOT, record_to_plain(record))
-        return self._acceptor(ask.step, ask.parent).prepare(ask.ballot)
+        return self._acceptor(ask.step, ask.parent_hash).prepare(ask.ballot)
 
     async def _answer_accept(self, peer: PeerId, ask: Accept) -> Accepted:
         _check_ballot(peer, ask.ballot)
         record = record_from_plain(self._run, ask.record)
-        if not record.follows(ask.step, ask.parent) or not is_of_now(self._run, record):
+        if not record.follows(ask.step, ask.parent_hash) or not is_of_now(self._run, record):
             raise PeerFault("a record of another step than it was proposed for")
         if self._history.version >= ask.step:
             raise Refused(f"step {ask.step} is over")
         if why := self._history.objection(record):
             log.warning("%s proposes a record of step %d that is refused: %s", short(peer), ask.step, why)
             raise Refused(f"the record of step {ask.step}: {why}")
-        return self._acceptor(ask.step, ask.parent).accept(ask.ballot, ask.record)
+        return self._acceptor(ask.step, ask.parent_hash).accept(ask.ballot, ask.record)
 
     def _acceptor(self, step: int, parent: str) -> Acceptor:
         """This peer's memory of a step it may speak for. It may while it still applies the record before. Raises

@@ -167,7 +167,7 @@ class Custodian:
         loop, key = asyncio.get_running_loop(), hop_id(hop)
         if hop.again and (holder := await self.locate(key, self._next, self._members.get(key))):
             return holder
-        while hop.evaluate or hop.record == self._history.record_hash:
+        while hop.evaluate or hop.record_hash == self._history.record_hash:
             live = [card.peer for card in self._membership.admitting(self._next)]
             self._full.intersection_update(live)
             members = self._members.get(key, ())

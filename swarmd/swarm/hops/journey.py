@@ -68,7 +68,7 @@ class Journeys:
             return await self._validation.answer(hop)
         if hop.step < 1 or not 0 <= hop.index < self._run.microbatches:
             raise PeerFault(f"hop ({hop.step}, {hop.index}) is none of this run")
-        await self._history.await_version(hop.step - 1, hop.record, custodian, VERSION_WAIT_SECONDS)
+        await self._history.await_version(hop.step - 1, hop.record_hash, custodian, VERSION_WAIT_SECONDS)
         key = hop_id(hop)
         await self.hops.undisturbed(key)
         if (answer := self._retention.answer(key)) is not None:

@@ -182,7 +182,7 @@ class Membership:
         """A stage's summary says how many peers it has, and what they can do."""
         if 0 <= summary.stage < MEMBERS_LIMIT and 0 <= summary.peers <= MEMBERS_LIMIT:
             before = self._reported.get(summary.stage)
-            self._reported[summary.stage] = dataclasses.replace(summary, cards=(), away=summary.away[:AWAY_KEPT])
+            self._reported[summary.stage] = dataclasses.replace(summary, cards=(), moving=summary.moving[:AWAY_KEPT])
             self.generation += before is None or before.peers != summary.peers
 
     def summaries(self) -> dict[int, Summary]:

@@ -61,7 +61,7 @@ class EarlyExit:
 
     async def _answer(self, mover: PeerId, ask: AskStay) -> Ack:
         check_stage(ask.stage, self._stage)
-        await self._history.await_version(ask.step - 1, ask.record, mover, VERSION_WAIT_SECONDS)
+        await self._history.await_version(ask.step - 1, ask.record_hash, mover, VERSION_WAIT_SECONDS)
         state, history = self._membership.own.state, self._history
         own = self._membership.own.peer
         asks = self._leaving and self._in_order(ask.step, [mover, own])[0] == mover

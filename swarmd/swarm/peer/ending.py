@@ -34,7 +34,7 @@ from swarmd.swarm.ports import Store
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import Download, OutOfDonors
 from swarmd.swarm.tasks import alongside
-from swarmd.swarm.wire.messages.disks import Kept
+from swarmd.swarm.wire.messages.disks import CheckpointName
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import PeerId, host_of, short
 from swarmd.whole import name_stages
@@ -206,9 +206,9 @@ class Ending:
         """Brings a copy. True if it is on this disk now. A peer that can keep none offers itself no more."""
         record = self._history.record
         assert record is not None, "a run has one step at least"
-        kept = Kept(record.step, stage, record.state)
+        checkpoint = CheckpointName(record.step, stage, record.state)
         try:
-            state, found = await self._disks.bring(kept, lambda: self._sources(stage), begun=self._begun)
+            state, found = await self._disks.bring(checkpoint, lambda: self._sources(stage), begun=self._begun)
             if await self._store.save_checkpoint(record.step, stage, state, record_to_plain(found), copy=True):
                 log.info("a copy of stage %d's final state is on this disk", stage)
                 return True

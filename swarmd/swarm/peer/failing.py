@@ -24,5 +24,5 @@ async def fail(membership: Membership, history: History, disks: Disks) -> None:
     await membership.changed.until(everyone_has_it, LINGER_SECONDS)
     # What the skipped steps began from led to nothing else: the one before it is good.
     below, stage = record.step - record.skips, membership.own.stage
-    good = [it.version for it in await disks.stock() if it.stage == stage and it.version < below]
+    good = [it.version for it in await disks.checkpoints() if it.stage == stage and it.version < below]
     raise RunEnded(f"the run ends at version {version}: {history.failure}", max(good, default=None))

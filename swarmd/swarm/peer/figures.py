@@ -67,7 +67,7 @@ class Figures:
             own.card,
             addresses=self._links.transport.addresses(),
             version=history.version,
-            record=history.record_hash,
+            record_hash=history.record_hash,
             tokens=history.chain.total_tokens,
             forward=queues["waiting"],
             backward=queues["backward"],

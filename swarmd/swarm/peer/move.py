@@ -25,7 +25,7 @@ from swarmd.swarm.state.backlog import Backlog, Entry, Missed
 from swarmd.swarm.state.puller import Pulled, Puller
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.swarm.tasks import first_of
-from swarmd.swarm.wire.messages.move import AskMove, Wished
+from swarmd.swarm.wire.messages.move import AskMove, MoveOutlook
 from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class MoveUnderWay:
         if self._membership.own.state not in STAYING or self._history.behind:
             raise Refused(f"this peer has lost touch with stage {self._move.source} itself; try again later")
 
-    async def _ask(self, step: int, conductor: PeerId) -> Wished | None:
+    async def _ask(self, step: int, conductor: PeerId) -> MoveOutlook | None:
         """Asks a step's conductor for the move. None if there is no answer."""
         question = AskMove(step, self._history.record_hash, self._move.source, self.target, self._balance)
         try:

@@ -14,7 +14,7 @@ from swarmd.swarm.peer.stage_switch import Switch
 from swarmd.swarm.ports import Store
 from swarmd.swarm.state.copies import Copies
 from swarmd.swarm.state.disks import Disks
-from swarmd.swarm.wire.messages.disks import Kept
+from swarmd.swarm.wire.messages.disks import CheckpointName
 from swarmd.values import Buffer
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Saving:
         if not self._history.finished:
             self._tasks.start(self._copies.keep(record))  # from others, who may be slow or gone: nobody waits for it
         elif not saved:
-            self._disks.lend(Kept(record.step, served.stage, record.state), state, record)
+            self._disks.lend(CheckpointName(record.step, served.stage, record.state), state, record)
         return saved
 
     async def _state(self, served: ServedStage) -> Buffer | None:

@@ -60,7 +60,7 @@ class Switch:
     async def _serve(self, stage: int, joiner: Joiner) -> ServedStage:
         compute, data = await self._open_stage(stage)
         own = self._membership.own.peer
-        others = {card.data for card in self._membership.stage(0) if card.peer != own} - {""}
+        others = {card.data_digest for card in self._membership.stage(0) if card.peer != own} - {""}
         if data is not None and others and data.digest not in others:
             raise ConfigError(
                 f"this machine's copy of the data ({data.digest}) is not the run's ({others.pop()}): "
@@ -68,7 +68,7 @@ class Switch:
             )
         self.served = ServedStage(self._context, self._conductor, compute, data, stage, joiner)
         digest = data.digest if data else ""
-        self._own.card = dataclasses.replace(self._own.card, data=digest, codecs=compute.codecs)
+        self._own.card = dataclasses.replace(self._own.card, data_digest=digest, codecs=compute.codecs)
         return self.served
 
     def donors(self, stage: int) -> list[PeerId]:

@@ -131,7 +131,7 @@ class Forks(HistoryListener):
             until = self._foreign_until.get(card.peer)
             return until is None or until < asyncio.get_running_loop().time()
         known = self._history.chain.hash_at(card.version)
-        return not known or not card.record or known == card.record
+        return not known or not card.record_hash or known == card.record_hash
 
     def on_record(self, record: Record) -> None:
         """Cards that were ahead of this peer can be compared now."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from swarmd.swarm.membership.order import rendezvous
-from swarmd.swarm.wire.messages.disks import Kept, Stock
+from swarmd.swarm.wire.messages.disks import CheckpointList, CheckpointName
 from swarmd.values import PeerId, short
 from swarmd.whole import PassedOver, name_stages
 
@@ -29,7 +29,7 @@ class NoReturn:
 
 
 def plan_return(
-    stocks: Mapping[PeerId, Stock],
+    lists: Mapping[PeerId, CheckpointList],
     places: Mapping[PeerId, int],
     stages: int,
     upto: int,
@@ -41,49 +41,53 @@ def plan_return(
     stage of each that can take part. `known`: what a version's state is called in our history, "" if that isn't
     remembered. `spares`: a stage that has no peer gets one from the others.
     """
-    found = _newest_whole(stocks, stages, upto, known)
+    found = _newest_whole(lists, stages, upto, known)
     if isinstance(found, NoReturn):
         return found
     version, state, passed = found
     members = {stage: sorted(peer for peer, at in places.items() if at == stage) for stage in range(stages)}
     for stage in range(stages):
-        if not members[stage] and not (spares and _send_spare(stage, members, stocks, Kept(version, stage, state))):
+        if not members[stage] and not (
+            spares and _send_spare(stage, members, lists, CheckpointName(version, stage, state))
+        ):
             return NoReturn(f"a peer for stage {stage}", whole=True)
     return ReturnPlan(version, state, tuple(tuple(members[stage]) for stage in range(stages)), passed)
 
 
 def _newest_whole(
-    stocks: Mapping[PeerId, Stock], stages: int, upto: int, known: Callable[[int], str]
+    lists: Mapping[PeerId, CheckpointList], stages: int, upto: int, known: Callable[[int], str]
 ) -> tuple[int, str, tuple[PassedOver, ...]] | NoReturn:
     """The newest version and state that is whole, and what is passed over for it. Of two states of a version, the one
     with more checkpoints.
     """
-    times = Counter(kept for stock in stocks.values() for kept in stock.kept)
-    versions = {(kept.version, kept.state) for kept in times if kept.version <= upto}
+    times = Counter(checkpoint for listed in lists.values() for checkpoint in listed.checkpoints)
+    versions = {(checkpoint.version, checkpoint.state_hash) for checkpoint in times if checkpoint.version <= upto}
     ours = sorted(it for it in versions if known(it[0]) in ("", it[1]))
     best: tuple[int, int, str] | None = None
     partial: dict[int, PassedOver] = {}  # of each version the state that lacks least
     for version, state in ours:
-        lacking = [stage for stage in range(stages) if not times[Kept(version, stage, state)]]
+        lacking = [stage for stage in range(stages) if not times[CheckpointName(version, stage, state)]]
         if not lacking:
-            count = sum(times[Kept(version, stage, state)] for stage in range(stages))
+            count = sum(times[CheckpointName(version, stage, state)] for stage in range(stages))
             best = max(best, (version, count, state)) if best is not None else (version, count, state)
         elif version not in partial or len(lacking) <= len(partial[version].lacking):
-            partial[version] = PassedOver(version, tuple(lacking), stages, _damaged(stocks, version, lacking))
+            partial[version] = PassedOver(version, tuple(lacking), stages, _damaged(lists, version, lacking))
     if best is None:
         return NoReturn(_lacking(stages, partial), whole=False)
     passed = tuple(partial[version] for version in sorted(partial, reverse=True) if version > best[0])
     return best[0], best[2], passed
 
 
-def _send_spare(stage: int, members: dict[int, list[PeerId]], stocks: Mapping[PeerId, Stock], kept: Kept) -> bool:
+def _send_spare(
+    stage: int, members: dict[int, list[PeerId]], lists: Mapping[PeerId, CheckpointList], checkpoint: CheckpointName
+) -> bool:
     """Sends a peer to a stage that has none, from one that has most: rather one that has its checkpoint."""
-    able = [peer for peer, stock in stocks.items() if stage > 0 or stock.has_data]
+    able = [peer for peer, listed in lists.items() if stage > 0 or listed.has_data]
     spare = [
-        (kept not in stocks[peer].kept, -len(peers), place, peer)
+        (checkpoint not in lists[peer].checkpoints, -len(peers), place, peer)
         for peers in members.values()
         if len(peers) > 1
-        for place, peer in enumerate(rendezvous(f"spare/{kept.state}/{stage}", peers))
+        for place, peer in enumerate(rendezvous(f"spare/{checkpoint.state_hash}/{stage}", peers))
         if peer in able
     ]
     if not spare:
@@ -107,11 +111,11 @@ def _lacking(stages: int, partial: Mapping[int, PassedOver]) -> str:
     return f"{wanted} (of version {best.version} {stages - len(missing)} of {stages} stages are here{broken})"
 
 
-def _damaged(stocks: Mapping[PeerId, Stock], version: int, lacking: Sequence[int]) -> tuple[str, ...]:
+def _damaged(lists: Mapping[PeerId, CheckpointList], version: int, lacking: Sequence[int]) -> tuple[str, ...]:
     """Names the damaged checkpoints of a version, of those stages that nobody has whole."""
     return tuple(
         f"that of stage {stage} at {short(peer)}"
-        for peer in sorted(stocks)
+        for peer in sorted(lists)
         for stage in lacking
-        if (version, stage) in stocks[peer].damaged
+        if (version, stage) in lists[peer].damaged
     )

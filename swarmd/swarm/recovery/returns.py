@@ -21,7 +21,7 @@ from swarmd.swarm.recovery.return_plan import NoReturn, ReturnPlan, plan_return
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import OutOfDonors
 from swarmd.swarm.wire.messages.commit import Commit
-from swarmd.swarm.wire.messages.disks import Kept
+from swarmd.swarm.wire.messages.disks import CheckpointName
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import Buffer, PeerId
 
@@ -155,10 +155,10 @@ class Returns(HistoryListener):
     async def _plan(self, upto: int, *, spares: bool) -> ReturnPlan | NoReturn:
         """Asks everyone what is on their disks."""
         places = self._places()
-        stocks = await self._disks.ask_around(sorted(places))
-        places = {peer: stage for peer, stage in places.items() if peer in stocks}
+        lists = await self._disks.ask_around(sorted(places))
+        places = {peer: stage for peer, stage in places.items() if peer in lists}
         everyone = len(places) == len(self._places())
-        plan = plan_return(stocks, places, self._run.model.stages, upto, self._state_at, spares=spares)
+        plan = plan_return(lists, places, self._run.model.stages, upto, self._state_at, spares=spares)
         self._nothing_whole = everyone and isinstance(plan, NoReturn) and not plan.whole
         if isinstance(plan, NoReturn) or self._lost_since is not None:
             self._wait_for(plan.wanted if isinstance(plan, NoReturn) else "")
@@ -191,7 +191,7 @@ class Returns(HistoryListener):
         if record is None or record.state != plan.state:
             holders = [peer for peers in plan.members for peer in peers]
             for stage in range(self._run.model.stages):
-                record = await self._disks.record_of(Kept(plan.version, stage, plan.state), holders)
+                record = await self._disks.record_of(CheckpointName(plan.version, stage, plan.state), holders)
                 if record is not None:
                     break
         if record is None:
@@ -227,7 +227,7 @@ class Returns(HistoryListener):
             return False
         if record.ends:
             return card.state != "finished"
-        on_its_way = card.version >= record.step and self._history.chain.hash_at(card.version) == card.record
+        on_its_way = card.version >= record.step and self._history.chain.hash_at(card.version) == card.record_hash
         return not on_its_way or self.due is record
 
     # ---------------------------------------------------------------------------------------------- returning
@@ -265,12 +265,12 @@ class Returns(HistoryListener):
         """Brings this stage's state of the version that everyone returns to. None if it can't be had any more, or
         another return was decided meanwhile.
         """
-        kept, bad = Kept(record.step, stage, record.state), 0
+        checkpoint, bad = CheckpointName(record.step, stage, record.state), 0
         while self.due is record:
-            if (found := await self._disks.load(kept)) is not None:
+            if (found := await self._disks.load(checkpoint)) is not None:
                 return found[0]
             try:
-                return (await self._disks.bring(kept, self._holders))[0]
+                return (await self._disks.bring(checkpoint, self._holders))[0]
             except OutOfDonors as trouble:
                 bad += 1
                 log.warning("%s", trouble)

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 
-from swarmd.swarm.wire.messages.round import HeldPart, Part
+from swarmd.swarm.wire.messages.round import AveragedPart, Part
 from swarmd.values import Encoded
 
 CANDIDATES = 4  # whole gradients of the present step: one per attempt that succeeded here and led to no report
@@ -47,7 +47,7 @@ class AveragedGradients:
         if all(data is not other for other in versions.values()) and len(versions) < CANDIDATES:
             versions[len(versions)] = data
 
-    async def parts(self, step: int) -> tuple[HeldPart, ...]:
+    async def parts(self, step: int) -> tuple[AveragedPart, ...]:
         """Every part that is here, by its bytes' name; named only when somebody asks, as a round seldom begins
         again.
         """
@@ -58,7 +58,7 @@ class AveragedGradients:
                 if (start, stop, number) not in self._digests:
                     self._digests[start, stop, number] = part_digest(data)
                     await asyncio.sleep(0)
-        return tuple(HeldPart(start, stop, digest) for (start, stop, _), digest in sorted(self._digests.items()))
+        return tuple(AveragedPart(start, stop, digest) for (start, stop, _), digest in sorted(self._digests.items()))
 
     async def find(self, step: int, part: Part) -> Encoded | None:
         """The bytes of a part that a plan names by its digest."""

@@ -19,7 +19,7 @@ from swarmd.swarm.membership.states import STAYING
 from swarmd.swarm.rounds.exchange import unless_over
 from swarmd.swarm.tasks import joined, start_shared
 from swarmd.swarm.wire.messages.common import Ranges, check_stage, from_ranges, to_ranges
-from swarmd.swarm.wire.messages.drain import HandOver, TakenOver
+from swarmd.swarm.wire.messages.drain import HandOver, SumTaken
 from swarmd.values import Encoded, PeerId, short
 
 log = logging.getLogger(__name__)
@@ -148,21 +148,21 @@ class HandOvers:
 
     # ---------------------------------------------------------------------------------------------- taking
 
-    async def _answer(self, giver: PeerId, message: HandOver) -> TakenOver:
+    async def _answer(self, giver: PeerId, message: HandOver) -> SumTaken:
         check_stage(message.stage, self._stage)
-        await self._history.await_version(message.step - 1, message.record, giver, VERSION_WAIT_SECONDS)
+        await self._history.await_version(message.step - 1, message.record_hash, giver, VERSION_WAIT_SECONDS)
         estate = Estate(
             message.step, message.indices, message.spoiled, message.loss_sum, message.resent, message.subtracted
         )
         if self._taken.get(giver) == estate:  # it hasn't had the answer
-            return TakenOver(True)
+            return SumTaken(True)
         for task, taking in self._taking.items():
             if taking == (giver, estate):  # the device takes its time
                 return await self._taken_by(task)
         self._check(estate)
         incoming = self._collect(giver, estate, message)
         if incoming.elements < self._compute.gradient_size:
-            return TakenOver(False)
+            return SumTaken(False)
         del self._incoming[giver]
         # A task of its own: once the device has begun, the sum must hear of its end, also if the giver is lost.
         task = start_shared(self._absorb(giver, incoming), f"take over from {short(giver)}")
@@ -170,10 +170,10 @@ class HandOvers:
         task.add_done_callback(self._taking.pop)
         return await self._taken_by(task)
 
-    async def _taken_by(self, task: "asyncio.Task[None]") -> TakenOver:
+    async def _taken_by(self, task: "asyncio.Task[None]") -> SumTaken:
         """Once that has ended. Raises like `_absorb`, and Refused if it was called off."""
         await joined(task, Refused("the step is over"))
-        return TakenOver(True)
+        return SumTaken(True)
 
     def _check(self, estate: Estate) -> None:
         """Raises Refused unless the sum can be taken as things are."""

@@ -15,7 +15,7 @@ from swarmd.swarm.rounds.holdups import Holdups
 from swarmd.swarm.rounds.parts import complete_parts
 from swarmd.swarm.rounds.reconcile import REPAIR_POLL_SECONDS, Reconciliation
 from swarmd.swarm.rounds.round import PATIENCE_FLOOR_SECONDS, Round
-from swarmd.swarm.wire.messages.round import Close, Frozen, Plan, Result, StageReport
+from swarmd.swarm.wire.messages.round import Close, Holdings, Plan, Result, StageReport
 from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class RoundLeader:
             log.info("round of step %d: attempt %s failed, %s", it.step, plan.attempt, answered)
         raise Refused(f"the round of step {it.step} failed {ATTEMPTS} times")
 
-    async def _settle(self) -> dict[PeerId, Frozen]:
+    async def _settle(self) -> dict[PeerId, Holdings]:
         """Tells the members that the step is to be skipped: hops may go on with their sums, which other stages' may
         wait for, and who answers has taken part.
         """
@@ -102,7 +102,7 @@ class RoundLeader:
 
     # ---------------------------------------------------------------------------------------------- averaging
 
-    def _plan(self, frozen: dict[PeerId, Frozen]) -> Plan:
+    def _plan(self, frozen: dict[PeerId, Holdings]) -> Plan:
         it, lost = self._round, self._sums.lost
         members = tuple(sorted(peer for peer, indices in self._sums.holdings(frozen).items() if indices))
         owners = dict.fromkeys(members if self._sums.spread and members else [it.own], 1.0)
@@ -188,7 +188,7 @@ class RoundLeader:
 
     # ---------------------------------------------------------------------------------------------- the report
 
-    def _report(self, frozen: dict[PeerId, Frozen], plan: Plan | None, results: dict[PeerId, Result]) -> StageReport:
+    def _report(self, frozen: dict[PeerId, Holdings], plan: Plan | None, results: dict[PeerId, Result]) -> StageReport:
         """The stage's part of the record; without a plan, of a step that is to be skipped."""
         holdings, loss_sum = self._sums.holdings(frozen), self._sums.loss_sum
         result = results[self._round.own] if plan is not None else Result("", 0.0)
@@ -213,7 +213,7 @@ class RoundLeader:
             blame=self._round.blame,
         )
 
-    def _settled_by(self, frozen: dict[PeerId, Frozen], holdings: dict[PeerId, list[int]]) -> tuple[PeerId, ...]:
+    def _settled_by(self, frozen: dict[PeerId, Holdings], holdings: dict[PeerId, list[int]]) -> tuple[PeerId, ...]:
         """The members of a step that is skipped: those that know it, and stay or have part of its sum. There may be no
         sums at all, and yet the next step needs acceptors.
         """

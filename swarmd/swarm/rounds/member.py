@@ -29,7 +29,7 @@ from swarmd.swarm.wire.messages.round import (
     Close,
     Contribution,
     Freeze,
-    Frozen,
+    Holdings,
     Plan,
     Resend,
     Resent,
@@ -84,7 +84,7 @@ class Rounds:
         is refused.
         """
         check_stage(close.stage, self._stage)
-        await self._history.await_version(close.step - 1, close.record, conductor, VERSION_WAIT_SECONDS)
+        await self._history.await_version(close.step - 1, close.record_hash, conductor, VERSION_WAIT_SECONDS)
         self._authority.admit(close.step, close.ballot)
         task = self._reports.get(close.step)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
@@ -115,12 +115,12 @@ class Rounds:
 
     # ---------------------------------------------------------------------------------------------- member
 
-    async def _answer_holdings(self, asker: PeerId, ask: AskHoldings) -> Frozen:
+    async def _answer_holdings(self, asker: PeerId, ask: AskHoldings) -> Holdings:
         """Tells how far the sum is. If it was frozen, the round begins again: repairs may add what is missing. If the
         step is to be skipped, nothing is: then this settles the round, and every peer that answers has taken part.
         """
         check_stage(ask.stage, self._stage)
-        await self._history.await_version(ask.step - 1, ask.record, asker, VERSION_WAIT_SECONDS)
+        await self._history.await_version(ask.step - 1, ask.record_hash, asker, VERSION_WAIT_SECONDS)
         self._authority.give_way(ask.step, ask.ballot, asker, asyncio.get_running_loop().time())
         await self._thaw(ask.step)
         self._repairs.spare(ask.step, from_ranges(ask.spared, self._run.microbatches))
@@ -139,9 +139,9 @@ class Rounds:
                     await self._compute.thaw(step)
                 self._sums.thaw(step)
 
-    async def _answer_freeze(self, leader: PeerId, freeze: Freeze) -> Frozen:
+    async def _answer_freeze(self, leader: PeerId, freeze: Freeze) -> Holdings:
         check_stage(freeze.stage, self._stage)
-        await self._history.await_version(freeze.step - 1, freeze.record, leader, VERSION_WAIT_SECONDS)
+        await self._history.await_version(freeze.step - 1, freeze.record_hash, leader, VERSION_WAIT_SECONDS)
         self._authority.take(freeze.step, freeze.ballot, leader, asyncio.get_running_loop().time())
         async with self._sums.lock:
             self._sums.freeze(freeze.step)
@@ -153,10 +153,10 @@ class Rounds:
             return dataclasses.replace(frozen, standing=exchange.standing())
         return frozen
 
-    async def _frozen(self, step: int, *, named: bool = True) -> Frozen:
+    async def _frozen(self, step: int, *, named: bool = True) -> Holdings:
         parts = await self._averaged.parts(step) if named else ()
         step_sum = self._sums.of(step)
-        return Frozen(
+        return Holdings(
             indices=to_ranges(step_sum.done),
             under_way=to_ranges(self._hops.indices(step)),
             loss_sum=step_sum.loss_sum,
@@ -168,16 +168,16 @@ class Rounds:
             blame=step_sum.blame,
         )
 
-    async def _answer_subtract(self, leader: PeerId, ask: Subtract) -> Frozen:
+    async def _answer_subtract(self, leader: PeerId, ask: Subtract) -> Holdings:
         check_stage(ask.stage, self._stage)
-        await self._history.await_version(ask.step - 1, ask.record, leader, VERSION_WAIT_SECONDS)
+        await self._history.await_version(ask.step - 1, ask.record_hash, leader, VERSION_WAIT_SECONDS)
         self._authority.take(ask.step, ask.ballot, leader, asyncio.get_running_loop().time())
         await self._thaw(ask.step)
         await self._rework.subtract(ask.step, from_ranges(ask.indices, self._run.microbatches))
         return await self._frozen(ask.step)
 
     async def _answer_resend(self, leader: PeerId, ask: Resend) -> Resent:
-        await self._history.await_version(ask.step - 1, ask.record, leader, VERSION_WAIT_SECONDS)
+        await self._history.await_version(ask.step - 1, ask.record_hash, leader, VERSION_WAIT_SECONDS)
         self._authority.admit(ask.step, ask.ballot)
         return await self._repairs.bring(ask)
 

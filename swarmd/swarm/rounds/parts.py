@@ -3,18 +3,18 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from swarmd.swarm.wire.messages.round import HeldPart, Part
+from swarmd.swarm.wire.messages.round import AveragedPart, Part
 from swarmd.values import PeerId
 
 PART_ELEMENTS = 4 << 20  # 16 MB in fp32: small enough to fly beside activations, large enough to amortise a message
 
 
-def choose_held(held: Mapping[PeerId, Iterable[HeldPart]]) -> tuple[Part, ...]:
+def choose_held(held: Mapping[PeerId, Iterable[AveragedPart]]) -> tuple[Part, ...]:
     """The averaged parts that needn't be averaged again, each with a peer that has it, in order and without overlap.
 
     Where attempts of several leaders left different ones, what more peers have goes first.
     """
-    having: dict[HeldPart, list[PeerId]] = defaultdict(list)
+    having: dict[AveragedPart, list[PeerId]] = defaultdict(list)
     for peer in sorted(held):
         for part in held[peer]:
             having[part].append(peer)

@@ -16,7 +16,7 @@ from swarmd.swarm.rounds.parts import choose_held
 from swarmd.swarm.rounds.round import Round
 from swarmd.swarm.wire.messages.common import from_ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import SOMEONE
-from swarmd.swarm.wire.messages.round import Frozen, Part, Resend, Subtract
+from swarmd.swarm.wire.messages.round import Holdings, Part, Resend, Subtract
 from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
@@ -82,11 +82,11 @@ class Reconciliation:
         self._void: set[PeerId] = set()  # they answer, but their sums can't be used
         self._failed_subtractions: dict[PeerId, int] = {}
 
-    async def make_whole(self) -> dict[PeerId, Frozen]:
+    async def make_whole(self) -> dict[PeerId, Holdings]:
         """Freezes the members' sums once they have every index once, or the step is to be skipped. Mostly they do, and
         the first question is the last.
         """
-        frozen: dict[PeerId, Frozen] = {}
+        frozen: dict[PeerId, Holdings] = {}
         while not self._round.blame:
             frozen = await self._round.ask_members(self._round.freeze())
             if self._is_whole(frozen):
@@ -96,7 +96,7 @@ class Reconciliation:
             self._take_stock(frozen)
         return frozen
 
-    def _take_stock(self, frozen: dict[PeerId, Frozen]) -> None:
+    def _take_stock(self, frozen: dict[PeerId, Holdings]) -> None:
         """Notes what the frozen sums together have."""
         holdings = self.holdings(frozen)
         coverage = measure_coverage(holdings, self._run.microbatches)
@@ -104,18 +104,18 @@ class Reconciliation:
             self.loss_sum = sum(frozen[peer].loss_sum for peer in sorted(holdings) if holdings[peer])
         self.lost = set() if self._all_averaged(frozen) else set(coverage.missing)
 
-    def holdings(self, frozen: dict[PeerId, Frozen]) -> dict[PeerId, list[int]]:
+    def holdings(self, frozen: dict[PeerId, Holdings]) -> dict[PeerId, list[int]]:
         """The indices in the sums that count."""
         limit = self._run.microbatches
         found = {peer: from_ranges(it.indices, limit) for peer, it in frozen.items() if peer not in self._void}
         return {**found, **{peer: [] for peer in find_superfluous(found)}}
 
-    def averaged(self, frozen: dict[PeerId, Frozen]) -> tuple[Part, ...]:
+    def averaged(self, frozen: dict[PeerId, Holdings]) -> tuple[Part, ...]:
         """The parts that needn't be averaged again."""
         having = frozen if self.spread else {self._round.own: frozen[self._round.own]}
         return choose_held({peer: it.parts for peer, it in having.items()})
 
-    def _is_whole(self, frozen: dict[PeerId, Frozen]) -> bool:
+    def _is_whole(self, frozen: dict[PeerId, Holdings]) -> bool:
         for it in frozen.values():
             if not it.finite:
                 self._round.skip(it.blame or SOMEONE)
@@ -128,7 +128,7 @@ class Reconciliation:
             return False
         return set(coverage.missing) <= self.lost or self._all_averaged(frozen)
 
-    def _all_averaged(self, frozen: dict[PeerId, Frozen]) -> bool:
+    def _all_averaged(self, frozen: dict[PeerId, Holdings]) -> bool:
         """True if the whole gradient is there already, from an attempt before; the tail must know the loss, too."""
         if self.loss_sum is None and self._round.stage == self._run.model.stages - 1:
             return False

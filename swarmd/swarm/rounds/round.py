@@ -14,7 +14,7 @@ from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Request, to_ranges
 from swarmd.swarm.wire.messages.hop import NOBODY, Blame
-from swarmd.swarm.wire.messages.round import AskHoldings, Close, Freeze, Frozen
+from swarmd.swarm.wire.messages.round import AskHoldings, Close, Freeze, Holdings
 from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Round:
     def __init__(self, links: Links, membership: Membership, changed: Signal, close: Close, stage: int) -> None:
         self.links, self.membership, self.changed = links, membership, changed
         self.own = membership.own.peer
-        self.stage, self.step, self.record, self.ballot = stage, close.step, close.record, close.ballot
+        self.stage, self.step, self.record, self.ballot = stage, close.step, close.record_hash, close.ballot
         self.blame = NOBODY  # why the step is to be skipped, once that is known
         self.left_out: set[PeerId] = set()  # they don't answer, or hold the round up
         self.asked: set[PeerId] = set()  # whose sums this leader may have frozen
@@ -98,7 +98,7 @@ class Round:
         self._leave_out_the_silent()
         return {peer: answer for peer, task in tasks.items() if (answer := task.result()) is not None}
 
-    async def ask_members(self, question: Request[Frozen]) -> dict[PeerId, Frozen]:
+    async def ask_members(self, question: Request[Holdings]) -> dict[PeerId, Holdings]:
         """The holdings of every member that answers. Raises Overruled, Refused if this peer can't lead the round."""
         now = asyncio.get_running_loop().time()
         peers = [card.peer for card in self.membership.stage(self.stage) if card.peer not in self.left_out]

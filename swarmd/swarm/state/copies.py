@@ -17,7 +17,7 @@ from swarmd.swarm.membership.table import SMALL_SWARM
 from swarmd.swarm.ports import Store
 from swarmd.swarm.state.disks import Disks
 from swarmd.swarm.state.download import OutOfDonors
-from swarmd.swarm.wire.messages.disks import Kept
+from swarmd.swarm.wire.messages.disks import CheckpointName
 from swarmd.values import PeerId
 
 log = logging.getLogger(__name__)
@@ -82,12 +82,12 @@ class Copies:
         if stage is None or self._is_old(record, stage):
             return
         self._turn = record.step
-        kept = Kept(record.step, stage, record.state)
+        checkpoint = CheckpointName(record.step, stage, record.state)
         for number in range(TRIES):
-            if self._is_old(record, stage) or await self._disks.load(kept) is not None:
+            if self._is_old(record, stage) or await self._disks.load(checkpoint) is not None:
                 return
             try:
-                state, found = await self._disks.bring(kept, lambda: self._sources(stage))
+                state, found = await self._disks.bring(checkpoint, lambda: self._sources(stage))
             except OutOfDonors:
                 await asyncio.sleep(RETRY_SECONDS * 2**number)
                 continue

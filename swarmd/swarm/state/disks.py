@@ -1,8 +1,8 @@
 """Checkpoints between peers: what is on this peer's disk, to itself and to others; and bringing one from other disks.
 
-A checkpoint is named by version, stage and the state that its record names (`Kept`), so that those of different
-histories are never mixed up. It is served in hashed chunks like a live replica's state (`manifest.py`), but from the
-disk, whatever the stage of its peer, and without holding it in memory.
+A checkpoint is named by version, stage and the state that its record names (`CheckpointName`), so that those of
+different histories are never mixed up. It is served in hashed chunks like a live replica's state (`manifest.py`), but
+from the disk, whatever the stage of its peer, and without holding it in memory.
 """
 
 import asyncio
@@ -20,15 +20,21 @@ from swarmd.swarm.state import manifest as statesync
 from swarmd.swarm.state.download import Candidates, Download, OutOfDonors, Questions, Sources
 from swarmd.swarm.state.manifest import Manifest, chunk_hash, chunk_hashes, model_elements, read_manifest
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.disks import AskCopy, AskPiece, AskStock, Kept, Stock
+from swarmd.swarm.wire.messages.disks import (
+    AskCheckpoint,
+    AskCheckpointChunk,
+    AskCheckpointList,
+    CheckpointList,
+    CheckpointName,
+)
 from swarmd.swarm.wire.messages.state import Chunk, Snapshot
 from swarmd.values import Buffer, PeerId, short
 
 log = logging.getLogger(__name__)
 
 OPENED_LIMIT = 8  # checkpoints that are given out at once; of each only the hashes are remembered
-PIECES_AT_ONCE = 4  # read from the disk; others wait, so that neither it nor the memory is overrun
-STOCK_SECONDS = 120.0  # to say what is on a disk: once, all of it is read; 40 GB at 0.5 GB/s take 80 s
+CHUNKS_AT_ONCE = 4  # read from the disk; others wait, so that neither it nor the memory is overrun
+LIST_SECONDS = 120.0  # to say what is on a disk: once, all of it is read; 40 GB at 0.5 GB/s take 80 s
 COPY_SECONDS = 120.0  # to open a checkpoint, which is read once for the hashes of its chunks
 ASKED_AT_ONCE = 8  # peers asked for a checkpoint: who has it reads all of it for its hashes
 
@@ -38,132 +44,141 @@ class Disks:
 
     def __init__(self, run: RunConfig, links: Links, membership: Membership, store: Store) -> None:
         self._run, self._links, self._membership, self._store = run, links, membership, store
-        self._opened: OrderedDict[Kept, Snapshot] = OrderedDict()  # given out, the latest last
-        self._opening, self._reading = asyncio.Lock(), asyncio.Semaphore(PIECES_AT_ONCE)
-        self._lent: dict[Kept, tuple[Buffer, Record]] = {}  # given out of memory
+        self._opened: OrderedDict[CheckpointName, Snapshot] = OrderedDict()  # given out, the latest last
+        self._opening, self._reading = asyncio.Lock(), asyncio.Semaphore(CHUNKS_AT_ONCE)
+        self._lent: dict[CheckpointName, tuple[Buffer, Record]] = {}  # given out of memory
         self.has_data = True  # until loading it fails
-        links.handle(AskStock, self._answer_stock)
-        links.handle(AskCopy, self._answer_copy)
-        links.handle(AskPiece, self._answer_piece)
+        links.handle(AskCheckpointList, self._answer_list)
+        links.handle(AskCheckpoint, self._answer_checkpoint)
+        links.handle(AskCheckpointChunk, self._answer_chunk)
 
     # ---------------------------------------------------------------------------------------------- one's own disk
 
-    async def stock(self) -> tuple[Kept, ...]:
+    async def checkpoints(self) -> tuple[CheckpointName, ...]:
         """The whole checkpoints of this run that are here."""
-        kept: list[Kept] = []
-        for version, stage, plain in await self._store.stock():
+        checkpoints: list[CheckpointName] = []
+        for version, stage, plain in await self._store.list_checkpoints():
             try:
                 record = record_from_plain(self._run, plain)
             except PeerFault as fault:
                 log.warning("the checkpoint of stage %d at version %d is of no use: %s", stage, version, fault)
                 continue
             if record.step == version and 0 <= stage < self._run.model.stages:
-                kept.append(Kept(version, stage, record.state))
-        return tuple(kept)
+                checkpoints.append(CheckpointName(version, stage, record.state))
+        return tuple(checkpoints)
 
-    def lend(self, kept: Kept, state: Buffer, record: Record) -> None:
+    def lend(self, checkpoint: CheckpointName, state: Buffer, record: Record) -> None:
         """From now on a checkpoint is given out of memory, as this disk doesn't take it: others' may."""
-        self._lent[kept] = state, record
+        self._lent[checkpoint] = state, record
 
-    async def load(self, kept: Kept) -> tuple[Buffer, Record] | None:
+    async def load(self, checkpoint: CheckpointName) -> tuple[Buffer, Record] | None:
         """A checkpoint from this disk."""
-        if kept in self._lent:
-            return self._lent[kept]
-        found = await self._store.load_checkpoint(kept.version, kept.stage)
+        if checkpoint in self._lent:
+            return self._lent[checkpoint]
+        found = await self._store.load_checkpoint(checkpoint.version, checkpoint.stage)
         if found is None:
             return None
         try:
             record = record_from_plain(self._run, found[1])
         except PeerFault:
             return None
-        return (found[0], record) if record.state == kept.state else None
+        return (found[0], record) if record.state == checkpoint.state_hash else None
 
-    async def _answer_stock(self, peer: PeerId, ask: AskStock) -> Stock:
-        return await self._own_stock()
+    async def _answer_list(self, peer: PeerId, ask: AskCheckpointList) -> CheckpointList:
+        return await self._own_list()
 
-    async def _own_stock(self) -> Stock:
-        return Stock(await self.stock(), self.has_data, tuple(self._store.damaged()))
+    async def _own_list(self) -> CheckpointList:
+        return CheckpointList(await self.checkpoints(), self.has_data, tuple(self._store.damaged()))
 
-    async def _answer_copy(self, peer: PeerId, ask: AskCopy) -> Snapshot:
+    async def _answer_checkpoint(self, peer: PeerId, ask: AskCheckpoint) -> Snapshot:
         async with self._opening:
-            snapshot = self._opened.get(ask.kept) or await self._open(ask.kept)
-            self._opened[ask.kept] = snapshot
-            self._opened.move_to_end(ask.kept)
+            snapshot = self._opened.get(ask.checkpoint) or await self._open(ask.checkpoint)
+            self._opened[ask.checkpoint] = snapshot
+            self._opened.move_to_end(ask.checkpoint)
             while len(self._opened) > OPENED_LIMIT:
                 self._opened.popitem(last=False)
         return snapshot
 
-    async def _open(self, kept: Kept) -> Snapshot:
+    async def _open(self, checkpoint: CheckpointName) -> Snapshot:
         """Raises Refused."""
-        found = await self.load(kept)
+        found = await self.load(checkpoint)
         if found is None:
-            raise Refused(f"version {kept.version} of stage {kept.stage} is not on this disk")
+            raise Refused(f"version {checkpoint.version} of stage {checkpoint.stage} is not on this disk")
         state, record = found
         size, hashes = memoryview(state).nbytes, await chunk_hashes(state)
         return Snapshot(record.step, record_to_plain(record), size, statesync.CHUNK_BYTES, hashes)
 
-    async def _answer_piece(self, peer: PeerId, ask: AskPiece) -> Chunk:
-        snapshot = self._opened.get(ask.kept)
+    async def _answer_chunk(self, peer: PeerId, ask: AskCheckpointChunk) -> Chunk:
+        snapshot = self._opened.get(ask.checkpoint)
         if snapshot is None:
-            raise Refused(f"version {ask.kept.version} of stage {ask.kept.stage} isn't given out here any more")
+            raise Refused(
+                f"version {ask.checkpoint.version} of stage {ask.checkpoint.stage} isn't given out here any more"
+            )
         if not 0 <= ask.number < len(snapshot.hashes):
             raise PeerFault("no such chunk")
         start = ask.number * snapshot.chunk_bytes
         stop = min(start + snapshot.chunk_bytes, snapshot.nbytes)
         async with self._reading:
-            data = await self._read(ask.kept, start, stop)
+            data = await self._read(ask.checkpoint, start, stop)
         if data is None or chunk_hash(data) != snapshot.hashes[ask.number]:  # it was pruned, or written anew
-            self._opened.pop(ask.kept, None)
-            raise Refused(f"version {ask.kept.version} of stage {ask.kept.stage} is not on this disk any more")
+            self._opened.pop(ask.checkpoint, None)
+            raise Refused(
+                f"version {ask.checkpoint.version} of stage {ask.checkpoint.stage} is not on this disk any more"
+            )
         return Chunk(data)
 
-    async def _read(self, kept: Kept, start: int, stop: int) -> Buffer | None:
-        if kept in self._lent:
-            return memoryview(self._lent[kept][0])[start:stop]
-        return await self._store.read_checkpoint(kept.version, kept.stage, start, stop)
+    async def _read(self, checkpoint: CheckpointName, start: int, stop: int) -> Buffer | None:
+        if checkpoint in self._lent:
+            return memoryview(self._lent[checkpoint][0])[start:stop]
+        return await self._store.read_checkpoint(checkpoint.version, checkpoint.stage, start, stop)
 
     # ---------------------------------------------------------------------------------------------- other disks
 
-    async def ask_around(self, peers: Sequence[PeerId]) -> dict[PeerId, Stock]:
+    async def ask_around(self, peers: Sequence[PeerId]) -> dict[PeerId, CheckpointList]:
         """Asks what is on the disks of these peers, this one included."""
         own = self._membership.own.peer
         others = [peer for peer in peers if peer != own]
-        stocks = await self._links.tell_all(others, AskStock(), deadline_s=STOCK_SECONDS)
-        return {own: await self._own_stock(), **stocks}
+        lists = await self._links.tell_all(others, AskCheckpointList(), deadline_s=LIST_SECONDS)
+        return {own: await self._own_list(), **lists}
 
-    async def record_of(self, kept: Kept, holders: Sequence[PeerId]) -> Record | None:
+    async def record_of(self, checkpoint: CheckpointName, holders: Sequence[PeerId]) -> Record | None:
         """The record of a checkpoint, from this disk or from another that has it."""
-        if (found := await self.load(kept)) is not None:
+        if (found := await self.load(checkpoint)) is not None:
             return found[1]
-        manifests = await self._manifests(kept, holders)
+        manifests = await self._manifests(checkpoint, holders)
         return manifests[0][0].record if manifests else None
 
     async def bring(
-        self, kept: Kept, candidates: Candidates, *, begun: Callable[[Download], None] = lambda download: None
+        self,
+        checkpoint: CheckpointName,
+        candidates: Candidates,
+        *,
+        begun: Callable[[Download], None] = lambda download: None,
     ) -> tuple[Buffer, Record]:
         """A checkpoint from other disks. `begun`: hears of the download. Raises OutOfDonors."""
-        answers = await self._manifests(kept, candidates())
+        answers = await self._manifests(checkpoint, candidates())
         if not answers:
-            raise OutOfDonors(f"nobody gives version {kept.version} of stage {kept.stage}")
+            raise OutOfDonors(f"nobody gives version {checkpoint.version} of stage {checkpoint.stage}")
         names = Counter(manifest.name for manifest, _ in answers)
         best = max((manifest for manifest, _ in answers), key=lambda it: names[it.name])
         assert best.record is not None, "`_manifest` has seen to it"
-        size, questions = model_elements(self._run.model), Questions(AskCopy(kept), lambda it: AskPiece(kept, it))
-        download = Download(self._run, self._links, kept.stage, size, best, Sources(candidates, questions))
+        questions = Questions(AskCheckpoint(checkpoint), lambda it: AskCheckpointChunk(checkpoint, it))
+        size, sources = model_elements(self._run.model), Sources(candidates, questions)
+        download = Download(self._run, self._links, checkpoint.stage, size, best, sources)
         for manifest, peer in answers:
             if manifest.name == best.name:
                 download.add(peer)
         begun(download)
         return await download.run(), best.record
 
-    async def _manifests(self, kept: Kept, peers: Sequence[PeerId]) -> list[tuple[Manifest, PeerId]]:
+    async def _manifests(self, checkpoint: CheckpointName, peers: Sequence[PeerId]) -> list[tuple[Manifest, PeerId]]:
         """Asks these peers for their manifests of a checkpoint, some at a time, until one of them gives its own."""
         others = [peer for peer in peers if peer != self._membership.own.peer]
         pace, found = asyncio.Semaphore(ASKED_AT_ONCE), asyncio.Event()
 
         async def ask(peer: PeerId) -> Manifest | None:
             async with pace:
-                manifest = await self._manifest(kept, peer) if not found.is_set() else None
+                manifest = await self._manifest(checkpoint, peer) if not found.is_set() else None
                 if manifest is not None:
                     found.set()
                 return manifest
@@ -171,9 +186,9 @@ class Disks:
         answers = await asyncio.gather(*map(ask, others))
         return [(manifest, peer) for manifest, peer in zip(answers, others, strict=True) if manifest is not None]
 
-    async def _manifest(self, kept: Kept, peer: PeerId) -> Manifest | None:
+    async def _manifest(self, checkpoint: CheckpointName, peer: PeerId) -> Manifest | None:
         """A peer's manifest of a checkpoint; None if it gives none that is of use."""
-        answers = await self._links.tell_all([peer], AskCopy(kept), deadline_s=COPY_SECONDS)
+        answers = await self._links.tell_all([peer], AskCheckpoint(checkpoint), deadline_s=COPY_SECONDS)
         if peer not in answers:
             return None
         try:
@@ -181,4 +196,4 @@ class Disks:
         except PeerFault as fault:
             log.warning("a checkpoint from %s is refused: %s", short(peer), fault)
             return None
-        return manifest if manifest.record is not None and manifest.record.state == kept.state else None
+        return manifest if manifest.record is not None and manifest.record.state == checkpoint.state_hash else None

@@ -26,7 +26,7 @@ from swarmd.swarm.steps.stage_reports import StageReports
 from swarmd.swarm.steps.succession import Succession
 from swarmd.swarm.tasks import alongside, first_of
 from swarmd.swarm.wire.messages.commit import AskRecord
-from swarmd.swarm.wire.messages.move import AskMove, Wished
+from swarmd.swarm.wire.messages.move import AskMove, MoveOutlook
 from swarmd.swarm.wire.messages.round import AskHoldings, StageReport
 from swarmd.values import PeerId, short
 
@@ -225,18 +225,18 @@ class Conductor:
 
     # ---------------------------------------------------------------------------------------------- moves
 
-    async def _answer_move(self, peer: PeerId, ask: AskMove) -> Wished:
+    async def _answer_move(self, peer: PeerId, ask: AskMove) -> MoveOutlook:
         """Keeps the wish for the step's record, unless it can't be granted as things are."""
-        await self.desk.leases_of(ask.step, ask.record, peer)
+        await self.desk.leases_of(ask.step, ask.record_hash, peer)
         if ask.step == self._run.steps:
-            return Wished(False, "the run ends with this step")
+            return MoveOutlook(False, "the run ends with this step")
         stages = range(self._run.model.stages)
         staying = {stage: [card.peer for card in self._membership.staying(stage)] for stage in stages}
         wish = Move(peer, ask.source, ask.target)
         if ask.balance and (why := self._outlook.objection(wish, self._wishes.others(peer))):
-            return Wished(False, why)
+            return MoveOutlook(False, why)
         why = self._wishes.ask(wish, staying)
-        return Wished(not why, why)
+        return MoveOutlook(not why, why)
 
     def _moves(self, step: int, reports: list[StageReport]) -> tuple[Move, ...]:
         """The moves that the record grants: the replicas that stay must be able to go on alone."""

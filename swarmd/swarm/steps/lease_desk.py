@@ -106,7 +106,7 @@ class LeaseDesk:
     # ---------------------------------------------------------------------------------------------- heads
 
     async def _answer(self, head: PeerId, ask: AskLease) -> Lease:
-        leases = await self.leases_of(ask.step, ask.record, head)
+        leases = await self.leases_of(ask.step, ask.record_hash, head)
         card = self._membership.get(head)
         if card is None:  # what is kept of heads is bounded as the membership is
             raise Refused("this peer doesn't know you any more")
@@ -133,9 +133,9 @@ class LeaseDesk:
         now = asyncio.get_running_loop().time()
         if ask.blame:
             self._blames.setdefault(head, ask.blame)
-        held = from_ranges(ask.held, leases.microbatches)
+        held = from_ranges(ask.leased, leases.microbatches)
         completed = from_ranges(ask.completed, leases.microbatches)
-        away = from_ranges(ask.away, leases.microbatches)
+        away = from_ranges(ask.passed_on, leases.microbatches)
         before = leases.completed, leases.free
         for late, indices in leases.heard(head, completed, held, now, away).items():
             self._tasks.start(self._revoke(late, Revoke(ask.step, to_ranges(indices))))

@@ -19,7 +19,7 @@ from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.presence import Card
-from swarmd.swarm.wire.messages.step import Lead
+from swarmd.swarm.wire.messages.step import TookOver
 from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
@@ -39,12 +39,12 @@ class Succession:
         self._links, self._membership, self._history = links, membership, history
         self._tasks, self._see = tasks, see
         self._first: tuple[tuple[int, int, str], PeerId] = (0, 0, ""), ""  # what it follows from, and who it is
-        self._leads: dict[tuple[int, str], dict[PeerId, Lead]] = {}  # (step, parent) -> who said that it leads
+        self._leads: dict[tuple[int, str], dict[PeerId, TookOver]] = {}  # (step, parent) -> who said that it leads
         self._taking: tuple[int, str] = (0, "")  # the step that this peer takes over, without the right to as yet
         self._before: PeerId = ""  # and from whom
         self._told: set[PeerId] = set()  # who knows that this peer leads
         self._telling: set[PeerId] = set()
-        links.handle(Lead, self._answer_lead)
+        links.handle(TookOver, self._answer_lead)
 
     def conductor_of(self, step: int) -> PeerId:
         """The peer that leads a step; this peer itself when it knows nobody at work; "" when it is too far from the
@@ -62,7 +62,7 @@ class Succession:
             self._first = seen, "" if order is None else (order[0] if order else self._membership.own.peer)
         return self._first[1]
 
-    def _is_alive(self, lead: Lead) -> bool:
+    def _is_alive(self, lead: TookOver) -> bool:
         card = self._membership.get(lead.ballot.peer)
         return card is not None and card.incarnation == lead.incarnation and self._membership.is_live(card.peer)
 
@@ -110,7 +110,7 @@ class Succession:
     def lead(self, mandate: Mandate) -> None:
         """Has everyone follow this peer, which has the right to lead a step that another led, or may have led."""
         self._told.clear()
-        self._note(Lead(mandate.step, mandate.parent, mandate.ballot, self._membership.own.incarnation))
+        self._note(TookOver(mandate.step, mandate.parent, mandate.ballot, self._membership.own.incarnation))
         self.tell(asyncio.get_running_loop().time())
 
     def tell(self, now: float) -> None:
@@ -125,21 +125,21 @@ class Succession:
                 self._telling.add(peer)
                 self._tasks.start(self._tell(peer, lead))
 
-    async def _tell(self, peer: PeerId, lead: Lead) -> None:
+    async def _tell(self, peer: PeerId, lead: TookOver) -> None:
         try:
             if await self._links.tell_all([peer], lead, deadline_s=TELL_SECONDS):
                 self._told.add(peer)
         finally:
             self._telling.discard(peer)
 
-    async def _answer_lead(self, peer: PeerId, lead: Lead) -> Ack:
+    async def _answer_lead(self, peer: PeerId, lead: TookOver) -> Ack:
         known = self._membership.get(peer) is not None
         if known and peer == lead.ballot.peer and 0 < lead.step - self._history.version <= AHEAD:
             self._see(lead.step, lead.ballot.number)
             self._note(lead)
         return Ack()
 
-    def _note(self, lead: Lead) -> None:
+    def _note(self, lead: TookOver) -> None:
         """Remembers who leads: of each known peer its last word about a step, so that nobody fills the memory."""
         for place, leads in list(self._leads.items()):
             if place[0] == lead.step:
@@ -150,7 +150,7 @@ class Succession:
                 del leads[peer]
             if not leads:
                 del self._leads[place]
-        self._leads.setdefault((lead.step, lead.record), {})[lead.ballot.peer] = lead
-        if self._taking == (lead.step, lead.record):  # the ballots decide from now on
+        self._leads.setdefault((lead.step, lead.record_hash), {})[lead.ballot.peer] = lead
+        if self._taking == (lead.step, lead.record_hash):  # the ballots decide from now on
             self._taking = (0, "")
         self._membership.changed.notify()

@@ -30,7 +30,7 @@ PLAIN = (int, str, bool, float)
 """Types that msgpack has, too."""
 
 TEXT_CHARACTERS = 512  # of a text in a message; an address may have some 400, everything else is shorter by far
-ITEMS = {"Card.addresses": 256, "Card.codecs": 64, "Card.final": 256, "Summary.cards": 64, "Summary.away": 4096}
+ITEMS = {"Card.addresses": 256, "Card.codecs": 64, "Card.final": 256, "Summary.cards": 64, "Summary.moving": 4096}
 """How many items some fields may have, of what is kept of every peer or stage; all others a frame's size bounds."""
 
 INTEGER_LIMIT = 1 << 64  # of msgpack's; a larger one may be no float

@@ -179,9 +179,9 @@ class Links:
 
     async def _rise(self, hello: Hello) -> bool:
         """Makes this the latest life of this peer. False if others know a later one: this peer must greet again."""
-        if hello.known <= self.own.card.incarnation:
+        if hello.known_incarnation <= self.own.card.incarnation:
             return True
-        await self.incarnation.rise_above(hello.known)
+        await self.incarnation.rise_above(hello.known_incarnation)
         return False
 
     def _is_outdated(self, card: Card) -> bool:

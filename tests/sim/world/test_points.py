@@ -43,7 +43,7 @@ def test_every_method_of_compute_is_in_the_list() -> None:
 
 
 def test_what_writes_to_the_disk_is_in_the_list() -> None:
-    told = ("damaged",)  # of what `stock` has read
+    told = ("damaged",)  # of what `list_checkpoints` has read
     writes = [name for name in vars(ports.Store) if not name.startswith("_") and name not in told]
     assert len(writes) == len([point for group in GROUPS.values() for point in group.disk])
 

@@ -92,7 +92,7 @@ def test_who_takes_twice_as_long_for_twice_the_work_is_as_fast() -> None:
 
 
 def test_a_far_stage_is_known_by_its_summary() -> None:
-    far = Summary(2, (), 20, power=17.0, candidates=12, away=((0, 1.0), (1, 2.0)))
+    far = Summary(2, (), 20, power=17.0, candidates=12, moving=((0, 1.0), (1, 2.0)))
     cards = (card("a", stage=0), card("z", stage=2))
     assert loads(*cards, summaries={2: far}) == [(2.0, 1, 1), (2.0, 0, 0), (17.0, 18, 12)]
     assert loads(*cards, summaries={2: Summary(2, (), 1, 5.0)})[2] == (1.0, 1, 1), "all of it are known"
@@ -107,7 +107,7 @@ def test_a_summary_counts_for_its_stage_alone_and_only_beside_peers_that_stay_th
 
 
 def test_a_summary_that_lies_breaks_nothing() -> None:
-    far = Summary(2, (), 20, power=math.inf, candidates=10**9, away=((99, 1.0), (0, math.nan)))
+    far = Summary(2, (), 20, power=math.inf, candidates=10**9, moving=((99, 1.0), (0, math.nan)))
     power, staying, candidates = loads(card("a", stage=0), card("z", stage=2), summaries={2: far})[2]
     assert (power, staying, candidates) == (0.0, 19, 19)
 
@@ -121,7 +121,7 @@ def test_a_summary_says_what_a_stage_has() -> None:
         card("e", stage=1, moving=2),
         card("f", stage=2, state="left", moving=0),
     ]
-    assert sum_up(2, cards, EVEN, (), 3) == Summary(2, (), 3, power=3.0, candidates=1, away=((0, 1.0),))
+    assert sum_up(2, cards, EVEN, (), 3) == Summary(2, (), 3, power=3.0, candidates=1, moving=((0, 1.0),))
 
 
 # ------------------------------------------------------------------------------------------------- newcomers

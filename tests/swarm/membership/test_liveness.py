@@ -124,9 +124,9 @@ def test_a_card_is_taken_in_once_and_its_addresses_with_it() -> None:
         ({"state": "finished"}, {"state": "left"}, True),
         ({}, {"state": "joining"}, True),  # it came again, and has lost what it had
         ({"state": "joining"}, {"state": "joining"}, False),
-        ({}, {"record": "other"}, True),  # it goes over to another history
-        ({"state": "joining"}, {"state": "serving", "record": "other"}, False),
-        ({"record": "other"}, {"record": "other"}, False),
+        ({}, {"record_hash": "other"}, True),  # it goes over to another history
+        ({"state": "joining"}, {"state": "serving", "record_hash": "other"}, False),
+        ({"record_hash": "other"}, {"record_hash": "other"}, False),
         ({}, {"state": "draining"}, False),
         ({}, {}, False),
     ],
@@ -136,7 +136,7 @@ def test_a_peer_is_gone_that_leaves_begins_anew_or_goes_over(
 ) -> None:
     async def test() -> None:
         rig = Rig()
-        rig.members.fits = lambda it: it.record != "other"
+        rig.members.fits = lambda it: it.record_hash != "other"
         rig.members.hear(card("a", **before), 0.0)
         rig.liveness.hear(card("a", sequence=2, **after))
         assert rig.gone() == ["a"] * gone

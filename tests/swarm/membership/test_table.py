@@ -173,10 +173,10 @@ def test_of_each_card_one_s_own_too_a_bounded_number_of_addresses_is_kept() -> N
 
 def test_of_a_summary_a_bounded_number_of_movers_is_kept() -> None:
     members = swarm("a")
-    members.report(Summary(1, (), 5000, away=tuple((2, 1.0) for _ in range(4000))))
+    members.report(Summary(1, (), 5000, moving=tuple((2, 1.0) for _ in range(4000))))
     assert members.summaries() == {}
-    members.report(Summary(1, (), 4000, away=tuple((2, 1.0) for _ in range(4000))))
-    assert len(members.summaries()[1].away) == membership.AWAY_KEPT
+    members.report(Summary(1, (), 4000, moving=tuple((2, 1.0) for _ in range(4000))))
+    assert len(members.summaries()[1].moving) == membership.AWAY_KEPT
 
 
 @pytest.mark.parametrize(("peers", "seconds"), [(0, 2.0), (4, 2.0), (6, 3.0), (48, 24.0), (100, 128.0), (1000, 1928.0)])

@@ -12,7 +12,7 @@ from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.ending import LINGER_SECONDS
 from swarmd.swarm.peer.failing import fail
-from swarmd.swarm.wire.messages.disks import Kept
+from swarmd.swarm.wire.messages.disks import CheckpointName
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
 from tests.swarm.records import record
@@ -30,10 +30,10 @@ class Rig:
             record=newest, version=VERSION, failure="bad numbers", ended=newest if ended else None
         )
 
-        async def stock() -> list[Kept]:
-            return [Kept(version, stage, "s") for version, stage in kept]
+        async def checkpoints() -> list[CheckpointName]:
+            return [CheckpointName(version, stage, "s") for version, stage in kept]
 
-        self.disks: Any = SimpleNamespace(stock=stock)
+        self.disks: Any = SimpleNamespace(checkpoints=checkpoints)
         self._sequence = 1
 
     def hear(self, peer: str, **changes: Any) -> None:

@@ -16,7 +16,7 @@ from swarmd.swarm.peer.move import MoveUnderWay, repeat
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.backlog import Entry, Missed
 from swarmd.swarm.state.puller import Pulled
-from swarmd.swarm.wire.messages.move import AskMove, Wished
+from swarmd.swarm.wire.messages.move import AskMove, MoveOutlook
 from tests.swarm.cards import card
 from tests.swarm.contexts import peer_context
 from tests.swarm.records import RUN, record, report, skipped
@@ -83,13 +83,13 @@ class Mover:
         self.backlog.drop = self.backlog.hand_over = lambda *_: None
         self.backlog.reach = self._reach
 
-    async def _ask(self, peer: str, question: AskMove, *, deadline_s: float) -> Wished:
+    async def _ask(self, peer: str, question: AskMove, *, deadline_s: float) -> MoveOutlook:
         self.asked.append(question)
         await asyncio.sleep(0.1)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        assert isinstance(answer, Wished)
+        assert isinstance(answer, MoveOutlook)
         return answer
 
     async def _reach(self, step: int) -> Entry:
@@ -243,7 +243,7 @@ def test_a_promise_for_an_earlier_step_is_kept() -> None:
 def test_it_asks_until_a_record_grants_it() -> None:
     async def events(it: Mover) -> None:
         it.history.record = record(step=STEP - 1, seconds=1.0)
-        it.answers = [Wished(True), PeerUnreachable("gone"), Wished(True)]
+        it.answers = [MoveOutlook(True), PeerUnreachable("gone"), MoveOutlook(True)]
         it.has_state()
         moving = asyncio.ensure_future(it.move.run())
         await asyncio.sleep(10)
@@ -259,7 +259,7 @@ def test_it_asks_until_a_record_grants_it() -> None:
 
 def test_a_refusal_is_the_conductors_sentence() -> None:
     async def events(it: Mover) -> None:
-        it.answers = [Wished(False, "it would be empty")]
+        it.answers = [MoveOutlook(False, "it would be empty")]
         it.has_state()
         with pytest.raises(Refused, match="it would be empty"):
             await it.move.run()
@@ -303,7 +303,7 @@ def test_what_was_missed_needs_another_version() -> None:
 def test_a_long_step_is_left_early() -> None:
     async def events(it: Mover) -> None:
         it.history.record = record(step=STEP - 1, seconds=100.0)
-        it.answers, it.heirs = [Wished(True)], ["q"]
+        it.answers, it.heirs = [MoveOutlook(True)], ["q"]
         it.has_state()
         assert await it.move.run() == ""
         assert it.log[0] == (TARGET, "q")
@@ -314,7 +314,7 @@ def test_a_long_step_is_left_early() -> None:
 def test_a_short_step_is_waited_for() -> None:
     async def events(it: Mover) -> None:
         it.history.record = record(step=STEP - 1, seconds=10.0)
-        it.answers, it.heirs = [Wished(True)], ["q"]
+        it.answers, it.heirs = [MoveOutlook(True)], ["q"]
         it.has_state()
         moving = asyncio.ensure_future(it.move.run())
         await asyncio.sleep(5)
@@ -327,7 +327,7 @@ def test_a_short_step_is_waited_for() -> None:
 
 def test_a_record_that_comes_during_an_early_exit_ends_that() -> None:
     async def events(it: Mover) -> None:
-        it.answers, it.heirs = [Wished(True)], ["q"]
+        it.answers, it.heirs = [MoveOutlook(True)], ["q"]
         it.has_state()
         moving = asyncio.ensure_future(it.move.run())
         await asyncio.sleep(1)
@@ -344,7 +344,7 @@ def test_a_record_that_comes_during_an_early_exit_ends_that() -> None:
 
 def test_a_stage_that_cannot_be_opened_sends_it_back() -> None:
     async def events(it: Mover) -> None:
-        it.cannot_open, it.answers, it.heirs = {TARGET}, [Wished(True)], ["q"]
+        it.cannot_open, it.answers, it.heirs = {TARGET}, [MoveOutlook(True)], ["q"]
         it.has_state()
         assert await it.move.run() == "stage 1 can't be opened here: too large"
         assert it.move.target == SOURCE
@@ -355,7 +355,7 @@ def test_a_stage_that_cannot_be_opened_sends_it_back() -> None:
 
 def test_where_neither_can_be_opened_it_fails() -> None:
     async def events(it: Mover) -> None:
-        it.cannot_open, it.answers, it.heirs = {SOURCE, TARGET}, [Wished(True)], ["q"]
+        it.cannot_open, it.answers, it.heirs = {SOURCE, TARGET}, [MoveOutlook(True)], ["q"]
         it.has_state()
         with pytest.raises(ConfigError, match="too large"):
             await it.move.run()
@@ -365,7 +365,7 @@ def test_where_neither_can_be_opened_it_fails() -> None:
 
 def test_a_newer_state_than_its_own_version_is_taken_as_it_is() -> None:
     async def events(it: Mover) -> None:
-        it.answers, it.heirs = [Wished(True)], ["q"]
+        it.answers, it.heirs = [MoveOutlook(True)], ["q"]
         it.has_state(version=STEP + 2)
         await it.move.run()
         assert (STEP + 2, "state of 1") in it.log

@@ -10,7 +10,7 @@ import pytest
 
 from swarmd.errors import DeviceLost
 from swarmd.swarm.peer.saving import Saving
-from swarmd.swarm.wire.messages.disks import Kept
+from swarmd.swarm.wire.messages.disks import CheckpointName
 from tests.swarm.contexts import peer_context
 from tests.swarm.records import RUN, record, skipped
 
@@ -23,7 +23,7 @@ class Rig:
     def __init__(self) -> None:
         self.state: Any = b"state"
         self.disk_takes = True
-        self.written, self.copied, self.lent, self.noted = list[Any](), list[int](), list[Kept](), list[str]()
+        self.written, self.copied, self.lent, self.noted = list[Any](), list[int](), list[CheckpointName](), list[str]()
         self.started = list[Coroutine[Any, Any, None]]()
         self.history: Any = SimpleNamespace(
             record=record(step=3), ready=True, finished=False, version=3, lock=asyncio.Lock()
@@ -40,7 +40,7 @@ class Rig:
             ),
             "switch": self.switch,
             "store": SimpleNamespace(save_checkpoint=self._write),
-            "disks": SimpleNamespace(lend=lambda kept, state, of: self.lent.append(kept)),
+            "disks": SimpleNamespace(lend=lambda checkpoint, state, of: self.lent.append(checkpoint)),
             "copies": SimpleNamespace(keep=self._copy),
         }
         self.saving = Saving(**parts)
@@ -97,7 +97,7 @@ async def test_a_last_state_that_the_disk_does_not_take_is_lent_from_memory() ->
     it = Rig()
     it.history.finished, it.disk_takes = True, False
     assert not await it.saving.save()
-    assert it.lent == [Kept(3, 1, it.history.record.state)]
+    assert it.lent == [CheckpointName(3, 1, it.history.record.state)]
     assert it.started == [], "copies of the final state are brought another way"
 
 

@@ -102,7 +102,7 @@ async def test_what_speaks_against_a_stage_on_this_machine() -> None:
 
 
 async def test_whose_copy_of_the_data_is_another_serves_no_first_stage() -> None:
-    it = Rig(card("q", stage=0, data="other"))
+    it = Rig(card("q", stage=0, data_digest="other"))
     with pytest.raises(ConfigError, match="is not the run's"):
         await it.switch.open(0)
     assert it.switch.served is None

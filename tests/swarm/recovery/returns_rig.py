@@ -16,7 +16,7 @@ from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.download import OutOfDonors
 from swarmd.swarm.wire.messages.commit import Commit
 from swarmd.swarm.wire.messages.common import Ack
-from swarmd.swarm.wire.messages.disks import Kept, Stock
+from swarmd.swarm.wire.messages.disks import CheckpointList, CheckpointName
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
 from tests.swarm.contexts import peer_context
@@ -41,12 +41,12 @@ class Rig:
     def __init__(self, run: Any = RUN) -> None:
         self.everyone: dict[str, FakeLinks] = {}
         self.commits: list[str] = []
-        self.membership = Membership(OwnCard(card("me", version=VERSION, record=NEWEST.hash)))
+        self.membership = Membership(OwnCard(card("me", version=VERSION, record_hash=NEWEST.hash)))
         self._sequence = 1
-        self.stocks = {"me": stock((4, 0)), "p": stock((4, 1))}
+        self.lists = {"me": listed((4, 0)), "p": listed((4, 1))}
         self.asked, self.answer_s = 0, 0.0
         self.gone_meanwhile = ""
-        self.on_disks: dict[Kept, Record] = {}
+        self.on_disks: dict[CheckpointName, Record] = {}
         self.loaded: bytes | None = None
         self.brought: list[bytes] = []
         self.tries = 0
@@ -91,7 +91,7 @@ class Rig:
                 return Ack()
 
             FakeLinks(peer, self.everyone).handle(Commit, commit)
-        plain = {"stage": 1, "version": VERSION, "record": NEWEST.hash, "sequence": self._sequence}
+        plain = {"stage": 1, "version": VERSION, "record_hash": NEWEST.hash, "sequence": self._sequence}
         self.membership.hear(card(peer, **{**plain, **changes}), 0.0)
         self.membership.changed.notify()
 
@@ -100,25 +100,25 @@ class Rig:
         self.history.version, self.history.record, self.history.record_hash = 0, None, "genesis"
         self.records.clear()
         own = self.membership._own_card
-        own.card = dataclasses.replace(own.card, version=0, state="joining", record="")
-        self.hear("p", state="joining", version=0, record="")
-        self.on_disks = {Kept(4, 1, CHAIN[4].state): CHAIN[4]}
+        own.card = dataclasses.replace(own.card, version=0, state="joining", record_hash="")
+        self.hear("p", state="joining", version=0, record_hash="")
+        self.on_disks = {CheckpointName(4, 1, CHAIN[4].state): CHAIN[4]}
 
-    async def _ask_around(self, peers: Sequence[str]) -> dict[str, Stock]:
+    async def _ask_around(self, peers: Sequence[str]) -> dict[str, CheckpointList]:
         self.asked += 1
         await asyncio.sleep(self.answer_s)
         if self.gone_meanwhile:
             self.membership.suspect(self.gone_meanwhile)
-        return {peer: self.stocks[peer] for peer in peers if peer in self.stocks}
+        return {peer: self.lists[peer] for peer in peers if peer in self.lists}
 
-    async def _record_of(self, kept: Kept, holders: Sequence[str]) -> Record | None:
+    async def _record_of(self, checkpoint: CheckpointName, holders: Sequence[str]) -> Record | None:
         self.holders = list(holders)
-        return self.on_disks.get(kept)
+        return self.on_disks.get(checkpoint)
 
-    async def _load(self, kept: Kept) -> tuple[bytes, Record] | None:
+    async def _load(self, checkpoint: CheckpointName) -> tuple[bytes, Record] | None:
         return (self.loaded, CHAIN[4]) if self.loaded is not None else None
 
-    async def _bring(self, kept: Kept, candidates: Callable[[], list[str]]) -> tuple[bytes, Record]:
+    async def _bring(self, checkpoint: CheckpointName, candidates: Callable[[], list[str]]) -> tuple[bytes, Record]:
         self.tries += 1
         self.holders = candidates()
         if not self.brought:
@@ -126,8 +126,8 @@ class Rig:
         return self.brought.pop(), CHAIN[4]
 
 
-def stock(*kept: tuple[int, int]) -> Stock:
-    return Stock(tuple(Kept(version, stage, CHAIN[version].state) for version, stage in kept), True)
+def listed(*names: tuple[int, int]) -> CheckpointList:
+    return CheckpointList(tuple(CheckpointName(version, stage, CHAIN[version].state) for version, stage in names), True)
 
 
 def try_it(events: Callable[[Rig], Awaitable[None]], **changes: Any) -> None:

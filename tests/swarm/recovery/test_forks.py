@@ -104,7 +104,7 @@ class Peer:
     def __init__(self, name: str, stage: int, records: list[Record], everyone: dict[str, FakeLinks]) -> None:
         self.links = FakeLinks(name, everyone)
         newest = records[-1]
-        self.card = card(name, stage=stage, version=newest.step, record=newest.hash)
+        self.card = card(name, stage=stage, version=newest.step, record_hash=newest.hash)
         self.membership = Membership(OwnCard(self.card))
         self.history = History(RUN, cast("Any", self.links), cast("Any", NoDisk()))
         self.history.replace(newest, "digest")
@@ -150,9 +150,9 @@ def test_a_card_that_is_not_in_our_chain_is_foreign() -> None:
     async def main() -> None:
         it = Meeting(theirs=THEIRS[:3]).peers["a"]
         assert it.foreign() == ["x", "y"]
-        assert it.forks.fits(card("z", version=1, record=COMMON[0].hash))
-        assert it.forks.fits(card("z", version=1, record=""))
-        assert not it.forks.fits(card("z", version=4, record="another"))
+        assert it.forks.fits(card("z", version=1, record_hash=COMMON[0].hash))
+        assert it.forks.fits(card("z", version=1, record_hash=""))
+        assert not it.forks.fits(card("z", version=4, record_hash="another"))
 
     run_virtual(main())
 
@@ -164,7 +164,7 @@ def test_one_that_is_ahead_counts_as_ours_until_it_shows_another_record_and_agai
         it.forks.on_foreign("x")
         assert it.foreign() == ["x"]
         await asyncio.sleep(FOREIGN_SECONDS + 1)
-        assert it.forks.fits(card("x", version=6, record=THEIRS[-1].hash)), "believed no longer"
+        assert it.forks.fits(card("x", version=6, record_hash=THEIRS[-1].hash)), "believed no longer"
         it.forks.sweep(asyncio.get_running_loop().time())
         assert it.foreign() == []
         it.forks.on_foreign("x")

@@ -6,36 +6,38 @@ import pytest
 
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.recovery.return_plan import NoReturn, ReturnPlan, plan_return
-from swarmd.swarm.wire.messages.disks import Kept, Stock
+from swarmd.swarm.wire.messages.disks import CheckpointList, CheckpointName
 
 
-def stock(*kept: tuple[int, int], state: str = "s", has_data: bool = True) -> Stock:
+def listed(*names: tuple[int, int], state: str = "s", has_data: bool = True) -> CheckpointList:
     """Versions and stages on a disk."""
-    return Stock(tuple(Kept(version, stage, f"{state}{version}") for version, stage in kept), has_data)
+    return CheckpointList(
+        tuple(CheckpointName(version, stage, f"{state}{version}") for version, stage in names), has_data
+    )
 
 
 TWO = {"a": 0, "b": 1}
 
 
 def test_the_newest_version_that_is_whole_is_returned_to() -> None:
-    stocks = {"a": stock((4, 0), (2, 0)), "b": stock((2, 1), (6, 1))}
-    assert plan_return(stocks, TWO, 2, upto=9) == ReturnPlan(2, "s2", (("a",), ("b",)))
+    lists = {"a": listed((4, 0), (2, 0)), "b": listed((2, 1), (6, 1))}
+    assert plan_return(lists, TWO, 2, upto=9) == ReturnPlan(2, "s2", (("a",), ("b",)))
 
 
 def test_a_copy_counts_like_a_replicas_own() -> None:
-    stocks = {"a": stock((4, 0), (2, 0), (4, 1)), "b": stock((2, 1))}
-    assert plan_return(stocks, TWO, 2, upto=9) == ReturnPlan(4, "s4", (("a",), ("b",)))
-    assert plan_return(stocks, TWO, 2, upto=4) == ReturnPlan(4, "s4", (("a",), ("b",)))
-    assert plan_return(stocks, TWO, 2, upto=3) == ReturnPlan(2, "s2", (("a",), ("b",)))
+    lists = {"a": listed((4, 0), (2, 0), (4, 1)), "b": listed((2, 1))}
+    assert plan_return(lists, TWO, 2, upto=9) == ReturnPlan(4, "s4", (("a",), ("b",)))
+    assert plan_return(lists, TWO, 2, upto=4) == ReturnPlan(4, "s4", (("a",), ("b",)))
+    assert plan_return(lists, TWO, 2, upto=3) == ReturnPlan(2, "s2", (("a",), ("b",)))
 
 
 def test_newer_versions_are_passed_over_in_words() -> None:
-    stocks = {
-        "a": stock((2, 0), (4, 0), (6, 0), (8, 1)),
-        "b": Stock(stock((2, 1), (8, 2)).kept, True, damaged=((6, 1), (4, 0))),
-        "c": stock((2, 2), (4, 1), (6, 2)),
+    lists = {
+        "a": listed((2, 0), (4, 0), (6, 0), (8, 1)),
+        "b": CheckpointList(listed((2, 1), (8, 2)).checkpoints, True, damaged=((6, 1), (4, 0))),
+        "c": listed((2, 2), (4, 1), (6, 2)),
     }
-    way = plan_return(stocks, {"a": 0, "b": 1, "c": 2}, 3, upto=9)
+    way = plan_return(lists, {"a": 0, "b": 1, "c": 2}, 3, upto=9)
     assert isinstance(way, ReturnPlan)
     assert way.version == 2
     assert [str(it) for it in way.passed] == [
@@ -46,14 +48,14 @@ def test_newer_versions_are_passed_over_in_words() -> None:
 
 
 def test_what_must_come_is_of_the_version_that_lacks_least() -> None:
-    stocks = {"a": Stock(stock((4, 0), (6, 0), (6, 1), (8, 2)).kept, True, damaged=((6, 2),))}
-    said = plan_return(stocks, {"a": 0}, 3, upto=9)
+    lists = {"a": CheckpointList(listed((4, 0), (6, 0), (6, 1), (8, 2)).checkpoints, True, damaged=((6, 2),))}
+    said = plan_return(lists, {"a": 0}, 3, upto=9)
     assert said == NoReturn(
         "a checkpoint of stage 2, on a disk of anyone who comes "
         "(of version 6 2 of 3 stages are here; damaged: that of stage 2 at a)",
         whole=False,
     )
-    both = {peer: Stock(stock((6, 0)).kept, True, damaged=((6, 1),)) for peer in "ab"}
+    both = {peer: CheckpointList(listed((6, 0)).checkpoints, True, damaged=((6, 1),)) for peer in "ab"}
     assert plan_return(both, TWO, 2, upto=9) == NoReturn(
         "a checkpoint of stage 1, on a disk of anyone who comes "
         "(of version 6 1 of 2 stages are here; damaged: that of stage 1 at a, that of stage 1 at b)",
@@ -65,17 +67,24 @@ def test_what_must_come_is_of_the_version_that_lacks_least() -> None:
 
 
 def test_states_of_two_histories_are_not_mixed() -> None:
-    stocks = {"a": stock((4, 0), (2, 0)), "b": stock((4, 1), state="other")}
+    lists = {"a": listed((4, 0), (2, 0)), "b": listed((4, 1), state="other")}
     lacks = "a checkpoint of stage 1, on a disk of anyone who comes (of version 4 1 of 2 stages are here)"
-    assert plan_return(stocks, TWO, 2, upto=9) == NoReturn(lacks, whole=False)
-    both = {"a": Stock((*stock((4, 0)).kept, *stock((4, 0), (4, 1), state="other").kept), True), "b": stock((4, 1))}
+    assert plan_return(lists, TWO, 2, upto=9) == NoReturn(lacks, whole=False)
+    both = {
+        "a": CheckpointList((*listed((4, 0)).checkpoints, *listed((4, 0), (4, 1), state="other").checkpoints), True),
+        "b": listed((4, 1)),
+    }
     way = plan_return(both, TWO, 2, upto=9, known=lambda version: "other4")
     assert isinstance(way, ReturnPlan)
     assert way.state == "other4"
 
 
 def test_a_history_is_followed_as_far_as_it_remembers() -> None:
-    both = {"a": Stock((*stock((2, 0), (4, 0)).kept, *stock((2, 0), (4, 0), state="other").kept), True)}
+    both = {
+        "a": CheckpointList(
+            (*listed((2, 0), (4, 0)).checkpoints, *listed((2, 0), (4, 0), state="other").checkpoints), True
+        )
+    }
     remembered = {2: "other2", 3: "s4"}
     assert plan_return(both, {"a": 0}, 1, upto=2, known=lambda version: remembered.get(version, "")) == ReturnPlan(
         2, "other2", (("a",),)
@@ -85,22 +94,26 @@ def test_a_history_is_followed_as_far_as_it_remembers() -> None:
 @pytest.mark.parametrize("states", [("s", "t"), ("t", "s")])
 def test_of_two_states_of_a_version_the_one_with_more_checkpoints_counts(states: tuple[str, str]) -> None:
     often, seldom = states
-    stocks = {
-        "a": Stock((*stock((4, 0), state=often).kept, *stock((4, 0), state=seldom).kept), True),
-        "b": Stock((*stock((4, 1), state=often).kept, *stock((4, 1), state=seldom).kept), True),
-        "c": stock((4, 1), state=often),
+    lists = {
+        "a": CheckpointList(
+            (*listed((4, 0), state=often).checkpoints, *listed((4, 0), state=seldom).checkpoints), True
+        ),
+        "b": CheckpointList(
+            (*listed((4, 1), state=often).checkpoints, *listed((4, 1), state=seldom).checkpoints), True
+        ),
+        "c": listed((4, 1), state=often),
     }
-    way = plan_return(stocks, TWO, 2, upto=9)
+    way = plan_return(lists, TWO, 2, upto=9)
     assert isinstance(way, ReturnPlan)
     assert way.state == f"{often}4"
 
 
 def test_only_newer_versions_are_passed_over() -> None:
-    stocks = {
-        "a": Stock((*stock((1, 0), (2, 0)).kept, *stock((1, 0), state="other").kept), True),
-        "b": stock((1, 1)),
+    lists = {
+        "a": CheckpointList((*listed((1, 0), (2, 0)).checkpoints, *listed((1, 0), state="other").checkpoints), True),
+        "b": listed((1, 1)),
     }
-    way = plan_return(stocks, TWO, 2, upto=9)
+    way = plan_return(lists, TWO, 2, upto=9)
     assert isinstance(way, ReturnPlan)
     assert (way.version, way.state) == (1, "s1")
     assert [it.version for it in way.passed] == [2], "of version 1 another state is whole"
@@ -108,33 +121,33 @@ def test_only_newer_versions_are_passed_over() -> None:
 
 def test_who_lacks_data_is_not_sent_to_the_first_stage() -> None:
     places = {"b": 1, "c": 1}
-    stocks = {"b": stock((4, 0), (4, 1), has_data=False), "c": stock((4, 1))}
-    way = plan_return(stocks, places, 2, upto=9)
+    lists = {"b": listed((4, 0), (4, 1), has_data=False), "c": listed((4, 1))}
+    way = plan_return(lists, places, 2, upto=9)
     assert way == ReturnPlan(4, "s4", (("c",), ("b",)))
-    poor = {peer: Stock(it.kept, has_data=False) for peer, it in stocks.items()}
+    poor = {peer: CheckpointList(it.checkpoints, has_data=False) for peer, it in lists.items()}
     assert plan_return(poor, places, 2, upto=9) == NoReturn("a peer for stage 0", whole=True)
-    assert plan_return(stocks, places, 2, upto=9, spares=False) == NoReturn("a peer for stage 0", whole=True)
+    assert plan_return(lists, places, 2, upto=9, spares=False) == NoReturn("a peer for stage 0", whole=True)
 
 
 def test_whoever_has_the_checkpoint_is_sent() -> None:
     places = {"a": 0, "b": 0, "c": 0}
-    stocks = {"a": stock((4, 0)), "b": stock((4, 0), (4, 1)), "c": stock((4, 0))}
-    assert plan_return(stocks, places, 2, upto=9) == ReturnPlan(4, "s4", (("a", "c"), ("b",)))
+    lists = {"a": listed((4, 0)), "b": listed((4, 0), (4, 1)), "c": listed((4, 0))}
+    assert plan_return(lists, places, 2, upto=9) == ReturnPlan(4, "s4", (("a", "c"), ("b",)))
 
 
 def test_the_spare_comes_from_the_stage_with_most_peers() -> None:
-    kept = stock((4, 0), (4, 1), (4, 2))
+    checkpoint = listed((4, 0), (4, 1), (4, 2))
     for few, many in ((0, 1), (1, 0)):
         places = {"a": few, "b": few, "c": many, "d": many, "e": many}
-        way = plan_return(dict.fromkeys(places, kept), places, 3, upto=9)
+        way = plan_return(dict.fromkeys(places, checkpoint), places, 3, upto=9)
         assert isinstance(way, ReturnPlan)
         assert way.members[few] == ("a", "b")
         assert set(way.members[many]) | set(way.members[2]) == {"c", "d", "e"}
 
 
 def test_who_lacks_data_may_be_sent_to_any_other_stage() -> None:
-    stocks = dict.fromkeys("ab", stock((4, 0), (4, 1), has_data=False))
-    way = plan_return(stocks, {"a": 0, "b": 0}, 2, upto=9)
+    lists = dict.fromkeys("ab", listed((4, 0), (4, 1), has_data=False))
+    way = plan_return(lists, {"a": 0, "b": 0}, 2, upto=9)
     assert isinstance(way, ReturnPlan)
     assert sorted(way.members) == [("a",), ("b",)]
 
@@ -142,7 +155,7 @@ def test_who_lacks_data_may_be_sent_to_any_other_stage() -> None:
 @pytest.mark.parametrize("version", range(1, 9))
 def test_of_equal_peers_state_and_stage_choose_the_spare(version: int) -> None:
     places = dict.fromkeys("abcd", 0)
-    way = plan_return(dict.fromkeys(places, stock((version, 0), (version, 1))), places, 2, upto=9)
+    way = plan_return(dict.fromkeys(places, listed((version, 0), (version, 1))), places, 2, upto=9)
     assert isinstance(way, ReturnPlan)
     assert way.members[1] == (rendezvous(f"spare/s{version}/1", places)[0],)
 
@@ -152,13 +165,13 @@ def test_a_way_is_whole_and_keeps_everyone(seed: int) -> None:
     """Against a dumb search: every stage is on some disk at that version, and at none newer; nobody is lost."""
     rng = random.Random(seed)
     stages, peers = rng.randint(1, 4), [f"p{number}" for number in range(rng.randint(1, 8))]
-    stocks = {
-        peer: stock(*{(rng.choice((2, 4, 6)), rng.randrange(stages)) for _ in range(rng.randint(0, 4))})
+    lists = {
+        peer: listed(*{(rng.choice((2, 4, 6)), rng.randrange(stages)) for _ in range(rng.randint(0, 4))})
         for peer in peers
     }
     places = {peer: rng.randrange(stages) for peer in peers}
-    way = plan_return(stocks, places, stages, upto=9)
-    held = {(kept.version, kept.stage) for it in stocks.values() for kept in it.kept}
+    way = plan_return(lists, places, stages, upto=9)
+    held = {(checkpoint.version, checkpoint.stage) for it in lists.values() for checkpoint in it.checkpoints}
     whole = [version for version in (2, 4, 6) if all((version, stage) in held for stage in range(stages))]
     if not whole or len(peers) < stages:
         assert isinstance(way, NoReturn)

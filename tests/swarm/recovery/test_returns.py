@@ -18,9 +18,9 @@ from tests.swarm.recovery.returns_rig import CHAIN, VERSION, Rig, back_to, try_i
         ({}, True),
         ({"version": VERSION + 1}, False),
         ({"state": "left"}, False),
-        ({"version": 4, "record": "back"}, False),
-        ({"version": 5, "record": "further"}, False),
-        ({"version": 3, "record": "before"}, True),
+        ({"version": 4, "record_hash": "back"}, False),
+        ({"version": 5, "record_hash": "further"}, False),
+        ({"version": 3, "record_hash": "before"}, True),
     ],
     ids=["it is where it was", "it is ahead", "it left", "it has returned", "it goes on from there", "it is behind"],
 )
@@ -30,7 +30,7 @@ def test_those_are_told_who_may_not_have_heard(changes: dict[str, Any], late: bo
         it.records.clear()
         it.records.update({3: CHAIN[3], 4: back, 5: CHAIN[5]})
         names = {"back": back.hash, "further": CHAIN[5].hash, "before": CHAIN[3].hash}
-        it.hear("p", **{**changes, **({"record": names[changes["record"]]} if "record" in changes else {})})
+        it.hear("p", **{name: names[value] if name == "record_hash" else value for name, value in changes.items()})
         assert it.returns._is_late(it.membership.members()["p"].card, back) == late
         assert not it.returns._is_late(it.membership.own, back)
 
@@ -40,7 +40,7 @@ def test_those_are_told_who_may_not_have_heard(changes: dict[str, Any], late: bo
 def test_while_it_has_yet_to_return_itself_it_tells_everyone() -> None:
     async def events(it: Rig) -> None:
         it.returns.due = back_to(4)
-        it.hear("p", version=4, record=CHAIN[4].hash)
+        it.hear("p", version=4, record_hash=CHAIN[4].hash)
         assert it.returns._is_late(it.membership.members()["p"].card, it.returns.due)
         assert not it.returns._is_late(it.membership.members()["p"].card, back_to(4, why="another"))
 

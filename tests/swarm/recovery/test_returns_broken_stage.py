@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from swarmd.swarm.recovery.returns import LOOK_SECONDS
-from tests.swarm.recovery.returns_rig import NEWEST, VERSION, Rig, never, seconds, stock, try_it
+from tests.swarm.recovery.returns_rig import NEWEST, VERSION, Rig, listed, never, seconds, try_it
 
 WHY = "the parameters of stage 1 came out not finite at step 6"
 
@@ -36,7 +36,7 @@ def test_a_stage_is_broken_if_no_replica_has_the_version() -> None:
 def test_from_a_broken_version_it_returns_at_once_to_the_one_before(caplog: pytest.LogCaptureFixture) -> None:
     async def events(it: Rig) -> None:
         break_stage(it)
-        it.stocks = {"me": stock((4, 0), (5, 0), (6, 0)), "p": stock((4, 1), (6, 1))}
+        it.lists = {"me": listed((4, 0), (5, 0), (6, 0)), "p": listed((4, 1), (6, 1))}
         made, waited = await seconds(it.returns.lost())
         assert waited == 0.0
         assert "going back to version 4: version 5 is passed over" in caplog.text
@@ -58,7 +58,7 @@ def test_without_a_way_back_from_there_the_run_ends(broke_at: int, on_disks: boo
         break_stage(it)
         it.history.record = dataclasses.replace(NEWEST, broke_at=broke_at)
         if not on_disks:
-            it.stocks = {"me": stock((6, 0)), "p": stock((6, 1))}
+            it.lists = {"me": listed((6, 0)), "p": listed((6, 1))}
         made, _ = await seconds(it.returns.lost())
         assert (made.step, made.ends, made.why, made.broke_at) == (VERSION, True, why, broke_at)
         assert made.after == it.history.record.hash
@@ -69,11 +69,11 @@ def test_without_a_way_back_from_there_the_run_ends(broke_at: int, on_disks: boo
 def test_the_run_does_not_end_before_everyone_has_said_what_it_has() -> None:
     async def events(it: Rig) -> None:
         break_stage(it)
-        it.stocks = {"me": stock()}
+        it.lists = {"me": listed()}
         deciding = asyncio.create_task(seconds(it.returns.lost()))
         await asyncio.sleep(10 * LOOK_SECONDS)
         assert not deciding.done()
-        it.stocks["p"] = stock()
+        it.lists["p"] = listed()
         assert (await deciding)[0].ends
 
     try_it(events)
@@ -82,7 +82,7 @@ def test_the_run_does_not_end_before_everyone_has_said_what_it_has() -> None:
 def test_the_run_does_not_end_for_want_of_a_peer() -> None:
     async def events(it: Rig) -> None:
         it.hear("p", stage=1, broken=VERSION, state="joining")
-        it.stocks = {"me": stock((4, 0), (4, 1))}
+        it.lists = {"me": listed((4, 0), (4, 1))}
         await never(it.returns.lost())
 
     try_it(events)

@@ -8,8 +8,8 @@ import pytest
 from swarmd.errors import ConfigError
 from swarmd.swarm.history.record import founding
 from swarmd.swarm.recovery.returns import LOOK_SECONDS, QUIET_SECONDS
-from swarmd.swarm.wire.messages.disks import Kept
-from tests.swarm.recovery.returns_rig import CHAIN, TIMEOUT_S, Rig, never, seconds, stock, try_it
+from swarmd.swarm.wire.messages.disks import CheckpointName
+from tests.swarm.recovery.returns_rig import CHAIN, TIMEOUT_S, Rig, listed, never, seconds, try_it
 
 
 def test_a_founder_goes_on_from_what_is_on_disks_once_nobody_new_has_come_for_a_while() -> None:
@@ -18,7 +18,7 @@ def test_a_founder_goes_on_from_what_is_on_disks_once_nobody_new_has_come_for_a_
         finding = asyncio.create_task(seconds(it.returns.found()))
         await asyncio.sleep(QUIET_SECONDS - 1)
         assert it.returns.waiting == "others of the run, for 5 s, to go on from version 4"
-        it.stocks["q"] = stock((4, 0))
+        it.lists["q"] = listed((4, 0))
         it.hear("q", state="joining", stage=1, incarnation=7)
         made, waited = await finding
         assert 2 * QUIET_SECONDS - 1 <= waited <= 2 * QUIET_SECONDS - 1 + LOOK_SECONDS
@@ -33,11 +33,11 @@ def test_a_founder_goes_on_from_what_is_on_disks_once_nobody_new_has_come_for_a_
 def test_a_founder_waits_for_a_version_that_is_whole_and_says_so() -> None:
     async def events(it: Rig) -> None:
         it.untrained()
-        del it.stocks["p"]
+        del it.lists["p"]
         finding = asyncio.create_task(it.returns.found())
         await asyncio.sleep(10 * QUIET_SECONDS)
         assert it.returns.waiting.startswith("a checkpoint of stage 1, on a disk of anyone who comes")
-        it.stocks["p"] = stock((4, 1))
+        it.lists["p"] = listed((4, 1))
         await asyncio.wait_for(finding, QUIET_SECONDS)
 
     try_it(events)
@@ -76,8 +76,8 @@ def test_a_run_is_not_resumed_with_fewer_steps_than_are_done(steps: int, refused
 def test_what_is_newer_than_all_totals_is_not_of_the_run() -> None:
     async def events(it: Rig) -> None:
         it.untrained()
-        it.stocks = {"me": stock((4, 0), (2, 0)), "p": stock((4, 1), (2, 1))}
-        it.on_disks[Kept(2, 0, CHAIN[2].state)] = CHAIN[2]
+        it.lists = {"me": listed((4, 0), (2, 0)), "p": listed((4, 1), (2, 1))}
+        it.on_disks[CheckpointName(2, 0, CHAIN[2].state)] = CHAIN[2]
         assert (await it.returns.found()).step == 2
 
     try_it(events, steps=3)
@@ -95,7 +95,7 @@ def test_a_prolonged_run_says_from_which_record_it_goes_on() -> None:
 def test_newer_versions_that_are_passed_over_are_told(caplog: pytest.LogCaptureFixture) -> None:
     async def events(it: Rig) -> None:
         it.untrained()
-        it.stocks["me"] = stock((4, 0), (5, 0))
+        it.lists["me"] = listed((4, 0), (5, 0))
         finding = asyncio.create_task(it.returns.found())
         await asyncio.sleep(1)
         assert "version 5 is passed over" in it.returns.waiting

@@ -6,16 +6,16 @@ import dataclasses
 import pytest
 
 from swarmd.swarm.recovery.returns import LOOK_SECONDS
-from swarmd.swarm.wire.messages.disks import Kept
+from swarmd.swarm.wire.messages.disks import CheckpointName
 from tests.swarm.records import record
-from tests.swarm.recovery.returns_rig import CHAIN, NEWEST, TIMEOUT_S, VERSION, Rig, never, seconds, stock, try_it
+from tests.swarm.recovery.returns_rig import CHAIN, NEWEST, TIMEOUT_S, VERSION, Rig, listed, never, seconds, try_it
 
 
 def lose(it: Rig) -> None:
     """The last peer of stage 1 goes; another one comes there that has no state."""
     it.membership.suspect("p")
     it.hear("q", state="joining")
-    it.stocks["q"] = stock((4, 1))
+    it.lists["q"] = listed((4, 1))
 
 
 def test_a_stage_that_stays_lost_comes_back_with_a_return() -> None:
@@ -36,7 +36,7 @@ def test_a_lost_stage_gets_a_peer_of_another_one(caplog: pytest.LogCaptureFixtur
     async def events(it: Rig) -> None:
         it.hear("r", stage=0)
         it.membership.suspect("p")
-        it.stocks = {"me": stock((4, 0), (5, 0)), "r": stock((4, 1))}
+        it.lists = {"me": listed((4, 0), (5, 0)), "r": listed((4, 1))}
         assert (await it.returns.lost()).members() == ("me", "r")
         assert "going back to version 4: version 5 is passed over" in caplog.text
 
@@ -86,7 +86,7 @@ def test_a_stage_that_comes_back_meanwhile_is_not_returned_for() -> None:
 def test_while_no_version_is_whole_it_says_what_it_waits_for_until_the_stage_is_back() -> None:
     async def events(it: Rig) -> None:
         lose(it)
-        del it.stocks["q"]
+        del it.lists["q"]
         deciding = asyncio.create_task(it.returns.lost())
         told = asyncio.create_task(it.membership.changed.wait())
         await asyncio.sleep(2 * TIMEOUT_S)
@@ -137,7 +137,7 @@ def test_the_states_of_another_history_are_not_returned_to() -> None:
         it.records[4] = record(step=4, total_tokens=9)
         await never(it.returns.lost())
         it.records.pop(4)
-        it.on_disks[Kept(4, 0, CHAIN[4].state)] = CHAIN[4]
+        it.on_disks[CheckpointName(4, 0, CHAIN[4].state)] = CHAIN[4]
         assert (await it.returns.lost()).step == 4, "it isn't remembered here"
 
     try_it(events)

@@ -2,7 +2,7 @@
 
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.rounds.averaged import CANDIDATES, AveragedGradients, part_digest
-from swarmd.swarm.wire.messages.round import HeldPart, Part
+from swarmd.swarm.wire.messages.round import AveragedPart, Part
 from swarmd.values import Encoded
 
 
@@ -17,7 +17,7 @@ def test_parts_are_named_by_their_bytes_and_found_by_that_name() -> None:
         held.keep(3, Part(0, 1, "a"), one)
         held.keep(3, Part(0, 1, "b"), other)
         names = [part_digest(it) for it in (one, other)]
-        assert set(await held.parts(3)) == {HeldPart(0, 1, name) for name in names}
+        assert set(await held.parts(3)) == {AveragedPart(0, 1, name) for name in names}
         assert await held.parts(2) == ()
         assert await held.find(3, Part(0, 1, "a", part_digest(other))) is other
         assert await held.find(3, Part(0, 2, "a", part_digest(other))) is None

@@ -15,7 +15,7 @@ from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.hops.under_way import HopsUnderWay, HopUnderWay
 from swarmd.swarm.rounds.handover import LAST_ELEMENTS, SLICE_ELEMENTS, HandOvers, cut
 from swarmd.swarm.wire.messages.common import to_ranges
-from swarmd.swarm.wire.messages.drain import HandOver, TakenOver
+from swarmd.swarm.wire.messages.drain import HandOver, SumTaken
 from swarmd.swarm.wire.messages.hop import Blame
 from swarmd.values import Encoded, HopId
 from tests.swarm.contexts import stage_context
@@ -65,7 +65,7 @@ class Peer:
             self.absorbed.append((list(indices), len(slices)))
         return self.absorbs
 
-    async def _ask(self, peer: str, message: HandOver, **options: Any) -> TakenOver:
+    async def _ask(self, peer: str, message: HandOver, **options: Any) -> SumTaken:
         self.sent.append(message)
         answer = await self.others[peer].handovers._answer(self.name, message)
         if answer.whole and self.lost:
@@ -220,11 +220,11 @@ def test_slices_that_cannot_be_are_not_kept(changes: dict[str, Any], trouble: ty
 @virtually
 async def test_one_sum_comes_at_a_time_unless_its_giver_is_gone() -> None:
     (heir,) = peers("h")
-    assert await heir.handovers._answer("g", FIRST) == TakenOver(False)
+    assert await heir.handovers._answer("g", FIRST) == SumTaken(False)
     with pytest.raises(Refused, match="another peer"):
         await heir.handovers._answer("other", FIRST)
     heir.live = lambda peer: peer != "g"
-    assert await heir.handovers._answer("other", FIRST) == TakenOver(False)
+    assert await heir.handovers._answer("other", FIRST) == SumTaken(False)
 
 
 @virtually

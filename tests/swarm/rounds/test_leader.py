@@ -15,7 +15,7 @@ from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ballot, to_ranges
 from swarmd.swarm.wire.messages.hop import NOBODY, Blame
-from swarmd.swarm.wire.messages.round import AskHoldings, Close, Freeze, Frozen, Plan, Result
+from swarmd.swarm.wire.messages.round import AskHoldings, Close, Freeze, Holdings, Plan, Result
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
 
@@ -42,7 +42,7 @@ class Members:
         assert isinstance(question, AskHoldings | Freeze)
         bad = bool(self.blame) and peer == "b"
         indices = to_ranges([0, 1] if peer == "a" else [2, 3])
-        return Frozen(indices, (), 2.5, 1, not bad, subtracted=1, thaws=7, blame=self.blame if bad else NOBODY)
+        return Holdings(indices, (), 2.5, 1, not bad, subtracted=1, thaws=7, blame=self.blame if bad else NOBODY)
 
 
 def lead(members: Members, test: Callable[[RoundLeader], Awaitable[None]]) -> None:

@@ -20,7 +20,7 @@ from swarmd.swarm.rounds.member import Rounds, check_plan
 from swarmd.swarm.rounds.repair import Repairs
 from swarmd.swarm.wire.messages.common import Ballot, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import Blame
-from swarmd.swarm.wire.messages.round import AskHoldings, Contribution, Freeze, Frozen, Part, Plan, Result, Subtract
+from swarmd.swarm.wire.messages.round import AskHoldings, Contribution, Freeze, Holdings, Part, Plan, Result, Subtract
 from swarmd.values import Encoded, GradientSummary, HopId
 from tests.swarm.contexts import stage_context
 
@@ -112,10 +112,10 @@ class Peer:
     async def _ask(self, peer: str, message: Contribution, **options: Any) -> Any:
         return await self.rounds._answer_contribution("me", message)
 
-    async def freeze(self, *, watch: bool = False, ballot: int = 1, leader: str = "leader") -> Frozen:
+    async def freeze(self, *, watch: bool = False, ballot: int = 1, leader: str = "leader") -> Holdings:
         return await self.rounds._answer_freeze(leader, Freeze(STEP, "r", Ballot(ballot, "c"), STAGE, watch=watch))
 
-    async def thaw(self, blame: Blame | None = None, spared: Sequence[int] = (), ballot: int = 1) -> Frozen:
+    async def thaw(self, blame: Blame | None = None, spared: Sequence[int] = (), ballot: int = 1) -> Holdings:
         ask = AskHoldings(STEP, "r", Ballot(ballot, "c"), STAGE, to_ranges(spared), blame or Blame())
         return await self.rounds._answer_holdings("leader", ask)
 

@@ -11,7 +11,7 @@ from swarmd.swarm.rounds.parts import (
     complete_parts,
     plan_parts,
 )
-from swarmd.swarm.wire.messages.round import HeldPart, Part
+from swarmd.swarm.wire.messages.round import AveragedPart, Part
 
 OWNERS = st.dictionaries(st.text("abcd", min_size=1, max_size=3), st.floats(0.01, 100.0), min_size=1, max_size=7)
 
@@ -56,25 +56,25 @@ def test_a_round_without_owners_is_our_bug() -> None:
 
 
 @st.composite
-def held_parts(draw: st.DrawFn) -> tuple[int, dict[str, list[HeldPart]]]:
+def held_parts(draw: st.DrawFn) -> tuple[int, dict[str, list[AveragedPart]]]:
     """A gradient's size, and what some peers have of it from attempts with different borders."""
     size = draw(st.integers(0, 200))
-    held: dict[str, list[HeldPart]] = {}
+    held: dict[str, list[AveragedPart]] = {}
     for peer in draw(st.lists(st.sampled_from("abc"), unique=True)):
         borders = sorted({0, size, *draw(st.lists(st.integers(0, size), max_size=6))})
-        pieces = [HeldPart(start, stop, draw(st.sampled_from("xy"))) for start, stop in itertools.pairwise(borders)]
+        pieces = [AveragedPart(start, stop, draw(st.sampled_from("xy"))) for start, stop in itertools.pairwise(borders)]
         held[peer] = [piece for piece in pieces if draw(st.booleans())]
     return size, held
 
 
 @given(held_parts(), OWNERS, st.integers(1, 50))
 def test_held_parts_stay_and_the_rest_is_cut_anew(
-    given: tuple[int, dict[str, list[HeldPart]]], owners: dict[str, float], limit: int
+    given: tuple[int, dict[str, list[AveragedPart]]], owners: dict[str, float], limit: int
 ) -> None:
     size, held = given
     chosen = choose_held(held)
     for part in chosen:
-        assert HeldPart(part.start, part.stop, part.digest) in held[part.owner]
+        assert AveragedPart(part.start, part.stop, part.digest) in held[part.owner]
     parts = complete_parts(size, chosen, owners, limit)
     assert [element for part in parts for element in range(part.start, part.stop)] == list(range(size))
     assert set(chosen) <= set(parts)
@@ -102,12 +102,12 @@ def test_a_part_that_a_peer_claims_beyond_the_gradient_leaves_no_gap() -> None:
 
 
 def test_parts_that_touch_are_all_held_and_parts_that_overlap_are_not() -> None:
-    low, middle, high = HeldPart(0, 5, "x"), HeldPart(5, 10, "x"), HeldPart(10, 15, "x")
-    common = {"a": [middle], "b": [middle, low, high], "c": [HeldPart(4, 6, "y"), HeldPart(9, 11, "y")]}
+    low, middle, high = AveragedPart(0, 5, "x"), AveragedPart(5, 10, "x"), AveragedPart(10, 15, "x")
+    common = {"a": [middle], "b": [middle, low, high], "c": [AveragedPart(4, 6, "y"), AveragedPart(9, 11, "y")]}
     assert choose_held(common) == (Part(0, 5, "b", "x"), Part(5, 10, "a", "x"), Part(10, 15, "b", "x"))
 
 
 def test_what_more_peers_have_goes_first() -> None:
-    common, rare = HeldPart(0, 10, "x"), HeldPart(5, 15, "y")
+    common, rare = AveragedPart(0, 10, "x"), AveragedPart(5, 15, "y")
     assert choose_held({"a": [rare], "b": [common], "c": [common]}) == (Part(0, 10, "b", "x"),)
-    assert choose_held({"b": [HeldPart(0, 10, "z")], "a": [common]}) == (Part(0, 10, "a", "x"),)
+    assert choose_held({"b": [AveragedPart(0, 10, "z")], "a": [common]}) == (Part(0, 10, "a", "x"),)

@@ -23,7 +23,16 @@ from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Request, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import Blame
-from swarmd.swarm.wire.messages.round import AskHoldings, Close, Freeze, Frozen, HeldPart, Resend, Resent, Subtract
+from swarmd.swarm.wire.messages.round import (
+    AskHoldings,
+    AveragedPart,
+    Close,
+    Freeze,
+    Holdings,
+    Resend,
+    Resent,
+    Subtract,
+)
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
 
@@ -33,9 +42,9 @@ SIZE = 10
 BLAME = Blame("loss", 1, "a", 3)
 
 
-def frozen(indices: Iterable[int], under_way: Iterable[int] = (), parts: tuple[HeldPart, ...] = ()) -> Frozen:
+def frozen(indices: Iterable[int], under_way: Iterable[int] = (), parts: tuple[AveragedPart, ...] = ()) -> Holdings:
     indices = list(indices)
-    return Frozen(to_ranges(indices), to_ranges(under_way), float(len(indices)), 0, True, parts=parts)
+    return Holdings(to_ranges(indices), to_ranges(under_way), float(len(indices)), 0, True, parts=parts)
 
 
 class Members:
@@ -46,7 +55,7 @@ class Members:
         self.asked: list[tuple[str, Any]] = []
         self.retained: dict[str, set[int]] = {}  # by peers of the stage before
         self.stubborn: set[str] = set()  # they subtract nothing
-        self.parts: tuple[HeldPart, ...] = ()
+        self.parts: tuple[AveragedPart, ...] = ()
         self.blame = Blame()
         self.heard: Callable[[str], None] = lambda peer: None
 
@@ -206,7 +215,7 @@ def test_nothing_must_be_whole_of_a_step_that_is_skipped() -> None:
 
 def test_what_is_averaged_already_need_not_be_in_any_sum() -> None:
     members = Members(a={0, 1}, b={2})
-    members.parts = (HeldPart(0, SIZE, "digest"),)
+    members.parts = (AveragedPart(0, SIZE, "digest"),)
 
     async def test(sums: Reconciliation, it: Round) -> None:
         await sums.make_whole()

@@ -20,11 +20,11 @@ from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ballot
 from swarmd.swarm.wire.messages.hop import NOBODY, Blame
-from swarmd.swarm.wire.messages.round import AskHoldings, Close, Freeze, Frozen
+from swarmd.swarm.wire.messages.round import AskHoldings, Close, Freeze, Holdings
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
 
-FROZEN = Frozen((), (), 0.0, 0, True)
+FROZEN = Holdings((), (), 0.0, 0, True)
 BLAME = Blame("loss", 1, "b", 3)
 
 
@@ -37,7 +37,7 @@ class Members:
         self.heard: Callable[[str], None] = lambda peer: None
         self.asked: list[str] = []
 
-    async def ask(self, peer: str, question: Any, **options: Any) -> Frozen:
+    async def ask(self, peer: str, question: Any, **options: Any) -> Holdings:
         self.asked.append(peer)
         if peer in self.silent:
             await asyncio.get_running_loop().create_future()

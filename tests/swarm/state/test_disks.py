@@ -11,9 +11,9 @@ from swarmd.errors import PeerFault, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.record import Record, record_to_plain
 from swarmd.swarm.state import manifest
-from swarmd.swarm.state.disks import ASKED_AT_ONCE, OPENED_LIMIT, PIECES_AT_ONCE, Disks
+from swarmd.swarm.state.disks import ASKED_AT_ONCE, CHUNKS_AT_ONCE, OPENED_LIMIT, Disks
 from swarmd.swarm.state.download import Download, OutOfDonors
-from swarmd.swarm.wire.messages.disks import AskCopy, AskPiece, Kept, Stock
+from swarmd.swarm.wire.messages.disks import AskCheckpoint, AskCheckpointChunk, CheckpointList, CheckpointName
 from swarmd.values import Buffer
 from tests.swarm.fake_links import FakeLinks
 from tests.swarm.records import RUN, record
@@ -22,7 +22,7 @@ STATE = b"0123456789"
 CHUNK = 4
 RECORD = record(step=3)
 OTHER = dataclasses.replace(RECORD, total_tokens=1)  # of another history
-KEPT = Kept(3, 1, RECORD.state)
+CHECKPOINT = CheckpointName(3, 1, RECORD.state)
 
 
 class FakeStore:
@@ -35,7 +35,7 @@ class FakeStore:
     def keep(self, stage: int, of: Record = RECORD, state: bytes = STATE, **changes: Any) -> None:
         self.checkpoints[of.step, stage] = state, {**record_to_plain(of), **changes}
 
-    async def stock(self) -> list[tuple[int, int, dict[str, Any]]]:
+    async def list_checkpoints(self) -> list[tuple[int, int, dict[str, Any]]]:
         return [(*place, plain) for place, (_, plain) in self.checkpoints.items()]
 
     def damaged(self) -> list[tuple[int, int]]:
@@ -64,11 +64,11 @@ class Node:
         membership: Any = SimpleNamespace(own=SimpleNamespace(peer=name))
         self.disks = Disks(RUN, cast("Any", self.links), membership, cast("Any", self.store))
 
-    async def open(self, kept: Kept = KEPT) -> Any:
-        return await self.disks._answer_copy("q", AskCopy(kept))
+    async def open(self, checkpoint: CheckpointName = CHECKPOINT) -> Any:
+        return await self.disks._answer_checkpoint("q", AskCheckpoint(checkpoint))
 
-    async def piece(self, number: int, kept: Kept = KEPT) -> Buffer:
-        return (await self.disks._answer_piece("q", AskPiece(kept, number))).data
+    async def piece(self, number: int, checkpoint: CheckpointName = CHECKPOINT) -> Buffer:
+        return (await self.disks._answer_chunk("q", AskCheckpointChunk(checkpoint, number))).data
 
 
 def nodes(*names: str) -> list[Node]:
@@ -92,7 +92,7 @@ def test_what_makes_no_sense_is_not_in_the_stock() -> None:
         it.store.keep(0, record(step=5), step=6)
         it.store.keep(2, record(step=7))
         it.store.keep(-1, record(step=8))
-        assert await it.disks.stock() == (KEPT,)
+        assert await it.disks.checkpoints() == (CHECKPOINT,)
 
     run_virtual(main())
 
@@ -100,12 +100,12 @@ def test_what_makes_no_sense_is_not_in_the_stock() -> None:
 def test_a_checkpoint_is_loaded_only_under_its_own_name() -> None:
     async def main() -> None:
         (it,) = nodes("a")
-        assert await it.disks.load(KEPT) is None
+        assert await it.disks.load(CHECKPOINT) is None
         it.store.keep(1)
-        assert await it.disks.load(KEPT) == (STATE, RECORD)
-        assert await it.disks.load(dataclasses.replace(KEPT, state=OTHER.state)) is None
+        assert await it.disks.load(CHECKPOINT) == (STATE, RECORD)
+        assert await it.disks.load(dataclasses.replace(CHECKPOINT, state_hash=OTHER.state)) is None
         it.store.keep(1, step="three")
-        assert await it.disks.load(KEPT) is None
+        assert await it.disks.load(CHECKPOINT) is None
 
     run_virtual(main())
 
@@ -113,8 +113,8 @@ def test_a_checkpoint_is_loaded_only_under_its_own_name() -> None:
 def test_what_the_disk_does_not_take_is_given_out_of_memory() -> None:
     async def main() -> None:
         (it,) = nodes("a")
-        it.disks.lend(KEPT, STATE, RECORD)
-        assert await it.disks.load(KEPT) == (STATE, RECORD)
+        it.disks.lend(CHECKPOINT, STATE, RECORD)
+        assert await it.disks.load(CHECKPOINT) == (STATE, RECORD)
         await it.open()
         assert [bytes(await it.piece(number)) for number in range(3)] == [b"0123", b"4567", b"89"]
         assert it.store.loads == 0
@@ -166,11 +166,11 @@ def test_of_many_checkpoints_those_that_were_asked_for_last_are_given_out() -> N
     async def main() -> None:
         (it,) = nodes("a")
         made = [record(step=step) for step in range(1, OPENED_LIMIT + 2)]
-        names = [Kept(of.step, 0, of.state) for of in made]
+        names = [CheckpointName(of.step, 0, of.state) for of in made]
         for of in made:
             it.store.keep(0, of)
-        for kept in names[:-1]:
-            await it.open(kept)
+        for checkpoint in names[:-1]:
+            await it.open(checkpoint)
         await it.open(names[0])
         assert it.store.loads == OPENED_LIMIT, "it was remembered"
         await it.open(names[-1])
@@ -204,8 +204,8 @@ def test_only_so_many_chunks_are_read_at_once() -> None:
         (it,) = nodes("a")
         it.store.keep(1)
         await it.open()
-        await asyncio.gather(*(it.piece(0) for _ in range(3 * PIECES_AT_ONCE)))
-        assert it.store.most_at_once == PIECES_AT_ONCE
+        await asyncio.gather(*(it.piece(0) for _ in range(3 * CHUNKS_AT_ONCE)))
+        assert it.store.most_at_once == CHUNKS_AT_ONCE
 
     run_virtual(main())
 
@@ -218,8 +218,8 @@ def test_everyone_is_asked_for_its_stock_oneself_included() -> None:
         a, b = nodes("a", "b")
         b.store.keep(1)
         b.disks.has_data = False
-        stocks = await a.disks.ask_around(["a", "b", "gone"])
-        assert stocks == {"a": Stock((), True, ((2, 0),)), "b": Stock((KEPT,), False, ((2, 0),))}
+        lists = await a.disks.ask_around(["a", "b", "gone"])
+        assert lists == {"a": CheckpointList((), True, ((2, 0),)), "b": CheckpointList((CHECKPOINT,), False, ((2, 0),))}
         assert [peer for peer, _ in a.links.asked] == ["b", "gone"]
 
     run_virtual(main())
@@ -228,12 +228,12 @@ def test_everyone_is_asked_for_its_stock_oneself_included() -> None:
 def test_a_record_is_found_on_its_own_disk_or_on_anothers() -> None:
     async def main() -> None:
         a, b = nodes("a", "b")
-        assert await a.disks.record_of(KEPT, ["a", "b"]) is None
+        assert await a.disks.record_of(CHECKPOINT, ["a", "b"]) is None
         b.store.keep(1)
-        assert await a.disks.record_of(KEPT, ["a", "b"]) == RECORD
+        assert await a.disks.record_of(CHECKPOINT, ["a", "b"]) == RECORD
         asked = len(a.links.asked)
         a.store.keep(1)
-        assert await a.disks.record_of(KEPT, ["a", "b"]) == RECORD
+        assert await a.disks.record_of(CHECKPOINT, ["a", "b"]) == RECORD
         assert len(a.links.asked) == asked, "nobody need be asked"
 
     run_virtual(main())
@@ -245,7 +245,7 @@ def test_a_checkpoint_is_brought_from_whoever_has_it() -> None:
         for it in (b, c):
             it.store.keep(1)
         begun: list[Download] = []
-        state, of = await a.disks.bring(KEPT, lambda: ["b", "c", "d"], begun=begun.append)
+        state, of = await a.disks.bring(CHECKPOINT, lambda: ["b", "c", "d"], begun=begun.append)
         assert (bytes(state), of) == (STATE, RECORD)
         assert (begun[0].stage, sum(begun[0].given.values()), set(begun[0].given) <= {"b", "c"}) == (1, 3, True)
 
@@ -256,7 +256,7 @@ def test_without_anyone_who_has_it_nothing_is_brought() -> None:
     async def main() -> None:
         a, *_ = nodes("a", "b")
         with pytest.raises(OutOfDonors, match="nobody gives version 3 of stage 1"):
-            await a.disks.bring(KEPT, lambda: ["b"])
+            await a.disks.bring(CHECKPOINT, lambda: ["b"])
 
     run_virtual(main())
 
@@ -268,9 +268,9 @@ def test_of_two_contents_the_one_that_more_peers_have_is_brought_and_only_from_t
         for it in (c, d):
             it.store.keep(1)
         begun = list[int]()
-        state, _ = await a.disks.bring(KEPT, lambda: ["b", "c", "d"], begun=lambda it: begun.append(it.donors))
+        state, _ = await a.disks.bring(CHECKPOINT, lambda: ["b", "c", "d"], begun=lambda it: begun.append(it.donors))
         assert (bytes(state), begun) == (STATE, [2])
-        assert not [peer for peer, ask in a.links.asked if isinstance(ask, AskPiece) and peer == "b"]
+        assert not [peer for peer, ask in a.links.asked if isinstance(ask, AskCheckpointChunk) and peer == "b"]
 
     run_virtual(main())
 
@@ -286,13 +286,13 @@ def test_a_snapshot_of_something_else_is_passed_over(changes: dict[str, Any]) ->
         b.store.keep(1)
         snapshot = dataclasses.replace(await b.open(), **changes)
 
-        async def lie(peer: str, ask: AskCopy) -> Any:
+        async def lie(peer: str, ask: AskCheckpoint) -> Any:
             return snapshot
 
-        b.links.handle(AskCopy, lie)
-        assert await a.disks.record_of(KEPT, ["b", "c"]) is None
+        b.links.handle(AskCheckpoint, lie)
+        assert await a.disks.record_of(CHECKPOINT, ["b", "c"]) is None
         c.store.keep(1)
-        assert await a.disks.record_of(KEPT, ["b", "c"]) == RECORD
+        assert await a.disks.record_of(CHECKPOINT, ["b", "c"]) == RECORD
 
     run_virtual(main())
 
@@ -305,17 +305,17 @@ def test_everyone_is_asked_but_only_so_many_at_once_and_nobody_once_it_is_found(
         asked = most_at_once = 0
         for it in others:
 
-            async def answer(peer: str, ask: AskCopy, it: Node = it) -> Any:
+            async def answer(peer: str, ask: AskCheckpoint, it: Node = it) -> Any:
                 nonlocal asked, most_at_once
                 asked += 1
                 most_at_once = max(most_at_once, asked)
                 try:
-                    return await it.disks._answer_copy(peer, ask)
+                    return await it.disks._answer_checkpoint(peer, ask)
                 finally:
                     asked -= 1
 
-            it.links.handle(AskCopy, answer)
-        assert await a.disks.record_of(KEPT, ["a", *names]) == RECORD
+            it.links.handle(AskCheckpoint, answer)
+        assert await a.disks.record_of(CHECKPOINT, ["a", *names]) == RECORD
         assert most_at_once == ASKED_AT_ONCE
         assert 2 * ASKED_AT_ONCE < len(a.links.asked) <= 4 * ASKED_AT_ONCE
         assert [peer for peer, _ in a.links.asked] == names[: len(a.links.asked)]

@@ -18,7 +18,7 @@ from swarmd.swarm.wire.messages.commit import AskRecord, Commit
 from swarmd.swarm.wire.messages.common import Ack, Ballot
 from swarmd.swarm.wire.messages.presence import Announce
 from swarmd.swarm.wire.messages.round import AskHoldings, Close, StageReport
-from swarmd.swarm.wire.messages.step import AskLease, Lead, Lease
+from swarmd.swarm.wire.messages.step import AskLease, Lease, TookOver
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
 from tests.swarm.contexts import peer_context
@@ -142,7 +142,7 @@ class Rig:
         links.handle(AskHoldings, holdings)
         links.handle(Commit, commit)
         links.handle(Announce, hear)
-        links.handle(Lead, hear)
+        links.handle(TookOver, hear)
         links.handle(AskRecord, no_record)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

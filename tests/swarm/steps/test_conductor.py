@@ -9,7 +9,7 @@ import pytest
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.steps.conductor import LOOK_SECONDS, PATIENCE_CEILING_SECONDS, RETRY_SECONDS, VALIDATION_SECONDS
 from swarmd.swarm.wire.messages.commit import AskRecord
-from swarmd.swarm.wire.messages.step import Lead
+from swarmd.swarm.wire.messages.step import TookOver
 from tests.swarm.records import RUN, record, report
 from tests.swarm.steps.conductor_rig import BEFORE, LAST, RETURN, STEP, Rig, during
 
@@ -31,7 +31,7 @@ def test_it_leads_a_step_to_its_record_and_tells_everyone() -> None:
         assert it.commits == ["p"]
         assert (it.ballots.sought, it.told_returns, it.ended_rounds) == ([STEP], [], [])
         assert it.conductor.desk.completed is None, "no more leases of it"
-        assert [ask for _, ask in it.links.asked if isinstance(ask, AskRecord | Lead)] == []
+        assert [ask for _, ask in it.links.asked if isinstance(ask, AskRecord | TookOver)] == []
 
     during(events)
 

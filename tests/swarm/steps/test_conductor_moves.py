@@ -7,13 +7,13 @@ import pytest
 
 from swarmd.errors import Refused
 from swarmd.swarm.history.record import Move
-from swarmd.swarm.wire.messages.move import AskMove, Wished
+from swarmd.swarm.wire.messages.move import AskMove, MoveOutlook
 from tests.swarm.cards import card
 from tests.swarm.records import report
 from tests.swarm.steps.conductor_rig import STEP, Rig, during
 
 
-async def wish(it: Rig, peer: str = "p", *, source: int = 1, target: int = 0, **changes: Any) -> Wished:
+async def wish(it: Rig, peer: str = "p", *, source: int = 1, target: int = 0, **changes: Any) -> MoveOutlook:
     ask = AskMove(STEP, it.history.record_hash, source, target, **changes)
     return await it.conductor._answer_move(peer, ask)
 
@@ -29,7 +29,7 @@ def test_a_wish_is_kept_for_the_record() -> None:
         it.add("r", 1)
         it.reports[1] = report(1, members=("p", "r"), holders=("p", "r"))
         await asyncio.sleep(0.1)
-        assert await wish(it) == Wished(True, "")
+        assert await wish(it) == MoveOutlook(True, "")
         again = await wish(it, "r")
         assert (again.likely, again.why) == (False, "stage 1 would be left with 0 replicas, and it needs 1")
         assert await granted(it) == (Move("p", 1, 0),)
@@ -75,8 +75,8 @@ def test_what_would_make_the_swarm_slower_is_refused_if_it_is_for_balance() -> N
         it.add("r", 1)
         it.imbalance = "another one moves there"
         await asyncio.sleep(0.1)
-        assert await wish(it, balance=True) == Wished(False, "another one moves there")
-        assert await wish(it) == Wished(True, "")
+        assert await wish(it, balance=True) == MoveOutlook(False, "another one moves there")
+        assert await wish(it) == MoveOutlook(True, "")
 
     during(events)
 
@@ -85,7 +85,7 @@ def test_with_the_last_step_nobody_moves() -> None:
     async def events(it: Rig) -> None:
         it.add("r", 1)
         await asyncio.sleep(0.1)
-        assert await wish(it) == Wished(False, "the run ends with this step")
+        assert await wish(it) == MoveOutlook(False, "the run ends with this step")
         it.conductor._wishes.ask(Move("p", 1, 0), {0: ["me"], 1: ["p", "r"]})
         it.reports[1] = report(1, members=("p", "r"), holders=("p", "r"))
         assert await granted(it) == ()

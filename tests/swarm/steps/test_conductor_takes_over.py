@@ -12,7 +12,7 @@ from swarmd.swarm.membership.table import SILENCE_FLOOR_SECONDS
 from swarmd.swarm.wire.messages.commit import AskRecord, Commit
 from swarmd.swarm.wire.messages.common import Ack, Ballot
 from swarmd.swarm.wire.messages.round import AskHoldings
-from swarmd.swarm.wire.messages.step import AskLease, Lead
+from swarmd.swarm.wire.messages.step import AskLease, TookOver
 from tests.swarm.cards import card
 from tests.swarm.fake_links import FakeLinks
 from tests.swarm.records import record, report
@@ -94,11 +94,11 @@ def test_who_led_the_step_before_ends_the_rounds_that_were_begun_meanwhile() -> 
         it.membership.suspect(BEFORE)
         it.membership.changed.notify()
         await asyncio.sleep(1)
-        assert [(ask.step, ask.record, ask.ballot) for ask in it.ended_rounds] == 2 * [
+        assert [(ask.step, ask.record_hash, ask.ballot) for ask in it.ended_rounds] == 2 * [
             (STEP, LAST.hash, Ballot(1, "me"))
         ]
         assert [peer for peer, ask in it.links.asked if isinstance(ask, AskRecord)] == ["p"]
-        assert [peer for peer, ask in it.links.asked if isinstance(ask, Lead)] == ["p"]
+        assert [peer for peer, ask in it.links.asked if isinstance(ask, TookOver)] == ["p"]
         lease = await it.conductor.desk._answer("me", AskLease(STEP, LAST.hash, 1, (), ()))
         assert lease.indices and lease.again
 
@@ -112,11 +112,11 @@ def test_a_mandate_that_is_not_the_first_one_is_made_known() -> None:
         it.add("silent", 1, heard=-SILENCE_FLOOR_SECONDS)
         await asyncio.sleep(1)
         assert [peer for peer, ask in it.links.asked if isinstance(ask, AskHoldings)] == ["me", "p"]
-        assert [peer for peer, ask in it.links.asked if isinstance(ask, Lead)] == ["p", "x"]
+        assert [peer for peer, ask in it.links.asked if isinstance(ask, TookOver)] == ["p", "x"]
         it.add("y", 1)
         it.conductor.sweep(1.0)
         await asyncio.sleep(0.1)
-        assert [peer for peer, ask in it.links.asked if isinstance(ask, Lead)] == ["p", "x", "y"]
+        assert [peer for peer, ask in it.links.asked if isinstance(ask, TookOver)] == ["p", "x", "y"]
 
     during(events)
 

@@ -190,7 +190,7 @@ def test_it_keeps_its_slots_full_and_reports_what_is_done() -> None:
         assert changed.done(), "who waits until nothing is under way looks again"
         assert it.ended == [0, 1, 2]
         assert it.begun == [0, 1, 2, 3]
-        assert max(len(ask.held) and ask.held[0][1] - ask.held[0][0] for ask in it.desk.asked) == 3
+        assert max(len(ask.leased) and ask.leased[0][1] - ask.leased[0][0] for ask in it.desk.asked) == 3
         await asyncio.sleep(JOURNEY_SECONDS)
         assert it.desk.reports[-1].completed == ((0, 4),)
         assert not it.head.busy
@@ -202,11 +202,11 @@ def test_what_waits_for_a_slot_counts_as_asked_for() -> None:
     async def events(it: Rig) -> None:
         await asyncio.sleep(2)
         assert it.begun == [0, 1, 2]
-        assert it.desk.reports[-1].held == ((0, 4),)
+        assert it.desk.reports[-1].leased == ((0, 4),)
         assert it.desk.wanted == [3]
         it.head.inherit([3])
         await asyncio.sleep(1.5)
-        assert (it.desk.reports[-1].held, it.desk.reports[-1].completed) == (((0, 3),), ((3, 4),))
+        assert (it.desk.reports[-1].leased, it.desk.reports[-1].completed) == (((0, 3),), ((3, 4),))
 
     during(events, ((0, 4),))
 
@@ -305,7 +305,7 @@ def test_with_the_commit_the_next_step_begins_with_nothing_under_way() -> None:
         it.commit()
         await asyncio.sleep(PULSE_SECONDS / 2)
         assert not it.head.busy
-        assert (it.desk.asked[-1].step, it.desk.asked[-1].held, it.desk.asked[-1].completed) == (STEP + 1, (), ())
+        assert (it.desk.asked[-1].step, it.desk.asked[-1].leased, it.desk.asked[-1].completed) == (STEP + 1, (), ())
         assert it.ended == []
 
     during(events, ((0, 4),))
@@ -346,7 +346,7 @@ def test_where_too_much_fails_all_that_is_not_under_way_is_left_to_others() -> N
         it.admission.resting = True
         await asyncio.sleep(3)
         assert it.begun == [0, 1, 2]
-        assert it.desk.reports[-1].held == ((1, 3),), "neither the one that failed nor the one that waited"
+        assert it.desk.reports[-1].leased == ((1, 3),), "neither the one that failed nor the one that waited"
         asked = len(it.desk.wanted)
         await asyncio.sleep(JOURNEY_SECONDS)
         assert it.ended == [1, 2]
@@ -404,7 +404,7 @@ def test_what_others_were_faster_with_is_dropped() -> None:
         await asyncio.sleep(0.1)
         assert (it.given_up, it.desk.wanted) == ([1], [3, 1])
         await asyncio.sleep(1)
-        assert it.desk.reports[-1].held == ((0, 1), (2, 3))
+        assert it.desk.reports[-1].leased == ((0, 1), (2, 3))
         await asyncio.sleep(JOURNEY_SECONDS)
         assert it.ended == [0, 1, 2], "a hop under way ends as it ends"
         assert it.desk.reports[-1].completed == ((0, 1), (2, 3))
@@ -439,7 +439,7 @@ def test_while_anything_is_under_way_it_says_so_every_second() -> None:
         it.with_others = [HopId(STEP, 1), HopId(STEP - 1, 0), HopId(STEP, 3)]
         await asyncio.sleep(5.5)
         assert 5 <= len(it.desk.reports) <= 6
-        assert {(ask.held, ask.away) for ask in it.desk.reports} == {(((0, 2),), ((1, 2),))}
+        assert {(ask.leased, ask.passed_on) for ask in it.desk.reports} == {(((0, 2),), ((1, 2),))}
         await asyncio.sleep(2 * JOURNEY_SECONDS)
         reports = len(it.desk.reports)
         await asyncio.sleep(5)

@@ -102,7 +102,7 @@ def test_who_asks_gets_leases_and_all_are_done_once_they_are_completed() -> None
         ("stranger", {}, "doesn't know you"),
         ("gone", {"completed": ((0, 1),)}, "said goodbye"),
         ("a", {"step": STEP + 1}, "doesn't lead step 4"),
-        ("a", {"record": "theirs"}, "another history"),
+        ("a", {"record_hash": "theirs"}, "another history"),
     ],
 )
 def test_who_asks_elsewhere_is_refused(head: str, changes: dict[str, Any], why: str) -> None:
@@ -149,7 +149,7 @@ def test_who_takes_over_hears_every_head_before_it_gives_leases() -> None:
         await asyncio.sleep(HEARING_SECONDS / 2)
         assert not asking.done(), "the other head may have the rest"
         now = loop.time()
-        await it.ask("b", want=0, held=((4, 7),))
+        await it.ask("b", want=0, leased=((4, 7),))
         assert await asking == Lease(STEP, ((7, 8),), again=True)
         assert loop.time() == now, "both are answered at once"
         it.desk.open(STEP, again=True)
@@ -187,7 +187,7 @@ def test_who_works_in_vain_is_told_to_stop() -> None:
     async def main() -> None:
         it = Office()
         it.desk.open(STEP, again=False)
-        await it.ask("a", want=0, held=((0, 2),))
+        await it.ask("a", want=0, leased=((0, 2),))
         await it.ask("b", want=0, completed=((0, 1),))
         await asyncio.sleep(0)
         assert it.revoked == [((0, 1),)]

@@ -25,7 +25,7 @@ MANDATE = Mandate(3, "parent", Ballot(1, "me"), (), forked=False, bound=None, de
 MEMBERS = (("m0", "n0"), ("m1", "n1"))
 FIRST, SECOND = leader_order(3, 1, MEMBERS[1])
 
-Lead = Callable[[Close], Awaitable[StageReport]]
+TookOver = Callable[[Close], Awaitable[StageReport]]
 
 
 async def reports_well(close: Close) -> StageReport:
@@ -51,7 +51,7 @@ class Swarm:
     def __init__(self) -> None:
         everyone: dict[str, FakeLinks] = {}
         self.asked: list[tuple[str, Close]] = []
-        self.leads: dict[str, Lead] = {}
+        self.leads: dict[str, TookOver] = {}
         self.silent: set[str] = set()
         self.lost: set[str] = set()
         self.changed = Signal()
@@ -97,7 +97,7 @@ def test_the_first_leader_of_each_stage_is_asked() -> None:
 
 
 @pytest.mark.parametrize("bad", [refuses, lies])
-def test_a_leader_that_fails_is_passed_over(bad: Lead) -> None:
+def test_a_leader_that_fails_is_passed_over(bad: TookOver) -> None:
     async def main() -> None:
         it = Swarm()
         it.leads[FIRST] = bad

@@ -13,7 +13,7 @@ from swarmd.swarm.membership.order import conductor_order
 from swarmd.swarm.membership.table import SILENCE_FLOOR_SECONDS, SMALL_SWARM, Membership
 from swarmd.swarm.steps.succession import Succession
 from swarmd.swarm.wire.messages.common import Ack, Ballot
-from swarmd.swarm.wire.messages.step import Lead
+from swarmd.swarm.wire.messages.step import TookOver
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
 
@@ -38,7 +38,7 @@ class Seat:
             record=SimpleNamespace(stages=[SimpleNamespace(members=members[stage]) for stage in sorted(members)]),
             chain=SimpleNamespace(members=lambda stage=None: everyone if stage is None else members[stage]),
         )
-        self.told: list[tuple[str, Lead]] = []
+        self.told: list[tuple[str, TookOver]] = []
         self.deaf: set[str] = set()
         self.seen: list[tuple[int, int]] = []  # steps, and numbers of ballots
         links: Any = SimpleNamespace(handle=lambda kind, handler: None, tell_all=self._tell_all)
@@ -52,7 +52,7 @@ class Seat:
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self.tasks.append(asyncio.ensure_future(work))
 
-    async def _tell_all(self, peers: list[str], lead: Lead, *, deadline_s: float) -> dict[str, Ack]:
+    async def _tell_all(self, peers: list[str], lead: TookOver, *, deadline_s: float) -> dict[str, Ack]:
         self.told += [(peer, lead) for peer in peers if peer not in self.deaf]
         return {peer: Ack() for peer in peers if peer not in self.deaf}
 
@@ -150,7 +150,7 @@ def test_who_took_over_tells_everyone_and_again_whoever_did_not_hear() -> None:
     run_virtual(main())
 
 
-def hears(it: Seat, peer: str, lead: Lead) -> str:
+def hears(it: Seat, peer: str, lead: TookOver) -> str:
     run_virtual(it.succession._answer_lead(peer, lead))
     return it.succession.conductor_of(STEP)
 
@@ -158,8 +158,8 @@ def hears(it: Seat, peer: str, lead: Lead) -> str:
 def test_everyone_follows_whoever_leads_under_the_highest_ballot_as_long_as_it_lives() -> None:
     it = seat(MIDDLES[0])
     assert it.succession.conductor_of(STEP) == FIRST
-    assert hears(it, THIRD, Lead(STEP, "r", Ballot(3, THIRD), 1)) == THIRD
-    assert hears(it, SECOND, Lead(STEP, "r", Ballot(2, SECOND), 1)) == THIRD, "an older word"
+    assert hears(it, THIRD, TookOver(STEP, "r", Ballot(3, THIRD), 1)) == THIRD
+    assert hears(it, SECOND, TookOver(STEP, "r", Ballot(2, SECOND), 1)) == THIRD, "an older word"
     assert it.seen == [(STEP, 3), (STEP, 2)]
     it.membership.suspect(THIRD)
     assert it.succession.conductor_of(STEP) == SECOND
@@ -171,7 +171,7 @@ def test_everyone_follows_whoever_leads_under_the_highest_ballot_as_long_as_it_l
 
 def test_nobody_follows_one_that_was_started_anew_since_it_said_so() -> None:
     it = seat(MIDDLES[0])
-    assert hears(it, THIRD, Lead(STEP, "r", Ballot(3, THIRD), 1)) == THIRD
+    assert hears(it, THIRD, TookOver(STEP, "r", Ballot(3, THIRD), 1)) == THIRD
     it.membership.hear(card(THIRD, incarnation=2, version=STEP - 1), 1.0)
     assert it.succession.conductor_of(STEP) == FIRST
 
@@ -180,8 +180,8 @@ def test_when_the_last_to_take_over_is_gone_the_one_before_leads_again_in_everyb
     """Some haven't heard of the last one: all must ask the same."""
     for own in (MIDDLES[0], SECOND):
         it = seat(own)
-        hears(it, SECOND, Lead(STEP, "r", Ballot(2, SECOND), 1))
-        assert hears(it, THIRD, Lead(STEP, "r", Ballot(3, THIRD), 1)) == THIRD
+        hears(it, SECOND, TookOver(STEP, "r", Ballot(2, SECOND), 1))
+        assert hears(it, THIRD, TookOver(STEP, "r", Ballot(3, THIRD), 1)) == THIRD
         it.membership.suspect(THIRD)
         assert it.succession.conductor_of(STEP) == SECOND
 
@@ -194,19 +194,19 @@ def test_who_has_not_the_right_to_lead_yet_gives_way_when_the_silent_one_is_back
 
 
 def test_one_that_was_silent_follows_when_it_comes_back() -> None:
-    assert hears(seat(FIRST), SECOND, Lead(STEP, "r", Ballot(2, SECOND), 1)) == SECOND
+    assert hears(seat(FIRST), SECOND, TookOver(STEP, "r", Ballot(2, SECOND), 1)) == SECOND
 
 
 @pytest.mark.parametrize(
     ("peer", "lead"),
     [
-        (SECOND, Lead(STEP, "another", Ballot(2, SECOND), 1)),  # another history
-        (SECOND, Lead(STEP - 1, "r", Ballot(2, SECOND), 1)),  # over
-        (SECOND, Lead(STEP + 50, "r", Ballot(2, SECOND), 1)),  # nobody is there yet
-        (SECOND, Lead(STEP, "r", Ballot(2, THIRD), 1)),  # in somebody else's name
+        (SECOND, TookOver(STEP, "another", Ballot(2, SECOND), 1)),  # another history
+        (SECOND, TookOver(STEP - 1, "r", Ballot(2, SECOND), 1)),  # over
+        (SECOND, TookOver(STEP + 50, "r", Ballot(2, SECOND), 1)),  # nobody is there yet
+        (SECOND, TookOver(STEP, "r", Ballot(2, THIRD), 1)),  # in somebody else's name
     ],
 )
-def test_other_words_change_nothing(peer: str, lead: Lead) -> None:
+def test_other_words_change_nothing(peer: str, lead: TookOver) -> None:
     it = seat(MIDDLES[0])
     assert hears(it, peer, lead) == FIRST
     assert len(it.succession._leads) <= 1
@@ -216,7 +216,7 @@ def test_what_was_heard_of_steps_that_are_over_is_forgotten() -> None:
     it = seat(MIDDLES[0])
     for step in range(STEP, STEP + 20):
         it.history.version = step - 1
-        run_virtual(it.succession._answer_lead(SECOND, Lead(step, "r", Ballot(2, SECOND), 1)))
+        run_virtual(it.succession._answer_lead(SECOND, TookOver(step, "r", Ballot(2, SECOND), 1)))
     assert len(it.succession._leads) == 1
 
 
@@ -224,17 +224,17 @@ def test_whatever_one_peer_says_it_leads_only_its_last_word_about_a_step_is_reme
     it = seat(MIDDLES[0])
     for number in range(100):
         for step in (STEP, STEP + 1):
-            hears(it, SECOND, Lead(step, f"history {number}", Ballot(number, SECOND), 1))
+            hears(it, SECOND, TookOver(step, f"history {number}", Ballot(number, SECOND), 1))
     assert sum(len(leads) for leads in it.succession._leads.values()) == 2
-    assert hears(it, SECOND, Lead(STEP, "r", Ballot(2, SECOND), 1)) == SECOND
+    assert hears(it, SECOND, TookOver(STEP, "r", Ballot(2, SECOND), 1)) == SECOND
 
 
 def test_of_strangers_and_of_those_that_are_forgotten_nothing_is_remembered() -> None:
     it = seat(MIDDLES[0])
-    hears(it, "stranger", Lead(STEP, "r", Ballot(9, "stranger"), 1))
+    hears(it, "stranger", TookOver(STEP, "r", Ballot(9, "stranger"), 1))
     assert not it.succession._leads
-    hears(it, SECOND, Lead(STEP, "r", Ballot(2, SECOND), 1))
+    hears(it, SECOND, TookOver(STEP, "r", Ballot(2, SECOND), 1))
     it.membership.hear(card(SECOND, sequence=2, state="left", version=STEP - 1), 1.0)
     it.membership.sweep(1.0)
-    hears(it, THIRD, Lead(STEP, "r", Ballot(3, THIRD), 1))
+    hears(it, THIRD, TookOver(STEP, "r", Ballot(3, THIRD), 1))
     assert [peer for leads in it.succession._leads.values() for peer in leads] == [THIRD]

@@ -22,7 +22,7 @@ class Prepare(Request[Promise]):
     """A conductor asks an acceptor to take nothing under a lower ballot any more."""
 
     step: int
-    parent: str  # hash of the record before
+    parent_hash: str  # hash of the record before
     ballot: Ballot
 
 
@@ -39,7 +39,7 @@ class Accept(Request[Accepted]):
     """A conductor asks an acceptor to accept a record."""
 
     step: int
-    parent: str
+    parent_hash: str
     ballot: Ballot
     record: dict[str, Any]
 

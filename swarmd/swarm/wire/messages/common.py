@@ -20,7 +20,7 @@ A = TypeVar("A")
 A_co = TypeVar("A_co", covariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when two versions can't talk to each other."""
 
 INCARNATION_LIMIT = 1 << 62

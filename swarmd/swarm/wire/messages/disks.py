@@ -7,38 +7,38 @@ from swarmd.swarm.wire.messages.state import Chunk, Snapshot
 
 
 @dataclass(frozen=True)
-class Kept:
+class CheckpointName:
     """A checkpoint on a peer's disk, whole."""
 
     version: int
     stage: int
-    state: str  # names it: `Record.state` of its record
+    state_hash: str  # names it: `Record.state` of its record
 
 
 @dataclass(frozen=True)
-class Stock:
+class CheckpointList:
     """Every whole checkpoint on a disk, of any stage."""
 
-    kept: tuple[Kept, ...]
+    checkpoints: tuple[CheckpointName, ...]
     has_data: bool  # its peer could be a head
     damaged: tuple[tuple[int, int], ...] = ()  # version and stage of checkpoints that are there and not whole
 
 
 @dataclass(frozen=True)
-class AskStock(Request[Stock]):
+class AskCheckpointList(Request[CheckpointList]):
     """Asks for all checkpoints of the run on a disk. The answer takes the time to read them once."""
 
 
 @dataclass(frozen=True)
-class AskCopy(Request[Snapshot]):
+class AskCheckpoint(Request[Snapshot]):
     """Someone wants a checkpoint."""
 
-    kept: Kept
+    checkpoint: CheckpointName
 
 
 @dataclass(frozen=True)
-class AskPiece(Request[Chunk]):
+class AskCheckpointChunk(Request[Chunk]):
     """Asks for a chunk of a checkpoint."""
 
-    kept: Kept
+    checkpoint: CheckpointName
     number: int

@@ -7,20 +7,20 @@ from swarmd.values import Encoded
 
 
 @dataclass(frozen=True)
-class TakenOver:
+class SumTaken:
     """`whole`: the sum that was handed over is part of this peer's now; else more slices are awaited."""
 
     whole: bool
 
 
 @dataclass(frozen=True)
-class HandOver(Request[TakenOver]):
+class HandOver(Request[SumTaken]):
     """A peer that leaves to a replica of its stage: a slice [start, stop) of its sum, which is to become part of yours.
     Slices come in order; the last one has the whole added, or nothing.
     """
 
     step: int
-    record: str
+    record_hash: str
     stage: int
     start: int
     stop: int

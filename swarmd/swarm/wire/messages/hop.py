@@ -74,7 +74,7 @@ class Hop(Request[Gradient | Loss | NotFinite | Busy]):
 
     step: int
     index: int
-    record: str  # newest record the sender applied: different histories refuse each other
+    record_hash: str  # newest record the sender applied: different histories refuse each other
     again: bool  # sent before to another replica: the next to pass it on asks first who has it
     evaluate: bool
     codec: str  # the gradient is wanted in

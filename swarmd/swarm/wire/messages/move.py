@@ -6,7 +6,7 @@ from swarmd.swarm.wire.messages.common import Ack, Request
 
 
 @dataclass(frozen=True)
-class Wished:
+class MoveOutlook:
     """The conductor's outlook for a move: likely to be granted, or why not. Only the record grants it."""
 
     likely: bool
@@ -14,11 +14,11 @@ class Wished:
 
 
 @dataclass(frozen=True)
-class AskMove(Request[Wished]):
+class AskMove(Request[MoveOutlook]):
     """A peer asks the conductor of a step to grant it, in the step's record, that it goes to another stage."""
 
     step: int
-    record: str
+    record_hash: str
     source: int
     target: int
     balance: bool = False  # it goes because the swarm gains by it: no more than it needs shall
@@ -30,5 +30,5 @@ class AskStay(Request[Ack]):
     as I leave before."""
 
     step: int
-    record: str
+    record_hash: str
     stage: int

@@ -18,9 +18,9 @@ class Card:
     stage: int  # -1: none yet
     state: str  # joining | waiting | serving | paused | draining | finished | left
     version: int
-    record: str  # hash of the newest commit record it applied
+    record_hash: str  # hash of the newest commit record it applied
     tokens: int  # target tokens trained in the history that led there: of two histories as long, the greater wins
-    data: str  # digest of its copy of the run's data; "" when it has none
+    data_digest: str  # digest of its copy of the run's data; "" when it has none
     device: str
     codecs: tuple[str, ...]
     forward: int  # queue lengths, in hops
@@ -54,7 +54,7 @@ class Summary:
     peers: int  # how many they are
     power: float = 0.0  # of all who are here or on their way here (`rule.py`), without those who leave
     candidates: int = 0  # how many of them may go to another stage
-    away: tuple[tuple[int, float], ...] = ()  # of those who leave: where to, and their power
+    moving: tuple[tuple[int, float], ...] = ()  # of those who leave: where to, and their power
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Hello(Request["Hello"]):
     protocol: int
     fingerprint: str
     card: Card
-    known: int = 0  # incarnation in which the sender knows its hearer; 0: not at all
+    known_incarnation: int = 0  # incarnation in which the sender knows its hearer; 0: not at all
 
 
 @dataclass(frozen=True)

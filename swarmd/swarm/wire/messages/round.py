@@ -32,14 +32,14 @@ class Close(Request[StageReport]):
     """Conductor to a round leader: all indices are done, average."""
 
     step: int
-    record: str
+    record_hash: str
     ballot: Ballot = NO_BALLOT
     stage: int = ANY_STAGE  # whose round it is
     blame: Blame = NOBODY  # why there is nothing to be averaged: the step is to be skipped
 
 
 @dataclass(frozen=True)
-class HeldPart:
+class AveragedPart:
     """An averaged part that a member has from an attempt before: it needn't be exchanged again."""
 
     start: int
@@ -68,7 +68,7 @@ NO_STANDING = Standing()
 
 
 @dataclass(frozen=True)
-class Frozen:
+class Holdings:
     """The contents of a member's sum."""
 
     indices: Ranges
@@ -77,18 +77,18 @@ class Frozen:
     resent: int
     finite: bool  # no hop of the step was answered with NotFinite
     subtracted: int = 0
-    parts: tuple[HeldPart, ...] = ()
+    parts: tuple[AveragedPart, ...] = ()
     thaws: int = 0  # how often the sum took in hops again: a plan is for one and the same sum
     blame: Blame = NOBODY  # unless `finite`
     standing: Standing = NO_STANDING  # said in answer to `Freeze.watch`
 
 
 @dataclass(frozen=True)
-class AskHoldings(Request[Frozen]):
+class AskHoldings(Request[Holdings]):
     """Leader to a member: which indices are in your sum so far? Nothing is frozen yet."""
 
     step: int
-    record: str
+    record_hash: str
     ballot: Ballot = NO_BALLOT
     stage: int = ANY_STAGE  # whose sum is meant
     spared: Ranges = ()  # in others' sums: what is under way with these here needn't be finished
@@ -96,11 +96,11 @@ class AskHoldings(Request[Frozen]):
 
 
 @dataclass(frozen=True)
-class Freeze(Request[Frozen]):
+class Freeze(Request[Holdings]):
     """Leader to a member: accumulate no more."""
 
     step: int
-    record: str
+    record_hash: str
     ballot: Ballot = NO_BALLOT
     stage: int = ANY_STAGE  # whose sum is meant
     watch: bool = False  # to see whether the device answers, and how the attempt stands: what is averaged here needn't
@@ -108,13 +108,13 @@ class Freeze(Request[Frozen]):
 
 
 @dataclass(frozen=True)
-class Subtract(Request[Frozen]):
+class Subtract(Request[Holdings]):
     """Leader to a member: others count for these indices; take your share of them out of your sum. It answers
     when that is done; a member that refuses is left out of the round.
     """
 
     step: int
-    record: str
+    record_hash: str
     indices: Ranges
     ballot: Ballot = NO_BALLOT
     stage: int = ANY_STAGE  # whose sum is meant
@@ -135,7 +135,7 @@ class Resend(Request[Resent]):
     """
 
     step: int
-    record: str
+    record_hash: str
     indices: Ranges
     stage: int  # that lacks them
     members: tuple[PeerId, ...]  # of that stage whose sums count

@@ -9,7 +9,7 @@ from swarmd.values import Buffer
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A state as hashed chunks: a donor that pinned it gives them for `AskChunk`, a disk for `AskPiece`."""
+    """A state as hashed chunks: a donor that pinned it gives them for `AskChunk`, a disk for `AskCheckpointChunk`."""
 
     version: int
     record: dict[str, Any]  # the commit record of that version

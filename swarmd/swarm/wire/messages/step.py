@@ -21,11 +21,11 @@ class AskLease(Request[Lease]):
     """A head reports finished indices and asks for more. The answer may take a while."""
 
     step: int
-    record: str
+    record_hash: str
     want: int
     completed: Ranges  # everything it has finished in this step
-    held: Ranges  # everything it is working on
-    away: Ranges = ()  # of these, what is with the next stage: another head could not hasten it
+    leased: Ranges  # everything it is working on
+    passed_on: Ranges = ()  # of these, what is with the next stage: another head could not hasten it
     blame: Blame = NOBODY  # for one of the completed ones, whose numbers are not finite: the step is to be skipped
 
 
@@ -38,10 +38,10 @@ class Revoke(Request[Ack]):
 
 
 @dataclass(frozen=True)
-class Lead(Request[Ack]):
+class TookOver(Request[Ack]):
     """A conductor that took over to everyone: from now on this step is led under this ballot."""
 
     step: int
-    record: str  # before it
+    record_hash: str  # before it
     ballot: Ballot
     incarnation: int  # of the conductor: when it has been started anew it leads no longer
