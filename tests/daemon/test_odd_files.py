@@ -96,18 +96,18 @@ def test_a_directory_of_text_may_hold_what_is_no_file(tmp_path: Path, kind: str)
 @pytest.mark.parametrize("suffix", ["json", "safetensors"])
 async def test_a_checkpoint_that_is_none_is_passed_over(tmp_path: Path, kind: str, suffix: str) -> None:
     for version in (1, 2):
-        save_stage(tmp_path / "list_checkpoints", version, 0, b"state", {"step": version}, 2)
+        save_stage(tmp_path / "checkpoints", version, 0, b"state", {"step": version}, 2)
     put(tmp_path / f"checkpoints/step-000002/stage-0.{suffix}", kind)
-    found = load_stage(tmp_path / "list_checkpoints", 0)
+    found = load_stage(tmp_path / "checkpoints", 0)
     assert found is not None
     assert found.version == 1
     store = LocalStore(Home(tmp_path))
     assert [version for version, _, _ in await store.list_checkpoints()] == [1]
     assert await store.load_checkpoint(2, 0) is None
     if suffix == "json":
-        assert read_manifest(tmp_path / "list_checkpoints", 2, 0) is None
+        assert read_manifest(tmp_path / "checkpoints", 2, 0) is None
     elif kind in FILES:
-        assert read_state(tmp_path / "list_checkpoints", 2, 0, 0, 1) is None
+        assert read_state(tmp_path / "checkpoints", 2, 0, 0, 1) is None
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -103,14 +103,14 @@ async def test_a_full_disk_shows_until_it_works_again(
     assert store.trouble == ""
 
 
-async def test_only_what_is_whole_is_in_stock(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_only_what_is_whole_is_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A bit that flips later is noticed, too, as the file is another one then."""
     store = LocalStore(Home(tmp_path))
     for version in (5, 10):
         await store.save_checkpoint(version, 0, b"state", {"step": version})
     await store.save_checkpoint(5, 1, b"copied", RECORD, copy=True)
     assert [it[:2] for it in await store.list_checkpoints()] == [(10, 0), (5, 1), (5, 0)]
-    state = tmp_path / "list_checkpoints" / "step-000010" / "stage-0.safetensors"
+    state = tmp_path / "checkpoints" / "step-000010" / "stage-0.safetensors"
     state.write_bytes(b"statf")
     assert [it[:2] for it in await store.list_checkpoints()] == [(5, 1), (5, 0)]
     assert store.damaged() == [(10, 0)]

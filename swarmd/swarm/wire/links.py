@@ -134,6 +134,7 @@ class Links:
         urgency: Urgency = "control",
     ) -> A | B:
         frame = await self.transport.request(peer, to_frame(message), deadline_s=deadline_s, urgency=urgency)
+        _check_protocol(peer, frame)
         try:
             answer = from_frame(frame)
             if not (isinstance(answer, others) or message.accepts(answer)):
@@ -204,10 +205,6 @@ class Links:
         if hello.card.peer != peer:
             raise PeerFault("its card names another peer")
         check_card(hello.card)
-        if hello.protocol != PROTOCOL:
-            raise Mismatch(
-                f"peer {short(peer)} speaks protocol {hello.protocol} and this daemon {PROTOCOL}; update the older one"
-            )
         if ours and hello.fingerprint and hello.fingerprint != ours:
             raise Mismatch(
                 f"peer {short(peer)} is of run {hello.fingerprint} and this daemon of run {ours}; their settings differ"
@@ -221,9 +218,9 @@ class Links:
     # ---------------------------------------------------------------------------------------------- answering
 
     async def _answer(self, peer: PeerId, frame: Frame) -> Frame:
+        if frame.kind == Hello.__name__:
+            return to_frame(await self._answer_hello(peer, frame))
         message = from_frame(frame)
-        if isinstance(message, Hello):
-            return to_frame(await self._answer_hello(peer, message))
         if isinstance(message, AskSettings):
             return to_frame(self._answer_settings(peer))
         if peer not in self._greeted:
@@ -249,8 +246,10 @@ class Links:
             self.fence.note(f"answering {type(message).__name__} of {short(peer)}", trouble)
             raise Refused("internal error") from None
 
-    async def _answer_hello(self, peer: PeerId, hello: Hello) -> Hello:
+    async def _answer_hello(self, peer: PeerId, frame: Frame) -> Hello:
         try:
+            _check_protocol(peer, frame)
+            hello = cast("Hello", from_frame(frame))
             self._check_hello(peer, hello)
         except Refused as refusal:
             log.warning("refused %s: %s", short(peer), refusal)
@@ -308,6 +307,15 @@ class Scope:
         """Refuses these kinds from now on."""
         for kind in self._own:
             self._handlers.pop(kind, None)
+
+
+def _check_protocol(peer: PeerId, frame: Frame) -> None:
+    """Reads of a greeting first which protocol it is in: the rest may be in other words then. Raises Mismatch."""
+    protocol = frame.body.get("protocol") if frame.kind == Hello.__name__ else PROTOCOL
+    if type(protocol) is int and protocol != PROTOCOL:
+        raise Mismatch(
+            f"peer {short(peer)} speaks protocol {protocol} and this daemon {PROTOCOL}; update the older one"
+        )
 
 
 def _prolonged(settings: Settings) -> str:

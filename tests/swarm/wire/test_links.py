@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import Mismatch, PeerFault, PeerUnreachable, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.network import SimNetwork
 from swarmd.swarm.wire import links as links_module
@@ -60,11 +60,14 @@ def test_a_peer_of_another_run_is_refused_with_a_sentence() -> None:
     meet(test, other_run="another")
 
 
-def test_another_protocol_is_refused_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rest", [{}, {"card": {"name": 7}}, {"more": 1}], ids=["alike", "in other words", "with more"])
+def test_another_protocol_is_refused_with_a_sentence(rest: dict[str, Any]) -> None:
+    """Whatever else its greeting says."""
+
     async def test(a: Node, b: Node) -> None:
-        hello = Hello(PROTOCOL + 1, "run", a.membership.own)
+        hello = Frame("Hello", {**to_frame(Hello(PROTOCOL + 1, "run", a.membership.own)).body, **rest})
         with pytest.raises(Refused, match=rf"speaks protocol {PROTOCOL + 1} and this daemon {PROTOCOL}; update"):
-            await ask_raw(a, "b", to_frame(hello))
+            await ask_raw(a, "b", hello)
         assert isinstance(await ask_raw(a, "b", to_frame(Room(3))), SayHello)
 
     meet(test)
@@ -73,10 +76,10 @@ def test_another_protocol_is_refused_with_a_sentence(monkeypatch: pytest.MonkeyP
 def test_an_answer_of_another_protocol_is_refused_by_the_asker() -> None:
     async def test(a: Node, b: Node) -> None:
         async def old(peer: str, frame: Frame) -> Frame:
-            return to_frame(Hello(PROTOCOL - 1, "run", b.membership.own))
+            return Frame("Hello", {"protocol": PROTOCOL - 1, "card": "in other words"})
 
         b.links.transport.serve(old)
-        with pytest.raises(Refused, match="protocol"):
+        with pytest.raises(Mismatch, match="protocol"):
             await a.links.greet("b")
         assert a.cards == []
 
