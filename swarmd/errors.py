@@ -3,7 +3,7 @@
 Relies on nothing. Every message is one sentence that says what to do or what happened; no traceback is shown to a user.
 """
 
-import re
+from typing import ClassVar
 
 
 class SwarmError(Exception):
@@ -19,7 +19,7 @@ class ControlError(SwarmError):
 
 
 class PeerFault(SwarmError):
-    """A peer sent what no honest peer sends (malformed, oversized, unknown kind). Costs that peer its connection."""
+    """A peer sent what no honest release sends (malformed, a wrong type). Costs that peer its connection."""
 
 
 class PeerUnreachable(SwarmError):
@@ -33,47 +33,59 @@ class WrongPeer(PeerUnreachable):
 class Refused(SwarmError):
     """The peer understood the request and said no, with a sentence: other run, other history, nothing to give."""
 
+    code: ClassVar[str] = ""  # on the wire, of a kind that the asker acts upon; "": of no such kind
+    numbers: tuple[int, ...] = ()  # that it acts upon
+
 
 class HopGivenUp(Refused):
     """The holder has given the hop up, as its custodian wanted. That says nothing against the holder."""
 
-    SENTENCE = "the hop was given up here"
+    code = "hop_given_up"
 
-    def __init__(self) -> None:
-        super().__init__(self.SENTENCE)
+    def __init__(self, sentence: str = "the hop was given up here") -> None:
+        super().__init__(sentence)
 
 
 class Overruled(Refused):
     """Another leader has the round. A leader that is told so gives up."""
 
-    OPENING = "another leader has the round"
-
-    def __init__(self, which: str) -> None:
-        super().__init__(f"{self.OPENING}: {which}")
+    code = "overruled"
 
 
 class Outvoted(Overruled):
     """A higher ballot than the asker's was heard: its conductor needs one above that."""
 
-    WHY = "its ballot is {asked}, and {heard} was heard here"
-    WORDS = re.compile(r"its ballot is ([0-9]{1,13}), and ([0-9]{1,13}) was heard here")  # no honest number is longer
+    code = "outvoted"
 
     def __init__(self, asked: int, heard: int) -> None:
-        super().__init__(self.WHY.format(asked=asked, heard=heard))
+        super().__init__(f"another leader has the round: its ballot is {heard}, and yours {asked}")
         self.asked, self.heard = asked, heard
+        self.numbers = (asked, heard)
 
 
-def refusal_of(sentence: str) -> Refused:
-    """A peer's no. The wire carries its sentence only, so this is where the kind of a refusal is told from the words:
-    the ones above are part of the protocol. Nothing else may look at a text to decide what to do.
-    """
-    opening, _, rest = sentence.partition(": ")
-    if opening == HopGivenUp.SENTENCE:
-        return HopGivenUp()
-    if opening == Overruled.OPENING:
-        numbers = Outvoted.WORDS.fullmatch(rest)
-        return Outvoted(*map(int, numbers.groups())) if numbers is not None else Overruled(rest)
-    return Refused(sentence)
+class OutOfRange(Refused):
+    """A value lies outside of the bounds of its field: an honest peer of another release may have sent it."""
+
+    code = "out_of_range"
+
+
+class UnknownKind(Refused):
+    """A kind of message that this release doesn't have: a later one may."""
+
+    code = "unknown_kind"
+
+
+CODES: dict[str, type[Refused]] = {
+    kind.code: kind for kind in (HopGivenUp, Overruled, Outvoted, OutOfRange, UnknownKind)
+}
+
+
+def refusal_of(code: str, sentence: str, numbers: tuple[int, ...] = ()) -> Refused:
+    """A peer's no as it came over the wire. One with a code that this release doesn't have is a plain refusal."""
+    kind = CODES.get(code, Refused)
+    if kind is Outvoted:
+        return Outvoted(*numbers) if len(numbers) == 2 else Overruled(sentence)
+    return kind(sentence)
 
 
 class Mismatch(Refused):

@@ -1,40 +1,43 @@
-"""Refusals: their kind survives the wire, which carries a sentence only."""
+"""Refusals: their kind survives the wire, which carries a code beside the sentence."""
 
 import pytest
 
-from swarmd.errors import HopGivenUp, Outvoted, Overruled, Refused, refusal_of
+from swarmd.errors import CODES, HopGivenUp, Mismatch, OutOfRange, Outvoted, Overruled, Refused, UnknownKind, refusal_of
 
 SENT = [
-    (HopGivenUp(), "the hop was given up here"),
-    (Overruled("abcd1234"), "another leader has the round: abcd1234"),
-    (Overruled("its ballot: 1"), "another leader has the round: its ballot: 1"),
-    (Outvoted(4, 12), "another leader has the round: its ballot is 4, and 12 was heard here"),
-    (Overruled("its ballot is 4, and no other"), "another leader has the round: its ballot is 4, and no other"),
-    (Refused("step 3 is over"), "step 3 is over"),
+    HopGivenUp(),
+    Overruled("another leads"),
+    Outvoted(4, 12),
+    OutOfRange("too many"),
+    UnknownKind("what?"),
+    Refused("it is over"),
 ]
 
 
-@pytest.mark.parametrize(("sent", "sentence"), SENT)
-def test_a_refusal_comes_back_as_what_it_was(sent: Refused, sentence: str) -> None:
-    """Its sentence, too: daemons of earlier releases tell the kind from it."""
-    assert str(sent) == sentence
-    assert type(refusal_of(sentence)) is type(sent)
-    assert str(refusal_of(sentence)) == sentence
+@pytest.mark.parametrize("sent", SENT, ids=lambda it: type(it).__name__)
+def test_a_refusal_comes_back_as_what_it_was(sent: Refused) -> None:
+    told = refusal_of(sent.code, str(sent), sent.numbers)
+    assert (type(told), str(told), told.numbers) == (type(sent), str(sent), sent.numbers)
 
 
-@pytest.mark.parametrize(
-    "sentence", ["", "no: the hop was given up here", "the hop was given up here by others", "another leader has it"]
-)
-def test_a_sentence_that_only_sounds_alike_is_a_plain_refusal(sentence: str) -> None:
-    assert type(refusal_of(sentence)) is Refused
+@pytest.mark.parametrize("code", ["", "refused", "a code of a later release", "HopGivenUp"])
+def test_a_refusal_with_another_code_is_a_plain_one_whatever_its_words(code: str) -> None:
+    told = refusal_of(code, str(HopGivenUp()))
+    assert (type(told), str(told)) == (Refused, str(HopGivenUp()))
+
+
+def test_every_code_is_of_one_kind_and_a_mismatch_has_none() -> None:
+    """Another peer's word that the runs differ is no reason to give it up for good."""
+    assert {kind.code for kind in CODES.values()} == set(CODES) == {it.code for it in SENT if it.code}
+    assert Mismatch.code == ""
 
 
 def test_the_numbers_of_ballots_come_along() -> None:
-    refusal = refusal_of(str(Outvoted(4, 12)))
+    refusal = refusal_of("outvoted", "whatever it says", (4, 12))
     assert isinstance(refusal, Outvoted)
     assert (refusal.asked, refusal.heard) == (4, 12)
 
 
-def test_a_number_that_no_ballot_has_is_not_read() -> None:
-    sentence = f"another leader has the round: its ballot is 4, and {'9' * 5000} was heard here"
-    assert type(refusal_of(sentence)) is Overruled
+@pytest.mark.parametrize("numbers", [(), (4,), (4, 12, 13)])
+def test_without_both_numbers_another_leads_all_the_same(numbers: tuple[int, ...]) -> None:
+    assert type(refusal_of("outvoted", "another leads", numbers)) is Overruled

@@ -130,7 +130,7 @@ class Channel:
             assert envelope.frame is not None
             answer.set_result(envelope.frame)
         elif envelope.type == frames.REFUSAL:
-            answer.set_exception(refusal_of(printable(envelope.sentence)))
+            answer.set_exception(refusal_of(envelope.code, printable(envelope.sentence), envelope.numbers))
         else:
             answer.set_exception(Refused("the peer is answering as many of our requests as it allows"))
 
@@ -151,7 +151,7 @@ class Channel:
             frame = await self._serve_with(self.peer, envelope.frame)
             message = frames.encode(frames.ANSWER, envelope.id, frame)
         except Refused as refusal:
-            message = frames.encode_refusal(envelope.id, str(refusal))
+            message = frames.encode_refusal(envelope.id, str(refusal), refusal.code, refusal.numbers)
         except PeerFault as fault:
             self._on_fault(fault)
             return

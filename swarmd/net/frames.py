@@ -8,6 +8,7 @@ taken, and the only exception that leaves `Decoder` and `decode_gossip` is PeerF
     chunk    u32 (lane << 24 | length), then `length` bytes
     message  u32 header length, header, buffers one after the other
     header   msgpack [type, id, kind, body, [buffer sizes]]  or  [REFUSAL, id, sentence]  or  [BUSY, id]
+    A refusal that the asker acts upon has a code, and numbers: [REFUSAL, id, sentence, code, [number]]
 """
 
 import mmap
@@ -43,6 +44,8 @@ GOSSIP_BYTES = 64 << 10
 
 KIND_BYTES = 64
 SENTENCE_CHARACTERS = 1000
+CODE_CHARACTERS = 32
+CODE_NUMBERS = 8
 LARGEST_ID = 1 << 53
 
 LAZY_BYTES = 1 << 20
@@ -60,6 +63,8 @@ class Envelope:
     urgency: Urgency
     frame: Frame | None = None  # of requests and answers
     sentence: str = ""  # of refusals
+    code: str = ""  # of refusals that have one
+    numbers: tuple[int, ...] = ()  # of refusals with a code
 
 
 class Message:
@@ -116,9 +121,10 @@ def encode(kind_of_message: int, request_id: int, frame: Frame) -> Message:
     return Message(header, frame.buffers)
 
 
-def encode_refusal(request_id: int, sentence: str) -> Message:
-    """A no with its reason, in one sentence."""
-    return Message(_pack([REFUSAL, request_id, sentence[:SENTENCE_CHARACTERS]]))
+def encode_refusal(request_id: int, sentence: str, code: str = "", numbers: Sequence[int] = ()) -> Message:
+    """A no with its reason, in one sentence, and the code of its kind, if it has one, with the numbers of that."""
+    acted_upon = [code, list(numbers)] if code else []
+    return Message(_pack([REFUSAL, request_id, sentence[:SENTENCE_CHARACTERS], *acted_upon]))
 
 
 def encode_busy(request_id: int) -> Message:
@@ -273,11 +279,19 @@ def _parse_header(data: memoryview, urgency: Urgency) -> tuple[Envelope, list[in
     if message_type in (REQUEST, ANSWER) and len(fields) == 5:
         frame = Frame(_check_kind(fields[2]), _check_body(fields[3]))
         return Envelope(message_type, request_id, urgency, frame), _check_sizes(fields[4])
-    if message_type == REFUSAL and len(fields) == 3 and type(fields[2]) is str:
-        return Envelope(REFUSAL, request_id, urgency, sentence=fields[2][:SENTENCE_CHARACTERS]), []
+    if message_type == REFUSAL and len(fields) in (3, 5) and type(fields[2]) is str:
+        code, numbers = _check_code(*fields[3:]) if len(fields) == 5 else ("", ())
+        sentence = fields[2][:SENTENCE_CHARACTERS]
+        return Envelope(REFUSAL, request_id, urgency, sentence=sentence, code=code, numbers=numbers), []
     if message_type == BUSY and len(fields) == 2:
         return Envelope(BUSY, request_id, urgency), []
     raise PeerFault(f"a message of type {message_type} with {len(fields)} fields")
+
+
+def _check_code(code: Any, numbers: Any) -> tuple[str, tuple[int, ...]]:
+    if type(code) is not str or type(numbers) is not list or not all(type(number) is int for number in numbers):
+        raise PeerFault("a refusal with a code that is no text, or with numbers that are none")
+    return code[:CODE_CHARACTERS], tuple(numbers[:CODE_NUMBERS])
 
 
 def _check_kind(kind: Any) -> str:

@@ -83,6 +83,9 @@ def test_refusals_and_busy_come_back() -> None:
     assert reader.feed(wire(frames.encode_refusal(7, "no room" * 1000), "control")) == [
         Envelope(REFUSAL, 7, "control", sentence=("no room" * 1000)[:1000])
     ]
+    assert reader.feed(wire(frames.encode_refusal(7, "no room", "full", (4, 12)), "control")) == [
+        Envelope(REFUSAL, 7, "control", sentence="no room", code="full", numbers=(4, 12))
+    ]
     assert reader.feed(wire(frames.encode_busy(8), "control")) == [Envelope(BUSY, 8, "control")]
 
 
@@ -168,6 +171,11 @@ def test_random_bytes_raise_nothing_but_peer_fault(data: bytes) -> None:
         message_of(None),
         message_of([REFUSAL, 1, b"no"]),
         message_of([REFUSAL, 1]),
+        message_of([REFUSAL, 1, "no", "code"]),
+        message_of([REFUSAL, 1, "no", b"code", []]),
+        message_of([REFUSAL, 1, "no", "code", "more"]),
+        message_of([REFUSAL, 1, "no", "code", [1.5]]),
+        message_of([REFUSAL, 1, "no", "code", [], 1]),
         message_of([BUSY, 1, 1]),
         message_of(b"\xc1"),  # never used by msgpack
         message_of(b"\x95\x01"),  # ends too early

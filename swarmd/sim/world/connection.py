@@ -203,7 +203,7 @@ class End:
         if answer is None or answer.done():
             return  # we forgot the question
         if frame.kind == REFUSAL:
-            answer.set_exception(refusal_of(frame.body["sentence"]))
+            answer.set_exception(refusal_of(frame.body["code"], frame.body["sentence"], frame.body["numbers"]))
         else:
             answer.set_result(frame)
 
@@ -231,7 +231,7 @@ class End:
         try:
             answer = await self.transport.answer(self.peer, frame)
         except Refused as refusal:
-            answer = _refusal(str(refusal))
+            answer = _refusal(str(refusal), refusal.code, refusal.numbers)
         except PeerFault as fault:
             self.transport.fault(self.peer, fault)
             return
@@ -259,5 +259,5 @@ class Connection:
         self.stuck_since: float | None = None
 
 
-def _refusal(sentence: str) -> Frame:
-    return Frame(REFUSAL, {"sentence": sentence})
+def _refusal(sentence: str, code: str = "", numbers: tuple[int, ...] = ()) -> Frame:
+    return Frame(REFUSAL, {"sentence": sentence, "code": code, "numbers": numbers})

@@ -150,7 +150,7 @@ class Journeys:
         try:
             await self._while_frozen(it)
             if it.given_up:  # before the device has heard of it
-                raise HopForgotten(HopGivenUp.SENTENCE)
+                raise HopForgotten(str(HopGivenUp()))
             if self._is_tail:
                 tail = await self._compute.tail(key, tokens, activation, codec=codec, subtract=it.subtract)
                 gradient, counted, loss_sum = tail.gradient, tail.accumulated, tail.loss_sum

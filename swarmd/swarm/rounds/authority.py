@@ -38,7 +38,7 @@ class RoundAuthority:
         self.admit(step, ballot)
         heard = now - self._heard < LEADER_SECONDS and self._is_live(self.leader)
         if heard and self.leader not in ("", peer) and leader_order(step, self._stage, [self.leader, peer])[-1] != peer:
-            raise Overruled(short(self.leader))
+            raise Overruled(f"another leader has the round: {short(self.leader)}")
 
     def take(self, step: int, ballot: Ballot, leader: PeerId, now: float) -> None:
         """A leader leads. Raises Overruled while another does."""
