@@ -28,6 +28,7 @@ SIZE_LIMIT = 1 << 20  # of any one dimension; keeps a stranger's settings from a
 RATE_LIMIT = 1e30  # of learning; more, times the decay, is no number of fp32
 LAYERS_LIMIT = 1 << 14  # a hundred times those of the deepest models; each is objects of Python in every peer
 STAGES_LIMIT = 1 << 12  # everyone counts over all of them again and again
+MICROBATCHES_LIMIT = 1 << 15  # of a step: however full of gaps, each set of them fits a message
 VALIDATION_LIMIT = 1 << 14  # microbatches: more would be training that teaches nothing
 TOKENS_LIMIT = 1 << 62  # of a whole run: counted in 64 bits
 COUNT_LIMIT = 1 << 40  # steps, seeds and sequences fit an exact float and an int64 product
@@ -143,6 +144,11 @@ def _run_problems(run: RunConfig) -> Iterator[Problem]:
         micro > 0 and batch % micro != 0,
         "sequences_per_step",
         f"is {batch}, which sequences_per_microbatch = {micro} does not divide; change one of them",
+    )
+    yield (
+        micro > 0 and batch // micro > MICROBATCHES_LIMIT,
+        "sequences_per_step",
+        f"is {batch}, but a step has {MICROBATCHES_LIMIT} microbatches at most; raise sequences_per_microbatch",
     )
     yield not 0 <= run.seed < COUNT_LIMIT, "seed", f"is {run.seed}, but must be from 0 to {COUNT_LIMIT - 1}"
     yield not 0 <= run.validate_every <= COUNT_LIMIT, "validate_every", "must be 0 (never) or a number of steps"

@@ -98,6 +98,10 @@ def test_13b_shared_has_the_papers_settings() -> None:
             f'name="x"\nsequences_per_step=7\n{MODEL}',
             "sequences_per_step is 7, which sequences_per_microbatch = 4 does",
         ),
+        (
+            f'name="x"\nsequences_per_step=65536\nsequences_per_microbatch=1\n{MODEL}',
+            "sequences_per_step is 65536, but a step has 32768 microbatches at most; raise sequences_per_microbatch",
+        ),
         (f'name=""\n{MODEL}', "name must be 1 to 64 printable characters"),
         (f'name="x"\n{MODEL.replace("layers=4", "layers=5")}', "model.layers is 5, which can't be cut into 2 equal"),
         (f'name="x"\n{MODEL.replace("heads=2", "heads=3")}', "model.hidden is 32, but must be an even multiple"),

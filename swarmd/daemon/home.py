@@ -20,7 +20,8 @@ from pathlib import Path
 from swarmd.daemon.remembered import Remembered, RememberedRun, parse_remembered, parse_run
 from swarmd.errors import ConfigError
 from swarmd.files import check_regular, open_private, read_json, read_regular, write_atomically
-from swarmd.swarm.wire.messages.common import INCARNATION_LIMIT, INCARNATION_STEP
+from swarmd.swarm.wire.messages.common import INCARNATION_STEP
+from swarmd.swarm.wire.messages.fields import INCARNATION_LIMIT
 
 SOCKET_PATH_LIMIT_BYTES = 107  # sun_path of Linux is 108 bytes with the closing zero
 DIAL_TIMEOUT_S = 1.0  # a daemon that lives accepts on its own socket at once

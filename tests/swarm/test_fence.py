@@ -18,7 +18,7 @@ from swarmd.swarm.wire.messages.common import Request
 from swarmd.swarm.wire.messages.presence import Settings
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
-from tests.swarm.wire.test_framing import filled
+from tests.swarm.wire.samples import filled
 
 GREETING = ("Hello", "AskSettings")  # answered by `Links` itself
 

@@ -1,4 +1,4 @@
-"""Frames damaged on purpose, in ways that no honest peer's frame has.
+"""Frames damaged on purpose, in ways that no release's frame is.
 
 Each way must be a `PeerFault`: where the frame is read (`framing.py`), by its form, or where its buffer is used, if
 bytes of that are missing.
@@ -12,27 +12,19 @@ from swarmd.swarm.wire.framing import KINDS
 from swarmd.values import Frame
 
 
-def _unknown_kind(frame: Frame, rng: random.Random) -> Frame:
-    return dataclasses.replace(frame, kind=f"{frame.kind}?")
-
-
 def _missing_field(frame: Frame, rng: random.Random) -> Frame:
     """One that every release sends: the others have a default."""
     needed = [it.name for it in dataclasses.fields(KINDS[frame.kind]) if it.default is dataclasses.MISSING]
     if not needed:
-        return _unknown_kind(frame, rng)
+        return _missing_buffer(frame, rng)
     gone = rng.choice(needed)
     return dataclasses.replace(frame, body={name: value for name, value in frame.body.items() if name != gone})
-
-
-def _strange_field(frame: Frame, rng: random.Random) -> Frame:
-    return dataclasses.replace(frame, body={**frame.body, "strange": 1})
 
 
 def _wrong_type(frame: Frame, rng: random.Random) -> Frame:
     names = [name for name, value in frame.body.items() if value is not None]  # a buffer's place is None, unread
     if not names:
-        return _strange_field(frame, rng)
+        return _missing_buffer(frame, rng)
     name = rng.choice(names)
     wrong: object = [["wrong"]] if isinstance(frame.body[name], dict) else {"wrong": 1}
     return dataclasses.replace(frame, body={**frame.body, name: wrong})
@@ -53,9 +45,7 @@ def _cut_buffer(frame: Frame, rng: random.Random) -> Frame:
 
 
 WAYS: tuple[Callable[[Frame, random.Random], Frame], ...] = (
-    _unknown_kind,
     _missing_field,
-    _strange_field,
     _wrong_type,
     _missing_buffer,
     _cut_buffer,

@@ -10,14 +10,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from swarmd.errors import NO_ANSWER, ConfigError, PeerFault, Refused
+from swarmd.errors import NO_ANSWER, ConfigError, Refused
 from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.balance.rule import plan_place
 from swarmd.swarm.balance.sizes import lacking
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.gossip import cards_for
 from swarmd.swarm.membership.table import nan_to_zero
-from swarmd.swarm.wire.incarnation import check_card
+from swarmd.swarm.wire.messages.fields import ARRIVALS_LIMIT
 from swarmd.swarm.wire.messages.presence import AskPlace, Card, Place
 from swarmd.values import PeerId, short
 
@@ -27,7 +27,6 @@ PLACE_SECONDS = 10.0
 PROMISES_LIMIT = 256  # newcomers whose place counts as taken; of more than these the first are forgotten
 PROMISE_SECONDS = 60.0  # a place given to a newcomer counts as taken for so long
 RETRY_SECONDS = 1.0
-ARRIVALS_LIMIT = 1 << 53  # what says more is a lie; beyond it newcomers are ordered by their names
 
 
 @dataclass(frozen=True)
@@ -107,12 +106,6 @@ class Places:
             log.info("no place from %s: %s", short(peer), trouble)
             self.tried = f"{short(peer)}: {str(trouble) or 'no answer'}"
             return None
-        try:
-            for card in place.cards:
-                check_card(card)
-        except PeerFault as fault:
-            log.info("no place from %s: %s", short(peer), fault)
-            return None
         self._arrive(place.arrival)
         for card in place.cards:
             self._hear(card)
@@ -123,7 +116,7 @@ class Places:
     def _arrive(self, arrival: int) -> None:
         """Takes its number from the peer that gives it a place: the order among newcomers is of that, not of clocks."""
         own = self._links.own
-        arrival = max(own.card.arrival, 1, min(arrival, ARRIVALS_LIMIT))
+        arrival = max(own.card.arrival, 1, arrival)
         own.card = dataclasses.replace(own.card, arrival=arrival)
 
     def _next_arrival(self) -> int:

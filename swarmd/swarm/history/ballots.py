@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from swarmd.config import RunConfig
-from swarmd.errors import PeerFault, Refused, SwarmError
+from swarmd.errors import OutOfRange, PeerFault, Refused, SwarmError
 from swarmd.swarm.history.consensus import (
-    NUMBER_LIMIT,
     Acceptor,
     decided_in,
     highest_ballot,
@@ -32,6 +31,7 @@ from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import Accept, Accepted, Prepare, Promise
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot, Request
+from swarmd.swarm.wire.messages.fields import BALLOT_LIMIT
 from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ class Ballots:
         know of ballots: a conductor without a majority of them leads under one that none of them has heard of.
         """
         self._highest = {known: highest for known, highest in self._highest.items() if known > self._history.version}
-        if self._highest.get(step, 0) < number < NUMBER_LIMIT:
+        if self._highest.get(step, 0) < number < BALLOT_LIMIT - 1:
             self._highest[step] = number
 
     def _note(self, step: int, ballot: Ballot) -> Ballot:
@@ -262,9 +262,11 @@ class Ballots:
 
 
 def _check_ballot(peer: PeerId, ballot: Ballot) -> None:
-    """Raises PeerFault for a ballot in somebody else's name, or one that would leave no room above it."""
-    if ballot.peer != peer or not 0 < ballot.number < NUMBER_LIMIT:
+    """Raises PeerFault for a ballot in somebody else's name, OutOfRange for one without room above."""
+    if ballot.peer != peer:
         raise PeerFault("a ballot that is not its own")
+    if not 0 < ballot.number < BALLOT_LIMIT:
+        raise OutOfRange(f"ballot {ballot.number} is not from 1 to {BALLOT_LIMIT - 1}")
 
 
 def _waiting(step: int, answering: int, acceptors: int) -> str:

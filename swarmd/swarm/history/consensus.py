@@ -19,8 +19,6 @@ from swarmd.values import PeerId
 
 ACCEPTORS = 9  # five must live; more would only cost messages
 
-NUMBER_LIMIT = 1 << 40  # a higher ballot number is no honest one: conductors count up one by one
-
 
 def plan_acceptors(step: int, record: Record | None, founder: PeerId) -> tuple[PeerId, ...]:
     """The peers that decide a step, from the record before: its heads, who know one another in a large swarm, too, then

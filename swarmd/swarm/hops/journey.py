@@ -10,7 +10,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from swarmd.errors import DeviceLost, HopForgotten, HopGivenUp, NonFinite, PeerFault, Refused, SwarmError
+from swarmd.errors import DeviceLost, HopForgotten, HopGivenUp, NonFinite, OutOfRange, PeerFault, Refused, SwarmError
 from swarmd.swarm.hops.admission import Admission
 from swarmd.swarm.hops.custodian import Custodian
 from swarmd.swarm.hops.retention import Answer
@@ -67,7 +67,7 @@ class Journeys:
         if hop.evaluate:
             return await self._validation.answer(hop)
         if hop.step < 1 or not 0 <= hop.index < self._run.microbatches:
-            raise PeerFault(f"hop ({hop.step}, {hop.index}) is none of this run")
+            raise OutOfRange(f"hop ({hop.step}, {hop.index}) is none of this run")
         await self._history.await_version(hop.step - 1, hop.record_hash, custodian, VERSION_WAIT_SECONDS)
         key = hop_id(hop)
         await self.hops.undisturbed(key)

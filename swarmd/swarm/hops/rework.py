@@ -7,7 +7,7 @@ from what the stage before has, and at a head from the data.
 import asyncio
 import logging
 
-from swarmd.errors import NO_ANSWER, HopForgotten, NonFinite, PeerFault, PeerUnreachable, Refused
+from swarmd.errors import NO_ANSWER, HopForgotten, NonFinite, OutOfRange, PeerUnreachable, Refused
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.hops.stage_context import StageContext
 from swarmd.swarm.hops.under_way import HopUnderWay
@@ -56,7 +56,7 @@ class Rework:
     async def _answer_hop_question(self, peer: PeerId, ask: AskHop) -> Hop:
         key = HopId(ask.step, ask.index)
         if not 0 <= key.index < self._run.microbatches:
-            raise PeerFault(f"hop {tuple(key)} is none of this run")
+            raise OutOfRange(f"hop {tuple(key)} is none of this run")
         is_tail = self._stage == self._run.model.stages - 1
         if key.step != self._history.version + 1 or is_tail or not self._history.ready:
             raise Refused(f"hop {tuple(key)} isn't passed on here now")

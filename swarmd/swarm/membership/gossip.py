@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from swarmd.config import RunConfig, fingerprint
-from swarmd.errors import NO_ANSWER, PeerFault
+from swarmd.errors import NO_ANSWER, PeerFault, Refused
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.reach import count_near
 from swarmd.swarm.membership.table import (
@@ -25,9 +25,8 @@ from swarmd.swarm.membership.table import (
     summary_interval,
 )
 from swarmd.swarm.wire.framing import from_frame, to_frame
-from swarmd.swarm.wire.incarnation import check_card
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Ack, Message
+from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.presence import Announce, Card, Summary
 from swarmd.values import Frame, PeerId, short
 
@@ -59,13 +58,6 @@ def cards_for(stage: int, membership: Membership) -> tuple[Card, ...]:
             far.setdefault(card.stage, []).append(card)
     few = (card for other, those in far.items() for card in first_of(other, those, FEW))
     return (*(card for card in cards if abs(card.stage - stage) <= 1), *few)
-
-
-def _cards_in(message: Message) -> tuple[Card, ...]:
-    """The cards that a gossip message brings."""
-    if isinstance(message, Card):
-        return (message,)
-    return message.cards[:SUMMARY_CARDS] if isinstance(message, Summary) else ()
 
 
 SumUp = Callable[[int, tuple[Card, ...], int], Summary]
@@ -141,13 +133,11 @@ class Gossip:
         self._heard_from = count_near(self._membership, stage)
 
     def _hear(self, author: PeerId, frame: Frame) -> None:
-        """A gossip message. What is malformed is somebody else's trouble: it is dropped."""
+        """A gossip message. One that can't be used is dropped: whoever passed it on may not know it either."""
         try:
             message = from_frame(frame)
-            for card in _cards_in(message):
-                check_card(card)
-        except PeerFault as fault:
-            log.debug("gossip of %s dropped: %s", short(author), fault)
+        except (PeerFault, Refused) as trouble:
+            log.debug("gossip of %s dropped: %s", short(author), trouble)
             return
         if isinstance(message, Card) and message.peer == author:
             self._links.fence.call(self._heard, message)
@@ -203,7 +193,6 @@ class Gossip:
     async def _answer_announce(self, peer: PeerId, announce: Announce) -> Ack:
         if announce.card.peer != peer:
             raise PeerFault("it announced somebody else")
-        check_card(announce.card)
         self._heard(announce.card)
         return Ack()
 

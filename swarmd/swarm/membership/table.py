@@ -15,7 +15,7 @@ from swarmd.swarm.membership.rhythm import Rhythm
 from swarmd.swarm.membership.states import ADMITTING, AT_WORK, STAYING
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.messages.presence import Card, Summary
-from swarmd.swarm.wire.own_card import OwnCard, bounded
+from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.values import PeerId
 
 HEARTBEAT_SECONDS = 2.0  # between heartbeats in a small swarm: a copy costs about 1 ms of CPU everywhere
@@ -30,7 +30,7 @@ SILENCE_DEVIATIONS = 8.0
 SMALL_SWARM = 48  # peers up to which everyone knows, and keeps in touch with, everyone
 FEW = 3  # of a stage's peers that are known far from it in a large swarm: enough that one of them lives
 MEMBERS_LIMIT = 4096  # cards remembered; the longest unheard go first
-AWAY_KEPT = 256  # movers in a stage's summary: a few at a time go
+MOVERS_KEPT = 256  # movers in a stage's summary: a few at a time go
 
 
 @dataclass
@@ -154,7 +154,6 @@ class Membership:
         """Takes in a card. False if we knew a newer one. A newer one lifts suspicion."""
         if not self.is_news(card):
             return False
-        card = bounded(card)
         member = self._members.get(card.peer)
         if member is None:
             self._make_room()
@@ -180,10 +179,9 @@ class Membership:
 
     def report(self, summary: Summary) -> None:
         """A stage's summary says how many peers it has, and what they can do."""
-        if 0 <= summary.stage < MEMBERS_LIMIT and 0 <= summary.peers <= MEMBERS_LIMIT:
-            before = self._reported.get(summary.stage)
-            self._reported[summary.stage] = dataclasses.replace(summary, cards=(), moving=summary.moving[:AWAY_KEPT])
-            self.generation += before is None or before.peers != summary.peers
+        before = self._reported.get(summary.stage)
+        self._reported[summary.stage] = dataclasses.replace(summary, cards=(), moving=summary.moving[:MOVERS_KEPT])
+        self.generation += before is None or before.peers != summary.peers
 
     def summaries(self) -> dict[int, Summary]:
         """The last of each stage."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import AT_WORK, STAYING
+from swarmd.swarm.wire.messages.fields import FINAL_LIMIT
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import PeerId, host_of
 
 MACHINES = 2  # that a stage's final state is to be on: one may burn
-FINAL_LIMIT = 256  # stages whose final state one peer keeps: what a card may name
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from swarmd.swarm.fence import is_of_device
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.rounds.averaged import AveragedGradients, part_digest
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import Ranges, to_ranges
+from swarmd.swarm.wire.messages.common import to_ranges
+from swarmd.swarm.wire.messages.fields import Ranges
 from swarmd.swarm.wire.messages.hop import Blame
 from swarmd.swarm.wire.messages.round import Averaged, Contribution, OpenPart, Part, Plan, Standing
 from swarmd.values import Encoded, PeerId

@@ -9,7 +9,6 @@ of them subtract, as always. A frozen sum is neither given nor taken: its round 
 import asyncio
 import itertools
 import logging
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,8 +17,9 @@ from swarmd.swarm.hops.stage_context import StageContext
 from swarmd.swarm.membership.states import STAYING
 from swarmd.swarm.rounds.exchange import unless_over
 from swarmd.swarm.tasks import joined, start_shared
-from swarmd.swarm.wire.messages.common import Ranges, check_stage, from_ranges, to_ranges
+from swarmd.swarm.wire.messages.common import check_stage, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.drain import HandOver, SumTaken
+from swarmd.swarm.wire.messages.fields import Ranges
 from swarmd.values import Encoded, PeerId, short
 
 log = logging.getLogger(__name__)
@@ -192,8 +192,6 @@ class HandOvers:
             del self._incoming[other]
         if any(peer != giver for peer in self._incoming):
             raise Refused("another peer hands its sum over")
-        if not math.isfinite(message.loss_sum):
-            raise PeerFault("a sum whose loss is not finite came")
         length, size = message.stop - message.start, self._compute.gradient_size
         if message.start == 0:
             self._incoming[giver] = Incoming(estate)

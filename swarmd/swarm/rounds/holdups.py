@@ -7,7 +7,7 @@ an honest thin line comes part by part: each part is progress, and begins a new 
 
 from collections.abc import Mapping
 
-from swarmd.errors import PeerFault
+from swarmd.errors import OutOfRange
 from swarmd.swarm.rounds.exchange import EXCHANGE_SECONDS, plan_pace, plan_turns
 from swarmd.swarm.wire.messages.common import from_ranges
 from swarmd.swarm.wire.messages.round import Plan, Standing
@@ -60,7 +60,7 @@ def is_sound(plan: Plan, standing: Standing) -> bool:
         from_ranges(standing.has, len(plan.parts))
         for part in standing.open:
             from_ranges(part.given, len(plan.members))
-    except PeerFault:
+    except OutOfRange:
         return False
     return all(0 <= part.number < len(plan.parts) for part in standing.open)
 

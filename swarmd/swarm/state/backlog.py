@@ -27,7 +27,6 @@ OTHER_TIMES = 2.0
 STEPS_AT_ONCE = 2  # whose gradients are fetched
 PASSES = 5  # through all sources, when some can't be reached
 PASS_SECONDS = 1.0  # between them
-PARTS_LIMIT = 4096  # of a gradient; more is a lie
 
 Hold = Callable[[int, str, tuple[Encoded, ...]], None]
 """Keeps the averaged parts of (step, digest) until that step is applied: `CommittedGradients.hold`."""
@@ -186,8 +185,6 @@ class Backlog:
     async def _gradient(self, record: Record) -> tuple[Encoded, ...]:
         """All parts of a committed gradient, each from a holder that gives it. Raises Missed."""
         first = await self._part(record, 0)
-        if not 1 <= first.parts <= PARTS_LIMIT:
-            raise Missed(f"the gradient of step {record.step} has {first.parts} parts")
         parts = [first.data]
         while len(parts) < first.parts:
             parts.append((await self._part(record, len(parts))).data)

@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 
 from swarmd.config import RunConfig
-from swarmd.errors import PeerFault, Refused
+from swarmd.errors import OutOfRange, PeerFault, Refused
 from swarmd.swarm.history.record import Record, record_to_plain
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.membership.table import Membership
@@ -115,7 +115,7 @@ class Disks:
                 f"version {ask.checkpoint.version} of stage {ask.checkpoint.stage} isn't given out here any more"
             )
         if not 0 <= ask.number < len(snapshot.hashes):
-            raise PeerFault("no such chunk")
+            raise OutOfRange(f"the state has no chunk {ask.number}")
         start = ask.number * snapshot.chunk_bytes
         stop = min(start + snapshot.chunk_bytes, snapshot.nbytes)
         async with self._reading:

@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from dataclasses import dataclass, field
 
-from swarmd.errors import PeerFault, Refused
+from swarmd.errors import OutOfRange, Refused
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import record_to_plain
 from swarmd.swarm.ports import Compute
@@ -144,7 +144,7 @@ class Donor:
         if pinned is None:
             raise Refused(f"version {ask.version} is not pinned here any more")
         if not 0 <= ask.number < len(pinned.snapshot.hashes):
-            raise PeerFault("no such chunk")
+            raise OutOfRange(f"the state has no chunk {ask.number}")
         pinned.used, pinned.touched = asyncio.get_running_loop().time(), True
         self._pulls(pinned, peer)
         start = ask.number * pinned.snapshot.chunk_bytes

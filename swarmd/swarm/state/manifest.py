@@ -19,9 +19,7 @@ from swarmd.values import Buffer
 CHUNK_BYTES = 4 << 20  # hashed in about 4 ms, so that the event loop never stalls
 CHUNKS_AT_ONCE = 4  # in flight from one donor to one joiner; keeps a 100 ms link busy at 1 Gb/s
 SNAPSHOT_SECONDS = 300.0  # to export a stage's state
-CHUNK_LIMIT_BYTES = 64 << 20  # a manifest with larger chunks is a lie
-STATE_LIMIT_BYTES = 1 << 40  # and so is one of a larger state,
-ELEMENT_LIMIT_BYTES = 64  # or with more bytes for an element of the gradient: parameter and moments take 16
+ELEMENT_LIMIT_BYTES = 64  # of a state, for an element of the gradient: parameter and moments take 16
 SLACK_BYTES = 64 << 20  # what a state may hold besides
 
 
@@ -59,8 +57,7 @@ def read_manifest(run: RunConfig, snapshot: Snapshot, gradient_size: int) -> Man
     record = record_from_plain(run, snapshot.record) if snapshot.version else None
     if snapshot.version != (record.step if record else 0):
         raise PeerFault("a snapshot whose record is of another version")
-    limit = min(STATE_LIMIT_BYTES, ELEMENT_LIMIT_BYTES * gradient_size + SLACK_BYTES)
-    if not 0 < snapshot.chunk_bytes <= CHUNK_LIMIT_BYTES or not 0 < snapshot.nbytes <= limit:
+    if snapshot.nbytes > ELEMENT_LIMIT_BYTES * gradient_size + SLACK_BYTES:
         raise PeerFault("a snapshot of impossible size")
     if len(snapshot.hashes) != -(-snapshot.nbytes // snapshot.chunk_bytes):
         raise PeerFault("a snapshot whose hashes don't match its size")

@@ -1,17 +1,22 @@
 """Messages to frames and back.
 
-The fields' types are the schema: `from_frame` checks every one, so that what comes out of it can be used without
-further ado; anything else is a `PeerFault`. Buffers are referred to, never copied. What a field needs is worked out
-once per class, as a swarm converts thousands of messages a second.
+The fields' types and bounds are the schema: `from_frame` checks every one, so that what comes out of it can be used
+without further ado. A wrong type is a `PeerFault`, which no honest peer commits; a value out of bounds, or a kind that
+is not known here, is refused, since another release may have meant it well. Within a protocol a field that has a
+default may be missing, and one that is not known is passed over. `to_frame` holds this peer to the same bounds: a
+message that breaks them is a bug of ours, and isn't sent. Buffers are referred to, never copied. What a field needs is
+worked out once per class, as a swarm converts thousands of messages a second.
 """
 
 import dataclasses
 import math
 import typing
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from swarmd.errors import PeerFault
+from swarmd.errors import OutOfRange, PeerFault, UnknownKind
+from swarmd.printable import printable
+from swarmd.swarm.wire.bounds import Ascending, AtMost, Between, Bound, Text, is_text
 from swarmd.swarm.wire.messages import commit, common, disks, drain, hop, move, presence, state, step
 from swarmd.swarm.wire.messages import round as round_messages
 from swarmd.swarm.wire.messages.common import Message
@@ -25,212 +30,317 @@ KINDS: dict[str, type[Any]] = {
 }
 """Every message class by its name, which is its kind on the wire."""
 
-
 PLAIN = (int, str, bool, float)
 """Types that msgpack has, too."""
 
-TEXT_CHARACTERS = 512  # of a text in a message; an address may have some 400, everything else is shorter by far
-ITEMS = {"Card.addresses": 256, "Card.codecs": 64, "Card.final": 256, "Summary.cards": 64, "Summary.moving": 4096}
-"""How many items some fields may have, of what is kept of every peer or stage; all others a frame's size bounds."""
+TENSOR_BUFFERS = 8  # of an encoded tensor, and its dimensions; there are two, and three
+TENSOR_DIMENSION = 1 << 40
 
 INTEGER_LIMIT = 1 << 64  # of msgpack's; a larger one may be no float
 
 SPARSE = ("Card",)
 """Messages whose fields are left out where they have their default: many copies of each are gossiped."""
 
+MISSING = dataclasses.MISSING
+
 Lower = Callable[[Any, list[Buffer]], Any]
-"""Makes msgpack's own types of a field's value, and sets its buffers aside."""
+"""Makes msgpack's own types of a field's value, and sets its buffers aside. Raises OutOfRange."""
 
 Lift = Callable[[Any, Iterator[Buffer]], Any]
-"""Makes a field's value of msgpack's own types and the buffers that come next. Raises PeerFault."""
+"""Makes a field's value of msgpack's own types and the buffers that come next. Raises PeerFault, OutOfRange."""
+
+Check = Callable[[Any], None]
+"""Compares a value of the right type with its bounds. Raises OutOfRange."""
+
+
+class Shape(NamedTuple):
+    """The way of a type of fields onto the wire and back."""
+
+    lower: Lower
+    lift: Lift
+    plain: type[Any] | None = None  # a value of this type from `least` to `most`, or a text so long, is the same on
+    # both sides: most fields of most messages need no more than that look
+    least: float = 0
+    most: float = 0
+
+
+class Field(NamedTuple):
+    """A field of a message."""
+
+    name: str
+    shape: Shape
+    default: Any  # MISSING: it must be there
+    sparse: bool  # it is left out where it has its default
 
 
 def to_frame(message: Message) -> Frame:
-    """The message as a frame; its buffers are referred to, not copied."""
-    buffers: list[Buffer] = []
-    return Frame(type(message).__name__, _lower_fields(message, buffers), tuple(buffers))
-
-
-_LOWERS: dict[type[Any], list[tuple[str, Lower | None, Any]]] = {}
-_LIFTS: dict[type[Any], list[tuple[str, type[Any] | None, Lift, Any]]] = {}
-
-
-def _lowers(cls: type[Any]) -> list[tuple[str, Lower | None, Any]]:
-    """For each field of a message class its lowering, None where the value stays as it is, and the value with which it
-    is left out.
+    """The message as a frame; its buffers are referred to, not copied. Raises ValueError if it breaks its own bounds:
+    a bug of this peer.
     """
-    if cls not in _LOWERS:
-        hints, sparse = typing.get_type_hints(cls), cls.__name__ in SPARSE
-        _LOWERS[cls] = [
-            (it.name, _lower(hints[it.name]), it.default if sparse else dataclasses.MISSING)
-            for it in dataclasses.fields(cls)
-        ]
-    return _LOWERS[cls]
-
-
-def _lower_fields(message: Message, buffers: list[Buffer]) -> dict[str, Any]:
-    body = {}
-    for name, lower, default in _lowers(type(message)):
-        value = getattr(message, name)
-        if default is dataclasses.MISSING or value != default:
-            body[name] = value if lower is None else lower(value, buffers)
-    return body
-
-
-def _lower(hint: Any) -> Lower | None:
-    if hint == Buffer:
-        return lambda value, buffers: buffers.append(value)
-    if hint is Encoded:
-        return _lower_encoded
-    if dataclasses.is_dataclass(hint):
-        return _lower_fields
-    if typing.get_origin(hint) is tuple:
-        one = _lower(typing.get_args(hint)[0])
-        if one is None:
-            return lambda value, buffers: _as_lists(value)
-        return lambda value, buffers: [one(item, buffers) for item in value]
-    return None
-
-
-def _lower_encoded(value: Encoded, buffers: list[Buffer]) -> Any:
-    buffers.extend(value.data)
-    return [value.codec, list(value.shape), len(value.data)]
-
-
-def _as_lists(value: tuple[Any, ...]) -> list[Any]:
-    return [_as_lists(item) if isinstance(item, tuple) else item for item in value]
+    buffers: list[Buffer] = []
+    try:
+        body = _lower_fields(message, buffers)
+    except OutOfRange as trouble:
+        raise ValueError(f"a {type(message).__name__} that no peer would take: {trouble}") from None
+    return Frame(type(message).__name__, body, tuple(buffers))
 
 
 def from_frame(frame: Frame) -> Message:
-    """The message in a frame. Raises PeerFault if it isn't exactly one we know."""
+    """The message in a frame. Raises PeerFault if no honest peer sends it; OutOfRange, UnknownKind if a release other
+    than this one may.
+    """
     cls = KINDS.get(frame.kind)
     if cls is None:
-        raise PeerFault(f"unknown kind of message {frame.kind[:40]!r}")
+        raise UnknownKind(f"this release doesn't know messages of kind {printable(frame.kind)!r}")
     buffers = iter(frame.buffers)
-    message = _raise_fields(cls, frame.body, buffers)
+    message = _lift_fields(cls, frame.body, buffers)
     if next(buffers, None) is not None:
         raise PeerFault(f"{frame.kind} came with more buffers than it has")
     return message
 
 
-def _lifts(cls: type[Any]) -> list[tuple[str, type[Any] | None, Lift, Any]]:
-    """For each field of a message class the type that needs no lifting, the lifting, and the field's default."""
-    if cls not in _LIFTS:
-        hints, defaults = typing.get_type_hints(cls).items(), {it.name: it.default for it in dataclasses.fields(cls)}
-        _LIFTS[cls] = [
-            (name, _plain_type(hint), _lift(hint, f"{cls.__name__}.{name}"), defaults[name]) for name, hint in hints
+# -------------------------------------------------------------------------------------------------- messages
+
+_FIELDS: dict[type[Any], list[Field]] = {}
+
+
+def fields_of(cls: type[Any]) -> list[Field]:
+    """The fields of a message class, in order, worked out once."""
+    if cls not in _FIELDS:
+        hints, sparse = typing.get_type_hints(cls, include_extras=True), cls.__name__ in SPARSE
+        _FIELDS[cls] = [
+            Field(it.name, _shape(hints[it.name], f"{cls.__name__}.{it.name}"), it.default, sparse)
+            for it in dataclasses.fields(cls)
         ]
-    return _LIFTS[cls]
+    return _FIELDS[cls]
 
 
-def _plain_type(hint: Any) -> type[Any] | None:
-    return hint if hint in PLAIN and hint is not float else None
+def _lower_fields(message: Message, buffers: list[Buffer]) -> dict[str, Any]:
+    body = {}
+    for name, (lower, _, plain, least, most), default, sparse in fields_of(type(message)):
+        value = getattr(message, name)
+        if sparse and value == default:
+            continue
+        if type(value) is plain and (least <= value <= most if plain is not str else is_text(value, most)):
+            body[name] = value
+        else:
+            body[name] = lower(value, buffers)
+    return body
 
 
-def _raise_fields(cls: type[Any], body: Any, buffers: Iterator[Buffer]) -> Any:
-    """A field that has a default may be missing: it came with a later release than the sender's."""
+def _lift_fields(cls: type[Any], body: Any, buffers: Iterator[Buffer]) -> Any:
     if not isinstance(body, dict):
         raise PeerFault(f"{cls.__name__} with wrong fields")
-    values, found = [], 0
-    for name, plain, lift, default in _lifts(cls):
-        if name in body:
-            value = body[name]
-            fits = type(value) is plain and (plain is not str or len(value) <= TEXT_CHARACTERS)
-            values.append(value if fits else lift(value, buffers))
-            found += 1
-        elif default is not dataclasses.MISSING:
+    values = []
+    for name, (_, lift, plain, least, most), default, _ in fields_of(cls):
+        value = body.get(name, MISSING)
+        if type(value) is plain and (least <= value <= most if plain is not str else is_text(value, most)):
+            values.append(value)
+        elif value is not MISSING:
+            values.append(lift(value, buffers))
+        elif default is not MISSING:
             values.append(default)
         else:
-            raise PeerFault(f"{cls.__name__} with wrong fields")
-    if found != len(body):
-        raise PeerFault(f"{cls.__name__} with wrong fields")
+            raise PeerFault(f"{cls.__name__} without its field {name}")
     return cls(*values)
 
 
-def _lift(hint: Any, where: str) -> Lift:
-    """A function that makes a value of the hint's type; its complaints name `where`."""
-    if hint is float:
-        return _number(where)
-    if hint in PLAIN:
-        return _plain(hint, where)
+# -------------------------------------------------------------------------------------------------- types of fields
+
+
+def _shape(hint: Any, where: str) -> Shape:
+    """The shape of a declared type; complaints name `where`."""
+    bounds: tuple[Bound, ...] = getattr(hint, "__metadata__", ())
+    hint = hint.__origin__ if bounds else hint
+    check = _checker(bounds, where)
+    if hint is bool:
+        return Shape(_checked(check), _plain(bool, check, where), bool, False, True)
+    if dataclasses.is_dataclass(hint) and hint is not Encoded and isinstance(hint, type):
+        return Shape(_lower_fields, lambda value, buffers: _lift_fields(hint, value, buffers))
+    if not bounds and typing.get_origin(hint) is not tuple:
+        raise TypeError(f"{where} has no bounds")
+    if hint in (int, float):
+        [between] = bounds
+        assert isinstance(between, Between), where
+        lift = _number(check, where) if hint is float else _plain(int, check, where)
+        return Shape(_checked(check), lift, hint, between.least, between.most)
+    if hint is str:
+        [text] = bounds
+        assert isinstance(text, Text), where
+        return Shape(_checked(check), _plain(str, check, where), str, 0, text.most)
     if hint == Buffer:
-        return lambda value, buffers: _buffer(buffers, where)
+        return _buffer_shape(check, where)
     if hint is Encoded:
-        return lambda value, buffers: _encoded(value, buffers, where)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return lambda value, buffers: _raise_fields(hint, value, buffers)
-    origin, items = typing.get_origin(hint), typing.get_args(hint)
-    if origin is dict:
-        return lambda value, buffers: _dict(value, where)
-    assert origin is tuple, "messages have no optional fields"
-    if items[-1] is Ellipsis:
-        return _items(_plain_type(items[0]), _lift(items[0], where), where)
-    return _fixed([_lift(item, where) for item in items], where)
+        return _tensor_shape(check, where)
+    if typing.get_origin(hint) is dict:
+        return Shape(_checked(check), _tree(check, where))
+    return _tuple_shape(typing.get_args(hint), bounds, where)
 
 
-def _number(where: str) -> Lift:
+def _checker(bounds: tuple[Bound, ...], where: str) -> Check:
+    objections = [bound.objection for bound in bounds]
+
+    def check(value: Any) -> None:
+        for objection in objections:
+            if why := objection(value):
+                raise OutOfRange(f"{where} {why}")
+
+    return check
+
+
+def _checked(check: Check) -> Lower:
+    """The lowering of what stays as it is."""
+
+    def lower(value: Any, buffers: list[Buffer]) -> Any:
+        check(value)
+        return value
+
+    return lower
+
+
+def _number(check: Check, where: str) -> Lift:
     """No honest peer sends an infinity or NaN: what came of one would spread."""
 
     def lift(value: Any, buffers: Iterator[Buffer]) -> Any:
-        if type(value) is float and math.isfinite(value):
-            return value
         if type(value) is int and abs(value) <= INTEGER_LIMIT:
-            return float(value)
-        raise PeerFault(f"{where} must be a finite number")
-
-    return lift
-
-
-def _plain(hint: type[Any], where: str) -> Lift:
-    def lift(value: Any, buffers: Iterator[Buffer]) -> Any:
-        if type(value) is hint:
-            if hint is str and len(value) > TEXT_CHARACTERS:
-                raise PeerFault(f"{where} is a text of {len(value)} characters")
-            return value
-        raise PeerFault(f"{where} must be {hint.__name__}")
-
-    return lift
-
-
-def _items(plain: type[Any] | None, one: Lift, where: str) -> Lift:
-    most = ITEMS.get(where)
-    if plain is str:
-        plain = None  # each is measured
-
-    def lift(value: Any, buffers: Iterator[Buffer]) -> Any:
-        if not isinstance(value, list):
-            raise PeerFault(f"{where} has the wrong type")
-        if most is not None and len(value) > most:
-            raise PeerFault(f"{where} has {len(value)} items")
-        return tuple([item if type(item) is plain else one(item, buffers) for item in value])
-
-    return lift
-
-
-def _fixed(lifts: list[Lift], where: str) -> Lift:
-    def lift(value: Any, buffers: Iterator[Buffer]) -> Any:
-        if not isinstance(value, list) or len(value) != len(lifts):
-            raise PeerFault(f"{where} has the wrong type")
-        return tuple([one(item, buffers) for one, item in zip(lifts, value, strict=True)])
-
-    return lift
-
-
-def _dict(value: Any, where: str) -> dict[str, Any]:
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            value = float(value)
+        if type(value) is not float or not math.isfinite(value):
+            raise PeerFault(f"{where} must be a finite number")
+        check(value)
         return value
-    raise PeerFault(f"{where} has the wrong type")
+
+    return lift
 
 
-def _buffer(buffers: Iterator[Buffer], where: str) -> Buffer:
+def _plain(kind: type[Any], check: Check, where: str) -> Lift:
+    def lift(value: Any, buffers: Iterator[Buffer]) -> Any:
+        if type(value) is not kind:
+            raise PeerFault(f"{where} must be {kind.__name__}")
+        check(value)
+        return value
+
+    return lift
+
+
+def _tree(check: Check, where: str) -> Lift:
+    def lift(value: Any, buffers: Iterator[Buffer]) -> Any:
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise PeerFault(f"{where} has the wrong type")
+        check(value)
+        return value
+
+    return lift
+
+
+# -------------------------------------------------------------------------------------------------- buffers
+
+
+def _buffer_shape(check: Check, where: str) -> Shape:
+    def lower(value: Buffer, buffers: list[Buffer]) -> None:
+        check(value)
+        buffers.append(value)
+
+    def lift(value: Any, buffers: Iterator[Buffer]) -> Buffer:
+        buffer = _next(buffers, where)
+        check(buffer)
+        return buffer
+
+    return Shape(lower, lift)
+
+
+def _tensor_shape(check: Check, where: str) -> Shape:
+    def lower(value: Encoded, buffers: list[Buffer]) -> Any:
+        check(value)
+        buffers.extend(value.data)
+        return [value.codec, list(value.shape), len(value.data)]
+
+    def lift(value: Any, buffers: Iterator[Buffer]) -> Encoded:
+        match value:
+            case [str(codec), list(shape), int(count)] if all(type(n) is int and n >= 0 for n in shape) and count >= 0:
+                pass
+            case _:
+                raise PeerFault(f"{where} isn't an encoded tensor")
+        if max(count, len(shape)) > TENSOR_BUFFERS or any(size > TENSOR_DIMENSION for size in shape):
+            raise OutOfRange(f"{where} is a tensor of {len(shape)} dimensions in {count} buffers, or too large")
+        tensor = Encoded(codec, tuple(shape), tuple([_next(buffers, where) for _ in range(count)]))
+        check(tensor)
+        return tensor
+
+    return Shape(lower, lift)
+
+
+def _next(buffers: Iterator[Buffer], where: str) -> Buffer:
     buffer = next(buffers, None)
     if buffer is None:
         raise PeerFault(f"{where} came without its buffer")
     return buffer
 
 
-def _encoded(value: Any, buffers: Iterator[Buffer], where: str) -> Encoded:
-    match value:
-        case [str(codec), list(shape), int(count)] if 0 <= count <= 8 and all(type(n) is int and n >= 0 for n in shape):
-            return Encoded(codec, tuple(shape), tuple([_buffer(buffers, where) for _ in range(count)]))
-    raise PeerFault(f"{where} isn't an encoded tensor")
+# -------------------------------------------------------------------------------------------------- lists
+
+
+def _tuple_shape(items: tuple[Any, ...], bounds: tuple[Bound, ...], where: str) -> Shape:
+    if items[-1] is not Ellipsis:
+        return _fixed([_shape(item, where) for item in items], where)
+    counts = tuple(bound for bound in bounds if isinstance(bound, AtMost))
+    if not counts:
+        raise TypeError(f"{where} has no bounds")
+    count, check = _checker(counts, where), _checker(tuple(it for it in bounds if it not in counts), where)
+    if any(isinstance(bound, Ascending) for bound in bounds):
+        return _ranges(count, check, where)
+    return _items(_shape(items[0], where), count, check, where)
+
+
+def _items(one: Shape, count: Check, check: Check, where: str) -> Shape:
+    lower_one, lift_one, *_ = one
+
+    def lower(value: tuple[Any, ...], buffers: list[Buffer]) -> list[Any]:
+        count(value)
+        check(value)
+        return [lower_one(item, buffers) for item in value]
+
+    def lift(value: Any, buffers: Iterator[Buffer]) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise PeerFault(f"{where} has the wrong type")
+        count(value)  # before anything is made of them
+        lifted = tuple([lift_one(item, buffers) for item in value])
+        check(lifted)
+        return lifted
+
+    return Shape(lower, lift)
+
+
+def _ranges(count: Check, check: Check, where: str) -> Shape:
+    """Pairs of numbers, which are many, all at once."""
+
+    def lower(value: tuple[tuple[int, int], ...], buffers: list[Buffer]) -> list[list[int]]:
+        count(value)
+        check(value)
+        return [[start, stop] for start, stop in value]
+
+    def lift(value: Any, buffers: Iterator[Buffer]) -> tuple[tuple[int, int], ...]:
+        if not isinstance(value, list):
+            raise PeerFault(f"{where} has the wrong type")
+        count(value)
+        ranges = []
+        for pair in value:
+            if type(pair) is not list or len(pair) != 2 or type(pair[0]) is not int or type(pair[1]) is not int:
+                raise PeerFault(f"{where} has the wrong type")
+            ranges.append((pair[0], pair[1]))
+        lifted = tuple(ranges)
+        check(lifted)
+        return lifted
+
+    return Shape(lower, lift)
+
+
+def _fixed(shapes: list[Shape], where: str) -> Shape:
+    def lower(value: tuple[Any, ...], buffers: list[Buffer]) -> list[Any]:
+        return [shape.lower(item, buffers) for shape, item in zip(shapes, value, strict=True)]
+
+    def lift(value: Any, buffers: Iterator[Buffer]) -> tuple[Any, ...]:
+        if not isinstance(value, list) or len(value) != len(shapes):
+            raise PeerFault(f"{where} has the wrong type")
+        return tuple([shape.lift(item, buffers) for shape, item in zip(shapes, value, strict=True)])
+
+    return Shape(lower, lift)

@@ -12,9 +12,8 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from swarmd.errors import PeerFault
-from swarmd.swarm.wire.messages.common import INCARNATION_LIMIT, INCARNATION_STEP, SEQUENCE_LIMIT
-from swarmd.swarm.wire.messages.presence import Card
+from swarmd.swarm.wire.messages.common import INCARNATION_STEP
+from swarmd.swarm.wire.messages.fields import INCARNATION_LIMIT
 from swarmd.swarm.wire.own_card import OwnCard
 
 log = logging.getLogger(__name__)
@@ -28,12 +27,6 @@ Keep = Callable[[int], Awaitable[None]]
 
 async def keep_nothing(incarnation: int) -> None:
     """For a peer that has no disk."""
-
-
-def check_card(card: Card) -> None:
-    """A card whose numbers no honest peer reaches would make its peer's true cards old for good. Raises PeerFault."""
-    if not 0 <= card.incarnation <= INCARNATION_LIMIT or not 0 <= card.sequence <= SEQUENCE_LIMIT:
-        raise PeerFault(f"a card with incarnation {card.incarnation} and sequence {card.sequence}")
 
 
 class Incarnation:

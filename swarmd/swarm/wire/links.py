@@ -15,7 +15,7 @@ from swarmd.swarm.fence import Fence
 from swarmd.swarm.ports import Transport
 from swarmd.swarm.tasks import start_shared
 from swarmd.swarm.wire.framing import from_frame, to_frame
-from swarmd.swarm.wire.incarnation import Incarnation, Keep, check_card, keep_nothing
+from swarmd.swarm.wire.incarnation import Incarnation, Keep, keep_nothing
 from swarmd.swarm.wire.messages.common import PROTOCOL, Message, Request, RequestKind
 from swarmd.swarm.wire.messages.presence import AskSettings, Card, Hello, SayHello, Settings
 from swarmd.swarm.wire.own_card import OwnCard
@@ -204,7 +204,6 @@ class Links:
         ours = settings.fingerprint if settings else ""
         if hello.card.peer != peer:
             raise PeerFault("its card names another peer")
-        check_card(hello.card)
         if ours and hello.fingerprint and hello.fingerprint != ours:
             raise Mismatch(
                 f"peer {short(peer)} is of run {hello.fingerprint} and this daemon of run {ours}; their settings differ"

@@ -11,11 +11,9 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 from swarmd.status import PeerState
+from swarmd.swarm.wire.messages.fields import ADDRESSES_CHARACTERS, ADDRESSES_LIMIT
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import PeerId
-
-ADDRESSES_KEPT = 64  # of a card; a machine with containers has dozens
-ADDRESSES_CHARACTERS = 8192  # of all of them together; an honest one has some 100
 
 
 def first_card(
@@ -53,9 +51,9 @@ def first_card(
 def bounded(card: Card) -> Card:
     """A card with no more addresses than are kept, and told."""
     ends = list(itertools.accumulate(map(len, card.addresses)))
-    if len(ends) <= ADDRESSES_KEPT and (not ends or ends[-1] <= ADDRESSES_CHARACTERS):
+    if len(ends) <= ADDRESSES_LIMIT and (not ends or ends[-1] <= ADDRESSES_CHARACTERS):
         return card
-    count = min(ADDRESSES_KEPT, bisect_right(ends, ADDRESSES_CHARACTERS))
+    count = min(ADDRESSES_LIMIT, bisect_right(ends, ADDRESSES_CHARACTERS))
     return dataclasses.replace(card, addresses=card.addresses[:count])
 
 

@@ -57,7 +57,7 @@ def test_every_damage_is_a_fault_of_form_or_bytes_that_are_missing(message: Any)
 def test_damaged_frames_break_the_connection_and_training_goes_on() -> None:
     async def events(world: World) -> None:
         await moment(world, lambda: everyone_at(world, 1))
-        world.network.corrupt("middle1", 0.05)
+        world.network.corrupt("middle1", 0.2)
         await moment(world, lambda: any(event.what == "fault" for event in world.trace.events))
         world.heal()
 

@@ -9,14 +9,14 @@ from typing import Any, cast
 
 import pytest
 
-from swarmd.errors import PeerFault, Refused
+from swarmd.errors import OutOfRange, PeerFault, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.ballots import MEMORIES, SLEPT_SECONDS, Alone, Ballots, Mandate, Outranked
-from swarmd.swarm.history.consensus import NUMBER_LIMIT
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Record, build_return, genesis_hash, record_to_plain
 from swarmd.swarm.wire.messages.commit import Accept, Prepare, Promise
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
+from swarmd.swarm.wire.messages.fields import BALLOT_LIMIT
 from tests.swarm.cards import card
 from tests.swarm.fake_links import FakeLinks
 from tests.swarm.no_disk import NoDisk
@@ -153,7 +153,7 @@ def test_a_ballot_is_above_all_that_were_seen_for_the_step() -> None:
 
     async def main() -> None:
         it = four()["m0"]
-        for step, number in ((2, 70), (2, 50), (3, 80), (2, NUMBER_LIMIT)):
+        for step, number in ((2, 70), (2, 50), (3, 80), (2, BALLOT_LIMIT - 1)):
             it.ballots.see(step, number)
         assert (await it.seek()).ballot == Ballot(71, "m0")
         assert (await it.seek()).ballot == Ballot(72, "m0")
@@ -214,10 +214,13 @@ def test_who_can_not_speak_for_a_step_gives_no_promise(change: Callable[[Peer], 
     run_virtual(main())
 
 
-@pytest.mark.parametrize("ballot", [Ballot(1, "other"), Ballot(0, "m0"), Ballot(NUMBER_LIMIT, "m0")])
-def test_a_ballot_must_be_ones_own_and_leave_room_above_it(ballot: Ballot) -> None:
+@pytest.mark.parametrize(
+    ("ballot", "trouble"),
+    [(Ballot(1, "other"), PeerFault), (Ballot(0, "m0"), OutOfRange), (Ballot(BALLOT_LIMIT, "m0"), OutOfRange)],
+)
+def test_a_ballot_must_be_ones_own_and_leave_room_above_it(ballot: Ballot, trouble: type[Exception]) -> None:
     async def main() -> None:
-        with pytest.raises(PeerFault):
+        with pytest.raises(trouble):
             await Peer("n0", {}).ballots._answer_prepare("m0", Prepare(2, FIRST.hash, ballot))
 
     run_virtual(main())

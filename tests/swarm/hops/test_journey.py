@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from swarmd.config import LimitsConfig, ModelConfig, RunConfig
-from swarmd.errors import HopForgotten, HopGivenUp, NonFinite, PeerFault, Refused
+from swarmd.errors import HopForgotten, HopGivenUp, NonFinite, OutOfRange, PeerFault, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.fence import Fence
 from swarmd.swarm.hops.admission import Admission
@@ -195,9 +195,9 @@ async def test_no_more_are_admitted_than_fit_but_what_is_done_is_answered_by_one
     [
         (0, hop(stage=0), Refused),
         (1, hop(stage=2), Refused),
-        (TAIL, hop(RUN.microbatches), PeerFault),
-        (TAIL, hop(-1), PeerFault),
-        (TAIL, hop(step=0), PeerFault),
+        (TAIL, hop(RUN.microbatches), OutOfRange),
+        (TAIL, hop(-1), OutOfRange),
+        (TAIL, hop(step=0), OutOfRange),
     ],
 )
 def test_what_cannot_be_for_this_peer_is_not_computed(peer: int, message: Hop, trouble: type[Exception]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from swarmd.config import ModelConfig, RunConfig
-from swarmd.errors import PeerFault, PeerUnreachable, Refused
+from swarmd.errors import OutOfRange, PeerUnreachable, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.hops.retention import Retention
@@ -164,7 +164,7 @@ async def test_a_head_has_its_input_from_the_data() -> None:
 async def test_only_hops_of_the_present_step_that_are_passed_on_are_answered() -> None:
     it = Peer()
     assert await it.rework._answer_hop_question("d", AskHop(STEP, 1)) == message(1, 2, OUT)
-    with pytest.raises(PeerFault):
+    with pytest.raises(OutOfRange):
         await it.rework._answer_hop_question("d", AskHop(STEP, RUN.microbatches))
     with pytest.raises(Refused, match="isn't passed on here now"):
         await it.rework._answer_hop_question("d", AskHop(STEP + 1, 1))

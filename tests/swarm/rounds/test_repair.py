@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from swarmd.config import LimitsConfig, ModelConfig, RunConfig
-from swarmd.errors import PeerFault, Refused
+from swarmd.errors import OutOfRange, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.hops.rework import Rework
@@ -197,9 +197,9 @@ def test_another_stage_is_not_served(own: int, asked: int) -> None:
     virtually(test)
 
 
-def test_indices_beyond_the_batch_are_a_fault() -> None:
+def test_indices_beyond_the_batch_are_refused() -> None:
     async def test() -> None:
-        with pytest.raises(PeerFault):
+        with pytest.raises(OutOfRange):
             await Peer().bring(RUN.microbatches)
 
     virtually(test)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from swarmd.errors import PeerFault, Refused
+from swarmd.errors import OutOfRange, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.record import Record, record_to_plain
 from swarmd.swarm.state import manifest
@@ -135,7 +135,7 @@ def test_it_gives_out_a_checkpoint_chunk_by_chunk() -> None:
         assert (snapshot.version, snapshot.nbytes, len(snapshot.hashes)) == (3, len(STATE), 3)
         assert [await it.piece(number) for number in range(3)] == [b"0123", b"4567", b"89"]
         for number in (-1, 3):
-            with pytest.raises(PeerFault, match="no such chunk"):
+            with pytest.raises(OutOfRange, match="has no chunk"):
                 await it.piece(number)
 
     run_virtual(main())

@@ -8,13 +8,13 @@ from typing import Any, cast
 import pytest
 
 from swarmd.config import LimitsConfig
-from swarmd.errors import HopForgotten, PeerFault, Refused
+from swarmd.errors import HopForgotten, OutOfRange, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.steps.head import FOLLOW_SECONDS, PULSE_SECONDS, RETRY_SECONDS, Head, plan_slots
-from swarmd.swarm.wire.messages.common import Ranges
+from swarmd.swarm.wire.messages.fields import Ranges
 from swarmd.swarm.wire.messages.hop import Blame
 from swarmd.swarm.wire.messages.step import AskLease, Lease, Revoke
 from swarmd.swarm.wire.own_card import OwnCard
@@ -408,7 +408,7 @@ def test_what_others_were_faster_with_is_dropped() -> None:
         await asyncio.sleep(JOURNEY_SECONDS)
         assert it.ended == [0, 1, 2], "a hop under way ends as it ends"
         assert it.desk.reports[-1].completed == ((0, 1), (2, 3))
-        with pytest.raises(PeerFault):
+        with pytest.raises(OutOfRange):
             await it.revoke((0, RUN.microbatches + 1))
 
     during(events, ((0, 4),))

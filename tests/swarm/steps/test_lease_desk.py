@@ -19,7 +19,8 @@ from swarmd.swarm.steps.lease_desk import (
     plan_horizon_s,
 )
 from swarmd.swarm.steps.leases import Leases
-from swarmd.swarm.wire.messages.common import Ack, Ranges
+from swarmd.swarm.wire.messages.common import Ack
+from swarmd.swarm.wire.messages.fields import Ranges
 from swarmd.swarm.wire.messages.hop import NOBODY, Blame
 from swarmd.swarm.wire.messages.step import AskLease, Lease, Revoke
 from swarmd.values import HopId

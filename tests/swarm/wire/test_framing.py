@@ -1,40 +1,32 @@
-"""Messages: each goes through a frame unchanged; what isn't exactly one of ours is its sender's fault."""
+"""Messages: each goes through a frame unchanged; what no release sends is its sender's fault, and what another release
+may send is refused, or passed over.
+"""
 
 import dataclasses
-import typing
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmd.errors import PeerFault
-from swarmd.swarm.wire.framing import ITEMS, KINDS, TEXT_CHARACTERS, from_frame, to_frame
-from swarmd.swarm.wire.messages.common import Ack
+from swarmd.errors import OutOfRange, PeerFault, UnknownKind
+from swarmd.swarm.wire.framing import KINDS, TENSOR_BUFFERS, fields_of, from_frame, to_frame
+from swarmd.swarm.wire.messages.fields import (
+    ADDRESSES_LIMIT,
+    CHUNK_LIMIT_BYTES,
+    INCARNATION_LIMIT,
+    RANGES_LIMIT,
+    SUMMARY_CARDS_LIMIT,
+)
 from swarmd.swarm.wire.messages.hop import Hop
 from swarmd.swarm.wire.messages.presence import Card, Place, Summary
 from swarmd.swarm.wire.messages.round import Plan
 from swarmd.swarm.wire.messages.state import Chunk
 from swarmd.swarm.wire.messages.step import AskLease
-from swarmd.values import Buffer, Encoded, Frame
+from swarmd.values import Encoded, Frame
 from tests.swarm.cards import card
-
-ENCODED = Encoded("int8", (2, 3), (b"codes", b"scales"))
-
-
-def filled(hint: Any) -> Any:
-    """Some value of a field's type."""
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and hint is not Encoded:
-        return hint(**{name: filled(it) for name, it in typing.get_type_hints(hint).items()})
-    values = {int: 7, str: "text", bool: True, float: 0.5, Buffer: b"bytes", Encoded: ENCODED}
-    if hint in values:
-        return values[hint]
-    if typing.get_origin(hint) is dict:
-        return {"key": [1, "two", None]}
-    items = typing.get_args(hint)
-    if items[-1] is Ellipsis:
-        return (filled(items[0]), filled(items[0]))
-    return tuple(filled(item) for item in items)
+from tests.swarm.wire.samples import filled, sample
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,10 +61,7 @@ def body(message: Any, **changes: Any) -> Frame:
 HOP = filled(Hop)
 CARD = card("a")
 WRONG: dict[str, Frame] = {
-    "an unknown kind": Frame("Dance", {}),
-    "a kind that is something else": Frame("Any", {}),
     "no fields": Frame("Hop", {}),
-    "a field too many": body(Ack(), more=1),
     "text for a number": body(HOP, step="1"),
     "a truth for a number": body(HOP, step=True),
     "a number for a truth": body(HOP, again=1),
@@ -91,7 +80,6 @@ WRONG: dict[str, Frame] = {
     "a tensor of negative size": body(HOP, activation=["fp32", [-1], 1]),
     "a tensor of fractions": body(HOP, activation=["fp32", [1.5], 1]),
     "a tensor of truths": body(HOP, activation=["fp32", [True], 1]),
-    "a tensor of too many buffers": body(HOP, activation=["fp32", [1], 9]),
     "a tensor of fewer than no buffers": body(HOP, activation=["fp32", [1], -1]),
     "a tensor with more buffers than came": body(HOP, activation=["fp32", [1], 3]),
     "a tensor with fewer buffers than came": body(HOP, activation=["fp32", [1], 1]),
@@ -101,25 +89,83 @@ WRONG: dict[str, Frame] = {
     "a part with a field too few": body(filled(Plan), parts=[{"start": 0, "stop": 1}]),
     "a record that is a list": body(filled(KINDS["Commit"]), record=[]),
     "a record with numbers for names": body(filled(KINDS["Commit"]), record={1: 2}),
-    "a text without end": body(HOP, record_hash="r" * (TEXT_CHARACTERS + 1)),
-    "a text without end among others": body(CARD, codecs=["fp32", "c" * (TEXT_CHARACTERS + 1)]),
-    "addresses without end": body(CARD, addresses=["a"] * (ITEMS["Card.addresses"] + 1)),
-    "a summary of a crowd": body(Summary(0, (), 1), cards=[to_frame(CARD).body] * (ITEMS["Summary.cards"] + 1)),
     "a buffer missing": Frame("Chunk", to_frame(Chunk(b"")).body),
     "a buffer too many": Frame("Ack", {}, (b"extra",)),
 }
 
 
 @pytest.mark.parametrize("frame", WRONG.values(), ids=WRONG.keys())
-def test_what_is_not_exactly_a_message_is_its_senders_fault(frame: Frame) -> None:
+def test_what_no_release_sends_is_its_senders_fault(frame: Frame) -> None:
     with pytest.raises(PeerFault):
         from_frame(frame)
 
 
-def test_every_bound_on_items_is_of_a_field() -> None:
-    for where in ITEMS:
-        kind, _, name = where.partition(".")
-        assert typing.get_origin(typing.get_type_hints(KINDS[kind])[name]) is tuple
+CARDS = [to_frame(CARD).body]
+OUT_OF_RANGE: dict[str, tuple[Frame, str]] = {
+    "a step before the first": (body(HOP, step=-1), "Hop.step is -1"),
+    "a step beyond all": (body(HOP, step=1 << 62), "Hop.step is"),
+    "a stage below all": (body(HOP, stage=-2), "Hop.stage is -2"),
+    "a number that must not be negative": (body(CARD, service_seconds=-0.5), "Card.service_seconds is -0.5"),
+    "a whole number for one that is too large": (body(CARD, service_seconds=1 << 63), "Card.service_seconds is"),
+    "a text without end": (body(HOP, record_hash="r" * 65), "Hop.record_hash has 65 characters"),
+    "a text that can't be shown": (body(HOP, record_hash="a\x1b[2J"), "that can't be shown"),
+    "a text without end among others": (body(CARD, codecs=["fp32", "c" * 65]), "Card.codecs has 65 characters"),
+    "too many addresses": (body(CARD, addresses=["a"] * (ADDRESSES_LIMIT + 1)), "Card.addresses has 65 items"),
+    "too much of addresses": (body(CARD, addresses=["a" * 512] * 17), "Card.addresses has 8704 characters in all"),
+    "an incarnation that none can top": (body(CARD, incarnation=INCARNATION_LIMIT + 1), "Card.incarnation is"),
+    "a summary of a crowd": (body(Summary(0, (), 1), cards=CARDS * (SUMMARY_CARDS_LIMIT + 1)), "has 65 items"),
+    "more peers than there can be": (body(Summary(0, (), 1), peers=1 << 13), "Summary.peers is 8192"),
+    "ranges out of order": (body(filled(AskLease), leased=[[3, 5], [1, 2]]), "AskLease.leased has 1..2 out of order"),
+    "an empty range": (body(filled(AskLease), leased=[[3, 3]]), "AskLease.leased has 3..3 out of order"),
+    "a range without end": (body(filled(AskLease), leased=[[0, 1 << 40]]), "AskLease.leased has 0..1099511627776"),
+    "too many ranges": (body(filled(AskLease), leased=[[0, 1]] * (RANGES_LIMIT + 1)), "AskLease.leased has 16385"),
+    "a bad number within a message": (body(sample("Place"), cards=[{**CARDS[0], "room": -1}]), "Card.room is -1"),
+    "a tensor of too many buffers": (body(HOP, activation=["fp32", [1], TENSOR_BUFFERS + 1]), "in 9 buffers"),
+    "a tensor of too many dimensions": (body(HOP, activation=["fp32", [1] * 9, 1]), "of 9 dimensions"),
+    "a record that is too deep": (body(sample("Commit"), record={"a": [[[[[]]]]]}), "nested more than 4 times"),
+    "a record without end": (body(sample("Commit"), record={"a": [0] * (1 << 17)}), "values"),
+    "a record of long words": (body(sample("Commit"), record={"a": ["b" * (1 << 20)]}), "characters"),
+    "a buffer without end": (Frame("Chunk", {"data": None}, (bytes(CHUNK_LIMIT_BYTES + 1),)), "Chunk.data has"),
+}
+
+
+@pytest.mark.parametrize(("frame", "why"), OUT_OF_RANGE.values(), ids=OUT_OF_RANGE.keys())
+def test_what_another_release_may_have_meant_well_is_refused(frame: Frame, why: str) -> None:
+    with pytest.raises(OutOfRange, match=re.escape(why)):
+        from_frame(frame)
+
+
+@pytest.mark.parametrize("kind", ["Dance", "Any", "PeerId"])
+def test_an_unknown_kind_is_refused_with_a_sentence(kind: str) -> None:
+    with pytest.raises(UnknownKind, match=f"this release doesn't know messages of kind '{kind}'"):
+        from_frame(Frame(kind, {"more": 1}, (b"buffer",)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_field_is_passed_over(kind: str) -> None:
+    """Also within other messages."""
+    assert from_frame(body(sample(kind), more={"of": [1, 2]})) == sample(kind)
+    place = body(sample("Place"), cards=[{**CARDS[0], "more": 1}])
+    assert from_frame(place).cards == (CARD,)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_field_has_bounds(kind: str) -> None:
+    """`fields_of` raises TypeError otherwise."""
+    assert [it.name for it in fields_of(KINDS[kind])] == [it.name for it in dataclasses.fields(KINDS[kind])]
+
+
+def test_a_message_of_ours_that_breaks_its_bounds_is_a_bug_and_not_sent() -> None:
+    broken: list[tuple[Any, str]] = [
+        (dataclasses.replace(HOP, step=-1), "a Hop that no peer would take: Hop.step is -1"),
+        (dataclasses.replace(CARD, service_seconds=float("nan")), "Card.service_seconds is nan"),
+        (dataclasses.replace(CARD, addresses=("a",) * (ADDRESSES_LIMIT + 1)), "Card.addresses has 65 items"),
+        (dataclasses.replace(filled(AskLease), leased=((3, 2),)), "AskLease.leased has 3..2 out of order"),
+        (Place(1, (dataclasses.replace(CARD, room=-1),)), "Card.room is -1"),
+    ]
+    for message, why in broken:
+        with pytest.raises(ValueError, match=re.escape(why)):
+            to_frame(message)
 
 
 def test_a_card_is_short() -> None:
@@ -165,14 +211,14 @@ ANYTHING = st.recursive(
 
 @given(st.sampled_from(sorted(KINDS)), st.data())
 def test_arbitrary_bodies_give_a_message_or_a_fault(kind: str, data: st.DataObject) -> None:
-    """Some fields right, some anything, with any buffers: nothing but a PeerFault or a usable message comes out."""
+    """Some fields right, some anything, with any buffers: a fault, a refusal or a usable message comes out."""
     frame = to_frame(filled(KINDS[kind]))
     names = sorted(frame.body)
     changes = {name: data.draw(ANYTHING) for name in names if data.draw(st.booleans())}
     buffers = tuple(data.draw(st.lists(st.binary(max_size=4), max_size=4)))
     try:
         message = from_frame(Frame(kind, {**frame.body, **changes}, buffers))
-    except PeerFault:
+    except (PeerFault, OutOfRange):
         return
     assert type(message) is KINDS[kind]
     assert len(to_frame(message).buffers) == len(buffers)

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from swarmd.errors import Mismatch, PeerFault, PeerUnreachable, Refused
+from swarmd.errors import Mismatch, OutOfRange, PeerFault, PeerUnreachable, Refused, UnknownKind
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.network import SimNetwork
 from swarmd.swarm.wire import links as links_module
@@ -116,7 +116,7 @@ def test_a_card_of_somebody_else_costs_the_connection() -> None:
     meet(test)
 
 
-MALFORMED = [Frame("Dance", {}), Frame("Room", {}), Frame("Room", {"hops": "many"}), Frame("Room", {"hops": 1}, (b"",))]
+MALFORMED = [Frame("Room", {}), Frame("Room", {"hops": "many"}), Frame("Room", {"hops": 1}, (b"",))]
 
 
 @pytest.mark.parametrize("frame", MALFORMED)
@@ -133,7 +133,59 @@ def test_a_malformed_question_costs_the_connection(frame: Frame) -> None:
     meet(test)
 
 
-@pytest.mark.parametrize("answer", [Frame("Dance", {}), Frame("Ack", {"more": 1}), to_frame(Busy(1))])
+@pytest.mark.parametrize(
+    ("frame", "kind"),
+    [(Frame("Dance", {}), UnknownKind), (Frame("Room", {"hops": -1}), OutOfRange)],
+    ids=["unknown", "out of range"],
+)
+def test_a_question_that_another_release_may_ask_is_refused_and_the_connection_stays(
+    frame: Frame, kind: type[Refused]
+) -> None:
+    async def test(a: Node, b: Node) -> None:
+        await a.links.greet("b")
+        lost: list[str] = []
+        b.links.on_lost(lost.append)
+        with pytest.raises(kind):
+            await ask_raw(a, "b", frame)
+        await a.links.ask("b", Room(3), deadline_s=1)
+        assert (lost, b.rooms) == ([], [("a", 3)])
+
+    meet(test)
+
+
+@pytest.mark.parametrize(
+    ("frame", "kind"),
+    [(Frame("Dance", {}), UnknownKind), (Frame("Commit", {"record": {"a": [[[[[]]]]]}}), OutOfRange)],
+    ids=["unknown", "out of range"],
+)
+def test_an_answer_that_another_release_may_give_is_none_and_the_connection_stays(
+    frame: Frame, kind: type[Refused]
+) -> None:
+    async def test(a: Node, b: Node) -> None:
+        await a.links.greet("b")
+
+        async def other(peer: str, question: Frame) -> Frame:
+            return frame
+
+        b.links.transport.serve(other)
+        with pytest.raises(kind):
+            await a.links.ask("b", AskRecord(1), deadline_s=1)
+        assert a.links.transport.connected() == ("b",)
+
+    meet(test)
+
+
+def test_what_we_may_not_send_is_a_bug_that_costs_no_connection() -> None:
+    async def test(a: Node, b: Node) -> None:
+        await a.links.greet("b")
+        with pytest.raises(ValueError, match="a Room that no peer would take"):
+            await a.links.ask("b", Room(-1), deadline_s=1)
+        assert a.links.transport.connected() == ("b",)
+
+    meet(test)
+
+
+@pytest.mark.parametrize("answer", [Frame("Commit", {}), to_frame(Busy(1))])
 def test_a_wrong_answer_costs_the_connection(answer: Frame) -> None:
     async def test(a: Node, b: Node) -> None:
         await a.links.greet("b")

@@ -4,6 +4,8 @@ import asyncio
 import dataclasses
 
 from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.wire.framing import from_frame, to_frame
+from swarmd.swarm.wire.messages.fields import ADDRESSES_LIMIT
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
@@ -59,3 +61,14 @@ def test_the_membership_counts_this_peer_by_its_own_card_and_wakes_who_waits_for
         assert (members.stage(0), members.stage(1)) == ([], [own.card])
 
     asyncio.run(main())
+
+
+def test_of_its_addresses_a_card_has_as_many_as_others_take() -> None:
+    many = tuple(f"/ip4/10.0.0.{number}/tcp/1" for number in range(100))
+    own = OwnCard(card("me", addresses=many))
+    assert own.card.addresses == many[:ADDRESSES_LIMIT]
+    own.card = card("me", addresses=many[2:])
+    assert own.card.addresses == many[2 : 2 + ADDRESSES_LIMIT]
+    own.card = card("me", addresses=tuple(text * 20 for text in many))
+    assert 15 < len(own.card.addresses) < 25, "of all together so many characters"
+    assert from_frame(to_frame(own.card)) == own.card

@@ -9,7 +9,7 @@ from swarmd.swarm.wire.messages.common import Ack, Request
 from swarmd.swarm.wire.messages.hop import Busy, Gradient, Hop, Loss, NotFinite, Room
 from swarmd.swarm.wire.messages.presence import Hello
 from tests.house import parse, sources
-from tests.swarm.wire.test_framing import ENCODED, filled
+from tests.swarm.wire.samples import ENCODED, filled
 
 REQUESTS = {name: kind for name, kind in KINDS.items() if issubclass(kind, Request)}
 OWN = ("Hello", "AskSettings")  # answered by `Links` itself

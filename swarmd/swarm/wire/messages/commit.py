@@ -1,10 +1,11 @@
 """The consensus on a step's record, its spread, and how others get the gradient that it names."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
+from swarmd.swarm.wire.bounds import Between
 from swarmd.swarm.wire.messages.common import Ack, Ballot, Request
-from swarmd.values import Encoded
+from swarmd.swarm.wire.messages.fields import PARTS_LIMIT, Hash, PartNumber, RecordTree, Step, Tensor
 
 
 @dataclass(frozen=True)
@@ -14,15 +15,15 @@ class Promise:
     granted: bool
     promised: Ballot  # the highest it promised
     accepted: Ballot  # under which it accepted `record`; none: nothing yet
-    record: dict[str, Any]
+    record: RecordTree
 
 
 @dataclass(frozen=True)
 class Prepare(Request[Promise]):
     """A conductor asks an acceptor to take nothing under a lower ballot any more."""
 
-    step: int
-    parent_hash: str  # hash of the record before
+    step: Step
+    parent_hash: Hash  # hash of the record before
     ballot: Ballot
 
 
@@ -38,17 +39,17 @@ class Accepted:
 class Accept(Request[Accepted]):
     """A conductor asks an acceptor to accept a record."""
 
-    step: int
-    parent_hash: str
+    step: Step
+    parent_hash: Hash
     ballot: Ballot
-    record: dict[str, Any]
+    record: RecordTree
 
 
 @dataclass(frozen=True)
 class Commit(Request[Ack]):
     """The decided record, as plain data; a message of its own, and the answer to `AskRecord`."""
 
-    record: dict[str, Any]
+    record: RecordTree
     relay: bool = False  # tell the replicas of your stage, too
 
 
@@ -56,21 +57,21 @@ class Commit(Request[Ack]):
 class AskRecord(Request[Commit]):
     """Asks for the record of a step."""
 
-    step: int
+    step: Step
 
 
 @dataclass(frozen=True)
 class GradientPart:
     """One averaged part, as its owner encoded it."""
 
-    parts: int  # of the gradient
-    data: Encoded
+    parts: Annotated[int, Between(1, PARTS_LIMIT)]  # of the gradient
+    data: Tensor
 
 
 @dataclass(frozen=True)
 class AskGradient(Request[GradientPart]):
     """Asks for part number `part` of a committed averaged gradient."""
 
-    step: int
-    digest: str
-    part: int
+    step: Step
+    digest: Hash
+    part: PartNumber

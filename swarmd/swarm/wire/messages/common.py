@@ -8,10 +8,11 @@ said in docs/protocol.md. The other files here have the messages, by what they a
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ForwardRef, Generic, Protocol, TypeVar
+from typing import Annotated, Any, ForwardRef, Generic, Protocol, TypeVar
 
-from swarmd.errors import PeerFault, Refused
-from swarmd.values import PeerId
+from swarmd.errors import OutOfRange, Refused
+from swarmd.swarm.wire.bounds import Between
+from swarmd.swarm.wire.messages.fields import BALLOT_LIMIT, Peer, Ranges
 
 Message = Any
 """An instance of one of `framing.KINDS`."""
@@ -23,17 +24,8 @@ R_co = TypeVar("R_co", covariant=True)
 PROTOCOL = 3
 """Raised when two versions can't talk to each other."""
 
-INCARNATION_LIMIT = 1 << 62
-"""No honest peer goes beyond: nanoseconds since 1970 get there in 2116."""
-
 INCARNATION_STEP = 1 << 32
 """From a life to the next at least: a life's gossip is numbered on from its incarnation, a few words a second."""
-
-SEQUENCE_LIMIT = 1 << 53
-"""The same of a card's number in its incarnation: one each microsecond gets there in 285 years."""
-
-Ranges = tuple[tuple[int, int], ...]
-"""A set of indices as sorted half-open ranges."""
 
 
 class Request(Generic[A_co]):
@@ -67,8 +59,8 @@ class Ballot:
     that it asks act under it, so that a conductor or leader that slept is refused when it wakes.
     """
 
-    number: int = 0  # 0: none
-    peer: PeerId = ""
+    number: Annotated[int, Between(0, BALLOT_LIMIT)] = 0  # 0: none
+    peer: Peer = ""
 
 
 NO_BALLOT = Ballot()
@@ -101,12 +93,12 @@ def to_ranges(indices: Iterable[int]) -> Ranges:
 
 
 def from_ranges(ranges: Ranges, limit: int) -> list[int]:
-    """The indices of sorted half-open ranges within 0 .. limit-1. Raises PeerFault for anything else."""
+    """The indices of sorted half-open ranges within 0 .. limit-1. Raises OutOfRange for anything else."""
     indices: list[int] = []
     floor = 0
     for start, stop in ranges:
         if not floor <= start < stop <= limit:
-            raise PeerFault(f"indices {start}..{stop} are out of order or outside 0..{limit}")
+            raise OutOfRange(f"indices {start}..{stop} are out of order or outside 0..{limit}")
         indices.extend(range(start, stop))
         floor = stop
     return indices

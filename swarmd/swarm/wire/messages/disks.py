@@ -1,8 +1,11 @@
 """Checkpoints on peers' disks, as others look for them and fetch them."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from swarmd.swarm.wire.bounds import AtMost
 from swarmd.swarm.wire.messages.common import Request
+from swarmd.swarm.wire.messages.fields import CHECKPOINTS_LIMIT, ChunkNumber, Hash, Stage, Step
 from swarmd.swarm.wire.messages.state import Chunk, Snapshot
 
 
@@ -10,18 +13,19 @@ from swarmd.swarm.wire.messages.state import Chunk, Snapshot
 class CheckpointName:
     """A checkpoint on a peer's disk, whole."""
 
-    version: int
-    stage: int
-    state_hash: str  # names it: `Record.state` of its record
+    version: Step
+    stage: Stage
+    state_hash: Hash  # names it: `Record.state` of its record
 
 
 @dataclass(frozen=True)
 class CheckpointList:
     """Every whole checkpoint on a disk, of any stage."""
 
-    checkpoints: tuple[CheckpointName, ...]
+    checkpoints: Annotated[tuple[CheckpointName, ...], AtMost(CHECKPOINTS_LIMIT)]
     has_data: bool  # its peer could be a head
-    damaged: tuple[tuple[int, int], ...] = ()  # version and stage of checkpoints that are there and not whole
+    # Version and stage of checkpoints that are there and not whole.
+    damaged: Annotated[tuple[tuple[Step, Stage], ...], AtMost(CHECKPOINTS_LIMIT)] = ()
 
 
 @dataclass(frozen=True)
@@ -41,4 +45,4 @@ class AskCheckpointChunk(Request[Chunk]):
     """Asks for a chunk of a checkpoint."""
 
     checkpoint: CheckpointName
-    number: int
+    number: ChunkNumber

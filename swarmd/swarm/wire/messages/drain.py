@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from swarmd.swarm.wire.messages.common import Ranges, Request
-from swarmd.values import Encoded
+from swarmd.swarm.wire.messages.common import Request
+from swarmd.swarm.wire.messages.fields import Amount, Count, Hash, Ranges, Stage, Step, Tensor
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,14 @@ class HandOver(Request[SumTaken]):
     Slices come in order; the last one has the whole added, or nothing.
     """
 
-    step: int
-    record_hash: str
-    stage: int
-    start: int
-    stop: int
-    data: Encoded
+    step: Step
+    record_hash: Hash
+    stage: Stage
+    start: Count
+    stop: Count
+    data: Tensor
     indices: Ranges  # in the whole sum; the same in all slices, like everything below
     spoiled: Ranges  # whose numbers were not finite
-    loss_sum: float  # tail only, else 0
-    resent: int
-    subtracted: int
+    loss_sum: Amount  # tail only, else 0
+    resent: Count
+    subtracted: Count

@@ -1,9 +1,26 @@
 """A microbatch on its way: hops, their answers, beats, and how a lost one is found."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from swarmd.swarm.wire.bounds import AtMost, Between
 from swarmd.swarm.wire.messages.common import ANY_STAGE, Ack, Message, Request
-from swarmd.values import Buffer, Encoded, HopId, PeerId, short
+from swarmd.swarm.wire.messages.fields import (
+    HOPS_LIMIT,
+    INDEX_LIMIT,
+    Amount,
+    Count,
+    Hash,
+    Index,
+    Payload,
+    Peer,
+    Seconds,
+    Stage,
+    Step,
+    Tensor,
+    Word,
+)
+from swarmd.values import HopId, short
 
 BEAT_SECONDS = 1.0  # between a holder's beats to a custodian, unless it has many
 
@@ -12,27 +29,27 @@ BEAT_SECONDS = 1.0  # between a holder's beats to a custodian, unless it has man
 class Gradient:
     """The gradient of a hop's activation, and what this holder itself took for it."""
 
-    gradient: Encoded
-    queue_seconds: float
-    compute_seconds: float
+    gradient: Tensor
+    queue_seconds: Seconds
+    compute_seconds: Seconds
 
 
 @dataclass(frozen=True)
 class Loss:
     """The loss of an `evaluate` hop, handed back unchanged from the tail."""
 
-    loss_sum: float
-    tokens: int
+    loss_sum: Amount
+    tokens: Count
 
 
 @dataclass(frozen=True)
 class Blame:
     """The origin of a number that isn't finite. All of it is a peer's word: `words` shows what may be shown."""
 
-    what: str = ""  # activation | loss | gradient | sum | average | parameters; "" where nothing is wrong
-    stage: int = ANY_STAGE
-    peer: PeerId = ""
-    index: int = -1  # of the microbatch, where it is of one
+    what: Word = ""  # activation | loss | gradient | sum | average | parameters; "" where nothing is wrong
+    stage: Stage = ANY_STAGE
+    peer: Peer = ""
+    index: Annotated[int, Between(-1, INDEX_LIMIT)] = -1  # of the microbatch, where it is of one
 
     def __bool__(self) -> bool:
         return bool(self.what)
@@ -65,23 +82,23 @@ class NotFinite:
 class Busy:
     """No room. A `Room` follows when there is."""
 
-    in_flight: int
+    in_flight: Count
 
 
 @dataclass(frozen=True)
 class Hop(Request[Gradient | Loss | NotFinite | Busy]):
     """A microbatch for the next stage."""
 
-    step: int
-    index: int
-    record_hash: str  # newest record the sender applied: different histories refuse each other
+    step: Step
+    index: Index
+    record_hash: Hash  # newest record the sender applied: different histories refuse each other
     again: bool  # sent before to another replica: the next to pass it on asks first who has it
     evaluate: bool
-    codec: str  # the gradient is wanted in
-    tokens: Buffer
-    activation: Encoded
-    horizon_s: float = 0.0  # as in the lease: who takes longer than that shouldn't get it
-    stage: int = ANY_STAGE  # that it is for
+    codec: Word  # the gradient is wanted in
+    tokens: Payload
+    activation: Tensor
+    horizon_s: Seconds = 0.0  # as in the lease: who takes longer than that shouldn't get it
+    stage: Stage = ANY_STAGE  # that it is for
 
     def accepts(self, answer: Message) -> bool:
         """A loss is the answer if `evaluate`, and only then."""
@@ -92,35 +109,35 @@ class Hop(Request[Gradient | Loss | NotFinite | Busy]):
 class Room(Request[Ack]):
     """To those who were told `Busy`: try again."""
 
-    hops: int
+    hops: Count
 
 
 @dataclass(frozen=True)
 class HopBeat:
     """The state of one hop: waiting | computing | passed."""
 
-    step: int
-    index: int
-    state: str
-    seconds: float  # in that state
+    step: Step
+    index: Index
+    state: Word
+    seconds: Seconds  # in that state
 
 
 @dataclass(frozen=True)
 class Beat(Request[Ack]):
     """A holder's regular word to a custodian about every hop it holds for it."""
 
-    hops: tuple[HopBeat, ...]
-    counter: int  # of the compute thread
-    busy_seconds: float  # of its present task
-    service_seconds: float
-    next_seconds: float = BEAT_SECONDS  # until the next beat to this custodian, while it holds hops for it
+    hops: Annotated[tuple[HopBeat, ...], AtMost(HOPS_LIMIT)]
+    counter: Count  # of the compute thread
+    busy_seconds: Seconds  # of its present task
+    service_seconds: Seconds
+    next_seconds: Seconds = BEAT_SECONDS  # until the next beat to this custodian, while it holds hops for it
 
 
 @dataclass(frozen=True)
 class Cancel(Request[Ack]):
     """The custodian rerouted these hops: don't accumulate them."""
 
-    hops: tuple[tuple[int, int], ...]
+    hops: Annotated[tuple[tuple[Step, Index], ...], AtMost(HOPS_LIMIT)]
 
 
 @dataclass(frozen=True)
@@ -134,17 +151,17 @@ class Located:
 class Locate(Request[Located]):
     """Asks a replica if it has this hop."""
 
-    step: int
-    index: int
-    stage: int = ANY_STAGE  # whose replica is asked
+    step: Step
+    index: Index
+    stage: Stage = ANY_STAGE  # whose replica is asked
 
 
 @dataclass(frozen=True)
 class AskHop(Request[Hop]):
     """A holder wants once more the hop it got from a custodian."""
 
-    step: int
-    index: int
+    step: Step
+    index: Index
 
 
 def hop_id(message: Hop | HopBeat | Locate) -> HopId:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from swarmd.swarm.wire.messages.common import Ack, Request
+from swarmd.swarm.wire.messages.fields import Hash, Sentence, Stage, Step
 
 
 @dataclass(frozen=True)
@@ -10,17 +11,17 @@ class MoveOutlook:
     """The conductor's outlook for a move: likely to be granted, or why not. Only the record grants it."""
 
     likely: bool
-    why: str = ""
+    why: Sentence = ""
 
 
 @dataclass(frozen=True)
 class AskMove(Request[MoveOutlook]):
     """A peer asks the conductor of a step to grant it, in the step's record, that it goes to another stage."""
 
-    step: int
-    record_hash: str
-    source: int
-    target: int
+    step: Step
+    record_hash: Hash
+    source: Stage
+    target: Stage
     balance: bool = False  # it goes because the swarm gains by it: no more than it needs shall
 
 
@@ -29,6 +30,6 @@ class AskStay(Request[Ack]):
     """A mover to a replica of its stage: promise not to go to another stage before the record of this step is applied,
     as I leave before."""
 
-    step: int
-    record_hash: str
-    stage: int
+    step: Step
+    record_hash: Hash
+    stage: Stage

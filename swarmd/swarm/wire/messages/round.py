@@ -1,29 +1,46 @@
 """A round: the sums of a stage's replicas become one gradient."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from swarmd.swarm.wire.messages.common import ANY_STAGE, NO_BALLOT, Ballot, Ranges, Request
+from swarmd.swarm.wire.bounds import AtMost
+from swarmd.swarm.wire.messages.common import ANY_STAGE, NO_BALLOT, Ballot, Request
+from swarmd.swarm.wire.messages.fields import (
+    PARTS_LIMIT,
+    PEERS_LIMIT,
+    Amount,
+    Attempt,
+    Count,
+    Hash,
+    PartNumber,
+    Peer,
+    Peers,
+    Ranges,
+    Stage,
+    Step,
+    Tensor,
+    Word,
+)
 from swarmd.swarm.wire.messages.hop import NOBODY, Blame
-from swarmd.values import Encoded, PeerId
 
 
 @dataclass(frozen=True)
 class StageReport:
     """Leader to conductor: the stage's part of the record to be."""
 
-    stage: int
-    digest: str
-    squared_norm: float
-    tokens: int
-    loss_sum: float
-    microbatches: int  # distinct indices in the sum
-    resent: int
-    lost: int
-    duplicated: int
+    stage: Stage
+    digest: Hash
+    squared_norm: Amount
+    tokens: Count
+    loss_sum: Amount
+    microbatches: Count  # distinct indices in the sum
+    resent: Count
+    lost: Count
+    duplicated: Count
     finite: bool
-    members: tuple[PeerId, ...]
-    holders: tuple[PeerId, ...]  # members that have the whole result
-    subtracted: int = 0
+    members: Peers
+    holders: Peers  # members that have the whole result
+    subtracted: Count = 0
     blame: Blame = NOBODY  # unless `finite`
 
 
@@ -31,10 +48,10 @@ class StageReport:
 class Close(Request[StageReport]):
     """Conductor to a round leader: all indices are done, average."""
 
-    step: int
-    record_hash: str
+    step: Step
+    record_hash: Hash
     ballot: Ballot = NO_BALLOT
-    stage: int = ANY_STAGE  # whose round it is
+    stage: Stage = ANY_STAGE  # whose round it is
     blame: Blame = NOBODY  # why there is nothing to be averaged: the step is to be skipped
 
 
@@ -42,16 +59,16 @@ class Close(Request[StageReport]):
 class AveragedPart:
     """An averaged part that a member has from an attempt before: it needn't be exchanged again."""
 
-    start: int
-    stop: int
-    digest: str
+    start: Count
+    stop: Count
+    digest: Hash
 
 
 @dataclass(frozen=True)
 class OpenPart:
     """A part that its owner hasn't averaged yet."""
 
-    number: int  # in the plan
+    number: PartNumber  # in the plan
     given: Ranges  # places, in the plan's members, of those whose contributions are in
 
 
@@ -59,9 +76,9 @@ class OpenPart:
 class Standing:
     """The state of an attempt at a member."""
 
-    attempt: str = ""  # none, if empty
+    attempt: Attempt = ""  # none, if empty
     has: Ranges = ()  # numbers of the parts whose averages are here
-    open: tuple[OpenPart, ...] = ()  # of this member's own parts
+    open: Annotated[tuple[OpenPart, ...], AtMost(PARTS_LIMIT)] = ()  # of this member's own parts
 
 
 NO_STANDING = Standing()
@@ -73,12 +90,12 @@ class Holdings:
 
     indices: Ranges
     under_way: Ranges  # indices on their way into the sum
-    loss_sum: float  # tail only, else 0
-    resent: int
+    loss_sum: Amount  # tail only, else 0
+    resent: Count
     finite: bool  # no hop of the step was answered with NotFinite
-    subtracted: int = 0
-    parts: tuple[AveragedPart, ...] = ()
-    thaws: int = 0  # how often the sum took in hops again: a plan is for one and the same sum
+    subtracted: Count = 0
+    parts: Annotated[tuple[AveragedPart, ...], AtMost(PARTS_LIMIT)] = ()
+    thaws: Count = 0  # how often the sum took in hops again: a plan is for one and the same sum
     blame: Blame = NOBODY  # unless `finite`
     standing: Standing = NO_STANDING  # said in answer to `Freeze.watch`
 
@@ -87,10 +104,10 @@ class Holdings:
 class AskHoldings(Request[Holdings]):
     """Leader to a member: which indices are in your sum so far? Nothing is frozen yet."""
 
-    step: int
-    record_hash: str
+    step: Step
+    record_hash: Hash
     ballot: Ballot = NO_BALLOT
-    stage: int = ANY_STAGE  # whose sum is meant
+    stage: Stage = ANY_STAGE  # whose sum is meant
     spared: Ranges = ()  # in others' sums: what is under way with these here needn't be finished
     blame: Blame = NOBODY  # for a number that isn't finite: the step will be skipped, and this settles the round
 
@@ -99,10 +116,10 @@ class AskHoldings(Request[Holdings]):
 class Freeze(Request[Holdings]):
     """Leader to a member: accumulate no more."""
 
-    step: int
-    record_hash: str
+    step: Step
+    record_hash: Hash
     ballot: Ballot = NO_BALLOT
-    stage: int = ANY_STAGE  # whose sum is meant
+    stage: Stage = ANY_STAGE  # whose sum is meant
     watch: bool = False  # to see whether the device answers, and how the attempt stands: what is averaged here needn't
     # be named
 
@@ -113,11 +130,11 @@ class Subtract(Request[Holdings]):
     when that is done; a member that refuses is left out of the round.
     """
 
-    step: int
-    record_hash: str
+    step: Step
+    record_hash: Hash
     indices: Ranges
     ballot: Ballot = NO_BALLOT
-    stage: int = ANY_STAGE  # whose sum is meant
+    stage: Stage = ANY_STAGE  # whose sum is meant
 
 
 @dataclass(frozen=True)
@@ -134,11 +151,11 @@ class Resend(Request[Resent]):
     has one of them sends it to one of the members. At the first stage, to a member: train them.
     """
 
-    step: int
-    record_hash: str
+    step: Step
+    record_hash: Hash
     indices: Ranges
-    stage: int  # that lacks them
-    members: tuple[PeerId, ...]  # of that stage whose sums count
+    stage: Stage  # that lacks them
+    members: Peers  # of that stage whose sums count
     ballot: Ballot = NO_BALLOT
     anew: bool = False  # a peer that has nothing of an index computes it from what the stages before it have
 
@@ -147,18 +164,18 @@ class Resend(Request[Resent]):
 class Part:
     """A slice [start, stop) of the flattened gradient and the member that reduces it."""
 
-    start: int
-    stop: int
-    owner: PeerId
-    digest: str = ""  # of its averaged bytes, if the owner has them from an attempt before; else it reduces it
+    start: Count
+    stop: Count
+    owner: Peer
+    digest: Hash = ""  # of its averaged bytes, if the owner has them from an attempt before; else it reduces it
 
 
 @dataclass(frozen=True)
 class Result:
     """A member's view of the averaged gradient."""
 
-    digest: str
-    squared_norm: float
+    digest: Hash
+    squared_norm: Amount
     blame: Blame = NOBODY  # then there is no such gradient
 
 
@@ -166,22 +183,22 @@ class Result:
 class Plan(Request[Result]):
     """Leader to a member: this is the round. It answers when it holds the whole averaged gradient."""
 
-    step: int
-    attempt: str  # names the leader and its life, and counts its tries
-    members: tuple[PeerId, ...]  # contributors, in the order of the sum
-    parts: tuple[Part, ...]
-    tokens: int  # the sum is divided by
-    codec: str  # of contributions and averaged parts
+    step: Step
+    attempt: Attempt  # names the leader and its life, and counts its tries
+    members: Peers  # contributors, in the order of the sum
+    parts: Annotated[tuple[Part, ...], AtMost(PARTS_LIMIT)]
+    tokens: Count  # the sum is divided by
+    codec: Word  # of contributions and averaged parts
     ballot: Ballot = NO_BALLOT
-    thaws: tuple[int, ...] = ()  # of the members' sums, as they answered `Freeze`
-    stage: int = ANY_STAGE  # whose gradient it is
+    thaws: Annotated[tuple[Count, ...], AtMost(PEERS_LIMIT)] = ()  # of the members' sums, as they answered `Freeze`
+    stage: Stage = ANY_STAGE  # whose gradient it is
 
 
 @dataclass(frozen=True)
 class Averaged:
     """The owner's bytes: everyone decodes the same."""
 
-    data: Encoded
+    data: Tensor
     blame: Blame = NOBODY  # then there are none: a contribution, or what came of them, is not finite
 
 
@@ -191,7 +208,7 @@ class Contribution(Request[Averaged]):
     the plan's members sends an empty tensor, just for the answer.
     """
 
-    step: int
-    attempt: str
-    part: int  # number in the plan
-    data: Encoded
+    step: Step
+    attempt: Attempt
+    part: PartNumber  # number in the plan
+    data: Tensor

@@ -1,9 +1,20 @@
 """A stage's state as others fetch it from a live replica."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
+from swarmd.swarm.wire.bounds import AtMost, Between, Bytes
 from swarmd.swarm.wire.messages.common import Request
+from swarmd.swarm.wire.messages.fields import (
+    CHUNK_LIMIT_BYTES,
+    CHUNKS_LIMIT,
+    STATE_LIMIT_BYTES,
+    ChunkNumber,
+    Hash,
+    RecordTree,
+    Stage,
+    Step,
+)
 from swarmd.values import Buffer
 
 
@@ -11,31 +22,31 @@ from swarmd.values import Buffer
 class Snapshot:
     """A state as hashed chunks: a donor that pinned it gives them for `AskChunk`, a disk for `AskCheckpointChunk`."""
 
-    version: int
-    record: dict[str, Any]  # the commit record of that version
-    nbytes: int
-    chunk_bytes: int
-    hashes: tuple[str, ...]
+    version: Step
+    record: RecordTree  # the commit record of that version
+    nbytes: Annotated[int, Between(1, STATE_LIMIT_BYTES)]
+    chunk_bytes: Annotated[int, Between(1, CHUNK_LIMIT_BYTES)]
+    hashes: Annotated[tuple[Hash, ...], AtMost(CHUNKS_LIMIT)]
 
 
 @dataclass(frozen=True)
 class AskSnapshot(Request[Snapshot]):
     """A newcomer wants the stage's state at a commit."""
 
-    stage: int
-    version: int = 0  # 0: the donor's own
+    stage: Stage
+    version: Step = 0  # 0: the donor's own
 
 
 @dataclass(frozen=True)
 class Chunk:
     """Bytes of a stage's state."""
 
-    data: Buffer
+    data: Annotated[Buffer, Bytes(CHUNK_LIMIT_BYTES)]
 
 
 @dataclass(frozen=True)
 class AskChunk(Request[Chunk]):
     """Asks for a chunk of the pinned state."""
 
-    version: int
-    number: int
+    version: Step
+    number: ChunkNumber

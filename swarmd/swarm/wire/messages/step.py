@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from swarmd.swarm.wire.messages.common import Ack, Ballot, Ranges, Request
+from swarmd.swarm.wire.messages.common import Ack, Ballot, Request
+from swarmd.swarm.wire.messages.fields import Count, Hash, Incarnation, Ranges, Seconds, Step
 from swarmd.swarm.wire.messages.hop import NOBODY, Blame
 
 
@@ -10,19 +11,19 @@ from swarmd.swarm.wire.messages.hop import NOBODY, Blame
 class Lease:
     """Indices to train. Empty: nothing to give at present."""
 
-    step: int
+    step: Step
     indices: Ranges
     again: bool  # they were given to another head before
-    horizon_s: float = 0.0  # about so long until the step's last index is given; 0: unknown
+    horizon_s: Seconds = 0.0  # about so long until the step's last index is given; 0: unknown
 
 
 @dataclass(frozen=True)
 class AskLease(Request[Lease]):
     """A head reports finished indices and asks for more. The answer may take a while."""
 
-    step: int
-    record_hash: str
-    want: int
+    step: Step
+    record_hash: Hash
+    want: Count
     completed: Ranges  # everything it has finished in this step
     leased: Ranges  # everything it is working on
     passed_on: Ranges = ()  # of these, what is with the next stage: another head could not hasten it
@@ -33,7 +34,7 @@ class AskLease(Request[Lease]):
 class Revoke(Request[Ack]):
     """Conductor to a head: another has completed these indices first; stop working on them."""
 
-    step: int
+    step: Step
     indices: Ranges
 
 
@@ -41,7 +42,7 @@ class Revoke(Request[Ack]):
 class TookOver(Request[Ack]):
     """A conductor that took over to everyone: from now on this step is led under this ballot."""
 
-    step: int
-    record_hash: str  # before it
+    step: Step
+    record_hash: Hash  # before it
     ballot: Ballot
-    incarnation: int  # of the conductor: when it has been started anew it leads no longer
+    incarnation: Incarnation  # of the conductor: when it has been started anew it leads no longer

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmd.errors import PeerFault
+from swarmd.errors import OutOfRange
 from swarmd.swarm.wire.messages.common import from_ranges, to_ranges
 
 
@@ -30,10 +30,10 @@ def test_ranges_of_strangers_against_a_dumb_twin(ranges: list[tuple[int, int]]) 
     if valid:
         assert from_ranges(tuple(ranges), 10) == flat
     else:
-        with pytest.raises(PeerFault):
+        with pytest.raises(OutOfRange):
             from_ranges(tuple(ranges), 10)
 
 
 def test_a_range_of_a_trillion_indices_is_refused_before_it_is_counted() -> None:
-    with pytest.raises(PeerFault):
+    with pytest.raises(OutOfRange):
         from_ranges(((0, 10**12),), 100)

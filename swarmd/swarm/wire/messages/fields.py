@@ -1,0 +1,91 @@
+"""The fields that messages share, with their bounds, and the numbers in the bounds of others.
+
+A bound is far above what an honest peer of any release sends, and low enough that nothing a stranger sends is a burden.
+"""
+
+import sys
+from typing import Annotated, Any
+
+from swarmd.swarm.wire.bounds import Ascending, AtMost, Between, Bytes, Text, Tree
+from swarmd.values import Buffer, Encoded, PeerId
+
+COUNT_LIMIT = 1 << 62  # of what is counted in 64 bits: tokens, bytes, elements
+STEP_LIMIT = 1 << 41  # a run has half as many at most
+STAGE_LIMIT = 1 << 12  # stages of a run
+INDEX_LIMIT = 1 << 20  # places of microbatches in a step, or of parts and members in a plan
+RANGES_LIMIT = 1 << 14  # of a set; the microbatches of a step are twice as many at most (swarmd/settings.py)
+PEERS_LIMIT = 1 << 12  # members that are remembered: no stage has more
+PARTS_LIMIT = 1 << 12  # of a gradient
+NUMBER_LIMIT = sys.float_info.max  # of what is measured: whatever is finite
+SECONDS_LIMIT = 1e9  # thirty years
+ATTEMPT_CHARACTERS = 128  # a peer id, its incarnation, a count
+PEER_CHARACTERS = 64  # a peer id has 52
+HASH_CHARACTERS = 64  # one has 32
+WORD_CHARACTERS = 64  # names of states, codecs, devices, attempts
+SENTENCE_CHARACTERS = 400
+BUFFER_BYTES = 1 << 28  # of a transport's largest message
+ADDRESS_CHARACTERS = 512  # some have 400
+ADDRESSES_LIMIT = 64  # of a card; a machine with containers has dozens
+ADDRESSES_CHARACTERS = 8192  # of all of them together; an honest one has some 100
+MACHINE_CHARACTERS = 128  # two hashes
+CODECS_LIMIT = 64  # there are five
+FINAL_LIMIT = 256  # stages whose final state one peer keeps
+SUMMARY_CARDS_LIMIT = 64  # 16 are sent
+HOPS_LIMIT = 1 << 12  # in one beat or cancellation
+CHECKPOINTS_LIMIT = 1 << 12  # on one disk
+CHUNKS_LIMIT = 24_000  # of a state, whose hashes must fit a frame's header: 94 GiB in chunks of 4 MiB
+CHUNK_LIMIT_BYTES = 64 << 20  # 4 MiB are sent
+STATE_LIMIT_BYTES = 1 << 40
+INCARNATION_LIMIT = 1 << 62  # nanoseconds since 1970 get there in 2116
+SEQUENCE_LIMIT = 1 << 53  # of a card in its incarnation: one each microsecond gets there in 285 years
+BALLOT_LIMIT = 1 << 40  # of ballot numbers: conductors count up one by one
+ARRIVALS_LIMIT = 1 << 53  # of the numbers that order newcomers
+
+Peer = Annotated[PeerId, Text(PEER_CHARACTERS)]
+"""A peer's id; "": nobody."""
+
+Hash = Annotated[str, Text(HASH_CHARACTERS)]
+"""The hash of a record, or a digest; "": none."""
+
+Attempt = Annotated[str, Text(ATTEMPT_CHARACTERS)]
+"""The name of an attempt at a round; "": none."""
+
+Address = Annotated[str, Text(ADDRESS_CHARACTERS)]
+Word = Annotated[str, Text(WORD_CHARACTERS)]
+Sentence = Annotated[str, Text(SENTENCE_CHARACTERS)]
+
+Step = Annotated[int, Between(0, STEP_LIMIT)]
+"""A step or version."""
+
+Stage = Annotated[int, Between(-1, STAGE_LIMIT)]
+"""A stage; -1: none, or any."""
+
+Index = Annotated[int, Between(0, INDEX_LIMIT)]
+"""The place of a microbatch in its step."""
+
+PartNumber = Annotated[int, Between(0, PARTS_LIMIT)]
+"""The place of a part in a plan, or in a gradient."""
+
+ChunkNumber = Annotated[int, Between(0, CHUNKS_LIMIT)]
+"""The place of a chunk in a state."""
+
+Incarnation = Annotated[int, Between(0, INCARNATION_LIMIT)]
+Arrival = Annotated[int, Between(0, ARRIVALS_LIMIT)]
+Count = Annotated[int, Between(0, COUNT_LIMIT)]
+Seconds = Annotated[float, Between(0.0, SECONDS_LIMIT)]
+Amount = Annotated[float, Between(0.0, NUMBER_LIMIT)]
+"""A number that is measured and not negative."""
+
+Machine = Annotated[str, Text(MACHINE_CHARACTERS)]
+"""HOST/NETWORK, hashed: equal HOSTs are one machine, equal NETWORKs share the loopback."""
+
+Peers = Annotated[tuple[Peer, ...], AtMost(PEERS_LIMIT)]
+
+Ranges = Annotated[tuple[tuple[int, int], ...], AtMost(RANGES_LIMIT), Ascending(INDEX_LIMIT)]
+"""A set of indices as sorted half-open ranges."""
+
+Payload = Annotated[Buffer, Bytes(BUFFER_BYTES)]
+Tensor = Annotated[Encoded, Bytes(BUFFER_BYTES)]
+
+RecordTree = Annotated[dict[str, Any], Tree(depth=4, values=1 << 17, characters=1 << 20)]
+"""A record as plain data: stages of so many members each."""
