@@ -1,18 +1,24 @@
-"""The memory of a device, found out before torch is loaded: it decides which stage a newcomer can hold.
+"""The memory and name of a device, found out before torch is loaded: memory decides which stage a newcomer can hold.
 
 The driver's tool is asked about a GPU. Memory that can't be found out counts as unknown, and limits nothing.
 """
 
 import asyncio
 import contextlib
+import importlib.metadata
 import logging
 import math
 import os
+import platform
+import re
+from dataclasses import dataclass
 
 import psutil
 
 from swarmd.daemon.children import child
 from swarmd.files import read_regular
+from swarmd.printable import printable
+from swarmd.swarm.wire.messages.fields import DEVICE_NAME_CHARACTERS as NAME_CHARACTERS
 
 log = logging.getLogger(__name__)
 
@@ -21,20 +27,47 @@ TOOL_SECONDS = 5.0
 MIB = 1 << 20
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # cgroups of version 2, and of 1
 LIMIT_BYTES = 100  # of such a file
+PROCESSORS = "/proc/cpuinfo"
+PROCESSORS_BYTES = 1 << 20  # of that file; some 1.5 kB for each core
 
 
-async def device_memory(device: str) -> float:
-    """Bytes of a device as torch names it (cpu, cuda, cuda:1); 0 if that can't be found out."""
+@dataclass(frozen=True)
+class Device:
+    """The facts about a device that others are told."""
+
+    memory_bytes: float = 0.0  # 0: unknown
+    name: str = ""  # as its maker calls it; "": unknown
+
+
+async def look_at(device: str) -> Device:
+    """Finds out about a device as torch names it (cpu, cuda, cuda:1)."""
     if device == "cpu":
-        return float(min(psutil.virtual_memory().total, _allowed()))
+        return Device(float(min(psutil.virtual_memory().total, _allowed())), printable(_processor(), NAME_CHARACTERS))
     kind, _, number = device.partition(":")
     if kind != "cuda":
-        return 0.0
+        return Device()
     visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     index = int(number or 0)
     if visible and index >= len(visible):
-        return 0.0
+        return Device()
     return await _ask_driver(visible[index] if visible else str(index))
+
+
+def torch_version() -> str:
+    """The version of the torch that is installed, without loading it; "" if there is none."""
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _processor() -> str:
+    """The model of this machine's processor, or at least its kind."""
+    with contextlib.suppress(OSError, ValueError):
+        text = read_regular(PROCESSORS, PROCESSORS_BYTES).decode()
+        if found := re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE):
+            return found[1].strip()
+    return platform.machine()
 
 
 def _allowed() -> float:
@@ -45,13 +78,14 @@ def _allowed() -> float:
     return math.inf
 
 
-async def _ask_driver(name: str) -> float:
-    """`name`: a number or a UUID."""
-    question = (TOOL, f"--id={name}", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
+async def _ask_driver(which: str) -> Device:
+    """`which`: a number or a UUID."""
+    question = (TOOL, f"--id={which}", "--query-gpu=memory.total,name", "--format=csv,noheader,nounits")
     try:
         async with child(*question, stdout=asyncio.subprocess.PIPE) as process, asyncio.timeout(TOOL_SECONDS):
             said, _ = await process.communicate()
-        return float(said.decode().strip()) * MIB
+        memory, _, name = said.decode().strip().partition(",")
+        return Device(float(memory) * MIB, printable(name.strip(), NAME_CHARACTERS))
     except (OSError, ValueError) as trouble:  # no such tool, or it is silent for too long
-        log.info("the memory of GPU %s can't be found out: %r", name, trouble)
-        return 0.0
+        log.info("the memory of GPU %s can't be found out: %r", which, trouble)
+        return Device()

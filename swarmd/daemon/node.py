@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from swarmd import __version__
 from swarmd.config import NodeConfig, RunConfig, fingerprint, lineage
-from swarmd.daemon.device import device_memory
+from swarmd.daemon.device import look_at, torch_version
 from swarmd.daemon.home import Home
 from swarmd.daemon.logs import NOTICE
 from swarmd.daemon.meeting import meet_others
@@ -71,7 +72,7 @@ class Node(HistoryListener):
         card = first_card(
             transport.peer_id, incarnation, transport.addresses(), config.device, PLAIN_CODECS, transport.machine
         )
-        self._own = OwnCard(card)
+        self._own = OwnCard(dataclasses.replace(card, software=__version__, torch=torch_version()))
         self.membership = Membership(self._own)
         self._links = Links(transport, self._own, self.membership, self._settings, self._keep_incarnation)
         self.search = RunSearch(config, home, transport, self._links, self.membership)
@@ -98,8 +99,8 @@ class Node(HistoryListener):
         """Founds a run, joins one, or waits to be told; then trains to its end. Raises ConfigError, SwarmError."""
         self.search.idle = idle
         with self.waits.during(f"the memory of {self.config.device} to be found out"):
-            memory = await device_memory(self.config.device)
-        self._own.card = dataclasses.replace(self._own.card, memory_bytes=memory)
+            device = await look_at(self.config.device)
+        self._own.card = dataclasses.replace(self._own.card, memory_bytes=device.memory_bytes, device_name=device.name)
         if run is not None:
             self._home.check_not_ended(lineage(run))
             self.search.check_fits(run)

@@ -1,18 +1,20 @@
-"""A device's memory, as a tool that pretends to be the driver's says."""
+"""A device's memory and name, as a tool that pretends to be the driver's says."""
 
 import math
+import platform
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from swarmd.daemon import device
-from swarmd.daemon.device import device_memory
+from swarmd.daemon.device import Device, look_at, torch_version
 
 SAYS = """#!/bin/sh
 case "$1" in
-  --id=0) echo 15360 ;;
-  --id=GPU-7) echo 40960 ;;
+  --id=0) echo 15360, Tesla T4 ;;
+  --id=GPU-7) echo 40960 ;;  # an old tool that says no more
   --id=3) exec sleep 100 ;;
   *) echo "No devices were found"; exit 6 ;;
 esac
@@ -45,29 +47,53 @@ async def test_a_cpu_has_the_machine_s_or_what_a_container_allows(
     if says is not None:
         (tmp_path / "limit").write_text(says)
     monkeypatch.setattr(device, "LIMITS", (str(tmp_path / "none"), str(tmp_path / "limit")))
-    assert await device_memory("cpu") == min(expected, psutil.virtual_memory().total)
+    found = await look_at("cpu")
+    assert found.memory_bytes == min(expected, psutil.virtual_memory().total)
+    assert found.name
+
+
+@pytest.mark.parametrize(
+    ("says", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nmodel name\t: Other\n", "Some CPU @ 2 GHz"),
+        ("processor\t: 0\n", platform.machine()),
+        ("model name\t: " + "x" * 500, "x" * 93 + "..."),
+        (None, platform.machine()),
+    ],
+)
+async def test_a_cpu_is_called_what_the_kernel_calls_it(
+    says: str | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if says is not None:
+        (tmp_path / "cpuinfo").write_text(says)
+    monkeypatch.setattr(device, "PROCESSORS", str(tmp_path / "cpuinfo"))
+    assert (await look_at("cpu")).name == name
 
 
 @pytest.mark.parametrize(
     ("name", "visible", "expected"),
     [
-        ("cuda", None, 15360 << 20),
-        ("cuda:0", None, 15360 << 20),
-        ("cuda:1", "0, GPU-7", 40960 << 20),
-        ("cuda:2", "0,GPU-7", 0),
-        ("cuda:1", None, 0),
-        ("cuda:3", None, 0),
-        ("mps", None, 0),
+        ("cuda", None, Device(15360 << 20, "Tesla T4")),
+        ("cuda:0", None, Device(15360 << 20, "Tesla T4")),
+        ("cuda:1", "0, GPU-7", Device(40960 << 20)),
+        ("cuda:2", "0,GPU-7", Device()),
+        ("cuda:1", None, Device()),
+        ("cuda:3", None, Device()),
+        ("mps", None, Device()),
     ],
 )
 async def test_a_gpu_has_what_its_driver_says(
-    name: str, visible: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+    name: str, visible: str | None, expected: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert await device_memory(name) == expected
+    assert await look_at(name) == expected
 
 
 async def test_without_a_driver_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "TOOL", "/nowhere/nvidia-smi")
-    assert await device_memory("cuda:0") == 0
+    assert await look_at("cuda:0") == Device()
+
+
+def test_the_version_of_torch_is_known_without_loading_it() -> None:
+    assert torch_version() == torch.__version__

@@ -28,6 +28,7 @@ ADDRESS_CHARACTERS = 512  # some have 400
 ADDRESSES_LIMIT = 64  # of a card; a machine with containers has dozens
 ADDRESSES_CHARACTERS = 8192  # of all of them together; an honest one has some 100
 MACHINE_CHARACTERS = 128  # two hashes
+DEVICE_NAME_CHARACTERS = 96  # a processor's model may have 50
 CODECS_LIMIT = 64  # there are five
 FINAL_LIMIT = 256  # stages whose final state one peer keeps
 SUMMARY_CARDS_LIMIT = 64  # 16 are sent

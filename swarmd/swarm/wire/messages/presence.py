@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from swarmd.swarm.wire.bounds import AtMost, Between, Together, Tree
+from swarmd.swarm.wire.bounds import AtMost, Between, Text, Together, Tree
 from swarmd.swarm.wire.messages.common import Ack, Request
 from swarmd.swarm.wire.messages.fields import (
     ADDRESSES_CHARACTERS,
     ADDRESSES_LIMIT,
     CODECS_LIMIT,
+    DEVICE_NAME_CHARACTERS,
     FINAL_LIMIT,
     PEERS_LIMIT,
     SEQUENCE_LIMIT,
@@ -64,6 +65,9 @@ class Card:
     spare: bool = True  # its disk takes copies of other stages' states at the end
     # The version of which its stage's parameters were not finite: it knows the record, and has no state.
     broken: Step = 0
+    software: Word = ""  # version of swarmd; "": a release that doesn't say
+    torch: Word = ""  # version
+    device_name: Annotated[str, Text(DEVICE_NAME_CHARACTERS)] = ""  # of its maker's; "": unknown
 
 
 @dataclass(frozen=True)
