@@ -189,8 +189,8 @@ class Plan(Request[Result]):
     parts: Annotated[tuple[Part, ...], AtMost(PARTS_LIMIT)]
     tokens: Count  # the sum is divided by
     codec: Word  # of contributions and averaged parts
+    thaws: Annotated[tuple[Count, ...], AtMost(PEERS_LIMIT)]  # of the members' sums, as they answered `Freeze`
     ballot: Ballot = NO_BALLOT
-    thaws: Annotated[tuple[Count, ...], AtMost(PEERS_LIMIT)] = ()  # of the members' sums, as they answered `Freeze`
     stage: Stage = ANY_STAGE  # whose gradient it is
 
 
