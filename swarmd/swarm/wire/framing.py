@@ -35,6 +35,7 @@ PLAIN = (int, str, bool, float)
 
 TENSOR_BUFFERS = 8  # of an encoded tensor, and its dimensions; there are two, and three
 TENSOR_DIMENSION = 1 << 40
+CODEC_CHARACTERS = 32
 
 INTEGER_LIMIT = 1 << 64  # of msgpack's; a larger one may be no float
 
@@ -262,6 +263,8 @@ def _tensor_shape(check: Check, where: str) -> Shape:
                 raise PeerFault(f"{where} isn't an encoded tensor")
         if max(count, len(shape)) > TENSOR_BUFFERS or any(size > TENSOR_DIMENSION for size in shape):
             raise OutOfRange(f"{where} is a tensor of {len(shape)} dimensions in {count} buffers, or too large")
+        if not is_text(codec, CODEC_CHARACTERS):
+            raise OutOfRange(f"{where} is in a codec whose name is {len(codec)} characters, or can't be shown")
         tensor = Encoded(codec, tuple(shape), tuple([_next(buffers, where) for _ in range(count)]))
         check(tensor)
         return tensor
