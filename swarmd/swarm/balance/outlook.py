@@ -23,6 +23,7 @@ from swarmd.swarm.wire.messages.presence import Card, Summary
 from swarmd.values import PeerId
 
 SAME_SPEED = 1.5  # speeds that differ by less from the median count as equal: warming up and other load change them so
+SERVICE_FLOOR_SECONDS = 1e-9  # for a microbatch: what says less is a lie, and no infinity comes of it
 SPEED_SPREAD = 16.0  # no peer counts as faster or slower by more: what it says of itself may be wrong
 Powers = Mapping[PeerId, float]
 
@@ -32,7 +33,7 @@ def measured_powers(cards: Sequence[Card], works: Sequence[float]) -> dict[PeerI
     measured enough.
     """
     said = {
-        it.peer: works[it.stage] / seconds
+        it.peer: works[it.stage] / max(seconds, SERVICE_FLOOR_SECONDS)
         for it in cards
         if it.measured and 0 <= it.stage < len(works) and (seconds := nan_to_zero(it.service_seconds))
     }

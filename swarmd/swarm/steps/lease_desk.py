@@ -16,6 +16,7 @@ from swarmd.swarm.signals import Signal
 from swarmd.swarm.steps.leases import Leases
 from swarmd.swarm.steps.succession import Succession
 from swarmd.swarm.wire.messages.common import from_ranges, to_ranges
+from swarmd.swarm.wire.messages.fields import SECONDS_LIMIT
 from swarmd.swarm.wire.messages.hop import NOBODY, Blame
 from swarmd.swarm.wire.messages.step import AskLease, Lease, Revoke
 from swarmd.values import HopId, PeerId, short
@@ -30,6 +31,7 @@ LATE_LOOK_SECONDS = 1.0  # between two looks at whether a lease is late enough t
 REVOKE_SECONDS = 5.0
 PACE_SHARE = 0.25  # of a step that must be done before its own pace counts
 HORIZON_FLOOR_SECONDS = 0.001  # 0 would mean unknown
+RATE_FLOOR = 1e-9  # microbatches a second: a record's seconds are its conductor's word
 
 
 def plan_horizon_s(leases: Leases, elapsed_s: float, last_step_s: float) -> float:
@@ -42,7 +44,7 @@ def plan_horizon_s(leases: Leases, elapsed_s: float, last_step_s: float) -> floa
         rate = leases.microbatches / last_step_s
     else:
         return 0.0
-    return max(HORIZON_FLOOR_SECONDS, leases.free / rate)
+    return min(max(HORIZON_FLOOR_SECONDS, leases.free / max(rate, RATE_FLOOR)), SECONDS_LIMIT)
 
 
 class LeaseDesk:

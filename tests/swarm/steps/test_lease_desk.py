@@ -20,7 +20,7 @@ from swarmd.swarm.steps.lease_desk import (
 )
 from swarmd.swarm.steps.leases import Leases
 from swarmd.swarm.wire.messages.common import Ack
-from swarmd.swarm.wire.messages.fields import Ranges
+from swarmd.swarm.wire.messages.fields import SECONDS_LIMIT, Ranges
 from swarmd.swarm.wire.messages.hop import NOBODY, Blame
 from swarmd.swarm.wire.messages.step import AskLease, Lease, Revoke
 from swarmd.values import HopId
@@ -223,6 +223,7 @@ def test_the_first_number_that_is_not_finite_is_blamed_as_long_as_it_counts() ->
         (1, 1.0, 16.0, 14.0),  # too little is done to go by it
         (4, 4.0, 16.0, 4.0),  # at this step's own pace
         (8, 4.0, 16.0, HORIZON_FLOOR_SECONDS),
+        (0, 0.0, 1e300, SECONDS_LIMIT),  # what a lease may say at most
     ],
 )
 def test_the_horizon_follows_the_pace(completed: int, elapsed_s: float, last_step_s: float, horizon_s: float) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from swarmd.swarm.wire.messages.common import Request
-from swarmd.swarm.wire.messages.fields import Amount, Count, Hash, Ranges, Stage, Step, Tensor
+from swarmd.swarm.wire.messages.fields import Amount, Count, Hash, Ranges, Stage, Step, Tally, Tensor
 
 
 @dataclass(frozen=True)
@@ -28,5 +28,5 @@ class HandOver(Request[SumTaken]):
     indices: Ranges  # in the whole sum; the same in all slices, like everything below
     spoiled: Ranges  # whose numbers were not finite
     loss_sum: Amount  # tail only, else 0
-    resent: Count
-    subtracted: Count
+    resent: Tally
+    subtracted: Tally

@@ -3,7 +3,6 @@
 A bound is far above what an honest peer of any release sends, and low enough that nothing a stranger sends is a burden.
 """
 
-import sys
 from typing import Annotated, Any
 
 from swarmd.swarm.wire.bounds import Ascending, AtMost, Between, Bytes, Text, Tree
@@ -16,7 +15,8 @@ INDEX_LIMIT = 1 << 20  # places of microbatches in a step, or of parts and membe
 RANGES_LIMIT = 1 << 14  # of a set; the microbatches of a step are twice as many at most (swarmd/settings.py)
 PEERS_LIMIT = 1 << 12  # members that are remembered: no stage has more
 PARTS_LIMIT = 1 << 12  # of a gradient
-NUMBER_LIMIT = sys.float_info.max  # of what is measured: whatever is finite
+NUMBER_LIMIT = 1e300  # squares of fp32 added up are far below, and thousands of these together are finite still
+TALLY_LIMIT = 1 << 40  # of what one peer counted in a step: of thousands together 64 bits are enough
 SECONDS_LIMIT = 1e9  # thirty years
 ATTEMPT_CHARACTERS = 128  # a peer id, its incarnation, a count
 PEER_CHARACTERS = 64  # a peer id has 52
@@ -72,6 +72,9 @@ ChunkNumber = Annotated[int, Between(0, CHUNKS_LIMIT)]
 
 Incarnation = Annotated[int, Between(0, INCARNATION_LIMIT)]
 Arrival = Annotated[int, Between(0, ARRIVALS_LIMIT)]
+Tally = Annotated[int, Between(0, TALLY_LIMIT)]
+"""A count that is added to those of others."""
+
 Count = Annotated[int, Between(0, COUNT_LIMIT)]
 Seconds = Annotated[float, Between(0.0, SECONDS_LIMIT)]
 Amount = Annotated[float, Between(0.0, NUMBER_LIMIT)]

@@ -18,6 +18,7 @@ from swarmd.swarm.wire.messages.fields import (
     Ranges,
     Stage,
     Step,
+    Tally,
     Tensor,
     Word,
 )
@@ -91,9 +92,9 @@ class Holdings:
     indices: Ranges
     under_way: Ranges  # indices on their way into the sum
     loss_sum: Amount  # tail only, else 0
-    resent: Count
+    resent: Tally
     finite: bool  # no hop of the step was answered with NotFinite
-    subtracted: Count = 0
+    subtracted: Tally = 0
     parts: Annotated[tuple[AveragedPart, ...], AtMost(PARTS_LIMIT)] = ()
     thaws: Count = 0  # how often the sum took in hops again: a plan is for one and the same sum
     blame: Blame = NOBODY  # unless `finite`
