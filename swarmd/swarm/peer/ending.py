@@ -193,14 +193,21 @@ class Ending:
             final = self._membership.own.final
             mine = [stage for stage, chosen in plan.items() if own in chosen and stage not in final]
             ready = [stage for stage in mine if self._sources(stage)]
-            brought = [stage for stage in ready[:1] if await self._bring(stage)]
-            if brought:
-                final = tuple(sorted({*self._own.card.final, *brought}))
+            brought = await self._bring_one(ready)
+            if brought is not None:
+                final = tuple(sorted({*self._own.card.final, brought}))
                 self._own.card = dataclasses.replace(self._own.card, final=final)
-            if brought or not self._membership.own.spare:
+            if brought is not None or not self._membership.own.spare:
                 await self._own.announce()
             else:
                 await self._membership.changed.wait(RETRY_SECONDS if mine else None)
+
+    async def _bring_one(self, stages: list[int]) -> int | None:
+        """Brings a copy of the first of these stages that can be had now."""
+        for stage in stages:
+            if self._membership.own.spare and await self._bring(stage):
+                return stage
+        return None
 
     async def _bring(self, stage: int) -> bool:
         """Brings a copy. True if it is on this disk now. A peer that can keep none offers itself no more."""

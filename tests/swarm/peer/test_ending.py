@@ -8,13 +8,17 @@ import pytest
 
 from swarmd.config import LimitsConfig
 from swarmd.sim.world.clock import run_virtual
+from swarmd.swarm.history.record import Record
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer.ending import WORD_SECONDS, Ending
 from swarmd.swarm.signals import Signal
+from swarmd.swarm.state.download import OutOfDonors
+from swarmd.swarm.wire.messages.disks import CheckpointName
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
 from tests.swarm.contexts import peer_context
+from tests.swarm.records import skipped
 
 
 @pytest.mark.parametrize(("peers", "stages"), [(48, [0, 1, 2, 3, 4, 5, 6, 7]), (49, [2, 3, 4])])
@@ -78,3 +82,35 @@ def test_no_warning_is_given_of_what_is_about_to_be_known(told: bool) -> None:
     assert ending.is_at_risk() != told
     assert ("Stage 0 on one machine only" in ending.sentence()) != told
     assert took == pytest.approx(1.045 if told else 1.0 + WORD_SECONDS)
+
+
+def test_a_stage_that_can_not_be_had_holds_up_no_other() -> None:
+    """Stage 0 is on one disk that doesn't give it; stage 1 is on one that does."""
+
+    async def main() -> tuple[int, ...]:
+        own, loop = OwnCard(card("me", stage=2, machine="me", version=3)), asyncio.get_running_loop()
+        members = Membership(own)
+        run: Any = SimpleNamespace(steps=3, model=SimpleNamespace(stages=3))
+        decided = skipped()
+        history: Any = SimpleNamespace(record=decided, version=3, chain=SimpleNamespace(members=tuple))
+        limits = LimitsConfig(final_copies_timeout_s=30.0)
+
+        async def bring(name: CheckpointName, *_: Any, **__: Any) -> tuple[bytes, Record]:
+            if name.stage == 0:
+                raise OutOfDonors("it is gone")
+            return b"", decided
+
+        async def save_checkpoint(*_: Any, **__: Any) -> bool:
+            return True
+
+        disks: Any = SimpleNamespace(bring=bring)
+        store: Any = SimpleNamespace(save_checkpoint=save_checkpoint)
+        context = peer_context(run=run, limits=limits, membership=members, history=history, own=own)
+        ending = Ending(context, disks, store, lambda since: ())
+        for peer, stage in (("a", 0), ("b", 1), ("c", 2)):
+            it = card(peer, stage=stage, state="finished", version=3, machine=peer, final=(stage,), spare=False)
+            members.hear(it, loop.time())
+        await ending.run(saved=True)
+        return own.card.final
+
+    assert run_virtual(main()) == (1, 2)
