@@ -169,10 +169,13 @@ class Gossip:
             await self._speak_for(stage)
 
     async def _speak_for(self, stage: int) -> None:
-        """Tells the swarm of this stage, if it is this peer that does."""
+        """Tells the swarm of this stage, if it is this peer that does: also of those who have finished, so that at a
+        run's end nobody is taken for dead who has a final state.
+        """
         peers = self._membership.stage(stage)
+        finished = [it for it in self._membership.kin() if it.stage == stage and it.state == "finished"]
         count = SUMMARY_CARDS if self._membership.population() <= SMALL_SWARM else FEW
-        cards = first_of(stage, peers, count)
+        cards = first_of(stage, (*peers, *finished), count)
         if cards and cards[0].peer == self._membership.own.peer:
             summary = self._sum_up(stage, cards, len(peers))
             await self._links.transport.publish(self._swarm_topic(), to_frame(summary))

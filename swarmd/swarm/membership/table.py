@@ -163,6 +163,8 @@ class Membership:
             return True
         silence = now - member.heard  # longer than patience: one of the two was stopped, and that is no rhythm
         if card.incarnation == member.card.incarnation and not member.suspect and silence <= self._patience(member):
+            if not member.rhythm.mean:  # one long silence, as before a stage's first summary, is no rhythm yet
+                member.rhythm = Rhythm(min(silence, self._usual(card)))
             member.rhythm.observe(silence)
         before = member.card
         changed = member.suspect or _role(card) != _role(before)
@@ -233,13 +235,13 @@ class Membership:
         return dropped
 
     def _patience(self, member: Member) -> float:
-        usual = self._usual(member)
+        usual = self._usual(member.card)
         ceiling = max(SILENCE_CEILING_SECONDS, SILENCE_CEILING_HEARTBEATS * usual)
         return member.rhythm.limit(SILENCE_DEVIATIONS, self._floor(usual), ceiling)
 
-    def _usual(self, member: Member) -> float:
-        """Seconds between words of it."""
-        near = is_near(member.card, self.own.stage)
+    def _usual(self, card: Card) -> float:
+        """Seconds between words of its peer."""
+        near = is_near(card, self.own.stage)
         return self._heartbeat_seconds if near else self._summary_seconds
 
     def _floor(self, usual_s: float) -> float:
@@ -309,7 +311,7 @@ class Membership:
     def is_silent(self, peer: PeerId, now: float) -> bool:
         """Tells if a live peer has been silent for half the time after which it may be dropped."""
         member = self._members.get(peer)
-        return member is not None and now - member.heard >= self._floor(self._usual(member)) / 2
+        return member is not None and now - member.heard >= self._floor(self._usual(member.card)) / 2
 
     def missing_stages(self, stages: int) -> list[int]:
         """Stages without a single peer at work."""

@@ -11,6 +11,7 @@ import pytest
 from swarmd.config import ModelConfig, RunConfig, fingerprint
 from swarmd.errors import PeerFault, PeerUnreachable
 from swarmd.sim.world.clock import run_virtual
+from swarmd.status import PeerState
 from swarmd.swarm.fence import Fence
 from swarmd.swarm.membership.gossip import (
     ANNOUNCE_SECONDS,
@@ -415,10 +416,27 @@ def test_of_a_stage_of_a_large_swarm_a_few_cards_are_shown(population: int, show
     run_virtual(main())
 
 
-def test_for_a_stage_that_one_is_not_at_work_in_one_does_not_speak() -> None:
+@pytest.mark.parametrize("state", ["serving", "finished"])
+def test_those_who_have_finished_are_spoken_of_but_are_not_at_work(state: PeerState) -> None:
+    """Nobody spoke of them: so at a run's end those far away took them for dead, with their final states."""
+    names = ("a", "b", "c")
+    first, other, third = rendezvous("summary/2", names)
+
+    async def main() -> None:
+        others = card(other, stage=2, state="finished"), card(third, stage=2, state="left")
+        rig = Rig(2, *others, card("z", stage=1, state="finished"), own=first)
+        rig.own.become(state)
+        await rig.gossip._speak_for(2)
+        assert rig.sums == [(2, (first, other), int(state == "serving"))]
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("state", ["joining", "left"])
+def test_for_a_stage_that_one_is_not_at_work_in_one_does_not_speak(state: PeerState) -> None:
     async def main() -> None:
         rig = Rig(2)
-        rig.own.become("joining")
+        rig.own.become(state)
         await rig.gossip._speak_for(2)
         assert rig.said == []
 

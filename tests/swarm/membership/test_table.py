@@ -110,6 +110,17 @@ def test_who_was_stopped_itself_is_no_more_patient_with_others_afterwards() -> N
     assert [it.peer for it in members.sweep(65.1 + SILENCE_FLOOR_SECONDS)] == ["a"]
 
 
+def test_one_long_silence_before_the_first_word_of_a_far_stage_is_no_rhythm() -> None:
+    """Far peers were heard again with their stage's first summary; who died then was believed in for 100 s more."""
+    members = Membership(OwnCard(card("me")))
+    members.expect_every(2.0, 10.0)
+    members.hear(card("far", stage=3), 0.2)
+    members.touch("far", 5.0)
+    members.hear(card("far", stage=3, sequence=5), 22.0)
+    assert members.sweep(22.0 + 30.0) == [], "three of the intervals at which its stage is spoken of"
+    assert [it.peer for it in members.sweep(22.0 + 40.0)] == ["far"]
+
+
 def test_who_was_not_heard_lately_is_silent_long_before_it_is_dropped() -> None:
     members = swarm("a", "b", "c")
     soon = SILENCE_FLOOR_SECONDS / 2
