@@ -242,4 +242,13 @@ NAMED: dict[str, Scenario] = {
             Drain(9.5, "head2", 0.71),
         ),
     ),
+    "dead-before-its-stage-is-spoken-of": Scenario(
+        story="A tail dies before its stage's first summary tells the head of it: at the end the head must not count "
+        "on the dead one's disk, and bring a copy.",
+        replicas=(1, 2, 1),
+        microbatches=10,
+        steps=10,
+        speeds=(0.073, 0.057),
+        faults=(Join(5.0, "newcomer1", stage=2), Crash(9.7, "newcomer1", power=True)),
+    ),
 }
