@@ -54,10 +54,10 @@ class ScenarioCourse:
     def may_move(self, peer: PeerId) -> bool:
         if peer not in self.world.peers:
             return False
-        life = self.world.peers[peer].peer.membership.own.incarnation
-        told = life in self._moved
-        self._moved.add(life)
-        return not told
+        own = self.world.peers[peer].peer.membership.own
+        told = own.incarnation in self._moved
+        self._moved.add(own.incarnation)
+        return not told and own.rested and own.moving < 0
 
     def may_start(self, peer: PeerId) -> bool:
         if self.lost is not None or not self.world.peers:  # a newcomer could only wait, or found another run

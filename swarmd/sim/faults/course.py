@@ -24,7 +24,9 @@ class Course(Protocol):
         """True if the swarm can do without these: every stage keeps a replica that has its state."""
 
     def may_move(self, peer: PeerId) -> bool:
-        """True if a peer may be told to move: once in its life, so that it can't be sent back and forth."""
+        """True if a peer may be told to move: once in its life, and not when it has just moved of its own accord, so
+        that it can't be sent back and forth.
+        """
 
     def version(self) -> int:
         """The newest version of any living peer."""

@@ -4,11 +4,14 @@ import dataclasses
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from swarmd.sim import __main__ as command_line
 from swarmd.sim.campaign.checks import Violation
+from swarmd.sim.campaign.course import ScenarioCourse
 from swarmd.sim.campaign.play import Outcome, play, report
 from swarmd.sim.campaign.seeds import Result, Summary, drawn, examine, replay_command, run_campaign
 from swarmd.sim.campaign.shrink import shrink
@@ -21,7 +24,9 @@ from swarmd.sim.faults.logical import Acceptors
 from swarmd.sim.faults.machines import Crash, Outage, Pause, StageLoss
 from swarmd.sim.faults.named import NAMED
 from swarmd.sim.faults.scenario import Scenario
+from swarmd.sim.world.world import SimPeer
 from swarmd.swarm.peer.status_view import StatusView
+from tests.swarm.cards import card
 
 SEEDS = range(30)  # about 10 seconds of CPU
 CALM = Scenario(replicas=(2, 1), microbatches=4, steps=3)
@@ -215,3 +220,17 @@ def test_faults_spare_the_last_replica() -> None:
     faults = tuple(Crash(0.01 * number, f"head{number % 2 + 1}") for number in range(1, 6))
     outcome = play(dataclasses.replace(CALM, faults=(*faults, Crash(0.06, "tail1", power=True))))
     assert outcome.struck == {"crash": 1}
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [({}, True), ({"rested": False}, False), ({"moving": 1}, False)],
+    ids=["rested", "just moved", "on its way"],
+)
+def test_faults_send_nobody_back_who_has_just_moved_of_its_own_accord(own: dict[str, Any], told: bool) -> None:
+    """A peer that its balancer had sent to stage 1 was told to go back to stage 2: no rule of balance did that."""
+    course = ScenarioCourse(CALM, trace=False)
+    membership = SimpleNamespace(own=card("tail1", stage=1, **own))
+    course.world.peers["tail1"] = cast("SimPeer", SimpleNamespace(peer=SimpleNamespace(membership=membership)))
+    assert course.may_move("tail1") == told
+    assert not course.may_move("tail1"), "nobody is told twice in a life"
