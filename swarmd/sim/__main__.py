@@ -15,7 +15,6 @@ import typer
 from swarmd.sim.campaign import seeds as campaign
 from swarmd.sim.campaign.play import Outcome, play, report
 from swarmd.sim.campaign.seeds import Result
-from swarmd.sim.faults.draw import draw_scenario
 from swarmd.sim.faults.named import NAMED
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.measure import tables
@@ -38,6 +37,7 @@ Examples:
   python -m swarmd.sim run                         seeds from 0 on, on two cores, until Ctrl-C
   python -m swarmd.sim run --seeds 500             so many; exit code 1 if a promise was broken
   python -m swarmd.sim run --first 90000 --json    other seeds; one JSON object on stdout at the end
+  python -m swarmd.sim run --hostile --seeds 500   with outsiders that say whatever the schema lets them say
 """
 
 _PROVE_EXAMPLES = """
@@ -64,6 +64,8 @@ Examples:
   python -m swarmd.sim scenario NAME --transcript  and read what happened
 """
 
+_HOSTILE = "With outsiders: greeted peers that take no part, and say whatever the schema lets them say."
+
 
 @app.command(epilog=_RUN_EXAMPLES)
 def run(
@@ -71,6 +73,7 @@ def run(
     first: Annotated[int, typer.Option(metavar="S", min=0, help="The first seed.")] = 0,
     workers: Annotated[int, typer.Option(metavar="N", min=1, help="Processes.")] = 2,
     shrink: Annotated[bool, typer.Option(help="Look for the faults that matter when a promise breaks.")] = True,
+    hostile: Annotated[bool, typer.Option("--hostile", help=_HOSTILE)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; the rest on stderr.")] = False,
 ) -> int:
     """Play one scenario after the other, each drawn from a seed, and tell of every promise that breaks."""
@@ -83,7 +86,7 @@ def run(
         first,
         seeds,
         workers,
-        campaign.drawn(minimal=shrink),
+        campaign.drawn(minimal=shrink, hostile=hostile),
         on_result=tell,
         on_progress=lambda line: typer.echo(line, err=True),
     )
@@ -129,9 +132,10 @@ def replay(
     seed: Annotated[int, typer.Argument(metavar="SEED", min=0, help="As a campaign named it.")],
     transcript: Annotated[bool, typer.Option("--transcript", help="Print everything that happened.")] = False,
     shrink: Annotated[bool, typer.Option("--shrink", help="Look for the faults that matter.")] = False,
+    hostile: Annotated[bool, typer.Option("--hostile", help=_HOSTILE)] = False,
 ) -> int:
     """Play the scenario of a seed again."""
-    scenario = draw_scenario(seed)
+    scenario = campaign.scenario_of(seed, hostile=hostile)
     began = time.monotonic()
     outcome = play(scenario, trace=True)
     _show(scenario, outcome, transcript=transcript, wall_s=time.monotonic() - began)

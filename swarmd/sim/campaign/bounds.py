@@ -112,9 +112,9 @@ def check_bounds(world: World, bounds: Iterable[Bound] = BOUNDS) -> Iterator[Vio
             size, limit = bound.size(it), bound.limit(it, world.run)
             if size > limit:
                 yield Violation(5, f"{name} has {size} {bound.name}, of {limit} allowed", peer=name)
-    peers = max(1, len(world.peers))
+    peers, neighbours = max(1, len(world.peers)), max(1, len(world.peers) + len(world.strangers))
     hops = sum(len(hops_of(it)) for it in world.peers.values())
-    limit = peers * (TASKS_FLOOR + TASKS_PER_NEIGHBOUR * peers) + TASKS_PER_HOP * hops
+    limit = peers * (TASKS_FLOOR + TASKS_PER_NEIGHBOUR * neighbours) + TASKS_PER_HOP * hops
     if (tasks := sum(len(it.machine.tasks()) for it in world.peers.values())) > limit:
         yield Violation(5, f"{tasks} tasks run for {peers} peers with {hops} hops, of {limit} allowed")
     if (held := world.network.held()) > (most := HELD_FRAMES_PER_PAIR * peers * peers + TASKS_PER_HOP * hops):

@@ -26,6 +26,7 @@ class ScenarioCourse:
         self.run = scenario.run_config()
         self.world, self.watch = self.build(trace=trace)
         self.struck: Counter[str] = Counter()
+        self.words: dict[str, Counter[str]] = {}  # of outsiders: fates by kind of message
         self._moved: set[int] = set()  # lives, by incarnation, that were told to move
         self.leaving = self.watch.leaving
         self.down: list[PeerId] = []
@@ -119,6 +120,9 @@ class ScenarioCourse:
 
     def count(self, kind: str) -> None:
         self.struck[kind] += 1
+
+    def count_word(self, word: str, fate: str) -> None:
+        self.words.setdefault(word, Counter())[fate] += 1
 
     def version(self) -> int:
         """The newest version of any living peer."""

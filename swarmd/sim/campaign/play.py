@@ -42,6 +42,7 @@ class Outcome:
     version: int  # the newest that a peer came to
     struck: dict[str, int]  # faults by kind
     points: dict[str, int] = field(default_factory=dict)  # at which a fault happened
+    words: dict[str, dict[str, int]] = field(default_factory=dict)  # of outsiders: fates by kind of message
     events: tuple[str, ...] = ()  # the last ones of the step, hop or peer concerned
     transcript: str = ""
     figures: dict[str, Any] = field(default_factory=dict)  # what else a course measures
@@ -200,6 +201,7 @@ class Play(ScenarioCourse):
             version=max((it.peer.history.version for it in self.watch.everyone), default=0),
             struck=dict(sorted(self.struck.items())),
             points=dict(Counter(point for _, _, point in self.world.points.fired)),
+            words={word: dict(fates) for word, fates in sorted(self.words.items())},
             events=tuple(event.line() for event in last),
             transcript=trace.transcript(),
             figures=self.figures(),

@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from swarmd.errors import OutOfRange, UnknownKind
 from swarmd.sim.campaign.play import Outcome, play, report
 from swarmd.sim.campaign.shrink import shrink
-from swarmd.sim.faults.draw import draw_scenario
+from swarmd.sim.faults.draw import draw_hostile, draw_scenario
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.points import all_points
 
@@ -29,6 +30,11 @@ CPU_SECONDS = 30.0  # for one run; a large scenario with long silences takes abo
 SHRINK_CPU_SECONDS = 60.0  # for all reruns of a scenario that failed
 PATIENCE = 10  # a worker has so many times that by the wall clock, as it may have little of a core; then it is ended
 PROGRESS_SECONDS = 10.0
+
+UNTRIED = ("cut off", "not greeted", *(kind.code for kind in (OutOfRange, UnknownKind)))
+"""Fates of outsiders' questions that no handler has tried: the schema, or something before that, ended them."""
+UNASKED = ("gossiped", "given as an answer")
+"""Fates of their other messages."""
 
 
 class OutOfTime(SystemExit):
@@ -47,6 +53,7 @@ class Result:
     wall_s: float = 0.0
     struck: dict[str, int] = field(default_factory=dict)
     points: dict[str, int] = field(default_factory=dict)  # at which a fault happened
+    words: dict[str, dict[str, int]] = field(default_factory=dict)  # of outsiders: fates by kind of message
     figures: dict[str, Any] = field(default_factory=dict)  # what else a job measures
 
 
@@ -59,9 +66,14 @@ class Job:
     cpu_s: float  # that one seed may take at most
 
 
-def replay_command(seed: int) -> str:
+def replay_command(seed: int, *, hostile: bool = False) -> str:
     """The command that plays a seed again."""
-    return f"python -m swarmd.sim replay {seed}"
+    return f"python -m swarmd.sim replay {seed}" + (" --hostile" if hostile else "")
+
+
+def scenario_of(seed: int, *, hostile: bool) -> Scenario:
+    """The scenario of a seed, with outsiders or without."""
+    return draw_hostile(seed) if hostile else draw_scenario(seed)
 
 
 # ------------------------------------------------------------------------------------------------- one seed
@@ -83,26 +95,28 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
-def examine(seed: int, cpu_s: float = CPU_SECONDS, *, minimal: bool = True) -> Result:
+def examine(seed: int, cpu_s: float = CPU_SECONDS, *, minimal: bool = True, hostile: bool = False) -> Result:
     """Plays a seed's scenario; if a promise breaks, looks for the faults that matter."""
-    scenario, began = draw_scenario(seed), time.monotonic()
+    scenario, again, began = scenario_of(seed, hostile=hostile), replay_command(seed, hostile=hostile), time.monotonic()
     try:
         with time_limit(cpu_s):
             outcome = play(scenario)
     except OutOfTime as trouble:
-        lines = (f"seed {seed}: promise 6: {trouble}", *scenario.text().splitlines(), f"replay: {replay_command(seed)}")
+        lines = (f"seed {seed}: promise 6: {trouble}", *scenario.text().splitlines(), f"replay: {again}")
         return Result(seed, 6, lines, wall_s=time.monotonic() - began)
     took = time.monotonic() - began
     result = Result(seed, virtual_s=outcome.virtual_s, wall_s=took, struck=outcome.struck, trace=outcome.trace)
-    result = dataclasses.replace(result, points=outcome.points)
+    result = dataclasses.replace(result, points=outcome.points, words=outcome.words)
     if outcome.passed:
         return result
     promise = outcome.violations[0].promise
-    return dataclasses.replace(result, promise=promise, lines=tuple(explain(scenario, outcome, minimal=minimal)))
+    return dataclasses.replace(
+        result, promise=promise, lines=(*explain(scenario, outcome, minimal=minimal), f"replay: {again}")
+    )
 
 
 def explain(scenario: Scenario, outcome: Outcome, *, minimal: bool) -> list[str]:
-    """The report of a scenario that failed, with the fewest faults that were found, and how to see it again."""
+    """The report of a scenario that failed, with the fewest faults that were found."""
     promise = outcome.violations[0].promise
     fewest, again = scenario, outcome
     try:
@@ -112,8 +126,7 @@ def explain(scenario: Scenario, outcome: Outcome, *, minimal: bool) -> list[str]
     except OutOfTime:
         pass  # what was found before is shown
     lines = [f"seed {scenario.seed}: {violation}" for violation in outcome.violations[:3]]
-    lines += [f"with {len(fewest.faults)} of its {len(scenario.faults)} faults:", *report(fewest, again)]
-    return [*lines, f"replay: {replay_command(scenario.seed)}"]
+    return [*lines, f"with {len(fewest.faults)} of its {len(scenario.faults)} faults:", *report(fewest, again)]
 
 
 # ------------------------------------------------------------------------------------------------- many seeds
@@ -128,6 +141,7 @@ class Summary:
     virtual_s: float = 0.0
     struck: Counter[str] = field(default_factory=Counter)
     points: Counter[str] = field(default_factory=Counter)
+    words: dict[str, Counter[str]] = field(default_factory=dict)
     failed: list[Result] = field(default_factory=list)
     interrupted: bool = False
 
@@ -136,6 +150,8 @@ class Summary:
         self.virtual_s += result.virtual_s
         self.struck.update(result.struck)
         self.points.update(result.points)
+        for word, fates in result.words.items():
+            self.words.setdefault(word, Counter()).update(fates)
         if result.promise:
             self.failed.append(result)
 
@@ -152,10 +168,26 @@ class Summary:
         if self.points:
             never = [point for point in all_points() if not self.points[point]]
             lines.append(f"points with a fault: {len(self.points)}; never: {', '.join(never) or 'none'}")
+        if self.words:
+            lines += self.word_lines()
         if self.failed:
             promises = Counter(result.promise for result in self.failed)
             by_promise = ", ".join(f"{count} of promise {number}" for number, count in sorted(promises.items()))
             lines.append(f"violations: {by_promise}; seeds {', '.join(str(it.seed) for it in self.failed)}")
+        return lines
+
+    def tried(self) -> float:
+        """The share of outsiders' questions that passed the schema, and came to a handler."""
+        fates = sum(self.words.values(), Counter[str]())
+        asked = fates.total() - sum(fates[fate] for fate in UNASKED)
+        return 1.0 - sum(fates[fate] for fate in UNTRIED) / max(1, asked)
+
+    def word_lines(self) -> list[str]:
+        """The messages of outsiders by kind, and what became of them."""
+        count = sum(fates.total() for fates in self.words.values())
+        lines = [f"messages of outsiders: {count}; {100 * self.tried():.0f} % of their questions came to a handler"]
+        for word, fates in sorted(self.words.items()):
+            lines.append(f"  {word:20} " + ", ".join(f"{times} {fate}" for fate, times in fates.most_common()))
         return lines
 
     def plain(self) -> dict[str, Any]:
@@ -166,6 +198,7 @@ class Summary:
             "virtual_seconds": self.virtual_s,
             "faults": dict(self.struck),
             "points": dict(self.points),
+            "words": {word: dict(fates) for word, fates in sorted(self.words.items())},
             "interrupted": self.interrupted,
             "failed": [dataclasses.asdict(result) for result in self.failed],
         }
@@ -262,9 +295,13 @@ class Campaign:
             worker.end()
 
 
-def drawn(cpu_s: float = CPU_SECONDS, *, minimal: bool = True) -> Job:
-    """The job of playing drawn scenarios."""
-    return Job(functools.partial(examine, cpu_s=cpu_s, minimal=minimal), replay_command, cpu_s + SHRINK_CPU_SECONDS)
+def drawn(cpu_s: float = CPU_SECONDS, *, minimal: bool = True, hostile: bool = False) -> Job:
+    """The job of playing drawn scenarios, with outsiders or without."""
+    return Job(
+        functools.partial(examine, cpu_s=cpu_s, minimal=minimal, hostile=hostile),
+        functools.partial(replay_command, hostile=hostile),
+        cpu_s + SHRINK_CPU_SECONDS,
+    )
 
 
 def run_campaign(

@@ -55,6 +55,9 @@ class Course(Protocol):
     def count(self, kind: str) -> None:
         """Counts a fault of a kind that has struck."""
 
+    def count_word(self, word: str, fate: str) -> None:
+        """Counts a message that an outsider has drawn, by its kind and what became of it."""
+
 
 @dataclass(frozen=True)
 class Fault:

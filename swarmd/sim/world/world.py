@@ -112,6 +112,7 @@ class World:
         self.network = SimNetwork(link, rng=random.Random(f"{seed}/network"), trace=self.trace, failed=self._failed)
         self.points = Points()
         self.peers: dict[PeerId, SimPeer] = {}
+        self.strangers: dict[PeerId, Machine] = {}  # machines on the network that are no peers of the run
         self.dead: dict[PeerId, SimPeer] = {}  # by their last death; those that live again are in `past`
         self.past: list[SimPeer] = []  # former lives of peers that live again
         self.deaths: list[Death] = []  # in the order they happened
@@ -225,6 +226,19 @@ class World:
         loop.default_exception_handler(context)
         if (trouble := context.get("exception")) is not None:
             self._failed("", trouble)
+
+    def add_stranger(self, name: PeerId) -> tuple[Machine, SimTransport]:
+        """Adds a machine that is no peer of the run, and its access to the network. No fault waits for it at points."""
+        machine = self.strangers[name] = Machine(name)
+        machine.failed = lambda trouble: self._failed(name, trouble)
+        self._note(name, "comes as a stranger")
+        return machine, self.network.transport(name, machine)
+
+    def remove_stranger(self, name: PeerId) -> None:
+        """Ends a stranger; its connections are reset."""
+        self._note(name, "goes")
+        self.network.kill(name)
+        self.strangers.pop(name).crash()
 
     # ------------------------------------------------------------------------------------------------- faults
 

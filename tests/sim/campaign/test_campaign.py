@@ -23,6 +23,7 @@ from swarmd.sim.faults.draw_fault import DRAWS
 from swarmd.sim.faults.logical import Acceptors
 from swarmd.sim.faults.machines import Crash, Outage, Pause, StageLoss
 from swarmd.sim.faults.named import NAMED
+from swarmd.sim.faults.outsider import Outsider
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.world import SimPeer
 from swarmd.swarm.peer.status_view import StatusView
@@ -132,6 +133,20 @@ def test_a_bug_is_found_named_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "Pause(at_s=0.05, peer='head1', seconds=0.1)" in text
 
 
+def test_of_many_words_of_an_outsider_those_that_matter_remain(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fatal(trial: Scenario) -> Outcome:
+        words = {word for fault in trial.faults if isinstance(fault, Outsider) for word in fault.words}
+        broken = (Violation(6, "it stalls"),) if words >= {"Commit", "Card"} else ()
+        return Outcome(0, broken, "", 1.0, 0, {})
+
+    monkeypatch.setattr("swarmd.sim.campaign.shrink.play", fatal)
+    outsider = Outsider(0.1, "outsider1", seconds=9.0, stage=1, state="serving", rate=10.0)
+    few = (Crash(0.2, "head1"), dataclasses.replace(outsider, words=("Lease", "Card", "Hop", "Commit", "Freeze")))
+    fewest = shrink(dataclasses.replace(CALM, faults=few), 6)
+    assert fewest.faults == (dataclasses.replace(outsider, words=("Card", "Commit")),)
+    assert "words=('Card', 'Commit')" in fewest.text()
+
+
 def test_a_stage_that_is_lost_stops_the_swarm_and_everyone_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     scenario = dataclasses.replace(CALM, steps=9, faults=(StageLoss(2 * CALM.step_seconds(), 1),))
     outcome = play(scenario)
@@ -181,6 +196,25 @@ def test_a_summary_counts_by_promise_and_kind() -> None:
     assert "3 cut, 1 pause" in text
     assert "1 of promise 6; seeds 2" in text
     assert json.loads(json.dumps(summary.plain()))["failed"][0]["seed"] == 2
+
+
+def test_a_summary_counts_what_outsiders_said() -> None:
+    summary = Summary()
+    words = {"Commit": {"answered": 1, "refused": 2, "out_of_range": 1}, "Card": {"gossiped": 5}}
+    summary.add(Result(1, words=words))
+    summary.add(Result(2, words={"Commit": {"refused": 4}}))
+    text = "\n".join(summary.lines())
+    assert "messages of outsiders: 13; 88 % of their questions came to a handler" in text
+    assert "6 refused, 1 answered, 1 out_of_range" in text
+    assert json.loads(json.dumps(summary.plain()))["words"]["Card"] == {"gossiped": 5}
+
+
+def test_hostile_seeds_are_played_and_replayed_with_their_outsiders(capsys: pytest.CaptureFixture[str]) -> None:
+    job = drawn(minimal=False, hostile=True)
+    assert job.replay(4711) == "python -m swarmd.sim replay 4711 --hostile"
+    assert job.examine(3).struck["outsider"] > 0
+    command_line.run_command_line(["replay", "3", "--hostile"])
+    assert "outsider" in capsys.readouterr().out
 
 
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
