@@ -191,7 +191,9 @@ class Head:
             while not (await asyncio.wait({asking}, timeout=FOLLOW_SECONDS))[0]:
                 if self._conductor.conductor_of(step) != conductor:  # it is silent, and another leads by now
                     return None
-            return asking.result()
+            lease = asking.result()
+            from_ranges(lease.indices, self._run.microbatches)  # of indices that the run has, or it is no answer
+            return lease
         except NO_ANSWER as trouble:
             log.debug("no lease of step %d from %s: %s", step, short(conductor), trouble)
             await asyncio.sleep(RETRY_SECONDS)

@@ -181,6 +181,16 @@ def during(events: Any, *leases: Ranges) -> None:
     run_virtual(main())
 
 
+def test_a_lease_of_indices_that_the_run_does_not_have_is_none() -> None:
+    """It may come of anybody who seems to conduct, and must not end what the head has under way."""
+
+    async def events(it: Rig) -> None:
+        await asyncio.sleep(JOURNEY_SECONDS + 1)
+        assert it.ended == [0, 1, 2]
+
+    during(events, ((0, 1),), ((1, RUN.microbatches + 1),), ((1, 3),))
+
+
 def test_it_keeps_its_slots_full_and_reports_what_is_done() -> None:
     async def events(it: Rig) -> None:
         await asyncio.sleep(1)
