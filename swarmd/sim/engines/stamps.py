@@ -11,6 +11,7 @@ from swarmd.errors import PeerFault
 from swarmd.sim.engines.reference import Symbols
 from swarmd.values import Buffer, Encoded, HopId
 
+FP32_LARGEST = 3.4028234663852886e38
 STAMP = struct.Struct("<4s7q")
 
 
@@ -67,3 +68,8 @@ def unpack(encoded: Encoded) -> tuple[float, ...]:
     if len(encoded.shape) != 1 or len(encoded.data) != 1 or memoryview(encoded.data[0]).nbytes != 8 * encoded.shape[0]:
         raise PeerFault(f"bytes that don't fit {encoded.shape} came for a part of a gradient")
     return struct.unpack(f"<{encoded.shape[0]}d", encoded.data[0])
+
+
+def finite(values: Sequence[float]) -> bool:
+    """True if the fp32 of a real engine could hold all of these; a stranger may send any eight bytes as a number."""
+    return all(abs(value) <= FP32_LARGEST for value in values)

@@ -30,7 +30,7 @@ from swarmd.sim.engines.reference import (
     squared_norm,
     untrained,
 )
-from swarmd.sim.engines.stamps import filling, pack, read_stamp, stamped, unpack
+from swarmd.sim.engines.stamps import filling, finite, pack, read_stamp, stamped, unpack
 from swarmd.values import BackwardResult, Buffer, Encoded, GradientSummary, HopId, TailResult
 
 CODECS = ("fp32", "fp16")  # by these names the swarm asks for bytes; what it gets is exact under either
@@ -231,7 +231,7 @@ class SymbolicEngine:
     def absorb(self, step: int, indices: Sequence[int], slices: Sequence[Encoded]) -> bool:
         self._require(step)
         values = [value for piece in slices for value in unpack(piece)]
-        if len(values) != self.gradient_size or any(value != int(value) for value in values):
+        if len(values) != self.gradient_size or not finite(values) or any(value != int(value) for value in values):
             raise PeerFault(f"{len(values)} elements came for a sum of {self.gradient_size}, or no whole numbers")
         hops = {HopId(step, index) for index in indices}
         if self.frozen or hops & self.counted:
@@ -251,6 +251,9 @@ class SymbolicEngine:
         columns = [unpack(contribution) for contribution in contributions]
         if any(len(column) != len(columns[0]) for column in columns):
             raise PeerFault("contributions of several lengths came for one part")
+        for place, column in enumerate(columns):
+            if not finite(column):
+                raise NonFinite("a contribution is not finite", "sum", place)
         if round_is_spoiled(self.run.seed, self.version + 1, self.stage, self.symbols.spoiled_rounds):
             raise NonFinite("the average is not finite", "average")
         return pack([sum(row) / tokens for row in zip(*columns, strict=True)], codec)
@@ -260,6 +263,9 @@ class SymbolicEngine:
         averaged = tuple(value for part in parts for value in unpack(part))
         if len(averaged) != self.gradient_size:
             raise PeerFault(f"parts of {len(averaged)} elements came for a gradient of {self.gradient_size}")
+        for place, part in enumerate(parts):
+            if not finite(unpack(part)):
+                raise NonFinite("an averaged part is not finite", "average", place)
         digest = hashlib.blake2b(digest_size=16)
         for part in parts:
             digest.update(f"{part.codec}{part.shape}".encode())

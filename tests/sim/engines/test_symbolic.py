@@ -324,3 +324,18 @@ def test_a_sum_is_taken_over_whole_or_not_at_all() -> None:
         own.thaw(1)
         assert own.absorb(1, [1, 2], slices)
         assert (own.sum, own.counted) == (whole.sum, whole.counted)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e300])
+def test_numbers_that_fp32_does_not_hold_are_not_finite_wherever_they_come_from(bad: float) -> None:
+    engine, _ = pair()
+    size = engine.gradient_size
+    good, spoiled = pack([1.0] * size, "fp32"), pack([bad] * size, "fp32")
+    with pytest.raises(PeerFault):
+        engine.absorb(1, [0], [spoiled])
+    with pytest.raises(NonFinite) as reduced:
+        engine.reduce([good, spoiled], 1, codec="fp32")
+    with pytest.raises(NonFinite) as assembled:
+        engine.assemble(1, [pack([1.0], "fp32"), pack([bad] * (size - 1), "fp32")])
+    assert (reduced.value.what, reduced.value.source) == ("sum", 1)
+    assert (assembled.value.what, assembled.value.source) == ("average", 1)
