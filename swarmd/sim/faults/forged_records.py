@@ -20,7 +20,6 @@ from swarmd.swarm.wire.messages.round import StageReport
 from swarmd.values import PeerId
 
 LEAF_NUMBERS = (0, 1, -1, 2, 1 << 40)  # that are added to a number in a true record
-LARGEST_NORM = 1e300  # squared, of a stage: the sum of all stages' is still a number
 LEAF_FACTORS = (0.0, 0.5, 2.0, 1e300)
 
 
@@ -60,10 +59,7 @@ class Forger:
         version, record_hash = self._newest()
         draw, finite = Drawing(rng, self._heard, self._me, {}), rng.random() < 0.5
         drawn = [draw.message(StageReport) for _ in range(self._run.model.stages)]
-        reports = [
-            dataclasses.replace(it, stage=stage, finite=finite, squared_norm=min(it.squared_norm, LARGEST_NORM))
-            for stage, it in enumerate(drawn)
-        ]
+        reports = [dataclasses.replace(it, stage=stage, finite=finite) for stage, it in enumerate(drawn)]
         record = build_record(
             self._run,
             record_hash,

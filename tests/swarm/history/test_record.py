@@ -23,6 +23,7 @@ from swarmd.swarm.history.record import (
     record_to_plain,
 )
 from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.wire.messages.fields import SQUARED_NORM_LIMIT, STAGE_LIMIT
 from swarmd.swarm.wire.messages.hop import SOMEONE, Blame
 from tests.swarm.records import RUN, record, report, skipped
 
@@ -152,6 +153,12 @@ def test_clipping_never_lengthens_and_never_leaves_more_than_the_limit(squares: 
     assert norm * factor <= limit
     if norm < 0.9 * limit:
         assert factor == 1
+
+
+def test_norms_as_large_as_a_report_may_name_have_a_finite_sum() -> None:
+    norm, factor = clip_factor([SQUARED_NORM_LIMIT] * STAGE_LIMIT, 1.0)
+    assert math.isfinite(norm)
+    assert factor > 0
 
 
 def test_no_limit_means_no_clipping() -> None:

@@ -16,6 +16,7 @@ from swarmd.swarm.wire.messages.fields import (
     Peer,
     Peers,
     Ranges,
+    SquaredNorm,
     Stage,
     Step,
     Tally,
@@ -31,7 +32,7 @@ class StageReport:
 
     stage: Stage
     digest: Hash
-    squared_norm: Amount
+    squared_norm: SquaredNorm
     tokens: Count
     loss_sum: Amount
     microbatches: Count  # distinct indices in the sum
@@ -176,7 +177,7 @@ class Result:
     """A member's view of the averaged gradient."""
 
     digest: Hash
-    squared_norm: Amount
+    squared_norm: SquaredNorm
     blame: Blame = NOBODY  # then there is no such gradient
 
 
