@@ -192,26 +192,80 @@ def to_plain(config: Any) -> dict[str, Any]:
     return plain
 
 
-LATER: tuple[str, ...] = ("earlier", "skips_limit", "data.tokens_digest", "data.tokenizer_digest")
-"""Settings of a run, by their path (`optimizer.beta3`), that came after the first release."""
+FOUNDING = frozenset(
+    {
+        "name",
+        "steps",
+        "sequences_per_step",
+        "sequences_per_microbatch",
+        "seed",
+        "validate_every",
+        "validation_microbatches",
+        "checkpoint_every",
+        "rebalance_seconds",
+        "routing",
+        "recompute",
+        "model.vocabulary",
+        "model.hidden",
+        "model.ffn",
+        "model.heads",
+        "model.layers",
+        "model.stages",
+        "model.sequence_length",
+        "model.shared",
+        "model.rope_theta",
+        "model.norm_eps",
+        "model.init_std",
+        "model.compute_dtype",
+        "data.source",
+        "data.tokenizer",
+        "data.text_field",
+        "data.held_out",
+        "optimizer.name",
+        "optimizer.learning_rate",
+        "optimizer.betas",
+        "optimizer.eps",
+        "optimizer.weight_decay",
+        "optimizer.clip_norm",
+        "optimizer.warmup_steps",
+        "optimizer.decay",
+        "optimizer.final_fraction",
+        "codecs.activations",
+        "codecs.gradients",
+        "codecs.averaging",
+    }
+)
+"""The settings of a run that the first release had, by their path. They are in the fingerprint of every run, for ever:
+nothing is added here.
+"""
 
 
 def fingerprint(run: RunConfig) -> str:
     """16 hex digits that differ whenever two runs' settings do. Peers with different ones refuse each other.
 
-    A setting that came later counts only where it isn't its default, so that a home of an older release keeps its name.
+    A setting that came after the first release counts only where it isn't its default, so that a home of an older
+    release keeps its name.
     """
-    plain = to_plain(run)
-    for path in LATER:
-        *tables, name = path.split(".")
-        table, config = plain, type(run)
-        for key in tables:
-            table, config = table[key], type(getattr(run, key))
-        default = next(it.default for it in dataclasses.fields(config) if it.name == name)
-        if table[name] == (list(default) if isinstance(default, tuple) else default):
-            del table[name]
-    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(_fingerprinted(run), sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
+
+
+def _fingerprinted(table: Any, path: str = "") -> dict[str, Any]:
+    """The settings of a run, or of one of its tables, that are in the fingerprint."""
+    plain, taken = to_plain(table), dict[str, Any]()
+    for it in dataclasses.fields(table):
+        value = getattr(table, it.name)
+        if dataclasses.is_dataclass(value):
+            inner = _fingerprinted(value, f"{path}{it.name}.")
+            if inner:  # a later table may have nothing but defaults
+                taken[it.name] = inner
+        elif path + it.name in FOUNDING or value != _default(it):
+            taken[it.name] = plain[it.name]
+    return taken
+
+
+def _default(it: "dataclasses.Field[Any]") -> Any:
+    return it.default_factory() if it.default_factory is not dataclasses.MISSING else it.default
 
 
 def prolonged(run: RunConfig, steps: int) -> RunConfig:

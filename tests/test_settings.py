@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmd.config import ModelConfig, OptimizerConfig, RunConfig, fingerprint, lineage, prolonged, to_plain
+from swarmd.config import FOUNDING, ModelConfig, OptimizerConfig, RunConfig, fingerprint, lineage, prolonged, to_plain
 from swarmd.errors import ConfigError
 from swarmd.schedule import learning_rate_at
 from swarmd.settings import load_run, preset_names, run_from_plain, with_overrides
@@ -40,7 +40,52 @@ def test_a_prolonged_run_knows_what_it_was_called_before() -> None:
 
 def test_what_the_first_release_wrote_keeps_its_fingerprint() -> None:
     """The fingerprint that commit 849cc63 gave."""
-    assert fingerprint(RunConfig("old", ModelConfig(256, 8, 16, 2, 2, 2, 16))) == "754960a8091ca706"
+    assert fingerprint(OLD) == "754960a8091ca706"
+
+
+OLD = RunConfig("old", ModelConfig(256, 8, 16, 2, 2, 2, 16))
+
+
+@dataclasses.dataclass(frozen=True)
+class LaterTable:
+    """A table of settings that the next release may have."""
+
+    window: int = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class LaterModel(ModelConfig):
+    """A model with a setting more."""
+
+    bias: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class LaterRun(RunConfig):
+    """A run of a later release, with a setting and a table more."""
+
+    patience: tuple[int, ...] = (1, 2)
+    later: LaterTable = dataclasses.field(default_factory=LaterTable)
+
+
+def later(**changes: Any) -> LaterRun:
+    model = LaterModel(**dataclasses.asdict(OLD.model), bias=changes.pop("bias", False))
+    return LaterRun("old", model, **changes)
+
+
+def test_the_settings_of_a_later_release_keep_the_fingerprint_where_they_have_their_defaults() -> None:
+    assert fingerprint(later()) == fingerprint(OLD)
+    changed = [later(patience=(1,)), later(later=LaterTable(8)), later(bias=True), later(skips_limit=3)]
+    assert len({fingerprint(run) for run in (OLD, *changed)}) == 5
+
+
+def test_every_setting_of_the_first_release_is_in_the_fingerprint_whatever_its_value() -> None:
+    plain = to_plain(OLD)
+    paths = {f"{key}.{name}" for key, table in plain.items() if isinstance(table, dict) for name in table}
+    paths |= {key for key, value in plain.items() if not isinstance(value, dict)}
+    later_ones = {"earlier", "skips_limit", "data.tokens_digest", "data.tokenizer_digest"}
+    assert paths - FOUNDING == later_ones
+    assert paths >= FOUNDING
 
 
 @pytest.mark.parametrize("earlier", [[0], [-5], [1 << 41], [10] * 65, ["10"], 10, [1.5]])
