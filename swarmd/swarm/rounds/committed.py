@@ -10,7 +10,7 @@ import math
 from typing import NoReturn
 
 from swarmd.errors import NO_ANSWER, NonFinite, PeerFault, Refused
-from swarmd.swarm.history.record import Record
+from swarmd.swarm.history.record import Record, StageEntry
 from swarmd.swarm.hops.stage_context import StageContext
 from swarmd.swarm.rounds.averaged import AveragedGradients, Whole
 from swarmd.swarm.rounds.exchange import unless_over
@@ -27,6 +27,10 @@ GRADIENT_SECONDS = 120.0  # for one part of a committed gradient
 SILENT_SECONDS = 2.0  # between looks if the peer that was asked for one is silent
 
 
+class Malformed(Refused):
+    """A part came that is none."""
+
+
 class CommittedGradients:
     """The whole gradients of this peer's stage."""
 
@@ -36,6 +40,7 @@ class CommittedGradients:
         self._offered: dict[int, tuple[str, Whole]] = {}  # step -> digest and parts, brought by `hold` and not checked
         self._assembled = (0, "")  # step and digest of what the device would apply
         self._norms: dict[str, tuple[int, float]] = {}  # digest of what was assembled for a step -> step, squared norm
+        self._false: tuple[str, set[PeerId]] = "", set()  # a digest, and who gave something else for it
         self._decided = 0  # the step whose record is being applied: no attempt may replace its gradient any more
         context.scope.handle(AskGradient, self._answer_gradient)
 
@@ -57,7 +62,7 @@ class CommittedGradients:
                 summary = await self._compute.assemble(step, averaged)
         except PeerFault as fault:  # an owner's, not the leader's
             self._averaged.forget_parts()  # or the next attempt would begin with the same bytes
-            raise Refused(f"an averaged part is malformed: {fault}") from None
+            raise Malformed(f"an averaged part is malformed: {fault}") from None
         except MemoryError:
             raise Refused("this peer has no memory for the gradient") from None
         self._assembled = (step, summary.digest)
@@ -82,9 +87,13 @@ class CommittedGradients:
         self._offered[step] = (digest, parts)
 
     async def gather(self, record: Record) -> bool:
-        """Makes sure that the gradient a record names is assembled, fetching it from a holder if need be."""
+        """Makes sure that the gradient a record names is assembled, fetching it from a holder if need be. Who gave
+        something else for it isn't asked again.
+        """
         entry = record.stages[self._stage]
         self._decided = record.step
+        if self._false[0] != entry.digest:
+            self._false = entry.digest, set()
         if self._assembled == (record.step, entry.digest) and self._averaged.whole(*self._assembled) is not None:
             return True
         here = self._averaged.whole(record.step, entry.digest)
@@ -93,30 +102,32 @@ class CommittedGradients:
         offered, brought = self._offered.pop(record.step, ("", ()))
         if offered == entry.digest and await self._adopt(record.step, offered, brought):
             return True
-        own = self._membership.own.peer
+        for source in self._givers(entry):
+            if await self._fetch(record.step, entry.digest, source):
+                return True
+        if false := self._false[1]:
+            said = "of step %d no peer gives the gradient that its record names; something else came from %s"
+            log.warning(said, record.step, ", ".join(short(peer) for peer in sorted(false)))
+        return False
+
+    def _givers(self, entry: StageEntry) -> list[PeerId]:
+        """The peers that may give the gradient of a record: holders before others, the living before the dead."""
         live = [card.peer for card in self._membership.stage(self._stage)]
         sources = [*entry.holders, *(peer for peer in live if peer not in entry.holders)]
-        now = asyncio.get_running_loop().time()
-        for source in sorted(sources, key=lambda peer: (peer not in live, self._membership.is_silent(peer, now))):
-            if source != own and await self._fetch(record.step, entry.digest, source):
-                return True
-        return False
+        left_out, now = {self._membership.own.peer, *self._false[1]}, asyncio.get_running_loop().time()
+        return sorted(
+            (peer for peer in sources if peer not in left_out),
+            key=lambda peer: (peer not in live, self._membership.is_silent(peer, now)),
+        )
 
     async def _fetch(self, step: int, digest: str, source: PeerId) -> bool:
         """Fetches a committed gradient from one holder."""
-        averaged: list[Encoded] = []
         try:
-            parts = 1
-            while len(averaged) < parts:
-                question = AskGradient(step, digest, len(averaged))
-                ask = self._links.ask(source, question, deadline_s=GRADIENT_SECONDS, urgency="bulk")
-                answer = await first_of(ask, self._silence_of(source))
-                parts = answer.parts
-                averaged.append(answer.data)
+            averaged = await self._bring(step, digest, source)
         except NO_ANSWER as trouble:
             log.info("no gradient of step %d from %s: %s", step, short(source), trouble)
             return False
-        return await self._adopt(step, digest, tuple(averaged))
+        return await self._adopt(step, digest, averaged, source)
 
     async def _silence_of(self, source: PeerId) -> NoReturn:
         """Raises TimeoutError when nothing is heard of a peer: the next record waits for this one, and a run may end
@@ -127,18 +138,40 @@ class CommittedGradients:
             if self._membership.is_silent(source, asyncio.get_running_loop().time()):
                 raise TimeoutError(f"nothing was heard of {short(source)} for a while")
 
-    async def _adopt(self, step: int, digest: str, averaged: Whole) -> bool:
-        """Assembles a committed gradient. False if it isn't what it should be."""
+    async def _bring(self, step: int, digest: str, source: PeerId) -> Whole:
+        """All parts of a gradient, as one peer gives them. Raises like `Links.ask`."""
+        averaged: list[Encoded] = []
+        parts = 1
+        while len(averaged) < parts:
+            question = AskGradient(step, digest, len(averaged))
+            ask = self._links.ask(source, question, deadline_s=GRADIENT_SECONDS, urgency="bulk")
+            answer = await first_of(ask, self._silence_of(source))
+            if averaged and answer.parts != parts:
+                raise PeerFault(f"it says that the gradient has {answer.parts} parts")
+            parts = answer.parts
+            averaged.append(answer.data)
+        return tuple(averaged)
+
+    async def _adopt(self, step: int, digest: str, averaged: Whole, source: PeerId = "") -> bool:
+        """Assembles a committed gradient, which `source` gave, if it was one peer. False if it isn't what it should
+        be.
+        """
         try:
             found, _ = await self.assemble(step, averaged)
-        except (Refused, NonFinite) as trouble:
+            right = found == digest
+        except (Malformed, NonFinite) as trouble:
+            log.warning("no gradient of step %d: %s", step, trouble)
+            right = False
+        except Refused as trouble:  # this peer's own trouble
             log.warning("no gradient of step %d: %s", step, trouble)
             return False
-        if found != digest:
-            log.warning("a gradient came that isn't the one that the record of step %d names", step)
-            return False
-        self._averaged.add(step, digest, averaged)
-        return True
+        if right:
+            self._averaged.add(step, digest, averaged)
+        else:
+            who = short(source) if source else "others"
+            log.warning("from %s came a gradient that isn't the one that the record of step %d names", who, step)
+            self._false[1].update({source} - {""})
+        return right
 
     async def _answer_gradient(self, peer: PeerId, ask: AskGradient) -> GradientPart:
         averaged = self._averaged.whole(ask.step, ask.digest)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from swarmd.errors import PeerUnreachable, Refused
+from swarmd.errors import NonFinite, PeerUnreachable, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.membership.table import SILENCE_FLOOR_SECONDS, Membership
@@ -43,6 +43,8 @@ class Device:
         text = b"".join(bytes(piece) for it in parts for piece in it.data).decode()
         if text == "full":
             raise MemoryError
+        if text == "nan":
+            raise NonFinite("an averaged part has an infinity or NaN", "average", 0)
         self.assembled.append(text)
         return GradientSummary(text, 4.0)
 
@@ -52,6 +54,7 @@ class Others:
 
     def __init__(self, have: Have) -> None:
         self.have, self.asked, self.silent = have, list[str](), set[str]()
+        self.parts: dict[str, list[int]] = {}  # what each says instead of the number that it has
 
     async def ask(self, peer: str, question: AskGradient, *, deadline_s: float, **options: Any) -> GradientPart:
         self.asked.append(peer)
@@ -61,7 +64,8 @@ class Others:
         parts = self.have[peer]
         if parts is None:
             raise PeerUnreachable("gone")
-        return GradientPart(len(parts), parts[question.part])
+        said = self.parts.get(peer)
+        return GradientPart(said.pop(0) if said else len(parts), parts[question.part])
 
 
 def record(digest: str = "good", holders: tuple[str, ...] = (), norm: float = 4.0, *, skipped: bool = False) -> Record:
@@ -163,6 +167,25 @@ def test_those_who_are_silent_are_asked_last() -> None:
         return list(dict.fromkeys(peer.others.asked))
 
     assert run_virtual(main()) == ["living"]
+
+
+async def test_who_gave_something_else_is_not_asked_again_and_a_sentence_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    peer = Peer({"liar": BAD, "torn": (part("nan"),), "many": GOOD}, live=("liar", "torn", "many"))
+    peer.others.parts["many"] = [2, 3]
+    with caplog.at_level("WARNING"):
+        assert not await peer.committed.gather(record())
+    assert "of step 3 no peer gives the gradient that its record names; something else came from liar, torn" in (
+        it.getMessage() for it in caplog.records
+    )
+    asked = list(peer.others.asked)
+    peer.others.parts.clear()
+    peer.others.have["liar"] = GOOD
+    assert await peer.committed.gather(record())
+    assert peer.others.asked[len(asked) :] == ["many", "many"], "that one's answers didn't go together, once"
+    assert not await peer.committed.gather(record("else"))
+    assert "liar" in peer.others.asked[len(asked) + 2 :], "about another gradient it may be right"
 
 
 async def test_nobody_has_it() -> None:
