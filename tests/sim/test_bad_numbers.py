@@ -20,6 +20,7 @@ from swarmd.sim.engines.training import Text
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import World
 from swarmd.stage.engine import StageEngine
+from swarmd.swarm.history.ballots import Decision
 from swarmd.swarm.history.record import Record, clip_factor, record_to_plain
 from swarmd.swarm.peer.drain import Drained
 from swarmd.swarm.peer.ending import LINGER_SECONDS
@@ -296,7 +297,7 @@ def test_a_record_whose_norm_is_not_its_gradients_is_never_applied(
         it = next(it for it in world.peers.values() if it.peer.conductor.is_first(4))
         propose = it.peer.ballots.propose
 
-        async def lie(mandate: Any, record: Record, complete: Any) -> Record:
+        async def lie(mandate: Any, record: Record, complete: Any) -> Decision:
             if record.step == 4 and not told:
                 told.append(True)
                 entry = record.stages[1]
@@ -313,7 +314,8 @@ def test_a_record_whose_norm_is_not_its_gradients_is_never_applied(
                     if other.peer.stage == 1:
                         await other.peer.history.adopt(made, it.name)
                         assert other.peer.history.version == 3
-            return await propose(mandate, record, complete)
+            decision: Decision = await propose(mandate, record, complete)
+            return decision
 
         setattr(it.peer.ballots, "propose", lie)  # noqa: B010
 

@@ -2,16 +2,19 @@
 
 import asyncio
 import dataclasses
+import functools
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import pytest
 
 from swarmd.config import LimitsConfig
+from swarmd.schedule import learning_rate_at
 from swarmd.sim.world.device import Speed
 from swarmd.sim.world.transport import SimTransport
 from swarmd.sim.world.world import SimPeer, World
-from swarmd.swarm.wire.messages.commit import Accept, Prepare
+from swarmd.swarm.history.record import Record, build_return, record_to_plain
+from swarmd.swarm.wire.messages.commit import Accept, Commit, Prepare
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.messages.round import Close
 from swarmd.values import Frame, PeerId
@@ -174,7 +177,7 @@ def test_a_record_that_one_peer_only_has_seen_is_everyones() -> None:
         assert victim.peer.conductor is not None
         spread = victim.peer.conductor._distribution
 
-        async def tell_one(record: Any) -> None:
+        async def tell_one(record: Any, voters: Any) -> None:
             one = next(name for name in world.peers if name != victim.name)
             await world.peers[one].peer.history.adopt(record, victim.name)
             world.crash(victim.name)
@@ -184,6 +187,83 @@ def test_a_record_that_one_peer_only_has_seen_is_everyones() -> None:
 
     world = train(SHORT, events)
     check_agreement(world)
+    check_exact(world)
+
+
+def test_a_record_is_everyones_though_most_of_those_who_decided_it_die_at_once() -> None:
+    """One of the three that are left has seen it; no majority of its acceptors can be asked any more, and the next step
+    has to be decided without one.
+    """
+
+    async def events(world: World) -> None:
+        await moment(world, lambda: step_of(world) == STEP)
+        victim = conductor_of(world)
+        other = {"1": "2", "2": "1"}[victim.name[-1]]
+        left = [name for name in world.peers if name.endswith(other)]
+
+        async def tell_one(record: Any, voters: Any) -> None:
+            await world.peers[left[0]].peer.history.adopt(record, victim.name)
+            assert world.peers[left[0]].peer.history.version == STEP
+            world.preempt([name for name in world.peers if name not in left])
+
+        victim.peer.conductor._distribution.spread = tell_one  # type: ignore[method-assign]
+        await moment(world, lambda: bool(world.dead))
+        await moment(world, lambda: everyone_at(world, STEP))
+
+    world = train(SHORT, events, limits=QUICK)
+    assert len(world.dead) == 3
+    check_agreement(world)
+    check_exact(world)
+    forked = {line["step"] for it in world.peers.values() for line in it.store.ledger if line["forked"]}
+    assert forked == {STEP + 1}
+
+
+def forge(record: Record, liar: PeerId, **changes: Any) -> Record:
+    """A record of the next step, skipped, as one peer alone would like it to be."""
+    stages = tuple(dataclasses.replace(entry, digest="", squared_norm=0.0) for entry in record.stages)
+    made = dataclasses.replace(
+        record,
+        step=record.step + 1,
+        parent=record.hash,
+        stages=stages,
+        loss=0.0,
+        grad_norm=0.0,
+        clip_factor=0.0,
+        skipped=True,
+        skips=record.skips + 1,
+        learning_rate=learning_rate_at(SHORT.optimizer, record.step + 1, SHORT.steps),
+    )
+    return dataclasses.replace(made, ballot=(9, liar), conductor=liar, **changes)
+
+
+@pytest.mark.parametrize("forked", [False, True])
+@pytest.mark.parametrize("liar", ["newcomer", "middle2"])
+def test_nobody_goes_on_by_what_one_peer_alone_says(liar: PeerId, forked: bool) -> None:
+    """A stranger, or even an acceptor of the step, makes records up: of a step, and a return."""
+    told: list[int] = []
+
+    async def events(world: World) -> None:
+        if liar == "newcomer":
+            await world.start(liar, stage=1)
+        it, others = world.peers[liar].peer, [name for name in world.peers if name != liar]
+        for version in (2, 3):
+            await moment(world, functools.partial(at, others, world, version))
+            record = world.peers["head1"].peer.history.record
+            assert record is not None
+            lives = {name: other.peer.membership.own.incarnation for name, other in world.peers.items()}
+            members = [entry.members for entry in record.stages]
+            back = build_return(record, members, lives, after=record.hash, after_version=record.step, conductor=liar)
+            back = dataclasses.replace(back, ballot=(9, liar), forked=forked, why="a lie")
+            for made in (forge(record, liar, forked=forked), back):
+                commit = Commit(record_to_plain(made), voters=tuple(PAIRS))
+                answers = await it.links.tell_all(others, commit, deadline_s=20.0)
+                told.append(made.step)
+                assert answers == {}, "each refuses it, or is past the step"
+
+    world = train(SHORT, events)
+    assert len(told) == 4
+    check_ended(world)
+    assert not any(line["skipped"] for it in world.peers.values() for line in it.store.ledger)
     check_exact(world)
 
 

@@ -15,8 +15,10 @@ from typing import Any
 from swarmd.sim.engines.reference import Reference
 from swarmd.sim.engines.symbolic import Applied, SymbolicEngine
 from swarmd.sim.world.world import SimPeer, World
+from swarmd.swarm.history.consensus import is_majority, plan_acceptors
 from swarmd.swarm.membership.table import SILENCE_FLOOR_SECONDS
 from swarmd.swarm.peer.final_copies import MACHINES
+from swarmd.swarm.wire.messages.common import Ballot
 from swarmd.values import PeerId
 
 
@@ -293,6 +295,27 @@ def check_chain(
             yield Violation(8, f"nobody has a record of step {step}", step)
         elif after is not None and after[0] != records[step][1]:
             yield Violation(8, f"the record of step {step + 1} doesn't follow that of step {step}", step + 1)
+
+
+def check_decided(seen: set[tuple[str, Ballot]], world: World, everyone: Iterable[SimPeer]) -> Iterator[Violation]:
+    """Promise 8, at its root: nobody goes on by a record that isn't marked as forked, and that no majority of its
+    acceptors has accepted. `seen`: records that were looked at, by hash and ballot, which this adds to. `everyone`: all
+    that ever lived.
+    """
+    for name, it in world.peers.items():
+        history, record = it.peer.history, it.peer.history.record
+        if record is None or record.forked or (record.hash, Ballot(*record.ballot)) in seen:
+            continue
+        step, parent = record.place
+        if history.chain.hash_at(step - 1) != parent:  # of a return, or before this peer came
+            continue
+        ballot = Ballot(*record.ballot)
+        seen.add((record.hash, ballot))
+        acceptors = plan_acceptors(step, history.chain.at(step - 1), history.origin.founder)
+        voters = {it.name for it in everyone if it.peer.history.votes.accepted(record.hash, ballot)}
+        if not is_majority(len(voters.intersection(acceptors)), len(acceptors)):
+            text = f"{name} went on by a record of step {step} that {len(voters)} of {len(acceptors)} accepted"
+            yield Violation(8, text, step, peer=name)
 
 
 def check_final_state(world: World, stranded: Container[PeerId] = ()) -> Iterator[Violation]:

@@ -21,6 +21,7 @@ from swarmd.sim.campaign.checks import (
     check_bugs,
     check_chain,
     check_counts,
+    check_decided,
     check_failures,
     check_final_state,
     check_finished,
@@ -37,6 +38,7 @@ from swarmd.sim.campaign.checks import (
 from swarmd.sim.engines.symbolic import Factory, SymbolicEngine
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.balance.balancer import rest_seconds
+from swarmd.swarm.wire.messages.common import Ballot
 from swarmd.values import PeerId
 
 
@@ -54,6 +56,7 @@ class Watch:
     _at_work: dict[Life, int] = field(default_factory=dict)
     _visits: dict[PeerId, list[Visit]] = field(default_factory=dict)
     _seen_lines: dict[int, tuple[int, int]] = field(default_factory=dict)  # of `everyone`: lines; lines voided
+    _decided: set[tuple[str, Ballot]] = field(default_factory=set)  # records that were looked at
     _returned: dict[PeerId, str] = field(default_factory=dict)  # the newest return that a peer has made
 
     def listen(self) -> None:
@@ -69,6 +72,7 @@ class Watch:
         self._keep(check_agreement(self._digests, lines))
         self._keep(check_last_replicas(self._at_work, self.world, self.leaving))
         self._keep(check_moves(self._visits, rest_seconds(self.world.run.rebalance_seconds) or math.inf))
+        self._keep(check_decided(self._decided, self.world, self.everyone))
         self._keep(check_bounds(self.world))
         self._hear()
         self._at_work = at_work(self.world)

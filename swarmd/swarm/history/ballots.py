@@ -62,12 +62,21 @@ class Mandate:
     acceptors: tuple[PeerId, ...]
     forked: bool  # fewer than a majority gave it
     bound: Record | None  # what must be proposed; None: whatever the step brings
-    decided: Record | None  # the step is over: this is its record
+    decided: Record | None  # the step is over: this is its record, as one says
+    teller: PeerId = ""  # who says so
 
     @property
     def fresh(self) -> bool:
         """True if nobody led this step before."""
         return self.ballot.number == 1 and not self.forked
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A record as it was decided."""
+
+    record: Record
+    voters: tuple[PeerId, ...]  # acceptors that accepted it
 
 
 class Alone:
@@ -129,7 +138,10 @@ class Ballots:
         if why := self._history.objection(record):
             log.warning("%s proposes a record of step %d that is refused: %s", short(peer), ask.step, why)
             raise Refused(f"the record of step {ask.step}: {why}")
-        return self._acceptor(ask.step, ask.parent_hash).accept(ask.ballot, ask.record)
+        accepted = self._acceptor(ask.step, ask.parent_hash).accept(ask.ballot, ask.record)
+        if accepted.granted:
+            self._history.votes.accept(record.hash, ask.ballot)
+        return accepted
 
     def _acceptor(self, step: int, parent: str) -> Acceptor:
         """This peer's memory of a step it may speak for. It may while it still applies the record before. Raises
@@ -165,7 +177,8 @@ class Ballots:
                 granted = [it for it in answers.values() if it.granted]
                 higher = self._note(step, highest_ballot(answers.values()))
                 forked = not is_majority(len(granted), len(acceptors))
-                decided = self._record(step, parent, decided_in(answers.values()))
+                teller, said = decided_in(answers)
+                decided = self._record(step, parent, said)
                 if decided is None and forked:
                     self._check_rank(step, higher)
                     self.waiting = _waiting(step, len(answers), len(acceptors))
@@ -174,7 +187,7 @@ class Ballots:
                         continue
                     log.warning("step %d goes on with %d of %d acceptors", step, len(granted), len(acceptors))
                 bound = self._record(step, parent, plan_proposal(granted))
-                return Mandate(step, parent, ballot, acceptors, forked, bound, decided)
+                return Mandate(step, parent, ballot, acceptors, forked, bound, decided, teller)
         finally:
             self.waiting = ""
 
@@ -214,7 +227,7 @@ class Ballots:
             return None
         return record if record.follows(step, parent) and is_of_now(self._run, record) else None
 
-    async def propose(self, mandate: Mandate, record: Record, complete: Callable[[], bool]) -> Record:
+    async def propose(self, mandate: Mandate, record: Record, complete: Callable[[], bool]) -> Decision:
         """Has the acceptors accept a record; returns it as decided. Raises Outranked when a higher ballot is about."""
         loop, alone = asyncio.get_running_loop(), Alone()
         ballot, total = mandate.ballot, len(mandate.acceptors)
@@ -223,23 +236,28 @@ class Ballots:
         try:
             while True:
                 answers = await self._poll(mandate.acceptors, question)
-                accepted = sum(1 for it in answers.values() if it.granted)
+                voters = tuple(peer for peer, it in answers.items() if it.granted)
                 higher = self._note(mandate.step, highest_ballot(answers.values()))
                 if mandate.forked and is_majority(len(answers), total):
                     raise Outranked(f"the acceptors of step {mandate.step} answer again")  # no reason to fork any more
                 if mandate.forked and higher == NO_BALLOT:
-                    return record
-                if not mandate.forked and is_majority(accepted, total):
-                    return record
+                    return self._decide(record, voters)
+                if not mandate.forked and is_majority(len(voters), total):
+                    return self._decide(record, voters)
                 if higher != NO_BALLOT:
                     raise Outranked(f"{short(higher.peer)} leads step {mandate.step} under ballot {higher.number}")
                 self.waiting = _waiting(mandate.step, len(answers), total)
                 if alone.seconds(loop.time(), complete=complete()) >= self._fork_timeout_s:
-                    log.warning("step %d is decided by %d of %d acceptors", mandate.step, accepted, total)
-                    return dataclasses.replace(record, forked=True)
+                    log.warning("step %d is decided by %d of %d acceptors", mandate.step, len(voters), total)
+                    return self._decide(dataclasses.replace(record, forked=True), voters)
                 await asyncio.sleep(RETRY_SECONDS)
         finally:
             self.waiting = ""
+
+    def _decide(self, record: Record, voters: tuple[PeerId, ...]) -> Decision:
+        """A record is decided, by this peer's own count."""
+        self._history.votes.learn(record.hash)
+        return Decision(record, voters)
 
     async def _poll(self, peers: tuple[PeerId, ...], question: Request[A]) -> dict[PeerId, A]:
         """Asks everyone, and waits for no more answers than make a majority of yes, or rule it out."""

@@ -34,6 +34,10 @@ class Chain:
         record = self._records.get(version)
         return record.hash if record is not None else ""
 
+    def has(self, record_hash: str) -> bool:
+        """True for the hash of a record that is kept, the newest first."""
+        return record_hash == self.newest_hash or any(it.hash == record_hash for it in self._records.values())
+
     def contradicts(self, record: Record) -> bool:
         """True if another record is known of its step."""
         return self.hash_at(record.step) not in ("", record.hash)

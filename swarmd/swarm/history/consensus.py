@@ -7,7 +7,7 @@ the one before, also where the same peer asks, so that a ballot is never granted
 restarted; and number 1, granted by a majority, tells a conductor that nobody has led this step before.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,12 +59,14 @@ class Acceptor:
         return Accepted(granted, self.promised)
 
 
-def decided_in(promises: Iterable[Promise]) -> dict[str, Any]:
-    """The step's decided record, if one of those asked is past the step and says so: it refuses, and names no ballot
-    under which it would have accepted. Empty if none does.
+def decided_in(promises: Mapping[PeerId, Promise]) -> tuple[PeerId, dict[str, Any]]:
+    """The step's decided record, if one of those asked is past the step and says so, and who does: it refuses, and
+    names no ballot under which it would have accepted. Empty if none does.
     """
-    past = (it.record for it in promises if not it.granted and it.accepted == NO_BALLOT and it.record)
-    return next(past, {})
+    for peer, promise in promises.items():
+        if not promise.granted and promise.accepted == NO_BALLOT and promise.record:
+            return peer, promise.record
+    return "", {}
 
 
 def plan_proposal(promises: Iterable[Promise]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ tells the others of its stage. A peer that hears nothing sees from the cards tha
 has to be certain.
 """
 
+import dataclasses
 import logging
 
 from swarmd.swarm.history.consensus import plan_acceptors
@@ -42,19 +43,19 @@ class Distribution(HistoryListener):
         self._links, self._membership, self._history, self._tasks = links, membership, history, tasks
         history.listen(self)
 
-    async def spread(self, record: Record) -> None:
-        """Tells the swarm of a record, as its conductor."""
-        own = self._membership.own.peer
+    async def spread(self, record: Record, voters: tuple[PeerId, ...]) -> None:
+        """Tells the swarm of a record, as its conductor; `voters` have accepted it."""
+        own, plain = self._membership.own.peer, record_to_plain(record)
         cards = [card for card in self._membership.kin() if card.peer != own]
         if len(cards) <= SMALL_SWARM:
-            await self._tell([card.peer for card in cards], Commit(record_to_plain(record)))
+            await self._tell([card.peer for card in cards], Commit(plain, voters=voters))
             return
         known = {card.peer for card in cards}
         before = self._history.chain.at(record.step - 1)
         acceptors = plan_acceptors(record.step, before, self._history.origin.founder)
-        self._tasks.start(self._tell([peer for peer in acceptors if peer in known], Commit(record_to_plain(record))))
+        self._tasks.start(self._tell([peer for peer in acceptors if peer in known], Commit(plain, voters=voters)))
         for relays in plan_relays(record.step, cards, own):
-            self._tasks.start(self._relay(relays, Commit(record_to_plain(record), relay=True)))
+            self._tasks.start(self._relay(relays, Commit(plain, relay=True, voters=voters)))
 
     async def _tell(self, peers: list[PeerId], commit: Commit) -> None:
         await self._links.tell_all(peers, commit, deadline_s=COMMIT_SECONDS)
@@ -71,4 +72,4 @@ class Distribution(HistoryListener):
         own = self._membership.own
         replicas = [card.peer for card in self._membership.kin() if card.stage == own.stage]
         others = [peer for peer in replicas if peer not in (own.peer, source)]
-        self._tasks.start(self._tell(others, Commit(commit.record)))
+        self._tasks.start(self._tell(others, dataclasses.replace(commit, relay=False)))

@@ -8,7 +8,8 @@ record names is applied: the one at hand, or one fetched from a holder. Relies o
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
 
 from swarmd.config import RunConfig
 from swarmd.errors import NO_ANSWER, NonFinite, Refused, SwarmError
@@ -18,6 +19,7 @@ from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.origin import Origin
 from swarmd.swarm.history.record import Record, counts_after, genesis_hash, is_checkpointed, is_of_now, record_to_plain
 from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.history.votes import OwnVotes
 from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
@@ -31,8 +33,13 @@ CONTRIBUTIONS_KEPT = 2  # steps: the one before decides who may be an acceptor
 RECORD_SECONDS = 10.0  # to answer with a record
 REFUSED_SECONDS = 10.0  # for so long one may be between two histories, or not have heard of a record
 
+A = TypeVar("A")
+
 Gather = Callable[[Record], Awaitable[bool]]
 """Makes sure that `Compute` has assembled the gradient a record names. False: nobody has it any more."""
+
+Confirm = Callable[[Record, PeerId, Sequence[PeerId]], Awaitable[bool]]
+"""Finds out if a record is decided, from who brought it and the acceptors that are said to have accepted it."""
 
 
 class History:
@@ -61,11 +68,13 @@ class History:
         self.returned: Record | None = None  # the newest return that this peer has made
         self._refused: tuple[int, float] = (-1, 0.0)  # the version from which no record leads on, and since when
         self.lock = asyncio.Lock()  # held while the version changes
-        self._applying: set[asyncio.Task[None]] = set()
+        self._applying: set[asyncio.Task[Any]] = set()
         self._compute: Compute | None = None
         self._stage = -1
         self._gather: Gather | None = None
         self._fits: Callable[[Record], str] | None = None
+        self._confirm: Confirm | None = None
+        self.votes = OwnVotes()
         links.handle(Commit, self._answer_commit)
         links.handle(AskRecord, self._answer_record)
 
@@ -74,6 +83,14 @@ class History:
         assembled here; "" if it fits, or that isn't known.
         """
         self._stage, self._compute, self._gather, self._fits = stage, compute, gather, fits
+
+    def confirm_by(self, confirm: Confirm) -> None:
+        """Believes a record that others bring only if `confirm` says that it is decided."""
+        self._confirm = confirm
+
+    def knows(self, record_hash: str) -> bool:
+        """True if a record is known to be decided: it is in this peer's chain, or was confirmed."""
+        return self.votes.decided(record_hash) or self.chain.has(record_hash)
 
     def detach(self) -> None:
         """Leaves the stage at the present version: from here on nothing of the next step reaches this peer's sum."""
@@ -229,17 +246,35 @@ class History:
 
     async def _answer_commit(self, peer: PeerId, commit: Commit) -> Ack:
         record = record_from_plain(self._run, commit.record)
-        if self.chain.is_new_return(record):
-            self._tell_return(record)
-            return Ack()
-        if self.chain.contradicts(record):
+        if not record.after and self.chain.contradicts(record):
             self._tell_foreign(peer)
             raise Refused(f"another history: its record of step {record.step} is not ours")
-        if commit.relay and record.step > self.version:
-            for listener in self._listeners:
-                listener.on_relay(peer, commit)
-        await self.adopt(record, peer)
+        if not await self._to_the_end(self._take(peer, record, commit), f"take {record.step}"):
+            raise Refused(f"the record of step {record.step} isn't confirmed by its acceptors as yet")
         return Ack()
+
+    async def _take(self, peer: PeerId, record: Record, commit: Commit) -> bool:
+        """Applies a record that somebody tells, and passes it on if that is asked. False if it isn't confirmed."""
+        relayed = not commit.relay or record.step <= self.version
+        if record.place[1] == self.record_hash or self.chain.is_new_return(record):
+            if not await self.confirms(record, peer, commit.voters):
+                return False
+            if not relayed:
+                self._relay(peer, commit)
+                relayed = True
+        await self.adopt(record, peer)
+        if not relayed and self.chain.has(record.hash):  # this peer was late itself
+            self._relay(peer, commit)
+        return True
+
+    async def confirms(self, record: Record, source: PeerId, voters: Sequence[PeerId] = ()) -> bool:
+        """True if a record that `source` brought is decided, as far as that can be found out."""
+        assert self._confirm is not None, "a peer knows how to confirm records before it hears of any"
+        return await self._confirm(record, source, voters)
+
+    def _relay(self, source: PeerId, commit: Commit) -> None:
+        for listener in self._listeners:
+            listener.on_relay(source, commit)
 
     def _tell_return(self, record: Record) -> None:
         for listener in self._listeners:
@@ -252,7 +287,8 @@ class History:
     async def adopt(self, record: Record, source: PeerId) -> None:
         """Applies a record that someone decided, and those before it that are missing here."""
         if self.chain.is_new_return(record):
-            self._tell_return(record)
+            if await self.confirms(record, source):
+                self._tell_return(record)
             return
         if self._ahead is not None and (self.behind or not self.ready):
             self._ahead(record, source)
@@ -292,16 +328,22 @@ class History:
         """
 
         async def work() -> None:
+            if record.parent == self.record_hash and not await self.confirms(record, source):
+                return
             async with self.lock:
                 now = asyncio.get_running_loop().time()
                 tried = self.behind and now - self._missed < RECORD_SECONDS  # many ask for the same at once
                 if record.step == self.version + 1 and self.ready and not tried:
                     await self._apply(record, source)
 
-        task = asyncio.create_task(work(), name=f"apply {record.step}")
+        await self._to_the_end(work(), f"apply {record.step}")
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, A], name: str) -> A:
+        """Does something with a record, though whoever waits for that is cancelled."""
+        task = asyncio.create_task(work, name=name)
         self._applying.add(task)
         task.add_done_callback(self._applying.discard)
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
 
     def close(self) -> None:
         """Ends the records that are being applied: this peer leaves."""

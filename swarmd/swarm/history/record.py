@@ -119,11 +119,14 @@ class Record:
         """The stage at which a peer is a member."""
         return next((entry.stage for entry in self.stages if peer in entry.members), None)
 
+    @property
+    def place(self) -> tuple[int, str]:
+        """The step that it was proposed for, and the hash of the record that it comes next after."""
+        return (self.after_version + 1, self.after) if self.after else (self.step, self.parent)
+
     def follows(self, step: int, parent: str) -> bool:
         """True if it may be decided as what comes next after a record of version step - 1, whose hash is `parent`."""
-        if self.after:
-            return (self.after_version, self.after) == (step - 1, parent)
-        return (self.step, self.parent) == (step, parent)
+        return self.place == (step, parent)
 
     def members(self) -> tuple[PeerId, ...]:
         """Everyone who took part, stage by stage."""

@@ -19,6 +19,7 @@ from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.balance.places import Entrance, Places
 from swarmd.swarm.history.ballots import Ballots
 from swarmd.swarm.history.chain import RECORDS_KEPT
+from swarmd.swarm.history.confirmation import Confirmation
 from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Record
@@ -60,7 +61,11 @@ class Peer(HistoryListener):
         self.run_config, self.links, self.membership = context.run, context.links, context.membership
         self.history, self.own, self.tasks = context.history, context.own, context.tasks
         self._context, self._store, self.entrance = context, store, entrance
-        self.forks = Forks(context)
+        fork_timeout_s = context.limits.fork_timeout_s
+        self.confirmation = Confirmation(
+            context.links, context.membership, context.history, context.run.model.stages, fork_timeout_s
+        )
+        self.forks = Forks(context, self.confirmation)
         self.liveness = Liveness(
             self.links, self.membership, self.tasks, suspected=self._suspected, gone=self._gone, heard=self._heard
         )
@@ -72,7 +77,7 @@ class Peer(HistoryListener):
         self.copies = Copies(context, self.disks, store)
         self.ending = Ending(context, self.disks, store, self._pullers)
         self.ballots = Ballots(
-            context.run, context.links, context.membership, context.history, context.rng, context.limits.fork_timeout_s
+            context.run, context.links, context.membership, context.history, context.rng, fork_timeout_s
         )
         self.conductor = Conductor(context, self.ballots, self.returns, outlook, self._validate)
         self.switch = Switch(context, self.conductor, open_stage, self.places)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from swarmd.errors import NO_ANSWER
 from swarmd.swarm.history.chain import RECORDS_KEPT
+from swarmd.swarm.history.confirmation import Confirmation
 from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Record
@@ -42,22 +43,27 @@ INCOMPLETE_SECONDS = 30.0  # a stage of ours that is empty for less may only be 
 
 @dataclass(frozen=True)
 class Standing:
-    """One history, for comparison. All but the version is of its first record after the fork, and so doesn't change."""
+    """One history, for comparison."""
 
     version: int  # the newest
-    forked: bool
-    tokens: int
-    record_hash: str
+    forked: bool  # some record after the last common one was decided without a majority
+    tokens: int  # of the first record after the fork, and so it doesn't change
+    record_hash: str  # and its hash
 
 
 def wins(one: Standing, other: Standing, steps: int) -> bool:
-    """True if a history is kept when it meets another: more steps win; then a record decided by a majority, more
-    tokens, the lower hash. `steps`: of the run; a history at its end is ahead of all others.
+    """True if a history is kept when it meets another: one at the end of the run, whose peers can't go back; then one
+    that majorities decided, however long the other is; then more steps, more tokens, the lower hash. `steps`: of the
+    run.
     """
     lead = one.version - other.version
-    if abs(lead) >= DECISIVE_LEAD or (lead and steps in (one.version, other.version)):
+    if lead and steps in (one.version, other.version):
         return lead > 0
-    return (one.forked, -one.tokens, one.record_hash) < (other.forked, -other.tokens, other.record_hash)
+    if one.forked != other.forked:
+        return other.forked
+    if abs(lead) >= DECISIVE_LEAD:
+        return lead > 0
+    return (-one.tokens, one.record_hash) < (-other.tokens, other.record_hash)
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Meeting:
     """The place where another history parts from ours."""
 
     peer: PeerId  # who showed it
-    ancestor: int  # the newest version in common
+    ancestor: int  # the newest version in common, as far as is known
     ours: Record  # the first records after that
     theirs: Record
 
@@ -114,8 +120,10 @@ async def ask_record(context: PeerContext, peer: PeerId, step: int) -> Record | 
 class Forks(HistoryListener):
     """This peer's knowledge of other histories than its own."""
 
-    def __init__(self, context: PeerContext) -> None:
+    def __init__(self, context: PeerContext, confirmation: Confirmation) -> None:
         self._context, self._run, self._rng = context, context.run, context.rng
+        self._confirmation = confirmation
+        self._unforked: dict[str, int] = {}  # first record of another history -> version up to which none is forked
         self._membership, self._history = context.membership, context.history
         self._foreign_until: dict[PeerId, float] = {}  # a peer that is ahead of us -> loop time
         self._rest_until = 0.0
@@ -169,7 +177,7 @@ class Forks(HistoryListener):
         foreign = self._foreign()
         for card in foreign[:MET_AT_ONCE]:
             meeting = await self._meet(card)
-            if meeting is None or not self._loses_to(meeting, card, foreign):
+            if meeting is None or not await self._loses_to(meeting, card, foreign):
                 continue
             with self._history.crossing(meeting.ancestor):
                 if (way := await self._find_crossing(meeting, card, foreign)) is not None:
@@ -207,20 +215,59 @@ class Forks(HistoryListener):
         ours = self._history.chain.at(fork[1])
         if ours is None or ours.hash == records[fork[1]].hash:
             return None  # this peer has gone on meanwhile
-        return Meeting(card.peer, fork[0], ours, records[fork[1]])
+        first = records[fork[1]]
+        ancestor = fork[0] if first.parent == ours.parent else await self._agreed(theirs, fork[0])
+        return Meeting(card.peer, ancestor, ours, first)
 
-    def _loses_to(self, meeting: Meeting, card: Card, foreign: Iterable[Card]) -> bool:
+    async def _agreed(self, theirs: Callable[[int], Awaitable[str]], upto: int) -> int:
+        """The newest version of which they give our record. One that has crossed, and hasn't learned the records that
+        led there yet, gives none of those; they are no common ones.
+        """
+
+        async def given(version: int) -> str:
+            return await theirs(version) or "none"
+
+        fork = await find_fork(self._history.chain.hash_at, given, upto)
+        return upto if fork is None else fork[0]
+
+    async def _loses_to(self, meeting: Meeting, card: Card, foreign: Iterable[Card]) -> bool:
         """True if our history is the one to be given up, provided that the other is whole."""
+        if not meeting.theirs.forked and await self._confirmation.denies(meeting.theirs):
+            log.warning(
+                "%s shows a record of step %d that its acceptors deny", short(meeting.peer), meeting.theirs.step
+            )
+            return False
         if self._is_torn():
             return True
         newest = self._membership.newest().version
-        ours = _standing(max(newest, self._history.version), meeting.ours)
-        theirs = _standing(max(it.version for it in (card, *foreign)), meeting.theirs)
+        ours = _standing(max(newest, self._history.version), meeting.ours, forked=self._has_forked(meeting.ancestor))
+        forked = await self._is_forked(card, meeting.theirs)
+        theirs = _standing(max(it.version for it in (card, *foreign)), meeting.theirs, forked=forked)
         lost = wins(theirs, ours, self._run.steps)
         log.info(
             "the history of %s parts from ours after step %d: %s", short(card.peer), meeting.ancestor, (ours, theirs)
         )
         return lost
+
+    def _has_forked(self, ancestor: int) -> bool:
+        """True if a record of ours after a version is marked as forked."""
+        records = map(self._history.chain.at, range(ancestor + 1, self._history.version + 1))
+        return any(record.forked for record in records if record is not None)
+
+    async def _is_forked(self, card: Card, first: Record) -> bool:
+        """True if a peer's history has a forked record, from the first after the fork on, as far as it gives them."""
+        if first.forked:
+            return True
+        looked = self._unforked.pop(first.hash, first.step)
+        for start in range(looked + 1, card.version + 1, ASKED_AT_ONCE):
+            steps = range(start, min(start + ASKED_AT_ONCE, card.version + 1))
+            records = await asyncio.gather(*(ask_record(self._context, card.peer, step) for step in steps))
+            if any(record.forked for record in records if record is not None):
+                return True
+        self._unforked[first.hash] = max(looked, card.version)
+        while len(self._unforked) > MET_AT_ONCE:
+            del self._unforked[next(iter(self._unforked))]
+        return False
 
     def _is_torn(self) -> bool:
         """True if a stage of our history has been empty for so long that the other one can only be better."""
@@ -292,5 +339,5 @@ async def _empty_sum(compute: Compute) -> str:
             await asyncio.sleep(MEMORY_SECONDS)
 
 
-def _standing(version: int, first: Record) -> Standing:
-    return Standing(version, first.forked, first.total_tokens, first.hash)
+def _standing(version: int, first: Record, *, forked: bool) -> Standing:
+    return Standing(version, forked, first.total_tokens, first.hash)

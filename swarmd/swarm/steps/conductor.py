@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from swarmd.errors import NO_ANSWER, Outvoted, PeerFault
 from swarmd.swarm.balance.grants import Wishes, able_alone
 from swarmd.swarm.balance.outlook import Outlook
-from swarmd.swarm.history.ballots import Ballots, Mandate, Outranked
+from swarmd.swarm.history.ballots import Ballots, Decision, Mandate, Outranked
 from swarmd.swarm.history.distribution import Distribution
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Move, Record, build_record
@@ -124,17 +124,25 @@ class Conductor:
                 return self._is_complete() or lost.done()
 
             mandate = await self._ballots.seek(step, complete)
-            record = mandate.decided
-            if record is None and mandate.bound is not None:  # it may be decided: nothing else may be proposed
-                record = await self._ballots.propose(mandate, mandate.bound, complete)
-            if record is None:
-                record = await self._ballots.propose(mandate, await self._next(mandate, again), complete)
-        self._tasks.start(self._returns.tell(record) if record.after else self._distribution.spread(record))
+            if mandate.decided is not None:
+                decision = Decision(mandate.decided, ())
+                known = await self._history.confirms(mandate.decided, mandate.teller)
+            else:  # what is bound may be decided: nothing else may be proposed
+                record = mandate.bound if mandate.bound is not None else await self._next(mandate, again)
+                decision, known = await self._ballots.propose(mandate, record, complete), True
+        if known:
+            await self._spread(decision)
+        # It may not be able to apply it; there's no use in learning it again at once.
+        await self._history.changed.until(lambda: self._history.version >= step, RETRY_SECONDS)
+
+    async def _spread(self, decision: Decision) -> None:
+        """Tells everyone of the step's record, and goes on by it; a return takes this peer back first."""
+        record = decision.record
+        telling = self._returns.tell(record) if record.after else self._distribution.spread(record, decision.voters)
+        self._tasks.start(telling)
         await self._history.adopt(record, self._membership.own.peer)
-        if record.after:  # this peer's way back ends the step
+        if record.after:
             await self._history.changed.until(lambda: self._history.record_hash == record.hash)
-        else:  # it may not be able to apply it; there's no use in learning it again at once
-            await self._history.changed.until(lambda: self._history.version >= step, RETRY_SECONDS)
 
     async def _next(self, mandate: Mandate, again: bool) -> Record:
         """The record to propose: the step's, or a return if a stage stays lost."""

@@ -26,6 +26,7 @@ from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import SimPeer
 from swarmd.swarm.history.chain import RECORDS_KEPT
+from swarmd.swarm.history.votes import OwnVotes
 from swarmd.values import HopId
 
 CALM = Scenario(replicas=(2, 1), microbatches=4, steps=4)
@@ -138,6 +139,17 @@ def test_other_parameters_and_losses_than_the_reference_are_seen() -> None:
     found = tampered(change)
     assert promises(found) == {3}
     assert len(found) == 2
+
+
+def test_a_record_that_was_not_decided_is_seen() -> None:
+    async def change(it: Play) -> None:
+        for peer in it.world.peers.values():
+            peer.peer.history.votes = OwnVotes()
+        it.watch._decided.clear()
+
+    found = tampered(change)
+    assert promises(found) == {8}
+    assert "of step 2 that 0 of 3 accepted" in found[0].text
 
 
 def test_a_last_replica_that_goes_by_its_own_choice_is_seen() -> None:

@@ -45,7 +45,7 @@ class Peer:
         return await self.ballots.seek(2, lambda: complete)
 
     async def propose(self, mandate: Mandate, it: Record = SECOND, *, complete: bool = True) -> Record:
-        return await self.ballots.propose(mandate, it, lambda: complete)
+        return (await self.ballots.propose(mandate, it, lambda: complete)).record
 
     async def prepare(self, ask: Prepare) -> Promise:
         return await self.ballots._answer_prepare(ask.ballot.peer, ask)
@@ -94,7 +94,7 @@ def test_a_decided_record_is_learned_from_an_acceptor_that_has_it() -> None:
         for name in ("m1", "n0"):
             peers[name].links.deaf = True
         mandate = await peers["m0"].seek()
-        assert mandate.decided == SECOND, "one is enough"
+        assert (mandate.decided, mandate.teller) == (SECOND, "n1"), "one is enough"
 
     run_virtual(main())
 

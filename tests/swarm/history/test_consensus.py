@@ -80,8 +80,9 @@ def test_what_was_accepted_under_the_highest_ballot_is_proposed() -> None:
     assert plan_proposal(promises) == {"v": 3}
     assert plan_proposal(promises[1:2]) == {}
     assert highest_ballot(promises) == Ballot(12, "y")
-    assert decided_in(promises) == {}
-    assert decided_in([Promise(False, NO_BALLOT, NO_BALLOT, {"v": 5})]) == {"v": 5}
+    given = dict(zip("abcd", promises, strict=True))
+    assert decided_in(given) == ("", {})
+    assert decided_in({**given, "e": Promise(False, NO_BALLOT, NO_BALLOT, {"v": 5})}) == ("e", {"v": 5})
 
 
 # ------------------------------------------------------------------------------------------------- a dumb network

@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
 import pytest
@@ -74,10 +74,15 @@ class Node(HistoryListener):
         self.links, self.disk, self.device = FakeLinks(name, everyone if everyone is not None else {}), Disk(), Device()
         self.history = History(RUN, cast("Any", self.links), cast("Any", self.disk))
         self.has_gradient, self.misfit = True, ""
+        self.history.confirm_by(self._confirm)
+        self.believes = True
         self.history.attach(0, cast("Any", self.device), self._gather, lambda it: self.misfit)
         self.history.replace(OURS[version - 1] if version else None, "digest")
         self.told: list[tuple[Any, ...]] = []
         self.history.listen(self)
+
+    async def _confirm(self, it: Record, source: str, voters: Sequence[str]) -> bool:
+        return self.believes
 
     async def _gather(self, it: Record) -> bool:
         return self.has_gradient

@@ -36,14 +36,14 @@ STEPS = 100
 @pytest.mark.parametrize(
     ("better", "worse"),
     [
-        ({"version": 22}, {"version": 20, "forked": False, "tokens": 9999, "record_hash": "a"}),
         ({"version": 100}, {"version": 99, "forked": False, "tokens": 9999, "record_hash": "a"}),
-        ({"forked": False}, {"version": 21, "tokens": 9999, "record_hash": "a"}),
+        ({"forked": False}, {"version": 90, "tokens": 9999, "record_hash": "a"}),
+        ({"version": 22}, {"version": 20, "tokens": 9999, "record_hash": "a"}),
         ({"tokens": 1001}, {"version": 21, "record_hash": "a"}),
         ({"record_hash": "a"}, {"version": 21}),
         ({"record_hash": "a"}, {}),
     ],
-    ids=["more steps", "at the end of the run", "decided by a majority", "more tokens", "a lead of one", "lower hash"],
+    ids=["at the end of the run", "decided by majorities", "more steps", "more tokens", "a lead of one", "lower hash"],
 )
 def test_which_history_wins(better: dict[str, object], worse: dict[str, object]) -> None:
     one, other = dataclasses.replace(PLAIN, **better), dataclasses.replace(PLAIN, **worse)  # type: ignore[arg-type]
@@ -112,7 +112,11 @@ class Peer:
         context: Any = SimpleNamespace(
             run=RUN, links=self.links, membership=self.membership, history=self.history, rng=random.Random(0)
         )
-        self.forks = Forks(context)
+        self.denied: set[str] = set()  # records that their acceptors deny
+        self.forks = Forks(context, cast("Any", SimpleNamespace(denies=self._denies)))
+
+    async def _denies(self, it: Record) -> bool:
+        return it.hash in self.denied
 
     def foreign(self) -> list[str]:
         return [it.peer for it in self.membership.foreign()]
@@ -194,6 +198,70 @@ def test_who_is_behind_by_far_crosses() -> None:
         way = await meeting.way("b")
         assert (way.ancestor, way.guide, way.donors) == (2, "x", ("y",)), "its own stage's"
         assert await meeting.way("x") is None
+
+    run_virtual(main())
+
+
+def forked_at(records: list[Record], step: int) -> list[Record]:
+    """The same records, of which one was decided without a majority."""
+    return [dataclasses.replace(it, forked=it.step == step) for it in records]
+
+
+@pytest.mark.parametrize("step", [3, 5, 6])
+def test_a_history_that_has_forked_loses_to_one_that_has_not_however_long_it_is(step: int) -> None:
+    """Wherever in it the forked record is."""
+
+    async def main() -> None:
+        meeting = Meeting(OURS, forked_at(following(COMMON, 6, digest="other"), step))
+        meeting.shown("a")
+        assert await meeting.way("a") is None
+        way = await meeting.way("x")
+        assert (way.ancestor, way.donors) == (2, ("a",))
+        both = Meeting(forked_at(OURS, 4), forked_at(following(COMMON, 6, digest="other"), step))
+        both.shown("a")
+        assert await both.way("a") is not None, "the longer one, where both have"
+        assert await both.way("x") is None
+
+    run_virtual(main())
+
+
+def test_a_history_whose_first_record_was_looked_at_is_asked_only_for_what_is_new() -> None:
+    async def main() -> None:
+        meeting = Meeting(following(COMMON, 6), following(COMMON, 4, digest="other"))
+        asked = meeting.peers["a"].links.asked
+        await meeting.way("a")
+        assert {4, 5, 6} <= {ask.step for _, ask in asked}
+        asked.clear()
+        await meeting.way("a")
+        assert 5 not in {ask.step for _, ask in asked}, "and 4 and 6 only to find where they part"
+
+    run_virtual(main())
+
+
+def test_what_a_peer_does_not_remember_of_its_new_history_is_not_taken_for_common() -> None:
+    """It has crossed itself, and is about to learn the records that led there."""
+
+    async def main() -> None:
+        meeting = Meeting(following(COMMON, 4), following(COMMON, 6, digest="other"))
+        for name in ("x", "y"):
+            chain = meeting.peers[name].history.chain
+            chain._records = {step: it for step, it in chain._records.items() if step not in (3, 4)}
+        meeting.shown("a")
+        way = await meeting.way("a")
+        assert way.ancestor == 2
+
+    run_virtual(main())
+
+
+def test_nobody_crosses_to_what_its_acceptors_deny() -> None:
+    async def main() -> None:
+        meeting = Meeting(OURS, following(COMMON, 6, digest="other"))
+        it = meeting.shown("a")
+        it.denied.add(meeting.peers["x"].history.chain.hash_at(3))
+        assert await meeting.way("a") is None
+        it.denied.clear()
+        meeting.shown("a")
+        assert await meeting.way("a") is not None
 
     run_virtual(main())
 

@@ -27,6 +27,7 @@ from swarmd.values import Encoded, PeerId
 from tests.swarm.cards import card
 from tests.swarm.contexts import peer_context
 from tests.swarm.no_disk import NoDisk
+from tests.swarm.records import believe
 
 RUN = RunConfig(name="toy", model=ModelConfig(32, 8, 16, 2, 2, 1, 8), steps=60)
 CHUNK = 1000
@@ -87,6 +88,7 @@ class Node:
         self.membership = Membership(own)
         self.links = Links(network.transport(name), own, self.membership, lambda: Settings({}, fingerprint(RUN)))
         self.history = History(RUN, self.links, cast("Any", NoDisk()))
+        self.history.confirm_by(believe)
         self.compute = FakeCompute(version)
         self.donor = Donor(self.links.scope(), self.history, cast("Any", self.compute), 0)
         self.asked: list[AskChunk] = []

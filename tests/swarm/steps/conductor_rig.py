@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from swarmd.errors import Refused
 from swarmd.sim.world.clock import run_virtual
-from swarmd.swarm.history.ballots import Mandate, Outranked
+from swarmd.swarm.history.ballots import Decision, Mandate, Outranked
 from swarmd.swarm.history.record import Move, Record
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.table import Membership
@@ -58,13 +58,13 @@ class FakeBallots:
         ballot = Ballot(self.number, "me")
         return Mandate(step, LAST.hash, ballot, ("me",), forked=False, bound=self.bound, decided=self.decided)
 
-    async def propose(self, mandate: Mandate, content: Record, complete: Callable[[], bool]) -> Record:
+    async def propose(self, mandate: Mandate, content: Record, complete: Callable[[], bool]) -> Decision:
         self.proposed.append(content)
         self.complete = complete
         if self.outranked:
             self.outranked -= 1
             raise Outranked("another one leads by now")
-        return content
+        return Decision(content, ("me",))
 
 
 class Rig:
@@ -92,9 +92,10 @@ class Rig:
             chain=SimpleNamespace(total_tokens=1000, members=lambda stage=None: ("me", BEFORE)),
             listen=lambda listener: None,
             adopt=self._adopt,
+            confirms=self._confirms,
             await_version=self._await_version,
         )
-        self.applies = True
+        self.applies, self.confirmed = True, True
         self.adopted: list[tuple[Record, str]] = []
         self.ballots = FakeBallots()
         self.lost: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
@@ -113,6 +114,9 @@ class Rig:
         outlook: Any = SimpleNamespace(objection=self._weigh)
         self.conductor = Conductor(context, cast("Any", self.ballots), returns, outlook, self._validate)
         self.background: list[asyncio.Task[None]] = []
+
+    async def _confirms(self, record: Record, source: str) -> bool:
+        return self.confirmed
 
     def add(self, peer: str, stage: int, *, heard: float = 0.0, **changes: Any) -> FakeLinks:
         links = FakeLinks(peer, self.everyone)

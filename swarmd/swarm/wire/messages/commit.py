@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from swarmd.swarm.wire.bounds import Between
+from swarmd.swarm.wire.bounds import AtMost, Between
 from swarmd.swarm.wire.messages.common import Ack, Ballot, Request
-from swarmd.swarm.wire.messages.fields import PARTS_LIMIT, Hash, PartNumber, RecordTree, Step, Tensor
+from swarmd.swarm.wire.messages.fields import PARTS_LIMIT, Hash, PartNumber, Peer, RecordTree, Step, Tensor
+
+VOTERS_LIMIT = 64  # acceptors of a step; there are nine at most
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,27 @@ class Commit(Request[Ack]):
 
     record: RecordTree
     relay: bool = False  # tell the replicas of your stage, too
+    voters: Annotated[tuple[Peer, ...], AtMost(VOTERS_LIMIT)] = ()  # acceptors that accepted it: they are asked first
+
+
+@dataclass(frozen=True)
+class Vote:
+    """A peer's word about a record: neither is true of one that may yet be accepted, or of a step that it knows
+    another record of.
+    """
+
+    accepted: bool  # as an acceptor of the step, under the very ballot
+    decided: bool  # it knows that the record is decided
+
+
+@dataclass(frozen=True)
+class AskVote(Request[Vote]):
+    """Asks for a peer's word about a record. Refused by one that can't speak for the step."""
+
+    step: Step  # that the record was proposed for
+    parent_hash: Hash  # of the record that it was proposed to come after
+    record_hash: Hash
+    ballot: Ballot
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,326 @@
+"""Records that others bring: whom a peer asks about them, and when it believes them."""
+
+import asyncio
+import dataclasses
+from typing import Any, cast
+
+import pytest
+
+from swarmd.errors import Refused
+from swarmd.sim.world.clock import run_virtual
+from swarmd.swarm.history.confirmation import AGAIN_SECONDS, VOTE_SECONDS, Confirmation
+from swarmd.swarm.history.consensus import plan_acceptors
+from swarmd.swarm.history.history import History
+from swarmd.swarm.history.record import Record, build_return, genesis_hash
+from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.wire.messages.commit import AskVote
+from swarmd.swarm.wire.messages.common import Ballot
+from swarmd.swarm.wire.own_card import OwnCard
+from tests.swarm.cards import card
+from tests.swarm.fake_links import FakeLinks
+from tests.swarm.no_disk import NoDisk
+from tests.swarm.records import RUN, record, report
+
+FORK_SECONDS = 30.0
+SIX = tuple(report(stage, members=tuple(f"{letter}{stage}" for letter in "mno")) for stage in (0, 1))
+FIRST = record(*SIX, step=1, parent=genesis_hash(RUN))
+BALLOT = Ballot(1, "m0")
+SECOND = dataclasses.replace(record(*SIX, step=2, parent=FIRST.hash), ballot=(1, "m0"))
+FORKED = dataclasses.replace(SECOND, forked=True)
+ACCEPTORS = ("m0", "n0", "o0", "m1", "n1", "o1")  # all six: four are a majority
+RETURN = dataclasses.replace(
+    build_return(FIRST, (("m0",), ("m1",)), {"m0": 1, "m1": 1}, after=FIRST.hash, after_version=1, conductor="m0"),
+    ballot=(1, "m0"),
+)
+
+
+class Peer:
+    """A peer at version 1; a member has taken part in its round."""
+
+    def __init__(self, name: str, everyone: dict[str, FakeLinks], *, version: int = 1, member: bool = True) -> None:
+        self.links = FakeLinks(name, everyone)
+        stage = int(name[1]) if name[1:].isdigit() else 0
+        self.card = card(name, stage=stage, version=version, record_hash=FIRST.hash if version else "")
+        self.membership = Membership(OwnCard(self.card))
+        self.history = History(RUN, cast("Any", self.links), cast("Any", NoDisk()))
+        self.history.replace(FIRST if version else None, "digest")
+        if member and version:
+            self.history.took_part(version)
+        self.confirmation = Confirmation(cast("Any", self.links), self.membership, self.history, 2, FORK_SECONDS)
+
+    def accept(self, it: Record = SECOND) -> None:
+        self.history.votes.accept(it.hash, BALLOT)
+
+    async def confirms(self, it: Record = SECOND, source: str = "x", voters: tuple[str, ...] = ()) -> bool:
+        return await self.history.confirms(it, source, voters)
+
+    @property
+    def asked(self) -> list[str]:
+        return [peer for peer, ask in self.links.asked if isinstance(ask, AskVote)]
+
+
+class Swarm:
+    """Six members, and one that asks."""
+
+    def __init__(self, own: str = "p0", **changes: Any) -> None:
+        everyone: dict[str, FakeLinks] = {}
+        self.peers = {name: Peer(name, everyone) for name in ACCEPTORS}
+        self.me = self.peers.get(own) or Peer(own, everyone, **{"member": False, **changes})
+        for it in self.peers.values():
+            self.me.membership.hear(it.card, 0.0)
+
+    def accept(self, *names: str, it: Record = SECOND) -> "Swarm":
+        for name in names:
+            self.peers[name].accept(it)
+        return self
+
+    def kill(self, *names: str) -> "Swarm":
+        """They are gone; only the network says so."""
+        for name in names:
+            del self.me.links.everyone[name]
+        return self
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def test_six_members_are_all_acceptors() -> None:
+    assert set(plan_acceptors(2, FIRST, "")) == set(ACCEPTORS)
+
+
+@pytest.mark.parametrize(("voters", "believed"), [(3, False), (4, True), (6, True)])
+def test_a_record_is_believed_once_a_majority_has_accepted_it(voters: int, believed: bool) -> None:
+    async def main() -> None:
+        it = Swarm().accept(*ACCEPTORS[:voters])
+        assert await it.me.confirms() == believed
+        assert it.me.history.knows(SECOND.hash) == believed
+        it.me.links.asked.clear()
+        assert await it.me.confirms() == believed
+        assert not believed or it.me.asked == [], "it is remembered"
+
+    run_virtual(main())
+
+
+def test_a_stranger_decides_nothing() -> None:
+    async def main() -> None:
+        forged = dataclasses.replace(SECOND, total_tokens=1)
+        it = Swarm().accept(*ACCEPTORS)
+        for made in (forged, dataclasses.replace(forged, forked=True), dataclasses.replace(RETURN, total_tokens=1)):
+            assert not await it.me.confirms(made, voters=("x", *ACCEPTORS))
+            await asyncio.sleep(FORK_SECONDS)
+            assert not await it.me.confirms(made), "nor does it by its patience"
+
+    run_virtual(main())
+
+
+def test_a_vote_under_another_ballot_is_none() -> None:
+    async def main() -> None:
+        assert not await Swarm().accept(*ACCEPTORS).me.confirms(dataclasses.replace(SECOND, ballot=(2, "n0")))
+
+    run_virtual(main())
+
+
+def test_a_return_is_believed_like_a_step() -> None:
+    async def main() -> None:
+        assert await Swarm().accept(*ACCEPTORS[:4], it=RETURN).me.confirms(RETURN)
+        assert not await Swarm().accept(*ACCEPTORS[:3], it=RETURN).me.confirms(RETURN)
+
+    run_virtual(main())
+
+
+def test_only_as_many_are_asked_as_it_takes() -> None:
+    """An acceptor that accepted it itself, and has it from another one, asks two more: those that are named."""
+
+    async def main() -> None:
+        it = Swarm("m1").accept("m0", "m1", "n0", "o0")
+        assert await it.me.confirms(source="m0", voters=("m0", "m1", "n0", "o0"))
+        assert sorted(it.me.asked) == ["n0", "o0"]
+
+    run_virtual(main())
+
+
+def test_in_the_smallest_swarms_nobody_is_asked() -> None:
+    async def main() -> None:
+        everyone: dict[str, FakeLinks] = {}
+        before = record(step=1, parent=genesis_hash(RUN))  # of four: m0, n0, m1, n1
+        me = Peer("m1", everyone)
+        pair = dataclasses.replace(
+            before, stages=tuple(dataclasses.replace(it, members=it.members[:1]) for it in before.stages)
+        )
+        me.history.replace(pair, "digest")
+        me.history.took_part(1)
+        after = dataclasses.replace(record(step=2, parent=pair.hash), ballot=(1, "m0"))
+        assert not await me.confirms(after, "m0"), "it hasn't accepted that"
+        me.accept(after)
+        await asyncio.sleep(AGAIN_SECONDS)
+        me.links.asked.clear()
+        assert await me.confirms(after, "m0")
+        assert me.asked == []
+
+    run_virtual(main())
+
+
+def test_its_own_decision_needs_nobody() -> None:
+    async def main() -> None:
+        it = Swarm()
+        assert await it.me.confirms(source="p0")
+        assert it.me.asked == []
+
+    run_virtual(main())
+
+
+def test_silent_voters_hold_nobody_up() -> None:
+    async def main() -> None:
+        it = Swarm().accept(*ACCEPTORS)
+        for name in ("m0", "n0"):
+            it.peers[name].links.deaf = True
+        assert await it.me.confirms(voters=ACCEPTORS[:4])
+        assert now() < VOTE_SECONDS
+
+    run_virtual(main())
+
+
+def test_those_who_know_a_decision_vouch_for_it_as_well() -> None:
+    """For a late peer: acceptors that have adopted it since, whether or not they accepted it then."""
+
+    async def main() -> None:
+        it = Swarm()
+        for name in ACCEPTORS[:4]:
+            it.peers[name].history.replace(SECOND, "digest")
+        assert await it.me.confirms(source=ACCEPTORS[0])
+
+    run_virtual(main())
+
+
+def test_when_acceptors_die_after_the_decision_those_that_are_left_are_believed() -> None:
+    async def main() -> None:
+        it = Swarm().accept(*ACCEPTORS[:4]).kill("m0", "n0", "o0", "n1")
+        assert not await it.me.confirms(), "accepted is not decided"
+        it.peers["m1"].history.votes.learn(SECOND.hash)
+        await asyncio.sleep(AGAIN_SECONDS)
+        assert not await it.me.confirms(), "one of two"
+        it.peers["o1"].history.took_part(2)
+        it.peers["o1"].history.votes.learn(SECOND.hash)
+        await asyncio.sleep(AGAIN_SECONDS)
+        assert await it.me.confirms()
+
+    run_virtual(main())
+
+
+def test_one_that_has_lost_its_memory_says_nothing_against_a_record() -> None:
+    async def main() -> None:
+        it = Swarm().accept("m1").kill("m0", "n0", "o0")
+        it.peers["m1"].history.votes.learn(SECOND.hash)
+        for name in ("n1", "o1"):
+            it.peers[name].history._contributed.clear()
+            with pytest.raises(Refused, match="can't speak for step 2"):
+                it.peers[name].confirmation._vote(AskVote(2, FIRST.hash, SECOND.hash, BALLOT))
+        assert await it.me.confirms(source="m1")
+
+    run_virtual(main())
+
+
+def test_a_forked_record_is_followed_only_by_those_who_reach_no_majority_themselves() -> None:
+    async def main() -> None:
+        it = Swarm().accept("m1", "n1")
+        assert not await it.me.confirms(FORKED, "m1")
+        it.kill("m0", "n0", "o0")
+        await asyncio.sleep(FORK_SECONDS - 2 * AGAIN_SECONDS)
+        assert not await it.me.confirms(FORKED, "m1"), "they were heard of not long ago"
+        await asyncio.sleep(2 * AGAIN_SECONDS)
+        assert await it.me.confirms(FORKED, "m1")
+
+    run_virtual(main())
+
+
+def test_a_forked_record_is_followed_when_nobody_can_do_the_step_without_it() -> None:
+    """The network is whole again, and all peers of a stage have gone on with it."""
+
+    async def main() -> None:
+        it = Swarm().accept("m1", "n1", "o1")
+        for name in ("m1", "n1", "o1"):
+            it.peers[name].history.replace(FORKED, "digest")
+            ahead = dataclasses.replace(it.peers[name].card, version=2, record_hash=SECOND.hash, sequence=9)
+            it.me.membership.hear(ahead, now())
+        assert not await it.me.confirms(FORKED, "m1")
+        await asyncio.sleep(FORK_SECONDS)
+        assert await it.me.confirms(FORKED, "m1")
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(("knowing", "believed"), [(0, False), (3, False), (4, True)])
+def test_a_newcomer_takes_the_word_of_most_of_those_around(knowing: int, believed: bool) -> None:
+    async def main() -> None:
+        it = Swarm(version=0)
+        for name in ACCEPTORS[:knowing]:
+            it.peers[name].history.votes.learn(RETURN.hash)
+        assert await it.me.confirms(RETURN) == believed
+
+    run_virtual(main())
+
+
+def test_a_run_that_is_founded_again_is_its_founders_business() -> None:
+    async def main() -> None:
+        it = Swarm(version=0)
+        it.me.history.origin.founder, it.me.history.origin.resumes = "m0", True
+        it.peers["m0"].history.origin.found("m0", resumes=True)
+        back = dataclasses.replace(RETURN, after="founding")
+        assert not await it.me.confirms(back, "n0")
+        assert await it.me.confirms(back, "m0")
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(("accepted", "dead", "denied"), [(0, 0, True), (1, 2, True), (1, 3, False), (4, 0, False)])
+def test_what_no_majority_can_have_decided_is_denied(accepted: int, dead: int, denied: bool) -> None:
+    """Of another history's record: those that can't be asked may have accepted it."""
+
+    async def main() -> None:
+        it = Swarm().accept(*ACCEPTORS[:accepted]).kill(*ACCEPTORS[6 - dead :])
+        it.me.history.chain.append(dataclasses.replace(SECOND, total_tokens=1))
+        assert await it.me.confirmation.denies(SECOND) == denied
+        elsewhere = dataclasses.replace(SECOND, parent="elsewhere")
+        assert not await it.me.confirmation.denies(elsewhere), "who its acceptors are isn't known here"
+
+    run_virtual(main())
+
+
+def test_a_record_is_asked_about_once_at_a_time_and_not_over_and_over() -> None:
+    async def main() -> None:
+        it = Swarm()
+        assert not any(await asyncio.gather(it.me.confirms(), it.me.confirms()))
+        assert len(it.me.asked) == len(ACCEPTORS)
+        await it.me.confirms()
+        assert len(it.me.asked) == len(ACCEPTORS)
+        await asyncio.sleep(AGAIN_SECONDS)
+        await it.me.confirms()
+        assert len(it.me.asked) == 2 * len(ACCEPTORS)
+
+    run_virtual(main())
+
+
+def test_one_that_brings_many_records_at_a_time_has_one_of_them_looked_into() -> None:
+    async def main() -> None:
+        it = Swarm()
+        made = [dataclasses.replace(SECOND, total_tokens=number) for number in range(50)]
+        assert not any(await asyncio.gather(*(it.me.confirms(one) for one in made)))
+        assert len(it.me.asked) == len(ACCEPTORS)
+
+    run_virtual(main())
+
+
+def test_a_peer_that_is_past_a_step_votes_for_its_own_record_only() -> None:
+    async def main() -> None:
+        it = Swarm().peers["m0"]
+        it.history.chain.append(SECOND)
+        ask = AskVote(2, FIRST.hash, SECOND.hash, BALLOT)
+        assert (it.confirmation._vote(ask).accepted, it.confirmation._vote(ask).decided) == (False, True)
+        other = it.confirmation._vote(dataclasses.replace(ask, record_hash="another"))
+        assert (other.accepted, other.decided) == (False, False)
+        outside = Peer("p0", {}, member=False)
+        with pytest.raises(Refused):
+            outside.confirmation._vote(ask)
+
+    run_virtual(main())
