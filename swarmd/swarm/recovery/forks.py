@@ -13,7 +13,7 @@ every stage, nobody moves: no state is given up for one that can't be had.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from swarmd.errors import NO_ANSWER
@@ -174,26 +174,34 @@ class Forks(HistoryListener):
         """Looks at foreign histories. Gives the way to one of them that is whole and wins; within the context nobody
         counts on this peer any more.
         """
-        foreign = self._foreign()
-        for card in foreign[:MET_AT_ONCE]:
-            meeting = await self._meet(card)
-            if meeting is None or not await self._loses_to(meeting, card, foreign):
+        for known in self._due()[:MET_AT_ONCE]:
+            meeting = await self._meet(known)
+            if meeting is None or not await self._loses_to(meeting, known):
                 continue
             with self._history.crossing(meeting.ancestor):
-                if (way := await self._find_crossing(meeting, card, foreign)) is not None:
+                if (way := await self._find_crossing(meeting, self._newest(known), self._foreign())) is not None:
                     yield way
                     return
         yield None
 
-    def _foreign(self) -> list[Card]:
-        """Peers of other histories, those that are ahead first; none if it isn't time to look at them."""
-        foreign = [card for card in self._membership.foreign() if card.state in (*AT_WORK, "finished")]
+    def _due(self) -> list[Card]:
+        """The foreign peers that are to be looked at now; none if it isn't time to do so."""
+        foreign = self._foreign()
         if not foreign:
             self._incomplete_since = None
         if not foreign or self._now() < self._rest_until or self._history.version == 0:
             return []
         self._rest_until = self._now() + MEET_SECONDS * (0.5 + self._rng.random())
+        return foreign
+
+    def _foreign(self) -> list[Card]:
+        """Peers of other histories, those that are ahead first."""
+        foreign = [card for card in self._membership.foreign() if card.state in (*AT_WORK, "finished")]
         return sorted(foreign, key=lambda card: (-card.version, card.peer))
+
+    def _newest(self, card: Card) -> Card:
+        """The card that its peer has now: it may have gone on while records were fetched."""
+        return self._membership.get(card.peer) or card
 
     async def _meet(self, card: Card) -> Meeting | None:
         """Finds where a foreign peer's history parts from ours. None if it doesn't, or that can't be had."""
@@ -230,7 +238,7 @@ class Forks(HistoryListener):
         fork = await find_fork(self._history.chain.hash_at, given, upto)
         return upto if fork is None else fork[0]
 
-    async def _loses_to(self, meeting: Meeting, card: Card, foreign: Iterable[Card]) -> bool:
+    async def _loses_to(self, meeting: Meeting, card: Card) -> bool:
         """True if our history is the one to be given up, provided that the other is whole."""
         if not meeting.theirs.forked and await self._confirmation.denies(meeting.theirs):
             log.warning(
@@ -239,10 +247,11 @@ class Forks(HistoryListener):
             return False
         if self._is_torn():
             return True
+        forked = await self._is_forked(card, meeting.theirs)
         newest = self._membership.newest().version
         ours = _standing(max(newest, self._history.version), meeting.ours, forked=self._has_forked(meeting.ancestor))
-        forked = await self._is_forked(card, meeting.theirs)
-        theirs = _standing(max(it.version for it in (card, *foreign)), meeting.theirs, forked=forked)
+        shown = max(it.version for it in (self._newest(card), *self._foreign()))
+        theirs = _standing(shown, meeting.theirs, forked=forked)
         lost = wins(theirs, ours, self._run.steps)
         log.info(
             "the history of %s parts from ours after step %d: %s", short(card.peer), meeting.ancestor, (ours, theirs)

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import itertools
 import random
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,6 +24,7 @@ from swarmd.swarm.recovery.forks import (
     find_fork,
     wins,
 )
+from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
 from tests.swarm.fake_links import FakeLinks
@@ -261,6 +263,30 @@ def test_nobody_crosses_to_what_its_acceptors_deny() -> None:
         assert await meeting.way("a") is None
         it.denied.clear()
         meeting.shown("a")
+
+
+def test_histories_are_compared_as_they_are_once_the_records_have_come() -> None:
+    """Two histories ended at the same time: for one peer its own was a step ahead, as the other's cards were older."""
+    both = following(COMMON, RUN.steps - 2), following(COMMON, RUN.steps - 2, digest="other")
+    winner, loser = sorted(both, key=lambda records: records[2].hash)
+
+    async def main() -> None:
+        meeting = Meeting(loser, winner)
+        it, sequence = meeting.peers["a"], itertools.count(2)
+
+        def show(version: int) -> None:
+            for peer, stage in (("x", 0), ("y", 1)):
+                changes: dict[str, Any] = {"stage": stage, "version": version, "record_hash": winner[version - 1].hash}
+                it.membership.hear(card(peer, sequence=next(sequence), **changes), asyncio.get_running_loop().time())
+
+        async def meet(card: Card) -> Any:
+            found = await Forks._meet(it.forks, card)
+            show(RUN.steps)
+            return found
+
+        show(RUN.steps - 1)
+        assert it.foreign() == ["x", "y"]
+        it.forks._meet = meet  # type: ignore[method-assign]
         assert await meeting.way("a") is not None
 
     run_virtual(main())
