@@ -33,6 +33,7 @@ PARAMETERS_LIMIT = 6  # of a constructor in swarm/: what most need is in a PeerC
 METHODS_LIMIT = 25  # public ones of a class: one that has more answers several questions
 
 LEAVES = (
+    "swarmd.chunks",
     "swarmd.config",
     "swarmd.errors",
     "swarmd.printable",
@@ -53,6 +54,7 @@ class Rule(NamedTuple):
 
 OWN_IMPORTS = (
     Rule("swarmd/config.py", (), "everyone imports it, so whatever it imported everyone would carry"),
+    Rule("swarmd/chunks.py", ("swarmd.values",), "the swarm and a stage's files name a state alike"),
     Rule("swarmd/command_line.py", ("swarmd.exits", "swarmd.printable"), "swarmctl imports it and must stay light"),
     Rule("swarmd/errors.py", (), "everyone imports it, so whatever it imported everyone would carry"),
     Rule("swarmd/exits.py", (), "it is the first that a process loads"),

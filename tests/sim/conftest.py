@@ -2,7 +2,7 @@
 
 import pytest
 
-from swarmd.swarm.state import manifest as statesync
+from swarmd import chunks
 from tests.unheard import nothing_fails_unheard, only_what_is_ours
 
 __all__ = ["nothing_fails_unheard", "only_what_is_ours"]
@@ -11,4 +11,4 @@ __all__ = ["nothing_fails_unheard", "only_what_is_ours"]
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The toy's state is many chunks."""
-    monkeypatch.setattr(statesync, "CHUNK_BYTES", 2048)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2048)

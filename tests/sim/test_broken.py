@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from swarmd import chunks
 from swarmd.config import RunConfig
 from swarmd.sim.engines.training import Text
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.device import Speed
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.peer.ending import LINGER_SECONDS
-from swarmd.swarm.state import manifest as statesync
 from tests.sim.test_bad_numbers import SINGLES, found_in
 from tests.sim.toy import PAIRS, RUN, check_agreement, check_exact, compute_of, everyone_at, moment, start_all
 
@@ -31,7 +31,7 @@ Broken = Callable[[str, int], bool]
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statesync, "CHUNK_BYTES", 2048)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2048)
 
 
 def spoil(it: SimPeer, broken: Broken) -> None:

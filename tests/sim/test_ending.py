@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from swarmd import chunks
 from swarmd.config import LimitsConfig
 from swarmd.sim.campaign.checks import check_final_state
 from swarmd.sim.engines.training import Text
@@ -13,7 +14,6 @@ from swarmd.sim.faults import point_actions
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.peer.ending import LINGER_SECONDS
-from swarmd.swarm.state import manifest as statesync
 from tests.sim.toy import PAIRS, RUN, everyone_at, moment
 
 SHORT = dataclasses.replace(RUN, steps=3)
@@ -24,7 +24,7 @@ SECONDS = 300.0  # virtual
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the toy's state is many of them."""
-    monkeypatch.setattr(statesync, "CHUNK_BYTES", 2048)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2048)
 
 
 @dataclasses.dataclass
@@ -280,7 +280,7 @@ def test_who_pulls_its_state_when_the_run_ends_is_waited_for_within_bounds(
     bound_s: float, arrives: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A newcomer whose line is thin would find nobody any more."""
-    monkeypatch.setattr(statesync, "CHUNK_BYTES", 32_768)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 32_768)
     waits: set[str] = set()
 
     async def main() -> tuple[bool, float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from swarmd import chunks
 from swarmd.errors import ConfigError, Refused
 from swarmd.sim.campaign.play import play
 from swarmd.sim.faults import point_actions
@@ -17,7 +18,6 @@ from swarmd.sim.faults.machines import Crash
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.world import Action, SimPeer, World
 from swarmd.swarm.balance.sizes import state_bytes
-from swarmd.swarm.state import manifest as statesync
 from swarmd.swarm.wire.messages.hop import Hop
 from swarmd.values import Encoded
 from tests.sim.movers import ask, granted, members, slow_chunks, swarm
@@ -43,7 +43,7 @@ CROWD = {**PAIRS, "middle3": 1}
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the toy's state is many of them."""
-    monkeypatch.setattr(statesync, "CHUNK_BYTES", 2048)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2048)
 
 
 # ------------------------------------------------------------------------------------------------- a move

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from swarmd import chunks
 from swarmd.config import prolonged
 from swarmd.errors import ConfigError
 from swarmd.schedule import learning_rate_at
@@ -15,7 +16,6 @@ from swarmd.sim.engines.training import Text
 from swarmd.sim.faults import point_actions
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import World
-from swarmd.swarm.state import manifest as statesync
 from tests.sim.test_returns import LIMITS, MIDDLES, SAVING, SECONDS, check_chain, copied
 from tests.sim.toy import PAIRS, check_exact, everyone_at, long, moment, start_all, step_of
 
@@ -26,7 +26,7 @@ Events = Callable[[World], Awaitable[None]]
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the toy's state is many of them."""
-    monkeypatch.setattr(statesync, "CHUNK_BYTES", 2048)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2048)
 
 
 def play(*lives: Events, layout: dict[str, int] = PAIRS) -> World:

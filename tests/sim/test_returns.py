@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from swarmd import chunks
 from swarmd.config import LimitsConfig
 from swarmd.sim.engines.training import Text
 from swarmd.sim.faults import point_actions
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import SimPeer, World
-from swarmd.swarm.state import manifest as statesync
 from tests.sim.toy import PAIRS, RUN, check_exact, everyone_at, moment, start_all, step_of
 
 SAVING = dataclasses.replace(RUN, steps=14, checkpoint_every=3)
@@ -25,7 +25,7 @@ SECONDS = 900.0  # virtual
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the toy's state is many of them."""
-    monkeypatch.setattr(statesync, "CHUNK_BYTES", 2048)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2048)
 
 
 def play(

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from swarmd import chunks
 from swarmd.sim.world.world import World
-from swarmd.swarm.state import manifest as statesync
 from tests.sim.movers import ask, slow_chunks, swarm
 from tests.sim.test_drains import MICROBATCHES, drain, half_done
 from tests.sim.toy import everyone_at, moment, train
@@ -16,7 +16,7 @@ from tests.sim.waiting import calm, listening
 
 
 def test_a_newcomer_says_how_much_of_its_state_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statesync, "CHUNK_BYTES", 2048)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2048)
 
     async def events(world: World) -> None:
         await moment(world, lambda: everyone_at(world, 2))

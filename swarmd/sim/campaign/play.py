@@ -28,7 +28,7 @@ STILL_SECONDS = 60.0  # in which nothing may happen then
 TURNS_AFTER_STOP = 20  # of the event loop, in which what was cancelled ends
 LAST_EVENTS = 40  # of the step or hop concerned, to be shown
 
-CHUNK_BYTES_AT = ("swarmd.swarm.state.manifest", "CHUNK_BYTES")  # tuned down, so that a small state has many chunks
+CHUNK_BYTES_AT = ("swarmd.chunks", "CHUNK_BYTES")  # tuned down, so that a small state has many chunks
 
 
 @dataclass(frozen=True)

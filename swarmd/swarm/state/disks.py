@@ -10,15 +10,15 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 
+from swarmd.chunks import chunk_hash
 from swarmd.config import RunConfig
 from swarmd.errors import OutOfRange, PeerFault, Refused
-from swarmd.swarm.history.record import Record, record_to_plain
+from swarmd.swarm.history.record import Record
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Store
-from swarmd.swarm.state import manifest as statesync
 from swarmd.swarm.state.download import Candidates, Download, OutOfDonors, Questions, Sources
-from swarmd.swarm.state.manifest import Manifest, chunk_hash, chunk_hashes, model_elements, read_manifest
+from swarmd.swarm.state.manifest import Manifest, model_elements, read_manifest, take_snapshot
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.disks import (
     AskCheckpoint,
@@ -105,8 +105,7 @@ class Disks:
         if found is None:
             raise Refused(f"version {checkpoint.version} of stage {checkpoint.stage} is not on this disk")
         state, record = found
-        size, hashes = memoryview(state).nbytes, await chunk_hashes(state)
-        return Snapshot(record.step, record_to_plain(record), size, statesync.CHUNK_BYTES, hashes)
+        return await take_snapshot(record, state)
 
     async def _answer_chunk(self, peer: PeerId, ask: AskCheckpointChunk) -> Chunk:
         snapshot = self._opened.get(ask.checkpoint)

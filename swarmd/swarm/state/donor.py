@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 
 from swarmd.errors import OutOfRange, Refused
 from swarmd.swarm.history.history import History
-from swarmd.swarm.history.record import record_to_plain
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.signals import Signal
-from swarmd.swarm.state import manifest as statesync
-from swarmd.swarm.state.manifest import CHUNKS_AT_ONCE, chunk_hashes
+from swarmd.swarm.state.manifest import CHUNKS_AT_ONCE, take_snapshot
 from swarmd.swarm.wire.links import Scope
 from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot, Chunk, Snapshot
 from swarmd.values import Buffer, PeerId, short
@@ -123,9 +121,7 @@ class Donor:
                 state = await self._compute.export_state()
             except MemoryError:
                 raise Refused("this peer has no memory for a snapshot") from None
-        hashes = await chunk_hashes(state)
-        record = record_to_plain(newest) if newest is not None else {}
-        snapshot = Snapshot(version, record, memoryview(state).nbytes, statesync.CHUNK_BYTES, hashes)
+        snapshot = await take_snapshot(newest, state)
         self._pinned[version] = Pinned(snapshot, state, asyncio.get_running_loop().time())
         return self._pinned[version]
 

@@ -8,12 +8,12 @@ is loaded when the device is there.
 import asyncio
 import contextlib
 
+from swarmd.chunks import chunk_size
 from swarmd.errors import NonFinite
 from swarmd.swarm.fence import is_of_device
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.signals import Signal
-from swarmd.swarm.state import manifest as statesync
 from swarmd.swarm.state.backlog import Backlog, Hold, Missed
 from swarmd.swarm.state.download import Candidates
 from swarmd.swarm.state.manifest import chunk_hashes
@@ -150,6 +150,7 @@ class Joiner(Puller):
                 state = await self._compute.export_state()
             except (MemoryError, NonFinite):  # the latter: of a version that was refused meanwhile
                 return {}
-        view, size = memoryview(state), statesync.CHUNK_BYTES
+        view = memoryview(state)
+        size = chunk_size(view.nbytes)
         hashes = await chunk_hashes(state)
         return {name: view[number * size : (number + 1) * size] for number, name in enumerate(hashes)}

@@ -6,17 +6,17 @@ meanwhile (`backlog.py`), loads the whole and applies them. Training never waits
 """
 
 import asyncio
-import hashlib
+import functools
 from dataclasses import dataclass
 
+from swarmd.chunks import chunk_count, chunk_hash, chunk_size, root_hash
 from swarmd.config import ModelConfig, RunConfig
 from swarmd.errors import PeerFault
-from swarmd.swarm.history.record import Record
+from swarmd.swarm.history.record import Record, record_to_plain
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.wire.messages.state import Snapshot
 from swarmd.values import Buffer
 
-CHUNK_BYTES = 4 << 20  # hashed in about 4 ms, so that the event loop never stalls
 CHUNKS_AT_ONCE = 4  # in flight from one donor to one joiner; keeps a 100 ms link busy at 1 Gb/s
 SNAPSHOT_SECONDS = 300.0  # to export a stage's state
 ELEMENT_LIMIT_BYTES = 64  # of a state, for an element of the gradient: parameter and moments take 16
@@ -34,11 +34,15 @@ class Manifest:
     def version(self) -> int:
         return self.snapshot.version
 
+    @functools.cached_property
+    def root(self) -> str:
+        """Names the state by its bytes: who offers the same root serves the same chunks."""
+        return root_hash(self.snapshot.nbytes, self.snapshot.hashes)
+
     @property
-    def name(self) -> tuple[object, ...]:
-        """Donors whose manifests have the same name serve the same chunks."""
-        history = self.record.hash if self.record else ""
-        return (self.version, history, self.snapshot.nbytes, self.snapshot.chunk_bytes, self.snapshot.hashes)
+    def name(self) -> str:
+        """Names the state and the history that led to it. Honest replicas at one version have manifests of one name."""
+        return f"{self.version}/{self.record.hash if self.record else ''}/{self.root}"
 
     def span(self, number: int) -> slice:
         """The place of a chunk in the state."""
@@ -59,21 +63,26 @@ def read_manifest(run: RunConfig, snapshot: Snapshot, gradient_size: int) -> Man
         raise PeerFault("a snapshot whose record is of another version")
     if snapshot.nbytes > ELEMENT_LIMIT_BYTES * gradient_size + SLACK_BYTES:
         raise PeerFault("a snapshot of impossible size")
-    if len(snapshot.hashes) != -(-snapshot.nbytes // snapshot.chunk_bytes):
+    if snapshot.chunk_bytes != chunk_size(snapshot.nbytes):
+        raise PeerFault(f"a snapshot in chunks of {snapshot.chunk_bytes} bytes, which no release makes of that size")
+    if len(snapshot.hashes) != chunk_count(snapshot.nbytes, snapshot.chunk_bytes):
         raise PeerFault("a snapshot whose hashes don't match its size")
     return Manifest(snapshot, record)
 
 
-def chunk_hash(chunk: Buffer) -> str:
-    """Names a chunk by its content."""
-    return hashlib.blake2b(chunk, digest_size=16).hexdigest()
+async def take_snapshot(record: Record | None, state: Buffer) -> Snapshot:
+    """The snapshot of a state to which a record led; None: of version 0."""
+    version, plain = (record.step, record_to_plain(record)) if record is not None else (0, {})
+    nbytes = memoryview(state).nbytes
+    return Snapshot(version, plain, nbytes, chunk_size(nbytes), await chunk_hashes(state))
 
 
 async def chunk_hashes(state: Buffer) -> tuple[str, ...]:
     """The names of a state's chunks. Others get their turn after each."""
     hashes = []
     view = memoryview(state)
-    for start in range(0, view.nbytes, CHUNK_BYTES):
-        hashes.append(chunk_hash(view[start : start + CHUNK_BYTES]))
+    size = chunk_size(view.nbytes)
+    for start in range(0, view.nbytes, size):
+        hashes.append(chunk_hash(view[start : start + size]))
         await asyncio.sleep(0)
     return tuple(hashes)

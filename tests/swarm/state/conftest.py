@@ -2,10 +2,10 @@
 
 import pytest
 
-from swarmd.swarm.state import manifest as statesync
+from swarmd import chunks
 from tests.swarm.state.holders import CHUNK
 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statesync, "CHUNK_BYTES", CHUNK)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", CHUNK)

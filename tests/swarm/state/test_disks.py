@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from swarmd import chunks
 from swarmd.errors import OutOfRange, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.record import Record, record_to_plain
-from swarmd.swarm.state import manifest
 from swarmd.swarm.state.disks import ASKED_AT_ONCE, CHUNKS_AT_ONCE, OPENED_LIMIT, Disks
 from swarmd.swarm.state.download import Download, OutOfDonors
 from swarmd.swarm.wire.messages.disks import AskCheckpoint, AskCheckpointChunk, CheckpointList, CheckpointName
@@ -78,7 +78,7 @@ def nodes(*names: str) -> list[Node]:
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "CHUNK_BYTES", CHUNK)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", CHUNK)
 
 
 # ------------------------------------------------------------------------------------------------- its own disk

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
+from swarmd.chunks import chunk_hash
 from swarmd.errors import Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.network import SimNetwork
 from swarmd.swarm.state import donor as donor_module
-from swarmd.swarm.state.manifest import chunk_hash
 from swarmd.swarm.wire.messages.state import AskChunk
 from tests.swarm.state.holders import CHUNK, Node, ask, crowd, meet, seconds, state_of
 

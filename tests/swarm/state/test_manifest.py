@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
+from swarmd.chunks import chunk_hash
 from swarmd.errors import PeerFault
 from swarmd.swarm.history.record import record_to_plain
 from swarmd.swarm.state.manifest import (
     ELEMENT_LIMIT_BYTES,
     SLACK_BYTES,
     Manifest,
-    chunk_hash,
     chunk_hashes,
     read_manifest,
 )
@@ -68,3 +68,9 @@ async def test_each_chunk_is_named_by_its_content() -> None:
     names = await chunk_hashes(state)
     assert names == tuple(chunk_hash(state[start : start + CHUNK]) for start in (0, 1000, 2000))
     assert len(set(names)) == 3
+
+
+@pytest.mark.parametrize("size", [CHUNK // 2, 2 * CHUNK, 1 << 20])
+def test_no_donor_chooses_the_size_of_the_chunks(size: int) -> None:
+    with pytest.raises(PeerFault, match="in chunks of"):
+        read(chunk_bytes=size, hashes=("a",) * -(-2500 // size))

@@ -5,6 +5,7 @@ A bound is far above what an honest peer of any release sends, and low enough th
 
 from typing import Annotated, Any
 
+from swarmd.chunks import CHUNKS_LIMIT
 from swarmd.swarm.wire.bounds import Ascending, AtMost, Between, Bytes, Text, Tree
 from swarmd.values import Buffer, Encoded, PeerId
 
@@ -35,7 +36,6 @@ FINAL_LIMIT = 256  # stages whose final state one peer keeps
 SUMMARY_CARDS_LIMIT = 64  # 16 are sent
 HOPS_LIMIT = 1 << 12  # in one beat or cancellation
 CHECKPOINTS_LIMIT = 1 << 12  # on one disk
-CHUNKS_LIMIT = 24_000  # of a state, whose hashes must fit a frame's header: 94 GiB in chunks of 4 MiB
 CHUNK_LIMIT_BYTES = 64 << 20  # 4 MiB are sent
 STATE_LIMIT_BYTES = 1 << 40
 INCARNATION_LIMIT = 1 << 62  # nanoseconds since 1970 get there in 2116

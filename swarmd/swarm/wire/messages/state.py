@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from swarmd.chunks import CHUNKS_LIMIT
 from swarmd.swarm.wire.bounds import AtMost, Between, Bytes
 from swarmd.swarm.wire.messages.common import Request
 from swarmd.swarm.wire.messages.fields import (
     CHUNK_LIMIT_BYTES,
-    CHUNKS_LIMIT,
     STATE_LIMIT_BYTES,
     ChunkNumber,
     Hash,
@@ -25,7 +25,7 @@ class Snapshot:
     version: Step
     record: RecordTree  # the commit record of that version
     nbytes: Annotated[int, Between(1, STATE_LIMIT_BYTES)]
-    chunk_bytes: Annotated[int, Between(1, CHUNK_LIMIT_BYTES)]
+    chunk_bytes: Annotated[int, Between(1, CHUNK_LIMIT_BYTES)]  # follows from `nbytes` (swarmd/chunks.py)
     hashes: Annotated[tuple[Hash, ...], AtMost(CHUNKS_LIMIT)]
 
 

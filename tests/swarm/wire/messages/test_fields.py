@@ -1,6 +1,7 @@
 """Bounds of fields: whatever a run's settings allow is within them."""
 
 from swarmd import settings
+from swarmd.chunks import CHUNKS_LIMIT
 from swarmd.net.frames import HEADER_BYTES
 from swarmd.net.limits import TransportLimits
 from swarmd.swarm.membership.table import MEMBERS_LIMIT
@@ -26,6 +27,6 @@ def test_what_a_peer_remembers_fits_its_messages() -> None:
 def test_lists_and_buffers_fit_a_frame() -> None:
     """A range is two numbers of up to 5 bytes in a list, a hash a text with its length before it."""
     assert 3 * fields.RANGES_LIMIT * 11 < HEADER_BYTES, "AskLease has three"
-    assert fields.CHUNKS_LIMIT * (32 + 2) < HEADER_BYTES
+    assert CHUNKS_LIMIT * (32 + 2) < HEADER_BYTES
     assert fields.PEERS_LIMIT * (fields.PEER_CHARACTERS + 2) < HEADER_BYTES
     assert max(fields.CHUNK_LIMIT_BYTES, fields.BUFFER_BYTES) <= TransportLimits().message_bytes
