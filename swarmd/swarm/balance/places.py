@@ -111,6 +111,7 @@ class Places:
             self._hear(card)
         own, told = self._membership.own.peer, bool(self._promises)
         self._history.origin.learn(place, own, told=told, ready=self._history.ready)
+        self._history.origin.guide = peer
         return place.stage if 0 <= place.stage < self._stages else None
 
     def _arrive(self, arrival: int) -> None:

@@ -11,6 +11,7 @@ class Origin:
         self.founder: PeerId = ""  # the acceptor of the run's first record
         self.founded = False  # by this incarnation of this peer
         self.resumes = False  # the run goes on from what is on disks, and it isn't decided yet from where
+        self.guide: PeerId = ""  # the peer that gave this one its place
         self.heard = 0  # the highest version of those whom this peer came by: they may be gone again
 
     def found(self, own: PeerId, *, resumes: bool) -> None:

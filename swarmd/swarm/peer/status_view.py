@@ -132,7 +132,14 @@ class StatusView:
         peer, now = self._peer, asyncio.get_running_loop().time()
         device = stuck(peer.compute.progress()) if peer.compute is not None else ""
         hops = peer.journeys.admission.ailing.warning(now) if peer.journeys is not None else ""
-        return [word for word in (self._skips(), device, hops, peer.links.fence.warning(now)) if word]
+        words = (self._skips(), device, hops, self._differing(), peer.links.fence.warning(now))
+        return [word for word in words if word]
+
+    def _differing(self) -> str:
+        """Says whose states of a stage differed when this peer last took one."""
+        move, joiner = self._peer.mover.under_way, self._peer.joiner
+        puller = move.puller if move is not None else joiner
+        return puller.differing if puller is not None else ""
 
     def _skips(self) -> str:
         """Says that steps in a row are skipped, and when the run ends for that."""

@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from swarmd.chunks import chunk_hash
 from swarmd.config import RunConfig
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.signals import Signal
-from swarmd.swarm.state.manifest import CHUNKS_AT_ONCE, SNAPSHOT_SECONDS, Manifest, chunk_hash, read_manifest
+from swarmd.swarm.state.manifest import CHUNKS_AT_ONCE, SNAPSHOT_SECONDS, Manifest, read_manifest
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Message
 from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot
@@ -58,6 +59,7 @@ class Sources:
     candidates: Candidates
     questions: Questions
     liars: set[PeerId] = field(default_factory=set)
+    heard: Callable[[PeerId, Manifest], None] = lambda peer, manifest: None  # of every manifest that comes meanwhile
 
 
 class OutOfDonors(Exception):
@@ -108,7 +110,7 @@ class Download:
     ) -> None:
         self._run, self._links, self.stage, self._gradient_size = run, links, stage, gradient_size
         self.manifest, self._questions = manifest, sources.questions
-        self._candidates, self._liars = sources.candidates, sources.liars
+        self._candidates, self._liars, self._heard = sources.candidates, sources.liars, sources.heard
         self.state = bytearray(manifest.snapshot.nbytes)
         self.given: dict[PeerId, int] = {}  # chunks by donor
         self._done: set[int] = set()
@@ -119,6 +121,7 @@ class Download:
         self._asking: dict[PeerId, asyncio.Task[None]] = {}
         self._fetching: set[asyncio.Task[None]] = set()
         self._changed = Signal()
+        self._given_up = ""  # why nobody should give more of it
 
     @property
     def nbytes(self) -> int:
@@ -149,6 +152,11 @@ class Download:
         self._suppliers.setdefault(peer, Supplier(peer))
         self._changed.notify()
 
+    def give_up(self, why: str) -> None:
+        """Ends it with OutOfDonors: this state isn't the one to take."""
+        self._given_up = why
+        self._changed.notify()
+
     async def run(self) -> Buffer:
         """The whole state. Raises OutOfDonors; then what came so far is in `pieces`."""
         chunks = len(self.manifest.snapshot.hashes)
@@ -157,6 +165,8 @@ class Download:
         orphaned = loop.time()
         try:
             while len(self._done) < chunks:
+                if self._given_up:
+                    raise OutOfDonors(self._given_up)
                 now = loop.time()
                 self._recruit(now)
                 self._look_for_late(now)
@@ -188,7 +198,7 @@ class Download:
         question = self._questions.snapshot
         try:
             snapshot = await self._links.ask(peer, question, deadline_s=SNAPSHOT_SECONDS)
-            same = read_manifest(self._run, snapshot, self._gradient_size).name == self.manifest.name
+            manifest = read_manifest(self._run, snapshot, self._gradient_size)
         except (PeerUnreachable, TimeoutError) as trouble:
             log.info("%s gives no state now: %s", short(peer), trouble)
             self._retry_at[peer] = loop.time() + RECRUIT_SECONDS
@@ -198,10 +208,11 @@ class Download:
         except PeerFault as fault:
             self._accuse(peer, fault)
         else:
-            if same:
+            if manifest.root == self.manifest.root:
                 self.add(peer)
             else:
                 self._useless.add(peer)
+            self._heard(peer, manifest)
         finally:
             del self._asking[peer]
             self._changed.notify()

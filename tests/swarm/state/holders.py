@@ -51,7 +51,7 @@ def chain(length: int, holders: tuple[PeerId, ...] = ("a", "b")) -> list[Record]
     return records
 
 
-CHAIN = chain(40)
+CHAIN = chain(40, tuple(ascii_lowercase))
 
 
 @dataclass
@@ -166,7 +166,7 @@ def joiner_of(node: Node, donors: list[Node], held: list[int] | None = None, *, 
         first = max(live, key=lambda donor: donor.history.version, default=node)
         return card(first.name, version=first.history.version)
 
-    membership = SimpleNamespace(newest=newest)
+    membership = SimpleNamespace(newest=newest, own=card(node.name), get=node.membership.get)
     context = peer_context(
         run=RUN, limits=LimitsConfig(), links=node.links, membership=membership, history=node.history
     )
