@@ -21,12 +21,12 @@ from swarmd.stage.checkpoint import (
     clear_torn,
     limit_copies,
     load_stage,
-    read_manifest,
     read_state,
     save_stage,
     saved,
     state_file,
 )
+from swarmd.swarm.ports import SavedCheckpoint
 from swarmd.values import Buffer
 
 LEDGER_LIMIT_BYTES = 64 << 20  # about 100,000 steps a file; the older half of the history is in ledger.jsonl.1
@@ -37,8 +37,8 @@ TOLD_SECONDS = 60.0  # between two lines in the log about the same trouble: a fu
 
 T = TypeVar("T")
 
-Verdict = tuple[tuple[tuple[int, int] | None, ...], dict[str, Any] | None]
-"""Times and sizes of a checkpoint's manifest and state when it was read, and its record; None: it wasn't whole."""
+Verdict = tuple[tuple[tuple[int, int] | None, ...], SavedCheckpoint | None]
+"""Times and sizes of a checkpoint's manifest and state when it was read, and what it is; None: it wasn't whole."""
 
 log = logging.getLogger(__name__)
 
@@ -204,14 +204,14 @@ class LocalStore:
         others = [it for it in saved(directory) if it[0] >= version and it[1] not in (self._own, besides)]
         return sum(state_file(directory, *it).stat().st_size for it in others if state_file(directory, *it).exists())
 
-    async def list_checkpoints(self) -> list[tuple[int, int, dict[str, Any]]]:
+    async def list_checkpoints(self) -> list[SavedCheckpoint]:
         """All checkpoints that are whole. Each state is read once, and again only when its file has changed."""
         try:
             return await self._beside(self._list_checkpoints)
         finally:
             self.checking = ""
 
-    def _list_checkpoints(self) -> list[tuple[int, int, dict[str, Any]]]:
+    def _list_checkpoints(self) -> list[SavedCheckpoint]:
         found = []
         try:
             candidates = saved(self._home.checkpoints)
@@ -222,9 +222,9 @@ class LocalStore:
         for number, (version, stage) in enumerate(candidates):
             self.checking = f"{number} of {len(candidates)}"
             path = state_file(self._home.checkpoints, version, stage)
-            seen, record = looked[path] = self._examine(path, version, stage)
-            if record is not None:
-                found.append((version, stage, record))
+            seen, whole = looked[path] = self._examine(path, version, stage)
+            if whole is not None:
+                found.append(whole)
             elif seen[0] is not None:  # it wasn't pruned meanwhile
                 damaged.append((version, stage))
         self._looked, self._damaged = looked, damaged
@@ -236,18 +236,17 @@ class LocalStore:
         known = self._looked.get(path)
         if known is not None and known[0] == seen:
             return known
-        manifest = read_manifest(self._home.checkpoints, version, stage)
-        whole = manifest is not None and load_stage(self._home.checkpoints, stage, version) is not None
-        return seen, manifest["record"] if manifest is not None and whole else None
+        found = load_stage(self._home.checkpoints, stage, version)
+        return seen, SavedCheckpoint(version, stage, found.record, found.root) if found is not None else None
 
     def damaged(self) -> list[tuple[int, int]]:
         """The checkpoints that `list_checkpoints` last passed over; the log names the files."""
         return list(self._damaged)
 
-    async def load_checkpoint(self, version: int, stage: int) -> tuple[Buffer, dict[str, Any]] | None:
-        """A checkpoint, if it is whole."""
+    async def load_checkpoint(self, version: int, stage: int, root: str = "") -> tuple[Buffer, dict[str, Any]] | None:
+        """A checkpoint, if it is whole, and of this root where one is given."""
         found = await self._beside(lambda: load_stage(self._home.checkpoints, stage, version))
-        return (found.state, found.record) if found is not None else None
+        return (found.state, found.record) if found is not None and root in ("", found.root) else None
 
     async def read_checkpoint(self, version: int, stage: int, start: int, stop: int) -> Buffer | None:
         """A piece of a state."""

@@ -1,8 +1,9 @@
 """A stage's state on disk: `<directory>/step-000123/stage-1.safetensors` and, written last, its manifest
 `stage-1.json`.
 
-A manifest names the length and hash of its state, and its own hash, so a torn or damaged checkpoint is never taken
-for a good one: loading falls back to the version before. Only tensors and JSON. Relies on POSIX renames; knows no
+A manifest names the length, hash and root of its state, and its own hash, so a torn or damaged checkpoint is never
+taken for a good one: loading falls back to the version before. The root, by which peers compare theirs, is worked out
+where an older release didn't write it. Only tensors and JSON. Relies on POSIX renames; knows no
 engine and no peers.
 """
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swarmd.chunks import state_root
 from swarmd.files import open_regular, read_json, read_regular, write_atomically
 from swarmd.values import Buffer
 
@@ -38,6 +40,7 @@ class Checkpoint:
     stage: int
     state: bytes
     record: dict[str, Any]
+    root: str  # names the state's bytes (swarmd/chunks.py)
 
 
 def save_stage(directory: Path, version: int, stage: int, state: Buffer, record: dict[str, Any], keep: int) -> Path:
@@ -55,6 +58,7 @@ def save_stage(directory: Path, version: int, stage: int, state: Buffer, record:
         "stage": stage,
         "bytes": memoryview(state).nbytes,
         "blake2b": hashlib.blake2b(state, digest_size=32).hexdigest(),
+        "root": state_root(state),
         "record": record,
     }
     manifest["check"] = _check(manifest)
@@ -146,7 +150,7 @@ def _load(folder: Path, version: int, stage: int) -> Checkpoint:
     state = read_regular(state_path, manifest["bytes"])
     if hashlib.blake2b(state, digest_size=32).hexdigest() != manifest["blake2b"]:
         raise ValueError(f"{state_path} is damaged")
-    return Checkpoint(version, stage, state, manifest["record"])
+    return Checkpoint(version, stage, state, manifest["record"], manifest.get("root") or state_root(state))
 
 
 def _check(manifest: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ In production these are `net.libp2p`, `stage.worker`, `stage.data` and `daemon.s
 """
 
 from collections.abc import Awaitable, Callable, Container, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from swarmd.values import (
     BackwardResult,
@@ -184,6 +184,15 @@ class Data(Protocol):
         """Tokens of a validation microbatch, same shape; the same for the same index, never trained on."""
 
 
+class SavedCheckpoint(NamedTuple):
+    """A checkpoint on a disk, without its state."""
+
+    version: int
+    stage: int
+    record: dict[str, Any]
+    root: str  # names the state's bytes (swarmd/chunks.py)
+
+
 class Store(Protocol):
     """The disk of a peer."""
 
@@ -206,14 +215,14 @@ class Store(Protocol):
         raised.
         """
 
-    async def list_checkpoints(self) -> list[tuple[int, int, dict[str, Any]]]:
-        """Version, stage and record of every checkpoint here that is whole, newest first. Never raises."""
+    async def list_checkpoints(self) -> list[SavedCheckpoint]:
+        """Every checkpoint here that is whole, newest first. Never raises."""
 
     def damaged(self) -> list[tuple[int, int]]:
         """Version and stage of every checkpoint here that `list_checkpoints` found damaged, newest first."""
 
-    async def load_checkpoint(self, version: int, stage: int) -> tuple[Buffer, dict[str, Any]] | None:
-        """The state and the record of a checkpoint. None if it isn't here, or not whole."""
+    async def load_checkpoint(self, version: int, stage: int, root: str = "") -> tuple[Buffer, dict[str, Any]] | None:
+        """The state and the record of a checkpoint. None if it isn't here, not whole, or of another root than this."""
 
     async def read_checkpoint(self, version: int, stage: int, start: int, stop: int) -> Buffer | None:
         """Bytes [start, stop) of a checkpoint's state as they are now; None if they can't be read."""

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from swarmd.config import fingerprint
+from swarmd.daemon.home import Home
+from swarmd.daemon.store import LocalStore
 from swarmd.settings import run_from_plain
 from tests.e2e.swarm import run_command, swarm
 
@@ -26,6 +28,15 @@ def homes(tmp_path: Path) -> list[Path]:
         copies.append(Path(shutil.copytree(FIRST / name, tmp_path / name)))
         (tmp_path / name / "identity.key").chmod(0o600)  # git keeps no modes
     return copies
+
+
+async def test_its_checkpoints_are_compared_with_those_of_later_releases(homes: list[Path]) -> None:
+    """Their manifests have no root: it is worked out, and is the same for the same bytes."""
+    saved = [await LocalStore(Home(home)).list_checkpoints() for home in homes]
+    roots = {(it.version, it.stage, it.root) for listed in saved for it in listed}
+    assert {(version, stage) for version, stage, _ in roots} == {(SAVED, 0), (SAVED, 1)}
+    assert len(roots) == 2, "either home has both stages' states"
+    assert all(root for _, _, root in roots)
 
 
 def records(home: Path) -> dict[int, str]:

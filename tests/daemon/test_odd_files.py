@@ -102,7 +102,7 @@ async def test_a_checkpoint_that_is_none_is_passed_over(tmp_path: Path, kind: st
     assert found is not None
     assert found.version == 1
     store = LocalStore(Home(tmp_path))
-    assert [version for version, _, _ in await store.list_checkpoints()] == [1]
+    assert [version for version, *_ in await store.list_checkpoints()] == [1]
     assert await store.load_checkpoint(2, 0) is None
     if suffix == "json":
         assert read_manifest(tmp_path / "checkpoints", 2, 0) is None

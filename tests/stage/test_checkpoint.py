@@ -10,9 +10,11 @@ import pytest
 import safetensors.torch
 import torch
 
+from swarmd.chunks import state_root
 from swarmd.config import RunConfig, prolonged
 from swarmd.errors import ConfigError
 from swarmd.sim.engines.training import as_ids, plain_training, toy_tokens
+from swarmd.stage import checkpoint
 from swarmd.stage.checkpoint import load_stage, save_stage, saved, saved_versions
 from swarmd.stage.engine import StageEngine
 from swarmd.stage.export import assemble, generate
@@ -248,3 +250,14 @@ def test_only_the_stages_may_differ(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="shares one block"):
         one = dataclasses.replace(shared, model=dataclasses.replace(shared.model, stages=1))
         reshape([tmp_path], shared, one, tmp_path)
+
+
+def test_a_checkpoint_has_the_root_of_its_state_also_where_an_older_release_wrote_none(tmp_path: Path) -> None:
+    path = save(tmp_path, 2)
+    manifest = json.loads(path.read_text())
+    loaded = load_stage(tmp_path, 1)
+    assert loaded is not None
+    assert loaded.root == manifest["root"] == state_root(loaded.state)
+    del manifest["root"], manifest["check"]
+    path.write_text(json.dumps({**manifest, "check": checkpoint._check(manifest)}))
+    assert load_stage(tmp_path, 1) == loaded

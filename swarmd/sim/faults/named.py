@@ -7,6 +7,7 @@ from swarmd.config import LimitsConfig
 from swarmd.sim.engines.reference import Symbols
 from swarmd.sim.faults.commands import Drain, Join, Leave
 from swarmd.sim.faults.connections import Corruption, Cut, Partition
+from swarmd.sim.faults.lies import LyingDonor
 from swarmd.sim.faults.logical import PointFault
 from swarmd.sim.faults.machines import Crash, Outage, Pause, Preemption, Slowdown
 from swarmd.sim.faults.scenario import Scenario
@@ -226,6 +227,21 @@ NAMED: dict[str, Scenario] = {
         faults=(
             *(Join(5.0 + 0.05 * number, f"newcomer{number}", stage=1) for number in range(1, 8)),
             Outage(7.2, 1.0, 0.1),
+        ),
+    ),
+    "a-donor-lies": Scenario(
+        story="One of three replicas gives newcomers, and a peer that lost its disk, a false state that can be loaded. "
+        "The others are stopped when a newcomer asks: it must not take what is there first.",
+        replicas=(3, 2),
+        microbatches=12,
+        steps=20,
+        speeds=(0.05,),
+        faults=(
+            LyingDonor(0.1, "head1"),
+            Pause(2.95, "head2", 4.0),
+            Pause(2.95, "head3", 4.0),
+            Join(3.0, "newcomer1", stage=0),
+            Crash(12.0, "head3", back_s=0.5, disk=False),
         ),
     ),
     "two-lead-without-acceptors": Scenario(

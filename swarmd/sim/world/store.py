@@ -4,7 +4,9 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
+from swarmd.chunks import state_root
 from swarmd.sim.world.machine import Machine
+from swarmd.swarm.ports import SavedCheckpoint
 from swarmd.values import Buffer
 
 CHECKPOINTS_KEPT = 2  # versions of a stage on a disk
@@ -66,20 +68,23 @@ class SimStore:
             del kept[old, stage]
         return True
 
-    async def list_checkpoints(self) -> list[tuple[int, int, dict[str, Any]]]:
+    async def list_checkpoints(self) -> list[SavedCheckpoint]:
         if self._machine.points.armed:
             await self._machine.at("list_checkpoints", None)
         kept, damaged = self._disk.checkpoints, self._disk.damaged
-        return [(*key, record) for key, (_, record) in sorted(kept.items(), reverse=True) if key not in damaged]
+        whole = [(key, *kept[key]) for key in sorted(kept, reverse=True) if key not in damaged]
+        return [SavedCheckpoint(*key, record, state_root(state)) for key, state, record in whole]
 
     def damaged(self) -> list[tuple[int, int]]:
         return sorted(self._disk.damaged, reverse=True)
 
-    async def load_checkpoint(self, version: int, stage: int) -> tuple[Buffer, dict[str, Any]] | None:
+    async def load_checkpoint(self, version: int, stage: int, root: str = "") -> tuple[Buffer, dict[str, Any]] | None:
         if self._machine.points.armed:
             await self._machine.at("load", version)
-        key = version, stage
-        return self._disk.checkpoints.get(key) if key not in self._disk.damaged else None
+        found = self._disk.checkpoints.get((version, stage))
+        if found is None or (version, stage) in self._disk.damaged or root not in ("", state_root(found[0])):
+            return None
+        return found
 
     async def read_checkpoint(self, version: int, stage: int, start: int, stop: int) -> Buffer | None:
         if self._machine.points.armed:

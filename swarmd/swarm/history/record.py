@@ -128,6 +128,11 @@ class Record:
         """True if it may be decided as what comes next after a record of version step - 1, whose hash is `parent`."""
         return self.place == (step, parent)
 
+    def replicas(self, stage: int | None = None) -> frozenset[PeerId]:
+        """Everyone who had the gradient of a stage, or of any: its holders, and the members whose sums are in it."""
+        entries = self.stages if stage is None else (self.stages[stage],)
+        return frozenset(peer for entry in entries for peer in (*entry.members, *entry.holders))
+
     def members(self) -> tuple[PeerId, ...]:
         """Everyone who took part, stage by stage."""
         return tuple(peer for entry in self.stages for peer in entry.members)

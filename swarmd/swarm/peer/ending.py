@@ -215,7 +215,9 @@ class Ending:
         assert record is not None, "a run has one step at least"
         checkpoint = CheckpointName(record.step, stage, record.state)
         try:
-            state, found = await self._disks.bring(checkpoint, lambda: self._sources(stage), begun=self._begun)
+            state, found = await self._disks.bring(
+                checkpoint, lambda: self._sources(stage), record.replicas(), begun=self._begun
+            )
             if await self._store.save_checkpoint(record.step, stage, state, record_to_plain(found), copy=True):
                 log.info("a copy of stage %d's final state is on this disk", stage)
                 return True

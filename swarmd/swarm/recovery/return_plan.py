@@ -1,5 +1,6 @@
 """The choice of the version that a swarm returns to, and of who takes which stage. Pure."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ def _newest_whole(
     """The newest version and state that is whole, and what is passed over for it. Of two states of a version, the one
     with more checkpoints.
     """
-    times = Counter(checkpoint for listed in lists.values() for checkpoint in listed.checkpoints)
+    times = Counter(checkpoint for listed in lists.values() for checkpoint in _names(listed))
     versions = {(checkpoint.version, checkpoint.state_hash) for checkpoint in times if checkpoint.version <= upto}
     ours = sorted(it for it in versions if known(it[0]) in ("", it[1]))
     best: tuple[int, int, str] | None = None
@@ -84,7 +85,7 @@ def _send_spare(
     """Sends a peer to a stage that has none, from one that has most: rather one that has its checkpoint."""
     able = [peer for peer, listed in lists.items() if stage > 0 or listed.has_data]
     spare = [
-        (checkpoint not in lists[peer].checkpoints, -len(peers), place, peer)
+        (checkpoint not in _names(lists[peer]), -len(peers), place, peer)
         for peers in members.values()
         if len(peers) > 1
         for place, peer in enumerate(rendezvous(f"spare/{checkpoint.state_hash}/{stage}", peers))
@@ -98,6 +99,11 @@ def _send_spare(
             peers.remove(peer)
     members[stage].append(peer)
     return True
+
+
+def _names(listed: CheckpointList) -> list[CheckpointName]:
+    """The checkpoints on a disk, whatever their bytes: those that differ are told apart when they are brought."""
+    return [dataclasses.replace(checkpoint, root="") for checkpoint in listed.checkpoints]
 
 
 def _lacking(stages: int, partial: Mapping[int, PassedOver]) -> str:

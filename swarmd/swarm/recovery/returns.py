@@ -265,12 +265,13 @@ class Returns(HistoryListener):
         """Brings this stage's state of the version that everyone returns to. None if it can't be had any more, or
         another return was decided meanwhile.
         """
-        checkpoint, bad = CheckpointName(record.step, stage, record.state), 0
+        plain, bad = CheckpointName(record.step, stage, record.state), 0
         while self.due is record:
+            checkpoint = await self._disks.settle(plain, self._holders(), record.replicas())
             if (found := await self._disks.load(checkpoint)) is not None:
                 return found[0]
             try:
-                return (await self._disks.bring(checkpoint, self._holders))[0]
+                return (await self._disks.bring(checkpoint, self._holders, record.replicas()))[0]
             except OutOfDonors as trouble:
                 bad += 1
                 log.warning("%s", trouble)

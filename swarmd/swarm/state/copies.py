@@ -87,7 +87,7 @@ class Copies:
             if self._is_old(record, stage) or await self._disks.load(checkpoint) is not None:
                 return
             try:
-                state, found = await self._disks.bring(checkpoint, lambda: self._sources(stage))
+                state, found = await self._disks.bring(checkpoint, lambda: self._sources(stage), record.replicas())
             except OutOfDonors:
                 await asyncio.sleep(RETRY_SECONDS * 2**number)
                 continue

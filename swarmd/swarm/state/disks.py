@@ -1,14 +1,16 @@
 """Checkpoints between peers: what is on this peer's disk, to itself and to others; and bringing one from other disks.
 
-A checkpoint is named by version, stage and the state that its record names (`CheckpointName`), so that those of
-different histories are never mixed up. It is served in hashed chunks like a live replica's state (`manifest.py`), but
+A checkpoint is named by version, stage, the state that its record names, and its bytes (`CheckpointName`). So those of
+different histories are never mixed up, and two of one history that differ are noticed: what most members of the last
+record have is taken (`choice.py`). It is served in hashed chunks like a live replica's state (`manifest.py`), but
 from the disk, whatever the stage of its peer, and without holding it in memory.
 """
 
 import asyncio
+import dataclasses
 import logging
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from swarmd.chunks import chunk_hash
 from swarmd.config import RunConfig
@@ -17,6 +19,7 @@ from swarmd.swarm.history.record import Record
 from swarmd.swarm.history.record_codec import record_from_plain
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Store
+from swarmd.swarm.state.choice import Choice, Offer, choose, kind_of
 from swarmd.swarm.state.download import Candidates, Download, OutOfDonors, Questions, Sources
 from swarmd.swarm.state.manifest import Manifest, model_elements, read_manifest, take_snapshot
 from swarmd.swarm.wire.links import Links
@@ -36,6 +39,7 @@ OPENED_LIMIT = 8  # checkpoints that are given out at once; of each only the has
 CHUNKS_AT_ONCE = 4  # read from the disk; others wait, so that neither it nor the memory is overrun
 LIST_SECONDS = 120.0  # to say what is on a disk: once, all of it is read; 40 GB at 0.5 GB/s take 80 s
 COPY_SECONDS = 120.0  # to open a checkpoint, which is read once for the hashes of its chunks
+SETTLE_SECONDS = 10.0  # to say what is on a disk of which that was asked lately
 ASKED_AT_ONCE = 8  # peers asked for a checkpoint: who has it reads all of it for its hashes
 
 
@@ -47,6 +51,7 @@ class Disks:
         self._opened: OrderedDict[CheckpointName, Snapshot] = OrderedDict()  # given out, the latest last
         self._opening, self._reading = asyncio.Lock(), asyncio.Semaphore(CHUNKS_AT_ONCE)
         self._lent: dict[CheckpointName, tuple[Buffer, Record]] = {}  # given out of memory
+        self.differing = ""  # whose checkpoints differ, in a sentence
         self.has_data = True  # until loading it fails
         links.handle(AskCheckpointList, self._answer_list)
         links.handle(AskCheckpoint, self._answer_checkpoint)
@@ -57,14 +62,14 @@ class Disks:
     async def checkpoints(self) -> tuple[CheckpointName, ...]:
         """The whole checkpoints of this run that are here."""
         checkpoints: list[CheckpointName] = []
-        for version, stage, plain in await self._store.list_checkpoints():
+        for version, stage, plain, root in await self._store.list_checkpoints():
             try:
                 record = record_from_plain(self._run, plain)
             except PeerFault as fault:
                 log.warning("the checkpoint of stage %d at version %d is of no use: %s", stage, version, fault)
                 continue
             if record.step == version and 0 <= stage < self._run.model.stages:
-                checkpoints.append(CheckpointName(version, stage, record.state))
+                checkpoints.append(CheckpointName(version, stage, record.state, root))
         return tuple(checkpoints)
 
     def lend(self, checkpoint: CheckpointName, state: Buffer, record: Record) -> None:
@@ -75,7 +80,7 @@ class Disks:
         """A checkpoint from this disk."""
         if checkpoint in self._lent:
             return self._lent[checkpoint]
-        found = await self._store.load_checkpoint(checkpoint.version, checkpoint.stage)
+        found = await self._store.load_checkpoint(checkpoint.version, checkpoint.stage, checkpoint.root)
         if found is None:
             return None
         try:
@@ -140,6 +145,35 @@ class Disks:
         lists = await self._links.tell_all(others, AskCheckpointList(), deadline_s=LIST_SECONDS)
         return {own: await self._own_list(), **lists}
 
+    async def settle(
+        self, checkpoint: CheckpointName, peers: Sequence[PeerId], members: Collection[PeerId]
+    ) -> CheckpointName:
+        """A checkpoint's name with the root that most members of the last record have of it, as far as they are among
+        these peers. Where as many have another one, everyone who asks gets the same.
+        """
+        others = [peer for peer in peers if peer != self._membership.own.peer]
+        lists = await self._links.tell_all(others, AskCheckpointList(), deadline_s=SETTLE_SECONDS)
+        lists[self._membership.own.peer] = await self._own_list()
+        roots = {
+            peer: it.root
+            for peer, listed in sorted(lists.items())
+            for it in listed.checkpoints
+            if it.root and dataclasses.replace(it, root="") == checkpoint
+        }
+        if not roots:
+            return checkpoint
+        choice = self._choose(roots, members, checkpoint)
+        return dataclasses.replace(checkpoint, root=choice.state or roots[choice.givers[0]])
+
+    def _choose(self, roots: Mapping[PeerId, str], members: Collection[PeerId], checkpoint: CheckpointName) -> Choice:
+        """Chooses among the bytes that peers have under one name, and says who differs."""
+        offers = [Offer(peer, root, kind_of(self._membership.get(peer))) for peer, root in roots.items()]
+        choice = choose(offers, members, kind_of(self._membership.own))
+        if (said := choice.differs(_words(checkpoint))) and said != self.differing:
+            log.warning("%s", said)
+        self.differing = said or self.differing
+        return choice
+
     async def record_of(self, checkpoint: CheckpointName, holders: Sequence[PeerId]) -> Record | None:
         """The record of a checkpoint, from this disk or from another that has it."""
         if (found := await self.load(checkpoint)) is not None:
@@ -151,38 +185,46 @@ class Disks:
         self,
         checkpoint: CheckpointName,
         candidates: Candidates,
+        members: Collection[PeerId],
         *,
         begun: Callable[[Download], None] = lambda download: None,
     ) -> tuple[Buffer, Record]:
-        """A checkpoint from other disks. `begun`: hears of the download. Raises OutOfDonors."""
+        """A checkpoint from other disks. `members`: of the last record; `begun`: hears of the download. Raises
+        OutOfDonors.
+        """
         answers = await self._manifests(checkpoint, candidates())
         if not answers:
             raise OutOfDonors(f"nobody gives version {checkpoint.version} of stage {checkpoint.stage}")
-        names = Counter(manifest.name for manifest, _ in answers)
-        best = max((manifest for manifest, _ in answers), key=lambda it: names[it.name])
+        manifests = {manifest.root: manifest for manifest, _ in reversed(answers)}
+        choice = self._choose({peer: manifest.root for manifest, peer in answers}, members, checkpoint)
+        if not choice.state:
+            raise OutOfDonors(choice.differs(_words(checkpoint)))
+        best = manifests[choice.state]
         assert best.record is not None, "`_manifest` has seen to it"
         questions = Questions(AskCheckpoint(checkpoint), lambda it: AskCheckpointChunk(checkpoint, it))
         size, sources = model_elements(self._run.model), Sources(candidates, questions)
         download = Download(self._run, self._links, checkpoint.stage, size, best, sources)
-        for manifest, peer in answers:
-            if manifest.name == best.name:
-                download.add(peer)
+        for peer in choice.givers:
+            download.add(peer)
         begun(download)
         return await download.run(), best.record
 
     async def _manifests(self, checkpoint: CheckpointName, peers: Sequence[PeerId]) -> list[tuple[Manifest, PeerId]]:
-        """Asks these peers for their manifests of a checkpoint, some at a time, until one of them gives its own."""
+        """Asks these peers for their manifests of a checkpoint, some at a time, until one of them gives its own; the
+        first ones in any case, so that theirs can be compared.
+        """
         others = [peer for peer in peers if peer != self._membership.own.peer]
         pace, found = asyncio.Semaphore(ASKED_AT_ONCE), asyncio.Event()
 
-        async def ask(peer: PeerId) -> Manifest | None:
+        async def ask(number: int, peer: PeerId) -> Manifest | None:
             async with pace:
-                manifest = await self._manifest(checkpoint, peer) if not found.is_set() else None
+                asked = number < ASKED_AT_ONCE or not found.is_set()
+                manifest = await self._manifest(checkpoint, peer) if asked else None
                 if manifest is not None:
                     found.set()
                 return manifest
 
-        answers = await asyncio.gather(*map(ask, others))
+        answers = await asyncio.gather(*(ask(number, peer) for number, peer in enumerate(others)))
         return [(manifest, peer) for manifest, peer in zip(answers, others, strict=True) if manifest is not None]
 
     async def _manifest(self, checkpoint: CheckpointName, peer: PeerId) -> Manifest | None:
@@ -195,4 +237,9 @@ class Disks:
         except PeerFault as fault:
             log.warning("a checkpoint from %s is refused: %s", short(peer), fault)
             return None
-        return manifest if manifest.record is not None and manifest.record.state == checkpoint.state_hash else None
+        named = manifest.record is not None and manifest.record.state == checkpoint.state_hash
+        return manifest if named and checkpoint.root in ("", manifest.root) else None
+
+
+def _words(checkpoint: CheckpointName) -> str:
+    return f"the checkpoint of stage {checkpoint.stage} at version {checkpoint.version}"

@@ -1,15 +1,15 @@
 """The search for the snapshot to pull: every donor says which state it would give, and these are compared.
 
 Donors pin what they are at when they are asked, so they may answer with different versions; those are asked again, for
-one version, until most of the members among them can be compared (`choice.py`). A single donor is taken at its word.
-Donors that are slow to answer are waited for as long as it takes to copy a state of that size; whoever answers first
-gains nothing by it.
+one of these or for the next one, until most of the members among them can be compared (`choice.py`). A single donor is
+taken at its word. Until most of the members agree, the others are waited for, within a bound: nobody gains by answering
+first.
 """
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from swarmd.errors import NO_ANSWER, PeerFault, PeerUnreachable, Refused
@@ -25,13 +25,14 @@ from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 2.0  # donors that say what they have so much later than the first are not waited for;
+ANSWER_SECONDS = 2.0  # once most members agree, others that do so much later than the first are not waited for;
 ANSWER_TIMES = 2.0  # nor those that take so many times longer,
 COPY_BYTES_PER_SECOND = 2.5e8  # nor those that copy and hash their state more slowly than this
+MOST_SECONDS = 15.0  # more, after the first answer, until most members agree: a device may be busy, or a peer paused
 ELEMENT_BYTES = 16  # of a state, for a parameter: with its moments
 LOOK_SECONDS = 1.0  # between looks at who else might be a donor
 SAME_VERSION_SECONDS = 8.0  # for a donor to come to a version that another has pinned, and to pin it
-VERSIONS_COMPARED = 2  # to which donors are brought, one after the other, so that they can be compared
+UNCOMPARED_TRIES = 3  # to compare; then, as steps may be quicker than snapshots, a state is taken as if it were alone
 RECORD_SECONDS = 5.0  # for the peer that gave this one its place to give a record
 
 
@@ -57,6 +58,7 @@ class SnapshotSearch:
         self._membership, self._stage = context.membership, stage
         self._gradient_size = model_elements(context.run.model)  # of its stage, at most
         self.tried = ""  # whom it last asked in vain, and why
+        self._uncompared = 0  # times in a row that donors couldn't be brought to one version
         self.differing = ""  # whose states differ, in a sentence
 
     async def find(self, donors: Candidates, liars: set[PeerId], floor: int, begun: int) -> Found | None:
@@ -64,12 +66,13 @@ class SnapshotSearch:
         or as many members offer one as another.
         """
         # A donor that is asked for no version in particular gives a snapshot that others pull, if it is new enough.
+        known = await self._known_members(self._membership.newest().version)
         wanted = [begun] if begun > floor else []
         wanted += [0] if floor == 0 else [self._membership.newest().version, 0]
         for version in wanted:
-            answers = await self._ask_all(donors, liars, version)
+            answers = await self._ask_all(donors, liars, version, known)
             if offers := {peer: manifest for manifest, peer in answers if manifest.version > floor}:
-                return await self._compare(offers, liars)
+                return await self._compare(offers, liars, known)
         return None
 
     def judge(self, found: Found) -> Choice:
@@ -93,26 +96,31 @@ class SnapshotSearch:
         elif len(choice.givers) == 1 and not choice.others:
             log.info("the state of %s is taken from %s alone", what, short(choice.givers[0]))
 
-    async def _compare(self, offers: dict[PeerId, Manifest], liars: set[PeerId]) -> Found | None:
+    async def _compare(
+        self, offers: dict[PeerId, Manifest], liars: set[PeerId], known: frozenset[PeerId]
+    ) -> Found | None:
         """Brings the members among the donors to one version, as far as they can, and chooses there."""
-        known = await self._known_members(max(it.version for it in offers.values()))
         members = members_among(offers, known, self._stage)
         counted = {it.peer: offers[it.peer].version for it in voters([Offer(peer, "") for peer in offers], members)}
         times = Counter(counted.values())
-        best: Found | None = None
-        most = 0
-        for version in sorted(times, key=lambda it: (times[it], it), reverse=True)[:VERSIONS_COMPARED]:
+        there: dict[PeerId, Manifest] = {}
+        for version in (max(times, key=lambda it: (times[it], it)), max(times) + 1):
             there = {peer: it for peer, it in offers.items() if it.version == version}
             absent = [peer for peer in counted if peer not in there]
             if absent and 2 * _agree(there, counted) <= len(counted):
-                brought = await self._ask_all(lambda absent=absent: absent, liars, version, SAME_VERSION_SECONDS)  # type: ignore[misc]
+                brought = await self._ask_all(absent.copy, liars, version, known, SAME_VERSION_SECONDS)
                 there |= {peer: manifest for manifest, peer in brought if manifest.version == version}
-            compared = len(there.keys() & counted)
-            if compared > most:
-                best, most = Found(next(iter(there.values())), there, known), compared
-            if 2 * compared > len(counted):
+            if 2 * len(there.keys() & counted) > len(counted):
                 break
-        assert best is not None, "something was offered"
+        else:
+            self._uncompared += 1
+            if self._uncompared < UNCOMPARED_TRIES:
+                self.tried = f"the states of {', '.join(map(short, counted))}: they are of different versions"
+                return None
+            newest = max(offers.values(), key=lambda it: (times[it.version], it.version)).version
+            there = {peer: it for peer, it in offers.items() if it.version == newest}
+        self._uncompared = 0
+        best = Found(next(iter(there.values())), there, known)
         choice = self.judge(best)
         if not choice.state:
             return None
@@ -122,11 +130,11 @@ class SnapshotSearch:
     # ---------------------------------------------------------------------------------------------- the last record
 
     async def _known_members(self, version: int) -> frozenset[PeerId]:
-        """The members of this stage in the last record: of this peer's own history; for a newcomer as the peer that
+        """The replicas of this stage in the last record: of this peer's own history; for a newcomer as the peer that
         gave it its place knows it, for a version that others are at.
         """
         record = self._history.record or await self._record_of_guide(version)
-        return frozenset(record.stages[self._stage].members) if record is not None else frozenset()
+        return record.replicas(self._stage) if record is not None else frozenset()
 
     async def _record_of_guide(self, version: int) -> Record | None:
         """The record of a version, or of the one before, from the peer that gave this one its place."""
@@ -144,43 +152,48 @@ class SnapshotSearch:
     # ---------------------------------------------------------------------------------------------- questions
 
     async def _ask_all(
-        self, donors: Candidates, liars: set[PeerId], version: int, bound_s: float = SNAPSHOT_SECONDS
+        self,
+        donors: Candidates,
+        liars: set[PeerId],
+        version: int,
+        known: frozenset[PeerId],
+        bound_s: float = SNAPSHOT_SECONDS,
     ) -> list[tuple[Manifest, PeerId]]:
         """Asks the donors for their manifests, another one for each that gives none; so long at most. Once one has
-        answered, the others get as long again and a little more: those that come too late are asked again during the
-        download.
+        answered, the others get as long again and a little more, and more than that as long as most of the `known`
+        members among them don't agree: those that come too late are asked again during the download.
         """
         loop = asyncio.get_running_loop()
         began, answers = loop.time(), list[tuple[Manifest, PeerId]]()
         asked: dict[PeerId, asyncio.Task[Manifest | None]] = {}
-        deadline = began + bound_s
+        deadline, late = began + bound_s, began + bound_s  # `late`: as long as most don't agree
         try:
             while True:
-                able = self._known_first([peer for peer in donors() if peer not in liars])
+                able = sorted((peer for peer in donors() if peer not in liars), key=lambda peer: peer not in known)
                 of_use = sum(1 for task in asked.values() if not task.done() or task.result() is not None)
                 for peer in [peer for peer in able if peer not in asked][: DONORS_AT_ONCE - of_use]:
                     asked[peer] = asyncio.create_task(self._ask(peer, version, liars), name="ask snapshot")
                 # One that is not among the donors any more is not waited for.
                 waiting = {task for peer, task in asked.items() if not task.done() and peer in able}
                 now = loop.time()
-                if not waiting or now >= deadline:
+                offers = {peer: manifest for manifest, peer in answers}
+                able_to = asked.keys() - {peer for peer, task in asked.items() if task.done() and peer not in offers}
+                electors = known & able_to or able_to
+                until = deadline if 2 * _agree(offers, electors) > len(electors) else late
+                if not waiting or now >= until:
                     return answers
                 done, _ = await asyncio.wait(
-                    waiting, timeout=min(LOOK_SECONDS, deadline - now), return_when=asyncio.FIRST_COMPLETED
+                    waiting, timeout=min(LOOK_SECONDS, until - now), return_when=asyncio.FIRST_COMPLETED
                 )
                 for peer, task in asked.items():
                     if task in done and (manifest := task.result()) is not None:
-                        deadline = min(deadline, began + self._patience(loop.time() - began))
+                        patience = self._patience(loop.time() - began)
+                        deadline, late = min(deadline, began + patience), min(late, began + patience + MOST_SECONDS)
                         answers.append((manifest, peer))
         finally:
             for task in asked.values():
                 task.cancel()
             await asyncio.gather(*asked.values(), return_exceptions=True)
-
-    def _known_first(self, peers: Sequence[PeerId]) -> list[PeerId]:
-        """Members of the last record before others: only so many are asked."""
-        known: Collection[PeerId] = self._history.chain.members()
-        return sorted(peers, key=lambda peer: peer not in known)
 
     def _patience(self, took_s: float) -> float:
         """Seconds for all donors to answer, when the first took so many."""
@@ -208,7 +221,7 @@ def members_among(offers: Mapping[PeerId, Manifest], known: frozenset[PeerId], s
     if among := known & offers.keys():
         return among
     records = ((peer, it.record) for peer, it in offers.items())
-    return frozenset(peer for peer, record in records if record and peer in record.stages[stage].members)
+    return frozenset(peer for peer, record in records if record and peer in record.replicas(stage))
 
 
 def _agree(offers: Mapping[PeerId, Manifest], counted: Collection[PeerId]) -> int:

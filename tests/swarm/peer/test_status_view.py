@@ -31,11 +31,14 @@ class Rig:
             history=SimpleNamespace(origin=SimpleNamespace(resumes=False), finished=False, version=4, record=None),
             returns=SimpleNamespace(under_way=False, waiting="", broken_stage=lambda: None),
             places=SimpleNamespace(tried=""),
-            joiner=SimpleNamespace(pulling=False, progress=Progress(1, 2, 1), downloaded={}, tried="q: no answer"),
+            joiner=SimpleNamespace(
+                pulling=False, progress=Progress(1, 2, 1), downloaded={}, tried="q: no answer", differing=""
+            ),
             arriving=SimpleNamespace(crossing=False, donors=lambda: ["q"]),
             membership=SimpleNamespace(
                 missing_stages=lambda stages: [], stage=lambda stage: [card("q")], admitting=lambda stage: [card("q")]
             ),
+            disks=SimpleNamespace(differing=""),
             ballots=SimpleNamespace(waiting=""),
             mover=SimpleNamespace(under_way=None, doing=""),
             drainage=None,
@@ -51,7 +54,7 @@ class Rig:
         self.view = StatusView(peer)
 
     def moves(self, progress: Progress, doing: str) -> None:
-        puller = SimpleNamespace(progress=progress, tried="q: busy")
+        puller = SimpleNamespace(progress=progress, tried="q: busy", differing="")
         self.peer.mover = SimpleNamespace(under_way=SimpleNamespace(target=2, puller=puller), doing=doing)
 
 

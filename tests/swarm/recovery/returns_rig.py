@@ -69,7 +69,11 @@ class Rig:
             end=self.ended.append,
         )
         disks: Any = SimpleNamespace(
-            ask_around=self._ask_around, record_of=self._record_of, load=self._load, bring=self._bring
+            ask_around=self._ask_around,
+            record_of=self._record_of,
+            settle=self._settle,
+            load=self._load,
+            bring=self._bring,
         )
         context = peer_context(
             run=run,
@@ -118,7 +122,12 @@ class Rig:
     async def _load(self, checkpoint: CheckpointName) -> tuple[bytes, Record] | None:
         return (self.loaded, CHAIN[4]) if self.loaded is not None else None
 
-    async def _bring(self, checkpoint: CheckpointName, candidates: Callable[[], list[str]]) -> tuple[bytes, Record]:
+    async def _settle(self, checkpoint: CheckpointName, *_: Any) -> CheckpointName:
+        return checkpoint
+
+    async def _bring(
+        self, checkpoint: CheckpointName, candidates: Callable[[], list[str]], members: Sequence[str]
+    ) -> tuple[bytes, Record]:
         self.tries += 1
         self.holders = candidates()
         if not self.brought:

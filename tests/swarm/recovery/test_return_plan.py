@@ -181,3 +181,17 @@ def test_a_way_is_whole_and_keeps_everyone(seed: int) -> None:
     assert way.version == max(whole)
     assert sorted(peer for members in way.members for peer in members) == peers
     assert all(way.members)
+
+
+def test_checkpoints_of_one_name_count_together_whatever_their_bytes() -> None:
+    """Which of them is taken is settled when it is brought."""
+    lists = {
+        "a": CheckpointList((CheckpointName(4, 0, "s4", "root"),), True),
+        "b": CheckpointList((CheckpointName(4, 1, "s4", "other"),), True),
+        "c": CheckpointList((CheckpointName(4, 1, "s4", "another"),), True),
+    }
+    way = plan_return(lists, {"a": 0, "b": 1, "c": 1}, 2, upto=9)
+    assert way == ReturnPlan(4, "s4", (("a",), ("b", "c")))
+    spare = plan_return(lists, {"a": 0, "b": 0, "c": 0}, 2, upto=9)
+    assert isinstance(spare, ReturnPlan)
+    assert spare.members[1][0] in "bc", "rather one that has it"

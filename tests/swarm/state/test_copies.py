@@ -52,7 +52,7 @@ class Rig:
     async def _load(self, kept: Any) -> None:
         return None
 
-    async def _bring(self, kept: Any, candidates: Any) -> tuple[bytes, Record]:
+    async def _bring(self, kept: Any, candidates: Any, members: Any) -> tuple[bytes, Record]:
         self.meanwhile(self)
         await asyncio.sleep(0)
         return b"state", record(step=kept.version)

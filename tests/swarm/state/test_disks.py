@@ -8,13 +8,16 @@ from typing import Any, cast
 import pytest
 
 from swarmd import chunks
+from swarmd.chunks import state_root
 from swarmd.errors import OutOfRange, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.record import Record, record_to_plain
+from swarmd.swarm.ports import SavedCheckpoint
 from swarmd.swarm.state.disks import ASKED_AT_ONCE, CHUNKS_AT_ONCE, OPENED_LIMIT, Disks
 from swarmd.swarm.state.download import Download, OutOfDonors
 from swarmd.swarm.wire.messages.disks import AskCheckpoint, AskCheckpointChunk, CheckpointList, CheckpointName
 from swarmd.values import Buffer
+from tests.swarm.cards import card
 from tests.swarm.fake_links import FakeLinks
 from tests.swarm.records import RUN, record
 
@@ -23,6 +26,12 @@ CHUNK = 4
 RECORD = record(step=3)
 OTHER = dataclasses.replace(RECORD, total_tokens=1)  # of another history
 CHECKPOINT = CheckpointName(3, 1, RECORD.state)
+MEMBERS = "abcdefgh"
+
+
+def on_disk() -> CheckpointName:
+    """The name with the root that the state has in chunks as small as here."""
+    return dataclasses.replace(CHECKPOINT, root=state_root(STATE))
 
 
 class FakeStore:
@@ -35,16 +44,18 @@ class FakeStore:
     def keep(self, stage: int, of: Record = RECORD, state: bytes = STATE, **changes: Any) -> None:
         self.checkpoints[of.step, stage] = state, {**record_to_plain(of), **changes}
 
-    async def list_checkpoints(self) -> list[tuple[int, int, dict[str, Any]]]:
-        return [(*place, plain) for place, (_, plain) in self.checkpoints.items()]
+    async def list_checkpoints(self) -> list[SavedCheckpoint]:
+        kept = self.checkpoints.items()
+        return [SavedCheckpoint(*place, plain, state_root(state)) for place, (state, plain) in kept]
 
     def damaged(self) -> list[tuple[int, int]]:
         return [(2, 0)]
 
-    async def load_checkpoint(self, version: int, stage: int) -> tuple[bytes, dict[str, Any]] | None:
+    async def load_checkpoint(self, version: int, stage: int, root: str = "") -> tuple[bytes, dict[str, Any]] | None:
         self.loads += 1
         await asyncio.sleep(1)
-        return self.checkpoints.get((version, stage))
+        found = self.checkpoints.get((version, stage))
+        return found if found is not None and root in ("", state_root(found[0])) else None
 
     async def read_checkpoint(self, version: int, stage: int, start: int, stop: int) -> bytes | None:
         self.reading += 1
@@ -61,7 +72,7 @@ class Node:
 
     def __init__(self, name: str, everyone: dict[str, FakeLinks]) -> None:
         self.links, self.store = FakeLinks(name, everyone), FakeStore()
-        membership: Any = SimpleNamespace(own=SimpleNamespace(peer=name))
+        membership: Any = SimpleNamespace(own=card(name), get=card)
         self.disks = Disks(RUN, cast("Any", self.links), membership, cast("Any", self.store))
 
     async def open(self, checkpoint: CheckpointName = CHECKPOINT) -> Any:
@@ -92,7 +103,7 @@ def test_what_makes_no_sense_is_not_in_the_stock() -> None:
         it.store.keep(0, record(step=5), step=6)
         it.store.keep(2, record(step=7))
         it.store.keep(-1, record(step=8))
-        assert await it.disks.checkpoints() == (CHECKPOINT,)
+        assert await it.disks.checkpoints() == (on_disk(),)
 
     run_virtual(main())
 
@@ -219,7 +230,7 @@ def test_everyone_is_asked_for_its_stock_oneself_included() -> None:
         b.store.keep(1)
         b.disks.has_data = False
         lists = await a.disks.ask_around(["a", "b", "gone"])
-        assert lists == {"a": CheckpointList((), True, ((2, 0),)), "b": CheckpointList((CHECKPOINT,), False, ((2, 0),))}
+        assert lists == {"a": CheckpointList((), True, ((2, 0),)), "b": CheckpointList((on_disk(),), False, ((2, 0),))}
         assert [peer for peer, _ in a.links.asked] == ["b", "gone"]
 
     run_virtual(main())
@@ -245,7 +256,7 @@ def test_a_checkpoint_is_brought_from_whoever_has_it() -> None:
         for it in (b, c):
             it.store.keep(1)
         begun: list[Download] = []
-        state, of = await a.disks.bring(CHECKPOINT, lambda: ["b", "c", "d"], begun=begun.append)
+        state, of = await a.disks.bring(CHECKPOINT, lambda: ["b", "c", "d"], MEMBERS, begun=begun.append)
         assert (bytes(state), of) == (STATE, RECORD)
         assert (begun[0].stage, sum(begun[0].given.values()), set(begun[0].given) <= {"b", "c"}) == (1, 3, True)
 
@@ -256,7 +267,7 @@ def test_without_anyone_who_has_it_nothing_is_brought() -> None:
     async def main() -> None:
         a, *_ = nodes("a", "b")
         with pytest.raises(OutOfDonors, match="nobody gives version 3 of stage 1"):
-            await a.disks.bring(CHECKPOINT, lambda: ["b"])
+            await a.disks.bring(CHECKPOINT, lambda: ["b"], MEMBERS)
 
     run_virtual(main())
 
@@ -267,9 +278,12 @@ def test_of_two_contents_the_one_that_more_peers_have_is_brought_and_only_from_t
         b.store.keep(1, state=b"other bytes")
         for it in (c, d):
             it.store.keep(1)
-        begun = list[int]()
-        state, _ = await a.disks.bring(CHECKPOINT, lambda: ["b", "c", "d"], begun=lambda it: begun.append(it.donors))
-        assert (bytes(state), begun) == (STATE, [2])
+        begun: list[Download] = []
+        state, _ = await a.disks.bring(CHECKPOINT, lambda: ["b", "c", "d"], MEMBERS, begun=begun.append)
+        assert (bytes(state), set(begun[0].given) <= {"c", "d"}) == (STATE, True)
+        assert a.disks.differing == (
+            "of the checkpoint of stage 1 at version 3 b and c, d offer different states: it is taken from c, d"
+        )
         assert not [peer for peer, ask in a.links.asked if isinstance(ask, AskCheckpointChunk) and peer == "b"]
 
     run_virtual(main())
@@ -321,3 +335,84 @@ def test_everyone_is_asked_but_only_so_many_at_once_and_nobody_once_it_is_found(
         assert [peer for peer, _ in a.links.asked] == names[: len(a.links.asked)]
 
     run_virtual(main())
+
+
+# ------------------------------------------------------------------------------------------------- that differ
+
+LIE = b"other bytes"
+
+
+def with_states(**states: bytes) -> list[Node]:
+    """Peer "a", and others that have a checkpoint of one name with these bytes."""
+    a, *others = nodes("a", *states)
+    for it, state in zip(others, states.values(), strict=True):
+        it.store.keep(1, state=state)
+    return [a, *others]
+
+
+def test_a_checkpoint_is_given_under_the_name_of_its_bytes_and_under_no_other() -> None:
+    async def main() -> None:
+        _, b = with_states(b=STATE)
+        assert await b.disks.load(on_disk()) == (STATE, RECORD)
+        assert (await b.open(on_disk())).nbytes == len(STATE)
+        other = dataclasses.replace(CHECKPOINT, root=state_root(LIE))
+        assert await b.disks.load(other) is None
+        with pytest.raises(Refused, match="is not on this disk"):
+            await b.open(other)
+
+    run_virtual(main())
+
+
+def test_strangers_with_other_bytes_do_not_count() -> None:
+    async def main() -> None:
+        a, *_ = with_states(b=LIE, c=LIE, d=STATE)
+        state, _ = await a.disks.bring(CHECKPOINT, lambda: ["b", "c", "d"], ["a", "d"])
+        assert bytes(state) == STATE
+        assert await a.disks.settle(CHECKPOINT, ["b", "c", "d"], ["a", "d"]) == on_disk()
+
+    run_virtual(main())
+
+
+def test_of_two_that_differ_none_is_brought_until_a_third_one_is_there() -> None:
+    async def main() -> None:
+        a, b, c, d = nodes("a", "b", "c", "d")
+        b.store.keep(1, state=LIE)
+        c.store.keep(1)
+        with pytest.raises(OutOfDonors, match="none is taken until more peers agree"):
+            await a.disks.bring(CHECKPOINT, lambda: ["b", "c", "d"], MEMBERS)
+        d.store.keep(1)
+        state, _ = await a.disks.bring(CHECKPOINT, lambda: ["b", "c", "d"], MEMBERS)
+        assert bytes(state) == STATE
+
+    run_virtual(main())
+
+
+def test_the_bytes_that_most_have_are_settled_upon_also_against_its_own_disk() -> None:
+    async def main() -> None:
+        a, *_ = with_states(b=STATE, c=STATE)
+        a.store.keep(1, state=LIE)
+        settled = await a.disks.settle(CHECKPOINT, ["b", "c", "gone"], MEMBERS)
+        assert settled == on_disk()
+        assert "a and b, c offer different states" in a.disks.differing
+        assert await a.disks.load(settled) is None
+        assert bytes((await a.disks.bring(settled, lambda: ["b", "c"], MEMBERS))[0]) == STATE
+
+    run_virtual(main())
+
+
+def test_where_nobody_can_tell_everyone_settles_upon_the_same_bytes() -> None:
+    """A swarm that returns has nothing else to go on from."""
+
+    async def main() -> None:
+        a, b = with_states(b=STATE)
+        a.store.keep(1, state=LIE)
+        settled = await a.disks.settle(CHECKPOINT, ["b"], MEMBERS)
+        assert settled == await b.disks.settle(CHECKPOINT, ["a"], MEMBERS)
+        assert settled.root in (state_root(STATE), state_root(LIE))
+
+    async def nobody() -> None:
+        (a,) = nodes("a")
+        assert await a.disks.settle(CHECKPOINT, [], MEMBERS) == CHECKPOINT
+
+    run_virtual(main())
+    run_virtual(nobody())

@@ -15,7 +15,8 @@ class CheckpointName:
 
     version: Step
     stage: Stage
-    state_hash: Hash  # names it: `Record.state` of its record
+    state_hash: Hash  # names what led to it: `Record.state` of its record
+    root: Hash = ""  # names its bytes (swarmd/chunks.py); "": whichever, or a release that doesn't say
 
 
 @dataclass(frozen=True)
