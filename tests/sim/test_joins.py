@@ -12,6 +12,7 @@ from swarmd.sim.engines.training import Text
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.device import Speed
 from swarmd.sim.world.world import SimPeer, World
+from swarmd.swarm.wire.messages.fields import STATE_LIMIT_BYTES
 from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot, Chunk, Snapshot
 from swarmd.values import PeerId
 from tests.sim.toy import (
@@ -167,9 +168,9 @@ def damage(**changes: Any) -> Callable[[SimPeer], None]:
 LIES = {
     "a flipped bit": lie_about_a_chunk,
     "too few hashes": damage(hashes=("00" * 16,)),
-    "no bytes": damage(nbytes=0),
-    "endless": damage(nbytes=1 << 60),
-    "chunks of nothing": damage(chunk_bytes=0),
+    "a single byte": damage(nbytes=1),
+    "the largest there may be": damage(nbytes=STATE_LIMIT_BYTES),
+    "chunks of a byte": damage(chunk_bytes=1),
     "no record": damage(record={}),
     "another version": damage(version=1),
     "version 0": damage(version=0),
