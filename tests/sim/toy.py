@@ -134,7 +134,8 @@ def conductor_of(world: World) -> SimPeer:
 def leader_of(world: World, step: int, stage: int) -> SimPeer:
     """The leader of a stage's round: first in the order that the conductor follows."""
     replicas = [name for name, it in world.peers.items() if it.peer.stage == stage and it.peer.state == "serving"]
-    return world.peers[leader_order(step, stage, replicas)[0]]
+    members = world.peers[replicas[0]].peer.history.chain.members(stage)
+    return world.peers[leader_order(step, stage, replicas, members)[0]]
 
 
 def everyone(world: World) -> Iterable[SimPeer]:

@@ -18,6 +18,7 @@ from swarmd.swarm.wire.messages.common import Request
 from swarmd.swarm.wire.messages.presence import Settings
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
+from tests.swarm.wire.nodes import Lenient, hear
 from tests.swarm.wire.samples import filled
 
 GREETING = ("Hello", "AskSettings")  # answered by `Links` itself
@@ -25,7 +26,10 @@ GREETING = ("Hello", "AskSettings")  # answered by `Links` itself
 
 def node(network: SimNetwork, name: str) -> Links:
     own = OwnCard(card(name))
-    it = Links(network.transport(name), own, Membership(own), lambda: Settings({"name": "toy"}, "run"))
+    membership = Membership(own)
+    it = Links(network.transport(name), own, membership, lambda: Settings({"name": "toy"}, "run"))
+    it.judge_by(Lenient())
+    it.on_card(lambda card: hear(membership, card))
     it.transport.learn("a" if name == "b" else "b", ())
     return it
 

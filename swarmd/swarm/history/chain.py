@@ -52,6 +52,10 @@ class Chain:
             return ()
         return self.newest.members() if stage is None else self.newest.stages[stage].members
 
+    def took_part(self, peer: PeerId) -> bool:
+        """Tells if a peer is a member of any record that is kept: the newest ones are looked at first."""
+        return any(peer in entry.members for record in reversed(self._records.values()) for entry in record.stages)
+
     @property
     def total_tokens(self) -> int:
         """Target tokens trained up to the newest version."""

@@ -28,6 +28,8 @@ def conductor_order(step: int, cards: Iterable[Card], members: Container[PeerId]
     ]
 
 
-def leader_order(step: int, stage: int, peers: Iterable[PeerId]) -> list[PeerId]:
-    """The order in which peers come to lead a stage's round of a step: the first, and when that fails the next."""
-    return rendezvous(f"leader/{step}/{stage}", peers)
+def leader_order(step: int, stage: int, peers: Iterable[PeerId], members: Container[PeerId]) -> list[PeerId]:
+    """The order in which peers come to lead a stage's round of a step: the first, and when that fails the next. Members
+    of the stage in the last record, whose right everyone can see, come before newcomers.
+    """
+    return sorted(rendezvous(f"leader/{step}/{stage}", peers), key=lambda peer: peer not in members)

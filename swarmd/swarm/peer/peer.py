@@ -20,6 +20,7 @@ from swarmd.swarm.balance.places import Entrance, Places
 from swarmd.swarm.history.ballots import Ballots
 from swarmd.swarm.history.chain import RECORDS_KEPT
 from swarmd.swarm.history.confirmation import Confirmation
+from swarmd.swarm.history.judge import RecordJudge
 from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Record
@@ -88,6 +89,7 @@ class Peer(HistoryListener):
         self.figures = Figures(context, self.switch, self.places)
         self.drainage: Drain | None = None  # this peer leaves
         self._device_lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets the reason
+        self.links.judge_by(RecordJudge(self.links, self.membership, self.history))
         if not entrance.entries:
             self.history.origin.found(self.own.peer, resumes=entrance.resume)
         self.history.listen(self)

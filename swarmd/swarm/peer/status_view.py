@@ -132,7 +132,8 @@ class StatusView:
         peer, now = self._peer, asyncio.get_running_loop().time()
         device = stuck(peer.compute.progress()) if peer.compute is not None else ""
         hops = peer.journeys.admission.ailing.warning(now) if peer.journeys is not None else ""
-        words = (self._skips(), device, hops, self._differing(), peer.disks.differing, peer.links.fence.warning(now))
+        failures, strangers = peer.links.fence.warning(now), peer.links.role_refusals.warning(now)
+        words = (self._skips(), device, hops, self._differing(), peer.disks.differing, failures, strangers)
         return [word for word in words if word]
 
     def _differing(self) -> str:

@@ -1,6 +1,6 @@
 """The round leader that a member obeys: of the highest ballot, then by leader order. The caller passes the time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from swarmd.errors import Outvoted, Overruled
 from swarmd.swarm.membership.order import leader_order
@@ -17,8 +17,14 @@ class RoundAuthority:
     is gone or has fallen silent gives way to anyone.
     """
 
-    def __init__(self, stage: int, is_live: Callable[[PeerId], bool] = lambda peer: True) -> None:
+    def __init__(
+        self,
+        stage: int,
+        is_live: Callable[[PeerId], bool] = lambda peer: True,
+        members: Callable[[], Container[PeerId]] = lambda: (),
+    ) -> None:
         self._stage, self._is_live = stage, is_live
+        self._members = members  # of the stage in the last record
         self._step = 0
         self.ballot = NO_BALLOT
         self.leader: PeerId = ""
@@ -37,7 +43,8 @@ class RoundAuthority:
         """Someone wants the round to begin again. Raises Overruled while another leads it under the same ballot."""
         self.admit(step, ballot)
         heard = now - self._heard < LEADER_SECONDS and self._is_live(self.leader)
-        if heard and self.leader not in ("", peer) and leader_order(step, self._stage, [self.leader, peer])[-1] != peer:
+        order = leader_order(step, self._stage, {self.leader, peer}, self._members())
+        if heard and self.leader != "" and order[-1] != peer:
             raise Overruled(f"another leader has the round: {short(self.leader)}")
 
     def take(self, step: int, ballot: Ballot, leader: PeerId, now: float) -> None:

@@ -60,7 +60,9 @@ class Rounds:
         self._run, self._links, self._membership, self._history = peer.run, peer.links, peer.membership, peer.history
         self._sums, self._hops, self._compute, self._stage = context.sums, context.hops, context.compute, context.stage
         self._rework, self._repairs, self._averaged, self._committed = rework, repairs, averaged, committed
-        self._authority = RoundAuthority(context.stage, peer.membership.is_live)
+        self._authority = RoundAuthority(
+            context.stage, peer.membership.is_live, lambda: peer.history.chain.members(context.stage)
+        )
         self._exchange: Exchange | None = None
         self._leading: dict[int, RoundLeader] = {}
         self._reports: dict[int, asyncio.Task[StageReport]] = {}

@@ -62,7 +62,7 @@ class Conductor:
         self._outranked = 0  # times in a row
         self._succession = Succession(links, membership, history, tasks, ballots.see)
         self.desk = LeaseDesk(context, self._succession)
-        self._reports = StageReports(context.run, links, membership)
+        self._reports = StageReports(context.run, links, membership, history)
         self._wishes, self._outlook = Wishes(), outlook
         links.handle(AskMove, self._answer_move)
 

@@ -9,6 +9,7 @@ import logging
 from swarmd.config import RunConfig
 from swarmd.errors import NO_ANSWER, Outvoted
 from swarmd.swarm.history.ballots import Mandate, Outranked
+from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import check_report
 from swarmd.swarm.membership.order import leader_order
 from swarmd.swarm.membership.table import Membership
@@ -16,7 +17,7 @@ from swarmd.swarm.tasks import first_of
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.hop import Blame
 from swarmd.swarm.wire.messages.presence import Announce
-from swarmd.swarm.wire.messages.round import Close, StageReport
+from swarmd.swarm.wire.messages.round import Appointment, AskAppointment, Close, StageReport
 from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
@@ -31,13 +32,19 @@ MANDATE_TRIES = 3  # times that all replicas of a stage were asked in vain to le
 class StageReports:
     """The conductor's questions to the leaders of a step's rounds."""
 
-    def __init__(self, run: RunConfig, links: Links, membership: Membership) -> None:
-        self._run, self._links, self._membership = run, links, membership
+    def __init__(self, run: RunConfig, links: Links, membership: Membership, history: History) -> None:
+        self._run, self._links, self._membership, self._history = run, links, membership, history
+        self._asked: set[tuple[int, int, PeerId]] = set()  # step, stage, leader: of the present step
+        links.handle(AskAppointment, self._answer_appointment)
+
+    async def _answer_appointment(self, peer: PeerId, ask: AskAppointment) -> Appointment:
+        return Appointment((ask.step, ask.stage, ask.leader) in self._asked)
 
     async def collect(self, mandate: Mandate, blame: Blame) -> list[StageReport]:
         """Every stage's report, in their order. `blame`: the first number that isn't finite, as far as it is known.
         Raises Outranked.
         """
+        self._asked.clear()
         try:
             async with asyncio.TaskGroup() as group:
                 stages = range(self._run.model.stages)
@@ -53,7 +60,7 @@ class StageReports:
         close, tries = Close(mandate.step, mandate.parent, mandate.ballot, stage, blame), 0
         while True:
             live, now = [card.peer for card in self._membership.stage(stage)], asyncio.get_running_loop().time()
-            order = leader_order(mandate.step, stage, live)
+            order = leader_order(mandate.step, stage, live, self._history.chain.members(stage))
             for leader in sorted(order, key=lambda peer: self._membership.is_silent(peer, now)):
                 report = await self._ask(leader, close)
                 if report is not None:
@@ -67,6 +74,7 @@ class StageReports:
         """One leader's report. None when it fails, is lost, or falls silent. Raises Outranked if its round has heard a
         higher ballot.
         """
+        self._asked.add((close.step, close.stage, leader))
         question = self._links.ask(leader, close, deadline_s=CLOSE_SECONDS)
         try:
             report = await first_of(question, self._silence(leader))

@@ -1,7 +1,8 @@
 """Questions and answers between peers as typed messages, after a handshake that proves they are of one run.
 
 Relies on the Transport port. Knows who has been greeted, not what messages mean: `Links` turns frames into messages,
-checks the fingerprint on a connection's first request, and hands the rest to the handler of its kind.
+checks the fingerprint on a connection's first request, has a judge look whether each other one counts from its sender
+(`roles.py`), and hands it to the handler of its kind.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from swarmd.swarm.wire.incarnation import Incarnation, Keep, keep_nothing
 from swarmd.swarm.wire.messages.common import PROTOCOL, Message, Request, RequestKind
 from swarmd.swarm.wire.messages.presence import AskSettings, Card, Hello, SayHello, Settings
 from swarmd.swarm.wire.own_card import OwnCard
+from swarmd.swarm.wire.roles import ROLES, Judge, RoleRefusals
 from swarmd.values import Frame, PeerId, Urgency, short
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ class Links:
         self.incarnation = Incarnation(own, keep)
         self._others, self._settings = others, settings
         self.fence = Fence()  # of the whole peer: what failed without anybody having foreseen it
+        self.role_refusals = RoleRefusals()
+        self._judge: Judge | None = None  # none before there is a run
         self._handlers: dict[Any, Handler] = {}  # by the class of requests
         self._greeted: set[PeerId] = set()  # they know us and we know them, on the present connection
         self._greetings: dict[PeerId, asyncio.Task[None]] = {}
@@ -71,6 +75,10 @@ class Links:
     def handle(self, kind: RequestKind[R, A], handler: Callable[[PeerId, R], Awaitable[A]]) -> None:
         """Has a handler answer a kind of request, as long as this peer lives."""
         self._handlers[kind] = handler
+
+    def judge_by(self, judge: Judge) -> None:
+        """Has a judge say from now on which requests count."""
+        self._judge = judge
 
     def scope(self) -> "Scope":
         """Makes a scope, for handlers that end before this peer does."""
@@ -222,11 +230,21 @@ class Links:
         message = from_frame(frame)
         if isinstance(message, AskSettings):
             return to_frame(self._answer_settings(peer))
-        if peer not in self._greeted:
+        if peer not in self._greeted or self._others.get(peer) is None:  # a greeting brings its card
             return to_frame(SayHello())
-        handler = self._handler(type(message))
+        self._handler(type(message))
         self._others.touch(peer, asyncio.get_running_loop().time())
-        return to_frame(await self._respond(handler, peer, message))
+        await self._check_role(peer, message)
+        return to_frame(await self._respond(self._handler(type(message)), peer, message))
+
+    async def _check_role(self, peer: PeerId, message: Message) -> None:
+        """Raises Refused unless the request counts from this peer."""
+        if self._judge is None:
+            raise Refused("this daemon takes part in no run yet")
+        needs, kind = ROLES[type(message)], type(message).__name__
+        if not await self._judge.allows(peer, message, needs):
+            self.role_refusals.note(peer, kind, asyncio.get_running_loop().time())
+            raise Refused(f"{kind} counts only from {needs.role.value}")
 
     async def _respond(self, handler: Handler, peer: PeerId, message: Message) -> Message:
         """The answer. A lack of memory is this peer's trouble, and so is a failure that nobody foresaw: the asker hears

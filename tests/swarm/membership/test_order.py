@@ -63,13 +63,13 @@ def test_newcomers_that_came_at_once_are_in_the_order_of_their_names() -> None:
 
 
 def test_leaders_differ_from_step_to_step_and_from_stage_to_stage() -> None:
-    assert leader_order(3, 1, NAMES) == rendezvous("leader/3/1", NAMES)
-    assert len({leader_order(step, 1, NAMES)[0] for step in range(50)}) > 8
-    assert len({leader_order(3, stage, NAMES)[0] for stage in range(50)}) > 8
+    assert leader_order(3, 1, NAMES, ()) == rendezvous("leader/3/1", NAMES)
+    assert len({leader_order(step, 1, NAMES, ())[0] for step in range(50)}) > 8
+    assert len({leader_order(3, stage, NAMES, ())[0] for stage in range(50)}) > 8
 
 
 def test_the_orders_are_those_of_every_release() -> None:
     """Peers of two releases that order differently would have two leaders."""
     assert rendezvous("key", NAMES[:4]) == ["p1", "p3", "p0", "p2"]
-    assert leader_order(3, 1, NAMES[:4]) == ["p0", "p1", "p3", "p2"]
+    assert leader_order(3, 1, NAMES[:4], ()) == ["p0", "p1", "p3", "p2"]
     assert conductor_order(7, [card(name) for name in NAMES[:4]], NAMES) == ["p3", "p2", "p1", "p0"]

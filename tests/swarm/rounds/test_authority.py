@@ -8,7 +8,7 @@ from swarmd.swarm.rounds.authority import LEADER_SECONDS, RoundAuthority
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
 
 STEP, STAGE = 4, 1
-FIRST, SECOND = leader_order(STEP, STAGE, ["a", "b"])
+FIRST, SECOND = leader_order(STEP, STAGE, ["a", "b"], ())
 LOW, HIGH = Ballot(1, "z"), Ballot(2, "a")
 
 

@@ -28,6 +28,7 @@ from tests.swarm.cards import card
 from tests.swarm.contexts import peer_context
 from tests.swarm.no_disk import NoDisk
 from tests.swarm.records import believe
+from tests.swarm.wire.nodes import Lenient, hear
 
 RUN = RunConfig(name="toy", model=ModelConfig(32, 8, 16, 2, 2, 1, 8), steps=60)
 CHUNK = 1000
@@ -87,6 +88,8 @@ class Node:
         own = OwnCard(card(name))
         self.membership = Membership(own)
         self.links = Links(network.transport(name), own, self.membership, lambda: Settings({}, fingerprint(RUN)))
+        self.links.judge_by(Lenient())
+        self.links.on_card(lambda card: hear(self.membership, card))
         self.history = History(RUN, self.links, cast("Any", NoDisk()))
         self.history.confirm_by(believe)
         self.compute = FakeCompute(version)

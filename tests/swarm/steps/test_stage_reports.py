@@ -23,7 +23,7 @@ from tests.swarm.records import RUN, report
 
 MANDATE = Mandate(3, "parent", Ballot(1, "me"), (), forked=False, bound=None, decided=None)
 MEMBERS = (("m0", "n0"), ("m1", "n1"))
-FIRST, SECOND = leader_order(3, 1, MEMBERS[1])
+FIRST, SECOND = leader_order(3, 1, MEMBERS[1], MEMBERS[1])
 
 TookOver = Callable[[Close], Awaitable[StageReport]]
 
@@ -67,7 +67,9 @@ class Swarm:
             links.handle(Close, self._close(peer))
             links.handle(Announce, self._pinged)
         self.everyone = everyone
-        self.reports = StageReports(RUN, cast("Any", FakeLinks("me", everyone)), membership)
+        self.members: dict[int, tuple[str, ...]] = dict(enumerate(MEMBERS))  # of the last record
+        history: Any = SimpleNamespace(chain=SimpleNamespace(members=lambda stage: self.members[stage]))
+        self.reports = StageReports(RUN, cast("Any", FakeLinks("me", everyone)), membership, history)
 
     def _close(self, leader: str) -> Callable[[str, Close], Awaitable[StageReport]]:
         async def close(peer: str, ask: Close) -> StageReport:

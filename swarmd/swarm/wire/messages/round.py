@@ -58,6 +58,24 @@ class Close(Request[StageReport]):
 
 
 @dataclass(frozen=True)
+class Appointment:
+    """The conductor's answer: whether it has asked that peer."""
+
+    appointed: bool
+
+
+@dataclass(frozen=True)
+class AskAppointment(Request[Appointment]):
+    """To the conductor of a step: have you asked this peer to lead the stage's round? Asked about one that is no member
+    of the stage in the last record.
+    """
+
+    step: Step
+    stage: Stage
+    leader: Peer
+
+
+@dataclass(frozen=True)
 class AveragedPart:
     """An averaged part that a member has from an attempt before: it needn't be exchanged again."""
 
