@@ -1,4 +1,4 @@
-"""Who has which role, by the last record and the present membership, as this peer knows them.
+"""The roles of peers, by the last record and the present membership, as this peer knows them.
 
 Views differ: a newcomer is in no record yet, a commit or a card may be on its way. So a role is refused only where no
 honest peer could take itself for its holder, or where the asker asks again and has it by then. Relies on the table

@@ -8,6 +8,7 @@ checks the fingerprint on a connection's first request, has a judge look whether
 import asyncio
 import dataclasses
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar, cast
 
@@ -26,6 +27,7 @@ from swarmd.values import Frame, PeerId, Urgency, short
 log = logging.getLogger(__name__)
 
 GREETING_SECONDS = 15.0  # a hello is a few hundred bytes; this allows for a dial and a busy machine
+DOUBT_SECONDS = 15.0  # after a peer was told to greet again its card is as new as can be
 GREETINGS = 3  # of one peer: the second one after either had to go above a former life of its own
 A = TypeVar("A")
 B = TypeVar("B")
@@ -64,6 +66,7 @@ class Links:
         self._judge: Judge | None = None  # none before there is a run
         self._handlers: dict[Any, Handler] = {}  # by the class of requests
         self._greeted: set[PeerId] = set()  # they know us and we know them, on the present connection
+        self._doubted: dict[PeerId, float] = {}  # loop time when they were told to greet again, for want of a role
         self._greetings: dict[PeerId, asyncio.Task[None]] = {}
         self._heard: list[Callable[[Card], None]] = []
         self._lost: list[Callable[[PeerId], None]] = []
@@ -108,6 +111,7 @@ class Links:
 
     def _disconnected(self, peer: PeerId) -> None:
         self._greeted.discard(peer)
+        self._doubted.pop(peer, None)
         for callback in self._lost:
             self.fence.call(callback, peer)
 
@@ -234,17 +238,25 @@ class Links:
             return to_frame(SayHello())
         self._handler(type(message))
         self._others.touch(peer, asyncio.get_running_loop().time())
-        await self._check_role(peer, message)
+        if not await self._counts(peer, message):
+            return to_frame(SayHello())
         return to_frame(await self._respond(self._handler(type(message)), peer, message))
 
-    async def _check_role(self, peer: PeerId, message: Message) -> None:
-        """Raises Refused unless the request counts from this peer."""
+    async def _counts(self, peer: PeerId, message: Message) -> bool:
+        """Tells if a request counts from its sender; False if that is to greet again first, since its card may be older
+        than its role. Raises Refused once it has done so.
+        """
         if self._judge is None:
             raise Refused("this daemon takes part in no run yet")
-        needs, kind = ROLES[type(message)], type(message).__name__
-        if not await self._judge.allows(peer, message, needs):
-            self.role_refusals.note(peer, kind, asyncio.get_running_loop().time())
-            raise Refused(f"{kind} counts only from {needs.role.value}")
+        needs, kind, now = ROLES[type(message)], type(message).__name__, asyncio.get_running_loop().time()
+        if await self._judge.allows(peer, message, needs):
+            return True
+        if now - self._doubted.get(peer, -math.inf) > DOUBT_SECONDS:
+            self._doubted[peer] = now
+            self._greeted.discard(peer)
+            return False
+        self.role_refusals.note(peer, kind, now)
+        raise Refused(f"{kind} counts only from {needs.role.value}")
 
     async def _respond(self, handler: Handler, peer: PeerId, message: Message) -> Message:
         """The answer. A lack of memory is this peer's trouble, and so is a failure that nobody foresaw: the asker hears

@@ -73,3 +73,9 @@ def test_the_orders_are_those_of_every_release() -> None:
     assert rendezvous("key", NAMES[:4]) == ["p1", "p3", "p0", "p2"]
     assert leader_order(3, 1, NAMES[:4], ()) == ["p0", "p1", "p3", "p2"]
     assert conductor_order(7, [card(name) for name in NAMES[:4]], NAMES) == ["p3", "p2", "p1", "p0"]
+
+
+def test_members_of_the_stage_lead_before_newcomers() -> None:
+    order = leader_order(3, 1, NAMES, NAMES[6:])
+    assert set(order[:6]) == set(NAMES[6:])
+    assert order[:6] == leader_order(3, 1, NAMES[6:], ())

@@ -46,6 +46,7 @@ class Rig:
             links=SimpleNamespace(
                 transport=SimpleNamespace(addresses=lambda: ("/ip4/1.2.3.4",)),
                 fence=SimpleNamespace(warning=lambda now: ""),
+                role_refusals=SimpleNamespace(warning=lambda now: ""),
             ),
             journeys=SimpleNamespace(hops=hops, custodian=custodian, admission=admission),
             compute=SimpleNamespace(progress=lambda: SimpleNamespace(running=self.running)),

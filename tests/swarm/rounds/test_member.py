@@ -52,7 +52,12 @@ class Peer:
         self.spared: list[int] = []
         self.subtracted: list[int] = []
         self.history: Any = SimpleNamespace(
-            version=STEP - 1, ready=True, departures=0, await_version=self._at_version, took_part=self.took_part.append
+            version=STEP - 1,
+            ready=True,
+            departures=0,
+            await_version=self._at_version,
+            took_part=self.took_part.append,
+            chain=SimpleNamespace(members=lambda stage: ()),
         )
         compute = SimpleNamespace(
             gradient_size=SIZE,

@@ -1,6 +1,7 @@
 """The question for the stages' reports: who is asked, who is passed over, when the conductor gives up."""
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,7 +17,7 @@ from swarmd.swarm.steps.stage_reports import MANDATE_TRIES, SILENCE_SECONDS, Sta
 from swarmd.swarm.wire.messages.common import Ack, Ballot
 from swarmd.swarm.wire.messages.hop import NOBODY, Blame
 from swarmd.swarm.wire.messages.presence import Announce
-from swarmd.swarm.wire.messages.round import Close, StageReport
+from swarmd.swarm.wire.messages.round import Appointment, AskAppointment, Close, StageReport
 from tests.swarm.cards import card
 from tests.swarm.fake_links import FakeLinks
 from tests.swarm.records import RUN, report
@@ -188,5 +189,22 @@ def test_an_empty_stage_is_waited_for() -> None:
         assert not collecting.done()
         it.lost.clear()
         assert await collecting == [report(0), report(1)]
+
+    run_virtual(main())
+
+
+def test_a_newcomer_is_asked_after_the_members_and_then_appointed() -> None:
+    """Those who get its orders ask the conductor, as no record names it."""
+
+    async def main() -> None:
+        it = Swarm()
+        it.members[1] = (SECOND,)
+        it.leads[SECOND] = refuses
+        member, newcomer = (AskAppointment(3, 1, peer) for peer in (SECOND, FIRST))
+        asks = FakeLinks("n", it.everyone)
+        assert await it.collect() == [report(0), report(1)]
+        assert it.asked_of(1) == [SECOND, FIRST]
+        for ask, asked in ((member, True), (newcomer, True), (dataclasses.replace(newcomer, step=4), False)):
+            assert await asks.ask("me", ask, deadline_s=1) == Appointment(asked)
 
     run_virtual(main())

@@ -15,6 +15,7 @@ from swarmd.swarm.wire.messages.commit import AskRecord
 from swarmd.swarm.wire.messages.common import PROTOCOL, Ack
 from swarmd.swarm.wire.messages.hop import Beat, Busy, Room
 from swarmd.swarm.wire.messages.presence import AskPlace, AskSettings, Hello, SayHello, Settings
+from swarmd.swarm.wire.roles import Needs
 from swarmd.values import Frame
 from tests.swarm.wire.nodes import Node, meet, node
 
@@ -339,5 +340,70 @@ def test_a_greeting_that_never_ends_is_given_up() -> None:
         with pytest.raises(TimeoutError):
             await a.links.ask("b", Room(1), deadline_s=None)
         assert asyncio.get_running_loop().time() == pytest.approx(links_module.GREETING_SECONDS)
+
+    meet(test)
+
+
+class Strict:
+    """A judge to whom only peers that say that they serve have any role."""
+
+    def __init__(self, it: Node) -> None:
+        self._membership = it.membership
+
+    async def allows(self, peer: str, message: Any, needs: Needs) -> bool:
+        known = self._membership.get(peer)
+        return known is not None and known.state == "serving"
+
+
+def become(it: Node, state: str) -> None:
+    """Changes a node's card, which its next greeting brings."""
+    it.links.own.card = dataclasses.replace(it.links.own.next(), state=state)
+
+
+def test_who_lacks_the_role_is_refused_before_any_handler_keeps_its_connection_and_is_counted() -> None:
+    async def test(a: Node, b: Node) -> None:
+        b.links.judge_by(Strict(b))
+        become(a, "joining")
+        for _ in range(2):
+            with pytest.raises(Refused, match="Room counts only from a replica of the stage"):
+                await a.links.ask("b", Room(3), deadline_s=1)
+        assert (b.rooms, b.links.role_refusals.counts) == ([], {"Room": 2})
+        assert a.links.transport.connected() == ("b",)
+
+    meet(test)
+
+
+def test_who_has_the_role_by_now_greets_again_and_is_heard() -> None:
+    """Its announcement may be on its way still."""
+
+    async def test(a: Node, b: Node) -> None:
+        b.links.judge_by(Strict(b))
+        become(a, "joining")
+        await a.links.greet("b")
+        become(a, "serving")
+        await asyncio.gather(*(a.links.ask("b", Room(number), deadline_s=1) for number in range(3)))
+        assert sorted(b.rooms) == [("a", number) for number in range(3)]
+        assert not b.links.role_refusals.counts
+
+    meet(test)
+
+
+def test_whose_card_is_not_held_greets_again() -> None:
+    async def test(a: Node, b: Node) -> None:
+        await a.links.greet("b")
+        b.membership.hear(dataclasses.replace(a.links.own.next(), state="left"), 0.0)
+        b.membership.sweep(0.0)
+        assert b.membership.get("a") is None
+        assert await a.links.ask("b", Room(3), deadline_s=1) == Ack()
+
+    meet(test)
+
+
+def test_nothing_but_greetings_counts_before_there_is_a_run_to_judge_by() -> None:
+    async def test(a: Node, b: Node) -> None:
+        b.links._judge = None
+        with pytest.raises(Refused, match="takes part in no run yet"):
+            await a.links.ask("b", Room(3), deadline_s=1)
+        assert await a.links.ask_settings("b")
 
     meet(test)

@@ -1,0 +1,184 @@
+"""The judge: a role is by the last record, or by the card of one that joined since; orders never by a card alone."""
+
+import asyncio
+import dataclasses
+from typing import Any, cast
+
+import pytest
+
+from swarmd.sim.world.clock import run_virtual
+from swarmd.swarm.history.history import History
+from swarmd.swarm.history.judge import VERSION_WAIT_SECONDS, RecordJudge
+from swarmd.swarm.history.record import genesis_hash
+from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.wire.messages.commit import AskRecord, Commit, Prepare
+from swarmd.swarm.wire.messages.common import Ballot
+from swarmd.swarm.wire.messages.hop import Beat, Cancel, Hop, Locate, Room
+from swarmd.swarm.wire.messages.round import Appointment, AskAppointment, AskHoldings, Close, Contribution, Freeze, Plan
+from swarmd.swarm.wire.messages.step import AskLease, Revoke, TookOver
+from swarmd.swarm.wire.own_card import OwnCard
+from swarmd.swarm.wire.roles import ROLES
+from tests.swarm.cards import card
+from tests.swarm.fake_links import FakeLinks
+from tests.swarm.no_disk import NoDisk
+from tests.swarm.records import RUN, record
+from tests.swarm.wire.samples import filled
+
+FIRST = record(step=1, parent=genesis_hash(RUN))  # of m0 and n0 at stage 0, of m1 and n1 at stage 1
+SECOND = record(step=2, parent=FIRST.hash, before=FIRST)
+NEXT: dict[str, Any] = {"step": 2, "record_hash": FIRST.hash, "parent_hash": FIRST.hash}
+"""The fields by which an order is one of the present step."""
+
+
+class Rig:
+    """Peer m1, of stage 1 at version 1, and those it has heard of."""
+
+    def __init__(self, *heard: str, version: int = 1) -> None:
+        self.everyone: dict[str, FakeLinks] = {}
+        self.links = FakeLinks("m1", self.everyone)
+        self.membership = Membership(OwnCard(card("m1", stage=1)))
+        for peer in heard:
+            self.hear(peer, stage=int(peer[1]))
+        self.history = History(RUN, cast("Any", self.links), cast("Any", NoDisk()))
+        if version:
+            self.history.replace(FIRST, "digest")
+        self.judge = RecordJudge(cast("Any", self.links), self.membership, self.history)
+
+    def hear(self, peer: str, **says: Any) -> None:
+        self.membership.hear(card(peer, **says), 0.0)
+
+    async def allows(self, peer: str, kind: Any, **says: Any) -> bool:
+        message = filled(kind)
+        said = {name: value for name, value in {**NEXT, **says}.items() if hasattr(message, name)}
+        return await self.judge.allows(peer, dataclasses.replace(message, **said), ROLES[kind])
+
+
+def test_orders_of_a_step_count_from_members_of_the_last_record_alone() -> None:
+    async def main() -> None:
+        it = Rig("m0", "n1", "x0", "x1")
+        for kind in (Prepare, Close, TookOver, Revoke):
+            for peer, right in (("m0", True), ("n1", True), ("gone", False), ("x0", False), ("x1", False)):
+                assert await it.allows(peer, kind) == right, (kind, peer)
+
+    run_virtual(main())
+
+
+def test_a_newcomer_conducts_where_no_member_is_at_work() -> None:
+    async def main() -> None:
+        it = Rig("x0", "m0")
+        it.membership.suspect("m0")
+        assert not await it.allows("x0", Prepare), "this peer is a member, and at work"
+        it.links, it.membership = FakeLinks("y", {}), Membership(OwnCard(card("y", stage=1)))
+        it.hear("x0", stage=0)
+        it.judge = RecordJudge(cast("Any", it.links), it.membership, it.history)
+        assert await it.allows("x0", Prepare)
+        it.hear("m0", stage=0)
+        assert not await it.allows("x0", Prepare)
+
+    run_virtual(main())
+
+
+def test_before_the_first_record_cards_say_who_may_lead() -> None:
+    async def main() -> None:
+        it, genesis = Rig("x0", "x1", version=0), genesis_hash(RUN)
+        first: dict[str, Any] = {"step": 1, "record_hash": genesis, "parent_hash": genesis}
+        it.hear("y1", stage=1, state="joining")
+        assert await it.allows("x0", Prepare, **first)
+        assert await it.allows("x1", Freeze, **first, stage=1)
+        assert not await it.allows("x0", Freeze, **first, stage=1)
+        assert not await it.allows("y1", Freeze, **first, stage=1)
+
+    run_virtual(main())
+
+
+def test_rounds_are_led_by_members_of_their_stage() -> None:
+    async def main() -> None:
+        it = Rig("m0", "n1", "x1")
+        for kind in (Freeze, AskHoldings, Plan):
+            assert await it.allows("n1", kind, stage=1, ballot=Ballot(1, "m0"))
+            assert not await it.allows("m0", kind, stage=1, ballot=Ballot(1, "m0"))
+            assert not await it.allows("n1", kind, stage=0, ballot=Ballot(1, "m0"))
+            assert not await it.allows("x1", kind, stage=1, ballot=Ballot(1, "m0")), "nobody has asked it to lead"
+        assert await it.allows("m0", AskHoldings, stage=-1), "a conductor asks every stage alike"
+        assert not await it.allows("x1", AskHoldings, stage=-1)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("conductor", ["m0", "m1", "x0"])
+def test_a_newcomer_leads_a_round_if_the_conductor_says_that_it_asked_it(conductor: str) -> None:
+    """The conductor may be this peer itself, and isn't the first one who says that it is."""
+
+    async def main() -> None:
+        it, asked = Rig("m0", "x1", "x0"), list[AskAppointment]()
+
+        async def answer(peer: str, ask: AskAppointment) -> Appointment:
+            asked.append(ask)
+            return Appointment(ask.leader == "x1")
+
+        (it.links if conductor == "m1" else FakeLinks(conductor, it.everyone)).handle(AskAppointment, answer)
+        ballot, honest = Ballot(1, conductor), conductor != "x0"
+        for _ in range(2):
+            assert await it.allows("x1", Freeze, stage=1, ballot=ballot) == honest
+        assert asked == [AskAppointment(2, 1, "x1")][:honest], "it is asked once, if at all"
+        assert not await it.allows("y1", Freeze, stage=1, ballot=ballot)
+
+    run_virtual(main())
+
+
+def test_an_order_of_a_later_step_waits_for_the_record_before_it() -> None:
+    async def main() -> None:
+        it, loop = Rig("x0"), asyncio.get_running_loop()
+        later: dict[str, Any] = {"step": 3, "record_hash": SECOND.hash, "parent_hash": SECOND.hash}
+        assert await it.allows("m0", Prepare, **later), "a member of the last record needn't wait"
+        waiting = asyncio.create_task(it.allows("x0", Prepare, **later))
+        await asyncio.sleep(1)
+        entries = [dataclasses.replace(entry, members=("x0",)) for entry in SECOND.stages]
+        it.history.replace(dataclasses.replace(SECOND, stages=tuple(entries)), "digest")
+        later["parent_hash"] = it.history.record_hash
+        assert await waiting
+        began = loop.time()
+        assert not await it.allows("z", Prepare, step=9)
+        assert loop.time() - began == VERSION_WAIT_SECONDS
+
+    run_virtual(main())
+
+
+def test_what_has_no_effect_is_left_to_its_handler() -> None:
+    async def main() -> None:
+        it = Rig()
+        assert await it.allows("z", Close, step=1), "the step is over"
+        assert await it.allows("z", Close, record_hash="another"), "of another history"
+
+    run_virtual(main())
+
+
+def test_replicas_are_those_of_the_record_and_those_that_joined_since() -> None:
+    async def main() -> None:
+        it = Rig("x0", "x1", "x2")
+        it.hear("y0", stage=0, state="joining")
+        for kind, stages in ((Hop, [0]), (Cancel, [0]), (Contribution, [1]), (Locate, [0, 1]), (AskLease, [0])):
+            for stage, peers in enumerate((["m0", "x0"], ["n1", "x1"], ["x2"])):
+                for peer in peers:
+                    assert await it.allows(peer, kind) == (stage in stages), (kind, peer)
+            assert not await it.allows("y0", kind)
+            assert not await it.allows("unheard", kind)
+        for word in (Beat, Room):
+            assert await it.allows("x2", word)
+            assert not await it.allows("n1", word)
+
+    run_virtual(main())
+
+
+def test_a_commit_comes_from_those_who_have_worked() -> None:
+    async def main() -> None:
+        it = Rig("x0")
+        it.hear("y0", stage=0, state="joining")
+        entries = [dataclasses.replace(entry, members=("x0",)) for entry in SECOND.stages]
+        it.history.chain.append(dataclasses.replace(SECOND, stages=tuple(entries)))
+        for peer, right in (("x0", True), ("m0", True), ("y0", False), ("unheard", False)):
+            assert await it.allows(peer, Commit) == right, peer
+        assert await it.allows("unheard", AskRecord)
+        assert await Rig(version=0).allows("unheard", Commit), "a newcomer can't tell"
+
+    run_virtual(main())
