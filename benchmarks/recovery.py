@@ -92,7 +92,7 @@ class Watch:
         replicas = [it.status.peer_id for it in self._fleet.of_stage(MIDDLE) if it.status is not None]
         for status in self._statuses():
             if status.progress >= 1.0 and status.version == self.newest[1]:
-                return self._known_as(leader_order(status.step, MIDDLE, replicas)[0])
+                return self._known_as(leader_order(status.step, MIDDLE, replicas, replicas)[0])
         return None
 
     def _known_as(self, peer: str) -> Daemon | None:

@@ -33,7 +33,7 @@ class WrongPeer(PeerUnreachable):
 class Refused(SwarmError):
     """The peer understood the request and said no, with a sentence: other run, other history, nothing to give."""
 
-    code: ClassVar[str] = ""  # on the wire, of a kind that the asker acts upon; "": of no such kind
+    code: ClassVar[str] = ""  # on the wire, of a kind that the asker tells from others; "": of no such kind
     numbers: tuple[int, ...] = ()  # that it acts upon
 
 
@@ -75,8 +75,14 @@ class UnknownKind(Refused):
     code = "unknown_kind"
 
 
+class NotAllowed(Refused):
+    """A request of a peer that has not the role for it (`swarmd/swarm/wire/roles.py`)."""
+
+    code = "not_allowed"
+
+
 CODES: dict[str, type[Refused]] = {
-    kind.code: kind for kind in (HopGivenUp, Overruled, Outvoted, OutOfRange, UnknownKind)
+    kind.code: kind for kind in (HopGivenUp, Overruled, Outvoted, OutOfRange, UnknownKind, NotAllowed)
 }
 
 

@@ -2,7 +2,18 @@
 
 import pytest
 
-from swarmd.errors import CODES, HopGivenUp, Mismatch, OutOfRange, Outvoted, Overruled, Refused, UnknownKind, refusal_of
+from swarmd.errors import (
+    CODES,
+    HopGivenUp,
+    Mismatch,
+    NotAllowed,
+    OutOfRange,
+    Outvoted,
+    Overruled,
+    Refused,
+    UnknownKind,
+    refusal_of,
+)
 
 SENT = [
     HopGivenUp(),
@@ -10,6 +21,7 @@ SENT = [
     Outvoted(4, 12),
     OutOfRange("too many"),
     UnknownKind("what?"),
+    NotAllowed("who are you?"),
     Refused("it is over"),
 ]
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from swarmd.errors import OutOfRange, UnknownKind
+from swarmd.errors import NotAllowed, OutOfRange, UnknownKind
 from swarmd.sim.campaign.play import Outcome, play, report
 from swarmd.sim.campaign.shrink import shrink
 from swarmd.sim.faults.draw import draw_hostile, draw_scenario
@@ -31,8 +31,9 @@ SHRINK_CPU_SECONDS = 60.0  # for all reruns of a scenario that failed
 PATIENCE = 10  # a worker has so many times that by the wall clock, as it may have little of a core; then it is ended
 PROGRESS_SECONDS = 10.0
 
-UNTRIED = ("cut off", "not greeted", *(kind.code for kind in (OutOfRange, UnknownKind)))
-"""Fates of outsiders' questions that no handler has tried: the schema, or something before that, ended them."""
+UNTRIED = ("cut off", "not greeted", *(kind.code for kind in (OutOfRange, UnknownKind, NotAllowed)))
+"""Fates of outsiders' questions that no handler has tried: the schema, the table of roles, or something before
+that, ended them."""
 UNASKED = ("gossiped", "given as an answer")
 """Fates of their other messages."""
 
@@ -177,7 +178,7 @@ class Summary:
         return lines
 
     def tried(self) -> float:
-        """The share of outsiders' questions that passed the schema, and came to a handler."""
+        """The share of outsiders' questions that passed the schema and the table of roles, and came to a handler."""
         fates = sum(self.words.values(), Counter[str]())
         asked = fates.total() - sum(fates[fate] for fate in UNASKED)
         return 1.0 - sum(fates[fate] for fate in UNTRIED) / max(1, asked)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar, cast
 
-from swarmd.errors import NO_ANSWER, Mismatch, PeerFault, PeerUnreachable, Refused, SwarmError
+from swarmd.errors import NO_ANSWER, Mismatch, NotAllowed, PeerFault, PeerUnreachable, Refused, SwarmError
 from swarmd.swarm.fence import Fence
 from swarmd.swarm.ports import Transport
 from swarmd.swarm.tasks import start_shared
@@ -244,7 +244,7 @@ class Links:
 
     async def _counts(self, peer: PeerId, message: Message) -> bool:
         """Tells if a request counts from its sender; False if that is to greet again first, since its card may be older
-        than its role. Raises Refused once it has done so.
+        than its role. Raises NotAllowed once it has done so.
         """
         if self._judge is None:
             raise Refused("this daemon takes part in no run yet")
@@ -256,7 +256,7 @@ class Links:
             self._greeted.discard(peer)
             return False
         self.role_refusals.note(peer, kind, now)
-        raise Refused(f"{kind} counts only from {needs.role.value}")
+        raise NotAllowed(f"{kind} counts only from {needs.role.value}")
 
     async def _respond(self, handler: Handler, peer: PeerId, message: Message) -> Message:
         """The answer. A lack of memory is this peer's trouble, and so is a failure that nobody foresaw: the asker hears

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from swarmd.swarm.wire.messages.commit import Accept, AskGradient, AskRecord, Commit, Prepare
+from swarmd.swarm.wire.messages.commit import Accept, AskGradient, AskRecord, AskVote, Commit, Prepare
 from swarmd.swarm.wire.messages.common import Message
 from swarmd.swarm.wire.messages.disks import AskCheckpoint, AskCheckpointChunk, AskCheckpointList
 from swarmd.swarm.wire.messages.drain import HandOver
@@ -77,6 +77,7 @@ ROLES: dict[type[Any], Needs] = {
     Announce: Needs(Role.KNOWN),
     AskPlace: Needs(Role.KNOWN),
     AskRecord: Needs(Role.KNOWN),
+    AskVote: Needs(Role.KNOWN),
     AskGradient: Needs(Role.KNOWN),
     AskSnapshot: Needs(Role.KNOWN),
     AskChunk: Needs(Role.KNOWN),

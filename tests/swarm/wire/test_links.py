@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from swarmd.errors import Mismatch, OutOfRange, PeerFault, PeerUnreachable, Refused, UnknownKind
+from swarmd.errors import Mismatch, NotAllowed, OutOfRange, PeerFault, PeerUnreachable, Refused, UnknownKind
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.network import SimNetwork
 from swarmd.swarm.wire import links as links_module
@@ -365,7 +365,7 @@ def test_who_lacks_the_role_is_refused_before_any_handler_keeps_its_connection_a
         b.links.judge_by(Strict(b))
         become(a, "joining")
         for _ in range(2):
-            with pytest.raises(Refused, match="Room counts only from a replica of the stage"):
+            with pytest.raises(NotAllowed, match="Room counts only from a replica of the stage"):
                 await a.links.ask("b", Room(3), deadline_s=1)
         assert (b.rooms, b.links.role_refusals.counts) == ([], {"Room": 2})
         assert a.links.transport.connected() == ("b",)
