@@ -15,13 +15,18 @@ from swarmd.swarm.wire.own_card import OwnCard, first_card
 from swarmd.values import Frame
 from tests.net.peers import Peer
 from tests.swarm.records import record
+from tests.swarm.wire.nodes import Lenient, hear
 
 RECORD = record_to_plain(record())
 
 
 def links_of(peer: Peer) -> Links:
     own = OwnCard(first_card(peer.id, 1, (peer.address,), "cpu", ("fp32",), peer.transport.machine))
-    return Links(peer.transport, own, Membership(own), lambda: Settings({"name": "toy"}, "run"))
+    membership = Membership(own)
+    links = Links(peer.transport, own, membership, lambda: Settings({"name": "toy"}, "run"))
+    links.judge_by(Lenient())
+    links.on_card(lambda card: hear(membership, card))
+    return links
 
 
 async def answer(peer: str, ask: AskRecord) -> Commit:
