@@ -26,6 +26,7 @@ FIRST_VERSION = 1  # version 0 is made from the seed; the first release wrote it
 KEEP_AT_LEAST = 2  # versions: the newest may be the one that a power cut tore
 TORN_PREFIX = ".new-"  # of a file that is being written, or was when the machine died
 MANIFEST_BYTES_LIMIT = 16 << 20  # bytes; a record lists members, not tensors
+FIELDS = {"bytes": int, "blake2b": str, "record": dict, "root": str}  # of a manifest, besides what it is of
 STEP_NAME = re.compile(r"step-(\d{6,})")
 MANIFEST_NAME = re.compile(r"stage-(\d+)\.json")
 
@@ -135,8 +136,10 @@ def _manifest(path: Path, version: int, stage: int) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged") from error
     if not isinstance(manifest, dict) or manifest.pop("check", None) != _check(manifest):
         raise ValueError(f"{path} is damaged")
-    if (manifest["format"], manifest["version"], manifest["stage"]) != (FORMAT, version, stage):
+    if tuple(map(manifest.get, ("format", "version", "stage"))) != (FORMAT, version, stage):
         raise ValueError(f"{path} is of another format, version or stage")
+    if any(type({"root": "", **manifest}.get(key)) is not kind for key, kind in FIELDS.items()):
+        raise ValueError(f"{path} lacks what a manifest has")
     return manifest
 
 
@@ -145,7 +148,7 @@ def _load(folder: Path, version: int, stage: int) -> Checkpoint:
     path = folder / f"stage-{stage}.json"
     manifest = _manifest(path, version, stage)
     state_path = path.with_suffix(".safetensors")
-    if type(manifest["bytes"]) is not int or state_path.stat().st_size != manifest["bytes"]:
+    if state_path.stat().st_size != manifest["bytes"]:
         raise ValueError(f"{state_path} has another length than its manifest says")
     state = read_regular(state_path, manifest["bytes"])
     if hashlib.blake2b(state, digest_size=32).hexdigest() != manifest["blake2b"]:

@@ -15,7 +15,7 @@ from swarmd.config import RunConfig, prolonged
 from swarmd.errors import ConfigError
 from swarmd.sim.engines.training import as_ids, plain_training, toy_tokens
 from swarmd.stage import checkpoint
-from swarmd.stage.checkpoint import load_stage, save_stage, saved, saved_versions
+from swarmd.stage.checkpoint import _check, load_stage, read_manifest, save_stage, saved, saved_versions
 from swarmd.stage.engine import StageEngine
 from swarmd.stage.export import assemble, generate
 from swarmd.stage.model import loss_sum
@@ -106,6 +106,26 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, damage
     assert loaded is not None
     assert loaded.version == 1
     assert load_stage(tmp_path, 1, version=2) is None
+
+
+CHECKED = ("format", "version", "stage", "bytes", "blake2b", "record")
+
+
+@pytest.mark.parametrize(
+    ("lacking", "instead"), [*((key, it) for key in CHECKED for it in (None, [1.5])), ("root", [1.5])]
+)
+def test_a_manifest_that_lacks_something_is_passed_over(tmp_path: Path, lacking: str, instead: object) -> None:
+    save(tmp_path, 2)
+    path = save(tmp_path, 3)
+    content = {**json.loads(path.read_bytes()), lacking: instead}
+    del content["check"]
+    if instead is None:
+        del content[lacking]
+    path.write_text(json.dumps({**content, "check": _check(content)}))  # written so, and not torn
+    loaded = load_stage(tmp_path, 1)
+    assert loaded is not None
+    assert loaded.version == 2
+    assert read_manifest(tmp_path, 3, 1) is None
 
 
 def test_a_full_disk_leaves_the_older_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
