@@ -220,6 +220,8 @@ class WireTransport(ABC):
     def _take(self, connection: Connection, stream: StreamName, data: bytes) -> None:
         """Takes bytes that a peer sent. Raises PeerFault, also where unfinished messages hold too much."""
         self._received += len(data)
+        if connection.channel.failed:
+            return  # read when it was over already: what it held is counted no more
         connection.channel.received(stream, data)
         grown = connection.channel.partial_bytes - connection.partial_bytes
         connection.partial_bytes += grown
