@@ -12,7 +12,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples test test-fast test-long lint sim prove chaos chaos-virtual soak bench-pipeline bench-joining bench-recovery bench-moving bench-rebalance bench-codecs bench-start bench-planner clean
+.PHONY: help demo examples test test-fast test-long lint sim prove chaos chaos-virtual soak fuzz bench-pipeline bench-joining bench-recovery bench-moving bench-rebalance bench-codecs bench-start bench-planner clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -63,6 +63,10 @@ MINUTES ?= 60
 soak: .venv/.installed-dev ## The same for an hour (MINUTES=60), a fault every 30 s: is memory flat?
 	@$(BIN)/python -m benchmarks.chaos --soak --minutes $(MINUTES) --every 30 30
 
+SECONDS ?= 60
+fuzz: .venv/.installed-fuzz ## Coverage-guided fuzzing of all that takes others' words, a minute each (SECONDS=60)
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
 bench-pipeline: .venv/.installed-dev ## Tokens per second of a 2-stage swarm, beside plain PyTorch and others
 	$(BIN)/python -m benchmarks.pipeline
 
@@ -105,3 +109,7 @@ clean: ## Remove the virtual environment and caches
 .venv/.installed-dev: .venv/.torch
 	@$(INSTALL) -e '.[dev]'
 	@touch .venv/.installed $@
+
+.venv/.installed-fuzz: .venv/.torch
+	@$(INSTALL) -e '.[fuzz]'
+	@touch .venv/.installed .venv/.installed-dev $@
