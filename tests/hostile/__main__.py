@@ -1,0 +1,46 @@
+"""`python -m tests.hostile` plays attacks on small swarms of real daemons and prints a table of what each does."""
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+
+from tests.hostile.catalogue import ATTACKS
+from tests.hostile.trial import Fare, Spans, play
+
+HEAD = "| attack | what it does | before | during | after | other harm | states at the end |"
+
+
+def row(fare: Fare) -> str:
+    """A line of the table; steps a second."""
+    off = f" (without {fare.without})" if fare.without else ""
+    pace = " | ".join(f"{it:.2f}" for it in (fare.before, fare.during, fare.after))
+    harm = "; ".join(fare.harms) or "none"
+    return f"| {fare.attack.name}{off} | {fare.attack.does} | {pace} | {harm} | {', '.join(fare.states)} |"
+
+
+async def show(names: Sequence[str], spans: Spans, *, off: bool, answers: bool) -> None:
+    print(f"steps a second: before, during {spans.during:.0f} s, and {spans.later:.0f} s after\n")
+    print(f"{HEAD}\n|{'---|' * 7}", flush=True)
+    for name in names:
+        attack = ATTACKS[name]
+        for without in ("", attack.defence) if off and attack.defence else ("",):
+            fare = await play(attack, spans, without)
+            print(row(fare), flush=True)
+            if answers:
+                print(*(f"    {it}" for it in fare.heard), sep="\n", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
+    parser.add_argument("--only", metavar="NAME", action="append", choices=sorted(ATTACKS), help="this attack; again")
+    parser.add_argument("--off", action="store_true", help="also with the defence off, where there is one")
+    parser.add_argument("--answers", action="store_true", help="show what the attacker was answered")
+    parser.add_argument("--during", type=float, default=Spans.during, help="seconds of an attack")
+    parser.add_argument("--later", type=float, default=Spans.later, help="seconds until the swarm is looked at again")
+    given = parser.parse_args()
+    spans = Spans(during=given.during, later=given.later)
+    asyncio.run(show(given.only or [*ATTACKS], spans, off=given.off, answers=given.answers))
+
+
+if __name__ == "__main__":
+    main()

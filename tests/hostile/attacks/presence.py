@@ -1,0 +1,144 @@
+"""Attacks with cards: about oneself, about others, about peers that don't exist."""
+
+import asyncio
+from collections.abc import Sequence
+
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.peer.id import ID
+
+from swarmd.values import PeerId
+from tests.hostile import words
+from tests.hostile.attack import Attack, Scene, repeated
+
+HIGHEST_LIFE = 1 << 61  # an incarnation that no honest peer gets above
+BEYOND = 1 << 60  # a version that no run has
+SHOWN = 16  # cards in a summary that are looked at
+INVENTED = 1500
+BLOATED = 1200  # peers of whom long cards are told
+LONG = 60_000  # characters of a card's addresses, about
+NAME = 300  # of one of them
+IN_A_CARD = 8  # addresses, at most, that are dialled
+FALSE_STAGE = 900
+GOSSIP_S = 1.0  # between two summaries of the same
+DIALS_PER_S = 12.0  # to one address by three daemons that pace themselves: more is a harm
+THIRD_PARTY = "a card is believed whoever brings it"
+
+
+def topic(scene: Scene) -> str:
+    return f"swarmd/{scene.attacker.fingerprint}/swarm"
+
+
+async def gossip(scene: Scene, cards: Sequence[words.Card], stage: int) -> None:
+    """Tells the whole swarm of a stage's peers."""
+    for start in range(0, len(cards), SHOWN):
+        await scene.attacker.publish(topic(scene), words.summary(stage, cards[start : start + SHOWN], len(cards)))
+        await asyncio.sleep(0.02)
+
+
+async def misplace(scene: Scene, **says: object) -> None:
+    """Tells of the swarm's own peers, as if from a later life of theirs."""
+    await scene.attacker.subscribe(topic(scene))
+    while True:
+        cards = [await scene.attacker.greet(peer) for peer in scene.peers]
+        false = [words.changed(card, incarnation=HIGHEST_LIFE, addresses=[], **says) for card in cards]
+        await gossip(scene, false, 0)
+        await asyncio.sleep(GOSSIP_S)
+
+
+async def move_away(scene: Scene) -> None:
+    await misplace(scene, stage=FALSE_STAGE)
+
+
+async def say_goodbye(scene: Scene) -> None:
+    await misplace(scene, state="left")
+
+
+async def be_far_ahead(scene: Scene) -> None:
+    """A card of the attacker's own, of a version that doesn't exist."""
+    scene.attacker.says.update(version=BEYOND, state="serving", stage=0, record="ff" * 16)
+    await scene.attacker.tell_all(scene.peers, words.announce(scene.attacker.card()))
+
+
+async def be_fast(scene: Scene) -> None:
+    """A card of the middle stage that is faster than anything, and answers no hop."""
+    stand = await scene.attacker.stand(scene.head)
+    scene.attacker.says.update(state="serving", stage=1, version=stand.version, record=stand.record)
+    scene.attacker.says.update(room=1 << 30, service_seconds=1e-9, microbatches_per_second=1e12, measured=True)
+    await scene.attacker.tell_all(scene.peers, words.announce(scene.attacker.card()))
+
+
+def invented() -> PeerId:
+    """The id of nobody."""
+    return str(ID.from_pubkey(create_new_key_pair().public_key).to_base58())
+
+
+async def invent(scene: Scene, count: int, addresses: Sequence[str], **says: object) -> list[words.Card]:
+    """Cards of peers that don't exist, as like as may be to the head's."""
+    like = await scene.attacker.greet(scene.head)
+    cards = []
+    for _ in range(count):
+        peer = invented()
+        own = [f"{address}/p2p/{peer}" for address in addresses]
+        cards.append(words.changed(like, peer=peer, addresses=own, **says))
+    return cards
+
+
+async def sybil(scene: Scene) -> None:
+    """Many peers that don't exist, all at work at the middle stage."""
+    await scene.attacker.subscribe(topic(scene))
+    cards = await invent(scene, INVENTED, ("/ip4/127.0.0.1/tcp/9",), stage=1, room=64)
+    while True:
+        await gossip(scene, cards, 1)
+        await asyncio.sleep(GOSSIP_S)
+
+
+async def bloat(scene: Scene) -> None:
+    """Long cards of peers that don't exist."""
+    await scene.attacker.subscribe(topic(scene))
+    name = "x" * NAME
+    long = [f"/dns4/{name}{number}/tcp/1" for number in range(LONG // NAME)]
+    for _ in range(BLOATED // SHOWN):
+        cards = await invent(scene, SHOWN, long, stage=2, state="joining")
+        for card in cards:
+            await scene.attacker.publish(topic(scene), words.summary(2, [card], 1))
+            await asyncio.sleep(0.01)
+
+
+async def have_dialled(scene: Scene) -> None:
+    """Has everyone dial an address of somebody else, who counts."""
+    dialled, began = 0, asyncio.get_running_loop().time()
+
+    async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal dialled
+        dialled += 1
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        port = server.sockets[0].getsockname()[1]
+        await scene.attacker.subscribe(topic(scene))
+        elsewhere = [f"/ip4/127.0.0.1/tcp/{number}" for number in range(1, IN_A_CARD)]
+        while True:
+            cards = await invent(scene, SHOWN, (f"/ip4/127.0.0.1/tcp/{port}", *elsewhere), stage=1)
+            await gossip(scene, cards, 1)
+            rate = dialled / max(1.0, asyncio.get_running_loop().time() - began)
+            scene.won[:] = [f"{rate:.0f} dials a second"] if rate > DIALS_PER_S else []
+            await asyncio.sleep(0.1)
+    finally:
+        server.close()
+
+
+ATTACKS = (
+    Attack(
+        "far-ahead",
+        "announces a card of version 2^60, and has no record",
+        repeated(be_far_ahead, 1.0),
+        open="that somebody is far ahead is believed of a card",
+    ),
+    Attack("moved-away", "gossips cards that put everyone at stage 900", move_away, open=THIRD_PARTY),
+    Attack("goodbye", "gossips goodbyes of everyone", say_goodbye, open=THIRD_PARTY),
+    Attack("fast", "announces that it is faster than anybody, and takes no hop", repeated(be_fast, 1.0)),
+    Attack("sybil", "gossips 1,500 peers at the middle stage that don't exist", sybil, open=THIRD_PARTY),
+    Attack("bloat", "gossips 1,200 cards of 60 kB", bloat, defence="kept-addresses"),
+    Attack("dials", "names an address of somebody else in hundreds of cards", have_dialled, defence="dial-pace"),
+)

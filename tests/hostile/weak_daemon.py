@@ -1,0 +1,139 @@
+"""`python -m tests.hostile.weak_daemon [--slow S] [--memory BYTES] [--without DEFENCE,...] start ...` is swarmd, with a
+slow device, so that it costs little CPU, with little memory, or with defences switched off.
+
+An attack that a defence stops must work where that defence is off: else it is stopped by something else, or was none.
+Production has no such switch; each entry of `DEFENCES` says what it takes away, by patching it in this process alone.
+"""
+
+import argparse
+import dataclasses
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from swarmd.__main__ import main
+
+
+def replace(owner: Any, name: str, by: Any) -> None:
+    """Has something do what another does. A name that isn't there any more is a defence that is elsewhere now."""
+    assert hasattr(owner, name), f"{owner} has no {name}"
+    setattr(owner, name, by)
+
+
+def slow_down(seconds: float) -> None:
+    """From now on each microbatch's forward takes so much longer."""
+    from swarmd.stage import worker
+
+    run = worker.Worker._run
+
+    def slowly(it: worker.Worker, task: worker.Task) -> None:
+        if task.kind == worker.FORWARD:
+            time.sleep(seconds)
+        run(it, task)
+
+    replace(worker.Worker, "_run", slowly)
+
+
+def dial_pace() -> None:
+    """Dials whatever a card names, as often as there is a reason to."""
+    from swarmd.net.dial_pace import DialPace
+
+    replace(DialPace, "admit", lambda it, peer, addresses, worked, now: (list(addresses), ""))
+
+
+def unanswered() -> None:
+    """Waits for ever for a holder that beats and never answers."""
+    from swarmd.swarm.hops import custody
+
+    replace(custody, "unanswered", lambda *_, **__: "")
+
+
+def norm() -> None:
+    """Takes the squared norm of a gradient from the record."""
+    from swarmd.swarm.rounds.committed import CommittedGradients
+
+    replace(CommittedGradients, "objection", lambda it, record: "")
+
+
+def took_over_memory() -> None:
+    """Remembers every word of everyone about who leads, however long it is."""
+    from swarmd.swarm.steps.succession import Succession
+    from swarmd.swarm.wire import framing
+
+    def note(it: Any, lead: Any) -> None:
+        it._leads.setdefault((lead.step, lead.record), {})[lead.ballot.peer] = lead
+
+    replace(Succession, "_note", note)
+    replace(framing, "TEXT_CHARACTERS", 1 << 30)
+
+
+def own_text() -> None:
+    """Reads whatever text a run's settings name."""
+    from swarmd.config import DataConfig
+    from swarmd.daemon.text import LocalText
+
+    replace(DataConfig, "has_open_source", True)
+    replace(LocalText, "lacking", lambda it, data: "")
+
+
+def fits() -> None:
+    """Begins with a run however large it is."""
+    from swarmd.daemon import run_search
+    from swarmd.swarm.balance import places
+
+    replace(run_search, "unfit", lambda *_: "")
+    replace(places, "lacking", lambda *_: "")
+
+
+def kept_addresses() -> None:
+    """Keeps cards as long as they come."""
+    from swarmd.swarm.membership import table
+    from swarmd.swarm.wire import framing
+
+    replace(table, "bounded", lambda card: card)
+    replace(framing, "TEXT_CHARACTERS", 1 << 30)
+
+
+DEFENCES: dict[str, Callable[[], None]] = {
+    "dial-pace": dial_pace,
+    "fits": fits,
+    "kept-addresses": kept_addresses,
+    "norm": norm,
+    "own-text": own_text,
+    "took-over-memory": took_over_memory,
+    "unanswered": unanswered,
+}
+"""Functions that switch a defence off, by its name."""
+
+
+@dataclasses.dataclass
+class Weakness:
+    """The options that come before swarmd's own."""
+
+    slow: float = 0.0
+    memory: int = 0
+    without: str = ""
+
+
+def parse(arguments: list[str]) -> tuple[Weakness, list[str]]:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--slow", type=float, default=0.0)
+    parser.add_argument("--memory", type=int, default=0)
+    parser.add_argument("--without", default="")
+    parser.add_argument("rest", nargs=argparse.REMAINDER)
+    given = vars(parser.parse_args(arguments))
+    rest: list[str] = given.pop("rest")
+    return Weakness(**given), rest
+
+
+if __name__ == "__main__":
+    weakness, sys.argv[1:] = parse(sys.argv[1:])
+    if weakness.memory:
+        resource.setrlimit(resource.RLIMIT_AS, (weakness.memory, weakness.memory))
+    if weakness.slow:
+        slow_down(weakness.slow)
+    for name in filter(None, weakness.without.split(",")):
+        DEFENCES[name]()
+    main()
