@@ -162,14 +162,13 @@ def harms(before: Sequence[Look], after: Sequence[Look], forged: Container[str] 
 @contextlib.asynccontextmanager
 async def victims(stages: Sequence[int], without: str = "") -> AsyncIterator[Victims]:
     """A swarm with the defences named in `without` switched off."""
-    async with swarm(weakened(without)) as it:
+    async with swarm(weakened(without, "--quiet")) as it:
         made = Victims(it)
         await made.start(stages)
         yield made
 
 
-def weakened(without: str = "", *, memory: int = 0) -> tuple[str, ...]:
+def weakened(without: str = "", *options: str) -> tuple[str, ...]:
     """The program of a daemon that is attacked."""
-    options = ("--without", without) if without else ()
-    limits = ("--memory", str(memory)) if memory else ()
-    return ("tests.hostile.weak_daemon", "--slow", str(SLOW_S), *options, *limits)
+    off = ("--without", without) if without else ()
+    return ("tests.hostile.weak_daemon", "--slow", str(SLOW_S), *off, *options)

@@ -1,5 +1,5 @@
-"""`python -m tests.hostile.weak_daemon [--slow S] [--memory BYTES] [--without DEFENCE,...] start ...` is swarmd, with a
-slow device, so that it costs little CPU, with little memory, or with defences switched off.
+"""`python -m tests.hostile.weak_daemon [--slow S] [--memory BYTES] [--quiet] [--without DEFENCE,...] start ...` is swarmd,
+with a slow device, so that it costs little CPU, with little memory, saying nothing, or with defences switched off.
 
 An attack that a defence stops must work where that defence is off: else it is stopped by something else, or was none.
 Production has no such switch; each entry of `DEFENCES` says what it takes away, by patching it in this process alone.
@@ -7,6 +7,7 @@ Production has no such switch; each entry of `DEFENCES` says what it takes away,
 
 import argparse
 import dataclasses
+import os
 import resource
 import sys
 import time
@@ -114,6 +115,7 @@ class Weakness:
 
     slow: float = 0.0
     memory: int = 0
+    quiet: bool = False
     without: str = ""
 
 
@@ -121,6 +123,7 @@ def parse(arguments: list[str]) -> tuple[Weakness, list[str]]:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--slow", type=float, default=0.0)
     parser.add_argument("--memory", type=int, default=0)
+    parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--without", default="")
     parser.add_argument("rest", nargs=argparse.REMAINDER)
     given = vars(parser.parse_args(arguments))
@@ -130,6 +133,8 @@ def parse(arguments: list[str]) -> tuple[Weakness, list[str]]:
 
 if __name__ == "__main__":
     weakness, sys.argv[1:] = parse(sys.argv[1:])
+    if weakness.quiet:  # its log says the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     if weakness.memory:
         resource.setrlimit(resource.RLIMIT_AS, (weakness.memory, weakness.memory))
     if weakness.slow:

@@ -34,7 +34,7 @@ async def bait(scene: Scene, run: RunConfig) -> AsyncIterator[tuple[Attacker, Sw
     attacker.answer("AskPlace", lambda *_: words.place(0, (attacker.card(),), attacker.id, 1))
     attacker.answer("Prepare", lambda peer, ask: words.promise(ask.body["ballot"]["number"], peer))
     attacker.answer("Locate", lambda *_: words.located(here=False))
-    newcomers = Swarm(directory, weakened(scene.without, memory=MEMORY))
+    newcomers = Swarm(directory, weakened(scene.without, "--memory", str(MEMORY)))
     try:
         yield attacker, newcomers
     finally:
@@ -96,7 +96,7 @@ async def misplace(scene: Scene) -> None:
     attacker.answer("AskSettings", lambda *_: words.settings(to_plain(attacker.run), attacker.fingerprint))
     attacker.answer("AskPlace", lambda *_: words.place(1, false, attacker.id, LATEST))
     attacker.says.update(state="serving", stage=1)
-    newcomers = Swarm(_directory(scene), weakened(scene.without))
+    newcomers = Swarm(_directory(scene), weakened(scene.without, "--quiet"))
     scene.won[:] = ["the newcomer gets nowhere"]
     try:
         entries = ("--bootstrap", attacker.address, "--bootstrap", scene.victims.addresses[0])
