@@ -1,5 +1,6 @@
-"""`python -m tests.hostile.weak_daemon [--slow S] [--memory BYTES] [--quiet] [--without DEFENCE,...] start ...` is swarmd,
-with a slow device, so that it costs little CPU, with little memory, saying nothing, or with defences switched off.
+"""swarmd, made weak: with a slow device, so that it costs little CPU, with little memory, or without some defences.
+
+`python -m tests.hostile.weak_daemon [--slow S] [--memory BYTES] [--quiet] [--without DEFENCE,...] start ...`
 
 An attack that a defence stops must work where that defence is off: else it is stopped by something else, or was none.
 Production has no such switch; each entry of `DEFENCES` says what it takes away, by patching it in this process alone.

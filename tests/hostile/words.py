@@ -206,7 +206,7 @@ def is_taken_over(answer: Frame | None) -> bool:
 
 def hop(stand: Stand, index: int, tokens: bytes, activation: Encoded, *, evaluate: bool = False) -> Frame:
     body = {**_at(stand), "index": index, "again": False, "evaluate": evaluate, "codec": "fp32"}
-    return Frame("Hop", {**body, "activation": _encoded(activation)}, (tokens, *activation.data))
+    return Frame("Hop", {**body, "tokens": None, "activation": _encoded(activation)}, (tokens, *activation.data))
 
 
 def hop_in(frame: Frame) -> tuple[int, int]:
@@ -250,7 +250,7 @@ def snapshot(record: Record, nbytes: int, chunk_bytes: int, hashes: Sequence[str
 
 
 def chunk(data: bytes) -> Frame:
-    return Frame("Chunk", {}, (data,))
+    return Frame("Chunk", {"data": None}, (data,))
 
 
 def wanted_checkpoint(frame: Frame) -> tuple[int, int]:
