@@ -57,7 +57,12 @@ class Attack:
     defence: str = ""  # that stops it, by its name in `weak_daemon.DEFENCES`; "": there is nothing to be switched off
     open: str = ""  # why it still works, in words; "": it is stopped
     stages: tuple[int, ...] = (0, 1, 2)  # of the swarm's peers
+    ends: bool = False  # by itself: its harm is done, or not, when it has ended
     minutes: bool = False  # the defence needs more than a few seconds: its test is a long one
+
+    async def run(self, scene: Scene) -> None:
+        """Plays it."""
+        await self.act(scene)
 
 
 PACE_S = 0.05  # between two goes of an attack that is repeated

@@ -59,7 +59,7 @@ async def play(attack: Attack, spans: Spans, without: str = "") -> Fare:
         first = await it.victims.look()
         await asyncio.sleep(spans.before)
         begun = await it.victims.look()
-        task = asyncio.create_task(begin(attack, it), name=attack.name)
+        task = asyncio.create_task(attack.run(it), name=attack.name)
         await asyncio.sleep(spans.during)
         ended = await it.victims.look()
         won = tuple(it.won)
@@ -80,10 +80,6 @@ async def play(attack: Attack, spans: Spans, without: str = "") -> Fare:
             tuple(map(_state, last)),
             tuple(f"{answer} x{count}" for answer, count in it.attacker.heard.most_common(4)),
         )
-
-
-async def begin(attack: Attack, it: Scene) -> None:
-    await attack.act(it)
 
 
 def _state(look: Look) -> str:

@@ -132,5 +132,11 @@ ATTACKS = (
     Attack("hoard", "takes hops, beats for them, and never answers", hoard, defence="unanswered", minutes=True),
     Attack("cancel", "cancels hops that it never sent", repeated(cancel)),
     Attack("beat", "beats for hops that others hold", repeated(beat)),
-    Attack("read-weights", "asks for the weights", read, open="there is no invitation: whoever greets is of the run"),
+    Attack(
+        "read-weights",
+        "asks for the weights",
+        read,
+        open="there is no invitation: whoever greets is of the run",
+        ends=True,
+    ),
 )

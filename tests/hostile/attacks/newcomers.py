@@ -116,8 +116,10 @@ def _directory(scene: Scene) -> Path:
 
 
 ATTACKS = (
-    Attack("secrets", "founds a run whose text is a file of the newcomer's", read_a_file, defence="own-text"),
-    Attack("bomb", "founds a run whose model is larger than any memory", bomb, defence="fits"),
+    Attack(
+        "secrets", "founds a run whose text is a file of the newcomer's", read_a_file, defence="own-text", ends=True
+    ),
+    Attack("bomb", "founds a run whose model is larger than any memory", bomb, defence="fits", ends=True),
     Attack(
         "false-place",
         "gives a newcomer a place, and false cards of everyone",

@@ -139,6 +139,6 @@ ATTACKS = (
     Attack("goodbye", "gossips goodbyes of everyone", say_goodbye, open=THIRD_PARTY),
     Attack("fast", "announces that it is faster than anybody, and takes no hop", repeated(be_fast, 1.0)),
     Attack("sybil", "gossips 1,500 peers at the middle stage that don't exist", sybil, open=THIRD_PARTY),
-    Attack("bloat", "gossips 1,200 cards of 60 kB", bloat, defence="kept-addresses"),
+    Attack("bloat", "gossips 1,200 cards of 60 kB", bloat, defence="kept-addresses", ends=True),
     Attack("dials", "names an address of somebody else in hundreds of cards", have_dialled, defence="dial-pace"),
 )
