@@ -16,7 +16,8 @@ SHOWN = 16  # cards in a summary that are looked at
 INVENTED = 1500
 BLOATED = 1200  # peers of whom long cards are told
 LONG = 60_000  # characters of a card's addresses, about
-NAME = 300  # of one of them
+NAME = 300  # of one of them, without the peer that it names
+PEER = 80  # of the rest of it
 IN_A_CARD = 8  # addresses, at most, that are dialled
 FALSE_STAGE = 900
 GOSSIP_S = 1.0  # between two summaries of the same
@@ -96,7 +97,7 @@ async def bloat(scene: Scene) -> None:
     """Long cards of peers that don't exist."""
     await scene.attacker.subscribe(topic(scene))
     name = "x" * NAME
-    long = [f"/dns4/{name}{number}/tcp/1" for number in range(LONG // NAME)]
+    long = [f"/dns4/{name}{number}/tcp/1" for number in range(LONG // (NAME + PEER))]
     for _ in range(BLOATED // SHOWN):
         cards = await invent(scene, SHOWN, long, stage=2, state="joining")
         for card in cards:
