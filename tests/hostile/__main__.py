@@ -4,6 +4,7 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 
+from tests.hostile import refused
 from tests.hostile.catalogue import ATTACKS
 from tests.hostile.trial import Fare, Spans, play
 
@@ -37,7 +38,11 @@ def main() -> None:
     parser.add_argument("--answers", action="store_true", help="show what the attacker was answered")
     parser.add_argument("--during", type=float, default=Spans.during, help="seconds of an attack")
     parser.add_argument("--later", type=float, default=Spans.later, help="seconds until the swarm is looked at again")
+    parser.add_argument("--connections", type=int, metavar="COUNT", help="instead: the price of refused connections")
     given = parser.parse_args()
+    if given.connections:
+        asyncio.run(refused.show(given.connections))
+        return
     spans = Spans(during=given.during, later=given.later)
     asyncio.run(show(given.only or [*ATTACKS], spans, off=given.off, answers=given.answers))
 
