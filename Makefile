@@ -25,7 +25,7 @@ examples: .venv/.installed ## Run every example of examples/ with daemons on thi
 	@PATH="$(CURDIR)/$(BIN):$$PATH"; for each in examples/*/run.sh; do echo "== $$each"; $$each || exit 1; done
 
 # Whole swarms of real daemons run two at a time, as they wait more than they compute; all others share the cores.
-SWARMS := tests/e2e tests/chaos tests/compat
+SWARMS := tests/e2e tests/chaos tests/compat tests/hostile
 
 test: lint ## Check style and types, then run the tests, about 12 minutes
 	$(BIN)/python -m pytest -q -n auto $(addprefix --ignore=,$(SWARMS))
