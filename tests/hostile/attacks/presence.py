@@ -120,7 +120,7 @@ async def have_dialled(scene: Scene) -> None:
         await scene.attacker.subscribe(topic(scene))
         elsewhere = [f"/ip4/127.0.0.1/tcp/{number}" for number in range(1, IN_A_CARD)]
         while True:
-            cards = await invent(scene, SHOWN, (f"/ip4/127.0.0.1/tcp/{port}", *elsewhere), stage=1)
+            cards = await invent(scene, SHOWN, (f"/ip4/127.0.0.1/tcp/{port}", *elsewhere), stage=1, state="joining")
             await gossip(scene, cards, 1)
             rate = dialled / max(1.0, asyncio.get_running_loop().time() - began)
             scene.won[:] = [f"{rate:.0f} dials a second"] if rate > DIALS_PER_S else []
