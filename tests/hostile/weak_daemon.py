@@ -52,13 +52,6 @@ def unanswered() -> None:
     replace(custody, "unanswered", lambda *_, **__: "")
 
 
-def norm() -> None:
-    """Takes the squared norm of a gradient from the record."""
-    from swarmd.swarm.rounds.committed import CommittedGradients
-
-    replace(CommittedGradients, "objection", lambda it, record: "")
-
-
 def took_over_memory() -> None:
     """Remembers every word of everyone about who leads, however long it is."""
     from swarmd.swarm.steps.succession import Succession
@@ -102,7 +95,6 @@ DEFENCES: dict[str, Callable[[], None]] = {
     "dial-pace": dial_pace,
     "fits": fits,
     "kept-addresses": kept_addresses,
-    "norm": norm,
     "own-text": own_text,
     "took-over-memory": took_over_memory,
     "unanswered": unanswered,

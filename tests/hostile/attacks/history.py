@@ -107,7 +107,7 @@ ATTACKS = (
     Attack("skipped-steps", "commits one skipped step after another", skip_steps, open=NO_VOTES),
     Attack("relayed-step", "has the head pass a forged step on", repeated(relayed), open=NO_VOTES),
     Attack("own-gradient", "commits steps with gradients of its own, and serves them", gradient_of_mine, open=NO_VOTES),
-    Attack("unclipped-gradient", "says that its huge gradients have norm 0", unclipped_gradient, defence="norm"),
+    Attack("unclipped-gradient", "says that its huge gradients have norm 0", unclipped_gradient, open=NO_VOTES),
     Attack("own-state", "has all return to a state of its own, which is zero", own_state, open=NO_VOTES),
     Attack(
         "highest-ballot",
