@@ -66,7 +66,8 @@ async def withstand(attack: Attack, swarm: Victims) -> None:
     finally:
         await attacker.stop()
     last = await goes_on(it, await swarm.look(), STEPS)
-    assert [*won, *harms(before, last, it.forged)] == [], f"{attack.name}: {attacker.heard}"
+    done = [*won, *harms(before, last, it.forged)]
+    assert not done, f"{attack.name}: {done}; answers: {attacker.heard}"
 
 
 @pytest.mark.timeout(600)

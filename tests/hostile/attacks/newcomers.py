@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,8 +26,7 @@ NEWCOMER_S = 20.0  # for one to be at work
 @asynccontextmanager
 async def bait(scene: Scene, run: RunConfig) -> AsyncIterator[tuple[Attacker, Swarm]]:
     """A second attacker, who founded a run of its own, and a place for newcomers."""
-    directory = scene.victims.swarm.directory / "bait"
-    directory.mkdir()
+    directory = _directory(scene)
     attacker = await Attacker.start(directory, "bait")
     attacker.run, attacker.fingerprint = run, fingerprint(run)
     attacker.says.update(stage=1, state="serving", room=64, record=genesis_hash(run))
@@ -110,8 +110,8 @@ async def misplace(scene: Scene) -> None:
 
 
 def _directory(scene: Scene) -> Path:
-    directory = scene.victims.swarm.directory / "newcomers"
-    directory.mkdir(exist_ok=True)
+    directory = scene.victims.swarm.directory / f"newcomers-{time.monotonic_ns()}"
+    directory.mkdir()
     return directory
 
 

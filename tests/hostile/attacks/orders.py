@@ -11,7 +11,7 @@ HIGH = 1 << 60  # a ballot that no honest conductor gets above
 NO_MANDATE = "an order of a round shows no mandate"
 NO_ROLE = "whoever greets may say it"
 LEAD_BYTES = 900_000  # in each word about who leads, where texts may be so long
-LEADS = 300
+LEADS = 80
 
 Order = Callable[[Scene, words.Stand], Frame]
 
@@ -131,7 +131,7 @@ ATTACKS = (
     Attack("took-over", "says that it leads the step, under a ballot of 2^60", repeated(take_over), open=NO_ROLE),
     Attack(
         "took-over-memory",
-        "says of 300 long names that it leads there",
+        "says of 80 long names that it leads there",
         fill_memory,
         defence="took-over-memory",
         ends=True,
