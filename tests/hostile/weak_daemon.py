@@ -82,19 +82,9 @@ def fits() -> None:
     replace(places, "lacking", lambda *_: "")
 
 
-def kept_addresses() -> None:
-    """Keeps cards as long as they come."""
-    from swarmd.swarm.membership import table
-    from swarmd.swarm.wire import framing
-
-    replace(table, "bounded", lambda card: card)
-    replace(framing, "TEXT_CHARACTERS", 1 << 30)
-
-
 DEFENCES: dict[str, Callable[[], None]] = {
     "dial-pace": dial_pace,
     "fits": fits,
-    "kept-addresses": kept_addresses,
     "own-text": own_text,
     "took-over-memory": took_over_memory,
     "unanswered": unanswered,

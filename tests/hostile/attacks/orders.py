@@ -137,7 +137,7 @@ ATTACKS = (
         ends=True,
     ),
     Attack("completed", "reports everything as finished, and is no head", ordered(complete), open=NO_ROLE),
-    Attack("held", "asks for every lease, and says that it holds all", ordered(hold), open=NO_ROLE),
+    Attack("held", "asks for every lease, and says that it holds all", ordered(hold)),
     Attack("revoke", "tells heads that others have finished everything", ordered(revoke), open=NO_ROLE),
     Attack("stay", "forbids everyone to move", ordered(stay), open=NO_ROLE),
 )

@@ -140,6 +140,12 @@ ATTACKS = (
     Attack("goodbye", "gossips goodbyes of everyone", say_goodbye, open=THIRD_PARTY),
     Attack("fast", "announces that it is faster than anybody, and takes no hop", repeated(be_fast, 1.0)),
     Attack("sybil", "gossips 1,500 peers at the middle stage that don't exist", sybil, open=THIRD_PARTY),
-    Attack("bloat", "gossips 1,200 cards of 60 kB", bloat, defence="kept-addresses", ends=True),
+    Attack(
+        "bloat",
+        "gossips 1,200 cards of 60 kB",
+        bloat,
+        open="what one author gossips has no pace: a busy daemon gets nothing else done",
+        ends=True,
+    ),
     Attack("dials", "names an address of somebody else in hundreds of cards", have_dialled, defence="dial-pace"),
 )
