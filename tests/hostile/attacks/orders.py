@@ -53,10 +53,6 @@ def blame(scene: Scene, stand: words.Stand) -> Frame:
     return words.ask_holdings(stand, HIGH, scene.id, blame="gradient")
 
 
-def stay(scene: Scene, stand: words.Stand) -> Frame:
-    return words.ask_stay(stand, 1)
-
-
 def revoke(scene: Scene, stand: words.Stand) -> Frame:
     return words.revoke(stand.step, everything(scene))
 
@@ -67,6 +63,17 @@ def complete(scene: Scene, stand: words.Stand) -> Frame:
 
 def hold(scene: Scene, stand: words.Stand) -> Frame:
     return words.ask_lease(stand, 1000, held=everything(scene))
+
+
+async def stay(scene: Scene) -> None:
+    """A peer that has promised to stay can't go where it is needed. Nothing shows of that until it is."""
+
+    async def say(peer: PeerId, stand: words.Stand) -> None:
+        stage = scene.peers.index(peer)
+        if await scene.attacker.ask(peer, words.ask_stay(stand, stage)) is not None:
+            scene.won[:] = ["peers promise to stay"]
+
+    await scene.each(say)
 
 
 async def own_plan(scene: Scene) -> None:
@@ -139,5 +146,5 @@ ATTACKS = (
     Attack("completed", "reports everything as finished, and is no head", ordered(complete), open=NO_ROLE),
     Attack("held", "asks for every lease, and says that it holds all", ordered(hold)),
     Attack("revoke", "tells heads that others have finished everything", ordered(revoke), open=NO_ROLE),
-    Attack("stay", "forbids everyone to move", ordered(stay), open=NO_ROLE),
+    Attack("stay", "forbids everyone to move", repeated(stay), open=NO_ROLE),
 )
