@@ -14,7 +14,7 @@ import aiohttp
 import psutil
 
 from swarmd.config import CodecConfig, DataConfig, ModelConfig, OptimizerConfig, RunConfig
-from tests.e2e.swarm import POLL_SECONDS, Daemon, Swarm, swarm
+from tests.e2e.swarm import END_SECONDS, POLL_SECONDS, Daemon, Swarm, swarm
 from tests.e2e.test_training import write_settings
 
 RUN = RunConfig(
@@ -84,7 +84,7 @@ class Victims:
         settings = write_settings(RUN, self.swarm.directory / "run.toml")
         self.daemons = await self.swarm.found(settings, stages)
         for daemon in self.daemons:
-            await daemon.until(lambda status: status["version"] >= 3)
+            await daemon.until(lambda status: status["version"] >= 3, END_SECONDS)
         self.addresses = [await daemon.address() for daemon in self.daemons]
 
     async def look(self) -> list[Look]:
