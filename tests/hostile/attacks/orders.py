@@ -124,7 +124,9 @@ async def fill_memory(scene: Scene) -> None:
     stand = await scene.attacker.stand(scene.head)
     for number in range(LEADS):
         ahead = words.Stand(stand.version + 1, f"{number:08}" + "x" * LEAD_BYTES)
-        await scene.attacker.ask(scene.head, words.took_over(ahead, 1 + number, scene.id, scene.attacker.incarnation))
+        word = words.took_over(ahead, 1 + number, scene.id, scene.attacker.incarnation)
+        if await scene.attacker.ask(scene.head, word) is None:
+            return  # it takes none of them
 
 
 ATTACKS = (
