@@ -24,7 +24,6 @@ STOPPED_TIMES = 20.0  # a swarm that takes so many times its usual time for a st
 SEVERAL = 3  # steps by which the usual time is measured
 
 STOPPED = [attack for attack in ATTACKS.values() if not attack.open]
-NAMES = {"ids": lambda it: it.name if isinstance(it, Attack) else it}
 
 
 def test_every_attack_has_a_way_to_be_told_from_a_mistake() -> None:
@@ -80,7 +79,7 @@ async def test_what_is_stopped_does_no_harm() -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("attack", [it for it in STOPPED if it.minutes], **NAMES)
+@pytest.mark.parametrize("attack", [it for it in STOPPED if it.minutes], ids=lambda it: it.name)
 async def test_what_is_stopped_after_a_while_does_no_harm(attack: Attack) -> None:
     async with victims(attack.stages) as swarm:
         await withstand(attack, swarm)
@@ -111,7 +110,7 @@ async def harmed(attack: Attack, it: Scene) -> list[str]:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("attack", [it for it in STOPPED if it.defence], **NAMES)
+@pytest.mark.parametrize("attack", [it for it in STOPPED if it.defence], ids=lambda it: it.name)
 async def test_what_is_stopped_works_without_its_defence(attack: Attack) -> None:
     async with scene(attack, attack.defence) as it:
         assert await harmed(attack, it), it.attacker.heard
@@ -119,7 +118,7 @@ async def test_what_is_stopped_works_without_its_defence(attack: Attack) -> None
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("attack", [it for it in ATTACKS.values() if it.open], **NAMES)
+@pytest.mark.parametrize("attack", [it for it in ATTACKS.values() if it.open], ids=lambda it: it.name)
 async def test_what_is_open_still_works(attack: Attack) -> None:
     """Once it doesn't, a defence holds it: it is to be named, and docs/trust.md changed."""
     async with scene(attack) as it:

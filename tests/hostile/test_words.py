@@ -54,7 +54,7 @@ WORDS: dict[str, Frame] = {
     "located": words.located(here=True),
     "snapshot": words.snapshot({"step": 5}, 8, 8, ["ab"]),
     "chunk": words.chunk(b"x"),
-    "ask_stock": words.ask_stock(),
+    "ask_checkpoints": words.ask_checkpoints(),
     "ask_snapshot": words.ask_snapshot(1),
 }
 

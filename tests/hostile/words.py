@@ -40,7 +40,7 @@ def _ballot(number: int, peer: PeerId) -> dict[str, Any]:
 
 def _at(stand: Stand) -> dict[str, Any]:
     """The fields that name a step and what it follows from."""
-    return {"step": stand.step, "record": stand.record}
+    return {"step": stand.step, "record_hash": stand.record}
 
 
 def _encoded(tensor: Encoded) -> list[Any]:
@@ -56,11 +56,11 @@ def changed(card: Card, **fields: Any) -> Card:
 
 
 def stand_of(card: Card) -> Stand:
-    return Stand(card.get("version", 0), card.get("record", ""))
+    return Stand(card.get("version", 0), card.get("record_hash", ""))
 
 
 def hello(fingerprint: str, card: Card) -> Frame:
-    return Frame("Hello", {"protocol": PROTOCOL, "fingerprint": fingerprint, "card": card, "known": 0})
+    return Frame("Hello", {"protocol": PROTOCOL, "fingerprint": fingerprint, "card": card, "known_incarnation": 0})
 
 
 def card_in(answer: Frame) -> Card:
@@ -117,12 +117,12 @@ def commit(record: Record, *, relay: bool = False) -> Frame:
 
 
 def prepare(stand: Stand, number: int, peer: PeerId) -> Frame:
-    return Frame("Prepare", {"step": stand.step, "parent": stand.record, "ballot": _ballot(number, peer)})
+    return Frame("Prepare", {"step": stand.step, "parent_hash": stand.record, "ballot": _ballot(number, peer)})
 
 
 def accept(stand: Stand, number: int, peer: PeerId, record: Record) -> Frame:
     ballot = _ballot(number, peer)
-    return Frame("Accept", {"step": stand.step, "parent": stand.record, "ballot": ballot, "record": record})
+    return Frame("Accept", {"step": stand.step, "parent_hash": stand.record, "ballot": ballot, "record": record})
 
 
 def promise(number: int, peer: PeerId) -> Frame:
@@ -135,14 +135,14 @@ def gradient_part(parts: int, data: Encoded) -> Frame:
 
 
 def took_over(stand: Stand, number: int, peer: PeerId, incarnation: int) -> Frame:
-    return Frame("Lead", {**_at(stand), "ballot": _ballot(number, peer), "incarnation": incarnation})
+    return Frame("TookOver", {**_at(stand), "ballot": _ballot(number, peer), "incarnation": incarnation})
 
 
 # Steps
 
 
 def ask_lease(stand: Stand, want: int, completed: Ranges = (), held: Ranges = ()) -> Frame:
-    return Frame("AskLease", {**_at(stand), "want": want, "completed": list(completed), "held": list(held)})
+    return Frame("AskLease", {**_at(stand), "want": want, "completed": list(completed), "leased": list(held)})
 
 
 def revoke(step: int, indices: Ranges) -> Frame:
@@ -198,7 +198,7 @@ def hand_over(stand: Stand, stage: int, start: int, data: Encoded, indices: Rang
 
 def is_taken_over(answer: Frame | None) -> bool:
     """True if a sum that was handed over is part of the other's now."""
-    return answer is not None and answer.kind == "TakenOver" and bool(answer.body["whole"])
+    return answer is not None and answer.kind == "SumTaken" and bool(answer.body["whole"])
 
 
 # Hops
@@ -255,16 +255,16 @@ def chunk(data: bytes) -> Frame:
 
 def wanted_checkpoint(frame: Frame) -> tuple[int, int]:
     """The stage of the checkpoint that is asked for, and the number of a piece of it; 0 if the whole is meant."""
-    return frame.body["kept"]["stage"], frame.body.get("number", 0)
+    return frame.body["checkpoint"]["stage"], frame.body.get("number", 0)
 
 
-def ask_stock() -> Frame:
-    return Frame("AskStock", {})
+def ask_checkpoints() -> Frame:
+    return Frame("AskCheckpointList", {})
 
 
 def ask_snapshot(stage: int) -> Frame:
     return Frame("AskSnapshot", {"stage": stage, "version": 0})
 
 
-NOTES = ("Announce", "Beat", "Cancel", "Commit", "Lead", "Revoke", "AskStay", "Room")
+NOTES = ("Announce", "Beat", "Cancel", "Commit", "TookOver", "Revoke", "AskStay", "Room")
 """Kinds that a peer only hears: an attacker says that it has."""

@@ -2,9 +2,9 @@
 
 import asyncio
 
-from swarmd.swarm.history.consensus import NUMBER_LIMIT
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.state.manifest import CHUNK_BYTES
+from swarmd.swarm.wire.messages.fields import BALLOT_LIMIT
 from swarmd.values import Frame, PeerId
 from tests.hostile import forged, words
 from tests.hostile.attack import PACE_S, Attack, Scene, repeated
@@ -71,14 +71,14 @@ async def own_state(scene: Scene) -> None:
         stage, number = words.wanted_checkpoint(ask)
         return words.chunk(states[stage].chunks()[number])
 
-    scene.attacker.answer("AskCopy", manifest)
-    scene.attacker.answer("AskPiece", piece)
+    scene.attacker.answer("AskCheckpoint", manifest)
+    scene.attacker.answer("AskCheckpointChunk", piece)
     await commit(scene, record)
 
 
 async def highest_ballot(scene: Scene) -> None:
     async def say(peer: PeerId, stand: words.Stand) -> None:
-        await scene.attacker.ask(peer, words.prepare(stand, NUMBER_LIMIT - 1, scene.id))
+        await scene.attacker.ask(peer, words.prepare(stand, BALLOT_LIMIT - 1, scene.id))
 
     await scene.each(say)
 

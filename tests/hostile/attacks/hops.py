@@ -114,7 +114,7 @@ async def read(scene: Scene) -> None:
     """Asks replicas for their stage's weights."""
     for stage, peer in enumerate(scene.peers[:3]):
         answer = await scene.attacker.ask(peer, words.ask_snapshot(stage))
-        await scene.attacker.ask(peer, words.ask_stock())
+        await scene.attacker.ask(peer, words.ask_checkpoints())
         if answer is not None:
             scene.won[:] = ["the weights are read"]
 

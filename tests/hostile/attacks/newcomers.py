@@ -9,6 +9,7 @@ from pathlib import Path
 
 from swarmd.config import DataConfig, ModelConfig, RunConfig, fingerprint, to_plain
 from swarmd.swarm.history.record import genesis_hash
+from swarmd.swarm.wire.messages.fields import STEP_LIMIT
 from swarmd.values import Frame, PeerId
 from tests.e2e.swarm import Daemon, Swarm
 from tests.hostile import words
@@ -19,7 +20,8 @@ from tests.hostile.victims import RUN, look_at, weakened
 SECRET = "a line that nobody else may read\n"
 HUGE = 1 << 20  # the width of a model that no device holds
 MEMORY = 8 << 30  # address space of a newcomer that may allocate without end
-LATEST = 1 << 62  # a number of arrival after all others
+LAST_LIFE = 1 << 61  # an incarnation that no honest peer gets above
+LATEST = 1 << 40  # a number of arrival after all others
 NEWCOMER_S = 20.0  # for one to be at work
 
 
@@ -29,7 +31,7 @@ async def bait(scene: Scene, run: RunConfig) -> AsyncIterator[tuple[Attacker, Sw
     directory = _directory(scene)
     attacker = await Attacker.start(directory, "bait")
     attacker.run, attacker.fingerprint = run, fingerprint(run)
-    attacker.says.update(stage=1, state="serving", room=64, record=genesis_hash(run))
+    attacker.says.update(stage=1, state="serving", room=64, record_hash=genesis_hash(run))
     attacker.answer("AskSettings", lambda *_: words.settings(to_plain(run), attacker.fingerprint))
     attacker.answer("AskPlace", lambda *_: words.place(0, (attacker.card(),), attacker.id, 1))
     attacker.answer("Prepare", lambda peer, ask: words.promise(ask.body["ballot"]["number"], peer))
@@ -92,7 +94,7 @@ async def misplace(scene: Scene) -> None:
     """The attacker's run is the swarm's own: of two entries one is the attacker, who gives a place in a lie."""
     attacker = scene.attacker
     cards = [await attacker.greet(peer) for peer in scene.peers]
-    false = [words.changed(card, incarnation=LATEST - 1, addresses=[], version=LATEST) for card in cards]
+    false = [words.changed(card, incarnation=LAST_LIFE, addresses=[], version=STEP_LIMIT) for card in cards]
     attacker.answer("AskSettings", lambda *_: words.settings(to_plain(attacker.run), attacker.fingerprint))
     attacker.answer("AskPlace", lambda *_: words.place(1, false, attacker.id, LATEST))
     attacker.says.update(state="serving", stage=1)

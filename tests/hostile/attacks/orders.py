@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Callable
 
+from swarmd.swarm.wire.messages.fields import BALLOT_LIMIT
 from swarmd.values import Frame, PeerId
 from tests.hostile import forged, words
 from tests.hostile.attack import Act, Attack, Scene, repeated
 
-HIGH = 1 << 60  # a ballot that no honest conductor gets above
+HIGH = BALLOT_LIMIT - 1  # no honest conductor gets above that
 NO_MANDATE = "an order of a round shows no mandate"
 NO_ROLE = "whoever greets may say it"
 LEAD_BYTES = 900_000  # in each word about who leads, where texts may be so long
@@ -115,7 +116,7 @@ async def take_over(scene: Scene) -> None:
 
 async def appear(scene: Scene, peer: PeerId, stand: words.Stand, stage: int = 0) -> None:
     """Shows a peer a card of the attacker that is at work, and as far as the peer is."""
-    scene.attacker.says.update(state="serving", stage=stage, version=stand.version, record=stand.record, room=64)
+    scene.attacker.says.update(state="serving", stage=stage, version=stand.version, record_hash=stand.record, room=64)
     await scene.attacker.ask(peer, words.announce(scene.attacker.card()))
 
 
@@ -130,14 +131,14 @@ async def fill_memory(scene: Scene) -> None:
 
 
 ATTACKS = (
-    Attack("freeze", "freezes every sum under a ballot of 2^60", ordered(freeze), open=NO_MANDATE),
+    Attack("freeze", "freezes every sum under the highest ballot", ordered(freeze), open=NO_MANDATE),
     Attack("thaw", "has rounds begin again, and names everything as done elsewhere", ordered(thaw), open=NO_MANDATE),
     Attack("blame", "says that the step is to be skipped", ordered(blame), open=NO_MANDATE),
     Attack("close", "has every peer lead a round of its own", ordered(close), open=NO_MANDATE),
     Attack("subtract", "has every index taken out of every sum", ordered(subtract), open=NO_MANDATE),
     Attack("own-plan", "sends a plan of which it owns everything", own_plan, open=NO_MANDATE),
     Attack("resend", "has everything sent to itself", repeated(resend), open=NO_MANDATE),
-    Attack("took-over", "says that it leads the step, under a ballot of 2^60", repeated(take_over), open=NO_ROLE),
+    Attack("took-over", "says that it leads the step, under the highest ballot", repeated(take_over), open=NO_ROLE),
     Attack(
         "took-over-memory",
         "says of 80 long names that it leads there",

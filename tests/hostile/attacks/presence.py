@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.id import ID
 
+from swarmd.swarm.wire.messages.fields import STEP_LIMIT
 from swarmd.values import PeerId
 from tests.hostile import words
 from tests.hostile.attack import Attack, Scene, repeated
 
 HIGHEST_LIFE = 1 << 61  # an incarnation that no honest peer gets above
-BEYOND = 1 << 60  # a version that no run has
+BEYOND = STEP_LIMIT  # a version that no run has
 SHOWN = 16  # cards in a summary that are looked at
 INVENTED = 1500
 DIALLED = 64  # peers that don't exist, each to be dialled
@@ -57,15 +58,15 @@ async def say_goodbye(scene: Scene) -> None:
 
 async def be_far_ahead(scene: Scene) -> None:
     """A card of the attacker's own, of a version that doesn't exist."""
-    scene.attacker.says.update(version=BEYOND, state="serving", stage=0, record="ff" * 16)
+    scene.attacker.says.update(version=BEYOND, state="serving", stage=0, record_hash="ff" * 16)
     await scene.attacker.tell_all(scene.peers, words.announce(scene.attacker.card()))
 
 
 async def be_fast(scene: Scene) -> None:
     """A card of the middle stage that is faster than anything, and answers no hop."""
     stand = await scene.attacker.stand(scene.head)
-    scene.attacker.says.update(state="serving", stage=1, version=stand.version, record=stand.record)
-    scene.attacker.says.update(room=1 << 30, service_seconds=1e-9, microbatches_per_second=1e12, measured=True)
+    scene.attacker.says.update(state="serving", stage=1, version=stand.version, record_hash=stand.record)
+    scene.attacker.says.update(room=1 << 20, service_seconds=1e-9, microbatches_per_second=1e9, measured=True)
     await scene.attacker.tell_all(scene.peers, words.announce(scene.attacker.card()))
 
 
@@ -134,7 +135,7 @@ async def have_dialled(scene: Scene) -> None:
 ATTACKS = (
     Attack(
         "far-ahead",
-        "announces a card of version 2^60, and has no record",
+        "announces a card of the highest version there is, and has no record",
         repeated(be_far_ahead, 1.0),
         open="that somebody is far ahead is believed of a card",
     ),
