@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.id import ID
 
+from swarmd.swarm.membership.table import SMALL_SWARM
 from swarmd.swarm.wire.messages.fields import STEP_LIMIT
 from swarmd.values import PeerId
 from tests.hostile import words
@@ -15,7 +16,8 @@ HIGHEST_LIFE = 1 << 61  # an incarnation that no honest peer gets above
 BEYOND = STEP_LIMIT  # a version that no run has
 SHOWN = 16  # cards in a summary that are looked at
 INVENTED = 1500
-DIALLED = 64  # peers that don't exist, each to be dialled
+CROWD = SMALL_SWARM + 16
+DIALLED = 24  # peers that don't exist, each to be dialled; with them the swarm is still a small one
 BLOATED = 1200  # peers of whom long cards are told
 LONG = 60_000  # characters of a card's addresses, about
 NAME = 300  # of one of them, without the peer that it names
@@ -23,7 +25,7 @@ PEER = 80  # of the rest of it
 IN_A_CARD = 8  # addresses, at most, that are dialled
 FALSE_STAGE = 900
 GOSSIP_S = 1.0  # between two summaries of the same
-DIALS_PER_S = 12.0  # to one address by three daemons that pace themselves: more is a harm
+DIALS_PER_S = 6.0  # to one address by three daemons, each of which spaces its own by a second: more is a harm
 THIRD_PARTY = "a card is believed whoever brings it"
 
 
@@ -95,6 +97,16 @@ async def sybil(scene: Scene) -> None:
         await asyncio.sleep(GOSSIP_S)
 
 
+async def crowd(scene: Scene) -> None:
+    """Peers that don't exist and claim no work, so many that the swarm counts as a large one."""
+    await scene.attacker.subscribe(topic(scene))
+    cards = await invent(scene, CROWD, ("/ip4/127.0.0.1/tcp/9",), stage=1, state="joining")
+    while True:
+        await gossip(scene, cards, 1)
+        cards = [words.changed(card, sequence=card["sequence"] + 1) for card in cards]
+        await asyncio.sleep(GOSSIP_S)
+
+
 async def bloat(scene: Scene) -> None:
     """Long cards of peers that don't exist."""
     await scene.attacker.subscribe(topic(scene))
@@ -143,6 +155,7 @@ ATTACKS = (
     Attack("goodbye", "gossips goodbyes of everyone", say_goodbye, open=THIRD_PARTY),
     Attack("fast", "announces that it is faster than anybody, and takes no hop", repeated(be_fast, 1.0)),
     Attack("sybil", "gossips 1,500 peers at the middle stage that don't exist", sybil, open=THIRD_PARTY),
+    Attack("crowd", "gossips 64 newcomers to the middle stage that don't exist", crowd, open=THIRD_PARTY),
     Attack(
         "bloat",
         "gossips 1,200 cards of 60 kB",
@@ -150,5 +163,5 @@ ATTACKS = (
         open="what one author gossips has no pace: a busy daemon gets nothing else done",
         ends=True,
     ),
-    Attack("dials", "names an address of somebody else in 64 cards", have_dialled, defence="dial-pace"),
+    Attack("dials", "names an address of somebody else in 24 cards", have_dialled, defence="dial-pace"),
 )
