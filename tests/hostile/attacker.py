@@ -35,7 +35,10 @@ class Attacker:
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
-        self._answers: dict[str, Answer] = {"Hello": lambda *_: words.hello(self.fingerprint, self.card())}
+        self._answers: dict[str, Answer] = {
+            "Hello": lambda *_: words.hello(self.fingerprint, self.card()),
+            "AskVote": lambda *_: words.vote(),
+        }
         self._incarnation, self._sequence = time.time_ns(), 0
         self.says: dict[str, Any] = {}  # what its card says, besides what it must
         self.heard = Counter[str]()  # the answers to its questions, refusals as sentences
@@ -104,9 +107,12 @@ class Attacker:
     async def ask(
         self, peer: PeerId, frame: Frame, *, seconds: float = ANSWER_S, urgency: Urgency = "control"
     ) -> Frame | None:
-        """The answer, None if there is none; counted either way."""
+        """The answer, None if there is none; counted either way. It greets once more where it is told to."""
         try:
             answer = await self._peer.request(peer, frame, deadline_s=seconds, urgency=urgency)
+            if words.is_to_greet(answer):
+                await self.greet(peer)
+                answer = await self._peer.request(peer, frame, deadline_s=seconds, urgency=urgency)
         except Refused as refusal:
             self.heard[f"{frame.kind}: refused: {refusal}"[:110]] += 1
         except NO_ANSWER as trouble:

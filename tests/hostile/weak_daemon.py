@@ -82,14 +82,44 @@ def fits() -> None:
     replace(places, "lacking", lambda *_: "")
 
 
+def votes() -> None:
+    """Believes every record, whoever brings it, without asking its acceptors."""
+    from swarmd.swarm.history.history import History
+
+    async def confirms(*_: Any) -> bool:
+        return True
+
+    replace(History, "confirms", confirms)
+
+
+def role(kind: str) -> None:
+    """Takes a kind of request from whoever has greeted."""
+    from swarmd.swarm.wire.roles import ROLES, Needs, Role
+
+    (request,) = (it for it in ROLES if it.__name__ == kind)
+    ROLES[request] = Needs(Role.KNOWN)
+
+
 DEFENCES: dict[str, Callable[[], None]] = {
     "dial-pace": dial_pace,
     "fits": fits,
     "own-text": own_text,
     "took-over-memory": took_over_memory,
     "unanswered": unanswered,
+    "votes": votes,
 }
 """Functions that switch a defence off, by its name."""
+
+ROLE = "role:"  # and a kind of request: the defence is the role that this needs
+
+
+def switch_off(defences: str) -> None:
+    """Switches off each of the defences that are named, with commas between them."""
+    for name in filter(None, defences.split(",")):
+        if name.startswith(ROLE):
+            role(name.removeprefix(ROLE))
+        else:
+            DEFENCES[name]()
 
 
 @dataclasses.dataclass
@@ -122,6 +152,5 @@ if __name__ == "__main__":
         resource.setrlimit(resource.RLIMIT_AS, (weakness.memory, weakness.memory))
     if weakness.slow:
         slow_down(weakness.slow)
-    for name in filter(None, weakness.without.split(",")):
-        DEFENCES[name]()
+    switch_off(weakness.without)
     main()

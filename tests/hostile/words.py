@@ -95,6 +95,11 @@ def place(stage: int, cards: Sequence[Card], founder: PeerId, arrival: int) -> F
     return Frame("Place", body)
 
 
+def is_to_greet(answer: Frame) -> bool:
+    """True if the other wants a greeting first."""
+    return answer.kind == "SayHello"
+
+
 def ack() -> Frame:
     return Frame("Ack", {})
 
@@ -112,8 +117,13 @@ def record_in(answer: Frame) -> Record:
     return record
 
 
-def commit(record: Record, *, relay: bool = False) -> Frame:
-    return Frame("Commit", {"record": record, "relay": relay})
+def commit(record: Record, voters: Sequence[PeerId] = (), *, relay: bool = False) -> Frame:
+    return Frame("Commit", {"record": record, "relay": relay, "voters": list(voters)})
+
+
+def vote() -> Frame:
+    """A word that a record is decided, whichever it is."""
+    return Frame("Vote", {"accepted": True, "decided": True})
 
 
 def prepare(stand: Stand, number: int, peer: PeerId) -> Frame:

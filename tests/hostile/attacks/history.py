@@ -8,6 +8,7 @@ from swarmd.swarm.wire.messages.fields import BALLOT_LIMIT
 from swarmd.values import Frame, PeerId
 from tests.hostile import forged, words
 from tests.hostile.attack import PACE_S, Attack, Scene, repeated
+from tests.hostile.attacks.orders import appear
 
 NO_VOTES = "a record is believed without the votes that decided it"
 
@@ -20,9 +21,10 @@ async def newest(scene: Scene) -> Record | None:
 
 
 async def commit(scene: Scene, record: Record) -> bool:
-    """Tells everyone a record. True if everyone has taken it."""
+    """Tells everyone a record, as one at work, and says that all have accepted it. True if everyone has taken it."""
     scene.forged.add(record.hash)
-    answers = await scene.attacker.tell_all(scene.peers, words.commit(forged.plain(record)))
+    await scene.each(lambda peer, stand: appear(scene, peer, stand, room=0))
+    answers = await scene.attacker.tell_all(scene.peers, words.commit(forged.plain(record), scene.peers))
     return len(answers) == len(scene.peers)
 
 
@@ -40,7 +42,8 @@ async def relayed(scene: Scene) -> None:
     if base is not None:
         made = forged.skipped_step(scene.attacker.run, base, scene.id)
         scene.forged.add(made.hash)
-        await scene.attacker.ask(scene.head, words.commit(forged.plain(made), relay=True))
+        await appear(scene, scene.head, await scene.attacker.stand(scene.head), room=0)
+        await scene.attacker.ask(scene.head, words.commit(forged.plain(made), scene.peers, relay=True))
 
 
 async def own_gradient(scene: Scene, *, clipped: bool) -> None:
@@ -104,21 +107,23 @@ async def unclipped_gradient(scene: Scene) -> None:
 
 
 ATTACKS = (
-    Attack("skipped-steps", "commits one skipped step after another", skip_steps, open=NO_VOTES),
-    Attack("relayed-step", "has the head pass a forged step on", repeated(relayed), open=NO_VOTES),
-    Attack("own-gradient", "commits steps with gradients of its own, and serves them", gradient_of_mine, open=NO_VOTES),
-    Attack("unclipped-gradient", "says that its huge gradients have norm 0", unclipped_gradient, open=NO_VOTES),
-    Attack("own-state", "has all return to a state of its own, which is zero", own_state, open=NO_VOTES),
+    Attack("skipped-steps", "commits one skipped step after another", skip_steps, defence="votes"),
+    Attack("relayed-step", "has the head pass a forged step on", repeated(relayed), defence="votes"),
+    Attack(
+        "own-gradient", "commits steps with gradients of its own, and serves them", gradient_of_mine, defence="votes"
+    ),
+    Attack("unclipped-gradient", "says that its huge gradients have norm 0", unclipped_gradient, defence="votes"),
+    Attack("own-state", "has all return to a state of its own, which is zero", own_state, defence="votes"),
     Attack(
         "highest-ballot",
         "asks the acceptors for the right to decide, with the highest number there is",
         repeated(highest_ballot),
-        open="anybody may ask for votes, with any number",
+        defence="role:Prepare",
     ),
     Attack(
         "own-proposal",
         "has acceptors accept a skipped step, which the conductor must then propose",
         repeated(own_proposal),
-        open="anybody may ask for votes",
+        defence="role:Prepare,role:Accept",
     ),
 )

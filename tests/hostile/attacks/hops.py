@@ -23,6 +23,7 @@ async def hand_over(scene: Scene) -> None:
     taken = 0
     while True:
         stand = await scene.attacker.stand(scene.peers[1])
+        await appear(scene, scene.peers[1], stand, stage=1, room=0)
         for start, stop in slices:
             message = words.hand_over(stand, 1, start, forged.constant(stop - start, HUGE), indices)
             answer = await scene.attacker.ask(scene.peers[1], message, urgency="bulk")
@@ -35,6 +36,7 @@ async def forge_hops(scene: Scene) -> None:
     """Sends the tail noise in the name of a step's microbatches."""
     tail, run = scene.peers[2], scene.attacker.run
     stand = await scene.attacker.stand(tail)
+    await appear(scene, tail, stand, stage=1, room=0)
 
     async def one(index: int) -> None:
         hop = words.hop(stand, index, forged.random_tokens(run), forged.random_activation(run))
@@ -49,6 +51,7 @@ async def evaluate(scene: Scene) -> None:
     """Has the tail evaluate noise, which is not admitted as training is."""
     tail, run = scene.peers[2], scene.attacker.run
     stand = await scene.attacker.stand(tail)
+    await appear(scene, tail, stand, stage=1, room=0)
     hop = words.hop(stand, 0, forged.random_tokens(run), forged.random_activation(run), evaluate=True)
     await asyncio.gather(*(scene.attacker.ask(tail, hop, urgency="hop") for _ in range(64)))
 

@@ -58,8 +58,14 @@ def revoke(scene: Scene, stand: words.Stand) -> Frame:
     return words.revoke(stand.step, everything(scene))
 
 
-def complete(scene: Scene, stand: words.Stand) -> Frame:
-    return words.ask_lease(stand, 0, completed=everything(scene))
+async def complete(scene: Scene) -> None:
+    """With a card of the first stage, the attacker is taken for a head."""
+
+    async def say(peer: PeerId, stand: words.Stand) -> None:
+        await appear(scene, peer, stand, room=0)
+        await scene.attacker.ask(peer, words.ask_lease(stand, 0, completed=everything(scene)))
+
+    await scene.each(say)
 
 
 def hold(scene: Scene, stand: words.Stand) -> Frame:
@@ -71,6 +77,7 @@ async def stay(scene: Scene) -> None:
 
     async def say(peer: PeerId, stand: words.Stand) -> None:
         stage = scene.peers.index(peer)
+        await appear(scene, peer, stand, stage, room=0)
         if await scene.attacker.ask(peer, words.ask_stay(stand, stage)) is not None:
             scene.won[:] = ["peers promise to stay"]
 
@@ -114,9 +121,9 @@ async def take_over(scene: Scene) -> None:
     await scene.each(say)
 
 
-async def appear(scene: Scene, peer: PeerId, stand: words.Stand, stage: int = 0) -> None:
-    """Shows a peer a card of the attacker that is at work, and as far as the peer is."""
-    scene.attacker.says.update(state="serving", stage=stage, version=stand.version, record_hash=stand.record, room=64)
+async def appear(scene: Scene, peer: PeerId, stand: words.Stand, stage: int = 0, room: int = 64) -> None:
+    """Shows a peer a card of the attacker that is at work, and as far as the peer is. Without room it gets no hops."""
+    scene.attacker.says.update(state="serving", stage=stage, version=stand.version, record_hash=stand.record, room=room)
     await scene.attacker.ask(peer, words.announce(scene.attacker.card()))
 
 
@@ -131,23 +138,38 @@ async def fill_memory(scene: Scene) -> None:
 
 
 ATTACKS = (
-    Attack("freeze", "freezes every sum under the highest ballot", ordered(freeze), open=NO_MANDATE),
-    Attack("thaw", "has rounds begin again, and names everything as done elsewhere", ordered(thaw), open=NO_MANDATE),
-    Attack("blame", "says that the step is to be skipped", ordered(blame), open=NO_MANDATE),
-    Attack("close", "has every peer lead a round of its own", ordered(close), open=NO_MANDATE),
-    Attack("subtract", "has every index taken out of every sum", ordered(subtract), open=NO_MANDATE),
-    Attack("own-plan", "sends a plan of which it owns everything", own_plan, open=NO_MANDATE),
-    Attack("resend", "has everything sent to itself", repeated(resend), open=NO_MANDATE),
-    Attack("took-over", "says that it leads the step, under the highest ballot", repeated(take_over), open=NO_ROLE),
+    Attack("freeze", "freezes every sum under the highest ballot", ordered(freeze), defence="role:Freeze"),
+    Attack(
+        "thaw",
+        "has rounds begin again, and names everything as done elsewhere",
+        ordered(thaw),
+        defence="role:AskHoldings",
+    ),
+    Attack("blame", "says that the step is to be skipped", ordered(blame), defence="role:AskHoldings"),
+    Attack("close", "has every peer lead a round of its own", ordered(close), defence="role:Close"),
+    Attack("subtract", "has every index taken out of every sum", ordered(subtract), defence="role:Subtract"),
+    Attack("own-plan", "sends a plan of which it owns everything", own_plan, defence="role:Plan"),
+    Attack("resend", "has everything sent to itself", repeated(resend), defence="role:Resend"),
+    Attack(
+        "took-over",
+        "says that it leads the step, under the highest ballot",
+        repeated(take_over),
+        defence="role:TookOver",
+    ),
     Attack(
         "took-over-memory",
         "says of 80 long names that it leads there",
         fill_memory,
-        defence="took-over-memory",
+        defence="took-over-memory,role:TookOver",
         ends=True,
     ),
-    Attack("completed", "reports everything as finished, and is no head", ordered(complete), open=NO_ROLE),
+    Attack(
+        "completed",
+        "joins the first stage with a card, and reports everything as finished",
+        repeated(complete),
+        open=NO_ROLE,
+    ),
     Attack("held", "asks for every lease, and says that it holds all", ordered(hold)),
-    Attack("revoke", "tells heads that others have finished everything", ordered(revoke), open=NO_ROLE),
+    Attack("revoke", "tells heads that others have finished everything", ordered(revoke), defence="role:Revoke"),
     Attack("stay", "forbids everyone to move", repeated(stay), open=NO_ROLE),
 )
