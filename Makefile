@@ -12,7 +12,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples test test-fast test-long lint sim prove chaos chaos-virtual soak fuzz bench-pipeline bench-joining bench-recovery bench-moving bench-rebalance bench-codecs bench-start bench-planner clean
+.PHONY: help demo examples test test-fast test-long lint sim prove chaos chaos-virtual soak fuzz hostile bench-pipeline bench-joining bench-recovery bench-moving bench-rebalance bench-codecs bench-start bench-planner clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -41,6 +41,9 @@ test-fast: .venv/.installed-dev ## Unit tests, the house's rules, 39 recorded ru
 
 test-long: .venv/.installed-dev ## The tests that take too long to be among those, about 12 minutes
 	$(BIN)/python -m pytest -q -m long
+
+hostile: .venv/.installed-dev ## Attacks on swarms of real daemons: those that are stopped, without their defence too, and open ones
+	$(BIN)/python -m pytest -q -m hostile tests/hostile
 
 lint: .venv/.installed-dev ## Check style and types
 	$(BIN)/ruff check .

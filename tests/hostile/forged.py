@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
+from swarmd.chunks import CHUNK_BYTES, chunk_hash
 from swarmd.config import RunConfig
 from swarmd.schedule import learning_rate_at
 from swarmd.stage import codec
 from swarmd.stage.engine import StageEngine
 from swarmd.swarm.history.record import Record, clip_factor, counts_after, record_to_plain
 from swarmd.swarm.history.record_codec import record_from_plain
-from swarmd.swarm.state.manifest import CHUNK_BYTES, chunk_hash
 from swarmd.values import Encoded, PeerId
 from tests.hostile import words
 

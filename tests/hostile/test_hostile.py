@@ -16,22 +16,15 @@ from tests.hostile.attacker import Attacker
 from tests.hostile.catalogue import ATTACKS
 from tests.hostile.trial import scene, stop
 from tests.hostile.victims import Look, Victims, harms, honest_steps, victims
-from tests.hostile.weak_daemon import DEFENCES
 
 STEPS = 4  # whole ones that a swarm does under attack, and once more afterwards, before it counts as unharmed
 PATIENCE_S = 240.0  # for what takes seconds on a machine with nothing else to do
 STOPPED_TIMES = 20.0  # a swarm that takes so many times its usual time for a step has been stopped
 SEVERAL = 3  # steps by which the usual time is measured
 
+pytestmark = pytest.mark.hostile
+
 STOPPED = [attack for attack in ATTACKS.values() if not attack.open]
-
-
-def test_every_attack_has_a_way_to_be_told_from_a_mistake() -> None:
-    """Those that are stopped name the defence that does it; the others have nothing that could be switched off."""
-    for attack in ATTACKS.values():
-        assert not (attack.open and attack.defence), f"{attack.name} is stopped, or it is open"
-        assert not attack.defence or attack.defence in DEFENCES, attack.defence
-    assert {*DEFENCES} == {attack.defence for attack in ATTACKS.values()} - {""}, "a switch that nobody uses"
 
 
 async def goes_on(it: Scene, before: Sequence[Look], steps: int) -> list[Look]:
@@ -77,7 +70,6 @@ async def test_what_is_stopped_does_no_harm() -> None:
                 await withstand(attack, swarm)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("attack", [it for it in STOPPED if it.minutes], ids=lambda it: it.name)
 async def test_what_is_stopped_after_a_while_does_no_harm(attack: Attack) -> None:
@@ -108,7 +100,6 @@ async def harmed(attack: Attack, it: Scene) -> list[str]:
     return [*won, *harms(before, seen, it.forged), *stopped]
 
 
-@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("attack", [it for it in STOPPED if it.defence], ids=lambda it: it.name)
 async def test_what_is_stopped_works_without_its_defence(attack: Attack) -> None:
@@ -116,7 +107,6 @@ async def test_what_is_stopped_works_without_its_defence(attack: Attack) -> None
         assert await harmed(attack, it), it.attacker.heard
 
 
-@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("attack", [it for it in ATTACKS.values() if it.open], ids=lambda it: it.name)
 async def test_what_is_open_still_works(attack: Attack) -> None:

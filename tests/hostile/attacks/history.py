@@ -2,8 +2,8 @@
 
 import asyncio
 
+from swarmd.chunks import CHUNK_BYTES
 from swarmd.swarm.history.record import Record
-from swarmd.swarm.state.manifest import CHUNK_BYTES
 from swarmd.swarm.wire.messages.fields import BALLOT_LIMIT
 from swarmd.values import Frame, PeerId
 from tests.hostile import forged, words
