@@ -10,8 +10,6 @@ from tests.hostile import forged, words
 from tests.hostile.attack import PACE_S, Attack, Scene, repeated
 from tests.hostile.attacks.orders import appear
 
-NO_VOTES = "a record is believed without the votes that decided it"
-
 
 async def newest(scene: Scene) -> Record | None:
     """The record that the head applied last."""

@@ -7,9 +7,8 @@ from swarmd.errors import Refused
 from swarmd.values import Frame, PeerId
 from tests.hostile import forged, words
 from tests.hostile.attack import PACE_S, Attack, Scene, repeated
-from tests.hostile.attacks.orders import appear
+from tests.hostile.attacks.orders import BY_CARD, appear
 
-NO_ROLE = "whoever greets may send one"
 HUGE = 1e6  # each element of a sum that is handed over
 LAST = 16 << 10  # elements of the last slice, at most
 
@@ -123,9 +122,9 @@ async def read(scene: Scene) -> None:
 
 
 ATTACKS = (
-    Attack("hand-over", "hands a constant over as a leaving peer's sum", hand_over, open=NO_ROLE),
-    Attack("forged-hops", "sends the tail noise as hops of the step", repeated(forge_hops), open=NO_ROLE),
-    Attack("evaluate", "has the tail evaluate 64 microbatches at once", repeated(evaluate), open=NO_ROLE),
+    Attack("hand-over", "hands a constant over as a leaving peer's sum", hand_over, open=BY_CARD),
+    Attack("forged-hops", "sends the tail noise as hops of the step", repeated(forge_hops), open=BY_CARD),
+    Attack("evaluate", "has the tail evaluate 64 microbatches at once", repeated(evaluate), open=BY_CARD),
     Attack(
         "not-finite",
         "joins the last stage with a card, and answers that nothing is finite",
