@@ -248,11 +248,12 @@ class Confirmation:
 
     async def _is_witnessed(self, ask: AskVote, before: Record | None, source: PeerId, answers: Answers) -> bool:
         """True if one whose word counts knows that the record is decided: a member of the record before, or, where
-        nobody else is left of these, one of those around. An acceptor that knows has said so.
+        nobody else is left of these that can speak for the step, one of those around. An acceptor that knows has said
+        so.
         """
         own = self._membership.own.peer
         members = set(before.members() if before is not None else ()) - {own}
-        witnesses = {peer for peer in members if self._membership.is_live(peer)}
+        witnesses = {peer for peer in members if self._membership.is_live(peer)} - answers.abstaining
         witnesses = witnesses or {card.peer for card in self._membership.kin()} - {own}
         if source in witnesses or answers.known():
             return True

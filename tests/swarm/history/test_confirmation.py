@@ -221,6 +221,20 @@ def test_one_that_has_lost_its_memory_says_nothing_against_a_record() -> None:
     run_virtual(main())
 
 
+@pytest.mark.parametrize(("forgetful", "believed"), [(5, False), (6, True)])
+def test_a_newcomers_word_counts_where_no_member_can_speak_for_the_step(forgetful: int, believed: bool) -> None:
+    """All members are there, and none remembers the step before: nobody but a newcomer can have decided this one."""
+
+    async def main() -> None:
+        it = Swarm()
+        for name in ACCEPTORS[:forgetful]:
+            it.peers[name].history._contributed.clear()
+        it.me.membership.hear(card("x", stage=0, version=1, record_hash=FIRST.hash), now())
+        assert await it.me.confirms(FORKED, "x") == believed
+
+    run_virtual(main())
+
+
 def test_a_forked_record_is_followed_only_by_those_who_reach_no_majority_themselves() -> None:
     async def main() -> None:
         it = Swarm().accept("m1", "n1")
