@@ -2,9 +2,10 @@
 
 import argparse
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from tests.hostile import refused
+from tests.hostile import refused, virtual
+from tests.hostile.attack import Attack
 from tests.hostile.catalogue import ATTACKS
 from tests.hostile.trial import Fare, Spans, play
 
@@ -19,13 +20,20 @@ def row(fare: Fare) -> str:
     return f"| {fare.attack.name}{off} | {fare.attack.does} | {pace} | {harm} | {', '.join(fare.states)} |"
 
 
-async def show(names: Sequence[str], spans: Spans, *, off: bool, answers: bool) -> None:
+Player = Callable[[Attack, Spans, str], Fare]
+
+
+def in_reality(attack: Attack, spans: Spans, without: str) -> Fare:
+    return asyncio.run(play(attack, spans, without))
+
+
+def show(names: Sequence[str], spans: Spans, player: Player, *, off: bool, answers: bool) -> None:
     print(f"steps a second: before, during {spans.during:.0f} s, and {spans.later:.0f} s after\n")
     print(f"{HEAD}\n|{'---|' * 7}", flush=True)
     for name in names:
         attack = ATTACKS[name]
         for without in ("", attack.defence) if off and attack.defence else ("",):
-            fare = await play(attack, spans, without)
+            fare = player(attack, spans, without)
             print(row(fare), flush=True)
             if answers:
                 print(*(f"    {it}" for it in fare.heard), sep="\n", flush=True)
@@ -34,6 +42,7 @@ async def show(names: Sequence[str], spans: Spans, *, off: bool, answers: bool) 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
     parser.add_argument("--only", metavar="NAME", action="append", choices=sorted(ATTACKS), help="this attack; again")
+    parser.add_argument("--virtual", action="store_true", help="a simulated swarm, and its own seconds")
     parser.add_argument("--off", action="store_true", help="also with the defence off, where there is one")
     parser.add_argument("--answers", action="store_true", help="show what the attacker was answered")
     parser.add_argument("--during", type=float, default=Spans.during, help="seconds of an attack")
@@ -44,7 +53,8 @@ def main() -> None:
         asyncio.run(refused.show(given.connections))
         return
     spans = Spans(during=given.during, later=given.later)
-    asyncio.run(show(given.only or [*ATTACKS], spans, off=given.off, answers=given.answers))
+    names = given.only or [it.name for it in ATTACKS.values() if not (given.virtual and it.physical)]
+    show(names, spans, virtual.play if given.virtual else in_reality, off=given.off, answers=given.answers)
 
 
 if __name__ == "__main__":

@@ -3,19 +3,32 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
 from swarmd.values import PeerId
 from tests.hostile import words
 from tests.hostile.attacker import Attacker
-from tests.hostile.victims import Victims
+from tests.hostile.victims import Look
+
+
+class Prey(Protocol):
+    """A swarm that is attacked, real or simulated."""
+
+    addresses: list[str]
+
+    async def look(self) -> list[Look]: ...
+
+    async def until(self, holds: Callable[[list[Look]], bool], seconds: float) -> bool: ...
 
 
 @dataclass
 class Scene:
     """A swarm, its attacker, which has greeted everyone, and what the attacker counts as won."""
 
-    victims: Victims
+    victims: Prey
     attacker: Attacker
+    directory: Path | None = None  # for files; a simulated world has none
     without: str = ""  # defences that newcomers lack, too
     peers: list[PeerId] = field(default_factory=list)  # the swarm's, in the order of its daemons
     forged: set[str] = field(default_factory=set)  # hashes of records of the attacker's making
@@ -58,6 +71,7 @@ class Attack:
     open: str = ""  # why it still works, in words; "": it is stopped
     stages: tuple[int, ...] = (0, 1, 2)  # of the swarm's peers
     ends: bool = False  # by itself: its harm is done, or not, when it has ended
+    physical: bool = False  # its harm is to a process, or in what real connections cost: no simulated swarm shows it
     minutes: bool = False  # the defence needs more than a few seconds: its test is a long one
 
     async def run(self, scene: Scene) -> None:

@@ -44,7 +44,7 @@ async def goes_on(it: Scene, before: Sequence[Look], steps: int) -> list[Look]:
 async def withstand(attack: Attack, swarm: Victims) -> None:
     """Plays an attack on a swarm, which goes on under it and after it, and takes no harm."""
     attacker = await Attacker.start(swarm.swarm.directory, attack.name)
-    it = Scene(swarm, attacker)
+    it = Scene(swarm, attacker, swarm.swarm.directory)
     try:
         await it.enter()
         before = await swarm.look()

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from tests.hostile.attack import Attack, Scene
 from tests.hostile.attacker import Attacker
 from tests.hostile.victims import Look, harms, honest_steps, victims
+
+SLOW_SHARE = 0.6  # of the pace before: less is a harm
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Fare:
     states: tuple[str, ...]  # of the daemons at the end
     heard: tuple[str, ...]  # the commonest answers to the attacker
 
+    @property
+    def harm(self) -> bool:
+        """True if something was done to the swarm, be it only that it has become much slower."""
+        return bool(self.harms) or min(self.during, self.after) < self.before * SLOW_SHARE
+
 
 @contextlib.asynccontextmanager
 async def scene(attack: Attack, without: str = "") -> AsyncIterator[Scene]:
@@ -40,7 +47,7 @@ async def scene(attack: Attack, without: str = "") -> AsyncIterator[Scene]:
     async with victims(attack.stages, without) as it:
         attacker = await Attacker.start(it.swarm.directory)
         try:
-            made = Scene(it, attacker, without)
+            made = Scene(it, attacker, it.swarm.directory, without)
             await made.enter()
             yield made
         finally:
@@ -55,31 +62,37 @@ async def stop(task: "asyncio.Task[None]") -> None:
 
 
 async def play(attack: Attack, spans: Spans, without: str = "") -> Fare:
+    """Plays an attack on real daemons."""
     async with scene(attack, without) as it:
-        first = await it.victims.look()
-        await asyncio.sleep(spans.before)
-        begun = await it.victims.look()
-        task = asyncio.create_task(attack.run(it), name=attack.name)
-        await asyncio.sleep(spans.during)
-        ended = await it.victims.look()
-        won = tuple(it.won)
-        await stop(task)
-        await it.attacker.stop()
-        await asyncio.sleep(spans.later)
-        late = await it.victims.look()
-        await asyncio.sleep(spans.after)
-        last = await it.victims.look()
-        done = harms(begun, last, it.forged)
-        return Fare(
-            attack,
-            without,
-            honest_steps(first, begun, it.forged) / spans.before,
-            honest_steps(begun, ended, it.forged) / spans.during,
-            honest_steps(late, last, it.forged) / spans.after,
-            (*won, *done),
-            tuple(map(_state, last)),
-            tuple(f"{answer} x{count}" for answer, count in it.attacker.heard.most_common(4)),
-        )
+        return await watch(it, attack, spans, lambda: asyncio.create_task(attack.run(it), name=attack.name))
+
+
+async def watch(it: Scene, attack: Attack, spans: Spans, begin: "Callable[[], asyncio.Task[None]]") -> Fare:
+    """The course of a trial; `begin` starts the attack."""
+    first = await it.victims.look()
+    await asyncio.sleep(spans.before)
+    begun = await it.victims.look()
+    task = begin()
+    await asyncio.sleep(spans.during)
+    ended = await it.victims.look()
+    won = tuple(it.won)
+    await stop(task)
+    await it.attacker.stop()
+    await asyncio.sleep(spans.later)
+    late = await it.victims.look()
+    await asyncio.sleep(spans.after)
+    last = await it.victims.look()
+    done = harms(begun, last, it.forged)
+    return Fare(
+        attack,
+        it.without,
+        honest_steps(first, begun, it.forged) / spans.before,
+        honest_steps(begun, ended, it.forged) / spans.during,
+        honest_steps(late, last, it.forged) / spans.after,
+        (*won, *done),
+        tuple(map(_state, last)),
+        tuple(f"{answer} x{count}" for answer, count in it.attacker.heard.most_common(4)),
+    )
 
 
 def _state(look: Look) -> str:

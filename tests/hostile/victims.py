@@ -52,7 +52,7 @@ class Line:
     digest: str
 
 
-def _line(plain: dict[str, Any]) -> Line:
+def line(plain: dict[str, Any]) -> Line:
     amiss = plain["lost"] + plain["duplicated"]
     flags = plain["skipped"], plain["forked"]
     return Line(plain["record"], plain["microbatches"], *flags, amiss, plain["grad_norm"], plain["digest"])
@@ -112,7 +112,7 @@ async def look_at(daemon: Daemon) -> Look:
             memory, times = process.memory_info().rss / 1e6, process.cpu_times()
             cpu = times.user + times.system
     state = status.get("state", "deaf" if alive else "ended")
-    lines = {line.record: line for line in map(_line, _written(daemon))}
+    lines = {it.record: it for it in map(line, _written(daemon))}
     return Look(alive, state, status.get("waiting_for", ""), status.get("version", 0), memory, cpu, lines)
 
 

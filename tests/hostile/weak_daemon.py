@@ -7,20 +7,25 @@ Production has no such switch; each entry of `DEFENCES` says what it takes away,
 """
 
 import argparse
+import contextlib
 import dataclasses
+import functools
 import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from swarmd.__main__ import main
+
+_undo: list[Callable[[], None]] = []  # what is to be done for the defences to be back
 
 
 def replace(owner: Any, name: str, by: Any) -> None:
     """Has something do what another does. A name that isn't there any more is a defence that is elsewhere now."""
     assert hasattr(owner, name), f"{owner} has no {name}"
+    _undo.append(functools.partial(setattr, owner, name, getattr(owner, name)))
     setattr(owner, name, by)
 
 
@@ -50,6 +55,13 @@ def unanswered() -> None:
     from swarmd.swarm.hops import custody
 
     replace(custody, "unanswered", lambda *_, **__: "")
+
+
+def norm() -> None:
+    """Takes the squared norm of a gradient from the record."""
+    from swarmd.swarm.rounds.committed import CommittedGradients
+
+    replace(CommittedGradients, "objection", lambda it, record: "")
 
 
 def took_over_memory() -> None:
@@ -97,12 +109,14 @@ def role(kind: str) -> None:
     from swarmd.swarm.wire.roles import ROLES, Needs, Role
 
     (request,) = (it for it in ROLES if it.__name__ == kind)
+    _undo.append(functools.partial(ROLES.__setitem__, request, ROLES[request]))
     ROLES[request] = Needs(Role.KNOWN)
 
 
 DEFENCES: dict[str, Callable[[], None]] = {
     "dial-pace": dial_pace,
     "fits": fits,
+    "norm": norm,
     "own-text": own_text,
     "took-over-memory": took_over_memory,
     "unanswered": unanswered,
@@ -120,6 +134,17 @@ def switch_off(defences: str) -> None:
             role(name.removeprefix(ROLE))
         else:
             DEFENCES[name]()
+
+
+@contextlib.contextmanager
+def weak(defences: str) -> Iterator[None]:
+    """Switches off defences of this process for a while."""
+    try:
+        switch_off(defences)
+        yield
+    finally:
+        while _undo:
+            _undo.pop()()
 
 
 @dataclasses.dataclass

@@ -80,4 +80,4 @@ async def be_refused(scene: Scene) -> None:
         await connect(scene.victims.addresses[0], AT_ONCE, greeting(scene.attacker))
 
 
-ATTACKS = (Attack("refused", "greets as one stranger after another, of another run", be_refused),)
+ATTACKS = (Attack("refused", "greets as one stranger after another, of another run", be_refused, physical=True),)

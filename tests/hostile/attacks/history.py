@@ -45,7 +45,7 @@ async def relayed(scene: Scene) -> None:
 
 
 async def own_gradient(scene: Scene, *, clipped: bool) -> None:
-    made = await asyncio.to_thread(forged.gradients, scene.attacker.run)
+    made = forged.gradients(scene.attacker.run)
     parts = {it.digest: it.data for it in made}
     scene.attacker.answer("AskGradient", lambda _, ask: words.gradient_part(1, parts[ask.body["digest"]]))
     while True:
@@ -57,7 +57,7 @@ async def own_gradient(scene: Scene, *, clipped: bool) -> None:
 
 async def own_state(scene: Scene) -> None:
     run = scene.attacker.run
-    states = [await asyncio.to_thread(forged.zero_state, run, stage) for stage in range(run.model.stages)]
+    states = [forged.zero_state(run, stage) for stage in range(run.model.stages)]
     base = await newest(scene)
     if base is None:
         return
@@ -110,7 +110,7 @@ ATTACKS = (
     Attack(
         "own-gradient", "commits steps with gradients of its own, and serves them", gradient_of_mine, defence="votes"
     ),
-    Attack("unclipped-gradient", "says that its huge gradients have norm 0", unclipped_gradient, defence="votes"),
+    Attack("unclipped-gradient", "says that its huge gradients have norm 0", unclipped_gradient, defence="votes,norm"),
     Attack("own-state", "has all return to a state of its own, which is zero", own_state, defence="votes"),
     Attack(
         "highest-ballot",

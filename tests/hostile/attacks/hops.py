@@ -15,7 +15,7 @@ LAST = 16 << 10  # elements of the last slice, at most
 
 async def hand_over(scene: Scene) -> None:
     """Gives the middle stage a sum of the attacker's, with all indices of the step."""
-    size = await asyncio.to_thread(forged.gradient_size, scene.attacker.run, 1)
+    size = forged.gradient_size(scene.attacker.run, 1)
     border = max(0, size - LAST)
     slices = [(start, stop) for start, stop in ((0, border), (border, size)) if stop > start]
     indices = ((0, scene.attacker.run.microbatches),)
@@ -124,7 +124,7 @@ async def read(scene: Scene) -> None:
 ATTACKS = (
     Attack("hand-over", "hands a constant over as a leaving peer's sum", hand_over, open=BY_CARD),
     Attack("forged-hops", "sends the tail noise as hops of the step", repeated(forge_hops), open=BY_CARD),
-    Attack("evaluate", "has the tail evaluate 64 microbatches at once", repeated(evaluate), open=BY_CARD),
+    Attack("evaluate", "has the tail evaluate 64 microbatches at once", repeated(evaluate)),
     Attack(
         "not-finite",
         "joins the last stage with a card, and answers that nothing is finite",

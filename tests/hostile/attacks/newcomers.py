@@ -46,7 +46,7 @@ async def bait(scene: Scene, run: RunConfig) -> AsyncIterator[tuple[Attacker, Sw
 
 async def read_a_file(scene: Scene) -> None:
     """The run's text is a file on the newcomer's disk: its tokens are what is read."""
-    secret = scene.victims.swarm.directory / "secret.txt"
+    secret = _directory(scene) / "secret.txt"
     secret.write_text(SECRET * 4000)
     secret.chmod(0o600)
     run = dataclasses.replace(RUN, model=_two_stages(), data=DataConfig(source=str(secret), held_out=0.0))
@@ -112,20 +112,29 @@ async def misplace(scene: Scene) -> None:
 
 
 def _directory(scene: Scene) -> Path:
-    directory = scene.victims.swarm.directory / f"newcomers-{time.monotonic_ns()}"
+    assert scene.directory is not None
+    directory = scene.directory / f"newcomers-{time.monotonic_ns()}"
     directory.mkdir()
     return directory
 
 
 ATTACKS = (
     Attack(
-        "secrets", "founds a run whose text is a file of the newcomer's", read_a_file, defence="own-text", ends=True
+        "secrets",
+        "founds a run whose text is a file of the newcomer's",
+        read_a_file,
+        defence="own-text",
+        ends=True,
+        physical=True,
     ),
-    Attack("bomb", "founds a run whose model is larger than any memory", bomb, defence="fits", ends=True),
+    Attack(
+        "bomb", "founds a run whose model is larger than any memory", bomb, defence="fits", ends=True, physical=True
+    ),
     Attack(
         "false-place",
         "gives a newcomer a place, and false cards of everyone",
         misplace,
         open="a newcomer believes the first that gives it a place",
+        physical=True,
     ),
 )

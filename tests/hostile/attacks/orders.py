@@ -86,7 +86,7 @@ async def stay(scene: Scene) -> None:
 async def own_plan(scene: Scene) -> None:
     """A plan without contributors, whose one part the attacker averages."""
     run = scene.attacker.run
-    sizes = [await asyncio.to_thread(forged.gradient_size, run, stage) for stage in range(run.model.stages)]
+    sizes = [forged.gradient_size(run, stage) for stage in range(run.model.stages)]
     scene.attacker.answer("Contribution", lambda peer, _: words.averaged(noise[scene.peers.index(peer)]))
     noise = [forged.noise(size) for size in sizes]
 
@@ -161,6 +161,7 @@ ATTACKS = (
         fill_memory,
         defence="took-over-memory,role:TookOver",
         ends=True,
+        physical=True,
     ),
     Attack(
         "completed",

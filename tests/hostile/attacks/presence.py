@@ -151,17 +151,20 @@ ATTACKS = (
         "announces a card of the highest version there is, and has no record",
         repeated(be_far_ahead, 1.0),
     ),
-    Attack("moved-away", "gossips cards that put everyone at stage 900", move_away, open=THIRD_PARTY),
+    Attack("moved-away", "gossips cards that put everyone at stage 900", move_away, open=THIRD_PARTY, physical=True),
     Attack("goodbye", "gossips goodbyes of everyone", say_goodbye),
     Attack("fast", "announces that it is faster than anybody, and takes no hop", repeated(be_fast, 1.0)),
-    Attack("sybil", "gossips 1,500 peers at the middle stage that don't exist", sybil, open=THIRD_PARTY),
-    Attack("crowd", "gossips 64 newcomers to the middle stage that don't exist", crowd, open=THIRD_PARTY),
+    Attack("sybil", "gossips 1,500 peers at the middle stage that don't exist", sybil, open=THIRD_PARTY, physical=True),
+    Attack(
+        "crowd", "gossips 64 newcomers to the middle stage that don't exist", crowd, open=THIRD_PARTY, physical=True
+    ),
     Attack(
         "bloat",
         "gossips 1,200 cards of 60 kB",
         bloat,
         open="what one author gossips has no pace: a busy daemon gets nothing else done",
         ends=True,
+        physical=True,
     ),
-    Attack("dials", "names an address of somebody else in 24 cards", have_dialled, defence="dial-pace"),
+    Attack("dials", "names an address of somebody else in 24 cards", have_dialled, defence="dial-pace", physical=True),
 )

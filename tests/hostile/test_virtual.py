@@ -1,0 +1,36 @@
+"""Attacks on a simulated swarm, with its defences and without: what stops an attack is what is said to stop it."""
+
+import pytest
+
+from tests.hostile.attack import Attack
+from tests.hostile.catalogue import ATTACKS
+from tests.hostile.trial import Spans
+from tests.hostile.virtual import play
+
+SPANS = Spans(before=4.0, during=8.0, later=8.0, after=4.0)
+ALWAYS = ("skipped-steps", "freeze")  # one that votes stop, and one that roles do; `make hostile` plays the others
+pytestmark = pytest.mark.timeout(600)  # a few seconds of CPU each; a busy machine gives them slowly
+
+SHOWN = [attack for attack in ATTACKS.values() if not (attack.physical or attack.minutes)]
+
+
+def cases(attacks: list[Attack]) -> list[object]:
+    return [pytest.param(it, id=it.name, marks=() if it.name in ALWAYS else pytest.mark.hostile) for it in attacks]
+
+
+@pytest.mark.parametrize("attack", cases([it for it in SHOWN if not it.open]))
+def test_what_is_stopped_does_no_harm(attack: Attack) -> None:
+    fare = play(attack, SPANS)
+    assert not fare.harm, fare
+
+
+@pytest.mark.parametrize("attack", cases([it for it in SHOWN if it.defence]))
+def test_what_is_stopped_works_without_its_defence(attack: Attack) -> None:
+    fare = play(attack, SPANS, attack.defence)
+    assert fare.harm, fare
+
+
+@pytest.mark.parametrize("attack", cases([it for it in SHOWN if it.open]))
+def test_what_is_open_still_works(attack: Attack) -> None:
+    fare = play(attack, SPANS)
+    assert fare.harm, fare
