@@ -1,5 +1,7 @@
 """Every handler of a peer, in a small swarm in virtual time, as a stranger with a finished greeting asks it.
 
+No role is asked for, so that every handler hears of the stranger: a liar that has a role reaches it, too.
+
 A case is [number of the peer that is asked, whether the stranger greets first, [message], [answer]]: the stranger sends
 the messages one after the other, and answers what it is asked with the answers in turn. Each is [kind, body, [buffer]];
 steps and versions in a body count from the swarm's present version.
@@ -21,10 +23,11 @@ from swarmd.sim.world.device import Speed
 from swarmd.sim.world.transport import SimTransport
 from swarmd.sim.world.world import World
 from swarmd.swarm.wire.framing import to_frame
-from swarmd.swarm.wire.messages.common import PROTOCOL
+from swarmd.swarm.wire.messages.common import PROTOCOL, Message
 from swarmd.swarm.wire.messages.presence import Hello
 from swarmd.swarm.wire.own_card import first_card
-from swarmd.values import Frame
+from swarmd.swarm.wire.roles import Needs
+from swarmd.values import Frame, PeerId
 from tests.fuzz.parts import message_items
 from tests.fuzz.target import Target
 
@@ -53,6 +56,13 @@ MESSAGES = 8  # of a case, at most
 STEP_LIMIT = (1 << 64) - 1
 
 
+class EveryRole:
+    """A judge that gives every peer every role."""
+
+    async def allows(self, peer: PeerId, message: Message, needs: Needs) -> bool:
+        return True
+
+
 class Swarm:
     """A swarm that trains, on a loop of its own, and a stranger in it."""
 
@@ -67,6 +77,7 @@ class Swarm:
         self.world = World(RUN, SymbolicData(RUN, symbols), engine=Factory(RUN, symbols))
         for name, stage in LAYOUT.items():
             it = await self.world.start(name, stage=stage, speed=SPEED)
+            it.peer.links.judge_by(EveryRole())
             it.transport.serve(self._noting(it.peer.links._answer))
         await self.world.until(lambda: self.version() >= BEGUN_VERSION, BEGIN_SECONDS)
 
