@@ -103,6 +103,10 @@ class Standing:
         for peer in stages:
             self.note_work(peer)
 
+    def note_no_record(self) -> None:
+        """This peer has no record any more: it begins as a run does, before anybody has worked."""
+        self.begun, self._stages = False, {}
+
     def note_work(self, peer: PeerId) -> None:
         """A peer has worked: it is in a record, or has answered a hop of this one."""
         self._worked[peer] = None

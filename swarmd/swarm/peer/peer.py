@@ -340,10 +340,10 @@ class Peer(HistoryListener):
 
     def _note_members(self) -> None:
         """Those that the newest record names have worked."""
-        if (record := self.history.record) is not None:
-            self.membership.standing.note_record(
-                {peer: entry.stage for entry in record.stages for peer in entry.members}
-            )
+        if (record := self.history.record) is None:
+            self.membership.standing.note_no_record()
+            return
+        self.membership.standing.note_record({peer: entry.stage for entry in record.stages for peer in entry.members})
 
     def _are_most_here(self) -> bool:
         """True if most members of the last record are alive and no further than this peer: nobody can have gone on

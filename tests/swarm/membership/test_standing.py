@@ -34,6 +34,13 @@ def test_one_that_has_worked_counts_though_the_last_record_lacks_it() -> None:
     assert (it.is_counted("a"), it.stage_by_record("a")) == (True, -1)
 
 
+def test_who_has_lost_its_record_counts_newcomers_as_a_new_run_does() -> None:
+    it = Standing()
+    it.note_record({"a": 0})
+    it.note_no_record()
+    assert (it.stage_by_record("a"), it.is_counted("b")) == (-1, True)
+
+
 def test_a_newcomer_counts_in_the_balance_for_a_while() -> None:
     it = Standing()
     it.note_record({"b": 0})

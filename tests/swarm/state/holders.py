@@ -170,9 +170,7 @@ def joiner_of(node: Node, donors: list[Node], held: list[int] | None = None, *, 
         first = max(live, key=lambda donor: donor.history.version, default=node)
         return card(first.name, version=first.history.version)
 
-    membership = SimpleNamespace(
-        newest=newest, own=card(node.name), get=node.membership.get, standing=Standing()
-    )
+    membership = SimpleNamespace(newest=newest, own=card(node.name), get=node.membership.get, standing=Standing())
     context = peer_context(
         run=RUN, limits=LimitsConfig(), links=node.links, membership=membership, history=node.history
     )
