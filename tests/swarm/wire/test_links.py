@@ -399,6 +399,19 @@ def test_whose_card_is_not_held_greets_again() -> None:
     meet(test)
 
 
+def test_who_has_greeted_and_does_not_count_yet_is_answered() -> None:
+    async def test(a: Node, b: Node) -> None:
+        await a.links.greet("b")
+        b.membership.hear(dataclasses.replace(a.links.own.next(), state="left"), 0.0)
+        b.membership.sweep(0.0)
+        b.membership.rumours.hear(a.links.own.card, 0.0)
+        b.cards.clear()
+        assert await a.links.ask("b", Room(3), deadline_s=1) == Ack()
+        assert not b.cards, "it needn't greet again"
+
+    meet(test)
+
+
 def test_nothing_but_greetings_counts_before_there_is_a_run_to_judge_by() -> None:
     async def test(a: Node, b: Node) -> None:
         b.links._judge = None
