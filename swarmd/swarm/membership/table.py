@@ -255,10 +255,6 @@ class Membership:
         member = self._members.get(peer)
         return member.card if member else None
 
-    def knows(self, peer: PeerId) -> bool:
-        """True if a card of a peer is held, be it one that doesn't count yet."""
-        return peer in self._members or peer in self.rumours
-
     def life_of(self, peer: PeerId) -> int:
         """The incarnation in which a peer itself has spoken here; 0: in none."""
         member = self._members.get(peer)

@@ -39,8 +39,8 @@ Handler = Callable[[PeerId, Any], Awaitable[Message]]
 class Others(Protocol):
     """The other peers, as far as conversations need to know them."""
 
-    def knows(self, peer: PeerId) -> bool:
-        """True if a card of a peer is held, be it one that doesn't count yet."""
+    def get(self, peer: PeerId) -> Card | None:
+        """The newest card of a peer that counts."""
 
     def life_of(self, peer: PeerId) -> int:
         """The incarnation in which a peer itself has spoken here; 0: in none."""
@@ -240,10 +240,11 @@ class Links:
         message = from_frame(frame)
         if isinstance(message, AskSettings):
             return to_frame(self._answer_settings(peer))
-        if peer not in self._greeted or not self._others.knows(peer):  # a greeting brings its card
-            return to_frame(SayHello())
+        now = asyncio.get_running_loop().time()
+        if peer not in self._greeted or (self._others.get(peer) is None and self._doubts(peer, now)):
+            return to_frame(SayHello())  # a greeting brings its card; that may not count here yet
         self._handler(type(message))
-        self._others.touch(peer, asyncio.get_running_loop().time())
+        self._others.touch(peer, now)
         if not await self._counts(peer, message):
             return to_frame(SayHello())
         return to_frame(await self._respond(self._handler(type(message)), peer, message))
@@ -257,12 +258,18 @@ class Links:
         needs, kind, now = ROLES[type(message)], type(message).__name__, asyncio.get_running_loop().time()
         if await self._judge.allows(peer, message, needs):
             return True
-        if now - self._doubted.get(peer, -math.inf) > DOUBT_SECONDS:
-            self._doubted[peer] = now
-            self._greeted.pop(peer, None)
+        if self._doubts(peer, now):
             return False
         self.role_refusals.note(peer, kind, now)
         raise NotAllowed(f"{kind} counts only from {needs.role.value}")
+
+    def _doubts(self, peer: PeerId, now: float) -> bool:
+        """True if a peer is to greet again, since its card is missing or may be old. Not each time: it may stay so."""
+        if now - self._doubted.get(peer, -math.inf) <= DOUBT_SECONDS:
+            return False
+        self._doubted[peer] = now
+        self._greeted.pop(peer, None)
+        return True
 
     async def _respond(self, handler: Handler, peer: PeerId, message: Message) -> Message:
         """The answer. A lack of memory is this peer's trouble, and so is a failure that nobody foresaw: the asker hears
