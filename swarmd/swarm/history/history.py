@@ -75,8 +75,6 @@ class History:
         self._fits: Callable[[Record], str] | None = None
         self._confirm: Confirm | None = None
         self.votes = OwnVotes()
-        # True while most members of the last record are where this peer is: nobody can have gone on. `Peer` sets it.
-        self.is_held: Callable[[], bool] = lambda: False
         links.handle(Commit, self._answer_commit)
         links.handle(AskRecord, self._answer_record)
 
@@ -308,31 +306,19 @@ class History:
                 record = record_from_plain(self._run, commit.record)
             except NO_ANSWER as trouble:
                 log.info("no record of step %d from %s: %s", before + 1, short(source), trouble)
-                if isinstance(trouble, Refused) and await self.is_shown(source, version):
+                if isinstance(trouble, Refused):
                     self._no_record()
                 return
             await self._advance(record, source)
             if self.version == before:
                 return
 
-    async def is_shown(self, source: PeerId, version: int) -> bool:
-        """Tells if a peer shows the record of a version: its word alone makes it no further than this one."""
-        try:
-            commit = await self._links.ask(source, AskRecord(version), deadline_s=RECORD_SECONDS)
-            if record_from_plain(self._run, commit.record).step == version:
-                return True
-        except NO_ANSWER as trouble:
-            log.info("no record of step %d from %s, which says it is there: %s", version, short(source), trouble)
-        for listener in self._listeners:
-            listener.on_unshown(source)
-        return False
-
     def _no_record(self) -> None:
         """Notes that someone who is ahead has refused the next record: a peer that was away for too long gets none."""
         now = asyncio.get_running_loop().time()
         if self._refused[0] != self.version:
             self._refused = self.version, now
-        elif now - self._refused[1] > REFUSED_SECONDS and not self.is_held():
+        elif now - self._refused[1] > REFUSED_SECONDS:
             self._refused = -1, 0.0
             self.fall_behind(f"nobody has the record of step {self.version + 1} any more")
 

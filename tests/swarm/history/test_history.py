@@ -99,9 +99,6 @@ class Node(HistoryListener):
     def on_foreign(self, peer: str) -> None:
         self.told.append(("foreign", peer))
 
-    def on_unshown(self, peer: str) -> None:
-        self.told.append(("unshown", peer))
-
     def on_relay(self, source: str, commit: Commit) -> None:
         self.told.append(("relay", source))
 
@@ -269,31 +266,6 @@ async def test_who_is_refused_the_next_record_for_long_fetches_the_whole_state()
     await node.history.catch_up("other", 8)
     assert not node.history.behind
     await asyncio.sleep(2)
-    await node.history.catch_up("other", 8)
-    assert node.history.behind
-
-
-@virtual
-async def test_a_version_of_which_nobody_shows_the_record_makes_nobody_fall_behind() -> None:
-    node, _ = two(2, 2)
-    for _ in range(3):
-        await node.history.catch_up("other", 1 << 40)
-        await asyncio.sleep(REFUSED_SECONDS)
-    assert not node.history.behind
-    assert node.told == [("unshown", "other")] * 3, "it is asked no more for a while"
-
-
-@virtual
-async def test_where_most_members_of_the_last_record_are_nobody_falls_behind_whatever_is_shown() -> None:
-    node, other = two(2, 0)
-    other.history.replace(OURS[7], "digest")
-    held = [True]
-    node.history.is_held = lambda: held[0]
-    for _ in range(3):
-        await node.history.catch_up("other", 8)
-        await asyncio.sleep(REFUSED_SECONDS)
-    assert not node.history.behind
-    held[0] = False
     await node.history.catch_up("other", 8)
     assert node.history.behind
 

@@ -13,7 +13,6 @@ from swarmd.errors import Refused
 from swarmd.sim.world.network import SimNetwork
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Record, build_record, genesis_hash, record_to_plain
-from swarmd.swarm.membership.standing import Standing
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.state.backlog import Backlog
 from swarmd.swarm.state.donor import Donor
@@ -170,7 +169,7 @@ def joiner_of(node: Node, donors: list[Node], held: list[int] | None = None, *, 
         first = max(live, key=lambda donor: donor.history.version, default=node)
         return card(first.name, version=first.history.version)
 
-    membership = SimpleNamespace(newest=newest, own=card(node.name), get=node.membership.get, standing=Standing())
+    membership = SimpleNamespace(newest=newest, own=card(node.name), get=node.membership.get)
     context = peer_context(
         run=RUN, limits=LimitsConfig(), links=node.links, membership=membership, history=node.history
     )
