@@ -35,7 +35,7 @@ test: lint ## Check style and types, then run the tests, about 12 minutes
 FAST := tests/swarm tests/stage tests/swarmctl $(wildcard tests/test_*.py) \
 	$(addprefix tests/sim/,world engines planner spot_market test_traces.py)
 
-test-fast: .venv/.installed-dev ## Unit tests, the house's rules, 39 recorded runs and 20 seeds: a minute on two cores
+test-fast: .venv/.installed-dev ## Unit tests, the house's rules, the recorded runs and 20 seeds: a minute on two cores
 	$(BIN)/python -m pytest -q -n auto $(FAST)
 	$(BIN)/python -m swarmd.sim run --seeds 20
 

@@ -95,7 +95,7 @@ def fits() -> None:
 
 
 def votes() -> None:
-    """Believes every record, whoever brings it, without asking its acceptors."""
+    """Has the daemon believe every record that any peer brings, without asking its acceptors."""
     from swarmd.swarm.history.history import History
 
     async def confirms(*_: Any) -> bool:
@@ -105,7 +105,7 @@ def votes() -> None:
 
 
 def role(kind: str) -> None:
-    """Takes a kind of request from whoever has greeted."""
+    """Has the daemon take a kind of request from every peer that has greeted."""
     from swarmd.swarm.wire.roles import ROLES, Needs, Role
 
     (request,) = (it for it in ROLES if it.__name__ == kind)

@@ -36,7 +36,7 @@ def node(network: SimNetwork, name: str) -> Links:
 
 @pytest.mark.parametrize("kind", [it for it, cls in KINDS.items() if issubclass(cls, Request) and it not in GREETING])
 def test_an_answerer_that_fails_costs_its_question_and_nothing_else(kind: str) -> None:
-    """Whoever asks is refused, also when it is the peer itself; the connection stays."""
+    """The asker is refused, also when it is the peer itself; the connection stays."""
 
     async def main() -> None:
         network, request = SimNetwork(), cast("Any", KINDS[kind])

@@ -339,7 +339,7 @@ class History:
         await self._to_the_end(work(), f"apply {record.step}")
 
     async def _to_the_end(self, work: Coroutine[Any, Any, A], name: str) -> A:
-        """Does something with a record, though whoever waits for that is cancelled."""
+        """Runs a coroutine to its end, even if the caller is cancelled meanwhile; returns its result."""
         task = asyncio.create_task(work, name=name)
         self._applying.add(task)
         task.add_done_callback(self._applying.discard)

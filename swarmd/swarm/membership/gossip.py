@@ -133,7 +133,7 @@ class Gossip:
         self._heard_from = count_near(self._membership, stage)
 
     def _hear(self, author: PeerId, frame: Frame) -> None:
-        """A gossip message. One that can't be used is dropped: whoever passed it on may not know it either."""
+        """Takes in a gossip message. One that can't be used is dropped: the peer that passed it on may not know it."""
         try:
             message = from_frame(frame)
         except (PeerFault, Refused) as trouble:

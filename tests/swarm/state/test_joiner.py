@@ -43,7 +43,7 @@ def test_a_pull_that_nobody_waits_for_ends_and_leaves_nothing() -> None:
 
 
 def test_who_missed_a_gradient_does_not_take_the_version_before_it_again() -> None:
-    """A donor still has that pinned, and gives it to whoever asks for no version in particular."""
+    """A donor still has that version pinned, and gives it to every joiner that asks for none in particular."""
 
     async def main() -> None:
         joiner, donors = crowd(1, version=3)

@@ -96,7 +96,7 @@ def test_for_each_donor_that_refuses_another_one_is_asked() -> None:
 
 @pytest.mark.parametrize(("count", "bound"), [(2, MOST_SECONDS + 5), (3, 5)])
 def test_a_donor_that_is_paused_before_it_answers_is_not_waited_for(count: int, bound: float) -> None:
-    """Where it is one of two, the other one is not taken at its word before some time has passed."""
+    """Of two donors, the other one is not taken at its word before some time has passed."""
 
     async def main() -> None:
         joiner, donors = crowd(count)
