@@ -267,13 +267,13 @@ class Forks(HistoryListener):
         """True if a peer's history has a forked record, from the first after the fork on, as far as it gives them."""
         if first.forked:
             return True
-        looked = self._unforked.pop(first.hash, first.step)
-        for start in range(looked + 1, card.version + 1, ASKED_AT_ONCE):
-            steps = range(start, min(start + ASKED_AT_ONCE, card.version + 1))
+        looked, end = self._unforked.pop(first.hash, first.step), min(card.version, self._run.steps) + 1
+        for start in range(max(looked + 1, end - RECORDS_KEPT), end, ASKED_AT_ONCE):  # nobody gives older ones
+            steps = range(start, min(start + ASKED_AT_ONCE, end))
             records = await asyncio.gather(*(ask_record(self._context, card.peer, step) for step in steps))
             if any(record.forked for record in records if record is not None):
                 return True
-        self._unforked[first.hash] = max(looked, card.version)
+        self._unforked[first.hash] = max(looked, end - 1)
         while len(self._unforked) > MET_AT_ONCE:
             del self._unforked[next(iter(self._unforked))]
         return False

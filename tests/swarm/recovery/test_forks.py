@@ -240,6 +240,17 @@ def test_a_history_whose_first_record_was_looked_at_is_asked_only_for_what_is_ne
     run_virtual(main())
 
 
+def test_a_version_that_does_not_exist_costs_no_questions_without_end() -> None:
+    async def main() -> None:
+        meeting = Meeting()
+        it = meeting.shown("a")
+        it.membership.hear(dataclasses.replace(meeting.peers["x"].card, version=1 << 40, sequence=1 << 20), 0.0)
+        await meeting.way("a")
+        assert len(it.links.asked) < 200
+
+    run_virtual(main())
+
+
 def test_what_a_peer_does_not_remember_of_its_new_history_is_not_taken_for_common() -> None:
     """It has crossed itself, and is about to learn the records that led there."""
 
