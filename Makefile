@@ -36,7 +36,7 @@ FAST := tests/swarm tests/stage tests/swarmctl $(wildcard tests/test_*.py) \
 	$(addprefix tests/sim/,world engines planner spot_market test_traces.py)
 
 test-fast: .venv/.installed-dev ## Unit tests, the house's rules, the recorded runs and 20 seeds: a minute on two cores
-	$(BIN)/python -m pytest -q -n auto $(FAST)
+	$(BIN)/python -m pytest -q -n auto -m "not slow and not long and not hostile" $(FAST)
 	$(BIN)/python -m swarmd.sim run --seeds 20
 
 test-long: .venv/.installed-dev ## The tests that take too long to be among those, about 12 minutes

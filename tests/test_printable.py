@@ -148,6 +148,7 @@ async def test_no_command_passes_them_on(tmp_path: Path, out: io.StringIO, comma
     check(out.getvalue(), renewed=isinstance(out, Terminal))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", HOSTILE[:3], ids=range(3))
 async def test_what_a_command_is_at_is_shown_safely(tmp_path: Path, out: io.StringIO, words: str) -> None:
     daemon = Hostile(words)

@@ -152,6 +152,7 @@ def test_random_bytes_never_do_worse_than_a_fault(raw: bytes, codec: str, shape:
     assert check(encoded) == decoded.numel()
 
 
+@pytest.mark.slow
 def test_bitsandbytes_is_not_imported_before_it_is_chosen() -> None:
     program = (
         "import sys, torch; from swarmd.stage import codec, engine, optimizer; codec.available_codecs();"

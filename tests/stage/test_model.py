@@ -122,6 +122,7 @@ def test_bf16_computes_about_the_same_and_keeps_fp32_gradients() -> None:
     assert all(g.dtype is torch.float32 for g in torch.autograd.grad(loss, list(module.parameters())))
 
 
+@pytest.mark.slow
 def test_building_and_training_a_stage_loads_no_compiler() -> None:
     """torch._dynamo would cost every daemon 1.1 s and 73 MiB at its start."""
     program = (

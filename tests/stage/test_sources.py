@@ -100,6 +100,7 @@ print("|".join(row["text"] for row in sources._train_rows(datasets, sys.argv[1],
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unchecked", [True, False])
 def test_the_real_datasets_library_streams_and_says_what_it_reads(tmp_path: Path, unchecked: bool) -> None:
     """In a process of its own: the library changes global state and warns at import."""

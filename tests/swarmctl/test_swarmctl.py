@@ -131,6 +131,7 @@ async def test_commands_reach_the_daemon(
     assert (code, out, err) == (2, "", "swarmctl: stage 1 would be left with 0 replicas\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", [None, Refused("the conductor is silent")])
 async def test_a_command_that_takes_a_while_says_how_far_it_is(tmp_path: Path, trouble: Exception | None) -> None:
     async with daemon_at(tmp_path) as daemon:
@@ -171,6 +172,7 @@ async def test_join_reaches_the_daemon(tmp_path: Path) -> None:
     assert (code, out, err) == (2, "", "swarmctl: already in the run toy.\n")
 
 
+@pytest.mark.slow
 async def test_a_join_that_takes_a_while_says_what_it_waits_for(tmp_path: Path) -> None:
     async with daemon_at(tmp_path) as daemon:
         daemon.hold = asyncio.Event()

@@ -290,6 +290,7 @@ def test_four_peers_on_two_cores_are_as_fast_as_two() -> None:
 # ------------------------------------------------------------------------------------------------- plans
 
 
+@pytest.mark.slow
 def test_a_plan_answers_everything() -> None:
     it = plan(question("6xT4@200Mbps$0.35,2xA100@1Gbps$1.1", run=toy_run(microbatches=400)))
     look = it.outlook

@@ -60,6 +60,7 @@ def test_who_has_notice_has_its_place_taken_before_it_goes() -> None:
     assert lost(120.0) == pytest.approx(0.0, abs=0.1)
 
 
+@pytest.mark.slow
 def test_of_all_rules_ours_loses_least_and_moves_less_than_the_published_one() -> None:
     trace = generated(0, hours=32.0)
     late = [Change(it.at_s, it.instance, it.comes) for it in trace if it.at_s < 31 * 3600]

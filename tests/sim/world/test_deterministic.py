@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 SCRIPT = """
 import asyncio
@@ -28,6 +30,7 @@ print(world.trace.count, world.trace.hash)
 """
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_trace_whatever_the_hash_seed() -> None:
     runs = [
         subprocess.Popen(
