@@ -267,4 +267,24 @@ NAMED: dict[str, Scenario] = {
         speeds=(0.073, 0.057),
         faults=(Join(5.0, "newcomer1", stage=2), Crash(9.7, "newcomer1", power=True)),
     ),
+    "cut-off-when-the-run-ends": Scenario(
+        story="One of two replicas is cut off when the other makes the last step, alone. It is doubted, not dropped, "
+        "and comes back a moment later, with its state still to be pulled: it must find somebody.",
+        seed=9001738,
+        replicas=(2,),
+        microbatches=2,
+        steps=6,
+        speeds=(0.047, 0.037),
+        link=LinkSpec(delay_s=0.021, bytes_per_second=7.9e6, jitter_s=0.063),
+        limits=LimitsConfig(in_flight_hops=2, retained_bytes=400, held_gradients=1),
+        symbols=Symbols(state_bytes=4000, spoiled_rounds=0.2),
+        validate_every=2,
+        faults=(
+            Cut(0.36, "head2", "head1"),
+            Cut(0.39, "head1", "head2"),
+            Cut(1.0, "head2", "head1"),
+            Cut(1.1, "head1", "head2"),
+            Cut(1.5, "head2", "head1"),
+        ),
+    ),
 }

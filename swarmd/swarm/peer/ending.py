@@ -118,9 +118,13 @@ class Ending:
         await self._own.announce()
         try:
             async with alongside(self._bring_copies()) as bringing:
-                await self._linger()
-                self._met = True
+                await self._linger(LINGER_SECONDS)
+                self._met, met = True, self._late()
                 await self._membership.changed.until(self._is_done, self._left_s())
+                while (left := self._left_s()) > 0 and not met >= (late := self._late()):  # cut off before, and back
+                    await self._linger(min(LINGER_SECONDS, left))
+                    met |= late
+                    await self._membership.changed.until(self._is_done, self._left_s())
                 await self._membership.changed.until(lambda: not self._untold(), min(WORD_SECONDS, self._left_s()))
         finally:
             self._verdict = self.sentence(), self.is_at_risk()
@@ -128,9 +132,9 @@ class Ending:
         if not bringing.cancelled() and (trouble := bringing.exception()) is not None:
             raise trouble
 
-    async def _linger(self) -> None:
+    async def _linger(self, bound_s: float) -> None:
         """Waits until everyone has the last version; for one that pulls its state from here longer than for others."""
-        await self._membership.changed.until(self._everyone_has_it, LINGER_SECONDS)
+        await self._membership.changed.until(lambda: not self._late(), bound_s)
         while self._pulling() and (left := self._left_s()) > 0:
             await self._membership.changed.wait(min(LOOK_SECONDS, left))
 
@@ -169,14 +173,11 @@ class Ending:
         now = asyncio.get_running_loop().time()
         return max(0.0, self._limits.final_copies_timeout_s - (now - self._since)) if self._since is not None else 0.0
 
-    def _everyone_has_it(self) -> bool:
-        return not self._late()
-
-    def _late(self) -> list[PeerId]:
+    def _late(self) -> set[PeerId]:
         """Peers that are there and haven't the last commit yet."""
         cards = [member.card for member in self._membership.members().values() if not member.suspect]
         there = [card for card in cards if card.state in (*AT_WORK, "joining")]
-        return [card.peer for card in there if card.version < self._run.steps]
+        return {card.peer for card in there if card.version < self._run.steps}
 
     def _pulling(self) -> list[PeerId]:
         """Those of them that have asked for some of this peer's state lately."""
