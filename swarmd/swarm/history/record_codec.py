@@ -9,6 +9,15 @@ from swarmd.config import RunConfig
 from swarmd.errors import PeerFault
 from swarmd.schedule import learning_rate_at
 from swarmd.swarm.history.record import COUNTS, WHY_LIMIT, Move, Record, StageEntry, clip_factor
+from swarmd.swarm.wire.bounds import is_text
+from swarmd.swarm.wire.messages.fields import (
+    BALLOT_LIMIT,
+    COUNT_LIMIT,
+    HASH_CHARACTERS,
+    INCARNATION_LIMIT,
+    PEER_CHARACTERS,
+    PEERS_LIMIT,
+)
 from swarmd.values import PeerId
 
 
@@ -36,7 +45,7 @@ def _peers(names: Sequence[str]) -> tuple[PeerId, ...]:
 
 def _check_record(run: RunConfig, record: Record) -> None:
     """Checks what every record of the run satisfies. Raises ValueError or TypeError."""
-    _check_types(record)
+    _check_types(run, record)
     if not all(0 <= move.target < run.model.stages and 0 <= move.source < run.model.stages for move in record.moves):
         raise ValueError("a move to a stage that the run doesn't have")
     if [entry.stage for entry in record.stages] != list(range(run.model.stages)):
@@ -57,39 +66,51 @@ def _check_record(run: RunConfig, record: Record) -> None:
     _check_numbers(run, record)
 
 
-def _check_types(record: Record) -> None:
-    """Checks that each field, which came from a stranger, is what it is declared as. Raises TypeError."""
+def _check_types(run: RunConfig, record: Record) -> None:
+    """Checks that each field, which came from a stranger, is what it is declared as, and within the bounds of the
+    messages in which it goes on. Raises TypeError or ValueError.
+    """
     numbers = [record.loss, record.grad_norm, record.clip_factor, record.seconds, record.learning_rate]
     numbers += [entry.squared_norm for entry in record.stages]
     numbers += [] if record.validation_loss is None else [record.validation_loss]
     if not all(type(number) in (int, float) and math.isfinite(number) and number >= 0 for number in numbers):
         raise TypeError("a number in it is none, or not finite")
-    counts = [record.step, record.tokens, record.total_tokens, record.ballot[0], record.after_version, *record.lives]
-    counts += [record.total_steps, record.skips, record.broke_at]
-    counts += [getattr(entry, name) for entry in record.stages for name in COUNTS]
-    counts += [stage for move in record.moves for stage in (move.source, move.target)]
-    if not all(type(count) is int and count >= 0 for count in counts):
-        raise TypeError("a count in it is none")
-    names = [
-        record.parent,
-        record.after,
-        record.continues,
-        record.conductor,
-        record.ballot[1],
-        record.why,
-        *(entry.digest for entry in record.stages),
-    ]
-    names += [move.peer for move in record.moves]
-    names += [name for entry in record.stages for name in (*entry.members, *entry.holders)]
-    if (
-        type(record.skipped) is not bool
-        or type(record.forked) is not bool
-        or type(record.ends) is not bool
-        or not all(isinstance(name, str) for name in names)
-    ):
-        raise TypeError("a name in it is not text")
-    if len(record.why) > WHY_LIMIT or not record.why.isprintable():
+    for limit, counts in _counts(run, record):
+        if not all(type(count) is int and 0 <= count <= limit for count in counts):
+            raise TypeError(f"a count in it is none, or above {limit}")
+    for limit, names in _names(record):
+        if not all(isinstance(name, str) and is_text(name, limit) for name in names):
+            raise TypeError(f"a name in it is not text of up to {limit} characters")
+    if any(len(peers) > PEERS_LIMIT for entry in record.stages for peers in (entry.members, entry.holders)):
+        raise ValueError(f"a stage in it has more than {PEERS_LIMIT} peers")
+    if type(record.skipped) is not bool or type(record.forked) is not bool or type(record.ends) is not bool:
+        raise TypeError("what is true or false in it is neither")
+    if not isinstance(record.why, str) or not is_text(record.why, WHY_LIMIT):
         raise TypeError("its reason is not a line of text")
+
+
+def _counts(run: RunConfig, record: Record) -> list[tuple[int, list[Any]]]:
+    """The whole numbers in a record, by the most that they may be: what is said of it in other messages is within the
+    bounds of these, and so is the step after it.
+    """
+    entries, moves = record.stages, record.moves
+    return [
+        (max(run.totals), [record.step, record.after_version, record.total_steps, record.skips, record.broke_at]),
+        (COUNT_LIMIT, [record.tokens, record.total_tokens, *(getattr(it, name) for it in entries for name in COUNTS)]),
+        (run.model.stages, [stage for move in moves for stage in (move.source, move.target)]),
+        (BALLOT_LIMIT, [record.ballot[0]]),
+        (INCARNATION_LIMIT, list(record.lives)),
+    ]
+
+
+def _names(record: Record) -> list[tuple[int, list[Any]]]:
+    """The names in a record, by the most characters that they may have."""
+    entries = record.stages
+    peers = [record.conductor, record.ballot[1], *(move.peer for move in record.moves)]
+    return [
+        (HASH_CHARACTERS, [record.parent, record.after, record.continues, *(entry.digest for entry in entries)]),
+        (PEER_CHARACTERS, [*peers, *(peer for it in entries for peer in (*it.members, *it.holders))]),
+    ]
 
 
 def _check_numbers(run: RunConfig, record: Record) -> None:

@@ -65,6 +65,30 @@ DAMAGED: dict[str, dict[str, Any]] = {
     "a validation loss that is no number": plain(validation_loss=math.nan),
 }
 
+RETURN: dict[str, Any] = {"after": "a" * 32, "after_version": 9, "lives": list(range(len(record().members())))}
+LONG: dict[str, dict[str, Any]] = {
+    "tokens without end": plain(total_tokens=1 << 63),
+    "a count without end": stage_plain(lost=1 << 63),
+    "a parent without end": plain(parent="p" * 65),
+    "a parent that can't be shown": plain(parent="\x1b"),
+    "a digest without end": stage_plain(digest="d" * 65),
+    "a member without end": stage_plain(members=["m" * 65]),
+    "members without end": stage_plain(members=["m"] * 5000),
+    "a ballot without end": plain(ballot=[1 << 41, "c"]),
+    "a ballot of somebody without end": plain(ballot=[1, "c" * 65]),
+    "a return after a step beyond the run": plain(**{**RETURN, "after_version": 11}),
+    "a return of lives without end": plain(**{**RETURN, "lives": [1 << 63] * len(RETURN["lives"])}),
+    "a return after a record without end": plain(**{**RETURN, "after": "a" * 65}),
+}
+"""Records whose fields go on in other messages, which have bounds."""
+
+
+@pytest.mark.parametrize("long", LONG.values(), ids=LONG.keys())
+def test_what_is_said_of_a_record_keeps_to_the_bounds_of_messages(long: dict[str, Any]) -> None:
+    assert record_from_plain(RUN, plain(**RETURN)).place == (10, "a" * 32)
+    with pytest.raises(PeerFault, match="not a commit record"):
+        record_from_plain(RUN, long)
+
 
 @pytest.mark.parametrize("damaged", DAMAGED.values(), ids=DAMAGED.keys())
 def test_a_damaged_record_is_its_senders_fault(damaged: dict[str, Any]) -> None:
