@@ -1,7 +1,8 @@
 """The settings of a run and of a node, as plain frozen data.
 
 A *run* is what all its peers must agree on: it is fingerprinted, and sent to peers that join. A *node* is one daemon's
-own affair. Reading and validating TOML is in `settings.py`; this file imports nothing, so that every room may use it.
+own affair. What a setting of a run may be is declared beside it; TOML is read, and all of it checked, in `settings.py`.
+This file imports next to nothing, so that every room may use it.
 """
 
 import dataclasses
@@ -9,7 +10,31 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from swarmd.constraints import Items, Range, Text
+
+SIZE_LIMIT = 1 << 20  # of any one dimension; keeps a stranger's settings from asking for absurd allocations
+LAYERS_LIMIT = 1 << 14  # a hundred times those of the deepest models; each is objects of Python in every peer
+STAGES_LIMIT = 1 << 12  # everyone counts over all of them again and again
+COUNT_LIMIT = 1 << 40  # steps, seeds and sequences fit an exact float and an int64 product
+RATE_LIMIT = 1e30  # of learning; more, times the decay, is no number of fp32
+NORM_LIMIT = 1e300  # a finite number
+EARLIER_LIMIT = 64  # times that a run is prolonged; the fingerprint of each is worked out wherever somebody joins
+PATH_CHARACTERS = 4096  # of Linux
+DIGEST = re.compile("[0-9a-f]{32}")  # blake2b of 16 bytes
+
+Size = Annotated[int, Range(ge=1, le=SIZE_LIMIT)]
+Steps = Annotated[int, Range(ge=1, le=COUNT_LIMIT)]
+Place = Annotated[
+    str,
+    Text(1, PATH_CHARACTERS, lambda text: "\0" not in text, f"1 to {PATH_CHARACTERS} characters, none of them zero"),
+]
+"""A path, or what is said in its place."""
+Beta = Annotated[float, Range(ge=0, lt=1)]
+Digest = Annotated[
+    str, Text(0, 32, lambda text: not text or bool(DIGEST.fullmatch(text)), "32 hexadecimal digits, or empty")
+]
 
 CodecName = Literal["fp32", "fp16", "bf16", "int8", "int8-bnb"]
 """Codecs of tensors on the wire. `int8`: absmax over blocks; `int8-bnb`: bitsandbytes' blockwise dynamic code (needs
@@ -33,17 +58,17 @@ HUB_NAME = re.compile("hf:{0}/{0}(:{0})?".format("[A-Za-z0-9][A-Za-z0-9._-]{0,95
 class ModelConfig:
     """A Llama-style decoder, cut into `stages` slices of `layers // stages` block applications each."""
 
-    vocabulary: int
-    hidden: int
-    ffn: int
-    heads: int
-    layers: int  # block applications in the whole model
-    stages: int
-    sequence_length: int  # tokens the model sees; a sample holds one more, for the last target
+    vocabulary: Annotated[int, Range(ge=2, le=SIZE_LIMIT)]
+    hidden: Size
+    ffn: Size
+    heads: Size
+    layers: Annotated[int, Range(ge=1, le=LAYERS_LIMIT)]  # block applications in the whole model
+    stages: Annotated[int, Range(ge=1, le=STAGES_LIMIT)]
+    sequence_length: Size  # tokens the model sees; a sample holds one more, for the last target
     shared: bool = False  # one block per stage, applied layers // stages times (ALBERT-style sharing inside a stage)
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-5
-    init_std: float = 0.02
+    rope_theta: Annotated[float, Range(gt=1, lt=1e12, hint="usually 10000.0")] = 10_000.0
+    norm_eps: Annotated[float, Range(gt=0, lt=1, hint="usually 1e-5")] = 1e-5
+    init_std: Annotated[float, Range(gt=0, lt=10, hint="usually 0.02")] = 0.02
     compute_dtype: Literal["fp32", "bf16"] = "fp32"  # of the matrix products; parameters, sums and moments stay fp32
 
 
@@ -51,12 +76,12 @@ class ModelConfig:
 class DataConfig:
     """The text that the heads train on. Part of the run: index -> sequences must be the same function everywhere."""
 
-    source: str = "stdlib"  # stdlib | hf:OWNER/NAME[:SUBSET] | path to text file(s), directory, *.jsonl, *.parquet
-    tokenizer: str = "byte"  # byte | path to a Hugging Face tokenizer.json
-    text_field: str = "text"  # the field of JSONL, Parquet and hf: rows that holds the text
-    held_out: float = 0.01  # fraction of the sequences kept for validation
-    tokens_digest: str = ""  # source = "local": what the founder's own files gave; paths don't travel
-    tokenizer_digest: str = ""  # tokenizer = "local": of the founder's own file
+    source: Place = "stdlib"  # stdlib | hf:OWNER/NAME[:SUBSET] | path to text file(s), directory, *.jsonl, *.parquet
+    tokenizer: Place = "byte"  # byte | path to a Hugging Face tokenizer.json
+    text_field: Place = "text"  # the field of JSONL, Parquet and hf: rows that holds the text
+    held_out: Annotated[float, Range(ge=0, lt=1)] = 0.01  # fraction of the sequences kept for validation
+    tokens_digest: Digest = ""  # source = "local": what the founder's own files gave; paths don't travel
+    tokenizer_digest: Digest = ""  # tokenizer = "local": of the founder's own file
 
     @property
     def has_open_source(self) -> bool:
@@ -74,14 +99,15 @@ class OptimizerConfig:
     """The optimizer that makes the next version."""
 
     name: Literal["adamw", "lamb", "adamw8bit", "lamb8bit"] = "adamw"
-    learning_rate: float = 3e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0  # of the whole model's averaged gradient; 0 turns clipping off
-    warmup_steps: int = 0
+    learning_rate: Annotated[float, Range(gt=0, le=RATE_LIMIT)] = 3e-4
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: Annotated[float, Range(gt=0, lt=1, hint="usually 1e-8")] = 1e-8
+    weight_decay: Annotated[float, Range(ge=0, lt=10)] = 0.01
+    # Of the whole model's averaged gradient.
+    clip_norm: Annotated[float, Range(ge=0, le=NORM_LIMIT, hint="0 turns clipping off")] = 1.0
+    warmup_steps: Annotated[int, Range(ge=0, le=COUNT_LIMIT)] = 0
     decay: Literal["constant", "linear", "cosine"] = "linear"
-    final_fraction: float = 0.0  # of the learning rate, at the last step
+    final_fraction: Annotated[float, Range(ge=0, le=1)] = 0.0  # of the learning rate, at the last step
 
 
 @dataclass(frozen=True)
@@ -97,26 +123,29 @@ class CodecConfig:
 class RunConfig:
     """Everything the peers of a run agree on."""
 
-    name: str
+    name: Annotated[str, Text(1, 64, str.isprintable, "1 to 64 printable characters")]
     model: ModelConfig
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     codecs: CodecConfig = field(default_factory=CodecConfig)
-    steps: int = 1_000
-    sequences_per_step: int = 64  # the global batch
-    sequences_per_microbatch: int = 4
-    seed: int = 0
-    validate_every: int = 20  # steps; 0 turns validation off
-    validation_microbatches: int = 4
-    checkpoint_every: int = 100  # steps; the last version is always kept
-    rebalance_seconds: float = 300.0  # between two looks, by each peer, if it should serve another stage; 0: never
+    steps: Steps = 1_000
+    sequences_per_step: Size = 64  # the global batch
+    sequences_per_microbatch: Size = 4
+    seed: Annotated[int, Range(ge=0, lt=COUNT_LIMIT)] = 0
+    # In steps.
+    validate_every: Annotated[int, Range(ge=0, le=COUNT_LIMIT, hint="0 turns validation off")] = 20
+    validation_microbatches: Annotated[int, Range(ge=0, le=COUNT_LIMIT)] = 4
+    checkpoint_every: Steps = 100  # steps; the last version is always kept
+    # Between two looks, by each peer, if it should serve another stage.
+    rebalance_seconds: Annotated[float, Range(ge=0, le=SIZE_LIMIT, hint="0: never")] = 300.0
     routing: RoutingPolicy = "iwrr"  # the best of the three in docs/simulator.md, "Routing"
     recompute: bool | Literal["auto"] = "auto"  # run the forward again in backward instead of keeping graphs
-    skips_limit: int = (
-        50  # steps skipped in a row, as their numbers weren't finite, after which the run ends; 0: never.
-    )
-    # Far more than chance makes of sound training, and soon enough that nobody trains a diverged model for days
-    earlier: tuple[int, ...] = ()  # `steps` before it was prolonged, and before that, the first total first
+    # Steps skipped in a row, as their numbers weren't finite, after which the run ends. Far more than chance makes of
+    # sound training, and soon enough that nobody trains a diverged model for days.
+    skips_limit: Annotated[int, Range(ge=0, le=COUNT_LIMIT, hint="0 never ends the run")] = 50
+    earlier: Annotated[
+        tuple[Steps, ...], Items(EARLIER_LIMIT, "totals of steps, each at least 1; a run can't be prolonged more often")
+    ] = ()  # `steps` before it was prolonged, and before that, the first total first
 
     @property
     def totals(self) -> tuple[int, ...]:

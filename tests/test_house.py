@@ -53,7 +53,10 @@ class Rule(NamedTuple):
 
 
 OWN_IMPORTS = (
-    Rule("swarmd/config.py", (), "everyone imports it, so whatever it imported everyone would carry"),
+    Rule(
+        "swarmd/config.py", ("swarmd.constraints",), "everyone imports it, so whatever it imported everyone would carry"
+    ),
+    Rule("swarmd/constraints.py", (), "everyone imports it with config.py"),
     Rule("swarmd/chunks.py", ("swarmd.values",), "the swarm and a stage's files name a state alike"),
     Rule("swarmd/command_line.py", ("swarmd.exits", "swarmd.printable"), "swarmctl imports it and must stay light"),
     Rule("swarmd/errors.py", (), "everyone imports it, so whatever it imported everyone would carry"),
@@ -67,7 +70,7 @@ OWN_IMPORTS = (
     Rule("swarmd/schedule.py", ("swarmd.config",), "swarm/ decides the learning rate with it, without torch"),
     Rule(
         "swarmd/settings.py",
-        ("swarmd.config", "swarmd.errors", "swarmd.files"),
+        ("swarmd.config", "swarmd.constraints", "swarmd.errors", "swarmd.files"),
         "settings are checked before anything is started",
     ),
     Rule("swarmd/swarm", (*LEAVES, "swarmd.swarm"), "the same code runs in virtual time, where no network or torch is"),

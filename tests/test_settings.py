@@ -3,6 +3,9 @@
 import dataclasses
 import importlib.resources
 import json
+import math
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmd.config import FOUNDING, ModelConfig, OptimizerConfig, RunConfig, fingerprint, lineage, prolonged, to_plain
+from swarmd.constraints import BOUNDS, Range
 from swarmd.errors import ConfigError
 from swarmd.schedule import learning_rate_at
 from swarmd.settings import load_run, preset_names, run_from_plain, with_overrides
@@ -123,22 +127,33 @@ def test_13b_shared_has_the_papers_settings() -> None:
         (f'name="x"\n{MODEL}hiden=3\n', "model.hiden is not a setting; did you mean model.hidden?"),
         (f'name="x"\n{MODEL}\n[optimizer]\nlr=3\n', "optimizer.lr is not a setting; known are"),
         (f'name="x"\n{MODEL}\n[optimiser]\n', "did you mean optimizer?"),
-        (f'name="x"\nsteps="many"\n{MODEL}', "steps is 'many', but must be a valid integer"),
-        (f'name="x"\nsteps=1.5\n{MODEL}', "steps is 1.5, but must be a valid integer"),
-        (f'name="x"\nsteps=true\n{MODEL}', "steps is True, but must be a valid integer"),
+        (f'name="x"\nsteps="many"\n{MODEL}', "steps is 'many', but must be a whole number, at least 1"),
+        (f'name="x"\nsteps=1.5\n{MODEL}', "steps is 1.5, but must be a whole number, at least 1"),
+        (f'name="x"\nsteps=true\n{MODEL}', "steps is True, but must be a whole number, at least 1"),
         (f'name="x"\nrecompute="maybe"\n{MODEL}', "recompute is 'maybe', but"),
         (f'name="x"\nrouting="fastest"\n{MODEL}', "routing is 'fastest', but"),
         (f'name="x"\n{MODEL}shared="yes"\n', "model.shared is 'yes', but must be a valid boolean"),
         (f'name="x"\n{MODEL}\n[optimizer]\nname="sgd"\n', "optimizer.name is 'sgd', but must be 'adamw', 'lamb'"),
         (f'name="x"\n{MODEL}\n[optimizer]\nbetas=[0.9]\n', "optimizer.betas needs more values"),
-        (f'name="x"\n{MODEL}\n[optimizer]\nbetas=[0.9, 1.0]\n', "optimizer.betas must be two numbers"),
+        (
+            f'name="x"\n{MODEL}\n[optimizer]\nbetas=[0.9, 1.0]\n',
+            "optimizer.betas is 1.0, but must be a number, at least 0 and under 1",
+        ),
         (f'name="x"\n{MODEL}\n[optimizer]\nlearning_rate=nan\n', "optimizer.learning_rate"),
         (f'name="x"\n{MODEL}\n[optimizer]\nwarmup_steps=1001\n', "optimizer.warmup_steps is 1001, but must be from 0"),
         (f'name="x"\n{MODEL}\n[codecs]\naveraging="int4"\n', "codecs.averaging is 'int4', but must be 'fp32'"),
         (f'name="x"\nstarted=2026-11-21\n{MODEL}', "started is not a setting"),
         (f'name="x"\nsteps=2026-11-21\n{MODEL}', "hold a value that no setting can have"),
-        (f'name="x"\nsteps=0\n{MODEL}', "steps is 0, but must be at least 1"),
+        (f'name="x"\nsteps=0\n{MODEL}', "steps is 0, but must be a whole number, at least 1 and at most 1099511627776"),
         (f'name="x"\nseed=-1\n{MODEL}', "seed is -1"),
+        (f'name="x"\nskips_limit=-1\n{MODEL}', "and at most 1099511627776; 0 never ends the run."),
+        (f'name="x\\u0007"\n{MODEL}', "must be 1 to 64 printable characters"),
+        (
+            f'name="x"\n{MODEL}norm_eps=1.0\n',
+            "model.norm_eps is 1.0, but must be a number, over 0 and under 1; usually",
+        ),
+        (f'name="x"\n{MODEL}\n[data]\ntokens_digest="x"\n', "data.tokens_digest is 'x', but must be 32 hexadecimal"),
+        (f'name="x"\nvalidation_microbatches=0\n{MODEL}', "validation_microbatches is 0, but must be from 1 to 16384"),
         (
             f'name="x"\nsequences_per_step=7\n{MODEL}',
             "sequences_per_step is 7, which sequences_per_microbatch = 4 does",
@@ -147,15 +162,21 @@ def test_13b_shared_has_the_papers_settings() -> None:
             f'name="x"\nsequences_per_step=65536\nsequences_per_microbatch=1\n{MODEL}',
             "sequences_per_step is 65536, but a step has 32768 microbatches at most; raise sequences_per_microbatch",
         ),
-        (f'name=""\n{MODEL}', "name must be 1 to 64 printable characters"),
+        (f'name=""\n{MODEL}', "name is '', but must be 1 to 64 printable characters"),
         (f'name="x"\n{MODEL.replace("layers=4", "layers=5")}', "model.layers is 5, which can't be cut into 2 equal"),
         (f'name="x"\n{MODEL.replace("heads=2", "heads=3")}', "model.hidden is 32, but must be an even multiple"),
         (f'name="x"\n{MODEL.replace("heads=2", "heads=32")}', "model.hidden is 32, but must be an even multiple"),
-        (f'name="x"\n{MODEL.replace("heads=2", "heads=0")}', "model.heads is 0, but must be from 1"),
-        (f'name="x"\n{MODEL.replace("stages=2", "stages=0")}', "model.stages is 0, but must be from 1"),
+        (
+            f'name="x"\n{MODEL.replace("heads=2", "heads=0")}',
+            "model.heads is 0, but must be a whole number, at least 1",
+        ),
+        (
+            f'name="x"\n{MODEL.replace("stages=2", "stages=0")}',
+            "model.stages is 0, but must be a whole number, at least 1",
+        ),
         (f'name="x"\n{MODEL.replace("vocabulary=256", "vocabulary=99")}', "model.vocabulary is 99, but data.tokenizer"),
         (f'name="x"\n{MODEL}\n[data]\nheld_out=0.0\n', "data.held_out is 0, but validation needs some"),
-        (f'name="x"\n{MODEL}\n[data]\nsource=""\n', "data.source must not be empty"),
+        (f'name="x"\n{MODEL}\n[data]\nsource=""\n', "data.source is '', but must be 1 to 4096 characters"),
         ("name = ", "is not valid TOML"),
     ],
 )
@@ -168,6 +189,48 @@ def test_what_is_wrong_is_one_sentence_that_names_the_key(text: str, complaint: 
     assert complaint in message
     assert str(path) in message
     assert "\n" not in message
+
+
+def declared(table: type = RunConfig, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The type of each setting by its path, with what it may be."""
+    for name, hint in typing.get_type_hints(table, include_extras=True).items():
+        if dataclasses.is_dataclass(hint):
+            yield from declared(hint, (*path, name))  # type: ignore[arg-type]
+        else:
+            yield (*path, name), hint
+
+
+def test_every_number_and_text_of_a_run_has_its_range() -> None:
+    for path, hint in declared():
+        for part in typing.get_args(hint) if typing.get_origin(hint) is tuple else (hint,):
+            assert part not in (int, float, str), path
+
+
+RANGES = {path: it for path, hint in declared() for it in getattr(hint, "__metadata__", ()) if isinstance(it, Range)}
+
+
+@pytest.mark.parametrize("path", RANGES, ids=".".join)
+def test_a_number_just_out_of_its_range_is_refused_with_the_range(path: tuple[str, ...]) -> None:
+    allowed = RANGES[path]
+    low, high = [bound for name in BOUNDS if (bound := getattr(allowed, name)) is not None]
+    below = low if allowed.gt is not None else low - 1
+    above = high if allowed.lt is not None else high + 1 if isinstance(high, int) else math.nextafter(high, math.inf)
+    for value in (below, above, math.nan):
+        plain = to_plain(load_run("tiny"))
+        table = plain[path[0]] if len(path) > 1 else plain
+        table[path[-1]] = value
+        with pytest.raises(
+            ConfigError, match=rf"^the settings: {'.'.join(path)} is .*, but must be a .*number, "
+        ) as raised:
+            run_from_plain(plain)
+        assert f" {low} and " in str(raised.value)
+        assert f" {high}" in str(raised.value)
+
+
+def test_text_that_is_no_unicode_is_refused() -> None:
+    """A file's name may be, as Python reads it from a command line."""
+    with pytest.raises(ConfigError, match="hold a value that no setting can have"):
+        with_overrides(load_run("tiny"), data="/data/\udcff")
 
 
 def test_a_good_file_loads_with_defaults(tmp_path: Path) -> None:

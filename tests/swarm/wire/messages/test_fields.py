@@ -1,6 +1,6 @@
 """Bounds of fields: whatever a run's settings allow is within them."""
 
-from swarmd import settings
+from swarmd import config, settings
 from swarmd.chunks import CHUNKS_LIMIT
 from swarmd.net.frames import HEADER_BYTES
 from swarmd.net.limits import TransportLimits
@@ -9,8 +9,8 @@ from swarmd.swarm.wire.messages import fields
 
 
 def test_no_run_goes_beyond_the_bounds_of_messages() -> None:
-    assert settings.COUNT_LIMIT <= fields.STEP_LIMIT
-    assert settings.STAGES_LIMIT <= fields.STAGE_LIMIT
+    assert config.COUNT_LIMIT <= fields.STEP_LIMIT
+    assert config.STAGES_LIMIT <= fields.STAGE_LIMIT
     assert settings.TOKENS_LIMIT <= fields.COUNT_LIMIT
     assert max(settings.MICROBATCHES_LIMIT, settings.VALIDATION_LIMIT) <= fields.INDEX_LIMIT
 
