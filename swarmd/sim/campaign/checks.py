@@ -151,7 +151,8 @@ UNNOTICED_SECONDS = SILENCE_FLOOR_SECONDS / 2 + ON_ITS_WAY_SECONDS  # after a ne
 def check_last_replicas(before: dict[Life, int], world: World, told: Container[PeerId] = ()) -> Iterator[Violation]:
     """Promise 4. `before`: the stage of every peer at work when this was looked at last. One that has finished serves
     its stage to those who are late, one on its way back to a checkpoint has it there; one that was `told` to leave has
-    no choice, and one that moves can't reckon with a death that nobody can have noticed.
+    no choice, nor has one that slept while a step was made whose gradient is gone; and one that moves can't reckon with
+    a death that nobody can have noticed.
     """
     now = at_work(world)
     others = (it.peer for it in world.peers.values() if it.peer.state == "finished" or it.peer.returns.under_way)
@@ -160,7 +161,9 @@ def check_last_replicas(before: dict[Life, int], world: World, told: Container[P
     for life, stage in before.items():
         if life in alive and now.get(life) != stage and stage not in served:
             peer, state = life[0], alive[life]
-            if (state != "left" or peer not in told) and not _leaves_the_dead(world, stage, world.peers[peer]):
+            it = world.peers[peer]
+            chosen = not (state == "left" and peer in told) and not (state == "joining" and it.peer.history.behind)
+            if chosen and not _leaves_the_dead(world, stage, it):
                 yield Violation(4, f"{peer} left stage {stage}, whose last replica it was ({state})", peer=peer)
 
 

@@ -52,7 +52,9 @@ class Leave(Fault):
 
 @dataclass(frozen=True)
 class Drain(Fault):
-    """A peer is told to end its work within a bound, and goes."""
+    """A peer is told to end its work within a bound, and goes; with what nobody else has if the others of its stage
+    slept meanwhile. Then the stage is lost.
+    """
 
     peer: PeerId
     seconds: float  # the bound
@@ -69,7 +71,10 @@ class Drain(Fault):
         finally:
             course.leaving.discard(self.peer)
             if course.world.peers.get(self.peer) is it:
+                safe, stage = course.may_lose([self.peer]), it.peer.stage
                 course.world.crash(self.peer)
+                if not safe and stage is not None:
+                    course.lose_stage(stage, power=False)
         return True
 
 

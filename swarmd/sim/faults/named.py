@@ -287,4 +287,19 @@ NAMED: dict[str, Scenario] = {
             Cut(1.5, "head2", "head1"),
         ),
     ),
+    "told-to-leave-while-the-other-sleeps": Scenario(
+        story="Of two replicas one sleeps while the other, told to leave, makes a step alone and goes. Nobody has that "
+        "step's gradient any more: the stage is lost, and the sleeper, awake, hasn't left it by choice.",
+        seed=9003953,
+        replicas=(2, 2, 1),
+        microbatches=3,
+        steps=7,
+        speeds=(0.04, 0.0043, 0.0022, 0.0024),
+        link=LinkSpec(delay_s=0.00053, bytes_per_second=4.8e5, loss=0.01),
+        limits=LimitsConfig(in_flight_bytes=1000, in_flight_hops=1, held_gradients=1, retained_bytes=0),
+        faults=(
+            PointFault(0.0, "*", None, "end.apply", "pause", seconds=23.0, skip=20),
+            Drain(5.5, "head2", 13.0),
+        ),
+    ),
 }
