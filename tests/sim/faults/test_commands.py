@@ -16,12 +16,17 @@ class Stuck:
 
     def __init__(self) -> None:
         self.leaving: set[str] = set()
+        self.lost: list[int] = []
+        self.spared = True  # others of its stage have all that it has
         machine = SimpleNamespace(spawn=lambda work, name: asyncio.ensure_future(work))
-        it = SimpleNamespace(machine=machine, peer=SimpleNamespace(leave=self._stop, drain=self._stop))
+        it = SimpleNamespace(machine=machine, peer=SimpleNamespace(stage=2, leave=self._stop, drain=self._stop))
         self.world = SimpleNamespace(peers={"head1": it}, crash=self._crash)
 
     def may_lose(self, peers: list[str]) -> bool:
-        return True
+        return self.spared
+
+    def lose_stage(self, stage: int, *, power: bool) -> None:
+        self.lost.append(stage)
 
     def _crash(self, peer: str) -> None:
         del self.world.peers[peer]
@@ -45,3 +50,16 @@ def test_who_is_told_to_go_is_gone_in_the_end(fault: Fault, healed: bool) -> Non
         assert not course.leaving
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize("spared", [True, False])
+def test_a_stage_is_lost_with_one_that_goes_while_the_others_lack_what_it_has(spared: bool) -> None:
+    async def main() -> list[int]:
+        course: Any = Stuck()
+        striking = asyncio.create_task(Drain(0.0, "head1", 5.0).strike(course))
+        await asyncio.sleep(1)
+        course.spared = spared  # the others slept meanwhile
+        await striking
+        return course.lost  # type: ignore[no-any-return]
+
+    assert run_virtual(main()) == ([] if spared else [2])
