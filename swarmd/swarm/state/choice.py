@@ -58,13 +58,13 @@ def choose(offers: Sequence[Offer], members: Collection[PeerId], own_kind: str =
     counted = voters(offers, members)
     votes = Counter(it.state for it in counted)
     most = max(votes.values())
-    first = sorted(state for state, count in votes.items() if count == most)
+    first = [state for state, count in votes.items() if count == most]
     kinds = {state: {it.kind for it in counted if it.state == state} for state in first}
     best = min(first, key=lambda state: (own_kind not in kinds[state], state))
-    apart = sum(map(len, kinds.values())) == len(frozenset().union(*kinds.values()))
+    apart = sum(map(len, kinds.values())) == len(frozenset().union(*kinds.values()))  # one state alone always is
     givers = tuple(sorted(it.peer for it in offers if it.state == best))
     others = tuple(sorted(it.peer for it in offers if it.state != best))
-    return Choice(best if len(first) == 1 or apart else "", givers, others)
+    return Choice(best if apart else "", givers, others)
 
 
 def _names(peers: Sequence[PeerId]) -> str:

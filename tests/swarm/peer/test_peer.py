@@ -82,9 +82,9 @@ class Rig:
         self.membership.hear(card(peer, **changes), 0.0)
 
 
-def try_it(events: Callable[[Rig], Awaitable[None]], entrance: Entrance = JOINS) -> None:
+def try_it(events: Callable[[Rig], Awaitable[None]], entrance: Entrance = JOINS, run: Any = RUN) -> None:
     async def main() -> None:
-        await events(Rig(entrance))
+        await events(Rig(entrance, run=run))
 
     run_virtual(main())
 
@@ -193,32 +193,42 @@ def test_a_newcomer_opens_its_stage_and_reaches_the_swarms_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entrance", "alone", "place", "raises"),
+    ("entrance", "alone", "place", "stages", "raises"),
     [
-        (JOINS, False, 0, False),
-        (JOINS, True, 0, True),
-        (JOINS, False, 1, True),
-        (Entrance(stage=0, entries=("q",)), False, 0, True),
+        (JOINS, False, 0, 2, False),
+        (JOINS, True, 0, 2, True),
+        (JOINS, False, 1, 2, True),
+        (JOINS, False, 0, 1, True),
+        (Entrance(stage=0, entries=("q",)), False, 0, 2, True),
     ],
-    ids=["it may serve another", "nobody else would be the head", "not a matter of text", "it was told to"],
+    ids=[
+        "it may serve another",
+        "nobody else would be the head",
+        "not a matter of text",
+        "there is no other stage",
+        "it was told to",
+    ],
 )
 def test_who_cannot_be_a_head_looks_for_another_place(
-    entrance: Entrance, alone: bool, place: int, raises: bool
+    entrance: Entrance, alone: bool, place: int, stages: int, raises: bool
 ) -> None:
     async def events(it: Rig) -> None:
         if not alone:
             it.hear("q", version=0)
-        Coming(it, [place, 1], cannot=(place,))
+        Coming(it, [place, (place + 1) % stages], cannot=(place,))
         if raises:
             with pytest.raises(ConfigError, match=f"no {place}"):
                 await it.peer._join()
+            assert calls(it) == [("opens", place, False)], "it looks for no other"
         else:
             await it.peer._join()
             assert calls(it) == [("opens", 0, False), ("opens", 1, False), ("arriving.reach", it.served)]
 
-    try_it(events, entrance)
+    model = dataclasses.replace(RUN.model, stages=stages)
+    try_it(events, entrance, dataclasses.replace(RUN, model=model))
 
 
+@pytest.mark.parametrize("version", [0, 7], ids=["all others resume, too", "others are at work"])
 @pytest.mark.parametrize(
     ("entrance", "founder", "founds"),
     [
@@ -228,14 +238,18 @@ def test_who_cannot_be_a_head_looks_for_another_place(
         (Entrance(entries=("q",)), "gone", False),
     ],
 )
-def test_one_peer_decides_from_where_a_run_is_resumed(entrance: Entrance, founder: str, founds: bool) -> None:
+def test_one_peer_decides_from_where_a_run_is_resumed(
+    entrance: Entrance, founder: str, founds: bool, version: int
+) -> None:
     async def events(it: Rig) -> None:
-        it.hear("q", version=7)
+        it.hear("q", version=version)
         it.history.origin.founder, it.history.origin.resumes = founder, True
         Coming(it, [1])
         await it.peer._join()
         await asyncio.sleep(0)
-        names = [call if isinstance(call, str) else call[0] for call in calls(it)]
+        log = calls(it)
+        assert log[0] == ("opens", 1, False), "no state comes before it is decided which one"
+        names = [call if isinstance(call, str) else call[0] for call in log]
         decides = ["returns.found", "history.adopt"]
         assert [name for name in names if name != "returns.tell"] == [
             "opens",

@@ -65,8 +65,11 @@ def test_it_says_who_differs_from_whom() -> None:
         == "of stage 1 at version 7 c and a, b offer different states: it is taken from a, b"
     )
     assert choose(offers(a="x", b="y"), EVERYONE).differs("stage 1").endswith("none is taken until more peers agree")
-    many = offers(**dict.fromkeys("abcdef", "x"), g="y")
-    assert "a, b, c, d and 2 more" in choose(many, EVERYONE).differs("stage 1")
+    many = offers(**dict.fromkeys("abcdef", "x"), h="y", g="z")
+    said = choose(many, EVERYONE).differs("stage 1")
+    assert said.startswith("of stage 1 g, h and a, b, c, d and 2 more offer different states"), "all that offer another"
+    four = offers(**dict.fromkeys("abcd", "x"), g="y")
+    assert choose(four, EVERYONE).differs("stage 1").endswith("it is taken from a, b, c, d")
 
 
 def test_a_kind_of_device_is_what_its_card_says() -> None:
