@@ -54,7 +54,7 @@ class Backlog:
 
     def __init__(self, context: PeerContext, stage: int, start: Record, sources: Callable[[], list[PeerId]]) -> None:
         self._run, self._links, self._stage = context.run, context.links, stage
-        self._limit_bytes, self._newest = context.limits.backlog_bytes, context.membership.newest
+        self._limit_bytes, self._membership = context.limits.backlog_bytes, context.membership
         self._sources = sources
         self.version, self._record_hash = start.step, start.hash  # of the newest record here
         self._entries: dict[int, Entry] = {}
@@ -126,7 +126,7 @@ class Backlog:
 
     async def _look(self, group: asyncio.TaskGroup) -> bool:
         """Fetches the records that are new. Says whether there were any."""
-        newest, told, before = self._newest(), self._told, self.version
+        newest, told, before = self._membership.newest(), self._told, self.version
         goal = max(newest.version, told[0])
         if goal <= self.version:
             return False
@@ -211,7 +211,7 @@ class Backlog:
 
     async def _race(self, record: Record, question: AskGradient) -> tuple[GradientPart | None, bool]:
         """A part from the first holder that gives it: the next one is asked when this one says no or is slow. Also says
-        whether some holder couldn't be reached.
+        whether some holder couldn't be reached that isn't given up: those who wait for the dead let the living leave.
         """
         sources, unreachable = self._holders(record), False
         loop = asyncio.get_running_loop()
@@ -231,7 +231,8 @@ class Backlog:
                         self._usual = loop.time() - began
                         self._slow.discard(source)
                         return task.result(), False
-                    unreachable |= not isinstance(trouble, Refused | PeerFault)
+                    known = self._membership.get(source) is not None
+                    unreachable |= known and not isinstance(trouble, Refused | PeerFault)
             return None, unreachable
         finally:
             for task in asked:

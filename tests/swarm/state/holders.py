@@ -232,6 +232,7 @@ def backlog_of(joiner: Node, nodes: list[Node], limit: int = 1 << 20) -> Backlog
         return card(first.name, version=first.history.version)
 
     start = CHAIN[nodes[0].history.version - 1]
-    limits, membership = LimitsConfig(backlog_bytes=limit), SimpleNamespace(newest=newest)
+    limits = LimitsConfig(backlog_bytes=limit)
+    membership = SimpleNamespace(newest=newest, get=joiner.membership.get)
     context = peer_context(run=RUN, limits=limits, links=joiner.links, membership=membership)
     return Backlog(context, 0, start, lambda: [node.name for node in nodes])

@@ -5,12 +5,14 @@ import functools
 
 import pytest
 
+from swarmd.errors import Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.record import record_to_plain
 from swarmd.swarm.state import backlog as backlog_module
 from swarmd.swarm.state.backlog import Backlog, Missed
 from swarmd.swarm.wire.messages.commit import AskGradient, AskRecord, Commit, GradientPart
 from swarmd.values import Encoded, PeerId
+from tests.swarm.cards import card
 from tests.swarm.state.holders import CHAIN, GRADIENT, Node, backlog_of, chain, holders, part_of, seconds
 
 
@@ -138,6 +140,32 @@ def test_holders_that_cannot_be_reached_are_tried_again() -> None:
         follow.cancel()
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_a_dead_holder_is_waited_for_until_it_is_dropped(dropped: bool) -> None:
+    """The other one has only newer gradients: it can give a newer state instead."""
+
+    async def main() -> int:
+        joiner, nodes, backlog = holders()
+        passes = 0
+
+        async def refuse(peer: PeerId, ask: AskGradient) -> GradientPart:
+            nonlocal passes
+            passes += 1
+            raise Refused("it is not here any more")
+
+        nodes[0].links.handle(AskGradient, refuse)
+        await commit_many(nodes, 1, pause=0.01)
+        for node in nodes[1:]:
+            joiner.network.kill(node.name, power=False)
+            if not dropped:
+                joiner.membership.hear(card(node.name, version=6), 0.0)
+        with pytest.raises(Missed, match="step 6"):
+            await backlog.follow()
+        return passes
+
+    assert run_virtual(main()) == (1 if dropped else backlog_module.PASSES)
 
 
 def test_what_was_told_at_once_is_followed_at_once() -> None:
