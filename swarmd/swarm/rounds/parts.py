@@ -1,28 +1,37 @@
 """Cutting a stage's flattened gradient into parts, each with an owner. Pure functions of plain data."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from swarmd.swarm.wire.messages.fields import PARTS_LIMIT
 from swarmd.swarm.wire.messages.round import AveragedPart, Part
 from swarmd.values import PeerId
 
 PART_ELEMENTS = 4 << 20  # 16 MB in fp32: small enough to fly beside activations, large enough to amortise a message
+HELD_LIMIT = PARTS_LIMIT // 4  # parts that aren't averaged again: a plan has room for those between them, too
 
 
-def choose_held(held: Mapping[PeerId, Iterable[AveragedPart]]) -> tuple[Part, ...]:
-    """The averaged parts that needn't be averaged again, each with a peer that has it, in order and without overlap.
+def choose_held(held: Mapping[PeerId, Iterable[AveragedPart]], size: int) -> tuple[Part, ...]:
+    """The averaged parts of a gradient of so many elements that needn't be averaged again, each with a peer that says
+    that it has it, in order and without overlap; what isn't within the gradient is passed over.
 
     Where attempts of several leaders left different ones, what more peers have goes first.
     """
     having: dict[AveragedPart, list[PeerId]] = defaultdict(list)
     for peer in sorted(held):
         for part in held[peer]:
-            having[part].append(peer)
-    chosen: list[Part] = []
+            if 0 <= part.start < part.stop <= size:
+                having[part].append(peer)
+    chosen: list[Part] = []  # by their places
     for part in sorted(having, key=lambda part: (-len(having[part]), part.start, part.stop, part.digest)):
-        if all(part.stop <= other.start or other.stop <= part.start for other in chosen):
-            chosen.append(Part(part.start, part.stop, having[part][0], part.digest))
-    return tuple(sorted(chosen, key=lambda part: part.start))
+        place = bisect_left(chosen, part.start, key=lambda other: other.start)
+        after = place == len(chosen) or part.stop <= chosen[place].start
+        if after and (place == 0 or chosen[place - 1].stop <= part.start):
+            chosen.insert(place, Part(part.start, part.stop, having[part][0], part.digest))
+        if len(chosen) == HELD_LIMIT:
+            break
+    return tuple(chosen)
 
 
 def complete_parts(size: int, held: Sequence[Part], owners: Mapping[PeerId, float], limit: int = 0) -> tuple[Part, ...]:

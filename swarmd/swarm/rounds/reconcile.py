@@ -113,7 +113,7 @@ class Reconciliation:
     def averaged(self, frozen: dict[PeerId, Holdings]) -> tuple[Part, ...]:
         """The parts that needn't be averaged again."""
         having = frozen if self.spread else {self._round.own: frozen[self._round.own]}
-        return choose_held({peer: it.parts for peer, it in having.items()})
+        return choose_held({peer: it.parts for peer, it in having.items()}, self._size)
 
     def _is_whole(self, frozen: dict[PeerId, Holdings]) -> bool:
         for it in frozen.values():

@@ -11,6 +11,7 @@ from swarmd.swarm.rounds.parts import (
     complete_parts,
     plan_parts,
 )
+from swarmd.swarm.wire.messages.fields import PARTS_LIMIT
 from swarmd.swarm.wire.messages.round import AveragedPart, Part
 
 OWNERS = st.dictionaries(st.text("abcd", min_size=1, max_size=3), st.floats(0.01, 100.0), min_size=1, max_size=7)
@@ -72,7 +73,7 @@ def test_held_parts_stay_and_the_rest_is_cut_anew(
     given: tuple[int, dict[str, list[AveragedPart]]], owners: dict[str, float], limit: int
 ) -> None:
     size, held = given
-    chosen = choose_held(held)
+    chosen = choose_held(held, size)
     for part in chosen:
         assert AveragedPart(part.start, part.stop, part.digest) in held[part.owner]
     parts = complete_parts(size, chosen, owners, limit)
@@ -96,18 +97,29 @@ def test_owners_shares_are_of_all_gaps_together() -> None:
     )
 
 
-def test_a_part_that_a_peer_claims_beyond_the_gradient_leaves_no_gap() -> None:
-    claimed = Part(8, 20, "x", "d")
-    assert complete_parts(10, (claimed,), {"a": 1.0}) == (Part(0, 8, "a"), claimed)
+@pytest.mark.parametrize(("start", "stop"), [(8, 20), (20, 30), (5, 5), (6, 4), (1 << 60, 1 << 61)])
+def test_a_part_that_is_not_within_the_gradient_is_passed_over(start: int, stop: int) -> None:
+    held = {"liar": [AveragedPart(start, stop, "x"), AveragedPart(0, 4, "x")]}
+    chosen = choose_held(held, 10)
+    assert chosen == (Part(0, 4, "liar", "x"),)
+    assert complete_parts(10, chosen, {"a": 1.0}) == (*chosen, Part(4, 10, "a"))
+
+
+def test_however_many_parts_a_peer_claims_a_plan_has_room_for_all() -> None:
+    size = 3 * PARTS_LIMIT
+    held = {"liar": [AveragedPart(start, start + 1, "x") for start in range(0, size, 3)]}
+    parts = complete_parts(size, choose_held(held, size), {"a": 1.0, "b": 1.0})
+    assert len(parts) <= PARTS_LIMIT
+    assert sum(part.stop - part.start for part in parts) == size
 
 
 def test_parts_that_touch_are_all_held_and_parts_that_overlap_are_not() -> None:
     low, middle, high = AveragedPart(0, 5, "x"), AveragedPart(5, 10, "x"), AveragedPart(10, 15, "x")
     common = {"a": [middle], "b": [middle, low, high], "c": [AveragedPart(4, 6, "y"), AveragedPart(9, 11, "y")]}
-    assert choose_held(common) == (Part(0, 5, "b", "x"), Part(5, 10, "a", "x"), Part(10, 15, "b", "x"))
+    assert choose_held(common, 15) == (Part(0, 5, "b", "x"), Part(5, 10, "a", "x"), Part(10, 15, "b", "x"))
 
 
 def test_what_more_peers_have_goes_first() -> None:
     common, rare = AveragedPart(0, 10, "x"), AveragedPart(5, 15, "y")
-    assert choose_held({"a": [rare], "b": [common], "c": [common]}) == (Part(0, 10, "b", "x"),)
-    assert choose_held({"b": [AveragedPart(0, 10, "z")], "a": [common]}) == (Part(0, 10, "a", "x"),)
+    assert choose_held({"a": [rare], "b": [common], "c": [common]}, 15) == (Part(0, 10, "b", "x"),)
+    assert choose_held({"b": [AveragedPart(0, 10, "z")], "a": [common]}, 10) == (Part(0, 10, "a", "x"),)
