@@ -8,6 +8,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from swarmd.swarm.signals import Signal
+from swarmd.swarm.wire.messages.fields import LOSS_LIMIT, TALLY_LIMIT
 from swarmd.swarm.wire.messages.hop import NOBODY, SOMEONE, Blame
 from swarmd.values import PeerId
 
@@ -56,19 +57,21 @@ class StepSum:
         """The device has taken an index out of the sum."""
         if index in self.accumulated:
             self.accumulated.discard(index)
-            self.loss_sum -= loss_sum
+            self.loss_sum = max(0.0, self.loss_sum - loss_sum)  # what rounding leaves may be below 0
             self.subtracted += 1
             self.sources.pop(index, None)
 
     def inherit(self, indices: list[int], spoiled: list[int], loss_sum: float, resent: int, subtracted: int) -> None:
-        """The device has added another peer's whole sum to this one."""
+        """The device has added another peer's whole sum to this one. Its figures are that peer's word: what becomes of
+        them here can still be said to others.
+        """
         assert not self.accumulated & set(indices), "an index counts once"
         self.accumulated.update(indices)
         for index in spoiled:
             self.spoil(index, SOMEONE)
-        self.loss_sum += loss_sum
-        self.resent += resent
-        self.subtracted += subtracted
+        self.loss_sum = min(self.loss_sum + loss_sum, LOSS_LIMIT)
+        self.resent = min(self.resent + resent, TALLY_LIMIT)
+        self.subtracted = min(self.subtracted + subtracted, TALLY_LIMIT)
 
 
 class StepSums:

@@ -6,7 +6,10 @@ from collections.abc import Callable
 import pytest
 
 from swarmd.swarm.hops.step_sum import StepSum, StepSums
+from swarmd.swarm.wire.framing import from_frame, to_frame
+from swarmd.swarm.wire.messages.fields import LOSS_LIMIT, TALLY_LIMIT
 from swarmd.swarm.wire.messages.hop import NOBODY, SOMEONE, Blame
+from swarmd.swarm.wire.messages.round import Holdings
 
 BLAME = Blame("loss", 1, "peer", 3)
 STEP = 5
@@ -126,3 +129,26 @@ async def test_who_waits_hears_of_a_change_only() -> None:
     assert await changes(lambda: sums.settle(STEP))
     assert await changes(lambda: sums.thaw(STEP))
     assert await changes(lambda: sums.forget(STEP))
+
+
+def test_whatever_becomes_of_a_sum_its_figures_can_be_said() -> None:
+    """A message with a number out of its bounds can't be sent: rounding, or what others say, must make none."""
+
+    def said(it: StepSum) -> Holdings:
+        holdings = Holdings((), (), it.loss_sum, it.resent, finite=True, subtracted=it.subtracted)
+        assert from_frame(to_frame(holdings)) == holdings
+        return holdings
+
+    it = StepSum()
+    for index, loss in enumerate((0.1, 0.2, 0.3)):
+        it.add(index, loss, "a")
+    for index, loss in ((2, 0.3), (1, 0.2), (0, 0.1)):
+        it.take_out(index, loss)
+    assert said(it).loss_sum == pytest.approx(0.0)
+    it.add(9, 0.1, "a")
+    it.loss_sum = 0.1 - 1e-17 * 3
+    it.take_out(9, 0.1)
+    assert said(it).loss_sum == 0.0
+    for index in range(2):
+        it.inherit([index], [], LOSS_LIMIT, resent=TALLY_LIMIT, subtracted=TALLY_LIMIT)
+    assert said(it) == Holdings((), (), LOSS_LIMIT, TALLY_LIMIT, finite=True, subtracted=TALLY_LIMIT)

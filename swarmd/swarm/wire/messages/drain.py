@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from swarmd.swarm.wire.messages.common import Request
-from swarmd.swarm.wire.messages.fields import Amount, Count, Hash, Ranges, Stage, Step, Tally, Tensor
+from swarmd.swarm.wire.messages.fields import Count, Hash, LossSum, Ranges, Stage, Step, Tally, Tensor
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,6 @@ class HandOver(Request[SumTaken]):
     data: Tensor
     indices: Ranges  # in the whole sum; the same in all slices, like everything below
     spoiled: Ranges  # whose numbers were not finite
-    loss_sum: Amount  # tail only, else 0
+    loss_sum: LossSum  # tail only, else 0
     resent: Tally
     subtracted: Tally

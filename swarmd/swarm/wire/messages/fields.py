@@ -19,6 +19,7 @@ PARTS_LIMIT = 1 << 12  # of a gradient
 NUMBER_LIMIT = 1e300  # squares of fp32 added up are far below, and thousands of these together are finite still
 TALLY_LIMIT = 1 << 40  # of what one peer counted in a step: of thousands together 64 bits are enough
 SQUARED_NORM_LIMIT = 1e200  # of a stage's fp32 gradient it is below 1e96; those of all stages have a finite sum
+LOSS_LIMIT = 1e200  # of the losses in one sum: those of a stage's members together keep to NUMBER_LIMIT
 SECONDS_LIMIT = 1e9  # thirty years
 ATTEMPT_CHARACTERS = 128  # a peer id, its incarnation, a count
 PEER_CHARACTERS = 64  # a peer id has 52
@@ -80,6 +81,9 @@ Count = Annotated[int, Between(0, COUNT_LIMIT)]
 Seconds = Annotated[float, Between(0.0, SECONDS_LIMIT)]
 Amount = Annotated[float, Between(0.0, NUMBER_LIMIT)]
 """A number that is measured and not negative."""
+
+LossSum = Annotated[float, Between(0.0, LOSS_LIMIT)]
+"""The losses in one sum."""
 
 SquaredNorm = Annotated[float, Between(0.0, SQUARED_NORM_LIMIT)]
 

@@ -12,6 +12,7 @@ from swarmd.swarm.wire.messages.fields import (
     Attempt,
     Count,
     Hash,
+    LossSum,
     PartNumber,
     Peer,
     Peers,
@@ -110,7 +111,7 @@ class Holdings:
 
     indices: Ranges
     under_way: Ranges  # indices on their way into the sum
-    loss_sum: Amount  # tail only, else 0
+    loss_sum: LossSum  # tail only, else 0
     resent: Tally
     finite: bool  # no hop of the step was answered with NotFinite
     subtracted: Tally = 0
