@@ -22,7 +22,8 @@ from typing import Any
 from swarmd.errors import NotAllowed, OutOfRange, UnknownKind
 from swarmd.sim.campaign.play import Outcome, play, report
 from swarmd.sim.campaign.shrink import shrink
-from swarmd.sim.faults.draw import draw_hostile, draw_scenario
+from swarmd.sim.faults.draw import draw_scenario
+from swarmd.sim.faults.draw_hostile import draw_hostile
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.points import all_points
 

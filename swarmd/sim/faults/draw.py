@@ -14,7 +14,6 @@ from swarmd.sim.faults.course import Fault
 from swarmd.sim.faults.draw_fault import DRAWS, back, draw_point, log_uniform, neat
 from swarmd.sim.faults.logical import PointFault
 from swarmd.sim.faults.machines import Crash, Outage, StageLoss
-from swarmd.sim.faults.outsider import Outsider
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.network import LinkSpec
 from swarmd.sim.world.points import ANYONE, GROUPS
@@ -37,11 +36,6 @@ OUTAGE_SHARE = 0.04  # of scenarios in which the whole swarm goes down
 BAD_ROUNDS_SHARE = 0.15  # of scenarios in which an average may come out not finite
 OPENING_SHARE = 0.5  # of scenarios in which a device takes long to open a stage, as real ones do
 EARLY_SHARE = 0.6  # of scenarios in which movers don't wait for the end of a step, as they don't where steps are long
-ALONE_SHARE = 0.5  # of scenarios with outsiders that have no other faults
-OUTSIDERS = (1, 1, 1, 2)
-OUTSIDER_RATES = (2.0, 20.0)  # messages a second
-EARLY = 0.15  # of a run's estimated time: many take a third of it
-HOSTILE_SECONDS = (40.0, 240.0)  # that a run with outsiders takes without them
 SAFETY_SHARE = 0.7  # faults strike within this share of what the run takes without them
 GIB = 1 << 30
 
@@ -91,41 +85,6 @@ def draw_scenario(seed: int) -> Scenario:
             calm, symbols=dataclasses.replace(calm.symbols, spoiled_rounds=rng.choice((0.05, 0.2)))
         )
     return dataclasses.replace(calm, faults=tuple(sorted(faults, key=lambda fault: (fault.at_s, repr(fault)))))
-
-
-def draw_hostile(seed: int) -> Scenario:
-    """Draws the scenario of a seed with outsiders in it, on devices so slow that it takes minutes. Some are without the
-    other faults: what breaks then is the outsiders' doing alone.
-    """
-    rng, scenario = random.Random(f"hostile/{seed}"), draw_scenario(seed)
-    calm = slowed(scenario, log_uniform(rng, *HOSTILE_SECONDS))
-    factor = calm.run_seconds() / scenario.run_seconds()
-    outsiders = tuple(draw_outsider(rng, calm, number) for number in range(1, rng.choice(OUTSIDERS) + 1))
-    faults = () if rng.random() < ALONE_SHARE else scenario.faults
-    others = tuple(dataclasses.replace(fault, at_s=neat(factor * fault.at_s)) for fault in faults)
-    return dataclasses.replace(calm, faults=(*outsiders, *others))
-
-
-def slowed(scenario: Scenario, seconds: float) -> Scenario:
-    """The scenario with devices so slow that its run takes so many seconds, about; no shorter than it is."""
-
-    def times(factor: float) -> Scenario:
-        return dataclasses.replace(scenario, speeds=tuple(neat(factor * speed) for speed in scenario.speeds))
-
-    computing = times(2.0).run_seconds() - scenario.run_seconds()  # of it; the rest is the network's
-    return times(1.0 + max(0.0, seconds - scenario.run_seconds()) / computing)
-
-
-def draw_outsider(rng: random.Random, calm: Scenario, number: int) -> Outsider:
-    """Draws an outsider that comes early."""
-    return Outsider(
-        at_s=neat(rng.uniform(0, EARLY * calm.run_seconds())),
-        peer=f"outsider{number}",
-        seconds=neat(rng.uniform(0.2, 1.0) * calm.run_seconds()),
-        stage=rng.choice((-1, rng.randrange(calm.stages))),
-        state=rng.choice(("joining", "waiting", "serving", "paused", "draining", "finished", "left")),
-        rate=neat(log_uniform(rng, *OUTSIDER_RATES)),
-    )
 
 
 def draw_link(rng: random.Random) -> LinkSpec:

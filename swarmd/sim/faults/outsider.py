@@ -34,6 +34,9 @@ ANSWERED = tuple(answer.__name__ for name in ASKED for answer in KINDS[name].ans
 EVERY_WORD = tuple(dict.fromkeys((*GOSSIPED, *ASKED, *ANSWERED)))
 """The kinds of messages that an outsider draws: it gossips and asks them at any time, and answers with them."""
 
+ELSEWHERE = ("joining", "left")
+"""States on the cards of one that doesn't pose as a peer of the run."""
+
 GOSSIP_SHARE = 0.15  # of what it says unasked
 AT_ONCE = 8  # questions of an outsider that wait for their answers: more are within a transport's bounds, and cost time
 ANSWER_SECONDS = 5.0  # that it waits for an answer
@@ -52,6 +55,7 @@ class Outsider(Fault):
     stage: int  # that its card claims; -1: none
     state: str  # on its card
     rate: float  # messages a second
+    poses: bool = True  # its cards say at times that it is at work, or has finished
     words: tuple[str, ...] = EVERY_WORD  # the kinds of messages that it draws
     kind: ClassVar[str] = "outsider"
 
@@ -147,20 +151,27 @@ class Life:
 
     def _own(self, rng: random.Random, message: Message) -> Message:
         """Mostly makes a card, greeting or ballot such as a peer may send: another one costs it the connection."""
+        if isinstance(message, Hello | Announce):
+            message = dataclasses.replace(message, card=self._own_card(rng, message.card))
+        if isinstance(message, Card):
+            return self._own_card(rng, message)
         if rng.random() >= OWN_NAME_SHARE:
             return message
         if isinstance(message, Prepare | Accept | TookOver):
             return dataclasses.replace(message, ballot=Ballot(message.ballot.number, self._it.peer))
-        if isinstance(message, Card):
+        if isinstance(message, Hello):
+            return dataclasses.replace(message, protocol=PROTOCOL, fingerprint=self._settings.fingerprint)
+        return message
+
+    def _own_card(self, rng: random.Random, card: Card) -> Card:
+        """Mostly makes a card one of its own, as it is now; one that doesn't pose says nowhere that it is at work."""
+        if rng.random() < OWN_NAME_SHARE:
             sequence = self._card.sequence + 1
             self._card = dataclasses.replace(self._card, sequence=sequence)
-            life = self._card.incarnation
-            return dataclasses.replace(message, peer=self._it.peer, incarnation=life, sequence=sequence)
-        if isinstance(message, Hello):
-            message = dataclasses.replace(message, protocol=PROTOCOL, fingerprint=self._settings.fingerprint)
-        if isinstance(message, Hello | Announce):
-            return dataclasses.replace(message, card=self._own(rng, message.card))
-        return message
+            card = dataclasses.replace(card, peer=self._it.peer, incarnation=self._card.incarnation, sequence=sequence)
+        if card.peer == self._it.peer and card.state not in ELSEWHERE and not self._it.poses:
+            card = dataclasses.replace(card, state=self._it.state)
+        return card
 
     async def _meet(self, peer: PeerId) -> bool:
         """Greets a peer, once a connection. True if it has."""
