@@ -96,7 +96,7 @@ async def find_fork(
     async def agree(version: int) -> bool:
         mine = ours(version)
         their = await theirs(version) if mine else ""
-        return not mine or not their or mine == their
+        return not their or mine == their
 
     if upto < 1 or await agree(upto):
         return None
@@ -147,7 +147,6 @@ class Forks(HistoryListener):
 
     def on_foreign(self, peer: PeerId) -> None:
         """Believes a peer that is ahead to be of another history, for a while."""
-        self._foreign_until = {who: until for who, until in self._foreign_until.items() if until > self._now()}
         self._foreign_until[peer] = self._now() + FOREIGN_SECONDS
         self._membership.judge_again()
         self._history.changed.notify()

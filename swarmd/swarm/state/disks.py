@@ -163,7 +163,7 @@ class Disks:
         if not roots:
             return checkpoint
         choice = self._choose(roots, members, checkpoint)
-        return dataclasses.replace(checkpoint, root=choice.state or roots[choice.givers[0]])
+        return dataclasses.replace(checkpoint, root=roots[choice.givers[0]])
 
     def _choose(self, roots: Mapping[PeerId, str], members: Collection[PeerId], checkpoint: CheckpointName) -> Choice:
         """Chooses among the bytes that peers have under one name, and says who differs."""

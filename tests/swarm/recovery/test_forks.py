@@ -11,22 +11,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarmd.errors import Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.history import History
-from swarmd.swarm.history.record import Record, genesis_hash
+from swarmd.swarm.history.record import Record, genesis_hash, record_to_plain
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.recovery.forks import (
     FOREIGN_SECONDS,
     INCOMPLETE_SECONDS,
     MEET_SECONDS,
+    MET_AT_ONCE,
     Forks,
     Standing,
+    ask_record,
     find_fork,
     wins,
 )
+from swarmd.swarm.wire.messages.commit import AskRecord, Commit
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
+from tests.swarm.contexts import peer_context
 from tests.swarm.fake_links import FakeLinks
 from tests.swarm.no_disk import NoDisk
 from tests.swarm.records import RUN, record, report
@@ -51,6 +56,7 @@ def test_which_history_wins(better: dict[str, object], worse: dict[str, object])
     one, other = dataclasses.replace(PLAIN, **better), dataclasses.replace(PLAIN, **worse)  # type: ignore[arg-type]
     assert wins(one, other, STEPS)
     assert not wins(other, one, STEPS)
+    assert not wins(one, one, STEPS), "nobody need change sides"
 
 
 standings = st.builds(Standing, st.integers(90, 100), st.booleans(), st.integers(0, 2), st.sampled_from("abc"))
@@ -81,7 +87,40 @@ async def test_the_fork_is_found_wherever_it_is(common: int, more: int, forgotte
         first = max(common + 1, forgotten)
         assert found == (first - 1, first)
     assert len(asked) <= 11
+    assert all(version >= forgotten for version in asked), "what isn't remembered here tells nothing"
     assert await find_fork(ours, theirs, common) is None
+
+
+async def test_the_untrained_version_is_common_to_all() -> None:
+    async def theirs(version: int) -> str:
+        raise AssertionError("nobody is asked for it")
+
+    assert await find_fork(lambda version: "genesis", theirs, 0) is None
+
+
+# ------------------------------------------------------------------------------------------------- a peer's records
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [({}, True), ({"step": 3}, False), ({"step": "two"}, False), (None, False)],
+    ids=["that step's", "another step's", "it makes no sense", "none"],
+)
+async def test_a_record_counts_if_it_is_of_the_step_that_was_asked_for(
+    given: dict[str, Any] | None, taken: bool
+) -> None:
+    everyone: dict[str, FakeLinks] = {}
+    of = record(step=(given or {}).get("step", 2)) if (given or {}).get("step") == 3 else record(step=2)
+
+    async def answer(peer: str, ask: AskRecord) -> Commit:
+        if given is None:
+            raise Refused("not here")
+        return Commit({**record_to_plain(of), **given})
+
+    FakeLinks("x", everyone).handle(AskRecord, answer)
+    context = peer_context(run=RUN, links=FakeLinks("a", everyone))
+    assert await ask_record(context, "x", 2) == (of if taken else None)
+    assert await ask_record(context, "gone", 2) is None
 
 
 # ------------------------------------------------------------------------------------------------- two histories
@@ -98,6 +137,10 @@ def following(before: list[Record], count: int, **changes: Any) -> list[Record]:
 
 COMMON = following([], 2)
 OURS, THEIRS = following(COMMON, 2), following(COMMON, 4, digest="other")
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class Peer:
@@ -159,6 +202,20 @@ def test_a_card_that_is_not_in_our_chain_is_foreign() -> None:
         assert it.forks.fits(card("z", version=1, record_hash=COMMON[0].hash))
         assert it.forks.fits(card("z", version=1, record_hash=""))
         assert not it.forks.fits(card("z", version=4, record_hash="another"))
+        it.history.chain._records.pop(1)
+        assert it.forks.fits(card("z", version=1, record_hash="another")), "that isn't remembered here"
+
+    run_virtual(main())
+
+
+def test_one_that_was_ahead_is_foreign_once_this_peer_has_another_record_of_its_version() -> None:
+    async def main() -> None:
+        it = Meeting().peers["a"]
+        assert it.foreign() == []
+        for made in following(OURS, 2)[-2:]:
+            it.history.chain.append(made)
+            it.forks.on_record(made)
+        assert it.foreign() == ["x", "y"]
 
     run_virtual(main())
 
@@ -167,11 +224,21 @@ def test_one_that_is_ahead_counts_as_ours_until_it_shows_another_record_and_agai
     async def main() -> None:
         it = Meeting().peers["a"]
         assert it.foreign() == []
+        changed = asyncio.ensure_future(it.history.changed.wait())
+        await asyncio.sleep(0)
         it.forks.on_foreign("x")
         assert it.foreign() == ["x"]
-        await asyncio.sleep(FOREIGN_SECONDS + 1)
-        assert it.forks.fits(card("x", version=6, record_hash=THEIRS[-1].hash)), "believed no longer"
-        it.forks.sweep(asyncio.get_running_loop().time())
+        await asyncio.sleep(FOREIGN_SECONDS)
+        assert changed.done()
+        x = card("x", version=6, record_hash=THEIRS[-1].hash)
+        it.forks.sweep(now())
+        assert (it.foreign(), it.forks.fits(x)) == (["x"], False), "until then it is"
+        await asyncio.sleep(1)
+        assert it.forks.fits(x), "believed no longer"
+        it.forks.on_foreign("y")
+        it.forks.sweep(now())
+        assert (it.foreign(), list(it.forks._foreign_until)) == (["y"], ["y"]), "what is over is forgotten"
+        it.forks.on_replaced()
         assert it.foreign() == []
         it.forks.on_foreign("x")
         it.history.replace(THEIRS[2], "digest")
@@ -200,6 +267,56 @@ def test_who_is_behind_by_far_crosses() -> None:
         way = await meeting.way("b")
         assert (way.ancestor, way.guide, way.donors) == (2, "x", ("y",)), "its own stage's"
         assert await meeting.way("x") is None
+
+    run_virtual(main())
+
+
+async def looks(it: Peer) -> bool:
+    """Whether a peer asks anyone about the foreign histories that it sees now."""
+    it.links.asked.clear()
+    async with it.forks.look():
+        pass
+    return bool(it.links.asked)
+
+
+def test_between_two_looks_at_foreign_histories_it_rests() -> None:
+    async def main() -> None:
+        rest_s = MEET_SECONDS * (0.5 + random.Random(0).random())
+        it = Meeting(theirs=THEIRS[:3]).peers["a"]
+        for other in ("x", "y"):
+            it.membership.suspect(other)
+        assert not await looks(it), "there is none"
+        for other in ("x", "y"):
+            it.membership.touch(other, now())
+        assert await looks(it), "at once when one comes"
+        assert not await looks(it)
+        await asyncio.sleep(rest_s - 0.1)
+        assert not await looks(it)
+        await asyncio.sleep(0.2)
+        assert await looks(it)
+
+    run_virtual(main())
+
+
+def test_of_many_foreign_peers_some_are_looked_at_at_a_time() -> None:
+    async def main() -> None:
+        it = Meeting(theirs=THEIRS[:3]).peers["a"]
+        for number in range(2 * MET_AT_ONCE):
+            it.membership.hear(card(f"z{number}", stage=0, version=4, record_hash="another"), now())
+        assert len(it.foreign()) == 2 * MET_AT_ONCE + 2
+        assert await looks(it)
+        assert {peer for peer, _ in it.links.asked} == {f"z{number}" for number in range(MET_AT_ONCE)}
+
+    run_virtual(main())
+
+
+def test_who_has_trained_nothing_has_no_history_to_give_up() -> None:
+    async def main() -> None:
+        it = Meeting().shown("a")
+        it.history.replace(None, "digest")
+        it.forks.on_foreign("x")
+        assert it.foreign() == ["x"]
+        assert not await looks(it)
 
     run_virtual(main())
 
@@ -335,6 +452,29 @@ def test_a_history_that_has_lacked_a_stage_for_long_loses() -> None:
         assert await meeting.way("a") is None, "it may only be restarting"
         await asyncio.sleep(INCOMPLETE_SECONDS)
         assert await meeting.way("a") is not None
+
+    run_virtual(main())
+
+
+def test_the_time_for_which_a_stage_is_lacking_counts_while_there_is_another_history() -> None:
+    async def main() -> None:
+        meeting = Meeting(following(COMMON, 4), THEIRS[:3], without="b")
+        it = meeting.peers["a"]
+        assert await meeting.way("a") is None
+        for other in ("x", "y"):
+            it.membership.suspect(other)
+        await asyncio.sleep(INCOMPLETE_SECONDS)
+        assert await meeting.way("a") is None
+        for other in ("x", "y"):
+            it.membership.touch(other, now())
+        assert await meeting.way("a") is None, "it may only be restarting"
+        await asyncio.sleep(INCOMPLETE_SECONDS / 2)
+        it.membership.hear(card("b", stage=1, version=4, record_hash=it.history.chain.hash_at(4)), now())
+        assert await meeting.way("a") is None
+        it.membership.suspect("b")
+        assert await meeting.way("a") is None
+        await asyncio.sleep(INCOMPLETE_SECONDS - 3 * MEET_SECONDS)
+        assert await meeting.way("a") is None, "it was there meanwhile"
 
     run_virtual(main())
 

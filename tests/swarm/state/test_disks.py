@@ -15,7 +15,13 @@ from swarmd.swarm.history.record import Record, record_to_plain
 from swarmd.swarm.ports import SavedCheckpoint
 from swarmd.swarm.state.disks import ASKED_AT_ONCE, CHUNKS_AT_ONCE, OPENED_LIMIT, Disks
 from swarmd.swarm.state.download import Download, OutOfDonors
-from swarmd.swarm.wire.messages.disks import AskCheckpoint, AskCheckpointChunk, CheckpointList, CheckpointName
+from swarmd.swarm.wire.messages.disks import (
+    AskCheckpoint,
+    AskCheckpointChunk,
+    AskCheckpointList,
+    CheckpointList,
+    CheckpointName,
+)
 from swarmd.values import Buffer
 from tests.swarm.cards import card
 from tests.swarm.fake_links import FakeLinks
@@ -99,11 +105,13 @@ def test_what_makes_no_sense_is_not_in_the_stock() -> None:
     async def main() -> None:
         (it,) = nodes("a")
         it.store.keep(1)
-        it.store.keep(0, record(step=4), step="four")
-        it.store.keep(0, record(step=5), step=6)
+        it.store.keep(0, step="three")
+        it.store.checkpoints[5, 0] = STATE, record_to_plain(record(step=6))
         it.store.keep(2, record(step=7))
         it.store.keep(-1, record(step=8))
-        assert await it.disks.checkpoints() == (on_disk(),)
+        it.store.keep(0, record(step=9))
+        nine = CheckpointName(9, 0, record(step=9).state, state_root(STATE))
+        assert await it.disks.checkpoints() == (on_disk(), nine)
 
     run_virtual(main())
 
@@ -259,6 +267,8 @@ def test_a_checkpoint_is_brought_from_whoever_has_it() -> None:
         state, of = await a.disks.bring(CHECKPOINT, lambda: ["b", "c", "d"], MEMBERS, begun=begun.append)
         assert (bytes(state), of) == (STATE, RECORD)
         assert (begun[0].stage, sum(begun[0].given.values()), set(begun[0].given) <= {"b", "c"}) == (1, 3, True)
+        asked = [peer for peer, ask in a.links.asked if isinstance(ask, AskCheckpoint)]
+        assert (asked.count("b"), asked.count("c")) == (1, 1), "who has it isn't asked again whether it has"
 
     run_virtual(main())
 
@@ -337,6 +347,19 @@ def test_everyone_is_asked_but_only_so_many_at_once_and_nobody_once_it_is_found(
     run_virtual(main())
 
 
+def test_the_first_ones_are_asked_in_any_case_and_no_other_once_it_is_found() -> None:
+    async def main() -> None:
+        names = [f"p{number}" for number in range(ASKED_AT_ONCE + 2)]
+        a, first, *others = nodes("a", *names)
+        first.store.keep(1)
+        for it in others:
+            it.links.deaf = True
+        assert await a.disks.record_of(CHECKPOINT, names) == RECORD
+        assert [peer for peer, _ in a.links.asked] == names[:ASKED_AT_ONCE]
+
+    run_virtual(main())
+
+
 # ------------------------------------------------------------------------------------------------- that differ
 
 LIE = b"other bytes"
@@ -396,6 +419,41 @@ def test_the_bytes_that_most_have_are_settled_upon_also_against_its_own_disk() -
         assert "a and b, c offer different states" in a.disks.differing
         assert await a.disks.load(settled) is None
         assert bytes((await a.disks.bring(settled, lambda: ["b", "c"], MEMBERS))[0]) == STATE
+
+    run_virtual(main())
+
+
+def test_only_the_bytes_of_that_very_checkpoint_are_settled_upon() -> None:
+    """An older release doesn't name them, and a disk has others besides."""
+
+    async def main() -> None:
+        a, b, c, d = with_states(b=STATE, c=LIE, d=LIE)
+        b.store.keep(0, state=LIE)
+        b.store.keep(1, record(step=9), state=LIE)
+
+        async def nameless(peer: str, ask: AskCheckpointList) -> CheckpointList:
+            return CheckpointList((CHECKPOINT,), True, ())
+
+        for it in (c, d):
+            it.links.handle(AskCheckpointList, nameless)
+        assert await a.disks.settle(CHECKPOINT, ["a", "b", "c", "d"], MEMBERS) == on_disk()
+        assert [peer for peer, _ in a.links.asked] == ["b", "c", "d"], "its own disk is at hand"
+
+    run_virtual(main())
+
+
+def test_who_differs_is_logged_once_and_remembered_when_all_are_the_same_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        a, b, *_ = with_states(b=LIE, c=STATE, d=STATE)
+        for _ in range(2):
+            await a.disks.settle(CHECKPOINT, ["b", "c", "d"], MEMBERS)
+        said = [it for it in caplog.messages if "b and c, d offer different states" in it]
+        assert said == [a.disks.differing]
+        b.store.keep(1)
+        await a.disks.settle(CHECKPOINT, ["b", "c", "d"], MEMBERS)
+        assert [a.disks.differing] == said
 
     run_virtual(main())
 
