@@ -13,7 +13,7 @@ from swarmd.swarm.history.history import History
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import ANY_STAGE, NO_BALLOT, Ballot, Message
+from swarmd.swarm.wire.messages.common import ANY_STAGE, Ballot, Message
 from swarmd.swarm.wire.messages.round import AskAppointment
 from swarmd.swarm.wire.roles import Needs, Role, Whose
 from swarmd.values import PeerId, short
@@ -126,7 +126,7 @@ class RecordJudge:
         appointment = (message.step, message.ballot, message.stage, peer)
         if appointment in self._appointed:
             return True
-        if message.ballot == NO_BALLOT or not self._may_conduct(conductor):
+        if not self._may_conduct(conductor):  # nor may the nobody of a message without a ballot
             return False
         question = AskAppointment(message.step, message.stage, peer)
         try:

@@ -8,11 +8,11 @@ import pytest
 
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.history import History
-from swarmd.swarm.history.judge import VERSION_WAIT_SECONDS, RecordJudge
+from swarmd.swarm.history.judge import APPOINTMENTS_KEPT, VERSION_WAIT_SECONDS, RecordJudge
 from swarmd.swarm.history.record import genesis_hash
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.messages.commit import AskRecord, Commit, Prepare
-from swarmd.swarm.wire.messages.common import Ballot
+from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
 from swarmd.swarm.wire.messages.hop import Beat, Cancel, Hop, Locate, Room
 from swarmd.swarm.wire.messages.round import Appointment, AskAppointment, AskHoldings, Close, Contribution, Freeze, Plan
 from swarmd.swarm.wire.messages.step import AskLease, Revoke, TookOver
@@ -72,8 +72,20 @@ def test_a_newcomer_conducts_where_no_member_is_at_work() -> None:
         it.hear("x0", stage=0)
         it.judge = RecordJudge(cast("Any", it.links), it.membership, it.history)
         assert await it.allows("x0", Prepare)
+        it.membership.suspect("x0")
+        assert not await it.allows("x0", Prepare), "nor is it itself"
+        it.membership.touch("x0", 0.0)
         it.hear("m0", stage=0)
         assert not await it.allows("x0", Prepare)
+
+    run_virtual(main())
+
+
+def test_a_member_that_has_no_state_any_more_leaves_conducting_to_a_newcomer() -> None:
+    async def main() -> None:
+        it = Rig("x0")
+        it.membership._own_card.become("joining")
+        assert await it.allows("x0", Prepare)
 
     run_virtual(main())
 
@@ -121,7 +133,41 @@ def test_a_newcomer_leads_a_round_if_the_conductor_says_that_it_asked_it(conduct
         for _ in range(2):
             assert await it.allows("x1", Freeze, stage=1, ballot=ballot) == honest
         assert asked == [AskAppointment(2, 1, "x1")][:honest], "it is asked once, if at all"
-        assert not await it.allows("y1", Freeze, stage=1, ballot=ballot)
+        for _ in range(2):
+            assert not await it.allows("y1", Freeze, stage=1, ballot=ballot)
+
+    run_virtual(main())
+
+
+def test_who_was_asked_to_lead_is_remembered_until_the_step_is_over_and_so_many_at_most() -> None:
+    async def main() -> None:
+        it, ballot = Rig("m0"), Ballot(1, "m0")
+        asked: list[str] = []
+
+        async def answer(peer: str, ask: AskAppointment) -> Appointment:
+            asked.append(ask.leader)
+            return Appointment(True)
+
+        FakeLinks("m0", it.everyone).handle(AskAppointment, answer)
+        for leader in ("x1", "y1", "x1", "y1"):
+            assert await it.allows(leader, Freeze, stage=1, ballot=ballot)
+        assert asked == ["x1", "y1"]
+        for number in range(2 * APPOINTMENTS_KEPT):
+            assert await it.allows(f"z{number}", Freeze, stage=1, ballot=ballot)
+        assert len(it.judge._appointed) == APPOINTMENTS_KEPT
+        it.history.chain.append(SECOND)
+        after: dict[str, Any] = {"step": 3, "record_hash": SECOND.hash, "parent_hash": SECOND.hash}
+        assert await it.allows("x1", Freeze, stage=1, ballot=ballot, **after)
+        assert it.judge._appointed == {(3, ballot, 1, "x1")}
+
+    run_virtual(main())
+
+
+def test_nobody_leads_by_an_order_without_a_ballot() -> None:
+    async def main() -> None:
+        it = Rig("m0", "x1")
+        assert not await it.allows("x1", Freeze, stage=1, ballot=NO_BALLOT)
+        assert it.links.asked == []
 
     run_virtual(main())
 
@@ -129,17 +175,21 @@ def test_a_newcomer_leads_a_round_if_the_conductor_says_that_it_asked_it(conduct
 def test_an_order_of_a_later_step_waits_for_the_record_before_it() -> None:
     async def main() -> None:
         it, loop = Rig("x0"), asyncio.get_running_loop()
-        later: dict[str, Any] = {"step": 3, "record_hash": SECOND.hash, "parent_hash": SECOND.hash}
-        assert await it.allows("m0", Prepare, **later), "a member of the last record needn't wait"
-        waiting = asyncio.create_task(it.allows("x0", Prepare, **later))
-        await asyncio.sleep(1)
         entries = [dataclasses.replace(entry, members=("x0",)) for entry in SECOND.stages]
-        it.history.replace(dataclasses.replace(SECOND, stages=tuple(entries)), "digest")
-        later["parent_hash"] = it.history.record_hash
-        assert await waiting
-        began = loop.time()
+        second = dataclasses.replace(SECOND, stages=tuple(entries))
+        later: dict[str, Any] = {"step": 3, "record_hash": second.hash, "parent_hash": second.hash}
+        assert await it.allows("m0", Prepare, **later), "a member of the last record needn't wait"
+        others: dict[str, Any] = {**later, "parent_hash": "another"}
+        asks = (("x0", later), ("z", later), ("z", others))
+        waiting = [asyncio.create_task(it.allows(peer, Prepare, **says)) for peer, says in asks]
+        await asyncio.sleep(1)
+        it.history.replace(second, "digest")
+        assert [await task for task in waiting] == [True, False, True], "another history's is left to its handler"
+        assert loop.time() == 1.0, "no longer than for that record"
+        assert not await it.allows("z", Prepare, **later)
+        assert loop.time() == 1.0, "it is here"
         assert not await it.allows("z", Prepare, step=9)
-        assert loop.time() - began == VERSION_WAIT_SECONDS
+        assert loop.time() == 1.0 + VERSION_WAIT_SECONDS
 
     run_virtual(main())
 
@@ -172,11 +222,11 @@ def test_replicas_are_those_of_the_record_and_those_that_joined_since() -> None:
 
 def test_a_commit_comes_from_those_who_have_worked() -> None:
     async def main() -> None:
-        it = Rig("x0")
+        it = Rig("x0", "x1")
         it.hear("y0", stage=0, state="joining")
         entries = [dataclasses.replace(entry, members=("x0",)) for entry in SECOND.stages]
         it.history.chain.append(dataclasses.replace(SECOND, stages=tuple(entries)))
-        for peer, right in (("x0", True), ("m0", True), ("y0", False), ("unheard", False)):
+        for peer, right in (("x0", True), ("x1", True), ("m0", True), ("y0", False), ("unheard", False)):
             assert await it.allows(peer, Commit) == right, peer
         assert await it.allows("unheard", AskRecord)
         assert await Rig(version=0).allows("unheard", Commit), "a newcomer can't tell"

@@ -17,9 +17,11 @@ from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Record, genesis_hash, record_to_plain
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.recovery.forks import (
+    ASKED_AT_ONCE,
     FOREIGN_SECONDS,
     INCOMPLETE_SECONDS,
     MEET_SECONDS,
+    MEMORY_SECONDS,
     MET_AT_ONCE,
     Forks,
     Standing,
@@ -310,6 +312,17 @@ def test_of_many_foreign_peers_some_are_looked_at_at_a_time() -> None:
     run_virtual(main())
 
 
+@pytest.mark.parametrize(("state", "looked_at"), [("serving", True), ("finished", True), ("joining", False)])
+def test_only_those_who_have_a_state_are_looked_at(state: str, looked_at: bool) -> None:
+    async def main() -> None:
+        it = Meeting().peers["a"]
+        it.membership.hear(card("z", stage=0, version=4, record_hash="another", state=state), now())
+        assert it.foreign() == ["z"]
+        assert await looks(it) == looked_at
+
+    run_virtual(main())
+
+
 def test_who_has_trained_nothing_has_no_history_to_give_up() -> None:
     async def main() -> None:
         it = Meeting().shown("a")
@@ -353,6 +366,51 @@ def test_a_history_whose_first_record_was_looked_at_is_asked_only_for_what_is_ne
         asked.clear()
         await meeting.way("a")
         assert 5 not in {ask.step for _, ask in asked}, "and 4 and 6 only to find where they part"
+        for name in ("x", "y"):
+            peer = meeting.peers[name]
+            peer.history.chain.append(following(COMMON, 5, digest="other")[-1])
+            newest: dict[str, Any] = {"version": 7, "record_hash": peer.history.record_hash, "sequence": 9}
+            meeting.peers["a"].membership.hear(dataclasses.replace(peer.card, **newest), now())
+        asked.clear()
+        await meeting.way("a")
+        steps = [ask.step for _, ask in asked]
+        assert (steps.count(7) > steps.count(5), 5 in steps) == (True, False)
+
+    run_virtual(main())
+
+
+def test_what_was_looked_at_is_remembered_of_so_many_histories() -> None:
+    async def main() -> None:
+        meeting = Meeting()
+        it, x = meeting.peers["a"], meeting.peers["x"]
+        firsts = [dataclasses.replace(THEIRS[2], total_tokens=number) for number in range(MET_AT_ONCE + 2)]
+        for first in firsts:
+            assert not await it.forks._is_forked(x.card, first)
+        assert list(it.forks._unforked) == [first.hash for first in firsts[2:]]
+
+    run_virtual(main())
+
+
+def test_so_many_records_are_asked_for_at_a_time() -> None:
+    async def main() -> None:
+        theirs = following(COMMON, 3 * ASKED_AT_ONCE, digest="other")
+        meeting = Meeting(OURS, theirs)
+        it, x = meeting.peers["a"], meeting.peers["x"]
+        it.forks._run = dataclasses.replace(RUN, steps=100)
+        asked = most = 0
+
+        async def answer(peer: str, ask: AskRecord) -> Commit:
+            nonlocal asked, most
+            asked += 1
+            most = max(most, asked)
+            await asyncio.sleep(1)
+            asked -= 1
+            return Commit(record_to_plain(theirs[ask.step - 1]))
+
+        x.links.handle(AskRecord, answer)
+        assert not await it.forks._is_forked(x.card, theirs[2])
+        assert [ask.step for _, ask in it.links.asked] == list(range(4, len(theirs) + 1))
+        assert most == ASKED_AT_ONCE
 
     run_virtual(main())
 
@@ -391,6 +449,158 @@ def test_nobody_crosses_to_what_its_acceptors_deny() -> None:
         assert await meeting.way("a") is None
         it.denied.clear()
         meeting.shown("a")
+        assert await meeting.way("a") is not None
+
+    run_virtual(main())
+
+
+def test_acceptors_are_not_asked_about_what_no_majority_of_them_decided() -> None:
+    async def main() -> None:
+        meeting = Meeting(forked_at(OURS, 3), forked_at(following(COMMON, 6, digest="other"), 3))
+        it = meeting.shown("a")
+        it.denied.add(meeting.peers["x"].history.chain.hash_at(3))
+        assert await meeting.way("a") is not None
+
+    run_virtual(main())
+
+
+def test_one_that_turns_out_to_be_of_the_same_history_is_foreign_no_longer() -> None:
+    async def main() -> None:
+        it = Meeting(OURS, following(OURS, 2)).shown("a")
+        assert it.foreign() == ["x", "y"]
+        assert await looks(it)
+        assert it.foreign() == []
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(("version", "stays"), [(3, False), (4, True)])
+def test_one_that_is_not_behind_stays_foreign_when_it_goes_on(version: int, stays: bool) -> None:
+    async def main() -> None:
+        it = Meeting(theirs=THEIRS[:version]).peers["a"]
+        assert await it.forks._meet(it.membership.members()["x"].card) is not None
+        it.membership.hear(card("x", sequence=9, version=5, record_hash=THEIRS[4].hash), now())
+        assert ("x" in it.foreign()) == stays
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("gone_on", ["with their record", "elsewhere"])
+def test_who_has_gone_on_while_the_records_came_meets_nobody(gone_on: str) -> None:
+    async def main() -> None:
+        meeting = Meeting()
+        it, x = meeting.peers["a"], meeting.peers["x"]
+        asked = 0
+
+        async def answer(peer: str, ask: AskRecord) -> Commit:
+            nonlocal asked
+            asked += 1
+            if asked == 3:  # the last one: 4, 2, 3
+                it.history.replace(THEIRS[-1], "digest", crossed_at=2)
+                if gone_on == "with their record":
+                    it.history.chain.learn({of.step: of for of in THEIRS})
+            of = x.history.chain.at(ask.step)
+            assert of is not None
+            return Commit(record_to_plain(of))
+
+        x.links.handle(AskRecord, answer)
+        assert await it.forks._meet(x.card) is None
+        assert asked == 3
+
+    run_virtual(main())
+
+
+def test_where_two_histories_part_is_asked_for_no_further_once_it_is_plain() -> None:
+    async def main() -> None:
+        meeting = Meeting()
+        it = meeting.peers["a"]
+        met = await it.forks._meet(meeting.peers["x"].card)
+        assert met is not None
+        assert (met.ancestor, met.ours, met.theirs) == (2, OURS[2], THEIRS[2])
+        assert [ask.step for _, ask in it.links.asked] == [4, 2, 3]
+
+    run_virtual(main())
+
+
+def test_what_a_peer_learns_while_it_is_asked_counts_as_common() -> None:
+    """It didn't remember version 2 first, and gives our record of it then."""
+
+    async def main() -> None:
+        meeting = Meeting()
+        third = following(OURS[:1], 3, digest="third")
+        refused = False
+
+        async def answer(peer: str, ask: AskRecord) -> Commit:
+            nonlocal refused
+            if ask.step == 2 and not refused:
+                refused = True
+                raise Refused("not here")
+            return Commit(record_to_plain(OURS[1] if ask.step == 2 else third[ask.step - 1]))
+
+        meeting.peers["x"].links.handle(AskRecord, answer)
+        met = await meeting.peers["a"].forks._meet(meeting.peers["x"].card)
+        assert met is not None
+        assert (met.ancestor, met.theirs) == (2, third[2])
+
+    run_virtual(main())
+
+
+def by_hash(length: int) -> tuple[list[Record], list[Record]]:
+    """Two histories that part after version 2 and are as long; the first one wins."""
+    first, second = sorted(
+        (following(COMMON, length, digest=digest) for digest in ("d1", "other")), key=lambda made: made[2].hash
+    )
+    return first, second
+
+
+def test_a_record_that_forked_before_the_histories_parted_counts_for_neither() -> None:
+    async def main() -> None:
+        winner, loser = by_hash(2)
+        meeting = Meeting(forked_at(winner, 2), forked_at(loser, 9))
+        assert await meeting.way("a") is None
+        assert await meeting.way("x") is not None
+
+    run_virtual(main())
+
+
+def test_the_newest_of_its_own_history_counts_for_a_peer_that_is_behind() -> None:
+    async def main() -> None:
+        winner, loser = by_hash(4)
+        meeting = Meeting(winner[:4], loser)
+        it = meeting.shown("a")
+        assert await meeting.way("a") is not None, "two steps are decisive"
+        it.membership.hear(card("b", sequence=9, stage=1, version=6, record_hash=winner[-1].hash), now())
+        meeting.shown("a")
+        assert await meeting.way("a") is None
+
+    run_virtual(main())
+
+
+def test_the_newest_of_the_other_history_counts_whoever_is_looked_at() -> None:
+    async def main() -> None:
+        winner, loser = by_hash(4)
+        meeting = Meeting(winner[:4], loser)
+        it = meeting.peers["a"]
+        it.membership.hear(card("w", stage=0, version=4, record_hash=loser[3].hash), now())
+        assert await meeting.way("a") is None, "it sees none that is further"
+        meeting.shown("a")
+        assert await meeting.way("a") is not None
+
+    run_virtual(main())
+
+
+def test_one_that_is_gone_once_its_records_have_come_counts_as_it_was() -> None:
+    async def main() -> None:
+        meeting = Meeting(OURS, THEIRS)
+        it = meeting.shown("a")
+        met = await it.forks._meet(known := it.membership.members()["x"].card)
+        assert met is not None
+        it.membership.hear(dataclasses.replace(known, state="left", sequence=9), now())
+        it.membership.sweep(now())
+        assert it.membership.get("x") is None
+        assert await it.forks._loses_to(met, known)
+
+    run_virtual(main())
 
 
 def test_histories_are_compared_as_they_are_once_the_records_have_come() -> None:
@@ -446,6 +656,32 @@ def test_who_shows_a_third_history_does_not_stay_in_the_guides() -> None:
     run_virtual(main())
 
 
+def test_the_furthest_of_a_stage_are_asked_whether_they_stay_and_so_many_at_most() -> None:
+    async def main() -> None:
+        meeting = Meeting()
+        it = meeting.peers["a"]
+        late = [card(f"w{number}", stage=0, version=5) for number in range(ASKED_AT_ONCE)]
+        others = [card(f"z{number}", stage=0, version=6) for number in range(ASKED_AT_ONCE - 1)]
+        x, y = (meeting.peers[name].card for name in ("x", "y"))
+        assert await it.forks._stayers(x, [y, *late, *others, x], 0) == ("x",)
+        assert {peer for peer, _ in it.links.asked} == {"x", *(other.peer for other in others)}
+
+    run_virtual(main())
+
+
+def test_who_is_behind_the_guide_in_its_history_stays_as_well_and_without_a_guide_nobody_does() -> None:
+    async def main() -> None:
+        meeting = Meeting()
+        it, x = meeting.peers["a"], meeting.peers["x"]
+        y = Peer("y", 1, THEIRS[:5], it.links.everyone).card
+        assert await it.forks._stays(x.card, y)
+        assert await it.forks._stays(y, x.card)
+        assert not await it.forks._stays(card("gone", version=6), y)
+        assert not await it.forks._stays(x.card, card("gone", version=6))
+
+    run_virtual(main())
+
+
 def test_a_history_that_has_lacked_a_stage_for_long_loses() -> None:
     async def main() -> None:
         meeting = Meeting(following(COMMON, 4), THEIRS[:3], without="b")
@@ -482,7 +718,7 @@ def test_the_time_for_which_a_stage_is_lacking_counts_while_there_is_another_his
 def test_who_can_not_have_the_state_stays_with_an_empty_sum() -> None:
     async def main() -> None:
         it, imported = Meeting().peers["a"], list[str]()
-        tries = iter([MemoryError(), None])
+        tries = iter([MemoryError(), None, None])
 
         async def export_state() -> str:
             if (trouble := next(tries)) is not None:
@@ -494,9 +730,19 @@ def test_who_can_not_have_the_state_stays_with_an_empty_sum() -> None:
             return "the same"
 
         compute: Any = SimpleNamespace(export_state=export_state, import_state=import_state)
-        await it.forks.stay(compute)
+        await it.history.lock.acquire()
+        staying = asyncio.ensure_future(it.forks.stay(compute))
+        await asyncio.sleep(10)
+        assert imported == [], "a record is being applied"
+        it.history.lock.release()
+        began = now()
+        await staying
+        assert now() == began + MEMORY_SECONDS
         assert (imported, it.history.record, it.history.digest) == (["state"], OURS[-1], "the same")
         assert it.history.replacements == 2
+        it.history.broken = 4
+        await it.forks.stay(compute)
+        assert (imported, it.history.replacements) == (["state"], 2), "it has no state to load"
 
     run_virtual(main())
 
@@ -515,8 +761,29 @@ def test_who_has_crossed_learns_the_records_since_the_fork() -> None:
         with it.history.crossing(way.ancestor):
             it.history.replace(THEIRS[-1], "digest", crossed_at=way.ancestor)
         assert it.history.chain.at(4) is None
-        await it.forks.arrive(way, cast("Any", SimpleNamespace(thaw=thaw)))
+        it.links.asked.clear()
+        await it.history.lock.acquire()
+        arriving = asyncio.ensure_future(it.forks.arrive(way, cast("Any", SimpleNamespace(thaw=thaw))))
+        await asyncio.sleep(1)
+        assert thawed == [], "a record is being applied"
+        it.history.lock.release()
+        await arriving
+        assert [ask.step for _, ask in it.links.asked] == [3, 4, 5]
         assert [it.history.chain.at(step) for step in range(1, 7)] == THEIRS
         assert (thawed, it.foreign()) == ([7], ["b"])
+
+    run_virtual(main())
+
+
+def test_who_has_crossed_learns_the_records_as_far_back_as_its_guide_gives_them() -> None:
+    async def main() -> None:
+        meeting = Meeting()
+        it = meeting.shown("a")
+        way = await meeting.way("a")
+        meeting.peers["x"].history.chain._records.pop(4)
+        with it.history.crossing(way.ancestor):
+            it.history.replace(THEIRS[-1], "digest", crossed_at=way.ancestor)
+        await it.forks._learn_chain(way.guide, way.ancestor)
+        assert [it.history.chain.at(step) for step in range(3, 7)] == [None, None, *THEIRS[4:]]
 
     run_virtual(main())
