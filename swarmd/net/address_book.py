@@ -86,6 +86,11 @@ class AddressBook:
         """All that is known of a peer's addresses, also those that are of no use here and now."""
         return self._known.get(peer, Known())
 
+    def is_known(self, peer: PeerId) -> bool:
+        """Tells if a peer has answered somewhere, or has shown its card."""
+        known = self.known(peer)
+        return bool(known.worked) or known.machine is not None
+
     def addresses(self, peer: PeerId) -> tuple[Address, ...]:
         """The addresses at which to dial a peer from here, most promising first."""
         known = self.known(peer)

@@ -1,11 +1,11 @@
 """The Transport port on py-libp2p: TCP + Noise + Yamux and GossipSub, as a Trio guest on the running asyncio loop.
 
-It and its parts yamux.py and pubsub.py are the only files that import libp2p or trio. Both loops share one thread, so
-there are no locks: asyncio code starts Trio tasks and sets their events directly, Trio code sets asyncio futures;
-neither ever awaits the other's objects. A connection carries two streams of ours, each with one reader and one writer
-task that live as long as it does and are never cancelled before: a cancelled read or write would break its encryption.
-Deadlines live on the asyncio side (channel.py, outbox.py). What libp2p trusts too much is guarded here; each guard says
-what happens without it.
+It and its parts yamux.py, pubsub.py and gate.py are the only files that import libp2p or trio. Both loops share one
+thread, so there are no locks: asyncio code starts Trio tasks and sets their events directly, Trio code sets asyncio
+futures; neither ever awaits the other's objects. A connection carries two streams of ours, each with one reader and one
+writer task that live as long as it does and are never cancelled before: a cancelled read or write would break its
+encryption. Deadlines live on the asyncio side (channel.py, outbox.py). What libp2p trusts too much is guarded here;
+each guard says what happens without it.
 """
 
 # ruff: noqa: BLE001, SLF001  # what the library raises ends one stream or connection; guards reach into its insides
@@ -37,12 +37,14 @@ from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
+from libp2p.transport.exceptions import MuxerUpgradeFailure, SecurityUpgradeFailure
 from multiaddr import Multiaddr
 
 from swarmd.errors import ConfigError, PeerFault
 from swarmd.net import addresses as multiaddrs
 from swarmd.net import logs
 from swarmd.net.channel import STREAMS, StreamName
+from swarmd.net.gate import Gate
 from swarmd.net.identity import load_or_create_seed
 from swarmd.net.limits import RESOURCES, TransportLimits
 from swarmd.net.listening import Reservation, reserve
@@ -55,6 +57,7 @@ log = logging.getLogger(__name__)
 
 PROTOCOLS: dict[StreamName, TProtocol] = {name: TProtocol(f"/swarmd/1/{name}") for name in STREAMS}
 READ_BYTES = 1 << 20  # each read of a stream sends a window frame, so reads are large
+AGAIN_S = 0.02  # until one that refused a connection is dialled again: one of a flood of them gets through by chance
 NEXT_ADDRESS_S = 0.3  # until the next address of a peer is tried beside one that doesn't answer
 STREAM_S = 10  # for the other side to agree to a stream of ours
 LENGTHY = re.compile(r"^Failed to open TCP stream to \S+: ")  # libp2p's first words: the address once more
@@ -67,7 +70,16 @@ setattr(swarm_connection, "logging", logging.getLogger("libp2p.network.connectio
 
 def _is_of_another(error: BaseException | None) -> bool:
     """True if a dial failed because another peer answered, whose key is not that of the one who was dialled."""
-    while error is not None and not isinstance(error, PeerIDMismatchesPubkey):
+    return _comes_of(error, PeerIDMismatchesPubkey)
+
+
+def _was_refused(error: BaseException | None) -> bool:
+    """True if a dial failed although somebody listens there, and it wasn't another peer."""
+    return _comes_of(error, SecurityUpgradeFailure, MuxerUpgradeFailure) and not _is_of_another(error)
+
+
+def _comes_of(error: BaseException | None, *kinds: type[BaseException]) -> bool:
+    while error is not None and not isinstance(error, kinds):
         error = error.__cause__ or error.__context__
     return error is not None
 
@@ -105,6 +117,7 @@ class Libp2pTransport(WireTransport):
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
         self._host: Any = None
+        self._gate = Gate(self._accept_pace, self.book.is_known, self._loop.time)
         self._gossip: GuardedPubsub
 
     # Life, on asyncio's side
@@ -182,6 +195,7 @@ class Libp2pTransport(WireTransport):
             async with trio.open_nursery() as self._nursery:
                 # A Pubsub that doesn't run blocks every dial and accept: it runs before the first and after the last.
                 async with self._host.run(listen_addrs=self._listen), self._gossip.running():
+                    self._gate.guard_listeners(self._host.get_network())
                     self._ready.set_result(None)
                     try:
                         await self._stopping.wait()
@@ -256,6 +270,7 @@ class Libp2pTransport(WireTransport):
                 with trio.CancelScope(shield=True), contextlib.suppress(Exception):
                     await stream.reset()
 
+        self._gate.guard(swarm)
         swarm.upgrade_inbound_raw_conn = upgrade_and_stay
         swarm.set_stream_handler(handle_guarded)
         swarm.auto_connector.maybe_connect = leave_alone
@@ -287,12 +302,11 @@ class Libp2pTransport(WireTransport):
         self, peer: ID, addresses: Sequence[multiaddrs.Address]
     ) -> tuple[INetConn, multiaddrs.Address]:
         """Each address once, the next beside it when one is slow; cancelling a handshake harms nobody."""
-        swarm = self._host.get_network()
         found, problems = list[tuple[INetConn, multiaddrs.Address]](), list[Exception]()
 
         async def attempt(address: multiaddrs.Address, over: trio.Event, scope: trio.CancelScope) -> None:
             try:
-                found.append((await swarm.dial_addr(Multiaddr(address.transport), peer), address))
+                found.append((await self._dial_address(address, peer), address))
                 scope.cancel()
             except Exception as error:
                 problems.append(error)
@@ -309,6 +323,20 @@ class Libp2pTransport(WireTransport):
         for spare, _ in found[1:]:
             cut(spare.muxed_conn, abort=True)
         return found[0]
+
+    async def _dial_address(self, address: multiaddrs.Address, peer: ID) -> INetConn:
+        """A connection. A peer that many dial refuses some at its gate (gate.py): where one that is meant to be there
+        does so, it is dialled again at once, for as long as a dial takes.
+        """
+        swarm, target = self._host.get_network(), Multiaddr(address.transport)
+        while True:
+            try:
+                return cast("INetConn", await swarm.dial_addr(target, peer))
+            except Exception as error:
+                trusted = self._named[address] or address in self.book.known(peer.to_base58()).worked
+                if not trusted or not _was_refused(error):
+                    raise
+            await trio.sleep(AGAIN_S)
 
     async def _open_streams(self, conn: Any) -> None:
         connection = self._connection(conn.muxed_conn)

@@ -20,6 +20,14 @@ class TransportLimits:
     unsent_messages: int = 4096  # queued per connection and urgency, so that tiny messages are bounded too
     connections: int = 1024  # open at once, accepted and dialled; 2 file descriptors each at most
     connections_per_peer: int = 8  # both sides dialling makes 2; more is a fault or an attack
+    connections_per_address: int = 512  # accepted from one, in their handshake too: half, so that others find room
+    handshakes_burst: int = 256  # accepted from one address at once; a large swarm behind a NAT finds a peer again
+    handshakes_per_s: float = 30.0  # after these; one costs about 3 ms, who it is shows at its end
+    strangers_burst: int = 64  # of these, with peers that aren't known: a whole swarm that joins at once
+    strangers_per_s: float = 12.0  # after these; streams and a greeting cost about 15 ms
+    returns_burst: int = 16  # connections of one known peer at once; one whose line is poor has that many a minute
+    returns_per_s: float = 1.0  # after these
+    turned_away_s: float = 10.0  # a peer of another run or release is refused without a word after its greeting
     streams_per_connection: int = 64  # we use 2, identify and gossip about 6
     buffered_per_connection: int = 48 << 20  # bytes in the muxer nobody has read; two honest windows are 32 MiB
     pending_replies: int = 256  # muxer answers (ping, window) waiting for a full socket; more is a flood

@@ -9,12 +9,14 @@ import contextlib
 import contextvars
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import Any
 
-from swarmd.errors import PeerFault, PeerUnreachable, Refused, WrongPeer
+from swarmd.errors import Mismatch, PeerFault, PeerUnreachable, Refused, WrongPeer
 from swarmd.net import addresses as multiaddrs
 from swarmd.net import frames
+from swarmd.net.accept_pace import AcceptPace
 from swarmd.net.address_book import AddressBook
 from swarmd.net.channel import Channel, StreamName
 from swarmd.net.dial_pace import DialPace
@@ -26,6 +28,7 @@ Handler = Callable[[PeerId, Frame], Awaitable[Frame]]
 Listener = Callable[[PeerId, Frame], None]
 
 FLUSH_S = 0.3  # for answers still queued when the daemon stops
+FAREWELL_S = 1.0  # for a refusal to arrive that ends a conversation
 
 TOPIC_PREFIX = "/swarmd/1/"
 TOPIC_CHARACTERS = 128
@@ -81,9 +84,11 @@ class WireTransport(ABC):
         self.told: tuple[multiaddrs.Address, ...] = ()  # to others, instead of where it listens
         self.book = AddressBook(limits, self.machine)
         self._pace = DialPace(limits)
+        self._accept_pace = AcceptPace(limits)
         self._connections: list[Connection] = []  # from their first word on
         self._peers: dict[PeerId, list[Connection]] = {}  # the ready ones
         self._dials: dict[PeerId, asyncio.Future[None]] = {}
+        self._named = Counter[multiaddrs.Address]()  # addresses that somebody wants dialled as they stand
         self._sent = self._received = 0
         self._partial_bytes = 0
         self._publishing = 0
@@ -147,7 +152,11 @@ class WireTransport(ABC):
     async def connect(self, address: str) -> PeerId:
         target = multiaddrs.parse_dialled(address)
         if target.peer not in self._peers:
-            await self._dial_once(target.peer, (target,))
+            self._named[target] += 1
+            try:
+                await self._dial_once(target.peer, (target,))
+            finally:
+                self._named[target] -= 1
         self.learn(target.peer, (address,))
         return target.peer
 
@@ -205,10 +214,21 @@ class WireTransport(ABC):
             done.set_result(None)
 
     async def answer(self, peer: PeerId, frame: Frame) -> Frame:
-        """Answers a request. Raises Refused, and whatever the handler raises."""
+        """Answers a request. Raises Refused, and whatever the handler raises. A peer of another run or release has no
+        business here: its connections are kept no longer than it takes to tell it so.
+        """
         if self._handler is None:
             raise Refused("this peer is starting and answers nothing yet")
-        return await self._handler(peer, frame)
+        try:
+            return await self._handler(peer, frame)
+        except Mismatch:
+            self._accept_pace.turn_away(peer, self._loop.time())
+            self._loop.call_later(FAREWELL_S, self._part_from, peer, context=self._context)
+            raise
+
+    def _part_from(self, peer: PeerId) -> None:
+        for connection in [each for each in self._connections if each.peer == peer]:
+            self._end(connection, f"{peer} is of another run or release", abort=False)
 
     # Connections
 
