@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from swarmd.net.frames import REQUEST, Decoder, encode
-from swarmd.swarm.wire.framing import from_frame, to_frame
+from swarmd.swarm.wire.framing import SIZES, from_frame, to_frame
 from swarmd.swarm.wire.messages.commit import Commit
 from swarmd.swarm.wire.messages.common import Message
 from swarmd.swarm.wire.messages.hop import Beat, Hop, HopBeat
@@ -97,12 +97,12 @@ MESSAGES: dict[str, Message] = {
 
 def to_bytes(message: Message) -> bytes:
     """The message as it goes into a stream."""
-    return b"".join(encode(REQUEST, 1, to_frame(message)).chunks("hop"))
+    return b"".join(encode(REQUEST, 1, to_frame(message), SIZES).chunks("hop"))
 
 
 def to_message(data: bytes) -> Message:
     """The message that a stream brings, checked."""
-    (envelope,) = Decoder(("hop",), 1 << 30).feed(data)
+    (envelope,) = Decoder(("hop",), 1 << 30, SIZES).feed(data)
     assert envelope.frame is not None
     return from_frame(envelope.frame)
 

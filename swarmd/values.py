@@ -89,6 +89,13 @@ class Frame:
         return sum(memoryview(part).nbytes for part in self.buffers)
 
 
+class Size(NamedTuple):
+    """The size of a message on the wire, in bytes."""
+
+    header: int  # kind and body, as msgpack
+    payload: int  # all buffers
+
+
 def short(peer: PeerId) -> str:
     """The end of a peer id, enough for people to tell peers apart. (All ids begin alike.)"""
     return peer[-8:]

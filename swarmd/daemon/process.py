@@ -113,8 +113,9 @@ def _log_failure(task: "asyncio.Task[None]") -> None:
 async def _listening(node: NodeConfig, home: Home, *, idle: bool) -> AsyncIterator[Node]:
     from swarmd.net.libp2p import Libp2pTransport
     from swarmd.net.limits import TransportLimits
+    from swarmd.swarm.wire.framing import SIZES
 
-    limits = TransportLimits(message_bytes=node.limits.frame_bytes)
+    limits = TransportLimits(message_bytes=node.limits.frame_bytes, sizes=SIZES)
     incarnation = home.next_incarnation(time.time_ns())
     with said_if_long("waiting for the network to be ready", log.info):  # a terminal shows that the daemon starts
         transport = await Libp2pTransport.start(

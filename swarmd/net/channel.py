@@ -58,8 +58,8 @@ class Channel:
             ),
         }
         self._decoders: dict[StreamName, Decoder] = {
-            "control": Decoder(("control",), frames.WHOLE_BYTES),
-            "bulk": Decoder(("hop", "bulk"), limits.message_bytes),
+            "control": Decoder(("control",), frames.WHOLE_BYTES, limits.sizes),
+            "bulk": Decoder(("hop", "bulk"), limits.message_bytes, limits.sizes),
         }
         self._limits = limits
         self._serve_with = serve
@@ -80,7 +80,7 @@ class Channel:
             raise PeerUnreachable(self.failed)
         self._last_id += 1
         request_id = self._last_id
-        message = frames.encode(frames.REQUEST, request_id, frame)
+        message = frames.encode(frames.REQUEST, request_id, frame, self._limits.sizes)
         if message.nbytes > self._limits.message_bytes:
             raise ValueError(f"a {frame.kind!r} of {message.nbytes} bytes is larger than a message may be")
         answer: asyncio.Future[Frame] = self._loop.create_future()
@@ -126,7 +126,9 @@ class Channel:
         answer = self._waiting.pop(envelope.id, None)
         if answer is None or answer.done():
             return  # we forgot the question
-        if envelope.type == frames.ANSWER:
+        if envelope.excess:
+            answer.set_exception(envelope.excess)
+        elif envelope.type == frames.ANSWER:
             assert envelope.frame is not None
             answer.set_result(envelope.frame)
         elif envelope.type == frames.REFUSAL:
@@ -137,8 +139,13 @@ class Channel:
     def _begin_serving(self, envelope: Envelope) -> None:
         if envelope.id in self._serving:
             raise PeerFault("two requests with one id")
-        if len(self._serving) >= self._limits.serving_per_peer:
-            if not self.outboxes["control"].offer(frames.encode_busy(envelope.id), "control"):
+        refusal: Message | None = None
+        if (excess := envelope.excess) is not None:
+            refusal = frames.encode_refusal(envelope.id, str(excess), excess.code)
+        elif len(self._serving) >= self._limits.serving_per_peer:
+            refusal = frames.encode_busy(envelope.id)
+        if refusal is not None:
+            if not self.outboxes["control"].offer(refusal, "control"):
                 raise PeerFault("requests without end while the answers are not read")
             return
         task = self._loop.create_task(self._serve(envelope), context=self._context)
@@ -149,7 +156,7 @@ class Channel:
         assert envelope.frame is not None
         try:
             frame = await self._serve_with(self.peer, envelope.frame)
-            message = frames.encode(frames.ANSWER, envelope.id, frame)
+            message = frames.encode(frames.ANSWER, envelope.id, frame, self._limits.sizes)
         except Refused as refusal:
             message = frames.encode_refusal(envelope.id, str(refusal), refusal.code, refusal.numbers)
         except PeerFault as fault:

@@ -3,8 +3,11 @@
 Plain numbers; `frames`, `outbox`, `channel` and `libp2p` enforce them. The defaults suit 16 GB of memory.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+from swarmd.values import Size
 
 
 @dataclass(frozen=True)
@@ -12,6 +15,7 @@ class TransportLimits:
     """Bounds of the wire. What lies above them costs the peer its connection, or makes the own caller wait."""
 
     message_bytes: int = 256 << 20  # largest message, header and payload; the largest state chunk plus room
+    sizes: Mapping[str, Size] = field(default_factory=dict)  # largest messages by kind; of others only message_bytes
     partial_bytes_per_peer: int = 1 << 30  # of messages that have begun and not ended, over all connections of a peer
     partial_bytes: int = 4 << 30  # the same over all peers; above it the peer that holds most is cut
     serving_per_peer: int = 256  # requests being answered at once for one connection; the next is answered `busy`

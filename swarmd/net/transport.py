@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import Any
 
-from swarmd.errors import Mismatch, PeerFault, PeerUnreachable, Refused, WrongPeer
+from swarmd.errors import Mismatch, OutOfRange, PeerFault, PeerUnreachable, Refused, WrongPeer
 from swarmd.net import addresses as multiaddrs
 from swarmd.net import frames
 from swarmd.net.accept_pace import AcceptPace
@@ -308,7 +308,7 @@ class WireTransport(ABC):
         self._listeners.pop(topic, None)
 
     async def publish(self, topic: str, frame: Frame) -> None:
-        data = frames.encode_gossip(frame)
+        data = frames.encode_gossip(frame, self.limits.sizes)
         if self._closing or self._publishing >= self.limits.publishing:
             self.gossip_dropped += 1
             return
@@ -321,10 +321,10 @@ class WireTransport(ABC):
         if listener is None or author == self._peer_id:
             return listener is not None
         try:
-            frame = frames.decode_gossip(data)
-        except PeerFault as fault:
+            frame = frames.decode_gossip(data, self.limits.sizes)
+        except (PeerFault, OutOfRange) as trouble:
             self.gossip_dropped += 1
-            log.debug("gossip of %s dropped: %s", author, fault)
+            log.debug("gossip of %s dropped: %s", author, trouble)
         else:
             self._loop.call_soon(listener, author, frame, context=self._context)
         return True

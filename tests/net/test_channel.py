@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
-from swarmd.errors import Overruled, PeerFault, PeerUnreachable, Refused
+from swarmd.errors import OutOfRange, Overruled, PeerFault, PeerUnreachable, Refused
 from swarmd.net import frames
 from swarmd.net.channel import STREAMS, Channel
 from swarmd.net.frames import ANSWER, REQUEST
 from swarmd.net.limits import TransportLimits
-from swarmd.values import Frame
+from swarmd.values import Frame, Size
 
 Serve = Callable[[str, Frame], Awaitable[Frame]]
 
@@ -19,7 +20,7 @@ async def echo(peer: str, frame: Frame) -> Frame:
     return Frame("echo", {"peer": peer, **frame.body}, frame.buffers)
 
 
-def channel(serve: Serve = echo, faults: list[PeerFault] | None = None, **limits: int) -> Channel:
+def channel(serve: Serve = echo, faults: list[PeerFault] | None = None, **limits: Any) -> Channel:
     return Channel(
         "peer",
         TransportLimits(**limits),
@@ -232,3 +233,28 @@ async def test_what_is_read_after_the_end_is_neither_served_nor_kept() -> None:
 async def test_a_frame_over_the_limit_is_the_callers_mistake() -> None:
     with pytest.raises(ValueError, match="larger than a message may be"):
         await channel(message_bytes=1000).request(Frame("x", {}, (bytes(2000),)), "hop")
+
+
+async def nine(peer: str, frame: Frame) -> Frame:
+    return Frame("large", {}, (bytes(9),))
+
+
+async def test_a_message_that_is_too_large_for_its_kind_is_refused_and_the_conversation_goes_on() -> None:
+    """Another release may allow more: it hears that this one doesn't."""
+    faults: list[PeerFault] = []
+    later, own = channel(nine, faults), channel(echo, faults, sizes={"large": Size(4096, 8)})
+    with pytest.raises(OutOfRange, match="9 of payload, and not up to 4096 and 8"):
+        await answered(later, own, later.request(Frame("large", {}, (bytes(9),)), "hop"))
+    with pytest.raises(OutOfRange, match="9 of payload, and not up to 4096 and 8"):
+        await answered(own, later, own.request(Frame("large", {}, (bytes(8),)), "hop"))
+    answer = await answered(later, own, later.request(Frame("large", {}, (bytes(8),)), "hop"))
+    assert answer.kind == "echo"
+    assert faults == []
+
+
+async def test_requests_that_are_too_large_take_no_more_room_than_others() -> None:
+    two = channel(sizes={"x": Size(4096, 8)}, unsent_control_bytes=600)
+    with pytest.raises(PeerFault, match="without end"):
+        for number in range(1, 100):
+            for chunk in frames.encode(REQUEST, number, Frame("x", {}, (bytes(9),))).chunks("hop"):
+                two.received("bulk", chunk)

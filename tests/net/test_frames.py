@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarmd.errors import PeerFault
+from swarmd.errors import OutOfRange, PeerFault
 from swarmd.net import frames
 from swarmd.net.frames import ANSWER, BUSY, REFUSAL, REQUEST, Decoder, Envelope, Message
-from swarmd.values import Frame, Urgency
+from swarmd.values import Frame, Size, Urgency
 
 LIMIT = 1 << 20
 
@@ -228,3 +228,73 @@ def test_gossip_is_small_and_has_no_buffers() -> None:
         frames.encode_gossip(Frame("beat", {}, (b"x",)))
     with pytest.raises(PeerFault):
         frames.decode_gossip(msgpack.packb(["beat", {"x": b"y" * (64 << 10)}]))
+
+
+# ------------------------------------------------------------------------------------------------- sizes of kinds
+
+SIZES = {"hop": Size(5000, 100), "word": Size(5000, 0)}
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        Frame("word", {"x": "y" * 5000}),
+        Frame("word", {}, (b"z",)),
+        Frame("hop", {}, (bytes(60), bytes(50))),
+        Frame("hop", {"x": "y" * 5000}, (bytes(5 << 20), b"")),
+    ],
+)
+@pytest.mark.parametrize("kind", [REQUEST, ANSWER])
+def test_of_a_message_that_is_too_large_for_its_kind_nothing_is_kept(frame: Frame, kind: int) -> None:
+    with pytest.raises(ValueError, match="not up to 5000"):
+        frames.encode(kind, 1, frame, SIZES)
+    large, next_one = (
+        wire(frames.encode(kind, 7, frame)),
+        wire(frames.encode(REQUEST, 8, Frame("hop", {}, (b"a",)), SIZES)),
+    )
+    reader = Decoder(("hop", "bulk"), 8 << 20, SIZES)
+    assert reader.feed(large[:-1]) == []
+    assert reader.partial_bytes <= 4 + 5100
+    first, second = reader.feed(large[-1:] + next_one)
+    assert (first.type, first.id, first.frame) == (kind, 7, Frame(frame.kind, {}))
+    assert "not up to 5000" in str(first.excess)
+    assert second.excess is None
+    assert second.frame is not None
+    assert bytes(second.frame.buffers[0]) == b"a"
+    assert reader.partial_bytes == 0
+
+
+def test_the_body_of_a_message_that_is_too_large_is_not_unpacked() -> None:
+    """A map in which a name stands twice, or is a number, would be a fault."""
+    body = b"\xdf\x00\x00\x10\x00" + b"\x01\x02" * 4096
+    header = b"\x95\x01\x07\xa4word" + body + b"\x90"
+    [envelope] = Decoder(("hop",), LIMIT, SIZES).feed(message_of(header))
+    assert envelope.excess is not None
+    with pytest.raises(PeerFault):
+        Decoder(("hop",), LIMIT).feed(message_of(header))
+
+
+@pytest.mark.parametrize("length", [5, 4, 6, 3, 2, 0])
+@pytest.mark.parametrize("start", [1, 2, 3, 4, 9, "x", None])
+def test_a_large_header_is_judged_like_a_small_one(length: int, start: Any) -> None:
+    """With bytes after its end, too."""
+    outcomes = []
+    for filler in (10, 6000):
+        header = msgpack.packb([start, 7, "strange", {"x": "y" * filler}, [], "more"][:length])
+        for end in (b"", b"\xc0"):
+            try:
+                outcomes.append(str([(it.type, it.id) for it in decoder().feed(message_of(header + end))]))
+            except PeerFault as fault:
+                outcomes.append("fault" if fault else "")
+    assert outcomes[:2] == outcomes[2:]
+
+
+def test_gossip_that_is_too_large_for_its_kind_is_refused() -> None:
+    frame = Frame("word", {"x": "y" * 5000})
+    with pytest.raises(ValueError, match="can't be published"):
+        frames.encode_gossip(frame, SIZES)
+    with pytest.raises(OutOfRange, match="not up to 5000"):
+        frames.decode_gossip(frames.encode_gossip(frame), SIZES)
+    assert frames.decode_gossip(frames.encode_gossip(frame)) == frame
+    fits = Frame("word", {"x": "y" * 4900})
+    assert frames.decode_gossip(frames.encode_gossip(fits, SIZES), SIZES) == fits

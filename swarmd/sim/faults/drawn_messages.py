@@ -41,7 +41,8 @@ Shape = tuple[Any, tuple[Bound, ...]]
 @lru_cache(None)
 def hints_of(cls: Any) -> dict[str, Any]:
     """The declared types of a message's fields, with their bounds, by name."""
-    return typing.get_type_hints(cls, include_extras=True)
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {it.name: hints[it.name] for it in dataclasses.fields(cls)}
 
 
 @lru_cache(None)

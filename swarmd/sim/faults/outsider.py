@@ -9,6 +9,7 @@ what they were, as far as the answers do.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import random
 from dataclasses import dataclass
@@ -139,8 +140,9 @@ class Life:
         message = self._own(rng, self._drawing(rng).message(KINDS[word]))
         if word in GOSSIPED:
             if topics := self._topics():
-                await self._transport.publish(rng.choice(topics), to_frame(message))
-                self._count(word, "gossiped")
+                with contextlib.suppress(ValueError):  # too large for any gossip
+                    await self._transport.publish(rng.choice(topics), to_frame(message))
+                    self._count(word, "gossiped")
             return
         self._waiting += 1
         try:

@@ -19,6 +19,7 @@ from swarmd.sim.world.points import step_of
 from swarmd.sim.world.trace import Trace
 from swarmd.sim.world.uplinks import HEADER_BYTES, Downlink, Uplink
 from swarmd.swarm.ports import Handler, Listener
+from swarmd.swarm.wire.framing import SIZES
 from swarmd.values import Frame, PeerId, Urgency
 
 log = logging.getLogger(__name__)
@@ -205,9 +206,12 @@ class SimTransport:
     async def publish(self, topic: str, frame: Frame) -> None:
         if not self.alive:
             return
+        gossip = Gossip(topic, self._peer, frame)
+        if gossip.nbytes > SIZES[frame.kind].header:
+            raise ValueError(f"gossip {frame.kind!r} of {gossip.nbytes} bytes can't be published")
         if self.network.corrupted:
-            frame = self.network.corrupt_some(self._peer, frame)
-        self._pass_on(Gossip(topic, self._peer, frame), self._peer)
+            gossip = Gossip(topic, self._peer, self.network.corrupt_some(self._peer, frame))
+        self._pass_on(gossip, self._peer)
 
     def _pass_on(self, gossip: Gossip, source: PeerId) -> None:
         network = self.network

@@ -25,6 +25,7 @@ from swarmd.values import PeerId
 SAME_SPEED = 1.5  # speeds that differ by less from the median count as equal: warming up and other load change them so
 SERVICE_FLOOR_SECONDS = 1e-9  # for a microbatch: what says less is a lie, and no infinity comes of it
 SPEED_SPREAD = 16.0  # no peer counts as faster or slower by more: what it says of itself may be wrong
+MOVING_LIMIT = 256  # peers on their way to other stages, in a stage's summary: as many as its message has room for
 Powers = Mapping[PeerId, float]
 
 
@@ -89,7 +90,7 @@ def sum_up(stage: int, cards: Sequence[Card], works: Sequence[float], shown: tup
     own = [it for it in cards if it.stage == stage and it.state in AT_WORK]
     load = stage_loads([it for it in cards if it.stage == stage], works)[stage]
     away = tuple((it.moving, powers[it.peer]) for it in own if it.moving >= 0)
-    return Summary(stage, shown, peers, load.power, len(load.candidates), away)
+    return Summary(stage, shown, peers, load.power, len(load.candidates), away[:MOVING_LIMIT])
 
 
 class Outlook:

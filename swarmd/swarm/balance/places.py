@@ -16,14 +16,16 @@ from swarmd.swarm.balance.rule import plan_place
 from swarmd.swarm.balance.sizes import lacking
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.gossip import cards_for
+from swarmd.swarm.membership.shown import shown
 from swarmd.swarm.membership.table import nan_to_zero
-from swarmd.swarm.wire.messages.fields import ARRIVALS_LIMIT
+from swarmd.swarm.wire.messages.fields import ARRIVALS_LIMIT, LARGE_BYTES, WORDS_BYTES
 from swarmd.swarm.wire.messages.presence import AskPlace, Card, Place
 from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
 
 PLACE_SECONDS = 10.0
+CARDS_BYTES = LARGE_BYTES - WORDS_BYTES  # of the cards in a `Place`, whose other fields are words
 PROMISES_LIMIT = 256  # newcomers whose place counts as taken; of more than these the first are forgotten
 PROMISE_SECONDS = 60.0  # a place given to a newcomer counts as taken for so long
 RETRY_SECONDS = 1.0
@@ -141,7 +143,7 @@ class Places:
             del self._promises[next(iter(self._promises))]
         self._promises[peer] = (stage, now + PROMISE_SECONDS)
         origin = self._history.origin
-        cards, arrival = cards_for(stage, self._membership), self._next_arrival()
+        cards, arrival = shown(cards_for(stage, self._membership), CARDS_BYTES), self._next_arrival()
         return Place(stage, cards, origin.founder, origin.resumes, arrival)
 
     def lost(self, peer: PeerId) -> None:

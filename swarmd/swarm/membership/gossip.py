@@ -15,6 +15,7 @@ from swarmd.config import RunConfig, fingerprint
 from swarmd.errors import NO_ANSWER, PeerFault, Refused
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.reach import count_near
+from swarmd.swarm.membership.shown import SHOWN_BYTES, shown
 from swarmd.swarm.membership.table import (
     FEW,
     HEARTBEAT_SECONDS,
@@ -177,7 +178,7 @@ class Gossip:
         count = SUMMARY_CARDS if self._membership.population() <= SMALL_SWARM else FEW
         cards = first_of(stage, (*peers, *finished), count)
         if cards and cards[0].peer == self._membership.own.peer:
-            summary = self._sum_up(stage, cards, len(peers))
+            summary = self._sum_up(stage, shown(cards, SUMMARY_CARDS * SHOWN_BYTES), len(peers))
             await self._links.transport.publish(self._swarm_topic(), to_frame(summary))
 
     async def _announce(self, card: Card) -> None:

@@ -16,11 +16,18 @@ from typing import Any, NamedTuple
 
 from swarmd.errors import OutOfRange, PeerFault, UnknownKind
 from swarmd.printable import printable
-from swarmd.swarm.wire.bounds import Ascending, AtMost, Between, Bound, Text, is_text
+from swarmd.swarm.wire.bounds import Ascending, AtMost, Between, Bound, Bytes, Text, is_text
 from swarmd.swarm.wire.messages import commit, common, disks, drain, hop, move, presence, state, step
 from swarmd.swarm.wire.messages import round as round_messages
 from swarmd.swarm.wire.messages.common import Message
-from swarmd.values import Buffer, Encoded, Frame
+from swarmd.values import Buffer, Encoded, Frame, Size
+
+
+def payload_bytes(cls: type[Any]) -> int:
+    """The largest payload of a class of messages: what its buffers may have together."""
+    hints = typing.get_type_hints(cls, include_extras=True).values()
+    return sum(it.most for hint in hints for it in getattr(hint, "__metadata__", ()) if isinstance(it, Bytes))
+
 
 KINDS: dict[str, type[Any]] = {
     name: cls
@@ -29,6 +36,11 @@ KINDS: dict[str, type[Any]] = {
     if isinstance(cls, type) and cls.__module__ == module.__name__ and dataclasses.is_dataclass(cls)
 }
 """Every message class by its name, which is its kind on the wire."""
+
+SIZES: dict[str, Size] = {
+    name: Size(cls.header_bytes, payload_bytes(cls)) for name, cls in KINDS.items() if hasattr(cls, "header_bytes")
+}
+"""The largest message of each kind. Parts of messages, which are kinds, too, have none."""
 
 PLAIN = (int, str, bool, float)
 """Types that msgpack has, too."""
@@ -144,6 +156,17 @@ def _lift_fields(cls: type[Any], body: Any, buffers: Iterator[Buffer]) -> Any:
         else:
             raise PeerFault(f"{cls.__name__} without its field {name}")
     return cls(*values)
+
+
+def packed_bytes(plain: Any) -> int:
+    """The bytes that plain data of a message takes on the wire: a few more than it does."""
+    if isinstance(plain, str):
+        return 5 + len(plain.encode(errors="replace"))
+    if isinstance(plain, dict):
+        return 5 + sum(packed_bytes(name) + packed_bytes(value) for name, value in plain.items())
+    if isinstance(plain, list):
+        return 5 + sum(map(packed_bytes, plain))
+    return 9
 
 
 # -------------------------------------------------------------------------------------------------- types of fields

@@ -11,7 +11,7 @@ import msgpack
 from swarmd.errors import OutOfRange, PeerFault, UnknownKind
 from swarmd.net import frames
 from swarmd.net.frames import Decoder
-from swarmd.swarm.wire.framing import from_frame, to_frame
+from swarmd.swarm.wire.framing import SIZES, from_frame, to_frame
 from swarmd.values import Frame
 from tests.fuzz.parts import check_sentence, message_items, reads, stream_bytes
 from tests.fuzz.target import Finding, Target
@@ -40,18 +40,20 @@ class Frames(Target):
     def _hear(self, said: Any) -> None:
         data = said if isinstance(said, bytes) else msgpack.packb(said, unicode_errors="surrogatepass")
         try:
-            frame = frames.decode_gossip(data)
-        except PeerFault as fault:
-            check_sentence(fault)
+            frame = frames.decode_gossip(data, SIZES)
+        except (PeerFault, OutOfRange) as trouble:
+            check_sentence(trouble)
             return
         self._lift(frame)
 
     def _read(self, size: int, data: bytes) -> None:
-        decoder, size = Decoder(("hop", "bulk"), MESSAGE_BYTES), reads(data, size)
+        decoder, size = Decoder(("hop", "bulk"), MESSAGE_BYTES, SIZES), reads(data, size)
         try:
             for at in range(0, len(data), size):
                 for envelope in decoder.feed(data[at : at + size]):
-                    if envelope.frame is not None:
+                    if envelope.excess is not None:
+                        check_sentence(envelope.excess)
+                    elif envelope.frame is not None:
                         self._lift(envelope.frame)
                 if decoder.partial_bytes > len(data):
                     raise Finding("more is held than came")

@@ -14,7 +14,8 @@ ENCODED = Encoded("int8", (2, 3), (b"codes", b"scales"))
 def filled(hint: Any) -> Any:
     """Some value of a field's type, within its bounds."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and hint is not Encoded:
-        return hint(**{name: filled(it) for name, it in typing.get_type_hints(hint, include_extras=True).items()})
+        hints = typing.get_type_hints(hint, include_extras=True)
+        return hint(**{it.name: filled(hints[it.name]) for it in dataclasses.fields(hint)})
     if any(isinstance(bound, Ascending) for bound in getattr(hint, "__metadata__", ())):
         return ((0, 3), (5, 6))
     if hasattr(hint, "__metadata__"):

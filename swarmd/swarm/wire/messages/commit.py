@@ -1,11 +1,21 @@
 """The consensus on a step's record, its spread, and how others get the gradient that it names."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from swarmd.swarm.wire.bounds import AtMost, Between
 from swarmd.swarm.wire.messages.common import Ack, Ballot, Request
-from swarmd.swarm.wire.messages.fields import PARTS_LIMIT, Hash, PartNumber, Peer, RecordTree, Step, Tensor
+from swarmd.swarm.wire.messages.fields import (
+    LARGE_BYTES,
+    PARTS_LIMIT,
+    WORDS_BYTES,
+    Hash,
+    PartNumber,
+    Peer,
+    RecordTree,
+    Step,
+    Tensor,
+)
 
 VOTERS_LIMIT = 64  # acceptors of a step; there are nine at most
 
@@ -14,6 +24,7 @@ VOTERS_LIMIT = 64  # acceptors of a step; there are nine at most
 class Promise:
     """An acceptor's answer: whether it promised, and what it has accepted for the step so far."""
 
+    header_bytes: ClassVar[int] = LARGE_BYTES
     granted: bool
     promised: Ballot  # the highest it promised
     accepted: Ballot  # under which it accepted `record`; none: nothing yet
@@ -24,6 +35,7 @@ class Promise:
 class Prepare(Request[Promise]):
     """A conductor asks an acceptor to take nothing under a lower ballot any more."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     step: Step
     parent_hash: Hash  # hash of the record before
     ballot: Ballot
@@ -33,6 +45,7 @@ class Prepare(Request[Promise]):
 class Accepted:
     """The acceptor's answer: whether it did; else the higher ballot under which another one leads."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     granted: bool
     promised: Ballot
 
@@ -41,6 +54,7 @@ class Accepted:
 class Accept(Request[Accepted]):
     """A conductor asks an acceptor to accept a record."""
 
+    header_bytes: ClassVar[int] = LARGE_BYTES
     step: Step
     parent_hash: Hash
     ballot: Ballot
@@ -51,6 +65,7 @@ class Accept(Request[Accepted]):
 class Commit(Request[Ack]):
     """The decided record, as plain data; a message of its own, and the answer to `AskRecord`."""
 
+    header_bytes: ClassVar[int] = LARGE_BYTES
     record: RecordTree
     relay: bool = False  # tell the replicas of your stage, too
     voters: Annotated[tuple[Peer, ...], AtMost(VOTERS_LIMIT)] = ()  # acceptors that accepted it: they are asked first
@@ -62,6 +77,7 @@ class Vote:
     another record of.
     """
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     accepted: bool  # as an acceptor of the step, under the very ballot
     decided: bool  # it knows that the record is decided
 
@@ -70,6 +86,7 @@ class Vote:
 class AskVote(Request[Vote]):
     """Asks for a peer's word about a record. Refused by one that can't speak for the step."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     step: Step  # that the record was proposed for
     parent_hash: Hash  # of the record that it was proposed to come after
     record_hash: Hash
@@ -80,6 +97,7 @@ class AskVote(Request[Vote]):
 class AskRecord(Request[Commit]):
     """Asks for the record of a step."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     step: Step
 
 
@@ -87,6 +105,7 @@ class AskRecord(Request[Commit]):
 class GradientPart:
     """One averaged part, as its owner encoded it."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     parts: Annotated[int, Between(1, PARTS_LIMIT)]  # of the gradient
     data: Tensor
 
@@ -95,6 +114,7 @@ class GradientPart:
 class AskGradient(Request[GradientPart]):
     """Asks for part number `part` of a committed averaged gradient."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     step: Step
     digest: Hash
     part: PartNumber

@@ -8,11 +8,11 @@ said in docs/protocol.md. The other files here have the messages, by what they a
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, ForwardRef, Generic, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, ForwardRef, Generic, Protocol, TypeVar
 
 from swarmd.errors import OutOfRange, Refused
 from swarmd.swarm.wire.bounds import Between
-from swarmd.swarm.wire.messages.fields import BALLOT_LIMIT, Peer, Ranges
+from swarmd.swarm.wire.messages.fields import BALLOT_LIMIT, WORDS_BYTES, Peer, Ranges
 
 Message = Any
 """An instance of one of `framing.KINDS`."""
@@ -79,6 +79,8 @@ def check_stage(asked: int, own: int) -> None:
 @dataclass(frozen=True)
 class Ack:
     """Heard."""
+
+    header_bytes: ClassVar[int] = WORDS_BYTES
 
 
 def to_ranges(indices: Iterable[int]) -> Ranges:

@@ -1,11 +1,19 @@
 """Checkpoints on peers' disks, as others look for them and fetch them."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from swarmd.swarm.wire.bounds import AtMost
 from swarmd.swarm.wire.messages.common import Request
-from swarmd.swarm.wire.messages.fields import CHECKPOINTS_LIMIT, ChunkNumber, Hash, Stage, Step
+from swarmd.swarm.wire.messages.fields import (
+    CHECKPOINTS_LIMIT,
+    LARGE_BYTES,
+    WORDS_BYTES,
+    ChunkNumber,
+    Hash,
+    Stage,
+    Step,
+)
 from swarmd.swarm.wire.messages.state import Chunk, Snapshot
 
 
@@ -23,6 +31,7 @@ class CheckpointName:
 class CheckpointList:
     """Every whole checkpoint on a disk, of any stage."""
 
+    header_bytes: ClassVar[int] = LARGE_BYTES
     checkpoints: Annotated[tuple[CheckpointName, ...], AtMost(CHECKPOINTS_LIMIT)]
     has_data: bool  # its peer could be a head
     # Version and stage of checkpoints that are there and not whole.
@@ -33,11 +42,14 @@ class CheckpointList:
 class AskCheckpointList(Request[CheckpointList]):
     """Asks for all checkpoints of the run on a disk. The answer takes the time to read them once."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
+
 
 @dataclass(frozen=True)
 class AskCheckpoint(Request[Snapshot]):
     """Someone wants a checkpoint."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     checkpoint: CheckpointName
 
 
@@ -45,5 +57,6 @@ class AskCheckpoint(Request[Snapshot]):
 class AskCheckpointChunk(Request[Chunk]):
     """Asks for a chunk of a checkpoint."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     checkpoint: CheckpointName
     number: ChunkNumber

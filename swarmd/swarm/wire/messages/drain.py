@@ -1,15 +1,28 @@
 """A peer that leaves hands its sum over."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from swarmd.swarm.wire.messages.common import Request
-from swarmd.swarm.wire.messages.fields import Count, Hash, LossSum, Ranges, Stage, Step, Tally, Tensor
+from swarmd.swarm.wire.messages.fields import (
+    SETS_BYTES,
+    WORDS_BYTES,
+    Count,
+    Hash,
+    LossSum,
+    Ranges,
+    Stage,
+    Step,
+    Tally,
+    Tensor,
+)
 
 
 @dataclass(frozen=True)
 class SumTaken:
     """`whole`: the sum that was handed over is part of this peer's now; else more slices are awaited."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     whole: bool
 
 
@@ -19,6 +32,7 @@ class HandOver(Request[SumTaken]):
     Slices come in order; the last one has the whole added, or nothing.
     """
 
+    header_bytes: ClassVar[int] = SETS_BYTES
     step: Step
     record_hash: Hash
     stage: Stage

@@ -44,6 +44,13 @@ SEQUENCE_LIMIT = 1 << 53  # of a card in its incarnation: one each microsecond g
 BALLOT_LIMIT = 1 << 40  # of ballot numbers: conductors count up one by one
 ARRIVALS_LIMIT = 1 << 53  # of the numbers that order newcomers
 
+# The largest header of a message: all of it but its buffers. Each kind declares which of these is its own.
+WORDS_BYTES = 4 << 10  # words, names and numbers, none of them many
+CARD_BYTES = 20 << 10  # with a card, that has all its addresses
+SUMMARY_BYTES = 64 << 10  # of the gossip's largest message
+SETS_BYTES = 640 << 10  # with sets of microbatches, or the members of a stage
+LARGE_BYTES = 1 << 20  # with a record, a plan or everybody's cards: no transport takes more
+
 Peer = Annotated[PeerId, Text(PEER_CHARACTERS)]
 """A peer's id; "": nobody."""
 

@@ -1,13 +1,15 @@
 """A microbatch on its way: hops, their answers, beats, and how a lost one is found."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from swarmd.swarm.wire.bounds import AtMost, Between
 from swarmd.swarm.wire.messages.common import ANY_STAGE, Ack, Message, Request
 from swarmd.swarm.wire.messages.fields import (
     HOPS_LIMIT,
     INDEX_LIMIT,
+    SETS_BYTES,
+    WORDS_BYTES,
     Amount,
     Count,
     Hash,
@@ -29,6 +31,7 @@ BEAT_SECONDS = 1.0  # between a holder's beats to a custodian, unless it has man
 class Gradient:
     """The gradient of a hop's activation, and what this holder itself took for it."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     gradient: Tensor
     queue_seconds: Seconds
     compute_seconds: Seconds
@@ -38,6 +41,7 @@ class Gradient:
 class Loss:
     """The loss of an `evaluate` hop, handed back unchanged from the tail."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     loss_sum: Amount
     tokens: Count
 
@@ -75,6 +79,7 @@ SOMEONE = Blame("number")
 class NotFinite:
     """The hop's numbers aren't finite: it counts as done, and spoils the step for everyone."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     blame: Blame = NOBODY
 
 
@@ -82,6 +87,7 @@ class NotFinite:
 class Busy:
     """No room. A `Room` follows when there is."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     in_flight: Count
 
 
@@ -89,6 +95,7 @@ class Busy:
 class Hop(Request[Gradient | Loss | NotFinite | Busy]):
     """A microbatch for the next stage."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     step: Step
     index: Index
     record_hash: Hash  # newest record the sender applied: different histories refuse each other
@@ -109,6 +116,7 @@ class Hop(Request[Gradient | Loss | NotFinite | Busy]):
 class Room(Request[Ack]):
     """To those who were told `Busy`: try again."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     hops: Count
 
 
@@ -126,6 +134,7 @@ class HopBeat:
 class Beat(Request[Ack]):
     """A holder's regular word to a custodian about every hop it holds for it."""
 
+    header_bytes: ClassVar[int] = SETS_BYTES
     hops: Annotated[tuple[HopBeat, ...], AtMost(HOPS_LIMIT)]
     counter: Count  # of the compute thread
     busy_seconds: Seconds  # of its present task
@@ -137,6 +146,7 @@ class Beat(Request[Ack]):
 class Cancel(Request[Ack]):
     """The custodian rerouted these hops: don't accumulate them."""
 
+    header_bytes: ClassVar[int] = SETS_BYTES
     hops: Annotated[tuple[tuple[Step, Index], ...], AtMost(HOPS_LIMIT)]
 
 
@@ -144,6 +154,7 @@ class Cancel(Request[Ack]):
 class Located:
     """The answer: the hop is here, done or under way, or it isn't."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     here: bool
 
 
@@ -151,6 +162,7 @@ class Located:
 class Locate(Request[Located]):
     """Asks a replica if it has this hop."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     step: Step
     index: Index
     stage: Stage = ANY_STAGE  # whose replica is asked
@@ -160,6 +172,7 @@ class Locate(Request[Located]):
 class AskHop(Request[Hop]):
     """A holder wants once more the hop it got from a custodian."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     step: Step
     index: Index
 

@@ -1,20 +1,25 @@
 """Presence: cards, greetings, a run's settings, places for newcomers."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from swarmd.swarm.wire.bounds import AtMost, Between, Text, Together, Tree
 from swarmd.swarm.wire.messages.common import Ack, Request
 from swarmd.swarm.wire.messages.fields import (
     ADDRESSES_CHARACTERS,
     ADDRESSES_LIMIT,
+    CARD_BYTES,
     CODECS_LIMIT,
     DEVICE_NAME_CHARACTERS,
     FINAL_LIMIT,
+    LARGE_BYTES,
     PEERS_LIMIT,
     SEQUENCE_LIMIT,
+    SETS_BYTES,
     STAGE_LIMIT,
+    SUMMARY_BYTES,
     SUMMARY_CARDS_LIMIT,
+    WORDS_BYTES,
     Address,
     Amount,
     Arrival,
@@ -34,6 +39,7 @@ from swarmd.swarm.wire.messages.fields import (
 class Card:
     """A peer's description of itself: the heartbeat, gossiped on its stage's topic and exchanged in `Hello`."""
 
+    header_bytes: ClassVar[int] = CARD_BYTES
     peer: Peer
     incarnation: Incarnation  # grows with every start of the same identity
     sequence: Annotated[int, Between(0, SEQUENCE_LIMIT)]  # grows with every heartbeat of an incarnation
@@ -74,6 +80,7 @@ class Card:
 class Summary:
     """A stage's peers, gossiped to the whole swarm by one of them."""
 
+    header_bytes: ClassVar[int] = SUMMARY_BYTES
     stage: Annotated[int, Between(0, STAGE_LIMIT)]
     cards: Annotated[tuple[Card, ...], AtMost(SUMMARY_CARDS_LIMIT)]  # of some of them
     peers: Annotated[int, Between(0, PEERS_LIMIT)]  # how many they are
@@ -89,6 +96,7 @@ class Hello(Request["Hello"]):
     and may then only ask for the settings.
     """
 
+    header_bytes: ClassVar[int] = CARD_BYTES
     protocol: Count
     fingerprint: Hash
     card: Card
@@ -99,11 +107,14 @@ class Hello(Request["Hello"]):
 class SayHello:
     """The answer to a question from a peer that hasn't proved the run's fingerprint on this connection."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
+
 
 @dataclass(frozen=True)
 class Settings:
     """The run's settings as plain data; its fingerprint proves them."""
 
+    header_bytes: ClassVar[int] = SETS_BYTES
     run: Annotated[dict[str, Any], Tree(depth=4, values=4096, characters=1 << 17)]
     fingerprint: Hash
     protocol: Count = 0  # that the peer speaks; 0: a release that doesn't say, and can't read what this one says
@@ -113,11 +124,14 @@ class Settings:
 class AskSettings(Request[Settings]):
     """Asks for the run's settings."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
+
 
 @dataclass(frozen=True)
 class Place:
     """The stage to serve, and whom the answerer knows: everyone near that stage, of others enough to go on with."""
 
+    header_bytes: ClassVar[int] = LARGE_BYTES
     stage: Stage
     cards: Annotated[tuple[Card, ...], AtMost(PEERS_LIMIT)]
     founder: Peer = ""  # who began the run: the one acceptor of its first record
@@ -129,6 +143,7 @@ class Place:
 class AskPlace(Request[Place]):
     """A newcomer asks which stage needs it most."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     stage: Stage  # the stage it insists on, or -1
     has_data: bool  # it could be a head
     memory_bytes: Amount = 0.0  # of its device; 0: unknown
@@ -138,4 +153,5 @@ class AskPlace(Request[Place]):
 class Announce(Request[Ack]):
     """My card changed in a way that you should know at once."""
 
+    header_bytes: ClassVar[int] = CARD_BYTES
     card: Card

@@ -1,13 +1,16 @@
 """A round: the sums of a stage's replicas become one gradient."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from swarmd.swarm.wire.bounds import AtMost
 from swarmd.swarm.wire.messages.common import ANY_STAGE, NO_BALLOT, Ballot, Request
 from swarmd.swarm.wire.messages.fields import (
+    LARGE_BYTES,
     PARTS_LIMIT,
     PEERS_LIMIT,
+    SETS_BYTES,
+    WORDS_BYTES,
     Amount,
     Attempt,
     Count,
@@ -31,6 +34,7 @@ from swarmd.swarm.wire.messages.hop import NOBODY, Blame
 class StageReport:
     """Leader to conductor: the stage's part of the record to be."""
 
+    header_bytes: ClassVar[int] = SETS_BYTES
     stage: Stage
     digest: Hash
     squared_norm: SquaredNorm
@@ -51,6 +55,7 @@ class StageReport:
 class Close(Request[StageReport]):
     """Conductor to a round leader: all indices are done, average."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     step: Step
     record_hash: Hash
     ballot: Ballot = NO_BALLOT
@@ -62,6 +67,7 @@ class Close(Request[StageReport]):
 class Appointment:
     """The conductor's answer: whether it has asked that peer."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     appointed: bool
 
 
@@ -71,6 +77,7 @@ class AskAppointment(Request[Appointment]):
     of the stage in the last record.
     """
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     step: Step
     stage: Stage
     leader: Peer
@@ -109,6 +116,7 @@ NO_STANDING = Standing()
 class Holdings:
     """The contents of a member's sum."""
 
+    header_bytes: ClassVar[int] = LARGE_BYTES
     indices: Ranges
     under_way: Ranges  # indices on their way into the sum
     loss_sum: LossSum  # tail only, else 0
@@ -125,6 +133,7 @@ class Holdings:
 class AskHoldings(Request[Holdings]):
     """Leader to a member: which indices are in your sum so far? Nothing is frozen yet."""
 
+    header_bytes: ClassVar[int] = SETS_BYTES
     step: Step
     record_hash: Hash
     ballot: Ballot = NO_BALLOT
@@ -137,6 +146,7 @@ class AskHoldings(Request[Holdings]):
 class Freeze(Request[Holdings]):
     """Leader to a member: accumulate no more."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     step: Step
     record_hash: Hash
     ballot: Ballot = NO_BALLOT
@@ -151,6 +161,7 @@ class Subtract(Request[Holdings]):
     when that is done; a member that refuses is left out of the round.
     """
 
+    header_bytes: ClassVar[int] = SETS_BYTES
     step: Step
     record_hash: Hash
     indices: Ranges
@@ -162,6 +173,7 @@ class Subtract(Request[Holdings]):
 class Resent:
     """The indices that are on their way again."""
 
+    header_bytes: ClassVar[int] = SETS_BYTES
     indices: Ranges
     blame: Blame = NOBODY  # for one of them that never comes, since its numbers are not finite
 
@@ -172,6 +184,7 @@ class Resend(Request[Resent]):
     has one of them sends it to one of the members. At the first stage, to a member: train them.
     """
 
+    header_bytes: ClassVar[int] = SETS_BYTES
     step: Step
     record_hash: Hash
     indices: Ranges
@@ -195,6 +208,7 @@ class Part:
 class Result:
     """A member's view of the averaged gradient."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     digest: Hash
     squared_norm: SquaredNorm
     blame: Blame = NOBODY  # then there is no such gradient
@@ -204,6 +218,7 @@ class Result:
 class Plan(Request[Result]):
     """Leader to a member: this is the round. It answers when it holds the whole averaged gradient."""
 
+    header_bytes: ClassVar[int] = LARGE_BYTES
     step: Step
     attempt: Attempt  # names the leader and its life, and counts its tries
     members: Peers  # contributors, in the order of the sum
@@ -219,6 +234,7 @@ class Plan(Request[Result]):
 class Averaged:
     """The owner's bytes: everyone decodes the same."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     data: Tensor
     blame: Blame = NOBODY  # then there are none: a contribution, or what came of them, is not finite
 
@@ -229,6 +245,7 @@ class Contribution(Request[Averaged]):
     the plan's members sends an empty tensor, just for the answer.
     """
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     step: Step
     attempt: Attempt
     part: PartNumber  # number in the plan

@@ -1,14 +1,16 @@
 """A stage's state as others fetch it from a live replica."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from swarmd.chunks import CHUNKS_LIMIT
 from swarmd.swarm.wire.bounds import AtMost, Between, Bytes
 from swarmd.swarm.wire.messages.common import Request
 from swarmd.swarm.wire.messages.fields import (
     CHUNK_LIMIT_BYTES,
+    LARGE_BYTES,
     STATE_LIMIT_BYTES,
+    WORDS_BYTES,
     ChunkNumber,
     Hash,
     RecordTree,
@@ -22,6 +24,7 @@ from swarmd.values import Buffer
 class Snapshot:
     """A state as hashed chunks: a donor that pinned it gives them for `AskChunk`, a disk for `AskCheckpointChunk`."""
 
+    header_bytes: ClassVar[int] = LARGE_BYTES
     version: Step
     record: RecordTree  # the commit record of that version
     nbytes: Annotated[int, Between(1, STATE_LIMIT_BYTES)]
@@ -33,6 +36,7 @@ class Snapshot:
 class AskSnapshot(Request[Snapshot]):
     """A newcomer wants the stage's state at a commit."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     stage: Stage
     version: Step = 0  # 0: the donor's own
 
@@ -41,6 +45,7 @@ class AskSnapshot(Request[Snapshot]):
 class Chunk:
     """Bytes of a stage's state."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     data: Annotated[Buffer, Bytes(CHUNK_LIMIT_BYTES)]
 
 
@@ -48,5 +53,6 @@ class Chunk:
 class AskChunk(Request[Chunk]):
     """Asks for a chunk of the pinned state."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     version: Step
     number: ChunkNumber

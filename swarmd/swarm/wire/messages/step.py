@@ -1,9 +1,10 @@
 """A step's microbatches: their leases, and who gives them."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from swarmd.swarm.wire.messages.common import Ack, Ballot, Request
-from swarmd.swarm.wire.messages.fields import Count, Hash, Incarnation, Ranges, Seconds, Step
+from swarmd.swarm.wire.messages.fields import SETS_BYTES, WORDS_BYTES, Count, Hash, Incarnation, Ranges, Seconds, Step
 from swarmd.swarm.wire.messages.hop import NOBODY, Blame
 
 
@@ -11,6 +12,7 @@ from swarmd.swarm.wire.messages.hop import NOBODY, Blame
 class Lease:
     """Indices to train. Empty: nothing to give at present."""
 
+    header_bytes: ClassVar[int] = SETS_BYTES
     step: Step
     indices: Ranges
     again: bool  # they were given to another head before
@@ -21,6 +23,7 @@ class Lease:
 class AskLease(Request[Lease]):
     """A head reports finished indices and asks for more. The answer may take a while."""
 
+    header_bytes: ClassVar[int] = SETS_BYTES
     step: Step
     record_hash: Hash
     want: Count
@@ -34,6 +37,7 @@ class AskLease(Request[Lease]):
 class Revoke(Request[Ack]):
     """Conductor to a head: another has completed these indices first; stop working on them."""
 
+    header_bytes: ClassVar[int] = SETS_BYTES
     step: Step
     indices: Ranges
 
@@ -42,6 +46,7 @@ class Revoke(Request[Ack]):
 class TookOver(Request[Ack]):
     """A conductor that took over to everyone: from now on this step is led under this ballot."""
 
+    header_bytes: ClassVar[int] = WORDS_BYTES
     step: Step
     record_hash: Hash  # before it
     ballot: Ballot
