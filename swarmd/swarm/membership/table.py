@@ -14,6 +14,7 @@ from swarmd.status import PeerRow
 from swarmd.swarm.membership.rhythm import Rhythm
 from swarmd.swarm.membership.states import ADMITTING, AT_WORK, STAYING
 from swarmd.swarm.signals import Signal
+from swarmd.swarm.wire.messages.fields import PEERS_LIMIT
 from swarmd.swarm.wire.messages.presence import Card, Summary
 from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.values import PeerId
@@ -29,7 +30,7 @@ SILENCE_CEILING_HEARTBEATS = 4.0
 SILENCE_DEVIATIONS = 8.0
 SMALL_SWARM = 48  # peers up to which everyone knows, and keeps in touch with, everyone
 FEW = 3  # of a stage's peers that are known far from it in a large swarm: enough that one of them lives
-MEMBERS_LIMIT = 4096  # cards remembered; the longest unheard go first
+MEMBERS_LIMIT = PEERS_LIMIT - 1  # cards remembered: with its own they fit in an answer; the longest unheard go first
 MOVERS_KEPT = 256  # movers in a stage's summary: a few at a time go
 
 

@@ -21,7 +21,7 @@ def test_a_set_of_microbatches_has_no_more_ranges_than_a_message_takes() -> None
 
 
 def test_what_a_peer_remembers_fits_its_messages() -> None:
-    assert MEMBERS_LIMIT <= fields.PEERS_LIMIT
+    assert MEMBERS_LIMIT + 1 <= fields.PEERS_LIMIT, "and itself"
 
 
 def test_lists_and_buffers_fit_a_frame() -> None:
