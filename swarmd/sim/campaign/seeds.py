@@ -24,6 +24,7 @@ from swarmd.sim.campaign.play import Outcome, play, report
 from swarmd.sim.campaign.shrink import shrink
 from swarmd.sim.faults.draw import draw_scenario
 from swarmd.sim.faults.draw_hostile import draw_hostile
+from swarmd.sim.faults.outsider import Outsider
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.points import all_points
 
@@ -56,6 +57,7 @@ class Result:
     struck: dict[str, int] = field(default_factory=dict)
     points: dict[str, int] = field(default_factory=dict)  # at which a fault happened
     words: dict[str, dict[str, int]] = field(default_factory=dict)  # of outsiders: fates by kind of message
+    posing: bool = False  # an outsider's cards said at times that it is at work
     figures: dict[str, Any] = field(default_factory=dict)  # what else a job measures
 
 
@@ -100,15 +102,16 @@ def time_limit(seconds: float) -> Iterator[None]:
 def examine(seed: int, cpu_s: float = CPU_SECONDS, *, minimal: bool = True, hostile: bool = False) -> Result:
     """Plays a seed's scenario; if a promise breaks, looks for the faults that matter."""
     scenario, again, began = scenario_of(seed, hostile=hostile), replay_command(seed, hostile=hostile), time.monotonic()
+    posing = any(isinstance(fault, Outsider) and fault.poses for fault in scenario.faults)
     try:
         with time_limit(cpu_s):
             outcome = play(scenario)
     except OutOfTime as trouble:
         lines = (f"seed {seed}: promise 6: {trouble}", *scenario.text().splitlines(), f"replay: {again}")
-        return Result(seed, 6, lines, wall_s=time.monotonic() - began)
+        return Result(seed, 6, lines, wall_s=time.monotonic() - began, posing=posing)
     took = time.monotonic() - began
     result = Result(seed, virtual_s=outcome.virtual_s, wall_s=took, struck=outcome.struck, trace=outcome.trace)
-    result = dataclasses.replace(result, points=outcome.points, words=outcome.words)
+    result = dataclasses.replace(result, points=outcome.points, words=outcome.words, posing=posing)
     if outcome.passed:
         return result
     promise = outcome.violations[0].promise
@@ -144,12 +147,14 @@ class Summary:
     struck: Counter[str] = field(default_factory=Counter)
     points: Counter[str] = field(default_factory=Counter)
     words: dict[str, Counter[str]] = field(default_factory=dict)
+    posing: int = 0  # seeds with outsiders that posed
     failed: list[Result] = field(default_factory=list)
     interrupted: bool = False
 
     def add(self, result: Result) -> None:
         self.seeds += 1
         self.virtual_s += result.virtual_s
+        self.posing += result.posing
         self.struck.update(result.struck)
         self.points.update(result.points)
         for word, fates in result.words.items():
@@ -188,6 +193,11 @@ class Summary:
         """The messages of outsiders by kind, and what became of them."""
         count = sum(fates.total() for fates in self.words.values())
         lines = [f"messages of outsiders: {count}; {100 * self.tried():.0f} % of their questions came to a handler"]
+        failed = sum(result.posing for result in self.failed)
+        lines.append(
+            f"seeds with one that posed as a peer at work: {self.posing}, of which {failed} failed; "
+            f"without: {self.seeds - self.posing}, of which {len(self.failed) - failed} failed"
+        )
         for word, fates in sorted(self.words.items()):
             lines.append(f"  {word:20} " + ", ".join(f"{times} {fate}" for fate, times in fates.most_common()))
         return lines

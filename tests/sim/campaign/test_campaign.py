@@ -13,7 +13,7 @@ from swarmd.sim import __main__ as command_line
 from swarmd.sim.campaign.checks import Violation
 from swarmd.sim.campaign.course import ScenarioCourse
 from swarmd.sim.campaign.play import Outcome, play, report
-from swarmd.sim.campaign.seeds import Result, Summary, drawn, examine, replay_command, run_campaign
+from swarmd.sim.campaign.seeds import Result, Summary, drawn, examine, replay_command, run_campaign, scenario_of
 from swarmd.sim.campaign.shrink import shrink
 from swarmd.sim.engines.symbolic import SymbolicEngine
 from swarmd.sim.faults.connections import Cut
@@ -203,7 +203,10 @@ def test_a_summary_counts_what_outsiders_said() -> None:
     words = {"Commit": {"answered": 1, "refused": 2, "out_of_range": 1}, "Card": {"gossiped": 5}}
     summary.add(Result(1, words=words))
     summary.add(Result(2, words={"Commit": {"refused": 4}}))
+    summary.add(Result(3, 6, posing=True))
+    summary.add(Result(4, posing=True))
     text = "\n".join(summary.lines())
+    assert "one that posed as a peer at work: 2, of which 1 failed; without: 2, of which 0 failed" in text
     assert "messages of outsiders: 13; 88 % of their questions came to a handler" in text
     assert "6 refused, 1 answered, 1 out_of_range" in text
     assert json.loads(json.dumps(summary.plain()))["words"]["Card"] == {"gossiped": 5}
@@ -212,7 +215,10 @@ def test_a_summary_counts_what_outsiders_said() -> None:
 def test_hostile_seeds_are_played_and_replayed_with_their_outsiders(capsys: pytest.CaptureFixture[str]) -> None:
     job = drawn(minimal=False, hostile=True)
     assert job.replay(4711) == "python -m swarmd.sim replay 4711 --hostile"
-    assert job.examine(3).struck["outsider"] > 0
+    result = job.examine(3)
+    assert result.struck["outsider"] > 0
+    outsiders = [fault for fault in scenario_of(3, hostile=True).faults if isinstance(fault, Outsider)]
+    assert result.posing == any(it.poses for it in outsiders)
     command_line.run_command_line(["replay", "3", "--hostile"])
     assert "outsider" in capsys.readouterr().out
 
