@@ -8,7 +8,7 @@ who brought it. So in the smallest swarms nobody is asked at all, and elsewhere 
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from swarmd.errors import NO_ANSWER, Refused
@@ -52,6 +52,10 @@ class Answers:
             self.abstaining.add(peer)
         else:
             self.votes[peer] = vote
+
+    def past(self) -> set[PeerId]:
+        """Those that know that the record is decided: they decide on no other one."""
+        return {peer for peer, vote in self.votes.items() if vote.decided}
 
     def ayes(self) -> set[PeerId]:
         """Those that accepted it, or know that it is decided."""
@@ -133,10 +137,13 @@ class Confirmation:
             self._history.votes.learn(record.hash)
         else:
             doubt = self._doubts.pop(record.hash, None)
-            self._doubts[record.hash] = Doubt(doubt.since if doubt is not None else now, now, source)
+            since = doubt.since if doubt is not None else now
+            self._doubts[record.hash] = Doubt(since, now, source)
             while len(self._doubts) > DOUBTS_KEPT:
                 del self._doubts[next(iter(self._doubts))]
             log.info("the record of step %d from %s isn't confirmed by its acceptors", record.step, short(source))
+            if record.forked and now - since >= self._fork_timeout_s:
+                self._history.tell_foreign(source)  # else all wait for it to conduct the step, which is over for it
         return confirmed
 
     async def _ask_acceptors(self, record: Record, source: PeerId, voters: Sequence[PeerId]) -> bool:
@@ -274,18 +281,21 @@ class Confirmation:
             witnessed=known or (record.forked and bool(ayes)),
             forked=record.forked,
             torn=self._is_torn(),
-            alone_s=self._now() - self._reached_at(acceptors, answers),
+            alone_s=self._now() - self._reached_at(acceptors, answers, answers.abstaining),
+            bound_s=self._now() - self._reached_at(acceptors, answers, answers.abstaining | answers.past()),
             doubt_s=self._now() - doubt.since if doubt is not None else 0.0,
         )
 
-    def _reached_at(self, acceptors: Iterable[PeerId], answers: Answers) -> float:
-        """The loop time at which a majority of the acceptors was last heard of, without those that can't speak."""
+    def _reached_at(self, acceptors: Iterable[PeerId], answers: Answers, without: Container[PeerId]) -> float:
+        """The loop time at which a majority of the acceptors was last heard of, without some of them."""
         now, members = self._now(), self._membership.members()
 
         def heard(peer: PeerId) -> float:
+            if peer in without:
+                return -math.inf
             if peer in answers.votes:
                 return now
-            return -math.inf if peer in answers.abstaining or peer not in members else members[peer].heard
+            return members[peer].heard if peer in members else -math.inf
 
         times = sorted(map(heard, acceptors), reverse=True)
         return times[len(times) // 2] if times else -math.inf

@@ -247,7 +247,7 @@ class History:
     async def _answer_commit(self, peer: PeerId, commit: Commit) -> Ack:
         record = record_from_plain(self._run, commit.record)
         if not record.after and self.chain.contradicts(record):
-            self._tell_foreign(peer)
+            self.tell_foreign(peer)
             raise Refused(f"another history: its record of step {record.step} is not ours")
         if not await self._to_the_end(self._take(peer, record, commit), f"take {record.step}"):
             raise Refused(f"the record of step {record.step} isn't confirmed by its acceptors as yet")
@@ -280,7 +280,8 @@ class History:
         for listener in self._listeners:
             listener.on_return(record)
 
-    def _tell_foreign(self, peer: PeerId) -> None:
+    def tell_foreign(self, peer: PeerId) -> None:
+        """Tells the listeners that a peer is of another history, or will be."""
         for listener in self._listeners:
             listener.on_foreign(peer)
 
@@ -355,7 +356,7 @@ class History:
         assert self._compute is not None and self._gather is not None
         if record.parent != self.record_hash or not is_of_now(self._run, record):
             log.warning("record of step %d from %s belongs to another history", record.step, short(source))
-            self._tell_foreign(source)
+            self.tell_foreign(source)
             return
         if self._refuses(record, source):
             return

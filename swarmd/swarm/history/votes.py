@@ -56,6 +56,7 @@ class Tally:
     forked: bool  # it was decided without a majority
     torn: bool  # a stage has gone on with it as a whole: nobody can do the step without it any more
     alone_s: float  # for which this peer has not reached a majority that can speak
+    bound_s: float  # the same for a majority that can still decide otherwise
     doubt_s: float  # for which the record couldn't be confirmed
 
 
@@ -64,7 +65,8 @@ def is_confirmed(tally: Tally, fork_timeout_s: float) -> bool:
 
     A majority of the acceptors is proof. Where some of them have died since they decided, the word of those that are
     left must do; and where for `fork_timeout_s` no majority can be reached, a member's word, as for a record that was
-    decided without one. A forked record is not followed by a peer that reaches a majority, unless that can't go on.
+    decided without one. A forked record is not followed by a peer that reaches a majority, unless that can't go on: a
+    stage is past the step, or those of the acceptors who are not are no majority any more.
     """
     if is_majority(tally.ayes, tally.acceptors):
         return True
@@ -73,7 +75,7 @@ def is_confirmed(tally: Tally, fork_timeout_s: float) -> bool:
     if tally.alone_s >= fork_timeout_s:
         return True
     if tally.forked:
-        return tally.torn and tally.doubt_s >= fork_timeout_s
+        return (tally.torn or tally.bound_s >= fork_timeout_s) and tally.doubt_s >= fork_timeout_s
     few = not is_majority(tally.speaking, tally.acceptors)
     return tally.doubt_s >= fork_timeout_s or (few and (2 * tally.others_ayes > tally.others or not tally.others))
 

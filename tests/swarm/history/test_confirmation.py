@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -244,6 +245,26 @@ def test_a_forked_record_is_followed_only_by_those_who_reach_no_majority_themsel
         assert not await it.me.confirms(FORKED, "m1"), "they were heard of not long ago"
         await asyncio.sleep(2 * AGAIN_SECONDS)
         assert await it.me.confirms(FORKED, "m1")
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(("past", "followed"), [(("m1", "n1", "o1"), True), (("m1", "n1"), False)])
+def test_a_forked_record_is_followed_when_those_who_are_not_past_it_can_decide_nothing(
+    past: tuple[str, ...], followed: bool
+) -> None:
+    """If they can, who brings it is of another history: they would wait for it to conduct the step otherwise."""
+
+    async def main() -> None:
+        it, foreign = Swarm(), list[str]()
+        it.me.history.listen(cast("Any", SimpleNamespace(on_foreign=foreign.append)))
+        for name in past:
+            it.peers[name].history.replace(FORKED, "digest")
+        assert not await it.me.confirms(FORKED, "m1")
+        assert not foreign
+        await asyncio.sleep(FORK_SECONDS)
+        assert await it.me.confirms(FORKED, "m1") == followed
+        assert foreign == ([] if followed else ["m1"])
 
     run_virtual(main())
 

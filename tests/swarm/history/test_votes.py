@@ -18,6 +18,7 @@ NOTHING = Tally(
     forked=False,
     torn=False,
     alone_s=0.0,
+    bound_s=0.0,
     doubt_s=0.0,
 )
 KNOWN = dataclasses.replace(NOTHING, ayes=1, others_ayes=1, witnessed=True)
@@ -45,6 +46,9 @@ FORKED = dataclasses.replace(KNOWN, forked=True)
         (FORKED, {"doubt_s": FORK_SECONDS}, False),
         (FORKED, {"doubt_s": FORK_SECONDS, "torn": True}, True),
         (FORKED, {"torn": True}, False),
+        (FORKED, {"doubt_s": FORK_SECONDS, "bound_s": FORK_SECONDS}, True),
+        (FORKED, {"bound_s": FORK_SECONDS}, False),
+        (KNOWN, {"bound_s": FORK_SECONDS}, False),
         (FORKED, {"alone_s": FORK_SECONDS, "witnessed": False}, False),
     ],
 )
