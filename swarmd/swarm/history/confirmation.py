@@ -82,6 +82,10 @@ class Confirmation:
         history.confirm_by(self.confirm)
         links.handle(AskVote, self._answer_vote)
 
+    def knows(self, record_hash: str) -> bool:
+        """True if a record is known to be decided: it is in this peer's chain, or was confirmed."""
+        return self._history.votes.decided(record_hash) or self._history.chain.has(record_hash)
+
     # ---------------------------------------------------------------------------------------------- answering
 
     async def _answer_vote(self, peer: PeerId, ask: AskVote) -> Vote:
@@ -89,7 +93,7 @@ class Confirmation:
 
     def _vote(self, ask: AskVote) -> Vote:
         """This peer's word. Raises Refused."""
-        decided = self._history.knows(ask.record_hash)
+        decided = self.knows(ask.record_hash)
         accepted = self._history.votes.accepted(ask.record_hash, ask.ballot)
         if not (decided or accepted or self._speaks_for(ask.step, ask.parent_hash)):
             raise Refused(f"this peer can't speak for step {ask.step}")
@@ -112,7 +116,7 @@ class Confirmation:
 
     async def confirm(self, record: Record, source: PeerId, voters: Sequence[PeerId]) -> bool:
         """True if a record that `source` brought is to be believed. `voters` are said to have accepted it."""
-        if source == self._membership.own.peer or self._history.knows(record.hash):
+        if source == self._membership.own.peer or self.knows(record.hash):
             return True
         place = (record.hash, source)
         if (task := self._asking.get(place)) is None:

@@ -88,10 +88,6 @@ class History:
         """Believes a record that others bring only if `confirm` says that it is decided."""
         self._confirm = confirm
 
-    def knows(self, record_hash: str) -> bool:
-        """True if a record is known to be decided: it is in this peer's chain, or was confirmed."""
-        return self.votes.decided(record_hash) or self.chain.has(record_hash)
-
     def detach(self) -> None:
         """Leaves the stage at the present version: from here on nothing of the next step reaches this peer's sum."""
         self.ready = False

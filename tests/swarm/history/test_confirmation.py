@@ -95,7 +95,7 @@ def test_a_record_is_believed_once_a_majority_has_accepted_it(voters: int, belie
     async def main() -> None:
         it = Swarm().accept(*ACCEPTORS[:voters])
         assert await it.me.confirms() == believed
-        assert it.me.history.knows(SECOND.hash) == believed
+        assert it.me.confirmation.knows(SECOND.hash) == believed
         it.me.links.asked.clear()
         assert await it.me.confirms() == believed
         assert not believed or it.me.asked == [], "it is remembered"
