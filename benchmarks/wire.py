@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from swarmd.net.frames import REQUEST, Decoder, encode
+from swarmd.swarm.history.record_format import write_record
 from swarmd.swarm.wire.framing import SIZES, from_frame, to_frame
 from swarmd.swarm.wire.messages.commit import Commit
 from swarmd.swarm.wire.messages.common import Message
@@ -91,7 +92,7 @@ MESSAGES: dict[str, Message] = {
     ),
     "a beat of 3 hops": Beat(tuple(HopBeat(813, index, "computing", 0.25) for index in range(3)), 99, 0.1, 0.2),
     "a card": Announce(CARD),
-    "a commit of 4 stages": Commit(RECORD),
+    "a commit of 4 stages": Commit(write_record(RECORD)),
 }
 
 

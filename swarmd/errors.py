@@ -75,6 +75,12 @@ class UnknownKind(Refused):
     code = "unknown_kind"
 
 
+class UnknownFormat(Refused):
+    """A record of a format that this release doesn't have: a later one may."""
+
+    code = "unknown_format"
+
+
 class NotAllowed(Refused):
     """A request of a peer that has not the role for it (`swarmd/swarm/wire/roles.py`)."""
 
@@ -82,7 +88,7 @@ class NotAllowed(Refused):
 
 
 CODES: dict[str, type[Refused]] = {
-    kind.code: kind for kind in (HopGivenUp, Overruled, Outvoted, OutOfRange, UnknownKind, NotAllowed)
+    kind.code: kind for kind in (HopGivenUp, Overruled, Outvoted, OutOfRange, UnknownKind, UnknownFormat, NotAllowed)
 }
 
 

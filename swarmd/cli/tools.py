@@ -1,5 +1,6 @@
 """The commands of `swarmd` beside `start`: demo, service install, profile, reshape."""
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -153,9 +154,10 @@ def _reshape(sources: list[Home], stages: int, home: Home) -> int:
     """Writes the new run's checkpoints and settings into an empty home. Raises ConfigError."""
     from swarmd import settings
     from swarmd.config import fingerprint, to_plain
+    from swarmd.daemon.kept_records import cut_anew
     from swarmd.daemon.patience import said_if_long
     from swarmd.daemon.prolonging import remembered_run
-    from swarmd.stage.reshape import reshape as cut_anew
+    from swarmd.stage.reshape import reshape as reshaped
 
     run = remembered_run(sources[0])
     target = settings.with_overrides(run, stages=stages)
@@ -165,7 +167,7 @@ def _reshape(sources: list[Home], stages: int, home: Home) -> int:
         try:
             places = [source.checkpoints for source in sources]
             with said_if_long(f"cutting the checkpoints of {run.name} into {stages} stages", warn):
-                version = cut_anew(places, run, target, home.checkpoints, warn)
+                version = reshaped(places, run, target, home.checkpoints, functools.partial(cut_anew, run), warn)
             known = sources[0].remembered_run()
             cut = RememberedRun(
                 run=to_plain(target),

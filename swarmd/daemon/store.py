@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from swarmd.daemon.home import Home
+from swarmd.daemon.kept_records import raw_of, text_of
 from swarmd.daemon.remembered import RememberedRun
 from swarmd.files import open_regular, parse_json, read_regular, write_atomically
 from swarmd.stage.checkpoint import (
@@ -163,7 +164,7 @@ class LocalStore:
         return await asyncio.get_running_loop().run_in_executor(None, call)
 
     async def save_checkpoint(
-        self, version: int, stage: int, state: Buffer, record: dict[str, Any], *, copy: bool = False
+        self, version: int, stage: int, state: Buffer, record: Buffer, *, copy: bool = False
     ) -> bool:
         """Writes a stage's state at a version beside the event loop. Returns whether it was written. In the order in
         which this was called: each removes newer versions, and so would an older one that ends later.
@@ -185,12 +186,12 @@ class LocalStore:
         if self._writing:
             await asyncio.wait(self._writing, timeout=bound_s)
 
-    def _save(self, version: int, stage: int, state: Buffer, record: dict[str, Any], copy: bool) -> bool:
+    def _save(self, version: int, stage: int, state: Buffer, record: Buffer, copy: bool) -> bool:
         what = "save checkpoints"
         try:
             if copy and self._copied(version, besides=stage) + memoryview(state).nbytes > self._copies_limit_bytes:
                 return False  # nor does it push out another one as new
-            save_stage(self._home.checkpoints, version, stage, state, record, self._keep)
+            save_stage(self._home.checkpoints, version, stage, state, text_of(bytes(record)), self._keep)
             limit_copies(self._home.checkpoints, self._own, self._copies_limit_bytes)
         except OSError as error:
             self._failed(what, error)
@@ -237,16 +238,16 @@ class LocalStore:
         if known is not None and known[0] == seen:
             return known
         found = load_stage(self._home.checkpoints, stage, version)
-        return seen, SavedCheckpoint(version, stage, found.record, found.root) if found is not None else None
+        return seen, SavedCheckpoint(version, stage, raw_of(found.record), found.root) if found is not None else None
 
     def damaged(self) -> list[tuple[int, int]]:
         """The checkpoints that `list_checkpoints` last passed over; the log names the files."""
         return list(self._damaged)
 
-    async def load_checkpoint(self, version: int, stage: int, root: str = "") -> tuple[Buffer, dict[str, Any]] | None:
+    async def load_checkpoint(self, version: int, stage: int, root: str = "") -> tuple[Buffer, Buffer] | None:
         """A checkpoint, if it is whole, and of this root where one is given."""
         found = await self._beside(lambda: load_stage(self._home.checkpoints, stage, version))
-        return (found.state, found.record) if found is not None and root in ("", found.root) else None
+        return (found.state, raw_of(found.record)) if found is not None and root in ("", found.root) else None
 
     async def read_checkpoint(self, version: int, stage: int, start: int, stop: int) -> Buffer | None:
         """A piece of a state."""

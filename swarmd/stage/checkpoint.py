@@ -21,14 +21,21 @@ from swarmd.chunks import state_root
 from swarmd.files import open_regular, read_json, read_regular, write_atomically
 from swarmd.values import Buffer
 
-FORMAT = 1  # raised when older code could not read it
+FORMAT = 2  # raised when older code could not read it
+RECORD_TYPES: dict[int, type] = {1: dict, 2: str}
+"""What a manifest has as its record, by format: until the second one it was the record's fields, since then it is the
+record's own text, whose bytes its hash names.
+"""
 FIRST_VERSION = 1  # version 0 is made from the seed; the first release wrote it down sometimes, without a record
 KEEP_AT_LEAST = 2  # versions: the newest may be the one that a power cut tore
 TORN_PREFIX = ".new-"  # of a file that is being written, or was when the machine died
 MANIFEST_BYTES_LIMIT = 16 << 20  # bytes; a record lists members, not tensors
-FIELDS = {"bytes": int, "blake2b": str, "record": dict, "root": str}  # of a manifest, besides what it is of
+FIELDS = {"bytes": int, "blake2b": str, "root": str}  # of a manifest, besides what it is of
 STEP_NAME = re.compile(r"step-(\d{6,})")
 MANIFEST_NAME = re.compile(r"stage-(\d+)\.json")
+
+KeptRecord = str | dict[str, Any]
+"""The commit record in a manifest, whatever its format: not for the stage to understand."""
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +47,11 @@ class Checkpoint:
     version: int
     stage: int
     state: bytes
-    record: dict[str, Any]
+    record: KeptRecord
     root: str  # names the state's bytes (swarmd/chunks.py)
 
 
-def save_stage(directory: Path, version: int, stage: int, state: Buffer, record: dict[str, Any], keep: int) -> Path:
+def save_stage(directory: Path, version: int, stage: int, state: Buffer, record: str, keep: int) -> Path:
     """Writes a checkpoint, then removes this stage's versions older than the newest `keep`, and newer ones: they are of
     a history that was given up. Returns the manifest's path.
 
@@ -136,9 +143,11 @@ def _manifest(path: Path, version: int, stage: int) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged") from error
     if not isinstance(manifest, dict) or manifest.pop("check", None) != _check(manifest):
         raise ValueError(f"{path} is damaged")
-    if tuple(map(manifest.get, ("format", "version", "stage"))) != (FORMAT, version, stage):
+    record_type = RECORD_TYPES.get(number) if type(number := manifest.get("format")) is int else None
+    if record_type is None or tuple(map(manifest.get, ("version", "stage"))) != (version, stage):
         raise ValueError(f"{path} is of another format, version or stage")
-    if any(type({"root": "", **manifest}.get(key)) is not kind for key, kind in FIELDS.items()):
+    fields = {**FIELDS, "record": record_type}
+    if any(type({"root": "", **manifest}.get(key)) is not kind for key, kind in fields.items()):
         raise ValueError(f"{path} lacks what a manifest has")
     return manifest
 

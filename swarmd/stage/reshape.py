@@ -6,10 +6,8 @@ the file that it is in. Relies on `checkpoint` for verified states; knows no pee
 
 import dataclasses
 import logging
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -17,12 +15,15 @@ from torch import Tensor
 
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
-from swarmd.stage.checkpoint import KEEP_AT_LEAST, save_stage
+from swarmd.stage.checkpoint import KEEP_AT_LEAST, KeptRecord, save_stage
 from swarmd.stage.engine import OPTIMIZER_PREFIX, PARAMETER_PREFIX
 from swarmd.stage.export import find_whole, load_tensors
 from swarmd.stage.model import StageModule
 
 log = logging.getLogger(__name__)
+
+Recut = Callable[[KeptRecord, int], str]
+"""Makes a version's record one of so many stages. Raises ConfigError."""
 
 OF_ALL = ("version", f"{OPTIMIZER_PREFIX}updates")
 """Tensors that every stage has alike."""
@@ -33,10 +34,12 @@ def reshape(
     run: RunConfig,
     target: RunConfig,
     output: Path,
+    recut: Recut,
     told: Callable[[str], None] = log.warning,
 ) -> int:
-    """Writes the newest version of which every stage is in some directory, cut as `target` says. `told`: hears which
-    newer ones are passed over, and why. Returns the version.
+    """Writes the newest version of which every stage is in some directory, cut as `target` says. `recut`: makes
+    the version's record one of the new run; `told`: hears which newer ones are passed over, and why. Returns the
+    version.
 
     Raises ConfigError if there is none, or the two runs differ in more than their stages; OSError.
     """
@@ -45,7 +48,7 @@ def reshape(
     tensors: dict[str, Tensor] = {}
     for checkpoint in checkpoints:
         tensors.update(load_tensors(checkpoint))
-    record = _recut(checkpoints[0].record, target.model.stages)
+    record = recut(checkpoints[0].record, target.model.stages)
     for stage in range(target.model.stages):
         names = names_of(target, stage)
         state = {name: value for name, value in tensors.items() if name in OF_ALL or _parameter(name) in names}
@@ -75,15 +78,3 @@ def _check(run: RunConfig, target: RunConfig) -> None:
         raise ConfigError(
             "each stage of this model shares one block among its layers, so its stages can't be cut anew."
         )
-
-
-def _recut(record: dict[str, Any], stages: int) -> dict[str, Any]:
-    """The version's record as one of a run with other stages: its loss, norm and tokens stay what they were. The
-    gradients' digests are gone, and nobody took part.
-    """
-    entries = record["stages"]
-    counts = {**entries[-1], "digest": "", "members": [], "holders": []}
-    norms = [math.fsum(entry["squared_norm"] for entry in entries), *([0.0] * (stages - 1))]
-    cut = [{**counts, "stage": stage, "squared_norm": norm} for stage, norm in enumerate(norms)]
-    no_return = {"after": "", "after_version": 0, "lives": [], "continues": "", "ends": False}
-    return {**record, "stages": cut, "moves": [], **no_return}

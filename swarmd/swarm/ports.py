@@ -189,7 +189,7 @@ class SavedCheckpoint(NamedTuple):
 
     version: int
     stage: int
-    record: dict[str, Any]
+    record: Buffer  # as it was saved (history/record_format.py)
     root: str  # names the state's bytes (swarmd/chunks.py)
 
 
@@ -208,7 +208,7 @@ class Store(Protocol):
         """
 
     async def save_checkpoint(
-        self, version: int, stage: int, state: Buffer, record: dict[str, Any], *, copy: bool = False
+        self, version: int, stage: int, state: Buffer, record: Buffer, *, copy: bool = False
     ) -> bool:
         """Writes a stage's state at a version, manifest last, and lets go of older ones. `copy`: of another stage than
         this peer's; those have a bound of their own. Whether it is on the disk now: a full one is reported, never
@@ -221,7 +221,7 @@ class Store(Protocol):
     def damaged(self) -> list[tuple[int, int]]:
         """Version and stage of every checkpoint here that `list_checkpoints` found damaged, newest first."""
 
-    async def load_checkpoint(self, version: int, stage: int, root: str = "") -> tuple[Buffer, dict[str, Any]] | None:
+    async def load_checkpoint(self, version: int, stage: int, root: str = "") -> tuple[Buffer, Buffer] | None:
         """The state and the record of a checkpoint. None if it isn't here, not whole, or of another root than this."""
 
     async def read_checkpoint(self, version: int, stage: int, start: int, stop: int) -> Buffer | None:

@@ -96,7 +96,7 @@ def test_a_directory_of_text_may_hold_what_is_no_file(tmp_path: Path, kind: str)
 @pytest.mark.parametrize("suffix", ["json", "safetensors"])
 async def test_a_checkpoint_that_is_none_is_passed_over(tmp_path: Path, kind: str, suffix: str) -> None:
     for version in (1, 2):
-        save_stage(tmp_path / "checkpoints", version, 0, b"state", {"step": version}, 2)
+        save_stage(tmp_path / "checkpoints", version, 0, b"state", "a record", 2)
     put(tmp_path / f"checkpoints/step-000002/stage-0.{suffix}", kind)
     found = load_stage(tmp_path / "checkpoints", 0)
     assert found is not None

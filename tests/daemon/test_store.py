@@ -75,11 +75,11 @@ async def test_a_checkpoint_that_cannot_be_written_is_said_and_not_raised(
 ) -> None:
     home = Home(tmp_path)
     home.checkpoints.write_text("a file where the directory should be")
-    assert not await LocalStore(home).save_checkpoint(5, 0, b"state", {"step": 5})
+    assert not await LocalStore(home).save_checkpoint(5, 0, b"state", RECORD)
     assert "can't save checkpoints" in caplog.text
 
 
-RECORD = {"step": 5}
+RECORD = b"a record"
 
 
 async def test_a_full_disk_shows_until_it_works_again(
@@ -107,7 +107,7 @@ async def test_only_what_is_whole_is_listed(tmp_path: Path, caplog: pytest.LogCa
     """A bit that flips later is noticed, too, as the file is another one then."""
     store = LocalStore(Home(tmp_path))
     for version in (5, 10):
-        await store.save_checkpoint(version, 0, b"state", {"step": version})
+        await store.save_checkpoint(version, 0, b"state", RECORD)
     await store.save_checkpoint(5, 1, b"copied", RECORD, copy=True)
     assert [it[:2] for it in await store.list_checkpoints()] == [(10, 0), (5, 1), (5, 0)]
     state = tmp_path / "checkpoints" / "step-000010" / "stage-0.safetensors"
@@ -149,7 +149,7 @@ async def test_a_copy_pushes_out_none_that_is_as_new(tmp_path: Path) -> None:
 async def test_newer_versions_of_a_history_that_was_given_up_make_room(tmp_path: Path) -> None:
     store = LocalStore(Home(tmp_path))
     for version in (5, 10, 5):
-        await store.save_checkpoint(version, 0, b"state", {"step": version})
+        await store.save_checkpoint(version, 0, b"state", RECORD)
     assert [it[:2] for it in await store.list_checkpoints()] == [(5, 0)]
 
 
@@ -167,9 +167,9 @@ async def test_a_slow_write_of_an_older_version_does_not_remove_a_newer_one(
         return usual(directory, version, *rest)
 
     monkeypatch.setattr(store_file, "save_stage", slow)
-    older = asyncio.create_task(store.save_checkpoint(2, 0, b"older", {}))
+    older = asyncio.create_task(store.save_checkpoint(2, 0, b"older", RECORD))
     await asyncio.to_thread(begun.wait)
-    newer = asyncio.create_task(store.save_checkpoint(3, 0, b"newer", {}))
+    newer = asyncio.create_task(store.save_checkpoint(3, 0, b"newer", RECORD))
     await asyncio.wait({newer}, timeout=0.1)  # ample for it to be written, if it didn't wait for the other
     go_on.set()
     assert await older

@@ -8,6 +8,7 @@ import msgpack
 
 from swarmd.net.frames import CHUNK_BYTES, REQUEST
 from swarmd.printable import printable
+from swarmd.swarm.history.record_format import write_record
 from swarmd.swarm.wire.framing import KINDS, to_frame
 from swarmd.values import Frame
 from tests.fuzz.target import Finding
@@ -47,6 +48,14 @@ def stream_bytes(item: Any) -> bytes:
 def reads(data: bytes, size: int) -> int:
     """The bytes per read: those of a case, but for too many reads, each of which would be a turn of an event loop."""
     return max(1, size, len(data) // READS)
+
+
+def record_bytes(record: dict[str, Any] | bytes) -> bytes:
+    """The bytes of a record in a case: its own, or those that this release writes. What JSON doesn't have is none."""
+    try:
+        return record if isinstance(record, bytes) else write_record(record) if record else b""
+    except (ValueError, TypeError, RecursionError):
+        return b""
 
 
 def check_sentence(trouble: BaseException) -> None:

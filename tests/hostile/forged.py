@@ -11,18 +11,8 @@ from swarmd.config import RunConfig
 from swarmd.schedule import learning_rate_at
 from swarmd.stage import codec
 from swarmd.stage.engine import StageEngine
-from swarmd.swarm.history.record import Record, clip_factor, counts_after, record_to_plain
-from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.history.record import Record, clip_factor, counts_after
 from swarmd.values import Encoded, PeerId
-from tests.hostile import words
-
-
-def read(run: RunConfig, plain: words.Record) -> Record:
-    return record_from_plain(run, plain)
-
-
-def plain(record: Record) -> words.Record:
-    return record_to_plain(record)
 
 
 def skipped_step(run: RunConfig, base: Record, author: PeerId) -> Record:

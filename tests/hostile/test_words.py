@@ -29,10 +29,10 @@ WORDS: dict[str, Frame] = {
     "place": words.place(1, [CARD], "me", 1),
     "ack": words.ack(),
     "ask_record": words.ask_record(4),
-    "commit": words.commit({"step": 5}, ("me",)),
+    "commit": words.commit(b"record", ("me",)),
     "vote": words.vote(),
     "prepare": words.prepare(STAND, 1, "me"),
-    "accept": words.accept(STAND, 1, "me", {"step": 5}),
+    "accept": words.accept(STAND, 1, "me", b"record"),
     "promise": words.promise(1, "me"),
     "gradient_part": words.gradient_part(1, TENSOR),
     "took_over": words.took_over(STAND, 1, "me", 1),
@@ -53,7 +53,7 @@ WORDS: dict[str, Frame] = {
     "not_finite": words.not_finite(),
     "busy": words.busy(),
     "located": words.located(here=True),
-    "snapshot": words.snapshot({"step": 5}, 8, 8, ["ab"]),
+    "snapshot": words.snapshot(5, b"record", 8, 8, ["ab"]),
     "chunk": words.chunk(b"x"),
     "ask_checkpoints": words.ask_checkpoints(),
     "ask_snapshot": words.ask_snapshot(1),
@@ -75,6 +75,6 @@ def test_no_word_is_left_out() -> None:
 def test_what_is_read_from_answers_is_there() -> None:
     assert words.stand_of(words.card_in(WORDS["hello"])) == words.Stand(0, "")
     assert words.settings_in(WORDS["settings"]) == (to_plain(RUN), fingerprint(RUN))
-    assert words.record_in(WORDS["commit"]) == {"step": 5}
+    assert words.record_in(WORDS["commit"]) == b"record"
     assert words.hop_in(WORDS["hop"]) == (5, 0)
     assert words.tokens_in(WORDS["hop"]) == bytes(8)

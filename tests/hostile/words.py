@@ -15,9 +15,6 @@ from swarmd.values import Encoded, Frame, PeerId
 Card = dict[str, Any]
 """A card as it is on the wire: fields that have their default are left out."""
 
-Record = dict[str, Any]
-"""A commit record as plain data."""
-
 Ranges = Sequence[tuple[int, int]]
 
 
@@ -111,14 +108,13 @@ def ask_record(step: int) -> Frame:
     return Frame("AskRecord", {"step": step})
 
 
-def record_in(answer: Frame) -> Record:
+def record_in(answer: Frame) -> bytes:
     """The record in an answer to `ask_record`."""
-    record: Record = answer.body["record"]
-    return record
+    return bytes(answer.buffers[0])
 
 
-def commit(record: Record, voters: Sequence[PeerId] = (), *, relay: bool = False) -> Frame:
-    return Frame("Commit", {"record": record, "relay": relay, "voters": list(voters)})
+def commit(record: bytes, voters: Sequence[PeerId] = (), *, relay: bool = False) -> Frame:
+    return Frame("Commit", {"record": None, "relay": relay, "voters": list(voters)}, (record,))
 
 
 def vote() -> Frame:
@@ -130,14 +126,16 @@ def prepare(stand: Stand, number: int, peer: PeerId) -> Frame:
     return Frame("Prepare", {"step": stand.step, "parent_hash": stand.record, "ballot": _ballot(number, peer)})
 
 
-def accept(stand: Stand, number: int, peer: PeerId, record: Record) -> Frame:
+def accept(stand: Stand, number: int, peer: PeerId, record: bytes) -> Frame:
     ballot = _ballot(number, peer)
-    return Frame("Accept", {"step": stand.step, "parent_hash": stand.record, "ballot": ballot, "record": record})
+    body = {"step": stand.step, "parent_hash": stand.record, "ballot": ballot, "record": None}
+    return Frame("Accept", body, (record,))
 
 
 def promise(number: int, peer: PeerId) -> Frame:
     nothing = _ballot(0, "")
-    return Frame("Promise", {"granted": True, "promised": _ballot(number, peer), "accepted": nothing, "record": {}})
+    body = {"granted": True, "promised": _ballot(number, peer), "accepted": nothing, "record": None}
+    return Frame("Promise", body, (b"",))
 
 
 def gradient_part(parts: int, data: Encoded) -> Frame:
@@ -254,9 +252,9 @@ def located(*, here: bool) -> Frame:
 # State
 
 
-def snapshot(record: Record, nbytes: int, chunk_bytes: int, hashes: Sequence[str]) -> Frame:
-    body = {"version": record["step"], "record": record, "nbytes": nbytes, "chunk_bytes": chunk_bytes}
-    return Frame("Snapshot", {**body, "hashes": list(hashes)})
+def snapshot(version: int, record: bytes, nbytes: int, chunk_bytes: int, hashes: Sequence[str]) -> Frame:
+    body = {"version": version, "record": None, "nbytes": nbytes, "chunk_bytes": chunk_bytes}
+    return Frame("Snapshot", {**body, "hashes": list(hashes)}, (record,))
 
 
 def chunk(data: bytes) -> Frame:

@@ -21,7 +21,7 @@ from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.world import World
 from swarmd.stage.engine import StageEngine
 from swarmd.swarm.history.ballots import Decision
-from swarmd.swarm.history.record import Record, clip_factor, record_to_plain
+from swarmd.swarm.history.record import Record, clip_factor
 from swarmd.swarm.peer.drain import Drained
 from swarmd.swarm.peer.ending import LINGER_SECONDS
 from swarmd.swarm.wire.messages.commit import Accept
@@ -305,7 +305,7 @@ def test_a_record_whose_norm_is_not_its_gradients_is_never_applied(
                 stages = (record.stages[0], false, record.stages[2])
                 norm, clip = clip_factor([stage.squared_norm for stage in stages], world.run.optimizer.clip_norm)
                 made = dataclasses.replace(record, stages=stages, grad_norm=norm, clip_factor=clip)
-                question = Accept(mandate.step, mandate.parent, mandate.ballot, record_to_plain(made))
+                question = Accept(mandate.step, mandate.parent, mandate.ballot, made.raw)
                 others = [name for name in world.peers if name != it.name]
                 answers = await it.peer.links.tell_all(others, question, deadline_s=5.0)
                 assert {"tail1", "tail2"} <= answers.keys()

@@ -13,7 +13,7 @@ from swarmd.schedule import learning_rate_at
 from swarmd.sim.world.device import Speed
 from swarmd.sim.world.transport import SimTransport
 from swarmd.sim.world.world import SimPeer, World
-from swarmd.swarm.history.record import Record, build_return, record_to_plain
+from swarmd.swarm.history.record import Record, build_return
 from swarmd.swarm.wire.messages.commit import Accept, Commit, Prepare
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.messages.round import Close
@@ -255,7 +255,7 @@ def test_nobody_goes_on_by_what_one_peer_alone_says(liar: PeerId, forked: bool) 
             back = build_return(record, members, lives, after=record.hash, after_version=record.step, conductor=liar)
             back = dataclasses.replace(back, ballot=(9, liar), forked=forked, why="a lie")
             for made in (forge(record, liar, forked=forked), back):
-                commit = Commit(record_to_plain(made), voters=tuple(PAIRS))
+                commit = Commit(made.raw, voters=tuple(PAIRS))
                 answers = await it.links.tell_all(others, commit, deadline_s=20.0)
                 told.append(made.step)
                 assert answers == {}, "each refuses it, or is past the step"

@@ -171,7 +171,8 @@ LIES = {
     "a single byte": damage(nbytes=1),
     "the largest there may be": damage(nbytes=STATE_LIMIT_BYTES),
     "chunks of a byte": damage(chunk_bytes=1),
-    "no record": damage(record={}),
+    "no record": damage(record=b""),
+    "a record of a later format": damage(record=b"2{}"),
     "another version": damage(version=1),
     "version 0": damage(version=0),
 }

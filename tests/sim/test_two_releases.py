@@ -34,9 +34,9 @@ def translated(value: Any) -> Any:
 
 
 def with_more(value: Any) -> Any:
-    """The same with a field more, in messages within messages, too, but not in a record."""
+    """The same with a field more, in messages within messages, too."""
     if isinstance(value, dict):
-        return {**{name: it if name == "record" else with_more(it) for name, it in value.items()}, **MORE}
+        return {**{name: with_more(it) for name, it in value.items()}, **MORE}
     return [with_more(it) for it in value] if isinstance(value, list) else value
 
 

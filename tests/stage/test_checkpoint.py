@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from swarmd.chunks import state_root
 from swarmd.config import RunConfig, prolonged
+from swarmd.daemon.kept_records import cut_anew, raw_of
 from swarmd.errors import ConfigError
 from swarmd.sim.engines.training import as_ids, plain_training, toy_tokens
 from swarmd.stage import checkpoint
@@ -20,16 +22,16 @@ from swarmd.stage.engine import StageEngine
 from swarmd.stage.export import assemble, generate
 from swarmd.stage.model import loss_sum
 from swarmd.stage.reshape import reshape
-from swarmd.swarm.history.record import build_end, build_record, build_return, record_to_plain
-from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.history.record import build_end, build_record, build_return
+from swarmd.swarm.history.record_codec import record_from_raw
 from swarmd.swarm.wire.messages.round import StageReport
 from tests.stage.toy import toy_run, train_pipeline
 
-RECORD = {"step": 3, "hash": "00ff"}
+RECORD = '{"hash":"00ff"}\n{}'
 
 
 def save(directory: Path, version: int, *, stage: int = 1, keep: int = 2, state: bytes | None = None) -> Path:
-    return save_stage(directory, version, stage, state or b"state %d" % version, {**RECORD, "step": version}, keep)
+    return save_stage(directory, version, stage, state or b"state %d" % version, RECORD, keep)
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
@@ -150,7 +152,7 @@ def trained_homes(run: RunConfig, root: Path) -> list[Path]:
     _, engines = train_pipeline(run)
     homes = [root / f"peer-{engine.stage}" for engine in engines]
     for home, engine in zip(homes, engines, strict=True):
-        save_stage(home, run.steps, engine.stage, engine.export_state(), {}, 2)
+        save_stage(home, run.steps, engine.stage, engine.export_state(), RECORD, 2)
     return homes
 
 
@@ -183,8 +185,8 @@ def test_what_cannot_be_assembled_is_said(tmp_path: Path) -> None:
         assemble(homes[:1], run)
     with pytest.raises(ConfigError, match="another model"):
         assemble(homes, toy_run(shared=True))
-    save_stage(homes[0], 2, 0, b"garbage", {}, 2)
-    save_stage(homes[1], 2, 1, b"garbage", {}, 2)
+    save_stage(homes[0], 2, 0, b"garbage", RECORD, 2)
+    save_stage(homes[1], 2, 1, b"garbage", RECORD, 2)
     with pytest.raises(ConfigError, match="holds no tensors"):
         assemble(homes, run)
     assert torch.is_grad_enabled()
@@ -195,11 +197,11 @@ def test_newer_versions_that_are_not_whole_are_named(tmp_path: Path, caplog: pyt
     run = toy_run(steps=1)
     _, engines = train_pipeline(run)
     for version, engine in ((1, engines[0]), (1, engines[1]), (2, engines[0]), (2, engines[1]), (3, engines[0])):
-        save_stage(tmp_path, version, engine.stage, engine.export_state(), {"stages": [{"squared_norm": 0.0}]}, 3)
+        save_stage(tmp_path, version, engine.stage, engine.export_state(), RECORD, 3)
     flip_state(tmp_path / "step-000002")
     told: list[str] = []
     one = dataclasses.replace(run, model=dataclasses.replace(run.model, stages=1))
-    assert reshape([tmp_path], run, one, tmp_path / "one", told.append) == 1
+    assert reshape([tmp_path], run, one, tmp_path / "one", lambda kept, stages: RECORD, told.append) == 1
     assert told == [
         "version 3 is passed over: no checkpoint of stage 1 (1 of 2 stages are here)",
         "version 2 is passed over: no checkpoint of stage 1 (1 of 2 stages are here)",
@@ -209,23 +211,30 @@ def test_newer_versions_that_are_not_whole_are_named(tmp_path: Path, caplog: pyt
     assert caplog.text.count("version 3 is passed over") == 1, "what isn't told is logged"
 
 
+def _report(stage: int, squared_norm: float) -> StageReport:
+    return StageReport(stage, "d", squared_norm, 64, 128.0, 3, 0, 0, 0, True, (f"m{stage}",), (f"m{stage}",))
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
 def test_a_run_is_cut_into_other_stages_and_back(tmp_path: Path, optimizer: Any) -> None:
     """Every tensor is exactly what it was, and each stage's engine takes its own."""
     run = toy_run(steps=4)
     run = dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, name=optimizer))
     _, engines = train_pipeline(run)
-    record = {"stages": [{"squared_norm": 0.5, "stage": 0}, {"squared_norm": 0.25, "stage": 1}]}
+    norms = (0.5, 0.25)
+    record = build_record(
+        run, "parent", 4, [_report(*it) for it in enumerate(norms)], conductor="m0", seconds=1.0, validation_loss=None
+    )
     for engine in engines:
-        save_stage(tmp_path / "two", run.steps, engine.stage, engine.export_state(), record, 2)
+        save_stage(tmp_path / "two", run.steps, engine.stage, engine.export_state(), record.raw.decode(), 2)
     one = dataclasses.replace(run, model=dataclasses.replace(run.model, stages=1))
-    assert reshape([tmp_path / "two"], run, one, tmp_path / "one") == run.steps
-    assert reshape([tmp_path / "one"], one, run, tmp_path / "again") == run.steps
+    assert reshape([tmp_path / "two"], run, one, tmp_path / "one", partial(cut_anew, run)) == run.steps
+    assert reshape([tmp_path / "one"], one, run, tmp_path / "again", partial(cut_anew, one)) == run.steps
     whole = StageEngine(one, 0)
     checkpoint = load_stage(tmp_path / "one", 0)
     assert checkpoint is not None
     whole.import_state(checkpoint.state)
-    assert checkpoint.record["stages"][0]["squared_norm"] == 0.75
+    assert record_from_raw(one, raw_of(checkpoint.record)).stages[0].squared_norm == 0.75
     for engine in engines:
         again = load_stage(tmp_path / "again", engine.stage)
         assert again is not None
@@ -241,9 +250,7 @@ def test_a_run_is_cut_into_other_stages_and_back(tmp_path: Path, optimizer: Any)
 def test_the_record_of_a_prolonged_run_stays_one_of_it_when_it_is_cut_anew(tmp_path: Path) -> None:
     """It may be made under the first total or the present one, begin the longer run, or end it."""
     run = prolonged(toy_run(steps=4), 8)
-    reports = [
-        StageReport(stage, "d", 4.0, 64, 128.0, 3, 0, 0, 0, True, (f"m{stage}",), (f"m{stage}",)) for stage in range(2)
-    ]
+    reports = [_report(stage, 4.0) for stage in range(2)]
     plain: Any = {"conductor": "m0", "seconds": 1.0, "validation_loss": None}
     old, new = (build_record(it, "parent", 3, reports, **plain) for it in (toy_run(steps=4), run))
     lives = {"m0": 1, "m1": 1}
@@ -253,11 +260,11 @@ def test_the_record_of_a_prolonged_run_stays_one_of_it_when_it_is_cut_anew(tmp_p
     for name, record in (("old", old), ("new", new), ("begun", begun), ("ended", ended)):
         for stage in range(2):
             state = StageEngine(run, stage).export_state()
-            save_stage(tmp_path / name, 3, stage, state, record_to_plain(record), 2)
-        reshape([tmp_path / name], run, one, tmp_path / f"{name} in one")
+            save_stage(tmp_path / name, 3, stage, state, record.raw.decode(), 2)
+        reshape([tmp_path / name], run, one, tmp_path / f"{name} in one", partial(cut_anew, run))
         found = load_stage(tmp_path / f"{name} in one", 0)
         assert found is not None
-        cut = record_from_plain(one, found.record)
+        cut = record_from_raw(one, raw_of(found.record))
         assert (cut.step, cut.total_steps, cut.after) == (3, record.total_steps, "")
 
 
@@ -265,11 +272,36 @@ def test_only_the_stages_may_differ(tmp_path: Path) -> None:
     run = toy_run(steps=1)
     wider = dataclasses.replace(run, model=dataclasses.replace(run.model, hidden=2 * run.model.hidden))
     with pytest.raises(ConfigError, match="another model"):
-        reshape([tmp_path], run, wider, tmp_path)
+        reshape([tmp_path], run, wider, tmp_path, partial(cut_anew, run))
     shared = toy_run(shared=True)
     with pytest.raises(ConfigError, match="shares one block"):
         one = dataclasses.replace(shared, model=dataclasses.replace(shared.model, stages=1))
-        reshape([tmp_path], shared, one, tmp_path)
+        reshape([tmp_path], shared, one, tmp_path, partial(cut_anew, shared))
+
+
+@pytest.mark.parametrize(("number", "kept"), [(1, {"step": 2}), (2, RECORD)])
+def test_manifests_of_older_formats_are_read(tmp_path: Path, number: int, kept: Any) -> None:
+    path = save(tmp_path, 2)
+    manifest = {**json.loads(path.read_text()), "format": number, "record": kept}
+    del manifest["check"]
+    path.write_text(json.dumps({**manifest, "check": _check(manifest)}))
+    loaded = load_stage(tmp_path, 1)
+    assert loaded is not None
+    assert loaded.record == kept
+    for other in (3, 3 - number, True, "2"):
+        manifest["format"] = other
+        path.write_text(json.dumps({**manifest, "check": _check(manifest)}))
+        assert load_stage(tmp_path, 1) is None
+
+
+def test_a_checkpoint_whose_record_is_none_can_not_be_cut_anew(tmp_path: Path) -> None:
+    run = toy_run(steps=1)
+    _, engines = train_pipeline(run)
+    for engine in engines:
+        save_stage(tmp_path, 1, engine.stage, engine.export_state(), RECORD, 2)
+    one = dataclasses.replace(run, model=dataclasses.replace(run.model, stages=1))
+    with pytest.raises(ConfigError, match="hold no record of their run"):
+        reshape([tmp_path], run, one, tmp_path / "one", partial(cut_anew, run))
 
 
 def test_a_checkpoint_has_the_root_of_its_state_also_where_an_older_release_wrote_none(tmp_path: Path) -> None:

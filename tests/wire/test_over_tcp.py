@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from swarmd.errors import OutOfRange, Outvoted, UnknownKind
-from swarmd.swarm.history.record import record_to_plain
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import AskRecord, Commit
@@ -17,7 +16,7 @@ from tests.net.peers import Peer
 from tests.swarm.records import record
 from tests.swarm.wire.nodes import Lenient, hear
 
-RECORD = record_to_plain(record())
+RECORD = record().raw
 
 
 def links_of(peer: Peer) -> Links:

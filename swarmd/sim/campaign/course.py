@@ -11,7 +11,7 @@ from swarmd.sim.engines.stamps import SymbolicData
 from swarmd.sim.engines.symbolic import Factory
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.world import SimPeer, World
-from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.history.record_codec import record_from_raw
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.recovery.return_plan import NoReturn, ReturnPlan, plan_return
 from swarmd.swarm.wire.messages.disks import CheckpointList, CheckpointName
@@ -110,7 +110,7 @@ class ScenarioCourse:
 
     def _kept(self, it: SimPeer) -> Iterator[CheckpointName]:
         for (version, stage), (_, record) in it.store.checkpoints.items():
-            yield CheckpointName(version, stage, record_from_plain(self.run, record).state)
+            yield CheckpointName(version, stage, record_from_raw(self.run, record).state)
 
     def beside(self, work: Coroutine[Any, Any, None]) -> None:
         if self.tasks is None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from swarmd.errors import NotAllowed, OutOfRange, UnknownKind
+from swarmd.errors import NotAllowed, OutOfRange, UnknownFormat, UnknownKind
 from swarmd.sim.campaign.play import Outcome, play, report
 from swarmd.sim.campaign.shrink import shrink
 from swarmd.sim.faults.draw import draw_scenario
@@ -33,7 +33,7 @@ SHRINK_CPU_SECONDS = 60.0  # for all reruns of a scenario that failed
 PATIENCE = 10  # a worker has so many times that by the wall clock, as it may have little of a core; then it is ended
 PROGRESS_SECONDS = 10.0
 
-UNTRIED = ("cut off", "not greeted", *(kind.code for kind in (OutOfRange, UnknownKind, NotAllowed)))
+UNTRIED = ("cut off", "not greeted", *(kind.code for kind in (OutOfRange, UnknownKind, UnknownFormat, NotAllowed)))
 """Fates of outsiders' questions that no handler has tried: the schema, the table of roles, or something before
 that, ended them."""
 UNASKED = ("gossiped", "given as an answer")

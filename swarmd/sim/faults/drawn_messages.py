@@ -95,15 +95,15 @@ class Heard:
         return [pool for pool in (self._values.get((name, hint)), self._values.get(hint)) if pool]
 
 
-Tree = Callable[[random.Random], dict[str, Any]]
-"""Draws plain data, such as a record."""
+Draw = Callable[[random.Random], Any]
+"""Draws what its declared type says too little of: a run's settings, a record."""
 
 
 class Drawing:
-    """One message's drawing. `trees`: what is drawn for fields of plain data, by their name."""
+    """One message's drawing. `draws`: by field name, the values that aren't drawn from declared types."""
 
-    def __init__(self, rng: random.Random, heard: Heard, me: PeerId, trees: dict[str, Tree]) -> None:
-        self._rng, self._heard, self._me, self._trees = rng, heard, me, trees
+    def __init__(self, rng: random.Random, heard: Heard, me: PeerId, draws: dict[str, Draw]) -> None:
+        self._rng, self._heard, self._me, self._draws = rng, heard, me, draws
 
     def message(self, cls: Any) -> Any:
         """A message of a class, or of a part of one."""
@@ -123,8 +123,8 @@ class Drawing:
         kind, bounds = shape_of(hint)
         if is_message(kind):
             return self.message(kind)
-        if kind == dict[str, Any]:
-            return self._trees[name](self._rng)
+        if name in self._draws:
+            return self._draws[name](self._rng)
         for pool in self._heard.values(name, hint):
             if self._rng.random() < HEARD_SHARE:
                 return self._near(self._rng.choice(pool), bounds)

@@ -6,14 +6,15 @@ looks ask for: their numbers go together and they follow a record that the peer 
 
 import dataclasses
 import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from swarmd.config import RunConfig
-from swarmd.errors import PeerFault
 from swarmd.sim.faults.drawn_messages import Drawing, Heard
-from swarmd.swarm.history.record import Record, build_record, build_return, genesis_hash, record_to_plain
-from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.history.record import Record, build_record, build_return, genesis_hash
+from swarmd.swarm.history.record_codec import UNREADABLE, record_from_raw
+from swarmd.swarm.history.record_format import read_record, write_record
 from swarmd.swarm.wire.messages.commit import Commit
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.messages.round import StageReport
@@ -29,14 +30,15 @@ class Forger:
     def __init__(self, run: RunConfig, heard: Heard, me: PeerId) -> None:
         self._run, self._heard, self._me = run, heard, me
 
-    def record(self, rng: random.Random) -> dict[str, Any]:
-        """A record as plain data; {} at times, as an acceptor says that has accepted none."""
-        ways: tuple[Callable[[random.Random], dict[str, Any]], ...] = (
+    def record(self, rng: random.Random) -> bytes:
+        """A record; none at times, as an acceptor says that has accepted none."""
+        ways: tuple[Callable[[random.Random], bytes], ...] = (
             self._next,
             self._next,
             self._return,
             self._altered,
-            lambda rng: {},
+            self._spoiled,
+            lambda rng: b"",
         )
         return rng.choice(ways)(rng)
 
@@ -50,11 +52,11 @@ class Forger:
         """A record that was heard in a commit, and holds together."""
         commits = [commit.record for commit in self._heard.messages(Commit)]
         try:
-            return record_from_plain(self._run, rng.choice(commits)) if commits else None
-        except PeerFault:
+            return record_from_raw(self._run, rng.choice(commits)) if commits else None
+        except UNREADABLE:
             return None
 
-    def _next(self, rng: random.Random) -> dict[str, Any]:
+    def _next(self, rng: random.Random) -> bytes:
         """The record of the next step, of reports that nobody made."""
         version, record_hash = self._newest()
         draw, finite = Drawing(rng, self._heard, self._me, {}), rng.random() < 0.5
@@ -70,9 +72,9 @@ class Forger:
             validation_loss=None,
             before=self._true(rng),
         )
-        return record_to_plain(record)
+        return record.raw
 
-    def _return(self, rng: random.Random) -> dict[str, Any]:
+    def _return(self, rng: random.Random) -> bytes:
         """A return to a true version, or the end of the run there."""
         record = self._true(rng)
         if record is None:
@@ -83,16 +85,23 @@ class Forger:
         made = build_return(
             record, members, lives, after=record_hash, after_version=version, conductor=self._me, why="so it goes"
         )
-        return record_to_plain(dataclasses.replace(made, ends=rng.random() < 0.3))
+        return dataclasses.replace(made, ends=rng.random() < 0.3).raw
 
-    def _altered(self, rng: random.Random) -> dict[str, Any]:
+    def _altered(self, rng: random.Random) -> bytes:
         """A true record of which one value is another."""
         record = self._true(rng)
-        plain = record_to_plain(record) if record is not None else self._next(rng)
+        plain = read_record(record.raw if record is not None else self._next(rng))
         place: Any = rng.choice((plain, plain, *plain["stages"]))
         name = rng.choice(list(place))
         place[name] = self._other(rng, place[name])
-        return plain
+        return write_record(plain)
+
+    def _spoiled(self, rng: random.Random) -> bytes:
+        """A record of another format, written otherwise, or no record at all."""
+        raw = self._next(rng)
+        at = rng.randrange(len(raw))
+        spaced = raw.replace(b",", b", ")
+        return rng.choice((b"2" + raw, spaced, raw[:at], raw[:at] + rng.randbytes(1) + raw[at + 1 :]))
 
     def _other(self, rng: random.Random, value: Any) -> Any:
         if type(value) is bool:
@@ -100,7 +109,7 @@ class Forger:
         if type(value) is int:
             return value + rng.choice(LEAF_NUMBERS)
         if type(value) is float:
-            return value * rng.choice(LEAF_FACTORS)
+            return min(value * rng.choice(LEAF_FACTORS), sys.float_info.max)
         if isinstance(value, str):
             return rng.choice((self._me, "", *(card.record_hash for card in self._heard.messages(Card))))
         if isinstance(value, list):

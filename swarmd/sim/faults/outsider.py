@@ -18,7 +18,7 @@ from typing import ClassVar
 from swarmd.config import fingerprint, to_plain
 from swarmd.errors import PeerFault, PeerUnreachable, Refused
 from swarmd.sim.faults.course import Course, Fault
-from swarmd.sim.faults.drawn_messages import Drawing, Heard
+from swarmd.sim.faults.drawn_messages import Draw, Drawing, Heard
 from swarmd.sim.faults.forged_records import Forger
 from swarmd.sim.world.world import World
 from swarmd.swarm.wire.framing import KINDS, from_frame, to_frame
@@ -126,8 +126,8 @@ class Life:
             return
 
     def _drawing(self, rng: random.Random) -> Drawing:
-        trees = {"record": self._forger.record, "run": lambda rng: to_plain(self._world.run)}
-        return Drawing(rng, self._heard, self._it.peer, trees)
+        draws: dict[str, Draw] = {"record": self._forger.record, "run": lambda rng: to_plain(self._world.run)}
+        return Drawing(rng, self._heard, self._it.peer, draws)
 
     # ------------------------------------------------------------------------------------------------- saying
 

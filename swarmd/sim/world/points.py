@@ -9,8 +9,10 @@ import contextvars
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Protocol
 
+from swarmd.swarm.history.record_codec import UNREADABLE
+from swarmd.swarm.history.record_format import read_record
 from swarmd.swarm.wire.framing import KINDS
 from swarmd.swarm.wire.messages import commit, disks, drain, hop, move, presence, state, step
 from swarmd.swarm.wire.messages import round as round_messages
@@ -133,8 +135,10 @@ class Points:
 
 def step_of(frame: Frame) -> int | None:
     """The step that a frame is about, if it says so."""
-    body: Any = frame.body
-    for place in (body, body.get("record")):
-        if isinstance(place, dict) and type(place.get("step")) is int:
-            return int(place["step"])
-    return None
+    step = frame.body.get("step")
+    if step is None and "record" in frame.body and frame.buffers:
+        try:
+            step = read_record(frame.buffers[0]).get("step")
+        except UNREADABLE:
+            return None
+    return step if type(step) is int else None

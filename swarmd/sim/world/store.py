@@ -17,7 +17,7 @@ class MemoryStore:
     """A disk, which keeps its content over a restart."""
 
     ledger: list[dict[str, Any]] = field(default_factory=list)
-    checkpoints: dict[tuple[int, int], tuple[bytes, dict[str, Any]]] = field(default_factory=dict)  # version, stage
+    checkpoints: dict[tuple[int, int], tuple[bytes, bytes]] = field(default_factory=dict)  # version, stage
     voided: list[dict[str, Any]] = field(default_factory=list)
     full: bool = False  # no checkpoint can be written
     damaged: list[tuple[int, int]] = field(default_factory=list)  # of the checkpoints: version, stage
@@ -53,7 +53,7 @@ class SimStore:
         self._disk.ledger = kept
 
     async def save_checkpoint(
-        self, version: int, stage: int, state: Buffer, record: dict[str, Any], *, copy: bool = False
+        self, version: int, stage: int, state: Buffer, record: Buffer, *, copy: bool = False
     ) -> bool:
         assert version > 0, "the initial state is no checkpoint"
         if self._machine.points.armed:
@@ -61,7 +61,7 @@ class SimStore:
         if not self._machine.alive or self._disk.full:
             return False
         kept = self._disk.checkpoints
-        kept[version, stage] = bytes(state), record
+        kept[version, stage] = bytes(state), bytes(record)
         ours = sorted(version for version, at in kept if at == stage)
         newer = [it for it in ours if it > version]  # of a history that was given up
         for old in (*newer, *[it for it in ours if it <= version][:-CHECKPOINTS_KEPT]):
@@ -78,7 +78,7 @@ class SimStore:
     def damaged(self) -> list[tuple[int, int]]:
         return sorted(self._disk.damaged, reverse=True)
 
-    async def load_checkpoint(self, version: int, stage: int, root: str = "") -> tuple[Buffer, dict[str, Any]] | None:
+    async def load_checkpoint(self, version: int, stage: int, root: str = "") -> tuple[Buffer, Buffer] | None:
         if self._machine.points.armed:
             await self._machine.at("load", version)
         found = self._disk.checkpoints.get((version, stage))

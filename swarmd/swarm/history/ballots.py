@@ -7,12 +7,11 @@ the record is marked as forked.
 """
 
 import asyncio
-import dataclasses
 import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from swarmd.config import RunConfig
 from swarmd.errors import OutOfRange, PeerFault, Refused, SwarmError
@@ -25,14 +24,14 @@ from swarmd.swarm.history.consensus import (
     plan_proposal,
 )
 from swarmd.swarm.history.history import History
-from swarmd.swarm.history.record import Record, is_of_now, record_to_plain
-from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.history.record import Record, is_of_now
+from swarmd.swarm.history.record_codec import UNREADABLE, record_from_raw
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import Accept, Accepted, Prepare, Promise
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot, Request
 from swarmd.swarm.wire.messages.fields import BALLOT_LIMIT
-from swarmd.values import PeerId, short
+from swarmd.values import Buffer, PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -120,17 +119,17 @@ class Ballots:
         _check_ballot(peer, ask.ballot)
         returned = self._history.returned
         if returned is not None and returned.follows(ask.step, ask.parent_hash):
-            return Promise(False, NO_BALLOT, NO_BALLOT, record_to_plain(returned))
+            return Promise(False, NO_BALLOT, NO_BALLOT, returned.raw)
         if self._history.version >= ask.step:
             record = self._history.chain.at(ask.step)
             if record is None or record.parent != ask.parent_hash:
                 raise Refused(f"step {ask.step} is over, or another history's")
-            return Promise(False, NO_BALLOT, NO_BALLOT, record_to_plain(record))
+            return Promise(False, NO_BALLOT, NO_BALLOT, record.raw)
         return self._acceptor(ask.step, ask.parent_hash).prepare(ask.ballot)
 
     async def _answer_accept(self, peer: PeerId, ask: Accept) -> Accepted:
         _check_ballot(peer, ask.ballot)
-        record = record_from_plain(self._run, ask.record)
+        record = record_from_raw(self._run, ask.record)
         if not record.follows(ask.step, ask.parent_hash) or not is_of_now(self._run, record):
             raise PeerFault("a record of another step than it was proposed for")
         if self._history.version >= ask.step:
@@ -138,7 +137,7 @@ class Ballots:
         if why := self._history.objection(record):
             log.warning("%s proposes a record of step %d that is refused: %s", short(peer), ask.step, why)
             raise Refused(f"the record of step {ask.step}: {why}")
-        accepted = self._acceptor(ask.step, ask.parent_hash).accept(ask.ballot, ask.record)
+        accepted = self._acceptor(ask.step, ask.parent_hash).accept(ask.ballot, record.raw)
         if accepted.granted:
             self._history.votes.accept(record.hash, ask.ballot)
         return accepted
@@ -173,7 +172,7 @@ class Ballots:
             while True:
                 acceptors = plan_acceptors(step, self._history.record, self._history.origin.founder)
                 ballot = Ballot(self._next_number(step, parent), own)
-                answers = await self._poll(acceptors, Prepare(step, parent, ballot))
+                answers = await self._poll(acceptors, Prepare(step, parent, ballot), self._is_readable)
                 granted = [it for it in answers.values() if it.granted]
                 higher = self._note(step, highest_ballot(answers.values()))
                 forked = not is_majority(len(granted), len(acceptors))
@@ -216,23 +215,32 @@ class Ballots:
         if higher.peer not in ("", self._membership.own.peer) and self._membership.is_live(higher.peer):
             raise Outranked(f"{short(higher.peer)} leads step {step} under ballot {higher.number}")
 
-    def _record(self, step: int, parent: str, plain: dict[str, Any]) -> Record | None:
-        """A record that an acceptor gave. None if it gave none, or one that doesn't fit."""
-        if not plain:
-            return None
+    def _is_readable(self, promise: Promise) -> bool:
+        """False for an answer with a record that can't be read here: it may have been decided, so to go on as if there
+        were none would be to decide another one. Who gives it hasn't answered.
+        """
+        if not promise.record:
+            return promise.accepted == NO_BALLOT
         try:
-            record = record_from_plain(self._run, plain)
-        except PeerFault as fault:
-            log.warning("an acceptor gave a bad record of step %d: %s", step, fault)
+            record_from_raw(self._run, promise.record)
+        except UNREADABLE as trouble:
+            log.warning("an acceptor's answer doesn't count: %s", trouble)
+            return False
+        return True
+
+    def _record(self, step: int, parent: str, raw: Buffer) -> Record | None:
+        """A record that an acceptor gave, and that can be read. None if it gave none, or one that doesn't fit."""
+        if not raw:
             return None
+        record = record_from_raw(self._run, raw)
         return record if record.follows(step, parent) and is_of_now(self._run, record) else None
 
     async def propose(self, mandate: Mandate, record: Record, complete: Callable[[], bool]) -> Decision:
         """Has the acceptors accept a record; returns it as decided. Raises Outranked when a higher ballot is about."""
         loop, alone = asyncio.get_running_loop(), Alone()
         ballot, total = mandate.ballot, len(mandate.acceptors)
-        record = dataclasses.replace(record, ballot=(ballot.number, ballot.peer), forked=mandate.forked)
-        question = Accept(mandate.step, mandate.parent, ballot, record_to_plain(record))
+        record = record.under((ballot.number, ballot.peer), forked=mandate.forked)
+        question = Accept(mandate.step, mandate.parent, ballot, record.raw)
         try:
             while True:
                 answers = await self._poll(mandate.acceptors, question)
@@ -249,7 +257,7 @@ class Ballots:
                 self.waiting = _waiting(mandate.step, len(answers), total)
                 if alone.seconds(loop.time(), complete=complete()) >= self._fork_timeout_s:
                     log.warning("step %d is decided by %d of %d acceptors", mandate.step, len(voters), total)
-                    return self._decide(dataclasses.replace(record, forked=True), voters)
+                    return self._decide(record.under(record.ballot, forked=True), voters)
                 await asyncio.sleep(RETRY_SECONDS)
         finally:
             self.waiting = ""
@@ -259,15 +267,19 @@ class Ballots:
         self._history.votes.learn(record.hash)
         return Decision(record, voters)
 
-    async def _poll(self, peers: tuple[PeerId, ...], question: Request[A]) -> dict[PeerId, A]:
-        """Asks everyone, and waits for no more answers than make a majority of yes, or rule it out."""
+    async def _poll(
+        self, peers: tuple[PeerId, ...], question: Request[A], counts: Callable[[A], bool] = lambda answer: True
+    ) -> dict[PeerId, A]:
+        """Asks everyone, and waits for no more answers than make a majority of yes, or rule it out. `counts`: tells
+        which answers are any.
+        """
         tasks = [
             asyncio.create_task(self._links.tell_all([peer], question, deadline_s=ANSWER_SECONDS)) for peer in peers
         ]
         answers: dict[PeerId, A] = {}
         try:
             for done in asyncio.as_completed(tasks):
-                answers.update(await done)
+                answers.update({peer: it for peer, it in (await done).items() if counts(it)})
                 granted = sum(1 for it in answers.values() if it.granted)
                 refused = len(answers) - granted
                 if is_majority(granted, len(peers)) or not is_majority(len(peers) - refused, len(peers)):

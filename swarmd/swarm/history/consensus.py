@@ -8,14 +8,13 @@ restarted; and number 1, granted by a majority, tells a conductor that nobody ha
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.wire.messages.commit import Accepted, Promise
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
-from swarmd.values import PeerId
+from swarmd.values import Buffer, PeerId
 
 ACCEPTORS = 9  # five must live; more would only cost messages
 
@@ -43,7 +42,7 @@ class Acceptor:
 
     promised: Ballot = NO_BALLOT  # nothing under a lower one is accepted any more
     accepted: Ballot = NO_BALLOT
-    record: dict[str, Any] = field(default_factory=dict)  # as accepted; empty: nothing yet
+    record: Buffer = b""  # as accepted; empty: nothing yet
 
     def prepare(self, ballot: Ballot) -> Promise:
         granted = ballot.number > self.promised.number
@@ -51,7 +50,7 @@ class Acceptor:
             self.promised = ballot
         return Promise(granted, self.promised, self.accepted, self.record)
 
-    def accept(self, ballot: Ballot, record: dict[str, Any]) -> Accepted:
+    def accept(self, ballot: Ballot, record: Buffer) -> Accepted:
         granted = ballot == self.promised or ballot.number > self.promised.number
         if granted:
             self.promised = self.accepted = ballot
@@ -59,22 +58,22 @@ class Acceptor:
         return Accepted(granted, self.promised)
 
 
-def decided_in(promises: Mapping[PeerId, Promise]) -> tuple[PeerId, dict[str, Any]]:
+def decided_in(promises: Mapping[PeerId, Promise]) -> tuple[PeerId, Buffer]:
     """The step's decided record, if one of those asked is past the step and says so, and who does: it refuses, and
     names no ballot under which it would have accepted. Empty if none does.
     """
     for peer, promise in promises.items():
         if not promise.granted and promise.accepted == NO_BALLOT and promise.record:
             return peer, promise.record
-    return "", {}
+    return "", b""
 
 
-def plan_proposal(promises: Iterable[Promise]) -> dict[str, Any]:
+def plan_proposal(promises: Iterable[Promise]) -> Buffer:
     """The record that the proposer with these promises must propose: that accepted under the highest ballot, since it
     may have been decided. Empty: it is free to propose its own.
     """
     bound = max((it for it in promises if it.granted and it.record), key=lambda it: it.accepted, default=None)
-    return bound.record if bound is not None else {}
+    return bound.record if bound is not None else b""
 
 
 def highest_ballot(answers: Iterable[Promise | Accepted]) -> Ballot:

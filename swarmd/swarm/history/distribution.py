@@ -11,7 +11,7 @@ import logging
 from swarmd.swarm.history.consensus import plan_acceptors
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.listener import HistoryListener
-from swarmd.swarm.history.record import Record, record_to_plain
+from swarmd.swarm.history.record import Record
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import SMALL_SWARM, Membership
@@ -45,17 +45,17 @@ class Distribution(HistoryListener):
 
     async def spread(self, record: Record, voters: tuple[PeerId, ...]) -> None:
         """Tells the swarm of a record, as its conductor; `voters` have accepted it."""
-        own, plain = self._membership.own.peer, record_to_plain(record)
+        own = self._membership.own.peer
         cards = [card for card in self._membership.kin() if card.peer != own]
         if len(cards) <= SMALL_SWARM:
-            await self._tell([card.peer for card in cards], Commit(plain, voters=voters))
+            await self._tell([card.peer for card in cards], Commit(record.raw, voters=voters))
             return
         known = {card.peer for card in cards}
         before = self._history.chain.at(record.step - 1)
         acceptors = plan_acceptors(record.step, before, self._history.origin.founder)
-        self._tasks.start(self._tell([peer for peer in acceptors if peer in known], Commit(plain, voters=voters)))
+        self._tasks.start(self._tell([peer for peer in acceptors if peer in known], Commit(record.raw, voters=voters)))
         for relays in plan_relays(record.step, cards, own):
-            self._tasks.start(self._relay(relays, Commit(plain, relay=True, voters=voters)))
+            self._tasks.start(self._relay(relays, Commit(record.raw, relay=True, voters=voters)))
 
     async def _tell(self, peers: list[PeerId], commit: Commit) -> None:
         await self._links.tell_all(peers, commit, deadline_s=COMMIT_SECONDS)

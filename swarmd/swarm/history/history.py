@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 from swarmd.config import RunConfig
-from swarmd.errors import NO_ANSWER, NonFinite, Refused, SwarmError
+from swarmd.errors import NO_ANSWER, NonFinite, Refused, SwarmError, UnknownFormat
 from swarmd.swarm.history.chain import Chain
 from swarmd.swarm.history.ledger import Ledger
 from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.origin import Origin
-from swarmd.swarm.history.record import Record, counts_after, genesis_hash, is_checkpointed, is_of_now, record_to_plain
-from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.history.record import Record, counts_after, genesis_hash, is_checkpointed, is_of_now
+from swarmd.swarm.history.record_codec import record_from_raw
 from swarmd.swarm.history.votes import OwnVotes
 from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.signals import Signal
@@ -238,10 +238,10 @@ class History:
             raise Refused(f"no record of step {ask.step} here")
         if self.crosses_at is not None:  # nobody may count on it to stay
             raise Refused("this peer crosses to another history")
-        return Commit(record_to_plain(record))
+        return Commit(record.raw)
 
     async def _answer_commit(self, peer: PeerId, commit: Commit) -> Ack:
-        record = record_from_plain(self._run, commit.record)
+        record = record_from_raw(self._run, commit.record)
         if not record.after and self.chain.contradicts(record):
             self.tell_foreign(peer)
             raise Refused(f"another history: its record of step {record.step} is not ours")
@@ -300,10 +300,10 @@ class History:
             before = self.version
             try:
                 commit = await self._links.ask(source, AskRecord(before + 1), deadline_s=RECORD_SECONDS)
-                record = record_from_plain(self._run, commit.record)
+                record = record_from_raw(self._run, commit.record)
             except NO_ANSWER as trouble:
                 log.info("no record of step %d from %s: %s", before + 1, short(source), trouble)
-                if isinstance(trouble, Refused):
+                if isinstance(trouble, Refused) and not isinstance(trouble, UnknownFormat):
                     self._no_record()
                 return
             await self._advance(record, source)

@@ -2,39 +2,26 @@
 
 Pure: plain data in, plain data out. A record's hash covers what decides the next version and nothing that two
 conductors could see differently (who led, how long it took), so that two of them who saw the same rounds decide the
-same record.
+same record. `record_format.py` has the bytes.
 """
 
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from swarmd.config import RunConfig, lineage
 from swarmd.errors import PeerFault
 from swarmd.schedule import learning_rate_at
+from swarmd.swarm.history.record_format import LATER, UNHASHED, canonical, digest, hash_of, with_beside, write_record
 from swarmd.swarm.wire.messages.hop import SOMEONE
 from swarmd.swarm.wire.messages.round import StageReport
 from swarmd.values import PeerId
 
-UNHASHED = ("conductor", "seconds", "validation_loss", "ballot", "forked", "why")
 RETURN = ("after", "after_version", "lives", "moves", "continues", "broke_at", "ends")
 """Fields that say how a version was come to, and not what it is."""
-
-LATER: tuple[tuple[str, object], ...] = (
-    ("total_steps", 0),
-    ("continues", ""),
-    ("skips", 0),
-    ("broke_at", 0),
-    ("ends", False),
-)
-"""Fields that came after the first release, and their defaults: only what differs from these is hashed, so that older
-records keep their names.
-"""
 
 WHY_LIMIT = 400  # characters of `Record.why`: a sentence or two
 
@@ -100,16 +87,34 @@ class Record:
     why: str = ""  # it was skipped, or is a return, in words
 
     @functools.cached_property
+    def raw(self) -> bytes:
+        """The record as it travels and is kept (`record_format.py`): as it came, if it wasn't built here."""
+        return write_record(record_to_plain(self))
+
+    @functools.cached_property
     def hash(self) -> str:
-        return _digest(_without(record_to_plain(self), UNHASHED))
+        return hash_of(self.raw)
 
     @functools.cached_property
     def state(self) -> str:
         """Names the parameters that it led to: the same for a record and for a return to its version."""
-        content = _without(record_to_plain(self), (*UNHASHED, *RETURN))
+        content = record_to_plain(self)
+        for name in (*UNHASHED, *RETURN, *(name for name, default in LATER if content[name] == default)):
+            content.pop(name, None)
         for entry in content["stages"]:
             del entry["members"], entry["holders"]
-        return _digest(content)
+        return digest(canonical(content))
+
+    def came_as(self, raw: bytes) -> Self:
+        """The same record with the bytes that it was read in."""
+        vars(self)["raw"] = raw
+        return self
+
+    def under(self, ballot: tuple[int, PeerId], *, forked: bool) -> "Record":
+        """The same record, hashed bytes and all, as it is proposed or decided under a ballot."""
+        other = dataclasses.replace(self, ballot=ballot, forked=forked)
+        plain = record_to_plain(other)
+        return other.came_as(with_beside(self.raw, {name: plain[name] for name in UNHASHED}))
 
     def names(self, peer: PeerId, incarnation: int) -> bool:
         """True for a return that has this incarnation of a peer as a member."""
@@ -140,7 +145,7 @@ class Record:
 
 def genesis_hash(run: RunConfig) -> str:
     """The parent of the first record; it stays the same however often the run is prolonged."""
-    return _digest({"run": lineage(run)[0]})
+    return digest(canonical({"run": lineage(run)[0]}))
 
 
 def total_of(run: RunConfig) -> int:
@@ -161,21 +166,6 @@ def is_checkpointed(run: RunConfig, record: Record) -> bool:
     """
     every = run.checkpoint_every
     return every > 0 and record.step % every == 0 and not record.skipped
-
-
-def _without(content: dict[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
-    """The part of a record that is hashed."""
-    defaults = dict(LATER)
-    return {
-        name: value
-        for name, value in content.items()
-        if name not in left_out and (name not in defaults or value != defaults[name])
-    }
-
-
-def _digest(content: dict[str, Any]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
 def clip_factor(squared_norms: Sequence[float], clip_norm: float) -> tuple[float, float]:
@@ -307,9 +297,20 @@ def build_end(record: Record, lives: Mapping[PeerId, int], *, conductor: PeerId,
     return dataclasses.replace(made, broke_at=record.broke_at, ends=True)
 
 
+def recut(record: Record, stages: int) -> Record:
+    """A version's record as one of a run with so many stages: its loss, norm and tokens stay what they were. The
+    gradients' digests are gone, and nobody took part.
+    """
+    counts = dataclasses.replace(record.stages[-1], digest="", members=(), holders=())
+    norms = [math.fsum(entry.squared_norm for entry in record.stages), *([0.0] * (stages - 1))]
+    cut = tuple(dataclasses.replace(counts, stage=stage, squared_norm=norm) for stage, norm in enumerate(norms))
+    no_return: dict[str, Any] = {"after": "", "after_version": 0, "lives": (), "continues": "", "ends": False}
+    return dataclasses.replace(record, stages=cut, moves=(), **no_return)
+
+
 def founding(peer: PeerId, incarnation: int, record: Record) -> str:
     """The `after` of a return where nothing is left but disks; another founder, or incarnation of it, has another."""
-    return _digest({"founder": peer, "incarnation": incarnation, "record": record.hash})
+    return digest(canonical({"founder": peer, "incarnation": incarnation, "record": record.hash}))
 
 
 def record_to_plain(record: Record) -> dict[str, Any]:

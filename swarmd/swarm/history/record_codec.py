@@ -1,4 +1,8 @@
-"""Records as plain data on the wire and on disks, and back, checked."""
+"""Records as peers and disks give them, checked: here alone are their bytes parsed, once.
+
+All values are checked here, their bounds too: a format's bounds are fixed with it, so what breaks one is no honest
+release's. Relies on `record_format.py` for where the fields are.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,9 +10,10 @@ from sys import intern
 from typing import Any
 
 from swarmd.config import RunConfig
-from swarmd.errors import PeerFault
+from swarmd.errors import PeerFault, UnknownFormat
 from swarmd.schedule import learning_rate_at
 from swarmd.swarm.history.record import COUNTS, WHY_LIMIT, Move, Record, StageEntry, clip_factor
+from swarmd.swarm.history.record_format import read_record
 from swarmd.swarm.wire.bounds import is_text
 from swarmd.swarm.wire.messages.fields import (
     BALLOT_LIMIT,
@@ -18,11 +23,17 @@ from swarmd.swarm.wire.messages.fields import (
     PEER_CHARACTERS,
     PEERS_LIMIT,
 )
-from swarmd.values import PeerId
+from swarmd.values import Buffer, PeerId
+
+UNREADABLE = (PeerFault, UnknownFormat)
+"""Errors that `record_from_raw` raises."""
 
 
-def record_from_plain(run: RunConfig, plain: dict[str, Any]) -> Record:
-    """A record as a peer or a disk gave it. Raises PeerFault if it isn't one of this run."""
+def record_from_raw(run: RunConfig, raw: Buffer) -> Record:
+    """A record as a peer or a disk gave it. Raises PeerFault if it isn't one of this run; UnknownFormat if it is of a
+    later release's format.
+    """
+    plain = read_record(raw)
     try:
         stages = tuple(
             StageEntry(**{**entry, "members": _peers(entry["members"]), "holders": _peers(entry["holders"])})
@@ -35,7 +46,7 @@ def record_from_plain(run: RunConfig, plain: dict[str, Any]) -> Record:
         _check_record(run, record)
     except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as trouble:
         raise PeerFault(f"not a commit record: {trouble}") from None
-    return record
+    return record.came_as(bytes(raw))
 
 
 def _peers(names: Sequence[str]) -> tuple[PeerId, ...]:

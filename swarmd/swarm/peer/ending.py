@@ -17,7 +17,6 @@ from collections.abc import Callable, Container
 from swarmd.printable import size
 from swarmd.status import Wait
 from swarmd.swarm.history.peer_context import PeerContext
-from swarmd.swarm.history.record import record_to_plain
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import MEMBERS_LIMIT, SMALL_SWARM
@@ -219,7 +218,7 @@ class Ending:
             state, found = await self._disks.bring(
                 checkpoint, lambda: self._sources(stage), record.replicas(), begun=self._begun
             )
-            if await self._store.save_checkpoint(record.step, stage, state, record_to_plain(found), copy=True):
+            if await self._store.save_checkpoint(record.step, stage, state, found.raw, copy=True):
                 log.info("a copy of stage %d's final state is on this disk", stage)
                 return True
             log.warning("the final state of stage %d can't be kept here: others may have more room", stage)

@@ -8,7 +8,7 @@ import logging
 
 from swarmd.errors import DeviceLost
 from swarmd.swarm.history.peer_context import PeerContext
-from swarmd.swarm.history.record import Record, is_checkpointed, record_to_plain
+from swarmd.swarm.history.record import Record, is_checkpointed
 from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.peer.stage_switch import Switch
 from swarmd.swarm.ports import Store
@@ -45,7 +45,7 @@ class Saving:
             state = await self._state(served)
         if state is None:
             return False
-        saved = await self._store.save_checkpoint(record.step, served.stage, state, record_to_plain(record))
+        saved = await self._store.save_checkpoint(record.step, served.stage, state, record.raw)
         if not self._history.finished:
             self._tasks.start(self._copies.keep(record))  # from others, who may be slow or gone: nobody waits for it
         elif not saved:

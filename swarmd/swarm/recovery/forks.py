@@ -22,7 +22,7 @@ from swarmd.swarm.history.confirmation import Confirmation
 from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Record
-from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.history.record_codec import record_from_raw
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.wire.messages.commit import AskRecord
@@ -110,7 +110,7 @@ async def ask_record(context: PeerContext, peer: PeerId, step: int) -> Record | 
     """The record of a step that a peer has in its history; None if it gives none."""
     try:
         commit = await context.links.ask(peer, AskRecord(step), deadline_s=RECORD_SECONDS)
-        record = record_from_plain(context.run, commit.record)
+        record = record_from_raw(context.run, commit.record)
     except NO_ANSWER as trouble:
         log.debug("no record of step %d from %s: %s", step, short(peer), trouble)
         return None

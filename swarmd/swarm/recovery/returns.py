@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from swarmd.errors import ConfigError
 from swarmd.swarm.history.listener import HistoryListener
 from swarmd.swarm.history.peer_context import PeerContext
-from swarmd.swarm.history.record import Record, build_end, build_return, founding, record_to_plain, total_of
+from swarmd.swarm.history.record import Record, build_end, build_return, founding, total_of
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.recovery.return_plan import NoReturn, ReturnPlan, plan_return
 from swarmd.swarm.state.disks import Disks
@@ -218,7 +218,7 @@ class Returns(HistoryListener):
             self._history.returned is None or self._history.returned.after in ("", record.after) or self.due is record
         ):
             if late := [card.peer for card in self._membership.cards() if self._is_late(card, record)]:
-                await self._links.tell_all(late, Commit(record_to_plain(record)), deadline_s=TELL_SECONDS)
+                await self._links.tell_all(late, Commit(record.raw), deadline_s=TELL_SECONDS)
             await asyncio.sleep(TELL_SECONDS)
 
     def _is_late(self, card: Card, record: Record) -> bool:

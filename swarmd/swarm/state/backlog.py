@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from swarmd.errors import NO_ANSWER, PeerFault, Refused
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Record
-from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.history.record_codec import record_from_raw
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.messages.commit import AskGradient, AskRecord, GradientPart
 from swarmd.values import Encoded, PeerId, short
@@ -142,7 +142,7 @@ class Backlog:
         try:
             question = AskRecord(self.version + 1)
             commit = await self._links.ask(source, question, deadline_s=RECORD_SECONDS)
-            record = record_from_plain(self._run, commit.record)
+            record = record_from_raw(self._run, commit.record)
         except NO_ANSWER as trouble:
             log.info("no record of step %d from %s: %s", self.version + 1, short(source), trouble)
             return False

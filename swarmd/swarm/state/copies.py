@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 
 from swarmd.swarm.history.peer_context import PeerContext
-from swarmd.swarm.history.record import Record, record_to_plain
+from swarmd.swarm.history.record import Record
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import SMALL_SWARM
@@ -94,10 +94,11 @@ class Copies:
             except MemoryError as trouble:
                 log.warning("no copy of version %d of stage %d: %s", record.step, stage, trouble)
                 return
-            if not self._is_old(record, stage):
-                plain = record_to_plain(found)
-                if not await self._store.save_checkpoint(record.step, stage, state, plain, copy=True):
-                    log.warning("this disk takes no copy of version %d of stage %d", record.step, stage)
+            saved = self._is_old(record, stage) or await self._store.save_checkpoint(
+                record.step, stage, state, found.raw, copy=True
+            )
+            if not saved:
+                log.warning("this disk takes no copy of version %d of stage %d", record.step, stage)
             return
         log.info("nobody of stage %d gave a copy of version %d", stage, record.step)
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from swarmd.chunks import chunk_hash
 from swarmd.config import RunConfig
-from swarmd.errors import OutOfRange, PeerFault, Refused
+from swarmd.errors import OutOfRange, Refused
 from swarmd.swarm.history.record import Record
-from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.history.record_codec import UNREADABLE, record_from_raw
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.ports import Store
 from swarmd.swarm.state.choice import Choice, Offer, choose, kind_of
@@ -62,10 +62,10 @@ class Disks:
     async def checkpoints(self) -> tuple[CheckpointName, ...]:
         """The whole checkpoints of this run that are here."""
         checkpoints: list[CheckpointName] = []
-        for version, stage, plain, root in await self._store.list_checkpoints():
+        for version, stage, raw, root in await self._store.list_checkpoints():
             try:
-                record = record_from_plain(self._run, plain)
-            except PeerFault as fault:
+                record = record_from_raw(self._run, raw)
+            except UNREADABLE as fault:
                 log.warning("the checkpoint of stage %d at version %d is of no use: %s", stage, version, fault)
                 continue
             if record.step == version and 0 <= stage < self._run.model.stages:
@@ -84,8 +84,8 @@ class Disks:
         if found is None:
             return None
         try:
-            record = record_from_plain(self._run, found[1])
-        except PeerFault:
+            record = record_from_raw(self._run, found[1])
+        except UNREADABLE:
             return None
         return (found[0], record) if record.state == checkpoint.state_hash else None
 
@@ -234,7 +234,7 @@ class Disks:
             return None
         try:
             manifest = read_manifest(self._run, answers[peer], model_elements(self._run.model))
-        except PeerFault as fault:
+        except UNREADABLE as fault:
             log.warning("a checkpoint from %s is refused: %s", short(peer), fault)
             return None
         named = manifest.record is not None and manifest.record.state == checkpoint.state_hash

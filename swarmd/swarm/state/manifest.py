@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from swarmd.chunks import chunk_count, chunk_hash, chunk_size, root_hash
 from swarmd.config import ModelConfig, RunConfig
 from swarmd.errors import PeerFault
-from swarmd.swarm.history.record import Record, record_to_plain
-from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.history.record import Record
+from swarmd.swarm.history.record_codec import record_from_raw
 from swarmd.swarm.wire.messages.state import Snapshot
 from swarmd.values import Buffer
 
@@ -57,8 +57,8 @@ def model_elements(model: ModelConfig) -> int:
 
 
 def read_manifest(run: RunConfig, snapshot: Snapshot, gradient_size: int) -> Manifest:
-    """Raises PeerFault for a snapshot that no honest donor gives."""
-    record = record_from_plain(run, snapshot.record) if snapshot.version else None
+    """Raises PeerFault for a snapshot that no honest donor gives, UnknownFormat for one of a later release."""
+    record = record_from_raw(run, snapshot.record) if snapshot.version else None
     if snapshot.version != (record.step if record else 0):
         raise PeerFault("a snapshot whose record is of another version")
     if snapshot.nbytes > ELEMENT_LIMIT_BYTES * gradient_size + SLACK_BYTES:
@@ -72,9 +72,9 @@ def read_manifest(run: RunConfig, snapshot: Snapshot, gradient_size: int) -> Man
 
 async def take_snapshot(record: Record | None, state: Buffer) -> Snapshot:
     """The snapshot of a state to which a record led; None: of version 0."""
-    version, plain = (record.step, record_to_plain(record)) if record is not None else (0, {})
+    version, raw = (record.step, record.raw) if record is not None else (0, b"")
     nbytes = memoryview(state).nbytes
-    return Snapshot(version, plain, nbytes, chunk_size(nbytes), await chunk_hashes(state))
+    return Snapshot(version, raw, nbytes, chunk_size(nbytes), await chunk_hashes(state))
 
 
 async def chunk_hashes(state: Buffer) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from swarmd.errors import NO_ANSWER, PeerFault, PeerUnreachable, Refused
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Record
-from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.history.record_codec import record_from_raw
 from swarmd.swarm.state.choice import Choice, Offer, choose, kind_of, voters
 from swarmd.swarm.state.download import DONORS_AT_ONCE, Candidates
 from swarmd.swarm.state.manifest import SNAPSHOT_SECONDS, Manifest, model_elements, read_manifest
@@ -144,7 +144,7 @@ class SnapshotSearch:
                 return None
             try:
                 answer = await self._links.ask(guide, AskRecord(step), deadline_s=RECORD_SECONDS)
-                return record_from_plain(self._run, answer.record)
+                return record_from_raw(self._run, answer.record)
             except NO_ANSWER as trouble:
                 log.info("no record of step %d from %s: %s", step, short(guide), trouble)
         return None

@@ -10,14 +10,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from swarmd.errors import NO_ANSWER, Outvoted, PeerFault
+from swarmd.errors import NO_ANSWER, Outvoted
 from swarmd.swarm.balance.grants import Wishes, able_alone
 from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.history.ballots import Ballots, Decision, Mandate, Outranked
 from swarmd.swarm.history.distribution import Distribution
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Move, Record, build_record
-from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.history.record_codec import UNREADABLE, record_from_raw
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.recovery.returns import Returns
@@ -221,8 +221,8 @@ class Conductor:
         answers = await self._links.tell_all(others, AskRecord(step), deadline_s=WORD_SECONDS)
         for peer, commit in answers.items():
             try:
-                await self._history.adopt(record_from_plain(self._run, commit.record), peer)
-            except PeerFault as fault:
+                await self._history.adopt(record_from_raw(self._run, commit.record), peer)
+            except UNREADABLE as fault:
                 log.warning("a bad record of step %d from %s: %s", step, short(peer), fault)
 
     async def _validation(self, version: int) -> float | None:

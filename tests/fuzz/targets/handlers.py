@@ -4,7 +4,8 @@ No role is asked for, so that every handler hears of the stranger: a liar that h
 
 A case is [number of the peer that is asked, whether the stranger greets first, [message], [answer]]: the stranger sends
 the messages one after the other, and answers what it is asked with the answers in turn. Each is [kind, body, [buffer]];
-steps and versions in a body count from the swarm's present version.
+steps and versions in a body count from the swarm's present version. A record may be plain data in the body, with the
+same steps, and is written as bytes before it is sent.
 """
 
 import asyncio
@@ -22,13 +23,15 @@ from swarmd.sim.world.clock import VirtualLoop
 from swarmd.sim.world.device import Speed
 from swarmd.sim.world.transport import SimTransport
 from swarmd.sim.world.world import World
+from swarmd.swarm.history.record_codec import UNREADABLE
+from swarmd.swarm.history.record_format import read_record
 from swarmd.swarm.wire.framing import to_frame
 from swarmd.swarm.wire.messages.common import PROTOCOL, Message
 from swarmd.swarm.wire.messages.presence import Hello
 from swarmd.swarm.wire.own_card import first_card
 from swarmd.swarm.wire.roles import Needs
 from swarmd.values import Frame, PeerId
-from tests.fuzz.parts import message_items
+from tests.fuzz.parts import message_items, record_bytes
 from tests.fuzz.target import Target
 
 LAYOUT = {"head1": 0, "head2": 0, "tail1": 1, "tail2": 1}
@@ -167,7 +170,11 @@ class Handlers(Target):
 
 
 def _item(frame: Frame, version: int) -> list[Any]:
-    return [frame.kind, _shifted(frame.body, -version), [bytes(each) for each in frame.buffers]]
+    body, buffers = frame.body, [bytes(each) for each in frame.buffers]
+    if "record" in body:
+        with contextlib.suppress(*UNREADABLE):
+            body, buffers = {**body, "record": read_record(buffers[0])}, buffers[1:]
+    return [frame.kind, _shifted(body, -version), buffers]
 
 
 def _frames(items: list[Any], version: int) -> list[Frame]:
@@ -177,7 +184,10 @@ def _frames(items: list[Any], version: int) -> list[Frame]:
         match item:
             case [str(kind), dict(body), list(buffers)] if kind and all(type(key) is str for key in body):
                 whole = tuple(it for it in buffers if isinstance(it, bytes))
-                found.append(Frame(kind, _shifted(body, version), whole))
+                shifted = _shifted(body, version)
+                if isinstance(record := shifted.get("record"), dict):
+                    shifted, whole = {**shifted, "record": None}, (record_bytes(record), *whole)
+                found.append(Frame(kind, shifted, whole))
     return found
 
 

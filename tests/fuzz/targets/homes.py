@@ -13,12 +13,11 @@ from typing import Any
 
 from swarmd.daemon.home import Home
 from swarmd.daemon.store import LocalStore
-from swarmd.errors import ConfigError, PeerFault
+from swarmd.errors import ConfigError, PeerFault, UnknownFormat
 from swarmd.net.identity import load_or_create_seed
 from swarmd.settings import run_from_plain
 from swarmd.stage.checkpoint import _check, save_stage
-from swarmd.swarm.history.record import record_to_plain
-from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.history.record_codec import record_from_raw
 from tests.fuzz.parts import check_sentence
 from tests.fuzz.target import Finding, Target
 from tests.swarm.records import RUN, record
@@ -38,7 +37,7 @@ class Homes(Target):
         self._folder = tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None)
         self._home = Home(self._folder.name)
         self._store = LocalStore(self._home)
-        self._manifest = save_stage(self._home.checkpoints, VERSION, STAGE, STATE, record_to_plain(record()), 2)
+        self._manifest = save_stage(self._home.checkpoints, VERSION, STAGE, STATE, record().raw.decode(), 2)
         self._whole = json.loads(self._manifest.read_bytes())
 
     def seeds(self) -> Iterator[Any]:
@@ -55,6 +54,7 @@ class Homes(Target):
         yield ["incarnation", b"1700000000000000000\n", False]
         yield ["manifest", self._whole, True]
         yield ["manifest", self._whole, False]
+        yield ["manifest", json.loads((FIRST / "checkpoints/step-000044/stage-0.json").read_bytes()), True]
 
     def play(self, case: Any) -> None:
         match case:
@@ -78,7 +78,7 @@ class Homes(Target):
         """Raises Finding for all that is not declared: `play` passes over what it raises itself."""
         try:
             self._look(name, path)
-        except (ConfigError, PeerFault) as trouble:
+        except (ConfigError, PeerFault, UnknownFormat) as trouble:
             check_sentence(trouble)
         except Finding:
             raise
@@ -103,8 +103,8 @@ class Homes(Target):
             case "incarnation":
                 self._home.next_incarnation(CLOCK)
             case "manifest":
-                for _, _, plain, _ in self._store._list_checkpoints():
-                    record_from_plain(RUN, plain)
+                for _, _, raw, _ in self._store._list_checkpoints():
+                    record_from_raw(RUN, raw)
 
     def _look_at_run(self, path: Path) -> None:
         known = self._home.remembered_run()

@@ -4,6 +4,7 @@ import asyncio
 
 from swarmd.chunks import CHUNK_BYTES
 from swarmd.swarm.history.record import Record
+from swarmd.swarm.history.record_codec import record_from_raw
 from swarmd.swarm.wire.messages.fields import BALLOT_LIMIT
 from swarmd.values import Frame, PeerId
 from tests.hostile import forged, words
@@ -15,14 +16,14 @@ async def newest(scene: Scene) -> Record | None:
     """The record that the head applied last."""
     stand = await scene.attacker.stand(scene.head)
     answer = await scene.attacker.ask(scene.head, words.ask_record(stand.version))
-    return None if answer is None else forged.read(scene.attacker.run, words.record_in(answer))
+    return None if answer is None else record_from_raw(scene.attacker.run, words.record_in(answer))
 
 
 async def commit(scene: Scene, record: Record) -> bool:
     """Tells everyone a record, as one at work, and says that all have accepted it. True if everyone has taken it."""
     scene.forged.add(record.hash)
     await scene.each(lambda peer, stand: appear(scene, peer, stand, room=0))
-    answers = await scene.attacker.tell_all(scene.peers, words.commit(forged.plain(record), scene.peers))
+    answers = await scene.attacker.tell_all(scene.peers, words.commit(record.raw, scene.peers))
     return len(answers) == len(scene.peers)
 
 
@@ -41,7 +42,7 @@ async def relayed(scene: Scene) -> None:
         made = forged.skipped_step(scene.attacker.run, base, scene.id)
         scene.forged.add(made.hash)
         await appear(scene, scene.head, await scene.attacker.stand(scene.head), room=0)
-        await scene.attacker.ask(scene.head, words.commit(forged.plain(made), scene.peers, relay=True))
+        await scene.attacker.ask(scene.head, words.commit(made.raw, scene.peers, relay=True))
 
 
 async def own_gradient(scene: Scene, *, clipped: bool) -> None:
@@ -66,7 +67,7 @@ async def own_state(scene: Scene) -> None:
 
     def manifest(_: PeerId, ask: Frame) -> Frame:
         state = states[words.wanted_checkpoint(ask)[0]]
-        return words.snapshot(forged.plain(record), len(state.data), CHUNK_BYTES, state.hashes())
+        return words.snapshot(record.step, record.raw, len(state.data), CHUNK_BYTES, state.hashes())
 
     def piece(_: PeerId, ask: Frame) -> Frame:
         stage, number = words.wanted_checkpoint(ask)
@@ -93,7 +94,7 @@ async def own_proposal(scene: Scene) -> None:
     made = forged.skipped_step(scene.attacker.run, base, scene.id)
     scene.forged.add(made.hash)
     await scene.attacker.tell_all(scene.peers, words.prepare(stand, number, scene.id))
-    await scene.attacker.tell_all(scene.peers, words.accept(stand, number, scene.id, forged.plain(made)))
+    await scene.attacker.tell_all(scene.peers, words.accept(stand, number, scene.id, made.raw))
 
 
 async def gradient_of_mine(scene: Scene) -> None:

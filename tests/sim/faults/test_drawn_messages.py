@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from swarmd.sim.faults.drawn_messages import Drawing, Heard
+from swarmd.sim.faults.drawn_messages import Draw, Drawing, Heard
 from swarmd.swarm.wire.framing import KINDS, from_frame, to_frame
 from swarmd.swarm.wire.messages.common import Ballot
 from swarmd.swarm.wire.messages.round import Freeze
 from swarmd.values import Encoded
 
 DRAWS = 30  # of each kind
-TREES = {"record": lambda rng: {"step": rng.randrange(3)}, "run": lambda rng: {}}
+DRAWN: dict[str, Draw] = {"record": lambda rng: rng.randbytes(3), "run": lambda rng: {}}
 
 
 def drawing(seed: object, heard: Heard) -> Drawing:
-    return Drawing(random.Random(f"{seed}"), heard, "me", TREES)
+    return Drawing(random.Random(f"{seed}"), heard, "me", DRAWN)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,12 +2,11 @@
 
 import random
 
-from swarmd.errors import PeerFault
 from swarmd.sim.faults.drawn_messages import Heard
 from swarmd.sim.faults.forged_records import Forger
 from swarmd.sim.faults.scenario import Scenario
-from swarmd.swarm.history.record import Record, build_record, genesis_hash, record_to_plain
-from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.history.record import Record, build_record, genesis_hash
+from swarmd.swarm.history.record_codec import UNREADABLE, record_from_raw
 from swarmd.swarm.wire.messages.commit import Commit
 from swarmd.swarm.wire.messages.round import StageReport
 from swarmd.swarm.wire.own_card import first_card
@@ -24,17 +23,17 @@ def true_record() -> Record:
     record = build_record(
         RUN, genesis_hash(RUN), 1, reports, conductor="head1", seconds=1.0, validation_loss=None, total_tokens=0
     )
-    return record_from_plain(RUN, record_to_plain(record))
+    return record_from_raw(RUN, record.raw)
 
 
 def forged(heard: Heard) -> list[Record]:
     """Those of many draws that hold together."""
     forger, taken = Forger(RUN, heard, "me"), []
     for number in range(DRAWS):
-        plain = forger.record(random.Random(number))
+        raw = forger.record(random.Random(number))
         try:
-            taken.append(record_from_plain(RUN, plain))
-        except PeerFault:
+            taken.append(record_from_raw(RUN, raw))
+        except UNREADABLE:
             continue
     return taken
 
@@ -47,7 +46,7 @@ def test_before_the_first_step_a_first_record_is_forged() -> None:
 
 def test_a_forged_record_follows_the_newest_that_was_heard_of() -> None:
     heard, record = Heard(), true_record()
-    heard.take(Commit(record_to_plain(record)))
+    heard.take(Commit(record.raw))
     card = first_card("head1", 3, (), "sim", ())
     heard.take(type(card)(**{**card.__dict__, "version": 1, "record_hash": record.hash, "state": "serving"}))
     records = forged(heard)

@@ -34,7 +34,7 @@ MESSAGES = [
         tokens=b"1234",
         activation=Encoded("fp32", (1,), (b"abcd",)),
     ),
-    Commit({"step": 1}),
+    Commit(b"record"),
     Chunk(b"data"),
 ]
 

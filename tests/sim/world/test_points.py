@@ -18,6 +18,7 @@ from swarmd.sim.world.points import DROP, GROUPS, Points, all_points, step_of
 from swarmd.sim.world.transport import SimTransport
 from swarmd.sim.world.world import World
 from swarmd.swarm import ports
+from swarmd.swarm.history.record_format import write_record
 from swarmd.swarm.wire import framing
 from swarmd.swarm.wire.framing import to_frame
 from swarmd.swarm.wire.messages.commit import Commit
@@ -27,6 +28,7 @@ from swarmd.swarm.wire.messages.presence import AskPlace
 from swarmd.values import Frame
 from tests.sim.nodes import now
 from tests.sim.toy import SHORT, check_agreement, check_exact, train
+from tests.swarm.records import record
 
 # ------------------------------------------------------------------------------------------------- the list
 
@@ -61,9 +63,10 @@ def test_a_point_that_does_not_exist_cannot_be_planned() -> None:
 
 def test_the_step_is_the_frames_own() -> None:
     assert step_of(to_frame(Locate(7, 3))) == 7
-    assert step_of(to_frame(Commit({"step": 4}))) == 4
+    assert step_of(to_frame(Commit(record(step=4).raw))) == 4
     assert step_of(to_frame(AskPlace(0, has_data=True))) is None
-    assert step_of(Frame("Commit", {"record": {"step": "four"}})) is None
+    assert step_of(to_frame(Commit(write_record({"step": "four"})))) is None
+    assert step_of(to_frame(Commit(b"2{}"))) is None
 
 
 # ------------------------------------------------------------------------------------------------- at bare nodes

@@ -13,7 +13,9 @@ from swarmd.errors import OutOfRange, PeerFault, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.ballots import MEMORIES, SLEPT_SECONDS, Alone, Ballots, Mandate, Outranked
 from swarmd.swarm.history.history import History
-from swarmd.swarm.history.record import Record, build_return, genesis_hash, record_to_plain
+from swarmd.swarm.history.record import Record, build_return, genesis_hash
+from swarmd.swarm.history.record_codec import record_from_raw
+from swarmd.swarm.history.record_format import hash_of
 from swarmd.swarm.wire.messages.commit import Accept, Prepare, Promise
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
 from swarmd.swarm.wire.messages.fields import BALLOT_LIMIT
@@ -83,6 +85,50 @@ def test_what_was_accepted_before_binds_whoever_takes_over() -> None:
         mandate = await peers["n0"].seek()
         assert mandate.bound is not None
         assert (mandate.bound.hash, mandate.ballot.number, mandate.fresh) == (SECOND.hash, 2, False)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("spoil", [lambda raw: b"2" + raw, lambda raw: raw[:-1], lambda raw: b""])
+def test_what_was_accepted_and_can_not_be_read_is_not_taken_for_nothing(spoil: Callable[[bytes], bytes]) -> None:
+    """A record that a later release's acceptor has accepted may be decided: a step isn't decided anew for it."""
+
+    async def main() -> None:
+        peers = four()
+        await peers["m0"].propose(await peers["m0"].seek())
+        for name in ("m0", "m1"):
+            peers[name].links.deaf = True
+        answer = peers["n1"].ballots._answer_prepare
+
+        async def later(peer: str, ask: Prepare) -> Promise:
+            promise = await answer(peer, ask)
+            return dataclasses.replace(promise, record=spoil(bytes(promise.record)))
+
+        peers["n1"].links.handle(Prepare, later)
+        peers["n0"].living.discard("m0")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(FORK_SECONDS / 2):
+                await peers["n0"].seek()
+        peers["m1"].links.deaf = False
+        mandate = await peers["n0"].seek()
+        assert mandate.bound is not None
+        assert mandate.bound.hash == SECOND.hash, "the others say what was accepted"
+
+    run_virtual(main())
+
+
+def test_what_is_proposed_again_is_proposed_in_the_bytes_that_came() -> None:
+    async def main() -> None:
+        peers = four()
+        raw = SECOND.raw.replace(b",", b", ")
+        mandate = await peers["m0"].seek()
+        decided = await peers["m0"].propose(mandate, record_from_raw(RUN, raw))
+        peers["n0"].living.discard("m0")
+        mandate = await peers["n0"].seek()
+        assert mandate.bound is not None
+        again = await peers["n0"].propose(mandate, mandate.bound)
+        assert again.hash == decided.hash == hash_of(raw) != SECOND.hash
+        assert (again.raw.split(b"\n")[0], again.ballot) == (raw.split(b"\n")[0], (2, "n0"))
 
     run_virtual(main())
 
@@ -245,12 +291,12 @@ def test_whoever_is_past_a_step_gives_its_record_or_the_return_that_followed() -
         peer = Peer("n0", {})
         peer.history.replace(SECOND, "digest")
         promise = await peer.prepare(Prepare(2, FIRST.hash, Ballot(7, "m0")))
-        assert promise == Promise(False, NO_BALLOT, NO_BALLOT, record_to_plain(SECOND))
+        assert promise == Promise(False, NO_BALLOT, NO_BALLOT, SECOND.raw)
         lives = {"m0": 1, "m1": 1}
         back = build_return(FIRST, (("m0",), ("m1",)), lives, after=SECOND.hash, after_version=2, conductor="c")
         peer.history.replace(back, "digest")
         promise = await peer.prepare(Prepare(3, SECOND.hash, Ballot(7, "m0")))
-        assert promise == Promise(False, NO_BALLOT, NO_BALLOT, record_to_plain(back))
+        assert promise == Promise(False, NO_BALLOT, NO_BALLOT, back.raw)
 
     run_virtual(main())
 
@@ -264,7 +310,7 @@ def test_whoever_is_past_a_step_gives_its_record_or_the_return_that_followed() -
 )
 def test_a_record_that_can_not_follow_is_not_accepted(proposed: Record, trouble: type[Exception], why: str) -> None:
     async def main() -> None:
-        ask = Accept(2, FIRST.hash, Ballot(1, "m0"), record_to_plain(proposed))
+        ask = Accept(2, FIRST.hash, Ballot(1, "m0"), proposed.raw)
         with pytest.raises(trouble, match=why):
             await Peer("n0", {}).ballots._answer_accept("m0", ask)
 
@@ -276,7 +322,7 @@ def test_a_step_that_is_over_is_not_decided_again() -> None:
         peer = Peer("n0", {})
         peer.history.replace(SECOND, "digest")
         with pytest.raises(Refused, match="step 2 is over"):
-            await peer.ballots._answer_accept("m0", Accept(2, FIRST.hash, Ballot(1, "m0"), record_to_plain(RIVAL)))
+            await peer.ballots._answer_accept("m0", Accept(2, FIRST.hash, Ballot(1, "m0"), RIVAL.raw))
 
     run_virtual(main())
 

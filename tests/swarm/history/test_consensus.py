@@ -19,6 +19,7 @@ from swarmd.swarm.history.consensus import (
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.wire.messages.commit import Accepted, Promise
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
+from swarmd.values import Buffer
 from tests.swarm.records import record, report
 
 
@@ -64,25 +65,25 @@ def test_no_ballot_is_granted_twice_not_even_to_its_owner() -> None:
     assert not acceptor.prepare(Ballot(1, "b")).granted, "a restarted peer must not speak under its old ballot"
     assert not acceptor.prepare(Ballot(1, "c")).granted, "number 1 twice would let two begin the step afresh"
     assert acceptor.prepare(Ballot(2, "a")).granted
-    assert not acceptor.accept(Ballot(1, "b"), {"v": 1}).granted
-    assert acceptor.accept(Ballot(2, "a"), {"v": 2}).granted
-    assert acceptor.accept(Ballot(2, "a"), {"v": 2}).granted, "an answer may be lost and the question repeated"
-    assert acceptor.prepare(Ballot(3, "b")) == Promise(True, Ballot(3, "b"), Ballot(2, "a"), {"v": 2})
+    assert not acceptor.accept(Ballot(1, "b"), b"v1").granted
+    assert acceptor.accept(Ballot(2, "a"), b"v2").granted
+    assert acceptor.accept(Ballot(2, "a"), b"v2").granted, "an answer may be lost and the question repeated"
+    assert acceptor.prepare(Ballot(3, "b")) == Promise(True, Ballot(3, "b"), Ballot(2, "a"), b"v2")
 
 
 def test_what_was_accepted_under_the_highest_ballot_is_proposed() -> None:
     promises = [
-        Promise(True, Ballot(9, "x"), Ballot(2, "a"), {"v": 2}),
-        Promise(True, Ballot(9, "x"), NO_BALLOT, {}),
-        Promise(True, Ballot(9, "x"), Ballot(3, "a"), {"v": 3}),
-        Promise(False, Ballot(12, "y"), Ballot(7, "y"), {"v": 7}),
+        Promise(True, Ballot(9, "x"), Ballot(2, "a"), b"v2"),
+        Promise(True, Ballot(9, "x"), NO_BALLOT, b""),
+        Promise(True, Ballot(9, "x"), Ballot(3, "a"), b"v3"),
+        Promise(False, Ballot(12, "y"), Ballot(7, "y"), b"v7"),
     ]
-    assert plan_proposal(promises) == {"v": 3}
-    assert plan_proposal(promises[1:2]) == {}
+    assert plan_proposal(promises) == b"v3"
+    assert plan_proposal(promises[1:2]) == b""
     assert highest_ballot(promises) == Ballot(12, "y")
     given = dict(zip("abcd", promises, strict=True))
-    assert decided_in(given) == ("", {})
-    assert decided_in({**given, "e": Promise(False, NO_BALLOT, NO_BALLOT, {"v": 5})}) == ("e", {"v": 5})
+    assert decided_in(given) == ("", b"")
+    assert decided_in({**given, "e": Promise(False, NO_BALLOT, NO_BALLOT, b"v5")}) == ("e", b"v5")
 
 
 # ------------------------------------------------------------------------------------------------- a dumb network
@@ -95,26 +96,26 @@ class Proposer:
     """
 
     name: str
-    value: dict[str, Any]
+    value: Buffer
     number: int = 0
     lives: int = 0
     promises: dict[int, Promise] = dataclasses.field(default_factory=dict)
-    proposed: dict[str, Any] | None = None
+    proposed: Buffer | None = None
     accepted: set[int] = dataclasses.field(default_factory=set)
 
 
-def play(draw: random.Random, acceptors: int, proposers: int, turns: int) -> list[dict[str, Any]]:
+def play(draw: random.Random, acceptors: int, proposers: int, turns: int) -> list[Buffer]:
     """Every value that a proposer saw a majority accept."""
     there = [Acceptor() for _ in range(acceptors)]
-    them = [Proposer(f"p{n}", {"v": n}) for n in range(proposers)]
+    them = [Proposer(f"p{n}", b"%d" % n) for n in range(proposers)]
     flying: list[tuple[str, int, int, int, Ballot, Any]] = []  # what, proposer, its life, acceptor, ballot, content
-    decided: list[dict[str, Any]] = []
+    decided: list[Buffer] = []
     for _ in range(turns):
         who = draw.randrange(proposers)
         it = them[who]
         if not flying or draw.random() < 0.04:
             if draw.random() < 0.1:
-                it.lives, it.number, it.value = it.lives + 1, 0, {"v": draw.random()}
+                it.lives, it.number, it.value = it.lives + 1, 0, draw.randbytes(8)
             it.number += draw.randint(1, 3)
             it.promises, it.proposed, it.accepted = {}, None, set()
             flying += [("prepare", who, it.lives, n, Ballot(it.number, it.name), None) for n in range(acceptors)]

@@ -9,7 +9,6 @@ import pytest
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.consensus import plan_acceptors
 from swarmd.swarm.history.distribution import RELAYS_TRIED, Distribution, plan_relays
-from swarmd.swarm.history.record import record_to_plain
 from swarmd.swarm.membership.table import SMALL_SWARM, Membership
 from swarmd.swarm.wire.messages.commit import Commit
 from swarmd.swarm.wire.messages.common import Ack
@@ -88,7 +87,7 @@ def test_in_a_small_swarm_everyone_else_is_told_and_passes_nothing_on(others: in
         it = Rig(others)
         await it.spread()
         assert {commit.voters for _, commit in it.told} == {VOTERS}
-        assert all(commit.record == record_to_plain(RECORD) for _, commit in it.told)
+        assert all(commit.record == RECORD.raw for _, commit in it.told)
         assert (it.relays() == []) == small
         assert (len(it.told) == others) == small
         assert "me" not in it.asked()
@@ -123,9 +122,9 @@ def test_a_relay_that_is_gone_is_replaced_by_the_next_one() -> None:
 def test_a_relay_tells_the_others_of_its_stage_and_they_pass_nothing_on() -> None:
     async def main() -> None:
         it = Rig(4 * STAGES)
-        it.distribution.on_relay("p005", Commit(record_to_plain(RECORD), relay=True, voters=VOTERS))
+        it.distribution.on_relay("p005", Commit(RECORD.raw, relay=True, voters=VOTERS))
         await it.end()
-        assert it.told == [(peer, Commit(record_to_plain(RECORD), voters=VOTERS)) for peer in ("p000", "p010", "p015")]
+        assert it.told == [(peer, Commit(RECORD.raw, voters=VOTERS)) for peer in ("p000", "p010", "p015")]
         assert it.asked() == {"p000", "p010", "p015"}, "neither itself nor whom it has it from"
 
     run_virtual(main())

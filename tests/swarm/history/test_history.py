@@ -7,11 +7,12 @@ from typing import Any, cast
 
 import pytest
 
-from swarmd.errors import NonFinite, Refused
+from swarmd.errors import NonFinite, Refused, UnknownFormat
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.history import REFUSED_SECONDS, History
 from swarmd.swarm.history.listener import HistoryListener
-from swarmd.swarm.history.record import Record, build_end, build_return, genesis_hash, record_to_plain
+from swarmd.swarm.history.record import Record, build_end, build_return, genesis_hash
+from swarmd.swarm.history.record_format import hash_of
 from swarmd.swarm.wire.messages.commit import AskRecord, Commit
 from tests.swarm.fake_links import FakeLinks
 from tests.swarm.records import RUN, record, report
@@ -79,6 +80,7 @@ class Node(HistoryListener):
         self.history.attach(0, cast("Any", self.device), self._gather, lambda it: self.misfit)
         self.history.replace(OURS[version - 1] if version else None, "digest")
         self.told: list[tuple[Any, ...]] = []
+        self.relayed: list[bytes] = []  # records
         self.history.listen(self)
 
     async def _confirm(self, it: Record, source: str, voters: Sequence[str]) -> bool:
@@ -101,10 +103,11 @@ class Node(HistoryListener):
 
     def on_relay(self, source: str, commit: Commit) -> None:
         self.told.append(("relay", source))
+        self.relayed.append(bytes(commit.record))
 
     async def receive(self, it: Record, source: str = "other", **changes: Any) -> None:
         """A record comes from another peer."""
-        await self.history._answer_commit(source, Commit(record_to_plain(it), **changes))
+        await self.history._answer_commit(source, Commit(it.raw, **changes))
 
 
 def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -133,6 +136,35 @@ async def test_the_next_record_is_applied_written_and_told() -> None:
     assert (node.device.steps, node.disk.steps, node.told) == (["apply 1"], [1], [("record", 1)])
     await node.receive(OURS[0])
     assert node.device.steps == ["apply 1"], "once"
+
+
+@virtual
+async def test_a_record_is_relayed_and_given_as_the_bytes_that_came() -> None:
+    """Also one that this release would write otherwise."""
+    node, raw = Node(), OURS[0].raw.replace(b",", b", ")
+    commit = Commit(memoryview(bytearray(raw)), relay=True)
+    await node.history._answer_commit("other", commit)
+    assert (node.history.version, node.history.record_hash, node.relayed) == (1, hash_of(raw), [raw])
+    assert (await node.history._answer_record("third", AskRecord(1))).record == raw
+    after = record(step=2, parent=hash_of(raw))
+    await node.receive(after)
+    assert node.history.version == 2, "the next one follows the bytes"
+
+
+@virtual
+async def test_a_record_of_a_later_format_is_refused_and_nothing_is_given_up_for_it() -> None:
+    node, other = two(0, 1)
+    with pytest.raises(UnknownFormat, match="a record of format 2"):
+        await node.history._answer_commit("other", Commit(b"2" + OURS[0].raw))
+
+    async def later(peer: str, ask: AskRecord) -> Commit:
+        return Commit(b"2" + OURS[0].raw)
+
+    other.links.handle(AskRecord, later)
+    for _ in range(3):
+        await node.history.catch_up("other", 1)
+        await asyncio.sleep(REFUSED_SECONDS)
+    assert (node.history.version, node.history.behind, node.told) == (0, False, [])
 
 
 @virtual
@@ -311,12 +343,12 @@ async def test_a_state_of_another_history_voids_what_came_after_the_fork() -> No
 @virtual
 async def test_who_may_cross_gives_no_record() -> None:
     node = Node(version=2)
-    assert await node.history._answer_record("other", AskRecord(2)) == Commit(record_to_plain(OURS[1]))
+    assert await node.history._answer_record("other", AskRecord(2)) == Commit(OURS[1].raw)
     with pytest.raises(ZeroDivisionError), node.history.crossing(1):
         with pytest.raises(Refused, match="crosses to another history"):
             await node.history._answer_record("other", AskRecord(2))
         raise ZeroDivisionError
-    assert await node.history._answer_record("other", AskRecord(2)) == Commit(record_to_plain(OURS[1]))
+    assert await node.history._answer_record("other", AskRecord(2)) == Commit(OURS[1].raw)
     with pytest.raises(Refused, match="no record of step 3"):
         await node.history._answer_record("other", AskRecord(3))
 

@@ -12,7 +12,6 @@ from swarmd.config import RunConfig, prolonged
 from swarmd.errors import PeerFault
 from swarmd.schedule import learning_rate_at
 from swarmd.swarm.history.record import (
-    LATER,
     Record,
     build_record,
     build_return,
@@ -22,7 +21,8 @@ from swarmd.swarm.history.record import (
     is_of_now,
     record_to_plain,
 )
-from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.history.record_codec import record_from_raw
+from swarmd.swarm.history.record_format import LATER, write_record
 from swarmd.swarm.wire.messages.fields import SQUARED_NORM_LIMIT, STAGE_LIMIT
 from swarmd.swarm.wire.messages.hop import SOMEONE, Blame
 from tests.swarm.records import RUN, record, report, skipped
@@ -60,7 +60,7 @@ def test_whatever_decides_the_next_version_is_in_the_hash(other: Record) -> None
 
 def test_records_are_named_alike_after_a_journey() -> None:
     it = record(validation_loss=2.5)
-    again = record_from_plain(RUN, record_to_plain(it))
+    again = record_from_raw(RUN, it.raw)
     assert again == it
     assert again.hash == it.hash
     assert len(it.hash) == 32
@@ -85,10 +85,10 @@ def test_each_record_follows_the_schedule_of_its_time() -> None:
         learning_rate_at(RUN.optimizer, 9, steps) for steps in (10, 20, 15)
     ]
     for it in (old, mid, new):
-        assert record_from_plain(LONGER, record_to_plain(it)) == it, "all of them are records of the run"
+        assert record_from_raw(LONGER, it.raw) == it, "all of them are records of the run"
     assert len({it.hash for it in (old, mid, new)}) == len({it.state for it in (old, mid, new)}) == 3
     assert [is_of_now(LONGER, it) for it in (old, mid, new)] == [False, False, True]
-    assert record_from_plain(LONGER, record_to_plain(at(twenty, 20))).step == 20, "it was shortened after that"
+    assert record_from_raw(LONGER, at(twenty, 20).raw).step == 20, "it was shortened after that"
 
 
 @pytest.mark.parametrize(
@@ -105,13 +105,13 @@ def test_each_record_follows_the_schedule_of_its_time() -> None:
 )
 def test_a_record_of_no_schedule_of_the_run_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(PeerFault):
-        record_from_plain(LONGER, {**record_to_plain(at(LONGER, 9)), **changes})
+        record_from_raw(LONGER, write_record({**record_to_plain(at(LONGER, 9)), **changes}))
 
 
 def test_what_the_first_release_wrote_keeps_its_name() -> None:
     """Hashes as commit 849cc63 gave them, of a record without the later fields."""
     old = {name: value for name, value in record_to_plain(record()).items() if name not in dict(LATER)}
-    it = record_from_plain(LONGER, old)
+    it = record_from_raw(LONGER, write_record(old))
     assert (it.hash, it.state) == ("92130820aed6b3b11fe0a7f39437db86", "178bc9d12baf05a81b81ae76b41dbae0")
     assert genesis_hash(RUN) == genesis_hash(LONGER) == "87f7f3c334821905e58f4ba1b321c248"
 
@@ -122,7 +122,7 @@ def test_a_return_with_which_a_prolonged_run_begins_names_what_it_continues() ->
     it = build_return(old, members, lives, after="founder", after_version=9, conductor="c", continues=old.hash)
     assert it.state == old.state, "the same parameters"
     assert is_of_now(LONGER, it)
-    assert record_from_plain(LONGER, record_to_plain(it)) == it
+    assert record_from_raw(LONGER, it.raw) == it
     assert it.hash != dataclasses.replace(it, continues="").hash
 
 
@@ -142,7 +142,7 @@ def test_a_return_with_which_a_prolonged_run_begins_names_what_it_continues() ->
 def test_bad_numbers_make_a_step_that_is_skipped(bad: dict[str, Any]) -> None:
     it = record(report(0), report(1, **bad))
     assert (it.skipped, it.loss, it.grad_norm, it.clip_factor) == (True, 0.0, 0.0, 0.0)
-    assert record_from_plain(RUN, record_to_plain(it)) == it, "it can be written as JSON"
+    assert record_from_raw(RUN, it.raw) == it, "it can be written as JSON"
 
 
 @given(st.lists(st.floats(0, 1e12), min_size=1, max_size=40), st.floats(0.01, 100))
@@ -175,7 +175,7 @@ def test_skipped_steps_in_a_row_are_counted_in_the_chain() -> None:
     assert (one.skips, two.skips, record(step=4, before=two).skips) == (1, 2, 0)
     assert two.why == "the activation of microbatch 7 at stage 1, peer KooWpeer, is not finite"
     for it in (one, two):
-        assert record_from_plain(RUN, record_to_plain(it)) == it
+        assert record_from_raw(RUN, it.raw) == it
 
 
 def test_the_count_is_part_of_a_records_name_and_the_reason_is_not() -> None:

@@ -1,6 +1,8 @@
 """Records from strangers: whatever is no record of the run is its sender's fault."""
 
+import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -9,9 +11,27 @@ from hypothesis import strategies as st
 
 from swarmd.errors import PeerFault
 from swarmd.swarm.history.ledger import ledger_line
-from swarmd.swarm.history.record import LATER, record_to_plain
-from swarmd.swarm.history.record_codec import record_from_plain
+from swarmd.swarm.history.record import Record, record_to_plain
+from swarmd.swarm.history.record_codec import record_from_raw
+from swarmd.swarm.history.record_format import LATER, UNHASHED
+from swarmd.swarm.wire.messages.fields import (
+    BALLOT_LIMIT,
+    COUNT_LIMIT,
+    HASH_CHARACTERS,
+    PEER_CHARACTERS,
+    PEERS_LIMIT,
+)
 from tests.swarm.records import RUN, record, skipped
+
+
+def raw(plain: Mapping[str, Any]) -> bytes:
+    """As a stranger may write it, whose JSON has infinities, too."""
+    lines = ({name: it for name, it in plain.items() if (name in UNHASHED) is beside} for beside in (False, True))
+    return "\n".join(map(json.dumps, lines)).encode()
+
+
+def read(plain: Mapping[str, Any]) -> Record:
+    return record_from_raw(RUN, raw(plain))
 
 
 def plain(**changes: Any) -> dict[str, Any]:
@@ -63,6 +83,18 @@ DAMAGED: dict[str, dict[str, Any]] = {
     "a conductor that is a list": plain(conductor=["c"]),
     "a validation loss that is text": plain(validation_loss="low"),
     "a validation loss that is no number": plain(validation_loss=math.nan),
+    "a ballot that no message may have": plain(ballot=[BALLOT_LIMIT + 1, "c"]),
+    "a ballot of three": plain(ballot=[1, "c", "d"]),
+    "a name beyond all": plain(conductor="c" * (PEER_CHARACTERS + 1)),
+    "a member that can't be shown": stage_plain(members=["a\x1b[2J"]),
+    "a member that is half a letter": stage_plain(members=["\ud800"]),
+    "a holder beyond all": stage_plain(holders=["h" * (PEER_CHARACTERS + 1)]),
+    "a stage of too many members": stage_plain(members=["m"] * (PEERS_LIMIT + 1)),
+    "a parent that no question may name": plain(parent="p" * (HASH_CHARACTERS + 1)),
+    "a digest that no question may name": stage_plain(digest="d" * (HASH_CHARACTERS + 1)),
+    "a return after what can't be shown": plain(after="a\nb", after_version=3, lives=[1, 1, 1, 1]),
+    "a count beyond all": plain(total_tokens=COUNT_LIMIT + 1),
+    "a mover that can't be shown": plain(moves=[{"peer": "\x00", "source": 0, "target": 1}]),
 }
 
 RETURN: dict[str, Any] = {"after": "a" * 32, "after_version": 9, "lives": list(range(len(record().members())))}
@@ -85,15 +117,15 @@ LONG: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("long", LONG.values(), ids=LONG.keys())
 def test_what_is_said_of_a_record_keeps_to_the_bounds_of_messages(long: dict[str, Any]) -> None:
-    assert record_from_plain(RUN, plain(**RETURN)).place == (10, "a" * 32)
+    assert read(plain(**RETURN)).place == (10, "a" * 32)
     with pytest.raises(PeerFault, match="not a commit record"):
-        record_from_plain(RUN, long)
+        read(long)
 
 
 @pytest.mark.parametrize("damaged", DAMAGED.values(), ids=DAMAGED.keys())
 def test_a_damaged_record_is_its_senders_fault(damaged: dict[str, Any]) -> None:
     with pytest.raises(PeerFault, match="not a commit record"):
-        record_from_plain(RUN, damaged)
+        read(damaged)
 
 
 JSON = st.recursive(
@@ -106,7 +138,7 @@ JSON = st.recursive(
 @given(st.sampled_from(sorted(record_to_plain(record()))), JSON)
 def test_whatever_is_in_a_field_it_is_a_record_or_a_fault(name: str, value: Any) -> None:
     try:
-        it = record_from_plain(RUN, plain(**{name: value}))
+        it = read(plain(**{name: value}))
     except PeerFault:
         return
     assert it.hash
@@ -133,22 +165,22 @@ def test_whatever_is_in_a_field_it_is_a_record_or_a_fault(name: str, value: Any)
 )
 def test_a_skipped_record_with_numbers_that_do_not_go_together_is_none(changes: dict[str, Any]) -> None:
     plain = record_to_plain(skipped())
-    record_from_plain(RUN, plain)
+    read(plain)
     with pytest.raises(PeerFault):
-        record_from_plain(RUN, {**plain, **changes})
+        read({**plain, **changes})
     plain = record_to_plain(skipped())
     plain["stages"][0]["squared_norm"] = 4.0
     with pytest.raises(PeerFault):
-        record_from_plain(RUN, plain)
+        read(plain)
 
 
 def test_a_record_that_is_not_skipped_counts_no_skips() -> None:
     with pytest.raises(PeerFault):
-        record_from_plain(RUN, {**record_to_plain(record()), "skips": 1})
+        read({**record_to_plain(record()), "skips": 1})
 
 
 def test_a_record_of_the_first_release_that_was_skipped_is_taken() -> None:
     plain = record_to_plain(skipped())
     old = {name: it for name, it in plain.items() if name not in (*dict(LATER), "why")}
-    it = record_from_plain(RUN, old)
+    it = read(old)
     assert (it.skipped, it.skips, it.why) == (True, 0, "")

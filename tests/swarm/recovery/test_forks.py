@@ -15,6 +15,7 @@ from swarmd.errors import Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Record, genesis_hash, record_to_plain
+from swarmd.swarm.history.record_format import write_record
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.recovery.forks import (
     ASKED_AT_ONCE,
@@ -117,7 +118,7 @@ async def test_a_record_counts_if_it_is_of_the_step_that_was_asked_for(
     async def answer(peer: str, ask: AskRecord) -> Commit:
         if given is None:
             raise Refused("not here")
-        return Commit({**record_to_plain(of), **given})
+        return Commit(write_record({**record_to_plain(of), **given}))
 
     FakeLinks("x", everyone).handle(AskRecord, answer)
     context = peer_context(run=RUN, links=FakeLinks("a", everyone))
@@ -405,7 +406,7 @@ def test_so_many_records_are_asked_for_at_a_time() -> None:
             most = max(most, asked)
             await asyncio.sleep(1)
             asked -= 1
-            return Commit(record_to_plain(theirs[ask.step - 1]))
+            return Commit(theirs[ask.step - 1].raw)
 
         x.links.handle(AskRecord, answer)
         assert not await it.forks._is_forked(x.card, theirs[2])
@@ -501,7 +502,7 @@ def test_who_has_gone_on_while_the_records_came_meets_nobody(gone_on: str) -> No
                     it.history.chain.learn({of.step: of for of in THEIRS})
             of = x.history.chain.at(ask.step)
             assert of is not None
-            return Commit(record_to_plain(of))
+            return Commit(of.raw)
 
         x.links.handle(AskRecord, answer)
         assert await it.forks._meet(x.card) is None
@@ -535,7 +536,7 @@ def test_what_a_peer_learns_while_it_is_asked_counts_as_common() -> None:
             if ask.step == 2 and not refused:
                 refused = True
                 raise Refused("not here")
-            return Commit(record_to_plain(OURS[1] if ask.step == 2 else third[ask.step - 1]))
+            return Commit((OURS[1] if ask.step == 2 else third[ask.step - 1]).raw)
 
         meeting.peers["x"].links.handle(AskRecord, answer)
         met = await meeting.peers["a"].forks._meet(meeting.peers["x"].card)

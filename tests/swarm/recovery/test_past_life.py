@@ -8,7 +8,7 @@ import pytest
 
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.chain import Chain
-from swarmd.swarm.history.record import Record, genesis_hash, record_to_plain
+from swarmd.swarm.history.record import Record, genesis_hash
 from swarmd.swarm.recovery.past_life import mend_ledger
 from swarmd.swarm.wire.messages.commit import AskRecord, Commit
 from tests.swarm.cards import card
@@ -38,7 +38,7 @@ async def voided(tail: dict[int, str], *, ours: list[Record], theirs: list[Recor
     known = hashes(theirs)
 
     async def answer(peer: str, ask: AskRecord) -> Commit:
-        return Commit(record_to_plain(next(it for it in theirs if it.step == ask.step)) if ask.step in known else {})
+        return Commit(next(it for it in theirs if it.step == ask.step).raw if ask.step in known else b"")
 
     far.handle(AskRecord, answer)
     chain = Chain(genesis_hash(RUN))

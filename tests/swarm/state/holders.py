@@ -12,7 +12,7 @@ from swarmd.config import LimitsConfig, ModelConfig, RunConfig, fingerprint
 from swarmd.errors import Refused
 from swarmd.sim.world.network import SimNetwork
 from swarmd.swarm.history.history import History
-from swarmd.swarm.history.record import Record, build_record, genesis_hash, record_to_plain
+from swarmd.swarm.history.record import Record, build_record, genesis_hash
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.state.backlog import Backlog
 from swarmd.swarm.state.donor import Donor
@@ -206,7 +206,7 @@ class Holder(Node):
     async def record(self, peer: PeerId, ask: AskRecord) -> Commit:
         if ask.step > self.history.version:
             raise Refused("not yet")
-        return Commit(record_to_plain(CHAIN[ask.step - 1]))
+        return Commit(CHAIN[ask.step - 1].raw)
 
     async def gradient(self, peer: PeerId, ask: AskGradient) -> GradientPart:
         if not self.history.version - self.kept < ask.step <= self.history.version:

@@ -7,7 +7,6 @@ import pytest
 
 from swarmd.errors import Refused
 from swarmd.sim.world.clock import run_virtual
-from swarmd.swarm.history.record import record_to_plain
 from swarmd.swarm.state import backlog as backlog_module
 from swarmd.swarm.state.backlog import Backlog, Missed
 from swarmd.swarm.wire.messages.commit import AskGradient, AskRecord, Commit, GradientPart
@@ -103,7 +102,7 @@ def test_a_record_of_another_history_is_not_taken() -> None:
         strange = chain(10, holders=("x",))
 
         async def lie(peer: PeerId, ask: AskRecord) -> Commit:
-            return Commit(record_to_plain(strange[ask.step - 1]))
+            return Commit(strange[ask.step - 1].raw)
 
         nodes[1].links.handle(AskRecord, lie)  # the one that `newest` names
         follow = asyncio.create_task(backlog.follow())

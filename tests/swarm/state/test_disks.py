@@ -12,6 +12,7 @@ from swarmd.chunks import state_root
 from swarmd.errors import OutOfRange, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.record import Record, record_to_plain
+from swarmd.swarm.history.record_format import write_record
 from swarmd.swarm.ports import SavedCheckpoint
 from swarmd.swarm.state.disks import ASKED_AT_ONCE, CHUNKS_AT_ONCE, OPENED_LIMIT, Disks
 from swarmd.swarm.state.download import Download, OutOfDonors
@@ -44,20 +45,20 @@ class FakeStore:
     """A disk with whole checkpoints."""
 
     def __init__(self) -> None:
-        self.checkpoints: dict[tuple[int, int], tuple[bytes, dict[str, Any]]] = {}
+        self.checkpoints: dict[tuple[int, int], tuple[bytes, bytes]] = {}
         self.loads = self.reading = self.most_at_once = 0
 
     def keep(self, stage: int, of: Record = RECORD, state: bytes = STATE, **changes: Any) -> None:
-        self.checkpoints[of.step, stage] = state, {**record_to_plain(of), **changes}
+        self.checkpoints[of.step, stage] = state, write_record({**record_to_plain(of), **changes})
 
     async def list_checkpoints(self) -> list[SavedCheckpoint]:
         kept = self.checkpoints.items()
-        return [SavedCheckpoint(*place, plain, state_root(state)) for place, (state, plain) in kept]
+        return [SavedCheckpoint(*place, raw, state_root(state)) for place, (state, raw) in kept]
 
     def damaged(self) -> list[tuple[int, int]]:
         return [(2, 0)]
 
-    async def load_checkpoint(self, version: int, stage: int, root: str = "") -> tuple[bytes, dict[str, Any]] | None:
+    async def load_checkpoint(self, version: int, stage: int, root: str = "") -> tuple[bytes, bytes] | None:
         self.loads += 1
         await asyncio.sleep(1)
         found = self.checkpoints.get((version, stage))
@@ -106,7 +107,7 @@ def test_what_makes_no_sense_is_not_in_the_stock() -> None:
         (it,) = nodes("a")
         it.store.keep(1)
         it.store.keep(0, step="three")
-        it.store.checkpoints[5, 0] = STATE, record_to_plain(record(step=6))
+        it.store.checkpoints[5, 0] = STATE, record(step=6).raw
         it.store.keep(2, record(step=7))
         it.store.keep(-1, record(step=8))
         it.store.keep(0, record(step=9))
@@ -301,7 +302,7 @@ def test_of_two_contents_the_one_that_more_peers_have_is_brought_and_only_from_t
 
 @pytest.mark.parametrize(
     "changes",
-    [{"nbytes": 0}, {"record": record_to_plain(OTHER)}, {"version": 0}],
+    [{"nbytes": 0}, {"record": OTHER.raw}, {"version": 0}],
     ids=["it makes no sense", "of another history", "of the untrained version"],
 )
 def test_a_snapshot_of_something_else_is_passed_over(changes: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ import pytest
 
 from swarmd.chunks import chunk_hash
 from swarmd.errors import PeerFault
-from swarmd.swarm.history.record import record_to_plain
 from swarmd.swarm.state.manifest import (
     ELEMENT_LIMIT_BYTES,
     SLACK_BYTES,
@@ -20,7 +19,7 @@ from swarmd.swarm.wire.messages.state import Snapshot
 from tests.swarm.state.holders import CHAIN, CHUNK, RUN
 
 ELEMENTS = 100
-SNAPSHOT = Snapshot(2, record_to_plain(CHAIN[1]), 2500, 1000, ("a", "b", "c"))
+SNAPSHOT = Snapshot(2, CHAIN[1].raw, 2500, 1000, ("a", "b", "c"))
 
 
 def read(**changes: Any) -> Manifest:
@@ -34,7 +33,7 @@ def test_chunks_cover_the_state_and_the_last_one_is_shorter() -> None:
 
 
 def test_a_state_of_version_0_has_no_record() -> None:
-    assert read(version=0, record={}).record is None
+    assert read(version=0, record=b"").record is None
 
 
 @pytest.mark.parametrize(
@@ -59,7 +58,7 @@ def test_a_snapshot_that_makes_no_sense_is_a_fault(changes: dict[str, Any]) -> N
 def test_manifests_have_one_name_if_they_serve_the_same_chunks_of_one_history() -> None:
     assert read().name == read().name
     other = replace(CHAIN[1], parent="another")
-    assert read(record=record_to_plain(other)).name != read().name
+    assert read(record=other.raw).name != read().name
     assert read(hashes=("a", "b", "d")).name != read().name
 
 

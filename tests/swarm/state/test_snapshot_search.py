@@ -1,13 +1,13 @@
 """Which of the donors' states a joiner takes when one of them lies, and what it says about it."""
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from swarmd.sim.world.clock import run_virtual
-from swarmd.swarm.history.record import record_to_plain
 from swarmd.swarm.state.manifest import take_snapshot
 from swarmd.swarm.state.snapshot_search import MOST_SECONDS, SAME_VERSION_SECONDS, UNCOMPARED_TRIES
 from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot, Chunk, Snapshot
@@ -87,13 +87,13 @@ def test_strangers_whose_record_names_them_do_not_count_for_a_newcomer_with_a_gu
         joiner.history.origin.guide = honest[0].name
         strangers: list[Node] = [Holder(joiner.network, f"stranger{number}", 5) for number in range(3)]
         meet(joiner, *honest, *strangers)
-        plain = record_to_plain(CHAIN[4])
-        plain["stages"][0]["members"] = [it.name for it in strangers]
+        entry = dataclasses.replace(CHAIN[4].stages[0], members=tuple(it.name for it in strangers))
+        lie = dataclasses.replace(CHAIN[4], stages=(entry, *CHAIN[4].stages[1:]))
         for stranger in strangers:
 
             async def offer(peer: str, ask: AskSnapshot) -> Snapshot:
                 snapshot = await take_snapshot(CHAIN[4], OTHER)
-                return Snapshot(5, plain, snapshot.nbytes, snapshot.chunk_bytes, snapshot.hashes)
+                return Snapshot(5, lie.raw, snapshot.nbytes, snapshot.chunk_bytes, snapshot.hashes)
 
             stranger.links.handle(AskSnapshot, offer)
         everyone = [*strangers, *honest]

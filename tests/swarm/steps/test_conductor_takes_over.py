@@ -7,7 +7,6 @@ import pytest
 
 from swarmd.errors import Outvoted
 from swarmd.sim.world.clock import run_virtual
-from swarmd.swarm.history.record import record_to_plain
 from swarmd.swarm.membership.table import SILENCE_FLOOR_SECONDS
 from swarmd.swarm.wire.messages.commit import AskRecord, Commit
 from swarmd.swarm.wire.messages.common import Ack, Ballot
@@ -67,11 +66,11 @@ def test_a_record_that_someone_has_is_adopted_and_a_bad_one_passed_over() -> Non
         it.stop_with(STEP)
 
         async def lie(peer: str, ask: AskRecord) -> Commit:
-            return Commit({"step": "three"})
+            return Commit(b"three")
 
         async def give(peer: str, ask: AskRecord) -> Commit:
             assert ask.step == STEP
-            return Commit(record_to_plain(old))
+            return Commit(old.raw)
 
         it.everyone["p"].handle(AskRecord, lie)
         it.add("r", 1).handle(AskRecord, give)

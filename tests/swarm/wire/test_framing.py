@@ -17,6 +17,7 @@ from swarmd.swarm.wire.messages.fields import (
     CHUNK_LIMIT_BYTES,
     INCARNATION_LIMIT,
     RANGES_LIMIT,
+    RECORD_BYTES,
     SUMMARY_CARDS_LIMIT,
 )
 from swarmd.swarm.wire.messages.hop import Hop
@@ -87,8 +88,8 @@ WRONG: dict[str, Frame] = {
     "a pair of texts": body(filled(AskLease), leased=[["a", "b"]]),
     "a part that is a list": body(filled(Plan), parts=[[0, 1, "a"]]),
     "a part with a field too few": body(filled(Plan), parts=[{"start": 0, "stop": 1}]),
-    "a record that is a list": body(filled(KINDS["Commit"]), record=[]),
-    "a record with numbers for names": body(filled(KINDS["Commit"]), record={1: 2}),
+    "settings that are a list": body(filled(KINDS["Settings"]), run=[]),
+    "settings with numbers for names": body(filled(KINDS["Settings"]), run={1: 2}),
     "a buffer missing": Frame("Chunk", to_frame(Chunk(b"")).body),
     "a buffer too many": Frame("Ack", {}, (b"extra",)),
 }
@@ -124,9 +125,13 @@ OUT_OF_RANGE: dict[str, tuple[Frame, str]] = {
     "a tensor of too many dimensions": (body(HOP, activation=["fp32", [1] * 9, 1]), "of 9 dimensions"),
     "a tensor in a codec without end": (body(HOP, activation=["f" * 33, [1], 1]), "whose name is 33 characters"),
     "a tensor in a codec that can't be shown": (body(HOP, activation=["f\x07", [1], 1]), "or can't be shown"),
-    "a record that is too deep": (body(sample("Commit"), record={"a": [[[[[]]]]]}), "nested more than 4 times"),
-    "a record without end": (body(sample("Commit"), record={"a": [0] * (1 << 17)}), "values"),
-    "a record of long words": (body(sample("Commit"), record={"a": ["b" * (1 << 20)]}), "characters"),
+    "settings that are too deep": (body(sample("Settings"), run={"a": [[[[[]]]]]}), "nested more than 4 times"),
+    "settings without end": (body(sample("Settings"), run={"a": [0] * (1 << 17)}), "values"),
+    "settings of long words": (body(sample("Settings"), run={"a": ["b" * (1 << 20)]}), "characters"),
+    "a record without end": (
+        dataclasses.replace(to_frame(sample("Commit")), buffers=(bytes(RECORD_BYTES + 1),)),
+        f"not up to {RECORD_BYTES}",
+    ),
     "a buffer without end": (Frame("Chunk", {"data": None}, (bytes(CHUNK_LIMIT_BYTES + 1),)), "Chunk.data has"),
 }
 

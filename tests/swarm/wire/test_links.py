@@ -156,7 +156,7 @@ def test_a_question_that_another_release_may_ask_is_refused_and_the_connection_s
 
 @pytest.mark.parametrize(
     ("frame", "kind"),
-    [(Frame("Dance", {}), UnknownKind), (Frame("Commit", {"record": {"a": [[[[[]]]]]}}), OutOfRange)],
+    [(Frame("Dance", {}), UnknownKind), (Frame("Commit", {"record": None, "voters": [""] * 65}, (b"",)), OutOfRange)],
     ids=["unknown", "out of range"],
 )
 def test_an_answer_that_another_release_may_give_is_none_and_the_connection_stays(

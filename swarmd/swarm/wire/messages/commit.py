@@ -6,29 +6,28 @@ from typing import Annotated, ClassVar
 from swarmd.swarm.wire.bounds import AtMost, Between
 from swarmd.swarm.wire.messages.common import Ack, Ballot, Request
 from swarmd.swarm.wire.messages.fields import (
-    LARGE_BYTES,
     PARTS_LIMIT,
     WORDS_BYTES,
     Hash,
     PartNumber,
     Peer,
-    RecordTree,
+    RawRecord,
     Step,
     Tensor,
 )
 
-VOTERS_LIMIT = 64  # acceptors of a step; there are nine at most
+VOTERS_LIMIT = 32  # acceptors of a step; there are nine at most
 
 
 @dataclass(frozen=True)
 class Promise:
     """An acceptor's answer: whether it promised, and what it has accepted for the step so far."""
 
-    header_bytes: ClassVar[int] = LARGE_BYTES
+    header_bytes: ClassVar[int] = WORDS_BYTES
     granted: bool
     promised: Ballot  # the highest it promised
     accepted: Ballot  # under which it accepted `record`; none: nothing yet
-    record: RecordTree
+    record: RawRecord
 
 
 @dataclass(frozen=True)
@@ -54,19 +53,19 @@ class Accepted:
 class Accept(Request[Accepted]):
     """A conductor asks an acceptor to accept a record."""
 
-    header_bytes: ClassVar[int] = LARGE_BYTES
+    header_bytes: ClassVar[int] = WORDS_BYTES
     step: Step
     parent_hash: Hash
     ballot: Ballot
-    record: RecordTree
+    record: RawRecord
 
 
 @dataclass(frozen=True)
 class Commit(Request[Ack]):
-    """The decided record, as plain data; a message of its own, and the answer to `AskRecord`."""
+    """The decided record; a message of its own, and the answer to `AskRecord`."""
 
-    header_bytes: ClassVar[int] = LARGE_BYTES
-    record: RecordTree
+    header_bytes: ClassVar[int] = WORDS_BYTES
+    record: RawRecord
     relay: bool = False  # tell the replicas of your stage, too
     voters: Annotated[tuple[Peer, ...], AtMost(VOTERS_LIMIT)] = ()  # acceptors that accepted it: they are asked first
 

@@ -3,10 +3,10 @@
 A bound is far above what an honest peer of any release sends, and low enough that nothing a stranger sends is a burden.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from swarmd.chunks import CHUNKS_LIMIT
-from swarmd.swarm.wire.bounds import Ascending, AtMost, Between, Bytes, Text, Tree
+from swarmd.swarm.wire.bounds import Ascending, AtMost, Between, Bytes, Text
 from swarmd.values import Buffer, Encoded, PeerId
 
 COUNT_LIMIT = 1 << 62  # of what is counted in 64 bits: tokens, bytes, elements
@@ -27,6 +27,7 @@ HASH_CHARACTERS = 64  # one has 32
 WORD_CHARACTERS = 64  # names of states, codecs, devices, attempts
 SENTENCE_CHARACTERS = 400
 BUFFER_BYTES = 1 << 28  # of a transport's largest message
+RECORD_BYTES = 1 << 21  # about 120 for a member: 10,000 of them are below
 ADDRESS_CHARACTERS = 512  # some have 400
 ADDRESSES_LIMIT = 64  # of a card; a machine with containers has dozens
 ADDRESSES_CHARACTERS = 8192  # of all of them together; an honest one has some 100
@@ -49,7 +50,7 @@ WORDS_BYTES = 4 << 10  # words, names and numbers, none of them many
 CARD_BYTES = 20 << 10  # with a card, that has all its addresses
 SUMMARY_BYTES = 64 << 10  # of the gossip's largest message
 SETS_BYTES = 640 << 10  # with sets of microbatches, or the members of a stage
-LARGE_BYTES = 1 << 20  # with a record, a plan or everybody's cards: no transport takes more
+LARGE_BYTES = 1 << 20  # with a plan, the hashes of a state or everybody's cards: no transport takes more
 
 Peer = Annotated[PeerId, Text(PEER_CHARACTERS)]
 """A peer's id; "": nobody."""
@@ -105,5 +106,7 @@ Ranges = Annotated[tuple[tuple[int, int], ...], AtMost(RANGES_LIMIT), Ascending(
 Payload = Annotated[Buffer, Bytes(BUFFER_BYTES)]
 Tensor = Annotated[Encoded, Bytes(BUFFER_BYTES)]
 
-RecordTree = Annotated[dict[str, Any], Tree(depth=4, values=1 << 17, characters=1 << 20)]
-"""A record as plain data: stages of so many members each."""
+RawRecord = Annotated[Buffer, Bytes(RECORD_BYTES)]
+"""A record as the bytes that were hashed, and what goes with them (swarmd/swarm/history/record_format.py); empty:
+none.
+"""

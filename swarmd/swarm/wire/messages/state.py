@@ -13,7 +13,7 @@ from swarmd.swarm.wire.messages.fields import (
     WORDS_BYTES,
     ChunkNumber,
     Hash,
-    RecordTree,
+    RawRecord,
     Stage,
     Step,
 )
@@ -26,7 +26,7 @@ class Snapshot:
 
     header_bytes: ClassVar[int] = LARGE_BYTES
     version: Step
-    record: RecordTree  # the commit record of that version
+    record: RawRecord  # the commit record of that version
     nbytes: Annotated[int, Between(1, STATE_LIMIT_BYTES)]
     chunk_bytes: Annotated[int, Between(1, CHUNK_LIMIT_BYTES)]  # follows from `nbytes` (swarmd/chunks.py)
     hashes: Annotated[tuple[Hash, ...], AtMost(CHUNKS_LIMIT)]
