@@ -280,7 +280,7 @@ class Peer(HistoryListener):
         """Gives up a peer that has left the swarm, or its stage; its sum is lost unless it has named an heir."""
         card = self.membership.get(peer)
         heir = card.heir if card is not None and card.state in ("left", "joining") else ""
-        heir = heir if heir != peer and self.membership.is_live(heir) else ""
+        heir = heir if self.membership.is_live(heir) else ""  # the peer itself is not, in these states
         if self.served is not None:
             self.served.peer_lost(peer, heir)
         self.conductor.desk.peer_lost(peer, heir)

@@ -15,12 +15,14 @@ from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.network import SimNetwork
 from swarmd.swarm.balance.places import Entrance
 from swarmd.swarm.fence import Fence
+from swarmd.swarm.history.chain import RECORDS_KEPT
 from swarmd.swarm.history.history import History
+from swarmd.swarm.history.judge import RecordJudge
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.peer import peer as module
 from swarmd.swarm.peer.drain import Drained
-from swarmd.swarm.peer.peer import Peer
+from swarmd.swarm.peer.peer import GOODBYE_SECONDS, Peer
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Card, Settings
@@ -179,6 +181,20 @@ class Coming:
         it.history.adopt = AsyncPart("history", it.log).adopt  # type: ignore[method-assign]
 
 
+def test_what_its_ledger_lacks_of_a_past_life_is_mended_once_it_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def events(it: Rig) -> None:
+        async def mend(context: Any, store: Any, tail: Any) -> None:
+            it.log.append(("mends", store, tail))
+
+        monkeypatch.setattr(module, "mend_ledger", mend)
+        it.peer._store.ledger_tail = lambda count: {count: "hash"}  # type: ignore[method-assign]
+        Coming(it, [1])
+        await it.peer._join()
+        assert calls(it)[-2:] == [("arriving.reach", it.served), ("mends", it.peer._store, {RECORDS_KEPT: "hash"})]
+
+    try_it(events)
+
+
 def test_a_newcomer_opens_its_stage_and_reaches_the_swarms_version() -> None:
     async def events(it: Rig) -> None:
         Coming(it, [1])
@@ -262,6 +278,52 @@ def test_one_peer_decides_from_where_a_run_is_resumed(
     try_it(events, entrance)
 
 
+def test_who_is_told_to_resume_a_run_that_is_under_way_joins_it() -> None:
+    async def events(it: Rig) -> None:
+        it.hear("q", version=7)
+        Coming(it, [1])
+        await it.peer._join()
+        assert calls(it) == [("opens", 1, True), "serving", ("arriving.reach", it.served)]
+
+    try_it(events, Entrance(resume=True, entries=("q",)))
+
+
+def test_it_comes_serves_and_closes_everything_in_the_end() -> None:
+    async def events(it: Rig) -> None:
+        it.peer.tasks = it.peer._context.tasks
+        for name in ("gossip", "liveness"):
+            setattr(it.peer, name, AsyncPart(name, it.log))
+        it.peer.switch = cast("Any", Part("switch", it.log))
+        it.history.close = Part("history", it.log).close  # type: ignore[method-assign]
+
+        async def join() -> None:
+            await asyncio.sleep(0.1)
+            it.log.append("joined")
+
+        it.peer._join = join  # type: ignore[method-assign]
+        it.peer._serve = AsyncPart("peer", it.log).serve  # type: ignore[method-assign]
+        await it.peer.run()
+        assert calls(it) == [
+            ("gossip.run",),
+            ("liveness.run", it.peer._sweep),
+            "joined",
+            ("peer.serve",),
+            ("mover.close",),
+            ("switch.close",),
+            ("history.close",),
+        ]
+
+    try_it(events)
+
+
+def test_it_hears_of_commits_and_judges_others_by_them() -> None:
+    async def events(it: Rig) -> None:
+        assert it.peer in it.history._listeners
+        assert isinstance(it.links._judge, RecordJudge)
+
+    try_it(events)
+
+
 # ------------------------------------------------------------------------------------------------- going
 
 
@@ -326,7 +388,12 @@ def test_who_has_begun_something_ends_it_before_it_goes(
     state: Any, served: bool, behind: bool, drains: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def events(it: Rig) -> None:
-        monkeypatch.setattr(module, "Drain", lambda *given: AsyncPart("drain", it.log, run=Drained(heir="h")))
+        async def run() -> Drained:
+            await asyncio.sleep(1)
+            it.log.append(("drain.run",))
+            return Drained(heir="h")
+
+        monkeypatch.setattr(module, "Drain", lambda *given: SimpleNamespace(run=run))
         it.peer.mover = cast("Any", AsyncPart("mover", it.log))
         it.own.become(state)
         it.history.behind = behind
@@ -338,6 +405,8 @@ def test_who_has_begun_something_ends_it_before_it_goes(
         assert log[0] == ("mover.drain",)
         assert (("drain.run",) in log) == drains
         assert (("admission.pause", True) in log) == drains
+        if drains:
+            assert log[1:4] == [("admission.pause", True), "draining", ("drain.run",)], "the others hear of it at once"
         assert (("admission.close",) in log) == served
         assert log[-1] == "left"
 
@@ -398,9 +467,13 @@ def test_it_serves_until_the_run_is_over(failure: str, monkeypatch: pytest.Monke
         it.peer.ending = cast("Any", AsyncPart("ending", it.log))
         it.peer.saving = cast("Any", AsyncPart("saving", it.log, save=True))
         it.own.become("joining")
+        kept: list[Any] = []
+        cast("Any", it.peer.tasks).keep = kept.append
+        it.peer.arriving = cast("Any", SimpleNamespace(keep_up="keeps up"))
         serving = asyncio.ensure_future(it.peer._serve())
         await asyncio.sleep(1)
         assert calls(it) == [("figures.begin",), "serving", ("served.serve",)]
+        assert kept == [it.peer.conductor.run, "keeps up", it.peer.balancer.run]
         if failure:
             it.history.ended = cast("Any", SimpleNamespace(why=failure))
         else:
@@ -417,7 +490,8 @@ def test_it_serves_until_the_run_is_over(failure: str, monkeypatch: pytest.Monke
     try_it(events)
 
 
-def test_who_loses_its_device_says_goodbye_and_everything_is_closed() -> None:
+@pytest.mark.parametrize("heard", [True, False])
+def test_who_loses_its_device_says_goodbye_and_everything_is_closed(heard: bool) -> None:
     async def main() -> None:
         it = Rig()
         it.peer.tasks = it.peer._context.tasks
@@ -428,6 +502,8 @@ def test_who_loses_its_device_says_goodbye_and_everything_is_closed() -> None:
         async def joins() -> None:
             await asyncio.sleep(2)
             it.lost = "the GPU fell off"
+            if not heard:
+                it.own.on_announce(lambda told: asyncio.sleep(1000))
             for _ in range(2):
                 it.peer._sweep(0.0)
             await asyncio.sleep(1000)
@@ -437,7 +513,8 @@ def test_who_loses_its_device_says_goodbye_and_everything_is_closed() -> None:
             await it.peer.run()
         assert troubles.group_contains(DeviceLost, match="the GPU fell off")
         log = [call for call in calls(it) if call in (("mover.close",), ("switch.close",), "left")]
-        assert log == [("mover.close",), ("switch.close",), "left"]
+        assert log == [("mover.close",), ("switch.close",), *(["left"] if heard else [])]
+        assert asyncio.get_running_loop().time() == (2 if heard else 2 + GOODBYE_SECONDS)
 
     run_virtual(main())
 
@@ -454,6 +531,17 @@ def test_what_is_heard_of_others_is_told_to_whom_it_concerns(served: bool) -> No
         assert calls(it) == ["ending.hear", *([("served.on_card", card("q"))] if served else [])]
         it.peer._suspected("q")
         assert calls(it) == [("places.lost", "q"), *([("served.suspect", "q")] if served else [])]
+
+    try_it(events)
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_those_who_take_its_final_state_are_known_while_it_has_a_stage(served: bool) -> None:
+    async def events(it: Rig) -> None:
+        cast("Any", it.served).donor = SimpleNamespace(pullers=lambda since: {f"since {since}"})
+        if not served:
+            it.peer.switch.served = None
+        assert it.peer._pullers(3.0) == ({"since 3.0"} if served else set())
 
     try_it(events)
 

@@ -52,6 +52,7 @@ class Rig:
         self.tries = 0
         self.holders: list[str] = []
         self.ended: list[Record] = []
+        self.listeners: list[Any] = []
         self.records = dict(CHAIN)
         chain = SimpleNamespace(
             at=self.records.get, hash_at=lambda step: self.records[step].hash if step in self.records else ""
@@ -65,7 +66,7 @@ class Rig:
             ready=True,
             behind=False,
             changed=Signal(),
-            listen=lambda listener: None,
+            listen=self.listeners.append,
             end=self.ended.append,
         )
         disks: Any = SimpleNamespace(

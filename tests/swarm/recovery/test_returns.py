@@ -9,6 +9,15 @@ import pytest
 from swarmd.swarm.recovery.returns import FETCH_SECONDS, FETCHES, TELL_SECONDS
 from tests.swarm.recovery.returns_rig import CHAIN, VERSION, Rig, back_to, try_it
 
+
+def test_it_begins_with_nothing_under_way_and_hears_of_what_is_decided() -> None:
+    async def events(it: Rig) -> None:
+        assert (it.returns.due, it.returns.waiting, it.returns.under_way) == (None, "", False)
+        assert it.listeners == [it.returns]
+
+    try_it(events)
+
+
 # ------------------------------------------------------------------------------------------------- telling
 
 

@@ -46,6 +46,29 @@ def test_from_a_broken_version_it_returns_at_once_to_the_one_before(caplog: pyte
     try_it(events)
 
 
+def test_a_broken_stage_gets_a_peer_of_another_one_if_its_own_have_nothing() -> None:
+    async def events(it: Rig) -> None:
+        break_stage(it)
+        it.hear("r", stage=0)
+        it.lists = {"me": listed((4, 0)), "r": listed((4, 1))}
+        assert (await it.returns.lost()).members() == ("me", "r")
+
+    try_it(events)
+
+
+def test_a_return_from_a_broken_version_that_nobody_has_the_record_of_is_not_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def events(it: Rig) -> None:
+        break_stage(it)
+        it.records.pop(4)
+        it.lists = {"me": listed((4, 0), (5, 0)), "p": listed((4, 1))}
+        await never(it.returns.lost())
+        assert caplog.messages == []
+
+    try_it(events)
+
+
 @pytest.mark.parametrize(
     ("broke_at", "on_disks", "why"),
     [

@@ -30,6 +30,20 @@ def test_a_founder_goes_on_from_what_is_on_disks_once_nobody_new_has_come_for_a_
     try_it(events)
 
 
+def test_while_it_waits_nobody_is_woken_for_words_that_stay_the_same() -> None:
+    async def events(it: Rig) -> None:
+        it.untrained()
+        finding = asyncio.create_task(it.returns.found())
+        await asyncio.sleep(1)
+        told = asyncio.create_task(it.membership.changed.wait())
+        await asyncio.sleep(LOOK_SECONDS)
+        assert (told.done(), it.asked) == (False, 2)
+        told.cancel()
+        await finding
+
+    try_it(events)
+
+
 def test_a_founder_waits_for_a_version_that_is_whole_and_says_so() -> None:
     async def events(it: Rig) -> None:
         it.untrained()
@@ -56,6 +70,7 @@ def test_only_after_a_while_a_stage_without_peers_gets_one_of_the_others() -> No
     async def events(it: Rig) -> None:
         it.untrained()
         it.hear("p", state="joining", stage=0, version=0)
+        await asyncio.sleep(2 * TIMEOUT_S)
         made, waited = await seconds(it.returns.found())
         assert TIMEOUT_S < waited <= TIMEOUT_S + 2 * LOOK_SECONDS
         assert sorted(made.members()) == ["me", "p"]

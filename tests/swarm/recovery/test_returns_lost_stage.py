@@ -150,3 +150,11 @@ def test_a_return_keeps_in_mind_the_step_that_broke() -> None:
         assert (await it.returns.lost()).broke_at == 9
 
     try_it(events)
+
+
+def test_a_return_within_a_run_that_was_prolonged_prolongs_nothing() -> None:
+    async def events(it: Rig) -> None:
+        lose(it)
+        assert (await it.returns.lost()).continues == ""
+
+    try_it(events, steps=20, earlier=(10,))
