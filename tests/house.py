@@ -211,6 +211,17 @@ def relative_docstrings(tree: ast.AST) -> list[str]:
     return found
 
 
+def idle_functions(tree: ast.AST) -> list[str]:
+    """Names of functions within functions that are never mentioned there: nothing calls them."""
+    found = []
+    for outer in ast.walk(tree):
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef):
+            used = {node.id for node in ast.walk(outer) if isinstance(node, ast.Name)}
+            inner = [node for node in outer.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+            found += [node.name for node in inner if node.name not in used and not node.decorator_list]
+    return found
+
+
 def figures() -> dict[str, object]:
     """The figures by their names."""
     everything = sources("swarmd", "swarmctl")

@@ -20,6 +20,7 @@ from tests.house import (
     classes,
     constructors,
     floors_broken,
+    idle_functions,
     import_graph,
     imported,
     parse,
@@ -343,6 +344,12 @@ def test_docstrings_open_with_their_subject() -> None:
         assert not relative_docstrings(parse(path)), path.relative_to(ROOT)
 
 
+def test_what_is_written_within_a_function_is_called() -> None:
+    """A test whose coroutine is never run can't fail."""
+    for path in sources("swarmd", "swarmctl", "benchmarks", "tests"):
+        assert not idle_functions(parse(path)), path.relative_to(ROOT)
+
+
 def test_everything_is_formatted() -> None:
     for path in sources("swarmd", "swarmctl", "benchmarks", "tests"):
         assert not KEPT.findall(path.read_text(encoding="utf-8")), f"{path.relative_to(ROOT)}: let the formatter do it"
@@ -448,6 +455,12 @@ def test_the_check_of_docstrings_can_fail(opening: str) -> None:
     source = 'class Asks:\n    def ask(self):\n        """{}"""'
     assert relative_docstrings(ast.parse(source.format(opening))) == [opening]
     assert not relative_docstrings(ast.parse(source.format("However, it asks whoever comes.")))
+
+
+def test_the_check_of_idle_functions_can_fail() -> None:
+    body = "def test():\n    async def main(): ...\n"
+    assert idle_functions(ast.parse(body)) == ["main"]
+    assert not idle_functions(ast.parse(body + "    run_virtual(main())"))
 
 
 def test_the_check_of_formatting_can_fail() -> None:
