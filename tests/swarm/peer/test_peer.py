@@ -52,7 +52,8 @@ class Rig:
         self.cannot: set[int] = set()
         self.lost = ""
         self.peer = Peer(context, store, cast("Any", None), entrance)
-        self.own.on_refresh(lambda: None)
+        self.refreshed = 0  # so often its card was drawn up anew
+        self.own.on_refresh(self._refresh)
         self.own.on_announce(self._announce)
         self.peer.tasks = cast("Any", SimpleNamespace(start=self._start, keep=lambda begin: None))
         self.served = SimpleNamespace(
@@ -73,6 +74,9 @@ class Rig:
 
     def serve(self) -> None:
         self.peer.switch.served = cast("Any", self.served)
+
+    def _refresh(self) -> None:
+        self.refreshed += 1
 
     def _start(self, work: Any) -> None:
         asyncio.ensure_future(work)  # noqa: RUF006
@@ -604,6 +608,7 @@ def test_another_state_voids_what_was_under_way(served: bool) -> None:
         changed = asyncio.ensure_future(it.membership.changed.wait())
         await asyncio.sleep(0)
         it.peer.on_replaced()
+        assert it.refreshed == 1
         assert calls(it) == [*([("served.abandon",), ("ballots.forget",)] if served else []), ("figures.on_replaced",)]
         await asyncio.sleep(0)
         assert changed.done()
@@ -630,6 +635,7 @@ def test_a_record_ends_its_step_and_what_the_others_must_know_is_said(
         changed = asyncio.ensure_future(it.membership.changed.wait())
         await asyncio.sleep(0)
         it.peer.on_record(of)
+        assert it.refreshed == 1
         assert [call[:2] for call in calls(it)] == [
             ("figures.on_record", of),
             ("served.end_step", 3),
