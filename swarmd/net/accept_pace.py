@@ -9,9 +9,9 @@ passes the time.
 
 import ipaddress
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
 
 from swarmd.net.limits import TransportLimits
+from swarmd.net.shares import Shares
 from swarmd.values import PeerId
 
 SITE_BITS = 64  # of an IPv6 address: whoever has one of them has all that begin so
@@ -30,33 +30,6 @@ def site_of(host: str) -> str:
     if ip.ipv4_mapped is not None:
         return str(ip.ipv4_mapped)
     return str(ipaddress.ip_network((ip, SITE_BITS), strict=False))
-
-
-@dataclass
-class _Share:
-    room: float
-    looked: float
-
-
-class Shares:
-    """Shares of something, one for each key: so many at once, and then so many a second. The last used are kept."""
-
-    def __init__(self, burst: float, per_s: float, kept: int) -> None:
-        self._burst, self._per_s, self._kept = burst, per_s, kept
-        self._shares: OrderedDict[str, _Share] = OrderedDict()
-
-    def take(self, key: str, now: float) -> bool:
-        """One more, if there is room for it now."""
-        share = self._shares.setdefault(key, _Share(self._burst, now))
-        self._shares.move_to_end(key)
-        while len(self._shares) > self._kept:
-            self._shares.popitem(last=False)
-        share.room = min(self._burst, share.room + (now - share.looked) * self._per_s)
-        share.looked = now
-        if share.room < 1.0:
-            return False
-        share.room -= 1.0
-        return True
 
 
 class AcceptPace:

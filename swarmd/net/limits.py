@@ -45,6 +45,10 @@ class TransportLimits:
     dials_burst: int = 256  # of these at once: a newcomer dials everyone near, in a large swarm some 200
     known_peers: int = 4096  # address book
     addresses_per_peer: int = 8
+    gossip_burst: int = 32  # messages of one author that are passed on at once
+    gossip_per_s: float = 4.0  # after these; a heartbeat comes every 2 s at most, a summary every 10 s
+    unknown_gossip_burst: int = 256  # of all authors that aren't known here, by who brings them; far stages in most
+    unknown_gossip_per_s: float = 64.0  # after these
     publishing: int = 64  # gossip messages on their way out; more are dropped
 
 

@@ -18,6 +18,7 @@ from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.tools.anyio_service import background_trio_service
 
+from swarmd.net.gossip_pace import GossipPace
 from swarmd.net.limits import GOSSIP
 from swarmd.net.transport import TOPIC_PREFIX, OurTopics, WireTransport
 from swarmd.values import PeerId
@@ -35,10 +36,12 @@ class GuardedPubsub:
         self._router = GossipSub([PROTOCOL_ID_V11], **GOSSIP)
         self.inner = cast("Any", Pubsub(host, self._router, max_inbound_rpc_size=RPC_BYTES))
         self._registering: set[ID] = set()
+        self._pace = GossipPace(owner.limits)
         self.inner.allowed_topics = OurTopics()
         self.inner._handle_new_peer = partial(self._register, self.inner._handle_new_peer)
         self.inner._forget_all_subscriptions = partial(self._forget, self.inner._forget_all_subscriptions)
         self.inner.push_msg = partial(self._push, self.inner.push_msg)
+        self.inner.validate_msg = partial(self._validate, self.inner.validate_msg)
         self.renumber(incarnation)
 
     def renumber(self, incarnation: int) -> None:
@@ -106,9 +109,28 @@ class GuardedPubsub:
             forget(peer)
 
     async def _push(self, push: Callable[[ID, Any], Awaitable[None]], forwarder: ID, message: Any) -> None:
-        """An undecodable key in a gossip message would end the host."""
+        """An undecodable key in a gossip message would end the host; and whoever says more than anyone has to say
+        would have all of it checked and passed on by everyone.
+        """
         try:
-            await push(forwarder, message)
+            if self._has_room(forwarder, message):
+                await push(forwarder, message)
+                return
+            trouble: object = "its author says too much"
         except Exception as error:
-            self._owner.gossip_dropped += 1
-            log.debug("gossip from %s dropped: %r", forwarder, error)
+            trouble = error
+        self._owner.gossip_dropped += 1
+        log.debug("gossip from %s dropped: %s", forwarder, trouble)
+
+    def _has_room(self, forwarder: ID, message: Any) -> bool:
+        return forwarder == self.inner.my_id or self._pace.has_room(*self._source(forwarder, message))
+
+    def _source(self, forwarder: ID, message: Any) -> tuple[PeerId, PeerId, bool, float]:
+        author = ID(message.from_id).to_base58()
+        return author, forwarder.to_base58(), self._owner.book.is_known(author), self._owner.now()
+
+    async def _validate(self, validate: Callable[[ID, Any], Awaitable[None]], forwarder: ID, message: Any) -> None:
+        """A message counts to its author once its signature is checked: else anyone could use up another's share."""
+        if forwarder != self.inner.my_id:
+            self._pace.count(*self._source(forwarder, message), len(message.data))
+        await validate(forwarder, message)

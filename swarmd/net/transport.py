@@ -116,6 +116,10 @@ class WireTransport(ABC):
     def peer_id(self) -> PeerId:
         return self._peer_id
 
+    def now(self) -> float:
+        """The time by which paces are kept."""
+        return self._loop.time()
+
     def traffic(self) -> tuple[int, int]:
         return self._sent, self._received
 

@@ -3,7 +3,7 @@
 import dataclasses
 import random
 
-from swarmd.net.accept_pace import IN_ALL, AcceptPace, Shares, site_of
+from swarmd.net.accept_pace import IN_ALL, AcceptPace, site_of
 from swarmd.net.libp2p import AGAIN_S
 from swarmd.net.limits import TransportLimits
 
@@ -22,21 +22,6 @@ def flood(pace: AcceptPace, seconds: int, host: str = HERE, since: float = 0.0) 
             shaken += 1
             gone_on += pace.admit_peer(f"{host} {now}", host, now, known=False)
     return shaken, gone_on
-
-
-def test_a_share_is_a_burst_and_then_so_many_a_second() -> None:
-    shares = Shares(burst=3, per_s=2.0, kept=8)
-    assert [shares.take("a", 0.0) for _ in range(5)] == [True, True, True, False, False]
-    assert shares.take("b", 0.0), "another's share is its own"
-    assert [shares.take("a", 0.5) for _ in range(2)] == [True, False]
-    assert sum(shares.take("a", 1000.0) for _ in range(9)) == 3, "it doesn't grow beyond the burst"
-
-
-def test_only_so_many_shares_are_kept() -> None:
-    shares = Shares(burst=1, per_s=1.0, kept=2)
-    assert [shares.take(key, 0.0) for key in "abc"] == [True] * 3
-    assert shares.take("a", 0.0), "forgotten"
-    assert not shares.take("c", 0.0), "used lately, kept"
 
 
 def test_a_flood_gets_its_share_and_no_more() -> None:

@@ -433,6 +433,24 @@ async def test_gossip_reaches_others_with_its_author_and_not_oneself(make: Make)
     assert three.heard[0][1].kind == "beat"
 
 
+async def test_who_says_more_than_anyone_has_to_say_is_heard_at_a_pace(make: Make) -> None:
+    one, two, three = [await make(name) for name in ("one", "two", "three")]
+    await one.connect(two)
+    await two.connect(three)
+    for peer in (one, two, three):
+        await peer.subscribe("stage/1")
+    await _publish_until(one, "stage/1", lambda: two.heard and three.heard)
+    dropped = two.transport.gossip_dropped
+    limits = two.transport.limits
+    many = 8 * limits.gossip_burst
+    for number in range(many):
+        await one.do(one.transport.publish("stage/1", Frame("flood", {"number": number})))
+        await asyncio.sleep(0.005)
+    await until(lambda: two.transport.gossip_dropped > dropped)
+    assert sum(frame.kind == "flood" for _, frame in two.heard) < many
+    await _publish_until(two, "stage/1", lambda: any(author == two.id for author, _ in three.heard))  # others are heard
+
+
 async def _publish_until(peer: Peer, topic: str, happened: Callable[[], object], most: int = 200) -> None:
     for number in range(most):
         if happened():
