@@ -119,7 +119,7 @@ class Node(HistoryListener):
         )
         self._remember(None)  # also one that is killed before its stage is open knows where it was
         used = self.search.known.stage if self.search.known is not None else None
-        entrance = Entrance(self.config.stage, used, self.search.entries, self.search.resume)
+        entrance = Entrance(self.config.stage, used, self.search.entries, self.search.named, self.search.resume)
         self.peer = Peer(self._context(self.search.run, self.store), self.store, self._open_stage, entrance)
         self.view = StatusView(self.peer)
         if not may_be_head:

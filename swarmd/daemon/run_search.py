@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TURN_S = 10.0  # for each peer that comes before this one to found the run
+OPINIONS_S = 2.0  # for the others that the user named to say which run they are of, once one has
+OPINION_LOOK_S = 0.2  # between two looks whether they have
 LOOK_S = 1.0  # between two looks whether it is enough
 ENTRIES = 16  # remembered peers that are asked for a place, if the one that gave the run falls silent
 TROUBLES_SHOWN = 3  # of all who were asked
@@ -60,6 +62,8 @@ class RunSearch:
         self.known: RememberedRun | None = None  # what this home says of the run
         self.resume = config.resume
         self.entries: tuple[PeerId, ...] = ()  # the peer that gave the run's settings, and others that may give a place
+        self.named: tuple[PeerId, ...] = ()  # those of them that the user named, as far as they are of that run
+        self._given_runs: dict[PeerId, str] = {}  # peers that the user named -> the run that each gives
         self.idle = False  # it waits to be told
         self.looking: Wait | None = None  # what it looks for at present, and what came of the last tries
         self.others: tuple[KnownPeer, ...] = ()  # that this home knows of the run
@@ -322,6 +326,7 @@ class RunSearch:
         if why := self._unfit(run):
             raise Mismatch(why)
         check_wanted(run, only, self._ours)
+        await self._compare(peer, settings.fingerprint)
         async with self._adopting:
             if self.run is not None:
                 return
@@ -332,11 +337,40 @@ class RunSearch:
                 self.run = run
             finally:
                 self._proving = None
-            self.entries = tuple(dict.fromkeys((peer, *(it.peer for it in self.others[:ENTRIES]))))
+            self.named = self._named_of(settings.fingerprint)
+            self.entries = tuple(dict.fromkeys((peer, *self.named, *(it.peer for it in self.others[:ENTRIES]))))
         log.log(NOTICE, "joined run %s (%s) at %s", run.name, settings.fingerprint, where)
         if self.known is not None and self.known.fingerprint != settings.fingerprint:
             log.log(NOTICE, "it is the run of this home, which now has %d steps in all", run.steps)
         self._changed.notify()
+
+    async def _compare(self, peer: PeerId, run: str) -> None:
+        """Waits a moment for the runs that the others give whom the user named: one of them may lie. The run that most
+        give is the one that is meant; on a tie, that of the peer named first. Raises AnotherRun.
+        """
+        named, loop = [peer_of(address) for address in self._config.bootstrap], asyncio.get_running_loop()
+        if peer not in named:
+            return
+        self._given_runs[peer] = run
+        self._changed.notify()
+        over = loop.time() + OPINIONS_S
+        while loop.time() < over and any(map(self._may_yet_say, named)):
+            await self._changed.wait(min(OPINION_LOOK_S, over - loop.time()))
+        runs = [self._given_runs[it] for it in named if it in self._given_runs]
+        if run != (most := max(runs, key=runs.count)):
+            raise AnotherRun(f"it is of run {run}, and of the peers that were named more, or the first, are of {most}")
+
+    def _may_yet_say(self, peer: PeerId) -> bool:
+        """True if a peer that the user named may say soon which run it is of."""
+        candidates = self._candidates.of(peer)
+        return peer not in self._given_runs and any(it.asking or it.outcome == "untried" for it in candidates)
+
+    def _named_of(self, run: str) -> tuple[PeerId, ...]:
+        """The peers that the user named, without those that are of another run; they can be dialled from now on."""
+        named = {peer_of(address): address for address in self._config.bootstrap}
+        for peer, address in named.items():
+            self._transport.learn(peer, (address,))
+        return tuple(peer for peer in named if peer and self._given_runs.get(peer, run) == run)
 
     async def join(self, bootstrap: str) -> None:
         """Makes an idle daemon join, and remember it. Raises ConfigError, ControlError, SwarmError."""

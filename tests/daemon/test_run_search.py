@@ -17,7 +17,7 @@ from swarmd.daemon.home import Home
 from swarmd.daemon.known_peers import KnownPeer
 from swarmd.daemon.offers import NoRun, check_wanted
 from swarmd.daemon.remembered import Remembered, RememberedRun
-from swarmd.daemon.run_search import RunSearch
+from swarmd.daemon.run_search import OPINIONS_S, RunSearch
 from swarmd.errors import ConfigError, GaveUp, Mismatch, PeerUnreachable, SwarmError, WrongPeer
 from swarmd.net.address_book import AddressBook
 from swarmd.net.limits import TransportLimits
@@ -59,6 +59,7 @@ class Asking(RunSearch):
             raise answer
         assert answer is not None
         check_wanted(answer, only, self._ours)
+        await self._compare(peer, fingerprint(answer))
         self._check_home(answer)
         self.run = answer
 
@@ -111,7 +112,37 @@ async def test_a_silent_bootstrap_peer_keeps_nobody_waiting(make: Callable[..., 
     asking = make("/x/p2p/silent", "/x/p2p/dead", "/x/p2p/good", script={"silent": None, "good": RUN})
     await asking.find(idle=False)
     assert (asking.run, asking.cancelled) == (RUN, 1)
-    assert seconds() < 1
+    assert seconds() < OPINIONS_S + 1
+
+
+@pytest.mark.parametrize("liar", [0, 1, 2])
+def test_of_three_that_were_named_one_liar_keeps_nobody_out(
+    liar: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    @played
+    async def test(make: Callable[..., Asking]) -> None:
+        addresses = [f"/ip4/192.0.2.{number}/tcp/1/p2p/{peer}" for number, peer in enumerate("bcd")]
+        script = {peer: OTHER_RUN if number == liar else RUN for number, peer in enumerate("bcd")}
+        search = make(*addresses, script=script)
+        await search.find(idle=False)
+        assert search.run == RUN
+        assert set(search._named_of(fingerprint(RUN))) == {peer for number, peer in enumerate("bcd") if number != liar}
+
+    test(tmp_path, caplog)
+
+
+@played
+async def test_of_two_that_were_named_the_first_counts_and_a_dead_one_costs_a_moment(
+    make: Callable[..., Asking],
+) -> None:
+    search = make(B, C, script={"b": RUN, "c": OTHER_RUN})
+    await search.find(idle=False)
+    assert search.run == RUN
+    search = make(B, C, script={"b": RUN, "c": None})
+    began = seconds()
+    await search.find(idle=False)
+    assert search.run == RUN
+    assert seconds() - began <= OPINIONS_S
 
 
 @played

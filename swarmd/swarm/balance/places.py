@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from swarmd.errors import NO_ANSWER, ConfigError, Refused
+from swarmd.swarm.balance.opinions import agree_on_place
 from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.balance.rule import plan_place
 from swarmd.swarm.balance.sizes import lacking
@@ -25,6 +26,7 @@ from swarmd.values import PeerId, short
 log = logging.getLogger(__name__)
 
 PLACE_SECONDS = 10.0
+OPINION_SECONDS = 3.0  # for the others that a person named, once one has given a place
 CARDS_BYTES = LARGE_BYTES - WORDS_BYTES  # of the cards in a `Place`, whose other fields are words
 PROMISES_LIMIT = 256  # newcomers whose place counts as taken; of more than these the first are forgotten
 PROMISE_SECONDS = 60.0  # a place given to a newcomer counts as taken for so long
@@ -38,6 +40,7 @@ class Entrance:
     stage: int | None = None  # the only one that it is to serve
     used: int | None = None  # the one that its disk is mostly of
     entries: tuple[PeerId, ...] = ()  # peers through which it comes; none: it founds the run
+    named: tuple[PeerId, ...] = ()  # those of them that a person named; where these are several, one may lie
     resume: bool = False  # the run goes on from what is on disks
 
 
@@ -55,6 +58,7 @@ class Places:
         self._history, self._stages = context.history, context.run.model.stages
         self._outlook, self._hear = outlook, hear
         self._wanted, self._entries, used = entrance.stage, entrance.entries, entrance.used
+        self._named = entrance.named
         self._used = used if used is not None and used < self._stages else None
         self.has_data = True  # until loading it fails
         self.tried = ""  # whom this peer last asked for a place in vain, and why
@@ -72,8 +76,9 @@ class Places:
         while True:
             known = [card.peer for card in self._membership.cards() if card.peer != self._membership.own.peer]
             for peer in dict.fromkeys((*self._links.transport.connected(), *known, *self._entries)):
-                stage = await self._ask(peer, wanted)
-                if stage is not None:
+                place = await self._ask(peer, wanted)
+                if place is not None:
+                    stage = await self._compare(peer, place, wanted)
                     if wanted is None and self._history.origin.resumes and self._may_use():
                         stage = self._used or 0
                     await self._meet_neighbours(peer, stage)
@@ -94,27 +99,47 @@ class Places:
         giver = self._membership.get(asked)
         if giver is not None and abs(giver.stage - stage) <= 1:
             return
+        own = self._membership.own
         near = [card for card in self._membership.cards() if card.stage >= 0 and abs(card.stage - stage) <= 1]
         for card in sorted(near, key=lambda card: (abs(card.stage - stage), card.peer)):
-            if card.peer != self._membership.own.peer and await self._ask(card.peer, stage) is not None:
+            if card.peer != own.peer and (place := await self._ask(card.peer, stage)) is not None:
+                self._take(card.peer, place)
                 return
 
-    async def _ask(self, peer: PeerId, wanted: int | None) -> int | None:
+    async def _compare(self, peer: PeerId, place: Place, wanted: int | None) -> int:
+        """Takes a place. If a person named several peers, all of them are asked first: what one of them makes up counts
+        for nothing. Returns the stage.
+        """
+        places = {peer: place}
+        if len(self._named) > 1:
+            others = [it for it in self._named if it != peer]
+            answers = await asyncio.gather(*(self._ask(it, wanted, OPINION_SECONDS) for it in others))
+            places |= {it: answer for it, answer in zip(others, answers, strict=True) if answer is not None}
+        guide, agreed = agree_on_place(places) if len(places) > 1 else (peer, place)
+        if odd := [short(it) for it, said in places.items() if said.founder != agreed.founder]:
+            log.warning("%s say another founder of the run than most do", ", ".join(odd))
+        self._take(guide, agreed)
+        return agreed.stage
+
+    async def _ask(self, peer: PeerId, wanted: int | None, deadline_s: float = PLACE_SECONDS) -> Place | None:
         stage = -1 if wanted is None else wanted
         question = AskPlace(stage, self.has_data, self._membership.own.memory_bytes)
         try:
-            place = await self._links.ask(peer, question, deadline_s=PLACE_SECONDS)
+            place = await self._links.ask(peer, question, deadline_s=deadline_s)
         except NO_ANSWER as trouble:
             log.info("no place from %s: %s", short(peer), trouble)
             self.tried = f"{short(peer)}: {str(trouble) or 'no answer'}"
             return None
+        return place if 0 <= place.stage < self._stages else None
+
+    def _take(self, peer: PeerId, place: Place) -> None:
+        """Believes what comes with a place."""
         self._arrive(place.arrival)
         for card in place.cards:
             self._hear(card)
         own, told = self._membership.own.peer, bool(self._promises)
         self._history.origin.learn(place, own, told=told, ready=self._history.ready)
         self._history.origin.guide = peer
-        return place.stage if 0 <= place.stage < self._stages else None
 
     def _arrive(self, arrival: int) -> None:
         """Takes its number from the peer that gives it a place: the order among newcomers is of that, not of clocks."""

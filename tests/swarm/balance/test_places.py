@@ -13,6 +13,7 @@ from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.balance import places as module
 from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.balance.places import (
+    OPINION_SECONDS,
     PLACE_SECONDS,
     PROMISE_SECONDS,
     RETRY_SECONDS,
@@ -60,7 +61,7 @@ class Rig:
         self.members.hear(it, 0.0)
 
     async def _ask(self, peer: str, request: AskPlace, *, deadline_s: float) -> Place:
-        assert deadline_s == PLACE_SECONDS
+        assert deadline_s in (PLACE_SECONDS, OPINION_SECONDS)
         self.asked.append((now(), peer, request))
         answer = self.answers.get(peer, PeerUnreachable("nobody is there"))
         if isinstance(answer, Exception):
@@ -239,6 +240,30 @@ def test_its_number_is_given_to_it_and_never_falls(own: int, given: int, arrival
         rig.answers["a"] = Place(1, (), arrival=given)
         await rig.places.find()
         assert rig.own.card.arrival == arrival
+
+    play(test)
+
+
+def test_where_a_person_named_several_none_of_them_is_believed_alone() -> None:
+    async def test() -> None:
+        rig = Rig(Entrance(entries=("liar", "a", "b"), named=("liar", "a", "b")))
+        false = card("a", stage=1, version=10**6, incarnation=1 << 61)
+        rig.answers = {"liar": Place(1, (false,), "liar", True, ARRIVALS_LIMIT)}
+        rig.answers |= {it: Place(2, (card("a", stage=2, version=3),), "f", arrival=4) for it in ("a", "b")}
+        assert await rig.places.find() == 2
+        assert rig.whom()[:3] == ["liar", "a", "b"]
+        assert (rig.origin.founder, rig.origin.heard, rig.origin.guide) == ("f", 3, "a")
+        assert (rig.own.card.arrival, rig.origin.resumes) == (4, False)
+
+    play(test)
+
+
+def test_of_several_that_a_person_named_one_that_answers_is_enough() -> None:
+    async def test() -> None:
+        rig = Rig(Entrance(entries=("a", "b"), named=("a", "b")))
+        rig.answers["b"] = Place(2, (card("b", stage=2),), "f")
+        assert await rig.places.find() == 2
+        assert rig.origin.founder == "f"
 
     play(test)
 
