@@ -2,7 +2,9 @@
 
 import argparse
 import asyncio
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from tests.hostile import refused, virtual
 from tests.hostile.attack import Attack
@@ -20,6 +22,13 @@ def row(fare: Fare) -> str:
     return f"| {fare.attack.name}{off} | {fare.attack.does} | {pace} | {harm} | {', '.join(fare.states)} |"
 
 
+def plain(fare: Fare) -> dict[str, Any]:
+    """The same for programs."""
+    rates = {"before": fare.before, "during": fare.during, "after": fare.after}
+    said = {"harms": fare.harms, "states": fare.states, "answers": fare.heard}
+    return {"attack": fare.attack.name, "without": fare.without, "harm": fare.harm, **rates, **said}
+
+
 Player = Callable[[Attack, Spans, str], Fare]
 
 
@@ -27,16 +36,20 @@ def in_reality(attack: Attack, spans: Spans, without: str) -> Fare:
     return asyncio.run(play(attack, spans, without))
 
 
-def show(names: Sequence[str], spans: Spans, player: Player, *, off: bool, answers: bool) -> None:
-    print(f"steps a second: before, during {spans.during:.0f} s, and {spans.later:.0f} s after\n")
-    print(f"{HEAD}\n|{'---|' * 7}", flush=True)
+def played(names: Sequence[str], spans: Spans, player: Player, *, off: bool) -> Iterator[Fare]:
     for name in names:
         attack = ATTACKS[name]
         for without in ("", attack.defence) if off and attack.defence else ("",):
-            fare = player(attack, spans, without)
-            print(row(fare), flush=True)
-            if answers:
-                print(*(f"    {it}" for it in fare.heard), sep="\n", flush=True)
+            yield player(attack, spans, without)
+
+
+def show(fares: Iterator[Fare], spans: Spans, *, answers: bool) -> None:
+    print(f"steps a second: before, during {spans.during:.0f} s, and {spans.later:.0f} s after\n")
+    print(f"{HEAD}\n|{'---|' * 7}", flush=True)
+    for fare in fares:
+        print(row(fare), flush=True)
+        if answers:
+            print(*(f"    {it}" for it in fare.heard), sep="\n", flush=True)
 
 
 def main() -> None:
@@ -45,6 +58,7 @@ def main() -> None:
     parser.add_argument("--virtual", action="store_true", help="a simulated swarm, and its own seconds")
     parser.add_argument("--off", action="store_true", help="also with the defence off, where there is one")
     parser.add_argument("--answers", action="store_true", help="show what the attacker was answered")
+    parser.add_argument("--json", action="store_true", help="one array of objects at the end, instead of the table")
     parser.add_argument("--during", type=float, default=Spans.during, help="seconds of an attack")
     parser.add_argument("--later", type=float, default=Spans.later, help="seconds until the swarm is looked at again")
     parser.add_argument("--connections", type=int, metavar="COUNT", help="instead: the price of refused connections")
@@ -54,7 +68,11 @@ def main() -> None:
         return
     spans = Spans(during=given.during, later=given.later)
     names = given.only or [it.name for it in ATTACKS.values() if not (given.virtual and it.physical)]
-    show(names, spans, virtual.play if given.virtual else in_reality, off=given.off, answers=given.answers)
+    fares = played(names, spans, virtual.play if given.virtual else in_reality, off=given.off)
+    if given.json:
+        print(json.dumps([plain(fare) for fare in fares], indent=1))
+    else:
+        show(fares, spans, answers=given.answers)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,22 @@
 """The price of strangers that a daemon refuses: its memory and its CPU, for each of thousands of them.
 
-What a stranger costs up to the end of the encrypted handshake is what any server pays to learn who is there; what comes
-after is ours: streams, a greeting, the refusal.
+Most connections of a flood are refused before a byte is read. What a stranger costs up to the end of the encrypted
+handshake is what any server pays to learn who is there; what comes after is ours: streams, a greeting, the refusal.
 """
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from tests.e2e.swarm import swarm
 from tests.e2e.test_training import write_settings
 from tests.hostile.attacker import Attacker
-from tests.hostile.attacks.connections import Stranger, connect, greeting, shake_hands
+from tests.hostile.attacks.connections import FLOOD_PER_S, Stranger, connect, greeting, knock, shake_hands, where
 from tests.hostile.victims import RUN, look_at, weakened
 
 IDLE_S = 20.0  # by which a daemon's own CPU is measured
 WARM_UP = 50  # strangers, until whatever is made once is there
+COMPANY = 50  # times as many connections are opened without a word as strangers come
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,9 @@ class Price:
     memory_mb: float  # of all of them
 
 
-async def measure(count: int) -> tuple[Price, Price]:
-    """The prices of strangers that only shake hands, and of those that are refused. The daemon is the head of a run
+async def measure(count: int) -> tuple[Price, ...]:
+    """The prices of connections without a word, of strangers that only shake hands, and of those that greet, and are
+    refused for it or before. The daemon is the head of a run
     that waits for others, so that it does little else.
     """
     async with swarm(weakened("", "--quiet")) as it:
@@ -43,21 +46,22 @@ async def measure(count: int) -> tuple[Price, Price]:
             await asyncio.sleep(IDLE_S)
             idle = ((await look_at(daemon)).cpu_s - before.cpu_s) / IDLE_S
 
-            async def price(stranger: Stranger) -> Price:
+            async def price(work: Awaitable[int], count: int) -> Price:
                 loop = asyncio.get_running_loop()
                 began, first = loop.time(), await look_at(daemon)
-                done = await connect(address, count, stranger)
+                done = await work
                 last = await look_at(daemon)
                 cpu_s = last.cpu_s - first.cpu_s - idle * (loop.time() - began)
                 return Price(done, cpu_s / count * 1e3, last.memory_mb - first.memory_mb)
 
-            return await price(shake_hands), await price(said)
+            silent = await price(knock(*where(address), COMPANY * count, FLOOD_PER_S), COMPANY * count)
+            strangers: tuple[Stranger, ...] = shake_hands, said
+            return silent, *[await price(connect(address, count, it), count) for it in strangers]
         finally:
             await attacker.stop()
 
 
 async def show(count: int) -> None:
-    handshake, refusal = await measure(count)
-    print(f"{handshake.count} handshakes: {handshake.cpu_ms:.2f} ms CPU each, {handshake.memory_mb:+.1f} MB")
-    print(f"{refusal.count} refusals: {refusal.cpu_ms:.2f} ms CPU each, {refusal.memory_mb:+.1f} MB")
-    print(f"a refusal from the end of the handshake: {refusal.cpu_ms - handshake.cpu_ms:.2f} ms CPU")
+    names = ("connections without a word", "handshakes", "greetings of another run")
+    for name, it in zip(names, await measure(count), strict=True):
+        print(f"{it.count} {name}: {it.cpu_ms:.3f} ms CPU each, {it.memory_mb:+.1f} MB")

@@ -43,6 +43,28 @@ def slow_down(seconds: float) -> None:
     replace(worker.Worker, "_run", slowly)
 
 
+def accept_pace() -> None:
+    """Takes every connection up."""
+    from swarmd.net.accept_pace import AcceptPace
+
+    replace(AcceptPace, "admit", lambda it, host, now: True)
+    replace(AcceptPace, "admit_peer", lambda it, peer, host, now, known: True)
+
+
+def gossip_pace() -> None:
+    """Checks and passes on whatever anybody gossips."""
+    from swarmd.net.gossip_pace import GossipPace
+
+    replace(GossipPace, "has_room", lambda *_: True)
+
+
+def opinions() -> None:
+    """Believes the first peer that gives it a place."""
+    from swarmd.swarm.balance import places
+
+    replace(places, "agree_on_place", lambda answers: next(iter(answers.items())))
+
+
 def dial_pace() -> None:
     """Dials whatever a card names, as often as there is a reason to."""
     from swarmd.net.dial_pace import DialPace
@@ -114,9 +136,12 @@ def role(kind: str) -> None:
 
 
 DEFENCES: dict[str, Callable[[], None]] = {
+    "accept-pace": accept_pace,
     "dial-pace": dial_pace,
     "fits": fits,
+    "gossip-pace": gossip_pace,
     "norm": norm,
+    "opinions": opinions,
     "own-text": own_text,
     "took-over-memory": took_over_memory,
     "unanswered": unanswered,

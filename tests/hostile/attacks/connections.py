@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -20,6 +22,8 @@ from tests.hostile.attack import Attack, Scene
 from tests.hostile.attacker import Attacker
 from tests.net.peers import bare_host, open_stream
 
+FLOOD_PER_S = 1000.0
+HELD, HELD_S = 400, 0.5  # connections that a flood holds at once, and for how long
 AT_ONCE = 5  # strangers between two times that the attack may be ended
 REFUSED_S = 10.0  # for a refusal to come, on a busy machine
 
@@ -80,4 +84,42 @@ async def be_refused(scene: Scene) -> None:
         await connect(scene.victims.addresses[0], AT_ONCE, greeting(scene.attacker))
 
 
-ATTACKS = (Attack("refused", "greets as one stranger after another, of another run", be_refused, physical=True),)
+def where(address: str) -> tuple[str, int]:
+    """The host and port of a daemon's address."""
+    _, _, host, _, port, *_ = address.split("/")
+    return host, int(port)
+
+
+async def knock(host: str, port: int, count: int | None, per_s: float) -> int:
+    """Opens so many connections a second and says nothing, until it has opened so many, or is cancelled. Returns how
+    many it has opened.
+    """
+    loop, opened = asyncio.get_running_loop(), 0
+    began, open_now = loop.time(), deque[tuple[float, socket.socket]]()
+    try:
+        while count is None or opened < count:
+            due = int((loop.time() - began) * per_s) - opened
+            for _ in range(due if count is None else min(due, count - opened)):
+                one = socket.socket()
+                one.setblocking(False)
+                one.connect_ex((host, port))
+                open_now.append((loop.time(), one))
+                opened += 1
+            while open_now and (len(open_now) > HELD or loop.time() - open_now[0][0] > HELD_S):
+                open_now.popleft()[1].close()
+            await asyncio.sleep(0.005)
+    finally:
+        while open_now:
+            open_now.popleft()[1].close()
+    return opened
+
+
+async def flood(scene: Scene) -> None:
+    """A thousand connections a second to the head."""
+    await knock(*where(scene.victims.addresses[0]), None, FLOOD_PER_S)
+
+
+ATTACKS = (
+    Attack("refused", "greets as one stranger after another, of another run", be_refused, physical=True),
+    Attack("flood", "opens 1,000 connections a second", flood, defence="accept-pace", physical=True),
+)

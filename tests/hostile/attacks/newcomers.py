@@ -134,7 +134,7 @@ ATTACKS = (
         "false-place",
         "gives a newcomer a place, and false cards of everyone",
         misplace,
-        open="a newcomer believes the first that gives it a place",
+        defence="opinions",
         physical=True,
     ),
 )

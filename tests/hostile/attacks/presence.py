@@ -162,7 +162,7 @@ ATTACKS = (
         "bloat",
         "gossips 1,200 cards of 60 kB",
         bloat,
-        open="what one author gossips has no pace: a busy daemon gets nothing else done",
+        defence="gossip-pace",
         ends=True,
         physical=True,
     ),
