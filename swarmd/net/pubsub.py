@@ -117,6 +117,10 @@ class GuardedPubsub:
                 await push(forwarder, message)
                 return
             trouble: object = "its author says too much"
+            if message.from_id == forwarder.to_bytes() and self._pace.is_flood(
+                forwarder.to_base58(), self._owner.now()
+            ):
+                self._owner.turn_away(forwarder.to_base58(), "it gossips without end")
         except Exception as error:
             trouble = error
         self._owner.gossip_dropped += 1

@@ -230,6 +230,12 @@ class WireTransport(ABC):
             self._loop.call_later(FAREWELL_S, self._part_from, peer, context=self._context)
             raise
 
+    def turn_away(self, peer: PeerId, why: str) -> None:
+        """Cuts a peer off that does what no honest peer does, and takes no connection of it for a while."""
+        self._accept_pace.turn_away(peer, self._loop.time())
+        for connection in [each for each in self._connections if each.peer == peer][:1]:
+            self.fault(connection, PeerFault(why))
+
     def _part_from(self, peer: PeerId) -> None:
         for connection in [each for each in self._connections if each.peer == peer]:
             self._end(connection, f"{peer} is of another run or release", abort=False)

@@ -1,6 +1,6 @@
 """Gossip: each author has a pace, and inventing authors is of no use."""
 
-from swarmd.net.gossip_pace import WORD_BYTES, GossipPace
+from swarmd.net.gossip_pace import SURPLUS_BURST, WORD_BYTES, GossipPace
 from swarmd.net.limits import TransportLimits
 
 LIMITS = TransportLimits()
@@ -51,3 +51,11 @@ def test_the_pace_leaves_an_honest_peer_room() -> None:
     for now in times:
         assert pace.has_room("a", "b", True, now)
         pace.count("a", "b", True, now, 8 << 10)
+
+
+def test_an_author_that_brings_many_more_than_it_may_floods() -> None:
+    pace = GossipPace(LIMITS)
+    assert not any(pace.is_flood("a", 0.0) for _ in range(int(SURPLUS_BURST)))
+    assert pace.is_flood("a", 0.0)
+    assert not pace.is_flood("b", 0.0)
+    assert not pace.is_flood("a", 2.0)

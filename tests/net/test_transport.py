@@ -451,6 +451,20 @@ async def test_who_says_more_than_anyone_has_to_say_is_heard_at_a_pace(make: Mak
     await _publish_until(two, "stage/1", lambda: any(author == two.id for author, _ in three.heard))  # others are heard
 
 
+async def test_who_gossips_without_end_is_cut_off(make: Make) -> None:
+    one, two = [await make(name) for name in ("one", "two")]
+    await one.connect(two)
+    for peer in (one, two):
+        await peer.subscribe("stage/1")
+    await _publish_until(one, "stage/1", lambda: two.heard)
+    for number in range(20 * two.transport.limits.gossip_burst):
+        await one.do(one.transport.publish("stage/1", Frame("flood", {"number": number})))
+        await asyncio.sleep(0.005)
+        if one.id in two.gone:
+            break
+    await until(lambda: one.id in two.gone)
+
+
 async def _publish_until(peer: Peer, topic: str, happened: Callable[[], object], most: int = 200) -> None:
     for number in range(most):
         if happened():

@@ -80,12 +80,13 @@ def invented() -> PeerId:
 async def invent(scene: Scene, count: int, addresses: Sequence[str], **says: object) -> list[words.Card]:
     """Cards of peers that don't exist, as like as may be to the head's."""
     like = await scene.attacker.greet(scene.head)
-    cards = []
-    for _ in range(count):
-        peer = invented()
-        own = [f"{address}/p2p/{peer}" for address in addresses]
-        cards.append(words.changed(like, peer=peer, addresses=own, **says))
-    return cards
+    return [nobody(like, addresses, **says) for _ in range(count)]
+
+
+def nobody(like: words.Card, addresses: Sequence[str], **says: object) -> words.Card:
+    """The card of a peer that doesn't exist."""
+    peer = invented()
+    return words.changed(like, peer=peer, addresses=[f"{address}/p2p/{peer}" for address in addresses], **says)
 
 
 async def sybil(scene: Scene) -> None:
@@ -112,11 +113,11 @@ async def bloat(scene: Scene) -> None:
     await scene.attacker.subscribe(topic(scene))
     name = "x" * NAME
     long = [f"/dns4/{name}{number}/tcp/1" for number in range(LONG // (NAME + PEER))]
-    for _ in range(BLOATED // SHOWN):
-        cards = await invent(scene, SHOWN, long, stage=2, state="joining")
-        for card in cards:
-            await scene.attacker.publish(topic(scene), words.summary(2, [card], 1))
-            await asyncio.sleep(0.01)
+    like = await scene.attacker.greet(scene.head)
+    for _ in range(BLOATED):
+        card = nobody(like, long, stage=2, state="joining")
+        await scene.attacker.publish(topic(scene), words.summary(2, [card], 1))
+        await asyncio.sleep(0.01)
 
 
 async def have_dialled(scene: Scene) -> None:
