@@ -58,13 +58,6 @@ def gossip_pace() -> None:
     replace(GossipPace, "has_room", lambda *_: True)
 
 
-def opinions() -> None:
-    """Believes the first peer that gives it a place."""
-    from swarmd.swarm.balance import places
-
-    replace(places, "agree_on_place", lambda answers: next(iter(answers.items())))
-
-
 def dial_pace() -> None:
     """Dials whatever a card names, as often as there is a reason to."""
     from swarmd.net.dial_pace import DialPace
@@ -141,7 +134,6 @@ DEFENCES: dict[str, Callable[[], None]] = {
     "fits": fits,
     "gossip-pace": gossip_pace,
     "norm": norm,
-    "opinions": opinions,
     "own-text": own_text,
     "took-over-memory": took_over_memory,
     "unanswered": unanswered,

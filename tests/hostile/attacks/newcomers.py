@@ -134,7 +134,7 @@ ATTACKS = (
         "false-place",
         "gives a newcomer a place, and false cards of everyone",
         misplace,
-        defence="opinions",
+        open="of two that it was told of, one lies, and something that is not its place keeps it out still",
         physical=True,
     ),
 )
