@@ -17,6 +17,7 @@ from swarmd.config import RunConfig
 from swarmd.errors import OutOfRange, PeerFault, Refused, SwarmError
 from swarmd.swarm.history.consensus import (
     Acceptor,
+    BallotRange,
     decided_in,
     highest_ballot,
     is_majority,
@@ -108,7 +109,7 @@ class Ballots:
         self._run, self._links, self._membership, self._history = run, links, membership, history
         self._rng, self._fork_timeout_s = rng, fork_timeout_s
         self._memory: dict[tuple[int, str], Acceptor] = {}  # (step, parent) -> what this acceptor said
-        self._highest: dict[int, int] = {}  # step -> the highest number seen for it
+        self._seen = BallotRange()  # the numbers seen, by step
         self.waiting = ""  # for which acceptors, in words
         links.handle(Prepare, self._answer_prepare)
         links.handle(Accept, self._answer_accept)
@@ -193,17 +194,17 @@ class Ballots:
     def _next_number(self, step: int, parent: str) -> int:
         """Above all that this peer has seen for the step, as an acceptor, too."""
         acceptor = self._memory.get((step, parent), Acceptor())
-        number = max(self._highest.get(step, 0), acceptor.promised.number) + 1
+        number = max(self._seen.highest.get(step, 0), acceptor.promised.number) + 1
         self.see(step, number)
         return number
 
     def see(self, step: int, number: int) -> None:
         """Somebody leads a step under a ballot of this number: this peer's next one is above it. Not only acceptors
-        know of ballots: a conductor without a majority of them leads under one that none of them has heard of.
+        know of ballots: a conductor without a majority of them leads under one that none of them has heard of. Of a
+        number that nobody can have reached it goes up by one reach.
         """
-        self._highest = {known: highest for known, highest in self._highest.items() if known > self._history.version}
-        if self._highest.get(step, 0) < number < BALLOT_LIMIT - 1:
-            self._highest[step] = number
+        if number < BALLOT_LIMIT - 1:
+            self._seen.admits(step, number, self._history.version)
 
     def _note(self, step: int, ballot: Ballot) -> Ballot:
         """Remembers the highest number seen, so that the next ballot is above it."""

@@ -8,7 +8,7 @@ restarted; and number 1, granted by a majority, tells a conductor that nobody ha
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.membership.order import rendezvous
@@ -17,6 +17,9 @@ from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
 from swarmd.values import Buffer, PeerId
 
 ACCEPTORS = 9  # five must live; more would only cost messages
+BALLOT_REACH = 1 << 20  # numbers above the highest heard of for a step: a conductor that reaches no majority counts on
+# by one, twice a second, so these are six days of that
+STEPS_AHEAD = 2  # of a peer's version: of these it remembers numbers
 
 
 def plan_acceptors(step: int, record: Record | None, founder: PeerId) -> tuple[PeerId, ...]:
@@ -34,6 +37,28 @@ def plan_acceptors(step: int, record: Record | None, founder: PeerId) -> tuple[P
 def is_majority(count: int, acceptors: int) -> bool:
     """True if so many are more than half: two such groups always share a peer."""
     return 2 * count > acceptors
+
+
+@dataclass
+class BallotRange:
+    """The ballot numbers, by step, that an honest successor of those who were heard can have reached.
+
+    A number above them doesn't count, and yet brings the range up by one reach: so an honest conductor that tries again
+    gets through, however long it sought a majority, and a number that was made up wins no more than one that counts.
+    """
+
+    highest: dict[int, int] = field(default_factory=dict)  # step -> the highest number within reach of those before it
+
+    def admits(self, step: int, number: int, version: int) -> bool:
+        """Tells if a number counts for a step, and takes note of it. `version`: of this peer; in a step that is over
+        every number counts, as none has an effect.
+        """
+        known = self.highest.get(step, 0)
+        reached = min(number, known + BALLOT_REACH)
+        if version < step <= version + STEPS_AHEAD and reached > known:
+            self.highest = {it: top for it, top in self.highest.items() if it > version}
+            self.highest[step] = reached
+        return number <= known + BALLOT_REACH or step <= version
 
 
 @dataclass

@@ -8,12 +8,13 @@ honest peer could take itself for its holder, or where the asker asks again and 
 import logging
 from collections.abc import Collection
 
-from swarmd.errors import NO_ANSWER
+from swarmd.errors import NO_ANSWER, OutOfRange
+from swarmd.swarm.history.consensus import BallotRange
 from swarmd.swarm.history.history import History
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import ANY_STAGE, Ballot, Message
+from swarmd.swarm.wire.messages.common import ANY_STAGE, NO_BALLOT, Ballot, Message
 from swarmd.swarm.wire.messages.round import AskAppointment
 from swarmd.swarm.wire.roles import Needs, Role, Whose
 from swarmd.values import PeerId, short
@@ -30,12 +31,18 @@ class RecordJudge:
 
     def __init__(self, links: Links, membership: Membership, history: History) -> None:
         self._links, self._membership, self._history = links, membership, history
+        self._ballots = BallotRange()  # those of the orders that were heard
         self._appointed: set[tuple[int, Ballot, int, PeerId]] = set()  # step, ballot, stage, leader
 
     async def allows(self, peer: PeerId, message: Message, needs: Needs) -> bool:
-        """Tells if a request counts from this peer. It waits for a record that may be on its way."""
+        """Tells if a request counts from this peer. It waits for a record that may be on its way. Raises OutOfRange for
+        an order under a ballot that no honest peer can have reached.
+        """
         if needs.role in (Role.LEADER, Role.CONDUCTOR):
-            return await self._may_order(peer, message, needs)
+            counts = await self._may_order(peer, message, needs)
+            if counts:
+                self._check_ballot(message)
+            return counts
         if needs.role is Role.MEMBER:
             return self._has_worked(peer)
         return needs.role is not Role.REPLICA or self._is_replica(peer, self._stages(message, needs.whose))
@@ -93,6 +100,12 @@ class RecordJudge:
             if self._is_over(message, needs) or self._leads(peer, message, needs):
                 return True
         return needs.role is Role.LEADER and await self._is_appointed(peer, message)
+
+    def _check_ballot(self, message: Message) -> None:
+        """Raises OutOfRange."""
+        ballot = getattr(message, "ballot", NO_BALLOT)
+        if not self._ballots.admits(message.step, ballot.number, self._history.version):
+            raise OutOfRange(f"ballot {ballot.number} of step {message.step} is far above all that were heard of here")
 
     def _is_over(self, message: Message, needs: Needs) -> bool:
         """Tells if an order's step is over, or follows another record than this peer's."""

@@ -12,6 +12,7 @@ import pytest
 from swarmd.errors import OutOfRange, PeerFault, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.ballots import MEMORIES, SLEPT_SECONDS, Alone, Ballots, Mandate, Outranked
+from swarmd.swarm.history.consensus import BALLOT_REACH
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Record, build_return, genesis_hash
 from swarmd.swarm.history.record_codec import record_from_raw
@@ -203,6 +204,24 @@ def test_a_ballot_is_above_all_that_were_seen_for_the_step() -> None:
             it.ballots.see(step, number)
         assert (await it.seek()).ballot == Ballot(71, "m0")
         assert (await it.seek()).ballot == Ballot(72, "m0")
+
+    run_virtual(main())
+
+
+def test_what_one_acceptor_says_brings_nobody_out_of_the_reach_of_others() -> None:
+    """It says that it has promised the highest number there is, again and again: the others decide all the same."""
+
+    async def main() -> None:
+        peers = four()
+
+        async def lie(peer: str, ask: Any) -> Any:
+            return Promise(False, Ballot(BALLOT_LIMIT - 2, "x"), NO_BALLOT, {})
+
+        peers["n1"].links.handle(Prepare, lie)
+        for attempt in range(5):
+            mandate = await peers["m0"].seek()
+            assert mandate.ballot.number <= attempt * BALLOT_REACH + attempt + 1
+            assert not mandate.forked
 
     run_virtual(main())
 

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from swarmd.swarm.history.consensus import (
     ACCEPTORS,
+    BALLOT_REACH,
+    STEPS_AHEAD,
     Acceptor,
+    BallotRange,
     decided_in,
     highest_ballot,
     is_majority,
@@ -28,6 +31,43 @@ def of(heads: int, others: int) -> Record:
         report(0, members=tuple(f"h{n}" for n in range(heads))),
         report(1, members=tuple(f"t{n}" for n in range(others))),
     )
+
+
+def test_a_number_counts_if_an_honest_successor_can_have_reached_it() -> None:
+    it = BallotRange()
+    assert it.admits(5, BALLOT_REACH, 4)
+    assert it.admits(5, 1, 4), "lower ones are the acceptors' business"
+    assert it.admits(5, 2 * BALLOT_REACH, 4)
+    assert not it.admits(5, 3 * BALLOT_REACH + 1, 4)
+    assert not it.admits(6, BALLOT_REACH + 1, 4), "each step has its own"
+
+
+@given(st.integers(1, 1 << 24), st.integers(0, 1 << 24))
+def test_whoever_tries_again_gets_through_however_long_it_has_counted(known: int, above: int) -> None:
+    it, tries = BallotRange({5: known}), 1
+    while not it.admits(5, known + above, 4):
+        tries += 1
+    assert tries == max(1, -(-above // BALLOT_REACH))
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 1 << 62)), max_size=20))
+def test_a_number_that_was_made_up_wins_one_reach_at_most(said: list[tuple[int, int]]) -> None:
+    it = BallotRange()
+    for step, number in said:
+        before = dict(it.highest)
+        counts = it.admits(step, number, 4)
+        assert counts == (step <= 4 or number <= before.get(step, 0) + BALLOT_REACH)
+        for at, top in it.highest.items():
+            assert before.get(at, 0) <= top <= before.get(at, 0) + BALLOT_REACH
+        assert set(it.highest) <= set(range(5, 5 + STEPS_AHEAD))
+
+
+def test_numbers_of_steps_that_are_over_are_forgotten() -> None:
+    it = BallotRange()
+    assert it.admits(5, 7, 4)
+    assert it.admits(6, 8, 5)
+    assert it.highest == {6: 8}
+    assert it.admits(5, 1 << 61, 5), "it has no effect any more"
 
 
 def test_the_founder_alone_decides_the_first_record() -> None:

@@ -6,7 +6,9 @@ from typing import Any, cast
 
 import pytest
 
+from swarmd.errors import OutOfRange
 from swarmd.sim.world.clock import run_virtual
+from swarmd.swarm.history.consensus import BALLOT_REACH
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.judge import APPOINTMENTS_KEPT, VERSION_WAIT_SECONDS, RecordJudge
 from swarmd.swarm.history.record import genesis_hash
@@ -17,7 +19,7 @@ from swarmd.swarm.wire.messages.hop import Beat, Cancel, Hop, Locate, Room
 from swarmd.swarm.wire.messages.round import Appointment, AskAppointment, AskHoldings, Close, Contribution, Freeze, Plan
 from swarmd.swarm.wire.messages.step import AskLease, Revoke, TookOver
 from swarmd.swarm.wire.own_card import OwnCard
-from swarmd.swarm.wire.roles import ROLES
+from swarmd.swarm.wire.roles import ROLES, Role
 from tests.swarm.cards import card
 from tests.swarm.fake_links import FakeLinks
 from tests.swarm.no_disk import NoDisk
@@ -99,6 +101,37 @@ def test_before_the_first_record_cards_say_who_may_lead() -> None:
         assert await it.allows("x1", Freeze, **first, stage=1)
         assert not await it.allows("x0", Freeze, **first, stage=1)
         assert not await it.allows("y1", Freeze, **first, stage=1)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("kind", [it for it in ROLES if "ballot" in {field.name for field in dataclasses.fields(it)}])
+def test_an_order_under_a_ballot_that_nobody_can_have_reached_is_refused(kind: Any) -> None:
+    """And is obeyed once it was said as often as an honest successor, far ahead after a long partition, has to."""
+
+    async def main() -> None:
+        it, number = Rig("m0", "n1"), 3 * BALLOT_REACH
+        asked: dict[str, Any] = {"stage": 1, "ballot": Ballot(number, "m0")}
+        if ROLES[kind].role is Role.KNOWN:
+            assert await it.allows("n1", kind, **asked), "it decides nothing"
+            return
+        for _ in range(2):
+            with pytest.raises(OutOfRange, match=f"ballot {number} of step 2 is far above"):
+                await it.allows("n1", kind, **asked)
+        assert await it.allows("n1", kind, **asked)
+        assert await it.allows("n1", kind, **{**asked, "ballot": Ballot(1, "m0")})
+        assert await it.allows("n1", kind, **{**asked, "step": 1, "ballot": Ballot(1 << 61, "m0")}), "it is over"
+
+    run_virtual(main())
+
+
+def test_the_ballot_of_an_order_without_the_role_is_not_heard() -> None:
+    async def main() -> None:
+        it = Rig("m0", "x0")
+        for _ in range(9):
+            assert not await it.allows("x0", Prepare, ballot=Ballot(1 << 60, "x0"))
+        with pytest.raises(OutOfRange):
+            await it.allows("m0", Prepare, ballot=Ballot(BALLOT_REACH + 1, "m0"))
 
     run_virtual(main())
 

@@ -106,7 +106,7 @@ LONG: dict[str, dict[str, Any]] = {
     "a digest without end": stage_plain(digest="d" * 65),
     "a member without end": stage_plain(members=["m" * 65]),
     "members without end": stage_plain(members=["m"] * 5000),
-    "a ballot without end": plain(ballot=[1 << 41, "c"]),
+    "a ballot without end": plain(ballot=[1 << 63, "c"]),
     "a ballot of somebody without end": plain(ballot=[1, "c" * 65]),
     "a return after a step beyond the run": plain(**{**RETURN, "after_version": 11}),
     "a return of lives without end": plain(**{**RETURN, "lives": [1 << 63] * len(RETURN["lives"])}),

@@ -42,7 +42,7 @@ CHUNK_LIMIT_BYTES = 64 << 20  # 4 MiB are sent
 STATE_LIMIT_BYTES = 1 << 40
 INCARNATION_LIMIT = 1 << 62  # nanoseconds since 1970 get there in 2116
 SEQUENCE_LIMIT = 1 << 53  # of a card in its incarnation: one each microsecond gets there in 285 years
-BALLOT_LIMIT = 1 << 40  # of ballot numbers: conductors count up one by one
+BALLOT_LIMIT = 1 << 62  # of ballot numbers: conductors count up one by one, and nobody is followed far (consensus.py)
 ARRIVALS_LIMIT = 1 << 53  # of the numbers that order newcomers
 
 # The largest header of a message: all of it but its buffers. Each kind declares which of these is its own.
