@@ -2,6 +2,10 @@
 
 import pytest
 
+from swarmd.sim.world.device import Speed
+from swarmd.swarm.peer import arriving
+from swarmd.swarm.state import joiner
+from tests.hostile import virtual
 from tests.hostile.attack import Attack
 from tests.hostile.catalogue import ATTACKS
 from tests.hostile.trial import Spans
@@ -34,3 +38,17 @@ def test_what_is_stopped_works_without_its_defence(attack: Attack) -> None:
 def test_what_is_open_still_works(attack: Attack) -> None:
     fare = play(attack, SPANS)
     assert fare.harm, fare
+
+
+@pytest.mark.parametrize("believing", [False, True])
+def test_no_state_is_given_up_for_a_version_that_does_not_exist(
+    monkeypatch: pytest.MonkeyPatch, *, believing: bool
+) -> None:
+    """Where steps are slow a swarm has the time to look for it; with every card believed it does."""
+    monkeypatch.setattr(virtual, "SPEED", Speed(0.9, 1.8))
+    monkeypatch.setattr(virtual, "START_S", 600.0)
+    if believing:
+        for module in (arriving, joiner):
+            monkeypatch.setattr(module, "believed_version", lambda membership, history: membership.newest().version)
+    fare = play(ATTACKS["far-ahead"], Spans(before=30.0, during=60.0, later=40.0, after=20.0))
+    assert bool(fare.harm) == believing, fare

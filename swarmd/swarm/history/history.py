@@ -8,6 +8,7 @@ record names is applied: the one at hand, or one fetched from a holder. Relies o
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -74,6 +75,8 @@ class History:
         self._gather: Gather | None = None
         self._fits: Callable[[Record], str] | None = None
         self._confirm: Confirm | None = None
+        # The version that others are believed to be at: for none that is made up a state is given up.
+        self.believed_version: Callable[[], float] = lambda: math.inf
         self.votes = OwnVotes()
         links.handle(Commit, self._answer_commit)
         links.handle(AskRecord, self._answer_record)
@@ -315,7 +318,7 @@ class History:
         now = asyncio.get_running_loop().time()
         if self._refused[0] != self.version:
             self._refused = self.version, now
-        elif now - self._refused[1] > REFUSED_SECONDS:
+        elif now - self._refused[1] > REFUSED_SECONDS and self.believed_version() > self.version:
             self._refused = -1, 0.0
             self.fall_behind(f"nobody has the record of step {self.version + 1} any more")
 

@@ -6,8 +6,10 @@ where that was decided (`recovery/returns.py`), and crosses to another history w
 steps is void.
 """
 
+import functools
 import logging
 
+from swarmd.swarm.history.claims import believed_newest, believed_version
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.peer.mover import Mover
 from swarmd.swarm.peer.served_stage import ServedStage
@@ -30,6 +32,7 @@ class Arriving:
         self._membership, self._history, self._own = context.membership, context.history, context.own
         self._returns, self._forks, self._switch, self._mover = returns, forks, switch, mover
         self.crossing = False  # this peer takes over another history's state
+        context.history.believed_version = functools.partial(believed_version, context.membership, context.history)
 
     def donors(self) -> list[PeerId]:
         """Peers that can give this peer its stage's state."""
@@ -51,7 +54,7 @@ class Arriving:
                 history.fall_behind("another replica's parameters are finite")
             if history.behind:
                 await self._fetch_anew()
-            newest = membership.newest()
+            newest = believed_newest(membership, history)
             if newest.version > history.version:
                 await history.catch_up(newest.peer, newest.version)
             await self._cross()
@@ -142,7 +145,7 @@ class Arriving:
             await (self._forks.arrive(way, served.compute) if crossed else self._forks.stay(served.compute))
         finally:
             self.crossing = False
-        newest = self._membership.newest()
+        newest = believed_newest(self._membership, self._history)
         await self._history.catch_up(newest.peer, newest.version)
         self._own.become(state)
         await self._own.announce()

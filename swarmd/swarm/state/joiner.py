@@ -11,6 +11,7 @@ import contextlib
 from swarmd.chunks import chunk_size
 from swarmd.errors import NonFinite
 from swarmd.swarm.fence import is_of_device
+from swarmd.swarm.history.claims import believed_newest, believed_version
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.signals import Signal
@@ -52,12 +53,12 @@ class Joiner(Puller):
         while history.origin.resumes and self._newest().version == 0:  # nobody knows yet from where
             await changed.wait(RETRY_SECONDS)
         # Who comes to a swarm that has begun, and is cut off from it before it is there, has nothing to begin with.
-        goal = max(self._newest().version, 0 if history.ready else history.origin.heard)
+        goal = max(self._swarm_version(), 0 if history.ready else min(1, history.origin.heard))
         if goal == 0:
             history.replace(None, "")
         self.pulling = goal > 0
         failures = 0
-        while history.behind or (goal := max(goal, self._newest().version)) > history.version:
+        while history.behind or (goal := max(goal, self._swarm_version())) > history.version:
             before = history.version
             try:
                 await self._come_closer(donors)
@@ -71,12 +72,16 @@ class Joiner(Puller):
                 await changed.wait(RETRY_SECONDS)
         self.pulling = False
 
+    def _swarm_version(self) -> int:
+        """The version that others are believed to be at."""
+        return believed_version(self._context.membership, self._history)
+
     async def _come_closer(self, donors: Candidates) -> None:
         """The whole state, if this peer has none to go on from; else the records that it lacks."""
         if not self._history.ready or self._history.behind:
             await self._pull_on(donors)
         else:
-            newest = self._newest()
+            newest = believed_newest(self._context.membership, self._history)
             await self._history.catch_up(newest.peer, newest.version)
 
     async def _pull_on(self, donors: Candidates) -> None:

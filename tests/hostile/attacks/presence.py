@@ -146,7 +146,7 @@ async def have_dialled(scene: Scene) -> None:
 
 
 ATTACKS = (
-    # Where a step takes more than 10 s, peers give their state up for it: this swarm is too quick to show that.
+    # This swarm is too quick to show what it would do: test_virtual.py has a slow one.
     Attack(
         "far-ahead",
         "announces a card of the highest version there is, and has no record",

@@ -36,6 +36,7 @@ class Rig:
             catch_up=self._catch_up,
             fall_behind=self._fall_behind,
             replace=self._replace,
+            chain=SimpleNamespace(took_part=lambda peer: True),
             took_part=lambda step: self.log.append("took part"),
             origin=SimpleNamespace(decided=lambda: self.log.append("decided")),
         )
@@ -53,8 +54,11 @@ class Rig:
             own = property(lambda _: rig.own_card.card)
             changed = rig.changed
 
+            def kin(self) -> list[Card]:
+                return [rig.own_card.card, *rig.cards.values()]
+
             def newest(self) -> Card:
-                return max([rig.own_card.card, *rig.cards.values()], key=lambda it: it.version)
+                return max(self.kin(), key=lambda it: it.version)
 
             def foreign(self) -> list[str]:
                 return ["x"] if rig.foreign else []

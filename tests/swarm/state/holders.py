@@ -169,7 +169,9 @@ def joiner_of(node: Node, donors: list[Node], held: list[int] | None = None, *, 
         first = max(live, key=lambda donor: donor.history.version, default=node)
         return card(first.name, version=first.history.version)
 
-    membership = SimpleNamespace(newest=newest, own=card(node.name), get=node.membership.get)
+    membership = SimpleNamespace(
+        newest=newest, kin=lambda: [card(node.name), newest()], own=card(node.name), get=node.membership.get
+    )
     context = peer_context(
         run=RUN, limits=LimitsConfig(), links=node.links, membership=membership, history=node.history
     )
