@@ -8,7 +8,8 @@ import asyncio
 import dataclasses
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection
 
 from swarmd.errors import ConfigError
 from swarmd.swarm.balance.places import Places
@@ -17,9 +18,10 @@ from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.ports import Compute, Data
+from swarmd.swarm.recovery.forks import ask_record
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.steps.conductor import Conductor
-from swarmd.values import PeerId
+from swarmd.values import PeerId, short
 
 log = logging.getLogger(__name__)
 
@@ -59,17 +61,39 @@ class Switch:
 
     async def _serve(self, stage: int, joiner: Joiner) -> ServedStage:
         compute, data = await self._open_stage(stage)
-        own = self._membership.own.peer
-        others = {card.data_digest for card in self._membership.stage(0) if card.peer != own} - {""}
-        if data is not None and others and data.digest not in others:
-            raise ConfigError(
-                f"this machine's copy of the data ({data.digest}) is not the run's ({others.pop()}): "
-                "use the same source with --data, or another stage with --stage"
-            )
+        if data is not None:
+            await self._check_data(data.digest)
         self.served = ServedStage(self._context, self._conductor, compute, data, stage, joiner)
         digest = data.digest if data else ""
         self._own.card = dataclasses.replace(self._own.card, data_digest=digest, codecs=compute.codecs)
         return self.served
+
+    async def _check_data(self, digest: str) -> None:
+        """Compares this machine's copy of the data with those of other heads. Raises ConfigError if most of the heads
+        whose word counts have another one; what strangers say is logged.
+        """
+        own = self._membership.own.peer
+        said = {it.peer: it.data_digest for it in self._membership.stage(0) if it.peer != own and it.data_digest}
+        if not {*said.values()} - {digest}:
+            return
+        words = Counter(said[peer] for peer in await self._known_heads() if peer in said)
+        others, count = words.most_common(1)[0] if words else ("", 0)
+        if others != digest and 2 * count > words.total():
+            raise ConfigError(
+                f"this machine's copy of the data ({digest}) is not the run's ({others}): "
+                "use the same source with --data, or another stage with --stage"
+            )
+        different = ", ".join(sorted(short(peer) for peer in said if said[peer] != digest))
+        log.warning("%s have another copy of the data than this machine (%s)", different, digest)
+
+    async def _known_heads(self) -> Collection[PeerId]:
+        """The heads of the last record, which the peer that gave this one its place tells a newcomer; before the first
+        record that peer, and the run's founder.
+        """
+        origin, record = self._history.origin, self._history.record
+        if record is None and (guide := self._membership.get(origin.guide)) is not None and guide.version:
+            record = await ask_record(self._context, guide.peer, guide.version)
+        return record.stages[0].members if record is not None else (origin.guide, origin.founder)
 
     def donors(self, stage: int) -> list[PeerId]:
         """Replicas of a stage, newest version first; a finished one gives its state, too."""

@@ -7,15 +7,18 @@ from typing import Any, cast
 
 import pytest
 
-from swarmd.errors import ConfigError
+from swarmd.errors import ConfigError, Refused
 from swarmd.swarm.balance.sizes import state_bytes
+from swarmd.swarm.history.origin import Origin
+from swarmd.swarm.history.record import Record
 from swarmd.swarm.peer import stage_switch as module
 from swarmd.swarm.peer.stage_switch import Switch
+from swarmd.swarm.wire.messages.commit import AskRecord, Commit
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card
 from tests.swarm.contexts import peer_context
-from tests.swarm.records import RUN
+from tests.swarm.records import RUN, record
 
 
 class Rig:
@@ -38,14 +41,27 @@ class Rig:
             def stage(self, stage: int) -> list[Any]:
                 return [it for it in self.kin() if it.stage == stage]
 
+            def get(self, peer: str) -> Card | None:
+                return next((it for it in self.kin() if it.peer == peer), None)
+
+        self.given: Record | None = None  # by those who are asked for a record
+        self.history: Any = SimpleNamespace(
+            detach=lambda: self.log.append("detached"), origin=Origin(), record=None, version=0
+        )
         context = peer_context(
             run=RUN,
+            links=SimpleNamespace(ask=self._ask),
             membership=Members(),
-            history=SimpleNamespace(detach=lambda: self.log.append("detached")),
+            history=self.history,
             tasks=SimpleNamespace(start=asyncio.ensure_future),
             own=self.own_card,
         )
         self.switch = Switch(context, cast("Any", None), self._open, cast("Any", self.places))
+
+    async def _ask(self, peer: str, ask: AskRecord, *, deadline_s: float) -> Commit:
+        if self.given is None or ask.step != self.given.step:
+            raise Refused("no such record")
+        return Commit(self.given.raw)
 
     @property
     def own(self) -> Card:
@@ -101,12 +117,40 @@ async def test_what_speaks_against_a_stage_on_this_machine() -> None:
     assert "needs the run's data" in it.switch.obstacle(0)
 
 
-async def test_whose_copy_of_the_data_is_another_serves_no_first_stage() -> None:
-    it = Rig(card("q", stage=0, data_digest="other"))
+@pytest.mark.parametrize("known", ["guide", "founder", "its record", "the guide's record"])
+async def test_whose_copy_of_the_data_is_another_serves_no_first_stage(known: str) -> None:
+    """Those count whose word is more than a stranger's."""
+    name = "m0" if "record" in known else "q"
+    it = Rig(card(name, stage=0, data_digest="other"), card("g", stage=1, version=3))
+    it.history.origin.guide = "q" if known == "guide" else "g"
+    it.history.origin.founder = "q" if known == "founder" else "g"
+    if known == "founder":
+        it.cards.pop()
+    it.history.record = record() if known == "its record" else None
+    it.given = record() if known == "the guide's record" else None
     with pytest.raises(ConfigError, match="is not the run's"):
         await it.switch.open(0)
     assert it.switch.served is None
     assert not it.places.has_data, "it offers itself no more"
+
+
+@pytest.mark.parametrize(
+    ("strangers", "heads"),
+    [
+        ({"x": "other", "y": "other"}, {}),
+        ({"x": "other", "y": "other"}, {"m0": "d"}),
+        ({}, {"m0": "other", "n0": "d"}),  # undecided
+        ({}, {"m0": "d", "n0": "d"}),
+    ],
+)
+async def test_strangers_words_on_the_data_end_nothing(
+    strangers: dict[str, str], heads: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    said = {**strangers, **heads}
+    it = Rig(*(card(peer, stage=0, data_digest=digest) for peer, digest in said.items()))
+    it.history.record = record()
+    assert (await it.switch.open(0)).stage == 0
+    assert ("another copy of the data" in caplog.text) == ("other" in said.values())
 
 
 @pytest.mark.parametrize(("stage", "has_data"), [(0, False), (1, True)])
