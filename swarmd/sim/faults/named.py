@@ -9,7 +9,7 @@ from swarmd.sim.faults.commands import Drain, Join, Leave
 from swarmd.sim.faults.connections import Corruption, Cut, Partition
 from swarmd.sim.faults.lies import LyingDonor
 from swarmd.sim.faults.logical import PointFault
-from swarmd.sim.faults.machines import Crash, Outage, Pause, Preemption, Slowdown
+from swarmd.sim.faults.machines import Crash, Hang, Outage, Pause, Preemption, Slowdown
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.network import LinkSpec
 
@@ -300,6 +300,25 @@ NAMED: dict[str, Scenario] = {
         faults=(
             PointFault(0.0, "*", None, "end.apply", "pause", seconds=23.0, skip=20),
             Drain(5.5, "head2", 13.0),
+        ),
+    ),
+    "hangs-while-its-sum-is-thawed": Scenario(
+        story="The last head leads the step anew while its device hangs, and gives its own answer up: when the device "
+        "has thawed the sum at last, it must not stay frozen.",
+        seed=6700362,
+        replicas=(3, 1, 1),
+        microbatches=5,
+        speeds=(0.02,),
+        link=LinkSpec(delay_s=0.068, bytes_per_second=8.6e7, jitter_s=0.034, loss=0.05),
+        limits=LimitsConfig(in_flight_bytes=1, in_flight_hops=1, fork_timeout_s=6.0, move_wait_s=0.3),
+        symbols=Symbols(activation_bytes=128, state_bytes=20000, spoiled=0.05),
+        open_seconds=1.4,
+        validate_every=2,
+        checkpoint_every=2,
+        faults=(
+            Drain(1.7, "head2", 1.1),
+            Crash(4.3, "head1", power=True, disk=False),
+            Hang(5.3, "head3", 79.0),
         ),
     ),
 }

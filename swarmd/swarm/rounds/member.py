@@ -9,6 +9,8 @@ import asyncio
 import dataclasses
 import itertools
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from swarmd.errors import NonFinite, PeerFault, Refused
 from swarmd.swarm.hops.rework import Rework
@@ -20,7 +22,7 @@ from swarmd.swarm.rounds.exchange import Exchange, Spoiled, unless_over
 from swarmd.swarm.rounds.leader import RoundLeader
 from swarmd.swarm.rounds.repair import Repairs
 from swarmd.swarm.rounds.round import Round
-from swarmd.swarm.tasks import joined
+from swarmd.swarm.tasks import joined, start_shared
 from swarmd.swarm.wire.messages.common import check_stage, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import Blame
 from swarmd.swarm.wire.messages.round import (
@@ -67,6 +69,7 @@ class Rounds:
         self._leading: dict[int, RoundLeader] = {}
         self._reports: dict[int, asyncio.Task[StageReport]] = {}
         self._attempts = itertools.count(1)
+        self._agreeing: set[asyncio.Task[None]] = set()  # what freezes and thaws
         scope.handle(AskHoldings, self._answer_holdings)
         scope.handle(Freeze, self._answer_freeze)
         scope.handle(Subtract, self._answer_subtract)
@@ -133,22 +136,38 @@ class Rounds:
         return await self._frozen(ask.step, named=not ask.blame)
 
     async def _thaw(self, step: int) -> None:
-        async with self._sums.lock:
-            if self._sums.is_frozen(step):
-                self._sums.thaws += 1
-                self._end_exchange("the round begins again")
+        async def work() -> None:
+            async with self._sums.lock:
+                if self._sums.is_frozen(step):
+                    self._sums.thaws += 1
+                    self._end_exchange("the round begins again")
+                    with unless_over(step):
+                        await self._compute.thaw(step)
+                    self._sums.thaw(step)
+
+        await self._to_the_end(work(), f"thaw {step}")
+
+    async def _freeze(self, step: int) -> None:
+        async def work() -> None:
+            async with self._sums.lock:
+                self._sums.freeze(step)
                 with unless_over(step):
-                    await self._compute.thaw(step)
-                self._sums.thaw(step)
+                    await self._compute.freeze(step)
+
+        await self._to_the_end(work(), f"freeze {step}")
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Runs what device and sum must agree on, though its asker gives up: a hung device can't be called back."""
+        task = start_shared(work, name)
+        self._agreeing.add(task)
+        task.add_done_callback(self._agreeing.discard)
+        await asyncio.shield(task)
 
     async def _answer_freeze(self, leader: PeerId, freeze: Freeze) -> Holdings:
         check_stage(freeze.stage, self._stage)
         await self._history.await_version(freeze.step - 1, freeze.record_hash, leader, VERSION_WAIT_SECONDS)
         self._authority.take(freeze.step, freeze.ballot, leader, asyncio.get_running_loop().time())
-        async with self._sums.lock:
-            self._sums.freeze(freeze.step)
-            with unless_over(freeze.step):
-                await self._compute.freeze(freeze.step)
+        await self._freeze(freeze.step)
         frozen = await self._frozen(freeze.step, named=not freeze.watch)
         exchange = self._exchange if freeze.watch else None
         if exchange is not None and exchange.plan.step == freeze.step:
@@ -274,6 +293,8 @@ class Rounds:
         """Ends what is under way."""
         self._end_exchange("this peer leaves", over=True)
         self._rework.close()
+        for each in self._agreeing:
+            each.cancel()
         for step, task in self._reports.items():
             task.cancel()
             self._leading[step].close()

@@ -215,7 +215,7 @@ def test_what_one_acceptor_says_brings_nobody_out_of_the_reach_of_others() -> No
         peers = four()
 
         async def lie(peer: str, ask: Any) -> Any:
-            return Promise(False, Ballot(BALLOT_LIMIT - 2, "x"), NO_BALLOT, {})
+            return Promise(False, Ballot(BALLOT_LIMIT - 2, "x"), NO_BALLOT, b"")
 
         peers["n1"].links.handle(Prepare, lie)
         for attempt in range(5):
