@@ -9,7 +9,7 @@ from swarmd.sim.campaign.play import Outcome, Play, play
 from swarmd.sim.campaign.seeds import Summary, examine
 from swarmd.sim.faults.connections import Partition
 from swarmd.sim.faults.draw import draw_scenario
-from swarmd.sim.faults.draw_hostile import FIRST, MOMENTS, draw_hostile
+from swarmd.sim.faults.draw_hostile import FIRST, HOSTILE_SECONDS, MOMENTS, draw_hostile
 from swarmd.sim.faults.lies import LyingDonor
 from swarmd.sim.faults.outsider import ELSEWHERE, EVERY_WORD, Outsider
 from swarmd.sim.faults.scenario import Scenario
@@ -66,7 +66,7 @@ def test_hostile_seeds_are_those_seeds_with_outsiders() -> None:
         assert scenario == draw_hostile(seed)
         assert 1 <= outsiders <= 2
         assert len(scenario.faults) - outsiders in (0, 1, 2, 3, len(draw_scenario(seed).faults))
-        assert scenario.run_seconds() > 60
+        assert scenario.run_seconds() > 0.95 * HOSTILE_SECONDS[0]
 
 
 def test_outsiders_are_there_when_something_happens() -> None:
