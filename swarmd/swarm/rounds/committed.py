@@ -94,10 +94,7 @@ class CommittedGradients:
         self._decided = record.step
         if self._false[0] != entry.digest:
             self._false = entry.digest, set()
-        if self._assembled == (record.step, entry.digest) and self._averaged.whole(*self._assembled) is not None:
-            return True
-        here = self._averaged.whole(record.step, entry.digest)
-        if here is not None and await self._adopt(record.step, entry.digest, here):
+        if await self._is_here(record.step, entry.digest):
             return True
         offered, brought = self._offered.pop(record.step, ("", ()))
         if offered == entry.digest and await self._adopt(record.step, offered, brought):
@@ -105,10 +102,19 @@ class CommittedGradients:
         for source in self._givers(entry):
             if await self._fetch(record.step, entry.digest, source):
                 return True
+        if await self._is_here(record.step, entry.digest):  # the round's end came later than its record
+            return True
         if false := self._false[1]:
             said = "of step %d no peer gives the gradient that its record names; something else came from %s"
             log.warning(said, record.step, ", ".join(short(peer) for peer in sorted(false)))
         return False
+
+    async def _is_here(self, step: int, digest: str) -> bool:
+        """True if this peer's own round has brought a gradient, which is assembled then."""
+        here = self._averaged.whole(step, digest)
+        if here is None:
+            return False
+        return self._assembled == (step, digest) or await self._adopt(step, digest, here)
 
     def _givers(self, entry: StageEntry) -> list[PeerId]:
         """The peers that may give the gradient of a record: holders before others, the living before the dead."""

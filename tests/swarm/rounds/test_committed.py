@@ -188,6 +188,21 @@ async def test_who_gave_something_else_is_not_asked_again_and_a_sentence_says_so
     assert "liar" in peer.others.asked[len(asked) + 2 :], "about another gradient it may be right"
 
 
+async def test_what_the_round_brings_while_others_are_asked_in_vain_counts() -> None:
+    """The record came before the round's last part; who would give the gradient dies meanwhile."""
+    peer = Peer({"a": None}, live=["a"])
+    ask = peer.others.ask
+
+    async def meanwhile(*question: Any, **options: Any) -> GradientPart:
+        peer.averaged.add(STEP, "good", GOOD)
+        return await ask(*question, **options)
+
+    peer.others.ask = meanwhile  # type: ignore[method-assign]
+    assert await peer.committed.gather(record(holders=("a",)))
+    assert peer.device.assembled == ["good"]
+    assert peer.others.asked == ["a"]
+
+
 async def test_nobody_has_it() -> None:
     peer = Peer({"dead": None})
     assert not await peer.committed.gather(record(holders=("dead",)))
