@@ -11,6 +11,7 @@ from swarmd.errors import (
     Outvoted,
     Overruled,
     Refused,
+    UnknownFormat,
     UnknownKind,
     refusal_of,
 )
@@ -21,6 +22,7 @@ SENT = [
     Outvoted(4, 12),
     OutOfRange("too many"),
     UnknownKind("what?"),
+    UnknownFormat("a record of format 9"),
     NotAllowed("who are you?"),
     Refused("it is over"),
 ]

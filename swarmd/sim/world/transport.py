@@ -207,7 +207,7 @@ class SimTransport:
         if not self.alive:
             return
         gossip = Gossip(topic, self._peer, frame)
-        if gossip.nbytes > SIZES[frame.kind].header:
+        if (size := SIZES.get(frame.kind)) is not None and gossip.nbytes > size.header:
             raise ValueError(f"gossip {frame.kind!r} of {gossip.nbytes} bytes can't be published")
         if self.network.corrupted:
             gossip = Gossip(topic, self._peer, self.network.corrupt_some(self._peer, frame))
