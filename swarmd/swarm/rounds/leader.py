@@ -29,9 +29,17 @@ ATTEMPTS_SPREAD = 2  # after so many failed, the leader alone owns all parts: ev
 class RoundLeader:
     """One round, led by this peer."""
 
-    def __init__(self, run: RunConfig, round_: Round, gradient_size: int, name_attempt: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        run: RunConfig,
+        round_: Round,
+        gradient_size: int,
+        name_attempt: Callable[[], str],
+        is_named: Callable[[PeerId], bool],
+    ) -> None:
         self._run, self._round, self._size, self._name_attempt = run, round_, gradient_size, name_attempt
-        self._sums = Reconciliation(run, round_, gradient_size)
+        self._is_named = is_named  # by a record; anybody may say of itself that it is at work
+        self._sums = Reconciliation(run, round_, gradient_size, is_named)
         self._failures = 0
         self._refusing: set[PeerId] = set()  # members that failed at the present attempt
         self._refusals: dict[PeerId, int] = {}  # members -> attempts of the leader alone that they failed at
@@ -64,7 +72,7 @@ class RoundLeader:
             if it.blame:
                 return self._report(await self._settle(), None, {})
             plan = self._plan(frozen)
-            results = await self._attempt(plan, sorted(frozen))
+            results = self._believed(await self._attempt(plan, sorted(frozen)))
             for blame in (result.blame for result in results.values() if result.blame):
                 it.skip(blame)
             if it.blame:
@@ -78,6 +86,17 @@ class RoundLeader:
             answered = f"{len(results)} of {len(frozen)} answered"
             log.info("round of step %d: attempt %s failed, %s", it.step, plan.attempt, answered)
         raise Refused(f"the round of step {it.step} failed {ATTEMPTS} times")
+
+    def _believed(self, results: dict[PeerId, Result]) -> dict[PeerId, Result]:
+        """The results, without those of newcomers that say something else than this peer found itself."""
+        own = self._round.own
+        if own not in results:
+            return {peer: result for peer, result in results.items() if self._is_named(peer)}
+        found = results[own].digest
+        for peer in [peer for peer, result in results.items() if result.digest != found]:
+            if peer != own and not self._is_named(peer):
+                self._round.leave_out(peer, "it has another gradient than this peer, and no record names it")
+        return {peer: result for peer, result in results.items() if peer not in self._round.left_out}
 
     async def _settle(self) -> dict[PeerId, Holdings]:
         """Tells the members that the step is to be skipped: hops may go on with their sums, which other stages' may
@@ -105,7 +124,8 @@ class RoundLeader:
     def _plan(self, frozen: dict[PeerId, Holdings]) -> Plan:
         it, lost = self._round, self._sums.lost
         members = tuple(sorted(peer for peer, indices in self._sums.holdings(frozen).items() if indices))
-        owners = dict.fromkeys(members if self._sums.spread and members else [it.own], 1.0)
+        named = [peer for peer in members if self._is_named(peer)]  # newcomers do no work for others yet
+        owners = dict.fromkeys(named if self._sums.spread and named else [it.own], 1.0)
         averaged = () if lost else self._sums.averaged(frozen)
         return Plan(
             step=it.step,

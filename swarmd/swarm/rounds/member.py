@@ -107,6 +107,7 @@ class Rounds:
             Round(self._links, self._membership, self._sums.changed, close, self._stage),
             self._compute.gradient_size,
             lambda: f"{own.peer}/{own.incarnation}/{self._history.departures}/{next(self._attempts)}",
+            lambda peer: self._history.record is None or self._history.chain.took_part(peer),
         )
 
     def leads(self, step: int) -> bool:

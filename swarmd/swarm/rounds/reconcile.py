@@ -73,8 +73,9 @@ def order_sources(sources: Sequence[PeerId], waited_s: float, is_silent: Callabl
 class Reconciliation:
     """One round's members' sums on their way to having every index once."""
 
-    def __init__(self, run: RunConfig, round_: Round, gradient_size: int) -> None:
+    def __init__(self, run: RunConfig, round_: Round, gradient_size: int, is_named: Callable[[PeerId], bool]) -> None:
         self._run, self._round, self._size = run, round_, gradient_size
+        self._is_named = is_named  # by a record: what a newcomer alone says decides nothing
         self.lost: set[int] = set()  # indices that nobody brings any more
         self.loss_sum: float | None = None  # of all indices, once known
         self.spread = True  # the members share the work of owners; else the leader alone owns all parts
@@ -112,13 +113,17 @@ class Reconciliation:
 
     def averaged(self, frozen: dict[PeerId, Holdings]) -> tuple[Part, ...]:
         """The parts that needn't be averaged again."""
-        having = frozen if self.spread else {self._round.own: frozen[self._round.own]}
+        own = self._round.own
+        having = {peer: it for peer, it in frozen.items() if peer == own or (self.spread and self._is_named(peer))}
         return choose_held({peer: it.parts for peer, it in having.items()}, self._size)
 
     def _is_whole(self, frozen: dict[PeerId, Holdings]) -> bool:
-        for it in frozen.values():
-            if not it.finite:
+        for peer, it in [*frozen.items()]:
+            if not it.finite and (peer == self._round.own or self._is_named(peer)):
                 self._round.skip(it.blame or SOMEONE)
+            elif not it.finite:  # whoever computes its microbatches anew finds out
+                self._round.leave_out(peer, "it says that its numbers are not finite, and no record names it")
+                del frozen[peer]
         if self._round.blame:
             return True
         if self._round.own not in frozen:
@@ -195,6 +200,8 @@ class Reconciliation:
         question = Resend(it.step, it.record, to_ranges(indices), it.stage, tuple(members), it.ballot, anew)
         answer = await it.ask(source, question, min(RESEND_SECONDS, it.patience()))
         if answer is None:
+            return indices
+        if answer.blame and not self._is_named(source):
             return indices
         if answer.blame:
             it.skip(answer.blame)

@@ -30,6 +30,8 @@ class Members:
 
     def __init__(self, carry_out: Callable[[str, Plan], Result], blame: Blame = NOBODY) -> None:
         self.carry_out, self.blame = carry_out, blame
+        self.newcomers: set[str] = set()
+        self.sums = {"a": [0, 1], "b": [2, 3]}
         self.plans: list[Plan] = []
         self.asked: list[tuple[str, Any]] = []
 
@@ -40,9 +42,12 @@ class Members:
                 self.plans.append(question)
             return self.carry_out(peer, question)
         assert isinstance(question, AskHoldings | Freeze)
-        bad = bool(self.blame) and peer == "b"
-        indices = to_ranges([0, 1] if peer == "a" else [2, 3])
+        bad = bool(self.blame) and peer == max(self.sums)
+        indices = to_ranges(self.sums[peer])
         return Holdings(indices, (), 2.5, 1, not bad, subtracted=1, thaws=7, blame=self.blame if bad else NOBODY)
+
+    def is_named(self, peer: str) -> bool:
+        return peer not in self.newcomers
 
 
 def lead(members: Members, test: Callable[[RoundLeader], Awaitable[None]]) -> None:
@@ -50,9 +55,10 @@ def lead(members: Members, test: Callable[[RoundLeader], Awaitable[None]]) -> No
 
     async def main() -> None:
         membership = Membership(OwnCard(card("a", stage=2)))
-        membership.hear(card("b", stage=2), 0.0)
+        for peer in members.sums.keys() - {"a"}:
+            membership.hear(card(peer, stage=2), 0.0)
         it = Round(cast("Links", members), membership, Signal(), CLOSE, 2)
-        leader = RoundLeader(RUN, it, SIZE, lambda: f"attempt {len(members.plans)}")
+        leader = RoundLeader(RUN, it, SIZE, lambda: f"attempt {len(members.plans)}", members.is_named)
         await test(leader)
         leader.close()
 
@@ -168,5 +174,48 @@ def test_a_leader_that_is_overruled_gives_up() -> None:
     async def test(leader: RoundLeader) -> None:
         with pytest.raises(Overruled, match="later"):
             await leader.lead()
+
+    lead(members, test)
+
+
+def with_a_newcomer(members: Members) -> Members:
+    """Beside the two, `c` has an index that is one of `b`'s otherwise, and no record names it."""
+    members.sums = {"a": [0, 1], "b": [2], "c": [3]}
+    members.newcomers = {"c"}
+    return members
+
+
+def test_a_newcomer_gives_its_sum_and_owns_no_parts() -> None:
+    members = with_a_newcomer(Members(alike))
+
+    async def test(leader: RoundLeader) -> None:
+        report = await leader.lead()
+        assert (report.members, report.holders) == (("a", "b", "c"), ("a", "b", "c"))
+        assert {part.owner for plan in members.plans for part in plan.parts} == {"a", "b"}
+
+    lead(members, test)
+
+
+@pytest.mark.parametrize("false", [Result("", 0.0, BLAME), Result("another", 4.0)])
+def test_the_result_of_a_newcomer_that_says_something_else_costs_its_place_in_the_round(false: Result) -> None:
+    members = with_a_newcomer(Members(lambda peer, plan: false if peer == "c" else Result("digest", 4.0)))
+    members.sums = {"a": [0, 1], "b": [2, 3], "c": []}
+
+    async def test(leader: RoundLeader) -> None:
+        report = await leader.lead()
+        assert (report.finite, report.digest, report.holders) == (True, "digest", ("a", "b"))
+        assert len(members.plans) == 1
+
+    lead(members, test)
+
+
+def test_a_newcomer_alone_makes_no_step_a_skipped_one() -> None:
+    """Its microbatches are missing without it: whoever computes them finds out."""
+    members = with_a_newcomer(Members(alike, BLAME))
+    members.sums["b"] = [2, 3]
+
+    async def test(leader: RoundLeader) -> None:
+        report = await leader.lead()
+        assert (report.finite, report.members) == (True, ("a", "b"))
 
     lead(members, test)

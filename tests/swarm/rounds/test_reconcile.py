@@ -29,6 +29,7 @@ from swarmd.swarm.wire.messages.round import (
     Close,
     Freeze,
     Holdings,
+    Part,
     Resend,
     Resent,
     Subtract,
@@ -92,7 +93,7 @@ def reconcile(members: Members, test: Callable[[Reconciliation, Round], Awaitabl
             membership.hear(card(peer, stage=0), 0.0)
         members.heard = lambda peer: membership.touch(peer, asyncio.get_running_loop().time())
         it = Round(cast("Links", members), membership, Signal(), Close(3, "record"), 1)
-        await test(Reconciliation(RUN, it, SIZE), it)
+        await test(Reconciliation(RUN, it, SIZE, lambda peer: "new" not in peer), it)
 
     run_virtual(main())
 
@@ -248,3 +249,29 @@ def test_each_turn_another_one_is_asked_first_and_silent_ones_last(waited_s: flo
 
 def test_nobody_is_asked_where_nobody_is() -> None:
     assert order_sources([], 100.0, lambda peer: False) == []
+
+
+def test_a_newcomers_word_that_a_missing_index_is_not_finite_does_not_make_the_step_a_skipped_one() -> None:
+    members = Members(a={0, 1}, b=set())
+    members.blame = BLAME
+
+    async def test(sums: Reconciliation, it: Round) -> None:
+        assert await sums._bring("newcomer", [2, 3], ["a", "b"], anew=False) == [2, 3]
+        assert not it.blame
+        assert await sums._bring("before1", [2, 3], ["a", "b"], anew=False) == []
+        assert it.blame == BLAME
+
+    reconcile(members, test)
+
+
+def test_averaged_parts_of_a_newcomer_are_averaged_again() -> None:
+    members = Members(a={0, 1}, b={2}, new={3})
+    members.parts = (AveragedPart(0, SIZE, "digest"),)
+
+    async def test(sums: Reconciliation, it: Round) -> None:
+        answers = await sums.make_whole()
+        assert sums.averaged({peer: answers[peer] for peer in ("a", "b")}) == (Part(0, SIZE, "a", "digest"),)
+        only_new = {"a": frozen([0, 1]), "new": answers["new"]}
+        assert sums.averaged(only_new) == ()
+
+    reconcile(members, test)
