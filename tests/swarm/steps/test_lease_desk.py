@@ -45,8 +45,10 @@ class Office:
         self.cut_off = False
         self.speaking = [card("a"), card("b"), card("tail", stage=1)]
         membership: Any = SimpleNamespace(
+            own=card("me"),
             get=lambda peer: self.cards.get(peer),
-            stage=lambda stage: ["a", "b"],
+            stage=lambda stage: [card("a"), card("b")],
+            standing=SimpleNamespace(is_counted=lambda peer: True),
             missing_stages=lambda stages: self.missing,
         )
         history: Any = SimpleNamespace(record=None, await_version=self._await_version)
