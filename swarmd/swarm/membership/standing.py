@@ -5,6 +5,7 @@ connection of its own, or a record names it; where heads are counted, only peers
 record on. Those that come from one network are let in at a pace. Plain data; the caller passes the time.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from dataclasses import dataclass, field
 from swarmd.values import PeerId
 
 PEERS_KEPT = 4096  # peers met, and peers that worked, that are remembered: the latest
-NEW_AT_ONCE = 32  # peers of one network that may come at once: a laboratory starts its machines together
+NEW_AT_ONCE = 32  # peers of one network that may come at once: somebody rents more machines
+FIRST_AT_ONCE = 256  # the same before the first record, when nobody has worked: a laboratory starts its machines
 NEW_SECONDS = 2.0  # between two of those that come after them
 WAITING_LIMIT = 256  # peers of one network that wait to be let in; the first of them are forgotten
 NETWORKS_KEPT = 1024  # networks that someone came from lately
@@ -24,13 +26,13 @@ DOUBT_SECONDS = 10.0  # for which a peer isn't asked again that says it is ahead
 class Door:
     """The way in from one network."""
 
-    room: float = NEW_AT_ONCE  # so many may come in now
+    room: float = math.inf  # so many may come in now
     looked: float = 0.0
     waiting: OrderedDict[PeerId, None] = field(default_factory=OrderedDict)
 
-    def refill(self, now: float) -> None:
-        """Makes the room that has grown since it was looked at last."""
-        self.room = min(float(NEW_AT_ONCE), self.room + (now - self.looked) / NEW_SECONDS)
+    def refill(self, now: float, at_once: int) -> None:
+        """Makes the room that has grown since it was looked at last, for so many at most."""
+        self.room = min(float(at_once), self.room + (now - self.looked) / NEW_SECONDS)
         self.looked = now
 
 
@@ -56,7 +58,7 @@ class Standing:
         self._doors.move_to_end(network)
         while len(self._doors) > NETWORKS_KEPT:
             self._doors.popitem(last=False)
-        door.refill(now)
+        door.refill(now, self._at_once)
         if door.room >= 1:
             self._enter(peer, door, now)
             return True
@@ -72,12 +74,16 @@ class Standing:
         """
         self._now, entered = now, list[PeerId]()
         for door in [it for it in self._doors.values() if it.waiting]:
-            door.refill(now)
+            door.refill(now, self._at_once)
             while door.waiting and door.room >= 1:
                 peer, _ = door.waiting.popitem()
                 self._enter(peer, door, now)
                 entered.append(peer)
         return entered
+
+    @property
+    def _at_once(self) -> int:
+        return NEW_AT_ONCE if self.begun else FIRST_AT_ONCE
 
     def _enter(self, peer: PeerId, door: Door, now: float) -> None:
         door.room -= 1

@@ -197,6 +197,7 @@ def test_of_a_crowd_from_one_network_few_count_and_the_latest_is_let_in_first() 
     async def test() -> None:
         rig = Rig()
         rig.networks = {f"s{number}": "loopback" for number in range(200)} | {"honest": "loopback"}
+        rig.members.standing.note_record({})  # before that a whole laboratory may come at once
         async with alongside(rig.liveness.run(never)):
             for number in range(200):
                 rig.met(card(f"s{number}", stage=1))

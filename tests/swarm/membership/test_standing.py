@@ -3,6 +3,7 @@
 from swarmd.swarm.membership import standing as module
 from swarmd.swarm.membership.standing import (
     DOUBT_SECONDS,
+    FIRST_AT_ONCE,
     GRACE_SECONDS,
     NEW_AT_ONCE,
     NEW_SECONDS,
@@ -53,6 +54,7 @@ def test_a_newcomer_counts_in_the_balance_for_a_while() -> None:
 
 def test_of_one_network_so_many_come_at_once_and_then_one_at_a_time() -> None:
     it = Standing()
+    it.note_record({})
     entered = [it.meet(f"p{number}", "net", 0.0) for number in range(NEW_AT_ONCE + 3)]
     assert entered == [True] * NEW_AT_ONCE + [False] * 3
     assert it.meet("elsewhere", "other", 0.0)
@@ -60,6 +62,17 @@ def test_of_one_network_so_many_come_at_once_and_then_one_at_a_time() -> None:
     assert it.admit_waiting(NEW_SECONDS) == [f"p{NEW_AT_ONCE + 2}"], "the latest to come"
     it.gone(f"p{NEW_AT_ONCE + 1}")
     assert it.admit_waiting(9 * NEW_SECONDS) == [f"p{NEW_AT_ONCE}"]
+
+
+def test_before_the_first_record_as_many_come_as_one_network_has_and_no_more() -> None:
+    it = Standing()
+    assert all(it.meet(f"p{number}", "net", 0.0) for number in range(FIRST_AT_ONCE))
+    assert not it.meet("late", "net", 0.0)
+    it = Standing()
+    assert it.meet("a", "net", 0.0)
+    it.note_record({"a": 0})
+    entered = [it.meet(f"p{number}", "net", 0.0) for number in range(NEW_AT_ONCE + 1)]
+    assert entered == [True] * NEW_AT_ONCE + [False], "the room that was left for founders is gone"
 
 
 def test_a_member_behind_the_address_of_a_crowd_waits_for_nothing() -> None:
