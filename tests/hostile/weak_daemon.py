@@ -119,15 +119,6 @@ def votes() -> None:
     replace(History, "confirms", confirms)
 
 
-def rumours() -> None:
-    """Believes what anybody says of a peer, as if that one had said it, and what anybody says of a stage."""
-    from swarmd.swarm.membership.gossip import Gossip
-    from swarmd.swarm.membership.liveness import Liveness
-
-    replace(Liveness, "hear_of", lambda it, card, **_: it._take_in(card))
-    replace(Gossip, "_is_at_work", lambda *_: True)
-
-
 def role(kind: str) -> None:
     """Has the daemon take a kind of request from every peer that has greeted."""
     from swarmd.swarm.wire.roles import ROLES, Needs, Role
@@ -144,7 +135,6 @@ DEFENCES: dict[str, Callable[[], None]] = {
     "gossip-pace": gossip_pace,
     "norm": norm,
     "own-text": own_text,
-    "rumours": rumours,
     "took-over-memory": took_over_memory,
     "unanswered": unanswered,
     "votes": votes,

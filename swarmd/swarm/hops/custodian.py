@@ -116,8 +116,6 @@ class Custodian:
             return None
         if isinstance(answer, Gradient):
             self.router.measured(holder, answer.compute_seconds)
-            self._membership.standing.note_work(holder)
-            self._changed.notify()  # it is on trial no more
             self.custody.answered(key, holder, now, asyncio.get_running_loop().time())
         return answer
 
@@ -176,7 +174,7 @@ class Custodian:
             counting = [peer for peer in live if peer in members] or live
             counting = self._speaking(counting) or counting
             counting = [peer for peer in counting if not self.custody.is_mute(peer, loop.time())] or counting
-            candidates = [peer for peer in counting if peer not in self._full and not self._is_on_trial(peer)]
+            candidates = [peer for peer in counting if peer not in self._full]
             for card in self._membership.stage(self._next):
                 self.router.hint(card.peer, card.service_seconds, card.forward + card.backward)
             choice = self.router.choose(candidates, loop.time(), hop.horizon_s or math.inf)
@@ -188,11 +186,6 @@ class Custodian:
             if not await self._changed.wait(wait) and not candidates:
                 self._full.clear()
         raise HopForgotten(f"step {hop.step} is over")
-
-    def _is_on_trial(self, peer: PeerId) -> bool:
-        """True for a newcomer that has a hop already: it gets one, until it has answered that."""
-        standing = self._membership.standing
-        return not standing.is_counted(peer) and self.router.outstanding(peer) > 0
 
     def _speaking(self, peers: list[PeerId]) -> list[PeerId]:
         """Those that were heard of lately."""
