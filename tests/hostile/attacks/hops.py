@@ -7,7 +7,7 @@ from swarmd.errors import Refused
 from swarmd.values import Frame, PeerId
 from tests.hostile import forged, words
 from tests.hostile.attack import PACE_S, Attack, Scene, repeated
-from tests.hostile.attacks.orders import BY_CARD, appear
+from tests.hostile.attacks.orders import appear
 
 HUGE = 1e6  # each element of a sum that is handed over
 LAST = 16 << 10  # elements of the last slice, at most
@@ -122,8 +122,8 @@ async def read(scene: Scene) -> None:
 
 
 ATTACKS = (
-    Attack("hand-over", "hands a constant over as a leaving peer's sum", hand_over, open=BY_CARD),
-    Attack("forged-hops", "sends the tail noise as hops of the step", repeated(forge_hops), open=BY_CARD),
+    Attack("hand-over", "hands a constant over as a leaving peer's sum", hand_over, defence="role:HandOver"),
+    Attack("forged-hops", "sends the tail noise as hops of the step", repeated(forge_hops), defence="role:Hop"),
     Attack("evaluate", "has the tail evaluate 64 microbatches at once", repeated(evaluate)),
     Attack(
         "not-finite",
