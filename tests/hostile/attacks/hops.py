@@ -14,11 +14,11 @@ LAST = 16 << 10  # elements of the last slice, at most
 
 
 async def hand_over(scene: Scene) -> None:
-    """Gives the middle stage a sum of the attacker's, with all indices of the step."""
+    """Gives the middle stage a sum of the attacker's, with an index of the step that comes late."""
     size = forged.gradient_size(scene.attacker.run, 1)
     border = max(0, size - LAST)
     slices = [(start, stop) for start, stop in ((0, border), (border, size)) if stop > start]
-    indices = ((0, scene.attacker.run.microbatches),)
+    indices = ((scene.attacker.run.microbatches - 1, scene.attacker.run.microbatches),)
     taken = 0
     while True:
         stand = await scene.attacker.stand(scene.peers[1])
