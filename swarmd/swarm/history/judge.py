@@ -140,15 +140,16 @@ class RecordJudge:
             given = await self._ask_giver(giver, AskGiven(hop.step, at, indices, peer, giver))
             if given.indices != indices:
                 return False
-            if self._may_give(giver):
+            if self._may_give(giver) or self._was_appointed(hop.step, giver):
                 return True
             peer, giver = giver, given.source
         return False
 
     async def _was_given_sum(self, peer: PeerId, message: HandOver) -> bool:
         """Tells if a newcomer was given all that it says to have in its sum."""
-        givers = [giver for giver in message.sources if self._may_give(giver)][:GIVERS_ASKED]
-        stage, indices = message.stage, message.indices
+        stage, step, indices = message.stage, message.step, message.indices
+        believed = [it for it in message.sources if self._may_give(it) or self._was_appointed(step, it)]
+        givers = believed[:GIVERS_ASKED]
         questions = [AskGiven(message.step, stage, indices, peer, giver) for giver in givers]
         answers = await asyncio.gather(*map(self._ask_giver, givers, questions))
         try:
@@ -160,6 +161,10 @@ class RecordJudge:
     def _may_give(self, peer: PeerId) -> bool:
         """Tells if a peer's word is enough that it has given something."""
         return not self._history.chain.is_newcomer(peer) or self._may_conduct(peer)
+
+    def _was_appointed(self, step: int, peer: PeerId) -> bool:
+        """Tells if a newcomer's orders of a step have counted here, as the conductor had asked it to lead."""
+        return any((it[0], it[3]) == (step, peer) for it in self._appointed)
 
     async def _ask_giver(self, giver: PeerId, ask: AskGiven) -> Given:
         """The word of a giver; far from it, in a large swarm, another peer of its stage asks it."""

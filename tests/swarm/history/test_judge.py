@@ -341,6 +341,29 @@ def test_givers_that_are_newcomers_must_have_been_given_it_themselves() -> None:
     run_virtual(main())
 
 
+def test_a_newcomer_that_the_conductor_asked_to_lead_says_what_it_gave() -> None:
+    """A leader has hops sent again that its stage lacks, and may be a newcomer itself."""
+
+    async def main() -> None:
+        it = Rig("m0", "x0", "x1")
+        givers = {peer: Giver(it, peer) for peer in ("m0", "x1")}
+
+        async def answer(peer: str, ask: AskAppointment) -> Appointment:
+            return Appointment(True)
+
+        givers["m0"].links.handle(AskAppointment, answer)
+        givers["x1"].handouts.give(2, 0, (3,), "x0")
+        sum_: dict[str, Any] = {"stage": 0, "indices": ((3, 4),), "spoiled": (), "sources": ("x1",)}
+        assert not await it.allows("x0", Hop, source="x1", index=3)
+        assert not await it.allows("x0", HandOver, **sum_)
+        assert await it.allows("x1", Freeze, stage=1, ballot=Ballot(1, "m0"))
+        assert await it.allows("x0", Hop, source="x1", index=3)
+        assert await it.allows("x0", HandOver, **sum_)
+        assert not await it.allows("x0", Hop, source="x1", index=4)
+
+    run_virtual(main())
+
+
 def test_a_newcomer_hands_over_what_it_was_given_and_nothing_that_spoils_the_step() -> None:
     async def main() -> None:
         it = Rig("m0", "n0", "x0", "x1")
