@@ -89,9 +89,7 @@ class Rig:
             replacements=0,
             finished=False,
             changed=Signal(),
-            chain=SimpleNamespace(
-                total_tokens=1000, members=lambda stage=None: ("me", BEFORE), is_newcomer=lambda peer: False
-            ),
+            chain=SimpleNamespace(total_tokens=1000, members=lambda stage=None: ("me", BEFORE)),
             listen=lambda listener: None,
             adopt=self._adopt,
             confirms=self._confirms,
