@@ -109,8 +109,8 @@ class GuardedPubsub:
             forget(peer)
 
     async def _push(self, push: Callable[[ID, Any], Awaitable[None]], forwarder: ID, message: Any) -> None:
-        """An undecodable key in a gossip message would end the host; and whoever says more than anyone has to say
-        would have all of it checked and passed on by everyone.
+        """Takes a gossip message in, if its author has room for one. Without this a key that can't be decoded would end
+        the host, and an author that says more than anyone has to say would have all of it checked and passed on.
         """
         try:
             if self._has_room(forwarder, message):

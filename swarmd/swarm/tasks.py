@@ -118,6 +118,13 @@ def _retrieve(task: "asyncio.Task[Any]") -> None:
         task.exception()
 
 
+async def to_the_end(task: "asyncio.Task[A]", under_way: "set[asyncio.Task[Any]]") -> A:
+    """Waits for a task that runs to its end even if this caller is cancelled; meanwhile it is `under_way`."""
+    under_way.add(task)
+    task.add_done_callback(under_way.discard)
+    return await asyncio.shield(task)
+
+
 async def joined(task: "asyncio.Task[A]", refusal: Refused) -> A:
     """Waits for a task that goes on if this caller is cancelled. Raises the refusal when it is the task that was
     cancelled.

@@ -44,7 +44,7 @@ def test_what_is_open_still_works(attack: Attack) -> None:
 def test_no_state_is_given_up_for_a_version_that_does_not_exist(
     monkeypatch: pytest.MonkeyPatch, *, believing: bool
 ) -> None:
-    """Where steps are slow a swarm has the time to look for it; with every card believed it does."""
+    """A swarm whose steps are slow has the time to look for it; it gives its state up where every card is believed."""
     monkeypatch.setattr(virtual, "SPEED", Speed(0.9, 1.8))
     monkeypatch.setattr(virtual, "START_S", 600.0)
     if believing:

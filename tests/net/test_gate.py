@@ -96,7 +96,7 @@ async def test_what_is_refused_after_its_handshake_costs_little_more(start: Call
 
 
 async def test_a_peer_that_is_refused_by_chance_tries_until_it_is_in(start: Callable[..., Any]) -> None:
-    """Where the user named the address, or it has worked."""
+    """A dialler goes on trying at an address that the user named, or that has worked."""
     victim, honest = await start(strangers_burst=1, strangers_per_s=2.0), await start()
     other = await start()
     await other.connect(victim)  # the share of strangers is used up
@@ -105,7 +105,7 @@ async def test_a_peer_that_is_refused_by_chance_tries_until_it_is_in(start: Call
 
 
 async def test_a_hint_is_not_tried_again_at_once(start: Callable[..., Any]) -> None:
-    """Else whoever names somebody else's address has it dialled fifty times a second."""
+    """A peer could have somebody else's address dialled fifty times a second otherwise."""
     victim, honest = await start(handshakes_burst=0, handshakes_per_s=0.0), await start()
     honest.transport.learn(victim.id, [victim.address])
     with pytest.raises(PeerUnreachable):

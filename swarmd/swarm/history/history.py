@@ -23,6 +23,7 @@ from swarmd.swarm.history.record_codec import record_from_raw
 from swarmd.swarm.history.votes import OwnVotes
 from swarmd.swarm.ports import Compute, Store
 from swarmd.swarm.signals import Signal
+from swarmd.swarm.tasks import to_the_end
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.commit import AskRecord, Commit
 from swarmd.swarm.wire.messages.common import Ack
@@ -340,10 +341,7 @@ class History:
 
     async def _to_the_end(self, work: Coroutine[Any, Any, A], name: str) -> A:
         """Runs a coroutine to its end, even if the caller is cancelled meanwhile; returns its result."""
-        task = asyncio.create_task(work, name=name)
-        self._applying.add(task)
-        task.add_done_callback(self._applying.discard)
-        return await asyncio.shield(task)
+        return await to_the_end(asyncio.create_task(work, name=name), self._applying)
 
     def close(self) -> None:
         """Ends the records that are being applied: this peer leaves."""

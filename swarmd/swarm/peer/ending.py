@@ -121,8 +121,9 @@ class Ending:
                 self._met, met = True, self._late()
                 await self._membership.changed.until(self._is_done, self._left_s())
                 while (left := self._left_s()) > 0 and not met >= (late := self._late()):  # cut off before, and back
+                    self._met = False
                     await self._linger(min(LINGER_SECONDS, left))
-                    met |= late
+                    self._met, met = True, met | late
                     await self._membership.changed.until(self._is_done, self._left_s())
                 await self._membership.changed.until(lambda: not self._untold(), min(WORD_SECONDS, self._left_s()))
         finally:

@@ -9,8 +9,6 @@ import asyncio
 import dataclasses
 import itertools
 import logging
-from collections.abc import Coroutine
-from typing import Any
 
 from swarmd.errors import NonFinite, PeerFault, Refused
 from swarmd.swarm.hops.rework import Rework
@@ -22,7 +20,7 @@ from swarmd.swarm.rounds.exchange import Exchange, Spoiled, unless_over
 from swarmd.swarm.rounds.leader import RoundLeader
 from swarmd.swarm.rounds.repair import Repairs
 from swarmd.swarm.rounds.round import Round
-from swarmd.swarm.tasks import joined, start_shared
+from swarmd.swarm.tasks import joined, start_shared, to_the_end
 from swarmd.swarm.wire.messages.common import check_stage, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import Blame
 from swarmd.swarm.wire.messages.round import (
@@ -136,6 +134,8 @@ class Rounds:
             step_sum.blame = step_sum.blame or ask.blame
         return await self._frozen(ask.step, named=not ask.blame)
 
+    # Device and sum must agree, though who asked gives up meanwhile: a device that hangs can't be called back.
+
     async def _thaw(self, step: int) -> None:
         async def work() -> None:
             async with self._sums.lock:
@@ -146,7 +146,7 @@ class Rounds:
                         await self._compute.thaw(step)
                     self._sums.thaw(step)
 
-        await self._to_the_end(work(), f"thaw {step}")
+        await to_the_end(start_shared(work(), f"thaw {step}"), self._agreeing)
 
     async def _freeze(self, step: int) -> None:
         async def work() -> None:
@@ -155,14 +155,7 @@ class Rounds:
                 with unless_over(step):
                     await self._compute.freeze(step)
 
-        await self._to_the_end(work(), f"freeze {step}")
-
-    async def _to_the_end(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Runs what device and sum must agree on, though its asker gives up: a hung device can't be called back."""
-        task = start_shared(work, name)
-        self._agreeing.add(task)
-        task.add_done_callback(self._agreeing.discard)
-        await asyncio.shield(task)
+        await to_the_end(start_shared(work(), f"freeze {step}"), self._agreeing)
 
     async def _answer_freeze(self, leader: PeerId, freeze: Freeze) -> Holdings:
         check_stage(freeze.stage, self._stage)

@@ -386,7 +386,7 @@ def test_a_member_whose_sum_is_another_than_the_plans_gives_nothing() -> None:
 
 @pytest.mark.parametrize("over", [True, False])
 def test_when_an_attempt_ends_nobody_waits_any_more(over: bool) -> None:
-    """What is being reduced is kept for the next attempt, unless the step is over."""
+    """The exchange keeps what is being reduced for the next attempt, unless the step is over."""
 
     async def main() -> None:
         (a,) = members("a", of(PARTS[0], Part(4, 8, "a"), members=("b",)), seconds=5.0)

@@ -210,7 +210,7 @@ def test_the_result_of_a_newcomer_that_says_something_else_costs_its_place_in_th
 
 
 def test_a_newcomer_alone_makes_no_step_a_skipped_one() -> None:
-    """Its microbatches are missing without it: whoever computes them finds out."""
+    """The leader leaves it out; the peer that computes its microbatches anew finds out whether they are finite."""
     members = with_a_newcomer(Members(alike, BLAME))
     members.sums["b"] = [2, 3]
 
