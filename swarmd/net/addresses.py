@@ -16,9 +16,11 @@ import psutil
 from swarmd.errors import ConfigError
 from swarmd.values import PeerId
 
+# A peer's id has 52 characters (Ed25519) or about as many, and is a label of a name on the local network, which has at
+# most 63.
 _MULTIADDR = re.compile(
     r"/(?P<family>ip4|ip6|dns|dns4|dns6)/(?P<host>[0-9A-Za-z.:_%-]{1,253})/tcp/(?P<port>[0-9]{1,5})"
-    r"(?:/p2p/(?P<peer>[1-9A-HJ-NP-Za-km-z]{20,120}))?"
+    r"(?:/p2p/(?P<peer>[1-9A-HJ-NP-Za-km-z]{20,63}))?"
 )
 
 

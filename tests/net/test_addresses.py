@@ -48,6 +48,7 @@ def test_what_we_can_use(text: str) -> None:
         "/dns4/::1/tcp/1",
         "/ip4/192.0.2.1/tcp/1\n",
         "/ip4/" + "1" * 5000 + "/tcp/1",
+        f"/ip4/10.0.0.1/tcp/4001/p2p/12D3KooW{'a' * 56}",  # longer than any id
     ],
 )
 def test_what_we_cannot(text: str) -> None:
