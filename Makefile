@@ -6,13 +6,13 @@ PYTHON ?= python3
 TORCH_INDEX_URL ?=
 
 BIN := .venv/bin
-TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' locks/cuda.txt)
 # uv can override libp2p's pin of fastecdsa, which needs a compiler; pip can't. See [tool.uv] in pyproject.toml.
 # Compiled at once: a service may have no right to write there later, and then each start would compile it all again.
-INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint .venv/versions.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples test test-fast test-long lint sim prove chaos chaos-virtual soak fuzz hostile bench-pipeline bench-joining bench-recovery bench-moving bench-rebalance bench-codecs bench-start bench-planner clean
+.PHONY: help demo examples test test-fast test-long lint sim prove chaos chaos-virtual soak fuzz hostile bench-pipeline bench-joining bench-recovery bench-moving bench-rebalance bench-codecs bench-start bench-planner lock try-install clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -94,14 +94,21 @@ bench-start: .venv/.installed-dev ## Seconds from a start to listening, and to t
 bench-planner: .venv/.installed-dev ## What the planner says of small swarms here, beside what real daemons do
 	$(BIN)/python -m benchmarks.planner
 
+lock: .venv/.installed-dev ## Make locks/ again after a change of dependencies; UPGRADE=1 takes the newest versions
+	@$(BIN)/python -m locks.make $(if $(UPGRADE),--upgrade)
+
+try-install: ## The README's ways to install, each in an environment of its own without a compiler, from locks/cpu.txt
+	@locks/try.sh $(PYTHON)
+
 clean: ## Remove the virtual environment and caches
 	rm -rf .venv .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes through pip, so that its environment (PIP_FIND_LINKS, PIP_INDEX_URL, ...) decides where from.
-.venv/.torch: pyproject.toml
+.venv/.torch: pyproject.toml locks/cuda.txt
 	@echo "preparing .venv: the first time this takes a few minutes"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@sed -e '/--hash/d' -e 's/ *\\$$//' locks/cuda.txt > .venv/versions.txt
 	@$(BIN)/python -m pip install --quiet uv $(TORCH) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL) --extra-index-url https://pypi.org/simple)
 	@touch $@
 

@@ -29,7 +29,7 @@ def _functional() -> Any:
     try:
         return importlib.import_module("bitsandbytes.functional")
     except ImportError as error:
-        raise ConfigError("8-bit optimizers and int8-bnb need bitsandbytes; run pip install 'swarmd[bnb]'.") from error
+        raise ConfigError("8-bit optimizers and int8-bnb need bitsandbytes; run pip install bitsandbytes.") from error
 
 
 @functools.cache

@@ -224,4 +224,4 @@ def _extra(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         library = module.partition(".")[0]
-        raise ConfigError(f"this data source needs {library}; run pip install 'swarmd[data]'.") from error
+        raise ConfigError(f"this data source needs {library}; run pip install {library}.") from error

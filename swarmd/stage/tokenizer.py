@@ -53,7 +53,7 @@ class FileTokenizer:
         try:
             library = importlib.import_module("tokenizers")
         except ImportError as error:
-            raise ConfigError("a tokenizer file needs tokenizers; run pip install 'swarmd[data]'.") from error
+            raise ConfigError("a tokenizer file needs tokenizers; run pip install tokenizers.") from error
         try:
             check_regular(path)
             self._tokenizer = library.Tokenizer.from_file(str(path))
