@@ -119,6 +119,13 @@ def votes() -> None:
     replace(History, "confirms", confirms)
 
 
+def leased() -> None:
+    """Has a conductor believe whatever a head says that it has finished, or holds."""
+    from swarmd.swarm.steps.lease_desk import LeaseDesk
+
+    replace(LeaseDesk, "_borne_out", lambda it, head, ask, indices: indices)
+
+
 def role(kind: str) -> None:
     """Has the daemon take a kind of request from every peer that has greeted."""
     from swarmd.swarm.wire.roles import ROLES, Needs, Role
@@ -133,6 +140,7 @@ DEFENCES: dict[str, Callable[[], None]] = {
     "dial-pace": dial_pace,
     "fits": fits,
     "gossip-pace": gossip_pace,
+    "leased": leased,
     "norm": norm,
     "own-text": own_text,
     "took-over-memory": took_over_memory,

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,9 @@ from swarmd.sim.engines.training import Text
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.device import Speed
 from swarmd.sim.world.world import SimPeer, World
+from swarmd.swarm.wire.messages.common import from_ranges, to_ranges
 from swarmd.swarm.wire.messages.fields import STATE_LIMIT_BYTES
+from swarmd.swarm.wire.messages.hop import AskGiven, Given
 from swarmd.swarm.wire.messages.state import AskChunk, AskSnapshot, Chunk, Snapshot
 from swarmd.values import PeerId
 from tests.sim.toy import (
@@ -42,6 +45,35 @@ def test_a_newcomer_is_identical_from_its_first_step(stage: int) -> None:
     lines = world.peers["new"].store.ledger
     assert lines[0]["step"] > 2, "the steps before were in the state"
     assert any("new" in line["members"] for line in lines), "it takes part once it has caught up"
+
+
+def test_newcomers_to_all_stages_work_in_the_step_in_which_they_come() -> None:
+    """No record names them yet: those who gave them their work say so."""
+    said: list[tuple[PeerId, bool]] = []
+
+    async def events(world: World) -> None:
+        await moment(world, lambda: everyone_at(world, 2))
+        for stage in range(3):
+            await world.start(f"new-{stage}", stage=stage)
+        new = [f"new-{stage}" for stage in range(3)]
+        for it in world.peers.values():
+            it.peer.links.handle(AskGiven, functools.partial(heard, world, it.name))
+        await moment(world, lambda: all(world.peers[name].store.ledger for name in new))
+
+    async def heard(world: World, name: PeerId, peer: PeerId, ask: AskGiven) -> Given:
+        it = world.peers[name].peer
+        given = it._context.handouts.given(ask.step, ask.stage, from_ranges(ask.indices, RUN.microbatches), ask.peer)
+        said.append((ask.peer, bool(given)))
+        source = it._context.handouts.source(ask.step, ask.stage - 1, given[0]) if given else ""
+        return Given(to_ranges(given), source)
+
+    world = train(RUN, events)
+    check_agreement(world)
+    check_exact(world)
+    assert all(given for _, given in said)
+    assert {"new-0", "new-1"} <= {peer for peer, _ in said}, "the last stage passes nothing on"
+    for it in world.peers.values():
+        assert not it.peer.links.role_refusals.counts, it.name
 
 
 def test_the_state_comes_while_the_stage_is_being_opened() -> None:

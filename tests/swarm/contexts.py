@@ -3,13 +3,15 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
+from swarmd.swarm.history.handouts import Handouts
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.hops.stage_context import StageContext
 
 
 def peer_context(**parts: Any) -> PeerContext:
-    """A peer's context that has these parts; all others are None."""
-    every = dict.fromkeys(("run", "limits", "links", "membership", "history", "tasks", "rng", "own"))
+    """A peer's context that has these parts; all others are None, but for `handouts`, which are empty."""
+    every: dict[str, Any] = dict.fromkeys(("run", "limits", "links", "membership", "history", "tasks", "rng", "own"))
+    every["handouts"] = Handouts()
     assert parts.keys() <= every.keys(), "a context has such a part"
     return cast("PeerContext", SimpleNamespace(**{**every, **parts}))
 

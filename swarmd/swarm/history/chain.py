@@ -19,6 +19,7 @@ class Chain:
         self.version = 0
         self.newest: Record | None = None  # None at version 0
         self.newest_hash = genesis
+        self._workers: frozenset[PeerId] | None = None  # members of any record that is kept; None: not known
 
     def __len__(self) -> int:
         return len(self._records)
@@ -53,8 +54,14 @@ class Chain:
         return self.newest.members() if stage is None else self.newest.stages[stage].members
 
     def took_part(self, peer: PeerId) -> bool:
-        """Tells if a peer is a member of any record that is kept: the newest ones are looked at first."""
-        return any(peer in entry.members for record in reversed(self._records.values()) for entry in record.stages)
+        """Tells if a peer is a member of any record that is kept."""
+        if self._workers is None:
+            self._workers = frozenset(peer for record in self._records.values() for peer in record.members())
+        return peer in self._workers
+
+    def is_newcomer(self, peer: PeerId) -> bool:
+        """Tells if a peer has yet to be named by a record. Before the first one nobody is a newcomer."""
+        return self.newest is not None and not self.took_part(peer)
 
     @property
     def total_tokens(self) -> int:
@@ -70,6 +77,7 @@ class Chain:
         """Goes on from another record (None: from version 0), whose history is this one up to version `ancestor`."""
         if record is None:
             self._records.clear()
+            self._workers = None
             self.version, self.newest, self.newest_hash = 0, None, self._genesis
             return
         last = min(ancestor, record.step - 1)
@@ -96,5 +104,6 @@ class Chain:
         self._forget()
 
     def _forget(self) -> None:
+        self._workers = None
         while len(self._records) > RECORDS_KEPT:
             del self._records[next(iter(self._records))]

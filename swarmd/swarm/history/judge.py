@@ -5,16 +5,19 @@ honest peer could take itself for its holder, or where the asker asks again and 
 `wire/roles.py` for what each request needs. It doesn't look at what a request would do: its handler does.
 """
 
+import asyncio
 import logging
 from collections.abc import Collection
 
-from swarmd.errors import NO_ANSWER, OutOfRange
+from swarmd.errors import NO_ANSWER, OutOfRange, Refused
 from swarmd.swarm.history.consensus import BallotRange
-from swarmd.swarm.history.history import History
+from swarmd.swarm.history.peer_context import PeerContext
+from swarmd.swarm.history.record_codec import record_from_raw
 from swarmd.swarm.membership.states import AT_WORK
-from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.wire.links import Links
-from swarmd.swarm.wire.messages.common import ANY_STAGE, NO_BALLOT, Ballot, Message
+from swarmd.swarm.wire.messages.commit import Commit
+from swarmd.swarm.wire.messages.common import ANY_STAGE, NO_BALLOT, Ballot, Message, from_ranges, to_ranges
+from swarmd.swarm.wire.messages.drain import HandOver
+from swarmd.swarm.wire.messages.hop import AskGiven, Given, Hop
 from swarmd.swarm.wire.messages.round import AskAppointment
 from swarmd.swarm.wire.roles import Needs, Role, Whose
 from swarmd.values import PeerId, short
@@ -23,15 +26,22 @@ log = logging.getLogger(__name__)
 
 VERSION_WAIT_SECONDS = 10.0  # for the record by which an order of a later step can be judged
 APPOINTMENT_SECONDS = 2.0  # for a conductor to say whom it has asked; leaders wait for 5 s at least
+GIVEN_SECONDS = 4.0  # for a giver to look into its memory; longer than a handshake takes on a slow line
+GIVERS_ASKED = 64  # of a sum
 APPOINTMENTS_KEPT = 64  # of the present step; a stage has few leaders that no record names
+
+NOTHING = Given(())
 
 
 class RecordJudge:
     """Judges the peers of this history."""
 
-    def __init__(self, links: Links, membership: Membership, history: History) -> None:
-        self._links, self._membership, self._history = links, membership, history
+    def __init__(self, context: PeerContext) -> None:
+        self._links, self._membership, self._history = context.links, context.membership, context.history
+        self._run, self._handouts = context.run, context.handouts
+        self._indices = context.run.microbatches + context.run.validation_microbatches  # of a step
         self._ballots = BallotRange()  # those of the orders that were heard
+        self._links.handle(AskGiven, self._answer_given)
         self._appointed: set[tuple[int, Ballot, int, PeerId]] = set()  # step, ballot, stage, leader
 
     async def allows(self, peer: PeerId, message: Message, needs: Needs) -> bool:
@@ -44,8 +54,12 @@ class RecordJudge:
                 self._check_ballot(message)
             return counts
         if needs.role is Role.MEMBER:
-            return self._has_worked(peer)
-        return needs.role is not Role.REPLICA or self._is_replica(peer, self._stages(message, needs.whose))
+            return self._may_tell(peer, message)
+        if needs.role not in (Role.REPLICA, Role.PROVEN, Role.GIVEN):
+            return True
+        return self._is_replica(peer, self._stages(message, needs.whose)) and (
+            needs.role is Role.REPLICA or await self._may_work(peer, message, needs)
+        )
 
     # ---------------------------------------------------------------------------------------------- replicas
 
@@ -80,11 +94,101 @@ class RecordJudge:
         record = self._history.record
         return record.stages[stage].members if record is not None and 0 <= stage < len(record.stages) else ()
 
-    def _has_worked(self, peer: PeerId) -> bool:
-        """Tells if a peer is in a record that is kept, or at work. A peer without any record can't tell."""
-        if self._history.record is None or self._membership.is_live(peer):
+    def _may_tell(self, peer: PeerId, commit: Commit) -> bool:
+        """Tells if a peer may bring a record: who is named by one may, or may conduct. What doesn't follow this peer's
+        own may be of members that it doesn't know; and where nobody else of its stage is named, a newcomer passes
+        records on. Raises PeerFault or UnknownFormat for what can't be read, as its handler does.
+        """
+        chain, own = self._history.chain, self._membership.own
+        if not chain.is_newcomer(peer) or self._may_conduct(peer):
             return True
-        return self._history.chain.took_part(peer)
+        if not self._membership.is_live(peer):
+            return False
+        siblings = [card.peer for card in self._membership.stage(own.stage) if card.peer != own.peer]
+        if all(map(chain.is_newcomer, siblings)):
+            return True
+        record, newest = record_from_raw(self._run, commit.record), self._history.record_hash
+        return newest not in (record.parent, record.after)
+
+    # ---------------------------------------------------------------------------------------------- newcomers
+
+    async def _may_work(self, peer: PeerId, message: Message, needs: Needs) -> bool:
+        """Tells if a replica's word counts: a newcomer's only for what it was given. What belongs to a step that is
+        over is left to its handler, which says so.
+        """
+        chain = self._history.chain
+        base: int = message.step - 1
+        if chain.is_newcomer(peer) and chain.version < base:  # the record that names it may be on its way
+            await self._history.changed.until(lambda: chain.version >= base, VERSION_WAIT_SECONDS)
+        if not chain.is_newcomer(peer):
+            return True
+        match message:
+            case Hop():
+                own = self._membership.own.stage
+                over = chain.version > base and not message.evaluate
+                return over or await self._was_given_hop(peer, message, own - 1)
+            case HandOver():
+                return chain.version > base or await self._was_given_sum(peer, message)
+        return chain.version > base
+
+    async def _was_given_hop(self, peer: PeerId, hop: Hop, stage: int) -> bool:
+        """Tells if a newcomer at a stage was given a microbatch. If a newcomer says that it has given it that one must
+        have been given it, too, and so on: there are as many of them as stages before.
+        """
+        giver, indices = hop.source, to_ranges((hop.index,))
+        for at in range(stage, -1, -1):
+            given = await self._ask_giver(giver, AskGiven(hop.step, at, indices, peer, giver))
+            if given.indices != indices:
+                return False
+            if self._may_give(giver) or self._was_appointed(hop.step, giver):
+                return True
+            peer, giver = giver, given.source
+        return False
+
+    async def _was_given_sum(self, peer: PeerId, message: HandOver) -> bool:
+        """Tells if a newcomer was given all that it says to have in its sum."""
+        stage, step, indices = message.stage, message.step, message.indices
+        believed = [it for it in message.sources if self._may_give(it) or self._was_appointed(step, it)]
+        givers = believed[:GIVERS_ASKED]
+        questions = [AskGiven(message.step, stage, indices, peer, giver) for giver in givers]
+        answers = await asyncio.gather(*map(self._ask_giver, givers, questions))
+        try:
+            given = {index for it in answers for index in from_ranges(it.indices, self._indices)}
+            return not message.spoiled and given >= {*from_ranges(indices, self._indices)}
+        except OutOfRange:
+            return False
+
+    def _may_give(self, peer: PeerId) -> bool:
+        """Tells if a peer's word is enough that it has given something."""
+        return not self._history.chain.is_newcomer(peer) or self._may_conduct(peer)
+
+    def _was_appointed(self, step: int, peer: PeerId) -> bool:
+        """Tells if a newcomer's orders of a step have counted here, as the conductor had asked it to lead."""
+        return any((it[0], it[3]) == (step, peer) for it in self._appointed)
+
+    async def _ask_giver(self, giver: PeerId, ask: AskGiven) -> Given:
+        """The word of a giver; far from it, in a large swarm, another peer of its stage asks it."""
+        via = giver
+        if self._membership.get(giver) is None:
+            near = [card.peer for card in self._membership.stage(max(0, ask.stage - 1)) if self._may_give(card.peer)]
+            via = next(iter(near), "")
+        if not giver or not via:
+            return NOTHING
+        try:
+            return await self._links.ask(via, ask, deadline_s=GIVEN_SECONDS)
+        except NO_ANSWER as trouble:
+            log.info("%s doesn't say what it gave %s: %s", short(giver), short(ask.peer), trouble)
+            return NOTHING
+
+    async def _answer_given(self, peer: PeerId, ask: AskGiven) -> Given:
+        if ask.giver != self._membership.own.peer:
+            if self._membership.get(ask.giver) is None:
+                raise Refused(f"{short(ask.giver)} isn't known here")
+            return await self._links.ask(ask.giver, ask, deadline_s=GIVEN_SECONDS / 2)
+        indices = from_ranges(ask.indices, self._indices)
+        given = self._handouts.given(ask.step, ask.stage, indices, ask.peer)
+        source = self._handouts.source(ask.step, ask.stage - 1, given[0]) if given else ""
+        return Given(to_ranges(given), source)
 
     # ---------------------------------------------------------------------------------------------- orders
 

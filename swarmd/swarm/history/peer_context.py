@@ -1,9 +1,10 @@
 """The surroundings of a peer's parts, in one object: their constructors name only what is special to them."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarmd.config import LimitsConfig, RunConfig
+from swarmd.swarm.history.handouts import Handouts
 from swarmd.swarm.history.history import History
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.tasks import Tasks
@@ -22,6 +23,7 @@ class PeerContext:
     history: History
     tasks: Tasks  # that end with the peer
     rng: random.Random
+    handouts: Handouts = field(default_factory=Handouts)
 
     @property
     def own(self) -> OwnCard:

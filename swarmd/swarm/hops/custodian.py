@@ -39,6 +39,7 @@ class Custodian:
         peer = context.peer
         self._codecs, self._links, self._membership = peer.run.codecs, peer.links, peer.membership
         self._history, self._changed, self._tasks = peer.history, context.sums.changed, context.tasks
+        self._handouts = peer.handouts
         self._next = context.stage + 1
         self.router = Router(peer.rng, peer.run.routing)
         self.custody = Custody()
@@ -70,6 +71,11 @@ class Custodian:
         """A hop for the next stage."""
         record, codec = self._history.record_hash, self._codecs.gradients
         return Hop(key.step, key.index, record, again, evaluate, codec, tokens, out, horizon_s, self._next)
+
+    def address(self, hop: Hop, holder: PeerId) -> Hop:
+        """The hop for a holder, which will be asked for it: it says from whom this peer has it."""
+        self._handouts.give(hop.step, self._next, (hop.index,), holder)
+        return dataclasses.replace(hop, source=self._handouts.source(hop.step, self._next - 1, hop.index))
 
     async def pass_on(self, retained: Retained) -> Answer:
         """Sends a retained hop to the next stage until one replica answers with its gradient. Raises HopForgotten when
@@ -134,7 +140,7 @@ class Custodian:
             self.custody.done(key, lost)
 
     async def _ask_hop(self, holder: PeerId, hop: Hop) -> Gradient | NotFinite | Busy:
-        answer = await self._links.ask(holder, hop, deadline_s=None, urgency="hop")
+        answer = await self._links.ask(holder, self.address(hop, holder), deadline_s=None, urgency="hop")
         assert not isinstance(answer, Loss)
         return answer
 

@@ -53,7 +53,7 @@ class Journeys:
         self._run, self._links, self._membership, self._history = peer.run, peer.links, peer.membership, peer.history
         self._sums, self.hops, self.admission, self.custodian = context.sums, context.hops, admission, custodian
         self._retention, self._validation, self._compute = custodian.retention, validation, context.compute
-        self._stage, self._is_tail = context.stage, context.is_tail
+        self._stage, self._is_tail, self._handouts = context.stage, context.is_tail, peer.handouts
         scope.handle(Hop, self._answer_hop)
         scope.handle(Locate, self._answer_locate)
         scope.handle(Cancel, self._answer_cancel)
@@ -65,6 +65,9 @@ class Journeys:
             raise Refused("the first stage takes no hops")
         check_stage(hop.stage, self._stage)
         if hop.evaluate:
+            last = self._run.microbatches + self._run.validation_microbatches
+            if hop.step == self._history.version + 1 and self._run.microbatches <= hop.index < last:
+                self._handouts.take(hop.step, self._stage, (hop.index,), custodian)
             return await self._validation.answer(hop)
         if hop.step < 1 or not 0 <= hop.index < self._run.microbatches:
             raise OutOfRange(f"hop ({hop.step}, {hop.index}) is none of this run")
@@ -83,6 +86,7 @@ class Journeys:
             it = self._begin(key, custodian, hop.tokens, hop.activation, hop.again, hop.codec)
             it.horizon_s = hop.horizon_s
         it.custodian = custodian
+        self._handouts.take(hop.step, self._stage, (hop.index,), custodian)
         assert it.task is not None
         try:
             answered: Answer = await joined(it.task, HopGivenUp())

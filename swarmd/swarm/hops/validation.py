@@ -51,6 +51,7 @@ class Validation:
         out = await self._compute.forward(key, tokens, activation, codec=codec, evaluate=True)
         hop = self._custodian.message(key, tokens, out, again=False, evaluate=True)
         holder = await self._custodian.choose(hop)
-        loss = await self._links.ask(holder, hop, deadline_s=EVALUATE_SECONDS, urgency="hop")
+        addressed = self._custodian.address(hop, holder)
+        loss = await self._links.ask(holder, addressed, deadline_s=EVALUATE_SECONDS, urgency="hop")
         assert isinstance(loss, Loss)
         return loss

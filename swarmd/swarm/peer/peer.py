@@ -89,7 +89,7 @@ class Peer(HistoryListener):
         self.figures = Figures(context, self.switch, self.places)
         self.drainage: Drain | None = None  # this peer leaves
         self._device_lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # gets the reason
-        self.links.judge_by(RecordJudge(self.links, self.membership, self.history))
+        self.links.judge_by(RecordJudge(context))
         if not entrance.entries:
             self.history.origin.found(self.own.peer, resumes=entrance.resume)
         self.history.listen(self)
@@ -284,6 +284,8 @@ class Peer(HistoryListener):
         if self.served is not None:
             self.served.peer_lost(peer, heir)
         self.conductor.desk.peer_lost(peer, heir)
+        if heir:
+            self._context.handouts.inherit(peer, heir)
         self.membership.changed.notify()
 
     def _sweep(self, now: float) -> float:
@@ -304,6 +306,7 @@ class Peer(HistoryListener):
 
     def on_replaced(self) -> None:
         """Voids what was under way for the state that was given up."""
+        self._context.handouts.forget()
         if self.served is not None:
             self.served.abandon()
             self.ballots.forget()
@@ -316,6 +319,7 @@ class Peer(HistoryListener):
         assert self.served is not None, "a record is applied to a stage"
         self.figures.on_record(record)
         self.served.end_step(record.step)
+        self._context.handouts.end_step(record.step)
         self.own.refresh()
         self.mover.on_record(record)
         self.saving.on_record(record)

@@ -19,7 +19,7 @@ from swarmd.swarm.rounds.exchange import unless_over
 from swarmd.swarm.tasks import joined, start_shared
 from swarmd.swarm.wire.messages.common import check_stage, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.drain import HandOver, SumTaken
-from swarmd.swarm.wire.messages.fields import Ranges
+from swarmd.swarm.wire.messages.fields import PEERS_LIMIT, Ranges
 from swarmd.values import Encoded, PeerId, short
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class HandOvers:
         peer = context.peer
         self._run, self._links, self._membership, self._history = peer.run, peer.links, peer.membership, peer.history
         self._sums, self._hops, self._compute, self._stage = context.sums, context.hops, context.compute, context.stage
-        self._closed = False
+        self._closed, self._handouts = False, peer.handouts
         self._completed = completed  # hears of indices that came here so: a head reports them
         self._incoming: dict[PeerId, Incoming] = {}  # one at a time: each may be as large as the stage's gradient
         self._taken: dict[PeerId, Estate] = {}  # of the present step
@@ -123,6 +123,12 @@ class HandOvers:
                 raise
         raise AssertionError("the last try returns or raises")
 
+    def _sources(self, estate: Estate) -> tuple[PeerId, ...]:
+        """Those who gave this peer what is in its sum."""
+        indices = from_ranges(estate.indices, self._run.microbatches)
+        sources = {self._handouts.source(estate.step, self._stage, index) for index in indices}
+        return tuple(sorted(sources - {""}))[:PEERS_LIMIT]
+
     async def _send(self, sibling: PeerId, estate: Estate, start: int, stop: int, seconds: float) -> bool:
         """Sends one slice. Whether the whole has been taken."""
         try:
@@ -142,6 +148,7 @@ class HandOvers:
             estate.loss_sum,
             estate.resent,
             estate.subtracted,
+            self._sources(estate),
         )
         answer = await self._links.ask(sibling, message, deadline_s=seconds, urgency="bulk")
         return answer.whole

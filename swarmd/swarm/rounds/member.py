@@ -59,6 +59,7 @@ class Rounds:
         peer, scope = context.peer, context.scope
         self._run, self._links, self._membership, self._history = peer.run, peer.links, peer.membership, peer.history
         self._sums, self._hops, self._compute, self._stage = context.sums, context.hops, context.compute, context.stage
+        self._handouts = peer.handouts
         self._rework, self._repairs, self._averaged, self._committed = rework, repairs, averaged, committed
         self._authority = RoundAuthority(
             context.stage, peer.membership.is_live, lambda: peer.history.chain.members(context.stage)
@@ -102,7 +103,7 @@ class Rounds:
         own = self._membership.own
         return RoundLeader(
             self._run,
-            Round(self._links, self._membership, self._sums.changed, close, self._stage),
+            Round(self._links, self._membership, self._sums.changed, close, self._stage, self._handouts),
             self._compute.gradient_size,
             lambda: f"{own.peer}/{own.incarnation}/{self._history.departures}/{next(self._attempts)}",
             lambda peer: self._history.record is None or self._history.chain.took_part(peer),
@@ -194,7 +195,7 @@ class Rounds:
     async def _answer_resend(self, leader: PeerId, ask: Resend) -> Resent:
         await self._history.await_version(ask.step - 1, ask.record_hash, leader, VERSION_WAIT_SECONDS)
         self._authority.admit(ask.step, ask.ballot)
-        return await self._repairs.bring(ask)
+        return await self._repairs.bring(leader, ask)
 
     async def _answer_plan(self, leader: PeerId, plan: Plan) -> Result:
         """Takes part in an attempt: sends every part to its owner, puts the answers together."""

@@ -197,6 +197,7 @@ class Reconciliation:
         if not indices:
             return []
         it = self._round
+        it.handouts.give(it.step, max(0, it.stage - 1), indices, source)
         question = Resend(it.step, it.record, to_ranges(indices), it.stage, tuple(members), it.ballot, anew)
         answer = await it.ask(source, question, min(RESEND_SECONDS, it.patience()))
         if answer is None:

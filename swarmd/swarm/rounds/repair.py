@@ -23,18 +23,20 @@ class Repairs:
 
     def __init__(self, context: StageContext, journeys: Journeys, rework: Rework) -> None:
         self._run, self._history, self._sums = context.peer.run, context.peer.history, context.sums
+        self._handouts = context.peer.handouts
         self._journeys, self._rework, self._stage, self._tasks = journeys, rework, context.stage, context.tasks
         self._bringing: set[HopId] = set()
         self._pace = asyncio.Semaphore(context.peer.limits.in_flight_hops)  # nothing of these can be evicted
 
-    async def bring(self, resend: Resend) -> Resent:
-        """Sets out to bring the indices to the members. Raises PeerFault, Refused."""
+    async def bring(self, leader: PeerId, resend: Resend) -> Resent:
+        """Sets out to bring the indices to the members, as a leader asks. Raises PeerFault, Refused."""
         if resend.stage != self._stage + 1 and (resend.stage, self._stage) != (0, 0):
             raise Refused(f"this peer is of stage {self._stage}")
         indices = from_ranges(resend.indices, self._run.microbatches)
         # A step that will be skipped: the stage that asks may never get what it lacks, and needn't.
         if blame := self._sums.of(resend.step).blame:
             return Resent((), blame)
+        self._handouts.take(resend.step, self._stage, indices, leader)
         taken = [index for index in indices if self._bring(HopId(resend.step, index), resend)]
         return Resent(to_ranges(taken))
 

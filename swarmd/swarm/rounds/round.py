@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from swarmd.errors import Overruled, PeerFault, PeerUnreachable, Refused
+from swarmd.swarm.history.handouts import Handouts
 from swarmd.swarm.membership.table import Membership, nan_to_zero
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links
@@ -31,8 +32,10 @@ SILENCES = 2  # questions in a row that a member may leave unanswered: after a s
 class Round:
     """One round, as its leader at this peer knows it."""
 
-    def __init__(self, links: Links, membership: Membership, changed: Signal, close: Close, stage: int) -> None:
-        self.links, self.membership, self.changed = links, membership, changed
+    def __init__(
+        self, links: Links, membership: Membership, changed: Signal, close: Close, stage: int, handouts: Handouts
+    ) -> None:
+        self.links, self.membership, self.changed, self.handouts = links, membership, changed, handouts
         self.own = membership.own.peer
         self.stage, self.step, self.record, self.ballot = stage, close.step, close.record_hash, close.ballot
         self.blame = NOBODY  # why the step is to be skipped, once that is known

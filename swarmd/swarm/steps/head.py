@@ -50,6 +50,7 @@ class Head:
         peer = context.peer
         self._run, self._limits, self._links = peer.run, peer.limits, peer.links
         self._membership, self._history, self._sums = peer.membership, peer.history, context.sums
+        self._handouts = peer.handouts
         self._journeys, self._conductor, self._data = journeys, conductor, data
         self._pool: deque[tuple[int, Lease]] = deque()
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -192,7 +193,8 @@ class Head:
                 if self._conductor.conductor_of(step) != conductor:  # it is silent, and another leads by now
                     return None
             lease = asking.result()
-            from_ranges(lease.indices, self._run.microbatches)  # of indices that the run has, or it is no answer
+            # Of indices that the run has, or it is no answer.
+            self._handouts.take(step, 0, from_ranges(lease.indices, self._run.microbatches), conductor)
             return lease
         except NO_ANSWER as trouble:
             log.debug("no lease of step %d from %s: %s", step, short(conductor), trouble)

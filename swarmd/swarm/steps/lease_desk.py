@@ -53,6 +53,7 @@ class LeaseDesk:
     def __init__(self, context: PeerContext, succession: Succession) -> None:
         self._run, self._links, self._membership = context.run, context.links, context.membership
         self._history, self._tasks, self._succession = context.history, context.tasks, succession
+        self._handouts = context.handouts
         self._leases: Leases | None = None
         self.step = 0  # the one that it was opened for last
         self.began: float | None = None  # loop time of the step's first lease
@@ -125,6 +126,7 @@ class LeaseDesk:
                 heads = len(self._membership.stage(0))
                 indices, again = leases.give(head, ask.want, heads, loop.time(), horizon or math.inf)
                 if indices:
+                    self._handouts.give(ask.step, 0, indices, head)
                     self.began = self.began or loop.time()
                     return Lease(ask.step, to_ranges(indices), again, horizon)
             await self._progress.wait(min(LATE_LOOK_SECONDS, deadline - loop.time()))
@@ -135,8 +137,11 @@ class LeaseDesk:
         now = asyncio.get_running_loop().time()
         if ask.blame:
             self._blames.setdefault(head, ask.blame)
-        held = from_ranges(ask.leased, leases.microbatches)
-        completed = from_ranges(ask.completed, leases.microbatches)
+        claimed = from_ranges(ask.leased, leases.microbatches)
+        held = self._borne_out(head, ask, claimed)
+        if len(held) < len(claimed):  # of a conductor before this one: others get them
+            self._tasks.start(self._revoke(head, Revoke(ask.step, to_ranges({*claimed} - {*held}))))
+        completed = self._borne_out(head, ask, from_ranges(ask.completed, leases.microbatches))
         away = from_ranges(ask.passed_on, leases.microbatches)
         before = leases.completed, leases.free
         for late, indices in leases.heard(head, completed, held, now, away).items():
@@ -144,6 +149,12 @@ class LeaseDesk:
         if head not in self._pulses or (leases.completed, leases.free) != before:  # nobody waits for a mere pulse
             self._progress.notify()
         self._pulses.setdefault(head, Pulse()).beat(now)
+
+    def _borne_out(self, head: PeerId, ask: AskLease, indices: list[int]) -> list[int]:
+        """Those of the indices that a head may have: a newcomer has what was given to it here, and nothing else."""
+        if not self._history.chain.is_newcomer(head):
+            return indices
+        return self._handouts.given(ask.step, 0, indices, head)
 
     async def _revoke(self, head: PeerId, revoke: Revoke) -> None:
         """Tells a head at once: what it adds to its sum before it hears must be subtracted again."""

@@ -15,7 +15,7 @@ from swarmd.swarm.wire.messages.commit import Accept, AskGradient, AskRecord, As
 from swarmd.swarm.wire.messages.common import Message
 from swarmd.swarm.wire.messages.disks import AskCheckpoint, AskCheckpointChunk, AskCheckpointList
 from swarmd.swarm.wire.messages.drain import HandOver
-from swarmd.swarm.wire.messages.hop import AskHop, Beat, Cancel, Hop, Locate, Room
+from swarmd.swarm.wire.messages.hop import AskGiven, AskHop, Beat, Cancel, Hop, Locate, Room
 from swarmd.swarm.wire.messages.move import AskMove, AskStay
 from swarmd.swarm.wire.messages.presence import Announce, AskPlace, AskSettings, Hello
 from swarmd.swarm.wire.messages.round import (
@@ -43,8 +43,10 @@ class Role(enum.Enum):
 
     ANYONE = "anyone, before a greeting, too"
     KNOWN = "a greeted peer whose card is held"
-    MEMBER = "a peer that took part in a step of this history, or is at work"
+    MEMBER = "a peer that took part in a step of this history"
     REPLICA = "a replica of the stage, by the last record, or by its card if it joined since"
+    PROVEN = "a replica of the stage that took part in a step of this history"
+    GIVEN = "a replica of the stage that took part in a step of this history, or one that was given the same work"
     LEADER = "a replica of the stage in the last record, or another one that the conductor has asked to lead the round"
     CONDUCTOR = "a member of the last record; another peer at work only where none of these is"
 
@@ -85,8 +87,9 @@ ROLES: dict[type[Any], Needs] = {
     AskCheckpoint: Needs(Role.KNOWN),
     AskCheckpointChunk: Needs(Role.KNOWN),
     AskAppointment: Needs(Role.KNOWN),
+    AskGiven: Needs(Role.KNOWN),
     # Hops
-    Hop: Needs(Role.REPLICA, Whose.BEFORE),
+    Hop: Needs(Role.GIVEN, Whose.BEFORE),
     Cancel: Needs(Role.REPLICA, Whose.BEFORE),
     Beat: Needs(Role.REPLICA, Whose.AFTER),
     Room: Needs(Role.REPLICA, Whose.AFTER),
@@ -108,8 +111,8 @@ ROLES: dict[type[Any], Needs] = {
     Resend: Needs(Role.LEADER),
     Plan: Needs(Role.LEADER),
     Contribution: Needs(Role.REPLICA, Whose.OWN),
-    HandOver: Needs(Role.REPLICA),
-    AskStay: Needs(Role.REPLICA),
+    HandOver: Needs(Role.GIVEN),
+    AskStay: Needs(Role.PROVEN),
 }
 """What each kind of request needs."""
 

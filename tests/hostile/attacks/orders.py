@@ -9,7 +9,6 @@ from tests.hostile import forged, words
 from tests.hostile.attack import Act, Attack, Scene, repeated
 
 HIGH = BALLOT_LIMIT - 1  # no honest conductor gets above that
-BY_CARD = "a card is enough to be taken for a replica"
 LEAD_BYTES = 900_000  # in each word about who leads, where texts may be so long
 LEADS = 80
 
@@ -167,9 +166,9 @@ ATTACKS = (
         "completed",
         "joins the first stage with a card, and reports everything as finished",
         repeated(complete),
-        open=BY_CARD,
+        defence="leased",
     ),
     Attack("held", "asks for every lease, and says that it holds all", ordered(hold)),
     Attack("revoke", "tells heads that others have finished everything", ordered(revoke), defence="role:Revoke"),
-    Attack("stay", "forbids everyone to move", repeated(stay), open=BY_CARD),
+    Attack("stay", "forbids everyone to move", repeated(stay), defence="role:AskStay"),
 )

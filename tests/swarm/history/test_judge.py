@@ -9,18 +9,22 @@ import pytest
 from swarmd.errors import OutOfRange
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.consensus import BALLOT_REACH
+from swarmd.swarm.history.handouts import Handouts
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.judge import APPOINTMENTS_KEPT, VERSION_WAIT_SECONDS, RecordJudge
 from swarmd.swarm.history.record import genesis_hash
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.messages.commit import AskRecord, Commit, Prepare
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
-from swarmd.swarm.wire.messages.hop import Beat, Cancel, Hop, Locate, Room
+from swarmd.swarm.wire.messages.drain import HandOver
+from swarmd.swarm.wire.messages.hop import AskGiven, Beat, Cancel, Given, Hop, Locate, Room
+from swarmd.swarm.wire.messages.move import AskStay
 from swarmd.swarm.wire.messages.round import Appointment, AskAppointment, AskHoldings, Close, Contribution, Freeze, Plan
 from swarmd.swarm.wire.messages.step import AskLease, Revoke, TookOver
 from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.swarm.wire.roles import ROLES, Role
 from tests.swarm.cards import card
+from tests.swarm.contexts import peer_context
 from tests.swarm.fake_links import FakeLinks
 from tests.swarm.no_disk import NoDisk
 from tests.swarm.records import RUN, record
@@ -35,16 +39,21 @@ NEXT: dict[str, Any] = {"step": 2, "record_hash": FIRST.hash, "parent_hash": FIR
 class Rig:
     """Peer m1, of stage 1 at version 1, and those it has heard of."""
 
-    def __init__(self, *heard: str, version: int = 1) -> None:
+    def __init__(self, *heard: str, version: int = 1, stage: int = 1) -> None:
         self.everyone: dict[str, FakeLinks] = {}
         self.links = FakeLinks("m1", self.everyone)
-        self.membership = Membership(OwnCard(card("m1", stage=1)))
+        self.membership = Membership(OwnCard(card("m1", stage=stage)))
         for peer in heard:
             self.hear(peer, stage=int(peer[1]))
         self.history = History(RUN, cast("Any", self.links), cast("Any", NoDisk()))
         if version:
             self.history.replace(FIRST, "digest")
-        self.judge = RecordJudge(cast("Any", self.links), self.membership, self.history)
+        self.handouts = Handouts()
+        self.judge = self.judges()
+
+    def judges(self) -> RecordJudge:
+        parts = {"membership": self.membership, "history": self.history, "handouts": self.handouts}
+        return RecordJudge(peer_context(run=RUN, links=self.links, **parts))
 
     def hear(self, peer: str, **says: Any) -> None:
         self.membership.hear(card(peer, **says), 0.0)
@@ -53,6 +62,22 @@ class Rig:
         message = filled(kind)
         said = {name: value for name, value in {**NEXT, **says}.items() if hasattr(message, name)}
         return await self.judge.allows(peer, dataclasses.replace(message, **said), ROLES[kind])
+
+
+class Giver:
+    """Another peer, that says what it has given to whom."""
+
+    def __init__(self, it: Rig, peer: str) -> None:
+        self.links, self.handouts = FakeLinks(peer, it.everyone), Handouts()
+        self.membership = Membership(OwnCard(card(peer)))
+        self.asked: list[AskGiven] = []
+        parts = {"membership": self.membership, "history": it.history, "handouts": self.handouts}
+        self._judge = RecordJudge(peer_context(run=RUN, links=self.links, **parts))
+        self.links.handle(AskGiven, self._answer)
+
+    async def _answer(self, peer: str, ask: AskGiven) -> Given:
+        self.asked.append(ask)
+        return await self._judge._answer_given(peer, ask)
 
 
 def test_orders_of_a_step_count_from_members_of_the_last_record_alone() -> None:
@@ -72,7 +97,7 @@ def test_a_newcomer_conducts_where_no_member_is_at_work() -> None:
         assert not await it.allows("x0", Prepare), "this peer is a member, and at work"
         it.links, it.membership = FakeLinks("y", {}), Membership(OwnCard(card("y", stage=1)))
         it.hear("x0", stage=0)
-        it.judge = RecordJudge(cast("Any", it.links), it.membership, it.history)
+        it.judge = it.judges()
         assert await it.allows("x0", Prepare)
         it.membership.suspect("x0")
         assert not await it.allows("x0", Prepare), "nor is it itself"
@@ -240,7 +265,7 @@ def test_replicas_are_those_of_the_record_and_those_that_joined_since() -> None:
     async def main() -> None:
         it = Rig("x0", "x1", "x2")
         it.hear("y0", stage=0, state="joining")
-        for kind, stages in ((Hop, [0]), (Cancel, [0]), (Contribution, [1]), (Locate, [0, 1]), (AskLease, [0])):
+        for kind, stages in ((Cancel, [0]), (Contribution, [1]), (Locate, [0, 1]), (AskLease, [0])):
             for stage, peers in enumerate((["m0", "x0"], ["n1", "x1"], ["x2"])):
                 for peer in peers:
                     assert await it.allows(peer, kind) == (stage in stages), (kind, peer)
@@ -255,13 +280,128 @@ def test_replicas_are_those_of_the_record_and_those_that_joined_since() -> None:
 
 def test_a_commit_comes_from_those_who_have_worked() -> None:
     async def main() -> None:
-        it = Rig("x0", "x1")
+        it = Rig("x0", "n1")
         it.hear("y0", stage=0, state="joining")
+        it.hear("z0", stage=0)
         entries = [dataclasses.replace(entry, members=("x0",)) for entry in SECOND.stages]
         it.history.chain.append(dataclasses.replace(SECOND, stages=tuple(entries)))
-        for peer, right in (("x0", True), ("x1", True), ("m0", True), ("y0", False), ("unheard", False)):
-            assert await it.allows(peer, Commit) == right, peer
+        third = record(step=3, parent=it.history.record_hash, before=it.history.record)
+        follows, other = {"record": third.raw}, {"record": SECOND.raw}
+        for peer, right in (("x0", True), ("m0", True), ("z0", False), ("y0", False), ("unheard", False)):
+            assert await it.allows(peer, Commit, **follows) == right, peer
+        assert await it.allows("z0", Commit, **other), "it may be one of its members"
+        assert not await it.allows("y0", Commit, **other)
+        it.membership.suspect("n1")
+        assert await it.allows("z0", Commit, **follows), "there is nobody else of this stage to pass it on"
         assert await it.allows("unheard", AskRecord)
         assert await Rig(version=0).allows("unheard", Commit), "a newcomer can't tell"
+
+    run_virtual(main())
+
+
+def test_a_newcomer_counts_for_the_hops_that_it_was_given() -> None:
+    """Its custodian says so; a custodian that is a newcomer, too, must have been given the hop itself."""
+
+    async def main() -> None:
+        it = Rig("m0", "x0", "y0")
+        it.hear("c", stage=0)
+        givers = {peer: Giver(it, peer) for peer in ("m0", "x0", "y0")}
+        assert await it.allows("m0", Hop, source="")
+        assert not await it.allows("x0", Hop, source="")
+        assert not await it.allows("x0", Hop, source="x0")
+        assert not await it.allows("x0", Hop, source="m0", index=3)
+        assert givers["m0"].asked == [AskGiven(2, 0, ((3, 4),), "x0", "m0")]
+        givers["m0"].handouts.give(2, 0, (3,), "x0")
+        assert await it.allows("x0", Hop, source="m0", index=3)
+        assert not await it.allows("x0", Hop, source="m0", index=4)
+        assert not await it.allows("y0", Hop, source="m0", index=3)
+        givers["x0"].handouts.give(2, 0, (5,), "y0")
+        assert not await it.allows("y0", Hop, source="x0", index=5), "another newcomer's word isn't enough"
+
+    run_virtual(main())
+
+
+def test_givers_that_are_newcomers_must_have_been_given_it_themselves() -> None:
+    async def main() -> None:
+        it = Rig("m0", "x0", "x2", stage=3)
+        it.hear("x1", stage=1)
+        givers = {peer: Giver(it, peer) for peer in ("m0", "x0", "x1")}
+        givers["x1"].handouts.give(2, 2, (5,), "x2")
+        assert not await it.allows("x2", Hop, source="x1", index=5)
+        givers["x1"].handouts.take(2, 1, (5,), "x0")
+        givers["x0"].handouts.give(2, 1, (5,), "x1")
+        assert not await it.allows("x2", Hop, source="x1", index=5)
+        givers["x0"].handouts.take(2, 0, (5,), "m0")
+        assert not await it.allows("x2", Hop, source="x1", index=5)
+        givers["m0"].handouts.give(2, 0, (5,), "x0")
+        assert await it.allows("x2", Hop, source="x1", index=5)
+        givers["x1"].links.deaf = True
+        assert not await it.allows("x2", Hop, source="x1", index=5), "nobody answers for it"
+
+    run_virtual(main())
+
+
+def test_a_newcomer_that_the_conductor_asked_to_lead_says_what_it_gave() -> None:
+    """A leader has hops sent again that its stage lacks, and may be a newcomer itself."""
+
+    async def main() -> None:
+        it = Rig("m0", "x0", "x1")
+        givers = {peer: Giver(it, peer) for peer in ("m0", "x1")}
+
+        async def answer(peer: str, ask: AskAppointment) -> Appointment:
+            return Appointment(True)
+
+        givers["m0"].links.handle(AskAppointment, answer)
+        givers["x1"].handouts.give(2, 0, (3,), "x0")
+        sum_: dict[str, Any] = {"stage": 0, "indices": ((3, 4),), "spoiled": (), "sources": ("x1",)}
+        assert not await it.allows("x0", Hop, source="x1", index=3)
+        assert not await it.allows("x0", HandOver, **sum_)
+        assert await it.allows("x1", Freeze, stage=1, ballot=Ballot(1, "m0"))
+        assert await it.allows("x0", Hop, source="x1", index=3)
+        assert await it.allows("x0", HandOver, **sum_)
+        assert not await it.allows("x0", Hop, source="x1", index=4)
+
+    run_virtual(main())
+
+
+def test_a_newcomer_hands_over_what_it_was_given_and_nothing_that_spoils_the_step() -> None:
+    async def main() -> None:
+        it = Rig("m0", "n0", "x0", "x1")
+        givers = {peer: Giver(it, peer) for peer in ("m0", "n0", "x0")}
+        sum_: dict[str, Any] = {"stage": 1, "indices": ((0, 2), (4, 5)), "spoiled": ()}
+        assert await it.allows("n1", HandOver, **sum_)
+        assert not await it.allows("x1", HandOver, **sum_)
+        givers["m0"].handouts.give(2, 1, (0, 1, 7), "x1")
+        givers["n0"].handouts.give(2, 1, (1,), "x1")
+        givers["x0"].handouts.give(2, 1, (4,), "x1")
+        assert not await it.allows("x1", HandOver, **sum_, sources=("m0", "n0", "x0"))
+        givers["n0"].handouts.give(2, 1, (4,), "x1")
+        assert not await it.allows("x1", HandOver, **sum_, sources=("m0",))
+        assert await it.allows("x1", HandOver, **sum_, sources=("m0", "n0"))
+        assert not await it.allows("x1", HandOver, **{**sum_, "spoiled": ((9, 10),)}, sources=("m0", "n0"))
+
+    run_virtual(main())
+
+
+def test_nobody_stays_for_a_newcomer() -> None:
+    async def main() -> None:
+        it = Rig("n1", "x1", "m0")
+        for peer, right in (("n1", True), ("x1", False), ("m0", False)):
+            assert await it.allows(peer, AskStay, stage=1) == right, peer
+        assert await it.allows("x1", AskStay, stage=1, step=1), "its handler says that the step is over"
+        assert await Rig("x1", version=0).allows("x1", AskStay, stage=1, step=1)
+
+    run_virtual(main())
+
+
+def test_who_does_not_know_a_giver_has_another_peer_of_its_stage_ask_it() -> None:
+    async def main() -> None:
+        it = Rig("m0", "x0")
+        far, near = Giver(it, "n0"), Giver(it, "m0")
+        near.membership.hear(card("n0", stage=0), 0.0)
+        assert not await it.allows("x0", Hop, source="n0", index=3)
+        far.handouts.give(2, 0, (3,), "x0")
+        assert await it.allows("x0", Hop, source="n0", index=3)
+        assert [peer for peer, _ in near.links.asked] == ["n0", "n0"]
 
     run_virtual(main())

@@ -63,7 +63,7 @@ class Peer:
             limits=LimitsConfig(in_flight_hops=2),
             links=links,
             membership=SimpleNamespace(own=SimpleNamespace(peer="me")),
-            history=SimpleNamespace(await_version=self._await_version),
+            history=SimpleNamespace(version=STEP - 1, await_version=self._await_version),
             scope=SimpleNamespace(handle=lambda kind, handler: None, links=links),
             tasks=SimpleNamespace(start=asyncio.ensure_future),
             sums=self.sums,

@@ -44,7 +44,9 @@ class Stage:
 
     def __init__(self, stage: int, answers: list[Any] | None = None, device: Device | None = None) -> None:
         self.answers, self.sent, self.device = answers or [], list[tuple[str, Hop]](), device or Device()
-        custodian: Any = SimpleNamespace(codec=lambda own: own[0], message=self._message, choose=self._choose)
+        custodian: Any = SimpleNamespace(
+            codec=lambda own: own[0], message=self._message, choose=self._choose, address=lambda hop, holder: hop
+        )
         links = SimpleNamespace(ask=self._ask)
         context = stage_context(run=RUN, links=links, compute=self.device, stage=stage)
         self.validation = Validation(context, cast("Custodian", custodian))

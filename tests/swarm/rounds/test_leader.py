@@ -8,6 +8,7 @@ import pytest
 from swarmd.config import ModelConfig, RunConfig
 from swarmd.errors import Overruled, Refused
 from swarmd.sim.world.clock import run_virtual
+from swarmd.swarm.history.handouts import Handouts
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.rounds.leader import ATTEMPTS, ATTEMPTS_SPREAD, REFUSALS, RoundLeader
 from swarmd.swarm.rounds.round import Round
@@ -57,7 +58,7 @@ def lead(members: Members, test: Callable[[RoundLeader], Awaitable[None]]) -> No
         membership = Membership(OwnCard(card("a", stage=2)))
         for peer in members.sums.keys() - {"a"}:
             membership.hear(card(peer, stage=2), 0.0)
-        it = Round(cast("Links", members), membership, Signal(), CLOSE, 2)
+        it = Round(cast("Links", members), membership, Signal(), CLOSE, 2, Handouts())
         leader = RoundLeader(RUN, it, SIZE, lambda: f"attempt {len(members.plans)}", members.is_named)
         await test(leader)
         leader.close()

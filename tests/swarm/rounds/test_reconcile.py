@@ -8,6 +8,7 @@ import pytest
 
 from swarmd.config import ModelConfig, RunConfig
 from swarmd.sim.world.clock import run_virtual
+from swarmd.swarm.history.handouts import Handouts
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.rounds.reconcile import (
     LOST_SECONDS,
@@ -92,7 +93,7 @@ def reconcile(members: Members, test: Callable[[Reconciliation, Round], Awaitabl
         for peer in ("before1", "before2"):
             membership.hear(card(peer, stage=0), 0.0)
         members.heard = lambda peer: membership.touch(peer, asyncio.get_running_loop().time())
-        it = Round(cast("Links", members), membership, Signal(), Close(3, "record"), 1)
+        it = Round(cast("Links", members), membership, Signal(), Close(3, "record"), 1, Handouts())
         await test(Reconciliation(RUN, it, SIZE, lambda peer: "new" not in peer), it)
 
     run_virtual(main())

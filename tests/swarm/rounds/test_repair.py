@@ -98,7 +98,7 @@ class Peer:
     async def bring(self, *indices: int, stage: int | None = None, anew: bool = False) -> list[int]:
         """The indices that it says are on their way."""
         stage = self.stage + 1 if stage is None else stage
-        resent = await self.repairs.bring(Resend(STEP, "r", to_ranges(indices), stage, ("m",), anew=anew))
+        resent = await self.repairs.bring("l", Resend(STEP, "r", to_ranges(indices), stage, ("m",), anew=anew))
         assert not resent.blame
         return from_ranges(resent.indices, RUN.microbatches)
 
@@ -182,7 +182,7 @@ def test_of_a_step_that_is_skipped_nothing_is_sent_but_the_blame() -> None:
     async def test() -> None:
         it = Peer(retained={1})
         it.sums.of(STEP).blame = BLAME
-        assert await it.repairs.bring(Resend(STEP, "r", to_ranges([1]), 2, ("m",))) == Resent((), BLAME)
+        assert await it.repairs.bring("l", Resend(STEP, "r", to_ranges([1]), 2, ("m",))) == Resent((), BLAME)
         assert it.brought == []
 
     virtually(test)

@@ -8,6 +8,7 @@ import pytest
 
 from swarmd.errors import Overruled, PeerUnreachable, Refused
 from swarmd.sim.world.clock import run_virtual
+from swarmd.swarm.history.handouts import Handouts
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.rounds.round import (
     HASTY_SECONDS,
@@ -56,7 +57,7 @@ def lead(members: Members, test: Callable[[Round, Membership], Awaitable[None]],
             membership.hear(card(peer, stage=1), asyncio.get_running_loop().time())
         members.heard = lambda peer: membership.touch(peer, asyncio.get_running_loop().time())
         close = Close(3, "record", Ballot(2, "d"))  # a conductor may leave the stage out
-        await test(Round(cast("Links", members), membership, Signal(), close, 1), membership)
+        await test(Round(cast("Links", members), membership, Signal(), close, 1, Handouts()), membership)
 
     run_virtual(main())
 

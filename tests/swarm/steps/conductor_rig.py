@@ -89,7 +89,9 @@ class Rig:
             replacements=0,
             finished=False,
             changed=Signal(),
-            chain=SimpleNamespace(total_tokens=1000, members=lambda stage=None: ("me", BEFORE)),
+            chain=SimpleNamespace(
+                total_tokens=1000, members=lambda stage=None: ("me", BEFORE), is_newcomer=lambda peer: False
+            ),
             listen=lambda listener: None,
             adopt=self._adopt,
             confirms=self._confirms,

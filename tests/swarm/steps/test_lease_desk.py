@@ -25,6 +25,7 @@ from swarmd.swarm.wire.messages.hop import NOBODY, Blame
 from swarmd.swarm.wire.messages.step import AskLease, Lease, Revoke
 from swarmd.values import HopId
 from tests.swarm.cards import card
+from tests.swarm.contexts import peer_context
 from tests.swarm.fake_links import FakeLinks
 from tests.swarm.records import RUN
 
@@ -49,10 +50,12 @@ class Office:
             stage=lambda stage: ["a", "b"],
             missing_stages=lambda stages: self.missing,
         )
-        history: Any = SimpleNamespace(record=None, await_version=self._await_version)
+        self.newcomers: set[str] = set()
+        chain = SimpleNamespace(is_newcomer=lambda peer: peer in self.newcomers)
+        history: Any = SimpleNamespace(record=None, await_version=self._await_version, chain=chain)
         succession: Any = SimpleNamespace(is_cut_off=lambda now: self.cut_off, speaking=lambda now: self.speaking)
         tasks: Any = SimpleNamespace(start=self._start)
-        context: Any = SimpleNamespace(run=EIGHT, links=links, membership=membership, history=history, tasks=tasks)
+        context = peer_context(run=EIGHT, links=links, membership=membership, history=history, tasks=tasks)
         self.desk = LeaseDesk(context, succession)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -230,3 +233,24 @@ def test_the_horizon_follows_the_pace(completed: int, elapsed_s: float, last_ste
     leases = Leases(8)
     leases.heard("a", range(completed), [], 0.0)
     assert plan_horizon_s(leases, elapsed_s, last_step_s) == pytest.approx(horizon_s)
+
+
+def test_a_newcomer_has_what_it_was_given_and_nothing_else() -> None:
+    async def main() -> None:
+        it = Office()
+        it.newcomers = {"a"}
+        it.desk.open(STEP, again=False)
+        await it.ask(want=0, completed=((0, 2),), held=((2, 3),))
+        assert (it.desk.completed, it.desk.leased_to("a")) == (0, set())
+        await asyncio.sleep(0)
+        assert it.revoked == [((2, 3),)], "it holds it in vain"
+        lease = await it.ask()
+        await it.ask(want=0, held=lease.indices)
+        assert len(it.desk.leased_to("a")) == 1
+        await it.ask(want=0, completed=(*lease.indices, (7, 8)))
+        assert it.desk.completed == 1
+        await it.ask("b", want=0, completed=((7, 8),))
+        assert it.desk.completed == 2, "who is in a record is believed"
+        assert it.revoked == [((2, 3),)]
+
+    run_virtual(main())

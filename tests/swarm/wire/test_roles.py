@@ -30,8 +30,9 @@ def test_the_protocols_table_is_this_one() -> None:
     shown = dict[str, tuple[str, str]]()
     for kinds, role, whose in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (\w+) \| (.*?) *\|$", text, flags=re.MULTILINE):
         shown.update(dict.fromkeys(re.findall(r"\w+", kinds), (role, whose)))
+    at_a_stage = (Role.REPLICA, Role.PROVEN, Role.GIVEN, Role.LEADER)
     said = {
-        kind.__name__: (needs.role.name.lower(), needs.whose.value if needs.role in (Role.REPLICA, Role.LEADER) else "")
+        kind.__name__: (needs.role.name.lower(), needs.whose.value if needs.role in at_a_stage else "")
         for kind, needs in ROLES.items()
     }
     assert shown == said

@@ -1,15 +1,18 @@
 """A peer that leaves hands its sum over."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from swarmd.swarm.wire.bounds import AtMost
 from swarmd.swarm.wire.messages.common import Request
 from swarmd.swarm.wire.messages.fields import (
+    PEERS_LIMIT,
     SETS_BYTES,
     WORDS_BYTES,
     Count,
     Hash,
     LossSum,
+    Peer,
     Ranges,
     Stage,
     Step,
@@ -44,3 +47,4 @@ class HandOver(Request[SumTaken]):
     loss_sum: LossSum  # tail only, else 0
     resent: Tally
     subtracted: Tally
+    sources: Annotated[tuple[Peer, ...], AtMost(PEERS_LIMIT)] = ()  # who gave it the indices: custodians, a conductor

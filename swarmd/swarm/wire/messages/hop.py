@@ -16,6 +16,7 @@ from swarmd.swarm.wire.messages.fields import (
     Index,
     Payload,
     Peer,
+    Ranges,
     Seconds,
     Stage,
     Step,
@@ -106,6 +107,7 @@ class Hop(Request[Gradient | Loss | NotFinite | Busy]):
     activation: Tensor
     horizon_s: Seconds = 0.0  # as in the lease: who takes longer than that shouldn't get it
     stage: Stage = ANY_STAGE  # that it is for
+    source: Peer = ""  # who gave it to the sender: the custodian before, at a head the conductor
 
     def accepts(self, answer: Message) -> bool:
         """A loss is the answer if `evaluate`, and only then."""
@@ -175,6 +177,29 @@ class AskHop(Request[Hop]):
     header_bytes: ClassVar[int] = WORDS_BYTES
     step: Step
     index: Index
+
+
+@dataclass(frozen=True)
+class Given:
+    """The answer: those of the microbatches that were given, and from whom the giver has the first of them."""
+
+    header_bytes: ClassVar[int] = SETS_BYTES
+    indices: Ranges
+    source: Peer = ""
+
+
+@dataclass(frozen=True)
+class AskGiven(Request[Given]):
+    """Asks which microbatches of a step a giver has given to a peer of a stage: as a hop, a lease, or to repair a sum.
+    A peer that isn't the giver passes the question on to it.
+    """
+
+    header_bytes: ClassVar[int] = SETS_BYTES
+    step: Step
+    stage: Stage
+    indices: Ranges
+    peer: Peer
+    giver: Peer
 
 
 def hop_id(message: Hop | HopBeat | Locate) -> HopId:
