@@ -16,6 +16,7 @@ class FakeLinks:
         everyone[own] = self
         self.fence = Fence()
         self.asked: list[tuple[str, Any]] = []
+        self.cut_from: set[str] = set()  # peers that this one can't reach
         self.deaf = False  # nothing comes through to this peer
         self._handlers: dict[type, Callable[[str, Any], Awaitable[Any]]] = {}
 
@@ -25,12 +26,14 @@ class FakeLinks:
     async def ask(self, peer: str, request: Any, *, deadline_s: float, urgency: str = "control") -> Any:
         """Raises PeerUnreachable, TimeoutError, and what the handler raises."""
         self.asked.append((peer, request))
-        if (other := self.everyone.get(peer)) is None:
+        if (other := self.everyone.get(peer)) is None or peer in self.cut_from:
             raise PeerUnreachable(peer)
         if other.deaf:
             await asyncio.sleep(deadline_s)
             raise TimeoutError
-        return await other._handlers[type(request)](self._own, request)
+        if (handler := other._handlers.get(type(request))) is None:
+            raise Refused(f"nobody here answers {type(request).__name__}")
+        return await handler(self._own, request)
 
     async def tell_all(self, peers: list[str], request: Any, *, deadline_s: float) -> dict[str, Any]:
         """The answers of those that give one."""

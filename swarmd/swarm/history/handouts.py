@@ -20,6 +20,7 @@ class Handouts:
     def __init__(self) -> None:
         self._given: dict[int, dict[Place, set[PeerId]]] = {}  # by step
         self._sources: dict[int, dict[Place, PeerId]] = {}
+        self._conductors: dict[int, PeerId] = {}
 
     def give(self, step: int, stage: int, indices: Iterable[int], peer: PeerId) -> None:
         """This peer gives microbatches to another one. That counts even if others get them later, too."""
@@ -49,14 +50,25 @@ class Handouts:
         """The peer that gave this one a microbatch; "" if nobody did."""
         return self._sources.get(step, {}).get((stage, index), "")
 
+    def lead(self, step: int, conductor: PeerId) -> None:
+        """A conductor asks this peer to lead the round of its stage: what that lacks, this peer may have sent again."""
+        self._conductors[step] = conductor
+
+    def warrant(self, step: int, stage: int, index: int) -> PeerId:
+        """The peer in whose name this one gives a microbatch to a stage: the one that it has it from, else the
+        conductor that asked it to lead; "" if it may not.
+        """
+        return self.source(step, stage - 1, index) or self._conductors.get(step, "")
+
     def end_step(self, step: int) -> None:
         """A step has committed, and so have those before it."""
         self._given = _after(self._given, step)
         self._sources = _after(self._sources, step)
+        self._conductors = _after(self._conductors, step)
 
     def forget(self) -> None:
         """Another state than before is this peer's: steps are done anew."""
-        self._given, self._sources = {}, {}
+        self._given, self._sources, self._conductors = {}, {}, {}
 
 
 def _after(steps: dict[int, V], step: int) -> dict[int, V]:

@@ -124,61 +124,80 @@ class RecordJudge:
             return True
         match message:
             case Hop():
-                own = self._membership.own.stage
                 over = chain.version > base and not message.evaluate
-                return over or await self._was_given_hop(peer, message, own - 1)
+                return over or await self._may_pass_on(peer, message)
             case HandOver():
                 return chain.version > base or await self._was_given_sum(peer, message)
         return chain.version > base
 
-    async def _was_given_hop(self, peer: PeerId, hop: Hop, stage: int) -> bool:
-        """Tells if a newcomer at a stage was given a microbatch. If a newcomer says that it has given it that one must
-        have been given it, too, and so on: there are as many of them as stages before.
+    async def _may_pass_on(self, peer: PeerId, hop: Hop) -> bool:
+        """Tells if a newcomer's hop counts, and notes that this peer has it from there. Of a microbatch that came from
+        others anybody at the stage before may hear what became of it: its handler does nothing else for a newcomer
+        that this peer doesn't have it from.
         """
-        giver, indices = hop.source, to_ranges((hop.index,))
-        for at in range(stage, -1, -1):
-            given = await self._ask_giver(giver, AskGiven(hop.step, at, indices, peer, giver))
-            if given.indices != indices:
-                return False
-            if self._may_give(giver) or self._was_appointed(hop.step, giver):
-                return True
-            peer, giver = giver, given.source
-        return False
+        own = self._membership.own.stage
+        if not 0 <= hop.index < self._indices:
+            return False
+        question = AskGiven(hop.step, own - 1, to_ranges((hop.index,)), peer, hop.source)
+        if self._may_conduct(peer) or await self._was_given(question):
+            self._handouts.take(hop.step, own, (hop.index,), peer)
+            return True
+        return not hop.evaluate and self._handouts.source(hop.step, own, hop.index) != ""
+
+    async def _was_given(self, ask: AskGiven) -> bool:
+        """Tells if a newcomer was given a microbatch, as it says. A giver that is a newcomer, too, must have been given
+        it itself, and so on: there are as many of them as stages before; or the conductor has asked it to lead a round.
+        """
+        given, giver = await self._ask_giver(ask), ask.giver
+        if given.indices != ask.indices:
+            return False
+        if self._may_give(giver):
+            return True
+        before = AskGiven(ask.step, ask.stage - 1, ask.indices, giver, given.source)
+        if ask.stage > 0 and await self._was_given(before):
+            return True
+        return await self._was_asked_to_lead(giver, ask, given.source)
 
     async def _was_given_sum(self, peer: PeerId, message: HandOver) -> bool:
         """Tells if a newcomer was given all that it says to have in its sum."""
-        stage, step, indices = message.stage, message.step, message.indices
-        believed = [it for it in message.sources if self._may_give(it) or self._was_appointed(step, it)]
-        givers = believed[:GIVERS_ASKED]
-        questions = [AskGiven(message.step, stage, indices, peer, giver) for giver in givers]
-        answers = await asyncio.gather(*map(self._ask_giver, givers, questions))
+        givers = sorted(message.sources, key=lambda it: not self._may_give(it))[:GIVERS_ASKED]
+        asks = [AskGiven(message.step, message.stage, message.indices, peer, giver) for giver in givers]
         try:
-            given = {index for it in answers for index in from_ranges(it.indices, self._indices)}
-            return not message.spoiled and given >= {*from_ranges(indices, self._indices)}
+            given = {index for indices in await asyncio.gather(*map(self._given_by, asks)) for index in indices}
+            return not message.spoiled and given >= {*from_ranges(message.indices, self._indices)}
         except OutOfRange:
             return False
+
+    async def _given_by(self, ask: AskGiven) -> list[int]:
+        """The microbatches that a giver says to have given, if it is believed by itself, or leads a round. Raises
+        OutOfRange.
+        """
+        given = await self._ask_giver(ask)
+        believed = self._may_give(ask.giver) or await self._was_asked_to_lead(ask.giver, ask, given.source)
+        return from_ranges(given.indices, self._indices) if believed else []
 
     def _may_give(self, peer: PeerId) -> bool:
         """Tells if a peer's word is enough that it has given something."""
         return not self._history.chain.is_newcomer(peer) or self._may_conduct(peer)
 
-    def _was_appointed(self, step: int, peer: PeerId) -> bool:
-        """Tells if a newcomer's orders of a step have counted here, as the conductor had asked it to lead."""
-        return any((it[0], it[3]) == (step, peer) for it in self._appointed)
+    async def _was_asked_to_lead(self, peer: PeerId, ask: AskGiven, conductor: PeerId) -> bool:
+        """Tells if a newcomer leads a round that may lack something of a stage: of that after it, or of the first."""
+        rounds = [ask.stage + 1] if ask.stage > 0 else [0, 1]
+        return any([await self._says_appointed(conductor, AskAppointment(ask.step, stage, peer)) for stage in rounds])
 
-    async def _ask_giver(self, giver: PeerId, ask: AskGiven) -> Given:
-        """The word of a giver; far from it, in a large swarm, another peer of its stage asks it."""
-        via = giver
-        if self._membership.get(giver) is None:
-            near = [card.peer for card in self._membership.stage(max(0, ask.stage - 1)) if self._may_give(card.peer)]
-            via = next(iter(near), "")
-        if not giver or not via:
-            return NOTHING
-        try:
-            return await self._links.ask(via, ask, deadline_s=GIVEN_SECONDS)
-        except NO_ANSWER as trouble:
-            log.info("%s doesn't say what it gave %s: %s", short(giver), short(ask.peer), trouble)
-            return NOTHING
+    async def _ask_giver(self, ask: AskGiven) -> Given:
+        """The word of a giver, from itself or through another peer of its stage: it may be far from here, in a large
+        swarm, or not be reached.
+        """
+        before, giver = max(0, ask.stage - 1), ask.giver
+        near = [card.peer for card in self._membership.stage(before) if self._may_give(card.peer)]
+        ways = [giver] if self._membership.get(giver) is not None else []
+        for way in (*ways, *[it for it in near if it != giver][:1]) if giver else ():
+            try:
+                return await self._links.ask(way, ask, deadline_s=GIVEN_SECONDS)
+            except NO_ANSWER as trouble:
+                log.info("%s doesn't say what %s gave %s: %s", short(way), short(giver), short(ask.peer), trouble)
+        return NOTHING
 
     async def _answer_given(self, peer: PeerId, ask: AskGiven) -> Given:
         if ask.giver != self._membership.own.peer:
@@ -187,8 +206,7 @@ class RecordJudge:
             return await self._links.ask(ask.giver, ask, deadline_s=GIVEN_SECONDS / 2)
         indices = from_ranges(ask.indices, self._indices)
         given = self._handouts.given(ask.step, ask.stage, indices, ask.peer)
-        source = self._handouts.source(ask.step, ask.stage - 1, given[0]) if given else ""
-        return Given(to_ranges(given), source)
+        return Given(to_ranges(given), self._handouts.warrant(ask.step, ask.stage, given[0]) if given else "")
 
     # ---------------------------------------------------------------------------------------------- orders
 
@@ -243,15 +261,19 @@ class RecordJudge:
         appointment = (message.step, message.ballot, message.stage, peer)
         if appointment in self._appointed:
             return True
+        if not await self._says_appointed(conductor, AskAppointment(message.step, message.stage, peer)):
+            return False
+        kept = {it for it in self._appointed if it[0] > self._history.version}
+        self._appointed = {*list(kept)[: APPOINTMENTS_KEPT - 1], appointment}
+        return True
+
+    async def _says_appointed(self, conductor: PeerId, question: AskAppointment) -> bool:
+        """Tells if a conductor says that it has asked a peer to lead."""
         if not self._may_conduct(conductor):  # nor may the nobody of a message without a ballot
             return False
-        question = AskAppointment(message.step, message.stage, peer)
         try:
-            answer = await self._links.ask(conductor, question, deadline_s=APPOINTMENT_SECONDS)
+            return (await self._links.ask(conductor, question, deadline_s=APPOINTMENT_SECONDS)).appointed
         except NO_ANSWER as trouble:
-            log.info("%s doesn't say whether it asked %s to lead: %s", short(conductor), short(peer), trouble)
+            leader = short(question.leader)
+            log.info("%s doesn't say whether it asked %s to lead: %s", short(conductor), leader, trouble)
             return False
-        if answer.appointed:
-            kept = {it for it in self._appointed if it[0] > self._history.version}
-            self._appointed = {*list(kept)[: APPOINTMENTS_KEPT - 1], appointment}
-        return answer.appointed

@@ -13,7 +13,7 @@ import math
 from collections.abc import Container
 from typing import Any
 
-from swarmd.errors import NO_ANSWER, HopForgotten, HopGivenUp, PeerUnreachable
+from swarmd.errors import NO_ANSWER, HopForgotten, HopGivenUp, NotAllowed, PeerUnreachable
 from swarmd.swarm.hops.custody import Custody, IsStalled
 from swarmd.swarm.hops.retention import Answer, Retained, Retention
 from swarmd.swarm.hops.routing import Router
@@ -29,6 +29,7 @@ LOCATE_SECONDS = 3.0  # asking replicas who has a hop: one round trip and a busy
 RECHECK_SECONDS = 5.0  # bound on waiting for a word (room, a new peer) that may have been lost
 SILENCE_LOOK_SECONDS = 1.0  # between looks at whether a holder has fallen silent
 CANCEL_SECONDS = 5.0
+NOT_ALLOWED_SECONDS = 0.5  # before a holder that knows nobody who has given this peer a hop hears of it again
 HEED_SECONDS = 0.5  # for a holder to know that it is given up, before the hop goes elsewhere: two slow round trips
 
 
@@ -110,10 +111,12 @@ class Custodian:
             log.info("hop %s comes back from %s: %s", tuple(key), short(holder), trouble)
             if isinstance(trouble, HopGivenUp):
                 self._members.pop(key, None)  # the holder that has it answers again, and wasn't among these
-            else:
+            elif not isinstance(trouble, NotAllowed):
                 self.router.failed(holder, now)
             retained.hop = sent_again(hop)
             await self._cancel(holder, key)
+            if isinstance(trouble, NotAllowed):  # whoever needs the hop gives it to this peer anew, and is asked, then
+                await asyncio.sleep(NOT_ALLOWED_SECONDS)
             return None
         finally:
             self.router.returned(holder)

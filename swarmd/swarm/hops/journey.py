@@ -10,7 +10,17 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from swarmd.errors import DeviceLost, HopForgotten, HopGivenUp, NonFinite, OutOfRange, PeerFault, Refused, SwarmError
+from swarmd.errors import (
+    DeviceLost,
+    HopForgotten,
+    HopGivenUp,
+    NonFinite,
+    NotAllowed,
+    OutOfRange,
+    PeerFault,
+    Refused,
+    SwarmError,
+)
 from swarmd.swarm.hops.admission import Admission
 from swarmd.swarm.hops.custodian import Custodian
 from swarmd.swarm.hops.retention import Answer
@@ -65,28 +75,25 @@ class Journeys:
             raise Refused("the first stage takes no hops")
         check_stage(hop.stage, self._stage)
         if hop.evaluate:
-            last = self._run.microbatches + self._run.validation_microbatches
-            if hop.step == self._history.version + 1 and self._run.microbatches <= hop.index < last:
-                self._handouts.take(hop.step, self._stage, (hop.index,), custodian)
-            return await self._validation.answer(hop)
+            return await self._evaluate(custodian, hop)
         if hop.step < 1 or not 0 <= hop.index < self._run.microbatches:
             raise OutOfRange(f"hop ({hop.step}, {hop.index}) is none of this run")
         await self._history.await_version(hop.step - 1, hop.record_hash, custodian, VERSION_WAIT_SECONDS)
         key = hop_id(hop)
         await self.hops.undisturbed(key)
+        counts = self._has_from(custodian, key)
         if (answer := self._retention.answer(key)) is not None:
             return answer
         it = self.hops.get(key)
         if it is None:
-            if self.admission.closed:
-                raise Refused("this peer takes no more hops")
-            done_before = self.admission.paused and self._sums.has(*key)
-            if not self.admission.has_room() and not done_before:
+            if not counts:
+                raise NotAllowed("nobody has said that this hop was given to you, and it isn't here")
+            if not self._is_admitted(key):
                 return self.admission.refuse(custodian)
             it = self._begin(key, custodian, hop.tokens, hop.activation, hop.again, hop.codec)
             it.horizon_s = hop.horizon_s
-        it.custodian = custodian
-        self._handouts.take(hop.step, self._stage, (hop.index,), custodian)
+        if counts:
+            it.custodian = custodian
         assert it.task is not None
         try:
             answered: Answer = await joined(it.task, HopGivenUp())
@@ -95,6 +102,27 @@ class Journeys:
             if it.given_up:
                 raise HopGivenUp from None
             raise Refused(str(trouble) or "out of memory") from None
+
+    async def _evaluate(self, custodian: PeerId, hop: Hop) -> Loss:
+        last = self._run.microbatches + self._run.validation_microbatches
+        if hop.step == self._history.version + 1 and self._run.microbatches <= hop.index < last:
+            self._handouts.take(hop.step, self._stage, (hop.index,), custodian)
+        return await self._validation.answer(hop)
+
+    def _is_admitted(self, key: HopId) -> bool:
+        """Tells if there is room for a hop. Raises Refused if this peer leaves."""
+        if self.admission.closed:
+            raise Refused("this peer takes no more hops")
+        done_before = self.admission.paused and self._sums.has(*key)
+        return done_before or self.admission.has_room()
+
+    def _has_from(self, custodian: PeerId, key: HopId) -> bool:
+        """Tells if a hop of a custodian counts, and notes that this peer has it from there. Of a newcomer that this
+        peer doesn't have it from it doesn't: such a one only hears what became of the hop (`RecordJudge`).
+        """
+        if not self._history.chain.is_newcomer(custodian):
+            self._handouts.take(key.step, self._stage, (key.index,), custodian)
+        return self._handouts.source(key.step, self._stage, key.index) == custodian
 
     def train(self, key: HopId, tokens: Buffer, *, again: bool, horizon_s: float = 0.0) -> asyncio.Task[Answer]:
         """Starts a microbatch's journey at the head. Its task ends when the index is in this peer's sum. No side task

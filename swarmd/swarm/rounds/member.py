@@ -97,6 +97,7 @@ class Rounds:
             leader = self._leading[close.step] = self._leader(close)
             task = self._reports[close.step] = asyncio.create_task(leader.lead(), name=f"round {close.step}")
         self._leading[close.step].on_close(close)
+        self._handouts.lead(close.step, conductor)
         return await joined(task, Refused(f"the round of step {close.step} is over"))  # the step's commit cancels it
 
     def _leader(self, close: Close) -> RoundLeader:

@@ -25,6 +25,7 @@ REPAIR_POLL_SECONDS = 0.5
 RESEND_AFTER_SECONDS = 1.0  # custodians see most deaths themselves, and at once
 RESEND_AGAIN_SECONDS = 3.0
 TURN_SECONDS = 15.0  # an index that doesn't come is asked of others after this
+NEWCOMER_SECONDS = 15.0  # one that is on its way to newcomers alone is asked for after this, as if it wasn't
 RESEND_SECONDS = 10.0  # to set out
 SUBTRACT_SECONDS = 30.0  # besides what the device takes
 LOST_SECONDS = 900.0  # without any progress, after which missing indices count as lost
@@ -62,12 +63,17 @@ class Lacks:
         return max(now - self._lacks[index].since for index in indices)
 
 
-def order_sources(sources: Sequence[PeerId], waited_s: float, is_silent: Callable[[PeerId], bool]) -> list[PeerId]:
-    """The order in which peers are asked for what has been missing for so long: each turn another one is the first, and
-    the silent ones, which are waited for, are the last.
+def order_sources(
+    sources: Sequence[PeerId],
+    waited_s: float,
+    is_silent: Callable[[PeerId], bool],
+    is_named: Callable[[PeerId], bool],
+) -> list[PeerId]:
+    """The order in which peers are asked for what has been missing for so long: each turn another one is the first, but
+    newcomers come after those that a record names, and the silent ones, which are waited for, are the last.
     """
     turn = int(waited_s / TURN_SECONDS) % max(1, len(sources))
-    return sorted([*sources[turn:], *sources[:turn]], key=is_silent)
+    return sorted([*sources[turn:], *sources[:turn]], key=lambda peer: (is_silent(peer), not is_named(peer)))
 
 
 class Reconciliation:
@@ -80,6 +86,7 @@ class Reconciliation:
         self.loss_sum: float | None = None  # of all indices, once known
         self.spread = True  # the members share the work of owners; else the leader alone owns all parts
         self._lacks = Lacks()
+        self._with_newcomers = Lacks()
         self._void: set[PeerId] = set()  # they answer, but their sums can't be used
         self._failed_subtractions: dict[PeerId, int] = {}
 
@@ -150,14 +157,15 @@ class Reconciliation:
                 return
             holdings = self.holdings(frozen)
             coverage = measure_coverage(holdings, self._run.microbatches)
-            under_way = {i for peer in holdings for i in from_ranges(frozen[peer].under_way, self._run.microbatches)}
+            ways = {peer: set(from_ranges(frozen[peer].under_way, self._run.microbatches)) for peer in holdings}
+            under_way = set().union(*ways.values())
             held = {index for indices in holdings.values() for index in indices}
             twice = (held & under_way) - spared
             spared = (spared & held) | twice
             if twice:  # what comes to an end meanwhile would have to be subtracted
                 continue
             counting = sorted(peer for peer in holdings if holdings[peer] or not frozen[peer].indices)
-            await self._resend([index for index in coverage.missing if index not in under_way], counting)
+            await self._resend(self._to_bring(coverage.missing, ways), counting)
             if it.blame:
                 return
             await self._subtract(coverage)
@@ -170,6 +178,17 @@ class Reconciliation:
             await it.changed.wait(REPAIR_POLL_SECONDS)
 
     # ---------------------------------------------------------------------------------------------- what is missing
+
+    def _to_bring(self, missing: Sequence[int], ways: dict[PeerId, set[int]]) -> list[int]:
+        """Those of the missing indices that are on their way to no member. Whoever gave one to a newcomer may be gone,
+        and then nobody takes its hop: so it is brought to it once more after a while, by someone who answers for that.
+        `ways`: what is under way at each member.
+        """
+        named = set[int]().union(*(indices for peer, indices in ways.items() if self._is_named(peer)))
+        others = set[int]().union(*ways.values()) - named
+        with_newcomers = [index for index in missing if index in others]
+        late = self._with_newcomers.due(with_newcomers, asyncio.get_running_loop().time(), NEWCOMER_SECONDS)
+        return [index for index in missing if index in late or index not in named | others]
 
     async def _resend(self, missing: list[int], members: list[PeerId]) -> None:
         """Has indices brought that are in no sum, nor on their way to one."""
@@ -184,7 +203,8 @@ class Reconciliation:
         if it.stage > 0:
             live = [card.peer for card in it.membership.stage(it.stage - 1)]
             sources = rendezvous(f"resend/{it.step}/{it.stage}", live)
-        sources = order_sources(sources, self._lacks.ask(due, now), lambda peer: it.membership.is_silent(peer, now))
+        waited_s = self._lacks.ask(due, now)
+        sources = order_sources(sources, waited_s, lambda peer: it.membership.is_silent(peer, now), self._is_named)
         left = due
         if it.stage > 0:
             for source in sources:  # one after another, so that two don't send the same

@@ -30,13 +30,25 @@ def test_the_last_source_counts() -> None:
     assert it.source(3, 0, 0) == it.source(4, 1, 0) == ""
 
 
+def test_a_microbatch_is_given_in_the_name_of_whoever_gave_it_or_asked_to_lead() -> None:
+    it = Handouts()
+    assert it.warrant(3, 2, 0) == ""
+    it.lead(3, "conductor")
+    assert it.warrant(3, 2, 0) == it.warrant(3, 0, 0) == "conductor"
+    it.take(3, 1, (0,), "custodian")
+    assert [it.warrant(3, 2, index) for index in (0, 1)] == ["custodian", "conductor"]
+    assert it.warrant(4, 2, 0) == ""
+
+
 def test_a_step_that_is_over_is_forgotten_and_so_is_another_state() -> None:
     it = Handouts()
     for step in (2, 3, 4):
         it.give(step, 1, (0,), "a")
         it.take(step, 1, (0,), "a")
+        it.lead(step, "c")
     it.end_step(3)
     assert [it.given(step, 1, (0,), "a") for step in (2, 3, 4)] == [[], [], [0]]
     assert [it.source(step, 1, 0) for step in (2, 3, 4)] == ["", "", "a"]
+    assert [it.warrant(step, 0, 0) for step in (2, 3, 4)] == ["", "", "c"]
     it.forget()
-    assert it.given(4, 1, (0,), "a") == [] and it.source(4, 1, 0) == ""
+    assert it.given(4, 1, (0,), "a") == [] and it.source(4, 1, 0) == it.warrant(4, 0, 0) == ""

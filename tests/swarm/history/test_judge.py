@@ -335,31 +335,83 @@ def test_givers_that_are_newcomers_must_have_been_given_it_themselves() -> None:
         assert not await it.allows("x2", Hop, source="x1", index=5)
         givers["m0"].handouts.give(2, 0, (5,), "x0")
         assert await it.allows("x2", Hop, source="x1", index=5)
+        it.handouts.forget()
         givers["x1"].links.deaf = True
         assert not await it.allows("x2", Hop, source="x1", index=5), "nobody answers for it"
 
     run_virtual(main())
 
 
-def test_a_newcomer_that_the_conductor_asked_to_lead_says_what_it_gave() -> None:
-    """A leader has hops sent again that its stage lacks, and may be a newcomer itself."""
+def test_of_a_microbatch_that_is_here_any_newcomer_may_hear_what_became_of_it() -> None:
+    """Its handler tells it, and does nothing else (`Journeys`): whoever gave it to that one may be gone."""
 
     async def main() -> None:
-        it = Rig("m0", "x0", "x1")
-        givers = {peer: Giver(it, peer) for peer in ("m0", "x1")}
+        it, gone = Rig("m0", "x0"), {"source": "gone", "index": 3, "evaluate": False}
+        assert not await it.allows("x0", Hop, **gone)
+        it.handouts.take(2, 1, (3,), "m0")
+        assert await it.allows("x0", Hop, **gone)
+        assert it.handouts.source(2, 1, 3) == "m0"
+        assert not await it.allows("x0", Hop, **{**gone, "evaluate": True})
+        assert not await it.allows("x0", Hop, **{**gone, "index": 4})
+        Giver(it, "m0").handouts.give(2, 0, (3,), "x0")
+        assert await it.allows("x0", Hop, source="m0", index=3)
+        assert it.handouts.source(2, 1, 3) == "x0"
+        assert not await it.allows("x0", Hop, source="m0", index=1 << 19), "there is no such place"
+
+    run_virtual(main())
+
+
+def test_a_newcomer_that_conducts_where_no_member_is_at_work_answers_for_its_own_hops() -> None:
+    async def main() -> None:
+        it = Rig("x0")
+        assert not await it.allows("x0", Hop, source="", index=3)
+        it.membership._own_card.become("joining")
+        assert await it.allows("x0", Hop, source="", index=3)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(("leads", "stage"), [(1, 0), (0, 0), (2, 1)])
+def test_a_newcomer_that_leads_a_round_says_what_it_gave_and_the_conductor_that_it_does(leads: int, stage: int) -> None:
+    """A leader has hops sent again that its stage lacks. Hearers of other stages have had no order from it."""
+
+    async def main() -> None:
+        it = Rig("m0", "x0", "y1", f"z{leads}", stage=stage + 1)
+        leader, newcomer, asked = f"z{leads}", ("x0", "y1")[stage], list[AskAppointment]()
+        givers = {peer: Giver(it, peer) for peer in ("m0", leader)}
 
         async def answer(peer: str, ask: AskAppointment) -> Appointment:
-            return Appointment(True)
+            asked.append(ask)
+            return Appointment((ask.stage, ask.leader) == (leads, leader))
 
         givers["m0"].links.handle(AskAppointment, answer)
-        givers["x1"].handouts.give(2, 0, (3,), "x0")
-        sum_: dict[str, Any] = {"stage": 0, "indices": ((3, 4),), "spoiled": (), "sources": ("x1",)}
-        assert not await it.allows("x0", Hop, source="x1", index=3)
-        assert not await it.allows("x0", HandOver, **sum_)
-        assert await it.allows("x1", Freeze, stage=1, ballot=Ballot(1, "m0"))
-        assert await it.allows("x0", Hop, source="x1", index=3)
-        assert await it.allows("x0", HandOver, **sum_)
-        assert not await it.allows("x0", Hop, source="x1", index=4)
+        givers[leader].handouts.give(2, stage, (3,), newcomer)
+        sum_: dict[str, Any] = {"stage": stage, "indices": ((3, 4),), "spoiled": (), "sources": (leader,)}
+        assert not await it.allows(newcomer, Hop, source=leader, index=3), "in whose name?"
+        givers[leader].handouts.lead(2, newcomer)
+        assert not await it.allows(newcomer, Hop, source=leader, index=3), "that is no conductor"
+        assert not await it.allows(newcomer, HandOver, **sum_)
+        givers[leader].handouts.lead(2, "m0")
+        assert await it.allows(newcomer, Hop, source=leader, index=3)
+        assert await it.allows(newcomer, HandOver, **sum_)
+        assert not await it.allows(newcomer, Hop, source=leader, index=4)
+        assert {ask.step for ask in asked} == {2}
+
+    run_virtual(main())
+
+
+def test_a_newcomer_that_was_asked_to_lead_another_round_does_not_give_for_this_one() -> None:
+    async def main() -> None:
+        it = Rig("m0", "x0", "z2")
+        givers = {peer: Giver(it, peer) for peer in ("m0", "z2")}
+
+        async def answer(peer: str, ask: AskAppointment) -> Appointment:
+            return Appointment(ask.stage == 2)
+
+        givers["m0"].links.handle(AskAppointment, answer)
+        givers["z2"].handouts.give(2, 0, (3,), "x0")
+        givers["z2"].handouts.lead(2, "m0")
+        assert not await it.allows("x0", Hop, source="z2", index=3)
 
     run_virtual(main())
 
@@ -394,7 +446,7 @@ def test_nobody_stays_for_a_newcomer() -> None:
     run_virtual(main())
 
 
-def test_who_does_not_know_a_giver_has_another_peer_of_its_stage_ask_it() -> None:
+def test_who_does_not_know_or_reach_a_giver_has_another_peer_of_its_stage_ask_it() -> None:
     async def main() -> None:
         it = Rig("m0", "x0")
         far, near = Giver(it, "n0"), Giver(it, "m0")
@@ -403,5 +455,13 @@ def test_who_does_not_know_a_giver_has_another_peer_of_its_stage_ask_it() -> Non
         far.handouts.give(2, 0, (3,), "x0")
         assert await it.allows("x0", Hop, source="n0", index=3)
         assert [peer for peer, _ in near.links.asked] == ["n0", "n0"]
+        it.hear("n0", stage=0)
+        assert await it.allows("x0", Hop, source="n0", index=3)
+        assert len(near.links.asked) == 2, "it is asked itself"
+        it.links.cut_from.add("n0")
+        assert await it.allows("x0", Hop, source="n0", index=3)
+        assert len(near.links.asked) == 3
+        far.links.deaf = True
+        assert not await it.allows("x0", Hop, source="n0", index=3)
 
     run_virtual(main())

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from swarmd.config import CodecConfig, LimitsConfig, ModelConfig, RunConfig
-from swarmd.errors import HopForgotten, HopGivenUp, PeerUnreachable, Refused
+from swarmd.errors import HopForgotten, HopGivenUp, NotAllowed, PeerUnreachable, Refused
 from swarmd.sim.world.clock import run_virtual
-from swarmd.swarm.hops.custodian import Custodian
+from swarmd.swarm.hops.custodian import NOT_ALLOWED_SECONDS, Custodian
 from swarmd.swarm.hops.retention import Retained
 from swarmd.swarm.hops.step_sum import StepSums
 from swarmd.swarm.membership.table import Membership
@@ -161,6 +161,21 @@ async def test_a_holder_that_gave_it_up_as_it_was_told_is_not_blamed() -> None:
         assert await it.custodian.pass_on(it.keep()) == GRADIENT
         seconds.append(asyncio.get_running_loop().time() - began)
     assert seconds[0] < 1.0 < seconds[1]  # it may have it again at once; one that refused is left alone for a while
+
+
+@virtually
+async def test_where_nobody_answers_for_this_peer_it_asks_again_soon_in_the_name_of_who_gave_it_last() -> None:
+    it = Peer()
+    it.members.suspect("c")
+    it.answers = {"b": [NotAllowed("who gave you that?")] * 3, "c": []}
+    it.custodian._handouts.take(STEP, 0, (1,), "first")
+    passing = asyncio.create_task(it.custodian.pass_on(it.keep()))
+    await asyncio.sleep(1.5 * NOT_ALLOWED_SECONDS)
+    it.custodian._handouts.take(STEP, 0, (1,), "second")
+    assert await passing == GRADIENT
+    hops = [message for _, message in it.of(Hop)]
+    assert [message.source for message in hops] == ["first", "first", "second", "second"]
+    assert asyncio.get_running_loop().time() == pytest.approx(4 * 0.1 + 3 * NOT_ALLOWED_SECONDS)
 
 
 @virtually

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from swarmd.config import LimitsConfig, ModelConfig, RunConfig
-from swarmd.errors import HopForgotten, HopGivenUp, NonFinite, OutOfRange, PeerFault, Refused
+from swarmd.errors import HopForgotten, HopGivenUp, NonFinite, NotAllowed, OutOfRange, PeerFault, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.fence import Fence
 from swarmd.swarm.hops.admission import Admission
@@ -63,7 +63,11 @@ class Peer:
             limits=LimitsConfig(in_flight_hops=2),
             links=links,
             membership=SimpleNamespace(own=SimpleNamespace(peer="me")),
-            history=SimpleNamespace(version=STEP - 1, await_version=self._await_version),
+            history=SimpleNamespace(
+                version=STEP - 1,
+                await_version=self._await_version,
+                chain=SimpleNamespace(is_newcomer=lambda peer: peer.startswith("new")),
+            ),
             scope=SimpleNamespace(handle=lambda kind, handler: None, links=links),
             tasks=SimpleNamespace(start=asyncio.ensure_future),
             sums=self.sums,
@@ -79,6 +83,7 @@ class Peer:
             end_step=self.ended.append,
         )
         validation: Any = SimpleNamespace(answer=self._validate)
+        self.handouts = context.peer.handouts
         self.admission = Admission(context)
         self.journeys = Journeys(context, self.admission, cast("Custodian", custodian), cast("Validation", validation))
 
@@ -163,6 +168,36 @@ async def test_who_asks_meanwhile_joins_the_work() -> None:
     first, second = await asyncio.gather(it.ask(hop()), it.ask(hop(), "another"))
     assert first is second and it.tasks == ["tail"]
     assert it.sums.of(STEP).sources == {1: "another"}  # who asked last waits for it
+
+
+@virtually
+async def test_a_newcomer_that_the_hop_did_not_come_from_hears_what_became_of_it_and_nothing_else() -> None:
+    it = Peer()
+    with pytest.raises(NotAllowed):
+        await it.ask(hop(), "new")
+    assert (it.tasks, it.hops.busy) == ([], False)
+    first = asyncio.create_task(it.ask(hop()))
+    await asyncio.sleep(0.5)
+    second = asyncio.create_task(it.ask(hop(), "new"))
+    await asyncio.sleep(0.1)
+    await it.journeys._answer_cancel("new", Cancel((KEY,)))
+    assert await first is await second is await it.ask(hop(), "new")
+    assert (it.tasks, it.sums.of(STEP).sources) == (["tail"], {1: "before"})
+    assert it.handouts.source(STEP, TAIL, 1) == "before"
+    it.retention.drop_answer(KEY)
+    with pytest.raises(NotAllowed):
+        await it.ask(hop(), "new")
+    it.handouts.take(STEP, TAIL, (2,), "new")
+    await it.ask(hop(2), "new")
+    assert it.sums.of(STEP).sources == {1: "before", 2: "new"}
+
+
+@virtually
+async def test_who_gives_again_what_is_answered_answers_for_it_from_then_on() -> None:
+    it = Peer()
+    await it.ask(hop())
+    await it.ask(hop(), "another")
+    assert it.handouts.source(STEP, TAIL, 1) == "another"
 
 
 @virtually

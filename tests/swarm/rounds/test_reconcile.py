@@ -12,6 +12,7 @@ from swarmd.swarm.history.handouts import Handouts
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.rounds.reconcile import (
     LOST_SECONDS,
+    NEWCOMER_SECONDS,
     RESEND_AFTER_SECONDS,
     RESEND_AGAIN_SECONDS,
     TURN_SECONDS,
@@ -150,6 +151,36 @@ def test_an_index_on_its_way_is_waited_for() -> None:
     reconcile(members, test)
 
 
+def test_an_index_that_is_with_a_newcomer_for_long_is_brought_to_it_again() -> None:
+    """Whoever gave it may be gone, and nobody takes its hop, then."""
+    members = Members(a={0, 1}, b=set(), new={2})
+    members.under_way, members.retained = {"new": {3}}, {"before1": {3}}
+
+    async def test(sums: Reconciliation, it: Round) -> None:
+        began = asyncio.get_running_loop().time()
+        await sums.make_whole()
+        waited_s = asyncio.get_running_loop().time() - began
+        assert waited_s == pytest.approx(NEWCOMER_SECONDS + RESEND_AFTER_SECONDS, abs=1.0)
+        assert {question.indices for _, question in members.of(Resend)} == {((3, 4),)}
+        assert it.handouts.given(3, 0, [3], "before1") == [3]
+
+    reconcile(members, test)
+
+
+def test_an_index_that_is_with_a_newcomer_and_a_member_is_waited_for() -> None:
+    members = Members(a={0, 1}, b=set(), new={2})
+    members.under_way = {"new": {3}, "b": {3}}
+
+    async def test(sums: Reconciliation, it: Round) -> None:
+        whole = asyncio.create_task(sums.make_whole())
+        await asyncio.sleep(5 * NEWCOMER_SECONDS)
+        assert not whole.done() and not members.of(Resend)
+        members.sums["b"].add(3)
+        await whole
+
+    reconcile(members, test)
+
+
 def test_an_index_in_two_sums_is_taken_out_of_one() -> None:
     members = Members(a={0, 1, 2}, b={2, 3})
 
@@ -245,11 +276,16 @@ def test_a_lack_is_asked_for_after_a_while_and_again_after_a_longer_one() -> Non
     [(0.0, "abdc"), (TURN_SECONDS, "bdac"), (2 * TURN_SECONDS, "dabc"), (4 * TURN_SECONDS, "abdc")],
 )
 def test_each_turn_another_one_is_asked_first_and_silent_ones_last(waited_s: float, order: str) -> None:
-    assert "".join(order_sources("abcd", waited_s, lambda peer: peer == "c")) == order
+    assert "".join(order_sources("abcd", waited_s, lambda peer: peer == "c", lambda peer: True)) == order
+
+
+def test_newcomers_are_asked_after_those_that_a_record_names_and_before_silent_ones() -> None:
+    order = order_sources("abcdef", 2 * TURN_SECONDS, lambda peer: peer in "ad", lambda peer: peer in "cdf")
+    assert "".join(order) == "cfebda"
 
 
 def test_nobody_is_asked_where_nobody_is() -> None:
-    assert order_sources([], 100.0, lambda peer: False) == []
+    assert order_sources([], 100.0, lambda peer: False, lambda peer: True) == []
 
 
 def test_a_newcomers_word_that_a_missing_index_is_not_finite_does_not_make_the_step_a_skipped_one() -> None:
