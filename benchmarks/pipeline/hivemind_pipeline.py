@@ -33,12 +33,11 @@ from hivemind.proto.runtime_pb2 import CompressionType  # noqa: E402
 from hivemind.utils.tensor_descr import BatchTensorDescriptor  # noqa: E402
 
 from benchmarks.pipeline.workload import (  # noqa: E402
+    Batches,
     load_workload,
     make_optimizer,
-    microbatch,
     parser,
     print_result,
-    read_corpus,
     step_optimizer,
 )
 from swarmd.config import RunConfig  # noqa: E402
@@ -133,7 +132,7 @@ def start_servers(run: RunConfig) -> list[dict[str, Any]]:
     return described
 
 
-def drive(run: RunConfig, warmup: int, steps: int, in_flight: int) -> None:
+def drive(run: RunConfig, batches: Batches, warmup: int, steps: int, in_flight: int) -> None:
     """Sends every microbatch forward and backward through both servers and prints the result."""
     servers = start_servers(run)
     dht = DHT(initial_peers=[address for server in servers for address in server["addresses"]], start=True)
@@ -144,11 +143,10 @@ def drive(run: RunConfig, warmup: int, steps: int, in_flight: int) -> None:
     )
     for expert in (head, tail):
         assert expert.info, "its schema: asked for once here, not by every thread"
-    corpus = read_corpus()
 
     def train(number: int) -> tuple[float, float]:
         """One microbatch there and back: when it was done, and its loss."""
-        tokens, targets = microbatch(run, corpus, *divmod(number, run.microbatches))
+        tokens, targets = batches.microbatch(*divmod(number, run.microbatches))
         loss = tail(head(tokens), targets).sum()
         loss.backward()
         return time.perf_counter(), loss.item()
@@ -176,7 +174,7 @@ def main() -> None:
     if arguments.serve is not None:
         serve(run, arguments.serve, arguments.codec, arguments.handlers)
     else:
-        drive(run, arguments.warmup, arguments.steps, arguments.in_flight)
+        drive(run, Batches(arguments.batches), arguments.warmup, arguments.steps, arguments.in_flight)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ import time
 import torch
 
 from benchmarks.pipeline.workload import (
+    Batches,
     load_workload,
     make_optimizer,
-    microbatch,
     parser,
     print_result,
-    read_corpus,
     step_optimizer,
 )
 from swarmd.stage.model import build_whole, loss_sum
@@ -23,7 +22,7 @@ from swarmd.stage.model import build_whole, loss_sum
 def main() -> None:
     """Trains and prints tokens, seconds and loss of the measured steps."""
     arguments = parser(__doc__).parse_args()
-    run, corpus = load_workload(arguments.model), read_corpus()
+    run, batches = load_workload(arguments.model), Batches(arguments.batches)
     module = build_whole(run.model, run.seed)
     optimizer = make_optimizer(module, run)
     begin, total = 0.0, 0.0
@@ -32,7 +31,7 @@ def main() -> None:
             begin = time.perf_counter()
         total = 0.0
         for index in range(run.microbatches):
-            tokens, targets = microbatch(run, corpus, step, index)
+            tokens, targets = batches.microbatch(step, index)
             loss = loss_sum(module(tokens), targets)
             torch.autograd.backward(loss)
             total += loss.item()

@@ -7,11 +7,12 @@ import importlib.metadata
 import os
 import platform
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HEADING = f"  {'system':<18}{'tokens/s':>10}{'ratio':>9}{'min':>7}{'max':>7}{'rounds':>8}{'loss':>7}"
+HEADING = f"  {'system':<18}{'tokens/s':>10}{'ratio':>9}{'min':>7}{'max':>7}{'rounds':>8}{'loss':>8}"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,20 @@ def summarise(measurements: list[Measurement], preset: str, system: str, baselin
     }
 
 
+def disagreements(measurements: list[Measurement], baseline: str, allowed: Mapping[str, float]) -> list[str]:
+    """A sentence for each loss that is further from the baseline's of its round than that share of it."""
+    losses = {(it.preset, it.round, it.system): it.result["loss"] for it in measurements if it.result is not None}
+    sentences = []
+    for (preset, number, system), loss in losses.items():
+        base = losses.get((preset, number, baseline))
+        if base is not None and system in allowed and not abs(loss - base) <= allowed[system] * base:
+            sentences.append(
+                f"round {number + 1}, {preset}: the loss of {system} is {loss:.4f}, that of {baseline} {base:.4f}; on "
+                f"the same microbatches they differ by at most {allowed[system]:.1%}"
+            )
+    return sentences
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """The summaries as lines to read."""
     lines = []
@@ -70,7 +85,7 @@ def _row(row: dict[str, Any]) -> list[str]:
     rate, ratio, last = row["tokens_per_second"], row["ratio"], row["last"]
     if rate is not None:
         ratios = f"{ratio['median']:>9.2f}{ratio['min']:>7.2f}{ratio['max']:>7.2f}" if ratio else " " * 23
-        line = f"  {row['system']:<18}{rate['median']:>10,.0f}{ratios}{row['rounds']:>8}{last['loss']:>7.2f}"
+        line = f"  {row['system']:<18}{rate['median']:>10,.0f}{ratios}{row['rounds']:>8}{last['loss']:>8.4f}"
         lines.append(line + (f"   {last['busy_cores']:.2f} cores busy" if "busy_cores" in last else ""))
     return lines + [f"  {row['system']:<18}failed: {failure}" for failure in dict.fromkeys(row["failures"])]
 

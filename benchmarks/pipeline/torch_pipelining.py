@@ -1,7 +1,7 @@
 """torch.distributed.pipelining: a process per stage over gloo, fp32 on the wire, with the GPipe or the 1F1B schedule.
 
 The process that is started is stage 0 and starts stage 1 itself. Each stage steps its own optimizer after every
-global batch and clips by the norm of its own slice, which costs the same as clipping by the whole model's.
+global batch.
 """
 
 import os
@@ -17,12 +17,11 @@ import torch.distributed as dist
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
 from benchmarks.pipeline.workload import (
+    Batches,
     load_workload,
     make_optimizer,
-    microbatch,
     parser,
     print_result,
-    read_corpus,
     step_optimizer,
 )
 from swarmd.config import RunConfig
@@ -32,10 +31,12 @@ SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 GLOO_TIMEOUT = timedelta(seconds=120)  # many times a step
 
 
-def train_stage(run: RunConfig, rank: int, schedule: str, warmup: int, steps: int) -> tuple[float, float]:
+def train_stage(
+    run: RunConfig, batches: Batches, rank: int, schedule: str, warmup: int, steps: int
+) -> tuple[float, float]:
     """Runs one stage; gives the seconds of the measured steps and the loss of the last, on both."""
     module = build_stage(run.model, rank, run.seed)
-    optimizer, corpus = make_optimizer(module, run), read_corpus()
+    optimizer = make_optimizer(module, run)
     stage = PipelineStage(module, rank, run.model.stages, torch.device("cpu"))
     pipeline = SCHEDULES[schedule](stage, run.microbatches, loss_fn=loss_sum, scale_grads=False)
     begin = 0.0
@@ -44,7 +45,7 @@ def train_stage(run: RunConfig, rank: int, schedule: str, warmup: int, steps: in
         if step == warmup:
             dist.barrier()
             begin = time.perf_counter()
-        pairs = [microbatch(run, corpus, step, index) for index in range(run.microbatches)]
+        pairs = [batches.microbatch(step, index) for index in range(run.microbatches)]
         losses.clear()
         if rank == 0:
             pipeline.step(torch.cat([tokens for tokens, _ in pairs]), return_outputs=False)
@@ -73,7 +74,9 @@ def main() -> None:
         other = None if arguments.join else subprocess.Popen([*_own_command(), "--join", meeting])
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2, timeout=GLOO_TIMEOUT)
-        seconds, loss = train_stage(run, rank, arguments.schedule, arguments.warmup, arguments.steps)
+        seconds, loss = train_stage(
+            run, Batches(arguments.batches), rank, arguments.schedule, arguments.warmup, arguments.steps
+        )
         dist.destroy_process_group()
         if other is not None:
             print_result(run, arguments.steps, seconds, loss)

@@ -57,7 +57,7 @@ def mutated(data: bytes, most: int, rng: random.Random, bend: Callable[[bytes], 
         for _ in range(rng.randint(1, CHANGES)):
             _change(root, rng, bend)
         changed = write_case(root[0])
-    except ValueError:
+    except (ValueError, RecursionError):  # RecursionError: lists in lists in lists, which a case may be
         return data
     return changed if len(changed) <= most else data
 
