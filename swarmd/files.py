@@ -24,6 +24,15 @@ _KINDS = (
 )
 
 
+def as_meant(name: str) -> Path:
+    """The path that a person means by a name: ~ is a home unless a file is called so."""
+    path = Path(name)
+    try:
+        return path if os.path.lexists(path) else path.expanduser()
+    except RuntimeError:  # nobody is called so
+        return path
+
+
 def check_regular(path: Path | str, *, follow: bool = True) -> None:
     """Raises OSError unless a regular file is there. `follow`: a link to one will do."""
     _check(os.stat(path, follow_symlinks=follow), path)
@@ -83,7 +92,7 @@ def read_regular(path: Path | str, limit_bytes: int, *, follow: bool = True) -> 
     return content
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes | bytearray) -> Any:
     """Raises ValueError for all that isn't JSON, or is nested too deeply to be read."""
     try:
         return json.loads(text)

@@ -18,7 +18,7 @@ from swarmd.printable import size
 from swarmd.swarm.ports import Data
 
 if TYPE_CHECKING:
-    from swarmd.stage.sources import Reading
+    from swarmd.stage.reading import Reading
 
 T = TypeVar("T")
 
@@ -56,8 +56,14 @@ class RunText:
 
     async def load(self, run: RunConfig) -> Data:
         """The run's tokens. Raises ConfigError."""
+        known = self._home.remembered_run()
+        begun = known is not None and known.fingerprint in lineage(run) and self._home.is_checkpointed(known)
+
+        def load(heard: Hears) -> Data:
+            return load_text(run, self.local, self._cache, self._limits, begun=begun, progress=heard)
+
         with self._waits.during("the run's text to become tokens", self._progress):
-            return await self._read(lambda heard: load_text(run, self.local, self._cache, self._limits, heard))
+            return await self._read(load)
 
     async def _read(self, call: Callable[[Hears], T]) -> T:
         """Calls in a thread; what is called tells how far it is, and is ended when it isn't wanted any more."""

@@ -6,7 +6,6 @@ run that is founded on files of its founder's names them by digests, and the pat
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,12 @@ from swarmd.config import LOCAL, DataConfig, LimitsConfig, RunConfig, lineage
 from swarmd.daemon.home import Home
 from swarmd.daemon.remembered import RememberedRun
 from swarmd.errors import ConfigError
+from swarmd.files import as_meant
 from swarmd.settings import run_from_plain
 
 if TYPE_CHECKING:
     from swarmd.stage.data import RunData
-    from swarmd.stage.sources import Reading  # which takes a while to import: a mistake is told at once
+    from swarmd.stage.reading import Reading  # which takes a while to import: a mistake is told at once
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class LocalText:
 def _absolute(name: str | None) -> str | None:
     if name is None or name == "stdlib" or name.startswith("hf:"):
         return name
-    return os.path.abspath(Path(name).expanduser())
+    return str(as_meant(name).absolute())  # `..` stays: behind a link it leads elsewhere
 
 
 def take_local(run: RunConfig) -> tuple[RunConfig, LocalText]:
@@ -129,9 +129,13 @@ def load_text(
     local: LocalText,
     cache: Path,
     limits: LimitsConfig,
+    *,
+    begun: bool = False,
     progress: "Callable[[Reading], None] | None" = None,
 ) -> "RunData":
-    """This daemon's copy of the run's text. Blocks, perhaps for minutes. Raises ConfigError."""
+    """This daemon's copy of the run's text. `begun`: the run has trained on what is in the cache. Blocks, perhaps for
+    minutes. Raises ConfigError.
+    """
     from swarmd.stage.data import load_data
 
     if lacking := local.lacking(run.data):
@@ -144,6 +148,7 @@ def load_text(
         local.source,
         local.tokenizer,
         cache_directory=cache,
+        begun=begun,
         progress=progress,
         limit_bytes=limits.stream_bytes,
     )

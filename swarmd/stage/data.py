@@ -20,7 +20,7 @@ import numpy
 
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
-from swarmd.stage.sources import Reading
+from swarmd.stage.reading import Reading
 from swarmd.stage.tokenizer import Ids, tokenizer_digest
 from swarmd.stage.tokens import NO_LIMIT_BYTES, is_streamed, load_tokens
 from swarmd.values import Buffer
@@ -155,14 +155,15 @@ def load_data(
     tokenizer: str | None = None,
     *,
     cache_directory: Path,
+    begun: bool = False,
     progress: Callable[[Reading], None] | None = None,
     limit_bytes: int = NO_LIMIT_BYTES,
 ) -> RunData:
     """This node's copy of the run's data, tokenised into `cache_directory` if it isn't yet. May take minutes; blocks.
 
     `override` and `tokenizer`: where this node has them, when that is elsewhere; whether the run's own may be followed
-    is the caller's to know. `limit_bytes`: of a stream's tokens. What `progress` raises ends it. Raises ConfigError,
-    also where it isn't what the run's digests name.
+    is the caller's to know. `begun`: the run has trained on what is in the cache. `limit_bytes`: of a stream's tokens.
+    What `progress` raises ends it. Raises ConfigError, also where it isn't what the run's digests name.
     """
     data = dataclasses.replace(run.data, source=override or run.data.source, tokenizer=tokenizer or run.data.tokenizer)
     if run.data.tokenizer_digest not in ("", tokenizer_digest(data.tokenizer)):
@@ -174,13 +175,14 @@ def load_data(
         cache_directory,
         needed=counts[-1],
         before=counts[:-1],
+        begun=begun,
         progress=progress,
         limit_bytes=limit_bytes,
     )
     if run.data.tokens_digest not in ("", tokens.digest):
         raise ConfigError(
             f"the text of {data.source} is not the run's (its tokens are {tokens.digest}, the run's "
-            f"{run.data.tokens_digest}); give --data the same files as where the run was founded."
+            f"{run.data.tokens_digest}); give --data the same files as where the run was founded, to the same release."
         )
     return RunData(run, tokens.ids, tokens.digest, counts if is_streamed(data) else ())
 

@@ -84,7 +84,7 @@ def generate(
     """The prompt and `count` tokens after it, drawn from the model of the newest checkpoints. Raises ConfigError."""
     _, module = assemble(directories, run)
     tokenizer = load_tokenizer(run.data.tokenizer)
-    ids = [int(number) for number in tokenizer.encode(prompt.encode())] or [tokenizer.separator or 0]
+    ids = [int(number) for number in tokenizer.encode(prompt)] or [tokenizer.separator or 0]
     draw = torch.Generator().manual_seed(seed)
     for _ in range(count):
         seen = torch.tensor([ids[-run.model.sequence_length :]])

@@ -1,32 +1,28 @@
-"""Sources of text: Python's standard library, files, directories, JSONL, Parquet and Hugging Face datasets.
+"""Sources of text: Python's standard library, files, directories, globs, and what the datasets library saved.
 
-Gives documents as pieces of bounded size in an order that depends on names and contents only. Libraries for Parquet
-and Hugging Face are extras, imported when they are chosen. Knows no tokens and no run.
+Lists the files of a source in an order that depends on their names only, and not on whether they are compressed; reads
+their documents by what they hold. Datasets of the Hub are streamed (`hub.py`). Knows no tokens and no run.
 """
 
 import glob
-import importlib
-import inspect
 import os
-import re
 import sysconfig
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from swarmd.errors import ConfigError
-from swarmd.files import check_regular, open_regular, parse_json
+from swarmd.files import as_meant, read_json
+from swarmd.stage.blocks import ARROW_MAGIC, PARQUET_MAGIC, read_blocks, read_head
+from swarmd.stage.plain_text import read_text
+from swarmd.stage.reading import Piece, Reading
+from swarmd.stage.rows import read_arrow, read_documents, read_json_lines, read_parquet
 
-Piece = tuple[bytes, bool]
-"""Some of a document's UTF-8 text, and whether the document ends here."""
-
-PIECE_BYTES = 1 << 20  # bytes read at once: bounds memory whatever the file
-LINE_BYTES_LIMIT = 64 << 20  # bytes; a longer line of JSONL is not a document
-TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl", ".parquet")  # what is taken from a directory
-HF_PREFIX = "hf:"
-DATASET_NAME = re.compile("({0}/)?{0}(:{0})?".format("[A-Za-z0-9][A-Za-z0-9._-]{0,95}"))
-"""As people write it; a run's settings must name the owner, too (`config.HUB_NAME`)."""
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
+LINES_SUFFIXES = (".jsonl", ".ndjson")
+TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", *LINES_SUFFIXES, ".parquet")  # what is taken from a directory
+SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"  # in folders of save_to_disk
+STATE_BYTES_LIMIT = 16 << 20  # it names the files
+FIRST_SPLIT = "train"
 
 NOT_LIBRARY = (
     "site-packages",
@@ -54,102 +50,102 @@ def list_files(source: str) -> list[tuple[str, Path]]:
         raise ConfigError(f"data source {source} can't be read ({error.strerror}); check --data.") from error
     if not files:
         raise ConfigError(
-            f"data source {source} has no files; give stdlib, a file, directory or glob, or hf:OWNER/NAME."
+            f"data source {source} has no files; give stdlib, a file, a glob, hf:OWNER/NAME, or a directory with "
+            f"{', '.join(TEXT_SUFFIXES)} files."
         )
     return sorted(files)
 
 
 def _local_files(source: str) -> list[tuple[str, Path]]:
-    if glob.has_magic(source):
-        found = [Path(name) for name in glob.glob(source, recursive=True)]
-        files = [(path.as_posix(), path) for path in found if path.is_file()]
-    elif Path(source).is_dir():
-        root = Path(source)
-        found = [path for path in root.rglob("*") if path.suffix in TEXT_SUFFIXES and path.is_file()]
-        files = [(path.relative_to(root).as_posix(), path) for path in found]
-    else:
-        path = Path(source)
-        files = [(path.name, path)] if path.exists() else []
+    path = as_meant(source)
+    if path.is_dir():
+        if (path / SAVED_SPLITS).is_file():
+            return _saved_files(_first_split(path))
+        if (path / SAVED).is_file():
+            return _saved_files(path)
+        found = [it for it in path.rglob("*") if _plain(it.name)[1] in TEXT_SUFFIXES and it.is_file()]
+        return [(_plain(it.relative_to(path).as_posix())[0], it) for it in found]
+    if os.path.lexists(path):
+        return [(path.name, path)] if path.exists() else []
+    found = [Path(name) for name in glob.glob(_pattern(path), recursive=True)]
+    return [(_plain(it.as_posix())[0], it) for it in found if it.is_file()]
+
+
+def _plain(name: str) -> tuple[str, str]:
+    """A file's name as it would be if it weren't compressed, and what that ends in, in small letters."""
+    stem, ending = os.path.splitext(name)
+    if ending.lower() in COMPRESSED_SUFFIXES:
+        name = stem
+    return name, os.path.splitext(name)[1].lower()
+
+
+def _pattern(path: Path) -> str:
+    """The path as a glob in which folders that exist by their very names mean themselves."""
+    known, pattern = Path(), ""
+    for part in path.parts:
+        known /= part
+        pattern = os.path.join(pattern, glob.escape(part) if os.path.lexists(known) else part)
+    return pattern
+
+
+def _first_split(folder: Path) -> Path:
+    """The training split of a saved dataset of several. Raises ConfigError."""
+    if (folder / FIRST_SPLIT / SAVED).is_file():
+        return folder / FIRST_SPLIT
+    splits = sorted(it.parent.name for it in folder.glob(f"*/{SAVED}"))
+    raise ConfigError(
+        f"{folder} has no split {FIRST_SPLIT} (it has {', '.join(splits) or 'none'}); give the folder of one."
+    )
+
+
+def _saved_files(folder: Path) -> list[tuple[str, Path]]:
+    """The files of a dataset in the order of its rows. What else lies there is of its library. Raises ConfigError."""
+    state = folder / SAVED
+    try:
+        names = [it["filename"] for it in read_json(state, STATE_BYTES_LIMIT)["_data_files"]]
+        files = [(f"{number:08}", folder / name) for number, name in enumerate(names)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{state} doesn't say which files the dataset has; save it again.") from error
+    lacking = next((path for _, path in files if path.parent != folder or not path.is_file()), None)
+    if lacking is not None:
+        raise ConfigError(f"{state} names {lacking}, which isn't there; save the dataset again.")
     return files
 
 
-@dataclass
-class Reading:
-    """Progress of reading a source. One thread writes it, any may look."""
-
-    total_bytes: int = 0  # of its files; 0: a stream, whose end nobody knows
-    read_bytes: int = 0
-    total_tokens: int = 0  # that are wanted of a stream; 0: all
-    tokens: int = 0  # made of it
-
-    def took(self, nbytes: int) -> None:
-        """So many bytes more are read."""
-        self.read_bytes += nbytes
-
-
 def read_files(files: list[tuple[str, Path]], text_field: str, reading: Reading | None = None) -> Iterator[Piece]:
-    """The documents of local files, by what their names end in. `reading` is kept current."""
+    """The documents of local files. `reading` is kept current. Raises ConfigError."""
     reading = reading or Reading()
     for _, path in files:
         try:
-            if path.suffix == ".jsonl":
-                yield from _read_jsonl(path, text_field, reading)
-            elif path.suffix == ".parquet":
-                yield from _read_parquet(path, text_field, reading)
-            else:
-                yield from _read_text(path, reading)
+            yield from _read_file(path, text_field, reading)
         except OSError as error:
             raise ConfigError(f"{path} can't be read ({error.strerror or error}); check --data.") from error
 
 
-def read_hugging_face(name: str, text_field: str) -> Iterator[Piece]:
-    """The training split of `hf:OWNER/NAME` or `hf:OWNER/NAME:SUBSET`, streamed from the Hub and from nowhere else."""
-    check_dataset_name(name)
-    datasets = _extra("datasets")
-    dataset, _, subset = name.partition(":")
-    try:
-        for row in _train_rows(datasets, dataset, subset):
-            yield _field(row, text_field, f"hf:{name}"), True
-    except (OSError, ValueError, RuntimeError) as error:
-        # The library wraps everything in these three: no such dataset, no network, no permission.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+def _read_file(path: Path, text_field: str, reading: Reading) -> Iterator[Piece]:
+    """The documents of a file: by what it holds, and for JSON by what its name ends in."""
+    head, (_, ending) = read_head(path), _plain(path.name)
+    if head.startswith(PARQUET_MAGIC) or ending == ".parquet":
+        rows = read_parquet(path, text_field, reading)
+    elif head.startswith(ARROW_MAGIC) or ending == ".arrow":
+        rows = read_arrow(path, text_field, reading)
+    elif ending in LINES_SUFFIXES:
+        rows = read_json_lines(path, reading)
+    elif ending == ".json":
+        _check_lines(path)
+        rows = read_json_lines(path, reading)
+    else:
+        yield from read_text(read_blocks(path, reading), path, reading)
+        return
+    yield from read_documents(rows, text_field, str(path), reading)
+
+
+def _check_lines(path: Path) -> None:
+    """Raises ConfigError for a .json file that is one value over many lines, and so has no rows."""
+    first = next(read_blocks(path, Reading()), b"").lstrip()
+    if not first.startswith(b"{") or first[1:2] in (b"\n", b"\r"):
         raise ConfigError(
-            f"dataset hf:{name} can't be read ({reason:.200}); check its name and the network."
-        ) from error
-
-
-def check_dataset_name(name: str) -> None:
-    """Raises ConfigError for what could be anything else than a dataset of the Hub."""
-    dataset = name.partition(":")[0]
-    if not DATASET_NAME.fullmatch(name) or ".." in name:
-        raise ConfigError(f"hf:{name:.200} is not the name of a dataset; give hf:owner/name or hf:owner/name:subset.")
-    if os.path.lexists(dataset):
-        raise ConfigError(
-            f"{dataset} is a file or folder here, which would be read instead of the dataset hf:{name}; "
-            "start swarmd in another directory, or give the path itself as --data."
-        )
-
-
-def _train_rows(datasets: Any, dataset: str, subset: str) -> Iterator[Any]:
-    """The rows, without running code of the dataset's. Its description may name any file or address as its data: only
-    what lies in the dataset itself is read.
-    """
-    options = {}
-    if "trust_remote_code" in inspect.signature(datasets.load_dataset_builder).parameters:
-        options["trust_remote_code"] = False
-    builder = datasets.load_dataset_builder(dataset, subset or None, **options)
-    _check_files(dataset, [str(file) for files in (builder.config.data_files or {}).values() for file in files])
-    yield from builder.as_streaming_dataset(split="train")
-
-
-def _check_files(dataset: str, files: list[str]) -> None:
-    """Raises ConfigError unless all files lie in the dataset."""
-    own = (f"hf://datasets/{dataset}@", f"hf://datasets/{dataset}/")
-    strange = next((file for file in files if not file.startswith(own)), None if files else "nothing")
-    if strange is not None:
-        raise ConfigError(
-            f"dataset hf:{dataset} would have this machine read {strange!r:.200}, which isn't part of it; "
-            "use another dataset."
+            f"{path} has no row in each line; make rows of it, as with jq -c '.[]' {path} > rows.jsonl, and give those."
         )
 
 
@@ -165,63 +161,3 @@ def _library_files() -> list[tuple[str, Path]]:
     if not files:
         raise ConfigError("this Python has no standard library in source form; give --data a text file instead.")
     return sorted(files)
-
-
-def _read_text(path: Path, reading: Reading) -> Iterator[Piece]:
-    """A text file in pieces that end at a line's end where one is near, so that words and characters stay whole."""
-    with open_regular(path) as file:
-        rest = b""
-        while block := file.read(PIECE_BYTES):
-            reading.took(len(block))
-            piece = rest + block
-            cut = piece.rfind(b"\n") + 1 or len(piece)
-            yield piece[:cut], False
-            rest = piece[cut:]
-        yield rest, True
-
-
-def _read_jsonl(path: Path, text_field: str, reading: Reading) -> Iterator[Piece]:
-    with open_regular(path) as file:
-        number = 0
-        while line := file.readline(LINE_BYTES_LIMIT):
-            number += 1
-            reading.took(len(line))
-            if not line.strip():
-                continue
-            try:
-                row = parse_json(line)
-            except ValueError as error:
-                raise ConfigError(f"{path} line {number} is not JSON; every line must be one object.") from error
-            yield _field(row, text_field, f"{path} line {number}"), True
-
-
-def _read_parquet(path: Path, text_field: str, reading: Reading) -> Iterator[Piece]:
-    parquet = _extra("pyarrow.parquet")
-    try:
-        check_regular(path)
-        with parquet.ParquetFile(path) as file:
-            if text_field not in file.schema_arrow.names:
-                raise ConfigError(f"{path} has no column {text_field}; set data.text_field to one it has.")
-            rows, nbytes = max(1, file.metadata.num_rows), path.stat().st_size
-            for batch in file.iter_batches(batch_size=256, columns=[text_field]):
-                reading.took(nbytes * batch.num_rows // rows)
-                for row in batch.to_pylist():
-                    yield _field(row, text_field, str(path)), True
-    except ValueError as error:  # pyarrow's ArrowInvalid is one
-        raise ConfigError(f"{path} is not a Parquet file ({str(error).splitlines()[0]:.200}); check --data.") from error
-
-
-def _field(row: Any, text_field: str, where: str) -> bytes:
-    text = row.get(text_field) if isinstance(row, dict) else None
-    if not isinstance(text, str):
-        raise ConfigError(f"{where} has no text in the field {text_field}; set data.text_field to one that has.")
-    return text.encode("utf-8", errors="replace")
-
-
-def _extra(module: str) -> Any:
-    """A library that comes with the extra `data`."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        library = module.partition(".")[0]
-        raise ConfigError(f"this data source needs {library}; run pip install {library}.") from error

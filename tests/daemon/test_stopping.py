@@ -17,8 +17,8 @@ from swarmd.config import DataConfig
 from swarmd.daemon.beside import run_beside
 from swarmd.daemon.stopping import AFTER_DRAIN_SECONDS, SECOND_SIGNAL_EXIT, UNOPENED_SECONDS, Stopping
 from swarmd.errors import ConfigError, Stopped
-from swarmd.stage import sources
-from swarmd.stage.sources import Reading
+from swarmd.stage import blocks
+from swarmd.stage.reading import Reading
 from swarmd.stage.tokens import load_tokens
 
 
@@ -113,7 +113,7 @@ async def test_what_runs_beside_is_told_to_stop_and_not_waited_for(monkeypatch: 
 
 
 def test_tokens_that_nobody_wants_any_more_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "PIECE_BYTES", 10)
+    monkeypatch.setattr(blocks, "PIECE_BYTES", 10)
     (tmp_path / "text.txt").write_text("some words\n" * 100)
     asked: list[int] = []
 

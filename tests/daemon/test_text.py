@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import swarmd
-from swarmd.config import LOCAL, DataConfig, LimitsConfig, RunConfig, fingerprint, prolonged, to_plain
+from swarmd.config import LOCAL, DataConfig, LimitsConfig, NodeConfig, RunConfig, fingerprint, prolonged, to_plain
 from swarmd.daemon.home import Home
 from swarmd.daemon.remembered import RememberedRun
+from swarmd.daemon.run_text import RunText
 from swarmd.daemon.text import (
     LocalText,
     as_first_release,
@@ -23,10 +24,12 @@ from swarmd.daemon.text import (
     take_local,
     with_digests,
 )
+from swarmd.daemon.waits import Waits
 from swarmd.demo.swarm import own_text
 from swarmd.errors import ConfigError
 from swarmd.settings import load_run, preset_names, run_from_plain
 from swarmd.stage import sources
+from tests.stage.texts import as_before
 from tests.stage.toy import toy_run
 
 TEXT = "".join(f"line {number} of a small text\n" for number in range(400))
@@ -143,7 +146,7 @@ def test_a_name_is_only_shown() -> None:
 def test_a_field_is_only_looked_up(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "a", "/etc/passwd": "b"}\n')
     files = sources.list_files(str(tmp_path / "rows.jsonl"))
-    assert list(sources.read_files(files, "/etc/passwd")) == [(b"b", True)]
+    assert list(sources.read_files(files, "/etc/passwd")) == [("b", True, f"{tmp_path}/rows.jsonl line 1")]
 
 
 # ------------------------------------------------------------------------------------------------- founding
@@ -244,6 +247,8 @@ def test_a_later_life_knows_what_the_user_said(tmp_path: Path, monkeypatch: pyte
     assert remembered_text(None, run, tmp_path) == LocalText()
     assert remembered_text(known, run_on("stdlib"), tmp_path) == LocalText(), "that was in another run"
     assert LocalText("hf:owner/name", "stdlib").absolute() == LocalText("hf:owner/name", "stdlib")
+    above = LocalText("link/../text.txt").absolute().source
+    assert above == f"{tmp_path}/link/../text.txt", "behind a link that is another folder"
 
 
 def test_a_home_of_the_first_release_goes_on_only_with_what_it_has_read_for_this_run(
@@ -258,6 +263,22 @@ def test_a_home_of_the_first_release_goes_on_only_with_what_it_has_read_for_this
     assert remembered_text(dataclasses.replace(known, data=""), run, cache) == LocalText()
     text.write_text(TEXT + "secret")
     assert remembered_text(known, run, cache) == LocalText(), "it has changed since"
+
+
+@pytest.mark.parametrize("checkpointed", [True, False])
+async def test_a_run_that_has_stepped_on_tokens_of_a_release_before_is_told(
+    checkpointed: bool, text: Path, tmp_path: Path
+) -> None:
+    home, run = Home(tmp_path / "home"), run_on(str(text))
+    home.prepare()
+    home.remember_run(RememberedRun(to_plain(run), fingerprint(run), 0, (), checkpointed, str(text), ""))
+    as_before(text, home.path / "data", [1, *TEXT.encode()])
+    loading = RunText(NodeConfig(str(home.path), data=str(text)), home, Waits(list)).load(run)
+    if checkpointed:
+        with pytest.raises(ConfigError, match="tokens that an earlier release made of"):
+            await loading
+    else:
+        await loading
 
 
 @pytest.mark.parametrize("checkpointed", [True, False])

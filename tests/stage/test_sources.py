@@ -11,8 +11,9 @@ import pytest
 
 from swarmd.config import DataConfig
 from swarmd.errors import ConfigError
-from swarmd.stage import sources
+from swarmd.stage import hub, sources
 from swarmd.stage.data import load_data
+from swarmd.stage.reading import Reading
 from tests.stage.texts import TEXT, Builder, small_run
 
 
@@ -60,7 +61,7 @@ def test_a_hugging_face_dataset_is_streamed_only_as_far_as_needed(
 def test_only_what_can_be_nothing_else_is_a_dataset(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", Datasets)
     with pytest.raises(ConfigError, match="is not the name of a dataset"):
-        next(sources.read_hugging_face(name, "text"))
+        next(hub.read_hugging_face(name, "text", Reading()))
     assert not DataConfig(source=f"hf:{name}").has_open_source
 
 
@@ -70,7 +71,7 @@ def test_a_local_folder_of_a_dataset_s_name_is_not_read(tmp_path: Path, monkeypa
     (tmp_path / "owner").mkdir()
     (tmp_path / "owner" / "name").symlink_to(tmp_path)
     with pytest.raises(ConfigError, match="would be read instead of the dataset hf:owner/name"):
-        next(sources.read_hugging_face("owner/name", "text"))
+        next(hub.read_hugging_face("owner/name", "text", Reading()))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_a_dataset_cannot_name_files_that_are_not_its_own(file: str | None, monk
     monkeypatch.setitem(sys.modules, "datasets", Datasets)
     monkeypatch.setattr(Datasets, "files", {"test": [*Datasets.files["train"]], "train": [file]} if file else {})
     with pytest.raises(ConfigError, match="would have this machine read"):
-        next(sources.read_hugging_face("owner/name", "text"))
+        next(hub.read_hugging_face("owner/name", "text", Reading()))
 
 
 def test_a_stream_takes_no_more_of_the_disk_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,10 +94,10 @@ def test_a_stream_takes_no_more_of_the_disk_than_it_may(tmp_path: Path, monkeypa
 
 REAL = """
 import datasets, sys
-from swarmd.stage import sources
+from swarmd.stage import hub
 if len(sys.argv) > 2:
-    sources._check_files = lambda dataset, files: None
-print("|".join(row["text"] for row in sources._train_rows(datasets, sys.argv[1], "")))
+    hub._check_files = lambda dataset, files: None
+print("|".join(row["text"] for row in hub._train_rows(datasets, sys.argv[1], "")))
 """
 
 

@@ -9,11 +9,12 @@ import pytest
 
 from swarmd.config import DataConfig
 from swarmd.errors import ConfigError
-from swarmd.stage import sources
+from swarmd.stage import blocks, token_cache
 from swarmd.stage.data import load_data
+from swarmd.stage.reading import Reading
 from swarmd.stage.tokenizer import ByteTokenizer
-from swarmd.stage.tokens import load_tokens
-from tests.stage.texts import TEXT, small_run
+from swarmd.stage.tokens import find_tokens, load_tokens
+from tests.stage.texts import TEXT, as_before, small_run
 
 
 def test_a_text_file_becomes_its_bytes(tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_a_text_file_becomes_its_bytes(tmp_path: Path) -> None:
 
 
 def test_the_same_text_has_one_digest_whatever_it_comes_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "PIECE_BYTES", 100)
+    monkeypatch.setattr(blocks, "PIECE_BYTES", 100)
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     documents = [TEXT[:5000], TEXT[5000:]]
@@ -91,14 +92,13 @@ def test_a_torn_cache_is_made_again(tmp_path: Path) -> None:
     (file,) = cache.glob("*.tokens")
     file.write_bytes(file.read_bytes()[:-7])
     assert load_tokens(data, 256, cache, needed=0).ids.tolist() == ids
-    (manifest,) = cache.glob("*.json")
-    manifest.write_text('{"count"')
+    file.write_bytes(b"")
     assert load_tokens(data, 256, cache, needed=0).digest == made.digest
 
 
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
 def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(sources, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(blocks, "PIECE_BYTES", 1000)
     path, rows = tmp_path / f"text.{kind}", [{"text": line, "more": "x" * 50} for line in TEXT.splitlines()]
     if kind == "txt":
         path.write_text(TEXT)
@@ -107,7 +107,7 @@ def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind:
     else:
         parquet = pytest.importorskip("pyarrow.parquet")
         parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(rows), path)
-    told: list[sources.Reading] = []
+    told: list[Reading] = []
     made = load_tokens(
         DataConfig(source=str(path)),
         256,
@@ -125,9 +125,93 @@ def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind:
 def test_what_progress_raises_ends_the_work_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
 
-    def stop(_reading: sources.Reading) -> None:
+    def stop(_reading: Reading) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         load_tokens(DataConfig(source=str(tmp_path / "text.txt")), 256, tmp_path / "cache", needed=0, progress=stop)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def damage(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0, 100, -1, -2, -10, -20, -30, -60])
+def test_a_flipped_bit_is_found_and_said_once(tmp_path: Path, place: int, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    data, cache = DataConfig(source=str(tmp_path / "text.txt")), tmp_path / "cache"
+    made = load_tokens(data, 256, cache, needed=0)
+    ids = made.ids.tolist()
+    (file,) = cache.iterdir()
+    damage(file, place)
+    for _ in range(2):
+        again = load_tokens(data, 256, cache, needed=0)
+        assert (again.ids.tolist(), again.digest) == (ids, made.digest)
+    assert [it.getMessage() for it in caplog.records if "damaged" in it.getMessage()] == [
+        f"{file} is damaged; its tokens are made again"
+    ]
+
+
+def test_checking_tells_how_far_it_is_and_can_be_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_cache, "CHECKED_BYTES", 1000)
+    (tmp_path / "text.txt").write_text(TEXT)
+    data = DataConfig(source=str(tmp_path / "text.txt"))
+    load_tokens(data, 256, tmp_path / "cache", needed=0)
+    told: list[tuple[int, int]] = []
+    load_tokens(
+        data, 256, tmp_path / "cache", needed=0, progress=lambda it: told.append((it.read_bytes, it.total_bytes))
+    )
+    assert len(told) > 5
+    assert told[-1] == (len(TEXT) + 1, len(TEXT) + 1)
+
+    def stop(_reading: Reading) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_tokens(data, 256, tmp_path / "cache", needed=0, progress=stop)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_run_goes_on_with_the_same_tokens_or_is_told(tmp_path: Path, begun: bool) -> None:
+    """What a release before made of the same text is compared with, and removed once it is of no use."""
+    path, cache = tmp_path / "text.txt", tmp_path / "cache"
+    path.write_text(TEXT)
+    data = as_before(path, cache, [*TEXT.encode(), 0])
+    assert find_tokens(data, 256, cache)
+    assert bytes(load_tokens(data, 256, cache, needed=0, begun=begun).ids.tolist()) == TEXT.encode() + b"\0"
+    assert len(list(cache.iterdir())) == 1
+
+    data = as_before(path, cache, [*TEXT.encode(), 1])
+    for _ in range(2):
+        if not begun:
+            load_tokens(data, 256, cache, needed=0, begun=begun)
+            assert len(list(cache.iterdir())) == 1
+            continue
+        with pytest.raises(
+            ConfigError, match=r"tokens that an earlier release made of .*go on with the earlier release"
+        ):
+            load_tokens(data, 256, cache, needed=0, begun=begun)
+
+
+def test_a_run_that_is_known_by_old_tokens_is_told(tmp_path: Path) -> None:
+    path, cache = tmp_path / "text.txt", tmp_path / "cache"
+    path.write_text(TEXT)
+    data = as_before(path, cache, [*TEXT.encode(), 1])
+    (old,) = cache.glob("*.json")
+    named = dataclasses.replace(data, tokens_digest=json.loads(old.read_text())["digest"])
+    with pytest.raises(ConfigError, match="tokens that an earlier release made of"):
+        load_tokens(named, 256, cache, needed=0)
+
+
+def test_halves_of_a_release_before_are_removed(tmp_path: Path) -> None:
+    path, cache = tmp_path / "text.txt", tmp_path / "cache"
+    path.write_text(TEXT)
+    for half in ("*.json", "*.tokens"):
+        data = as_before(path, cache, [1, 2, 3])
+        for it in cache.glob(half):
+            it.unlink()
+        load_tokens(data, 256, cache, needed=0, begun=True)
+        assert len(list(cache.iterdir())) == 1
