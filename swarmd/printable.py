@@ -31,6 +31,12 @@ def _escape(letter: str) -> str:
     return letter.encode("unicode_escape").decode()
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number of things, in words: "1 peer", "1,024 microbatches"."""
+    ending = "es" if noun.endswith(("ch", "sh", "s", "x")) else "s"
+    return f"{count:,} {noun if count == 1 else plural or noun + ending}"
+
+
 def size(count: int) -> str:
     """Bytes as a person reads them."""
     value = float(count)
@@ -39,6 +45,35 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def amount(count: float, noun: str) -> str:
+    """A number of things too many to be counted one by one: "12,288 tokens", "1.20 million parameters"."""
+    for unit, value in (("trillion", 1e12), ("billion", 1e9), ("million", 1e6)):
+        if count >= value:
+            return f"{count / value:,.2f} {unit} {noun}s"
+    return counted(round(count), noun)
+
+
+def share(part: float) -> str:
+    """A fraction in percent. A little is not nothing, and almost all is not all."""
+    if 0 < part < 0.005:
+        return "<1%"
+    return ">99%" if 0.995 <= part < 1 else f"{part:.0%}"
+
+
+def money(price: float) -> str:
+    """A price, without its currency."""
+    if 0 < price < 0.01:
+        return "under 0.01"
+    return f"{price:,.0f}" if price >= 1000 or not price else f"{price:,.2f}"
+
+
+def span(seconds: float) -> str:
+    """A time that may be short, as a person reads it."""
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.3g} ms" if seconds >= 0.001 or not seconds else "under 1 ms"
+    return f"{seconds:.1f} s" if seconds < 59.95 else duration(seconds)
 
 
 def duration(seconds: float) -> str:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from swarmd.daemon.terminal import CLEAR, Terminal, cut, live_line, show_status, width
+from swarmd.daemon.terminal import CLEAR, Terminal, show_status
+from swarmd.live_line import cut, live_line, width
 from swarmd.status import Wait
 from tests.daemon.fakes import STATUS
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from swarmd.daemon.terminal import CLEAR, width
+from swarmd.daemon.terminal import CLEAR
+from swarmd.live_line import width
 from tests.daemon.test_terminal import Screen, run_on
 from tests.e2e.test_training import RUN, write_settings
 
