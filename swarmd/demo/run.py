@@ -19,7 +19,7 @@ from swarmd.demo.report import DemoResult, print_report, with_sample
 from swarmd.demo.swarm import Demo
 from swarmd.demo.view import make_view
 from swarmd.errors import ConfigError
-from swarmd.printable import printable
+from swarmd.printable import counted, printable
 
 
 def run_demo(options: DemoOptions) -> int:
@@ -83,7 +83,7 @@ def verdict(run: RunConfig, result: DemoResult) -> int:
     elif not result.fell:
         trouble = "the loss did not fall"
     elif result.ledger["lost"] or result.ledger["duplicated"]:
-        trouble = f"{result.ledger['lost']} microbatches were lost and {result.ledger['duplicated']} counted twice"
+        trouble = f"{counted(result.ledger['lost'], 'microbatch')} lost, {result.ledger['duplicated']:,} counted twice"
     elif result.sample is None:
         trouble = f"the final checkpoints gave no sample ({result.sample_error})"
     if trouble is None:

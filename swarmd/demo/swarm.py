@@ -19,6 +19,7 @@ from swarmd.demo.process import DaemonProcess
 from swarmd.demo.report import DemoResult, judge
 from swarmd.demo.view import View
 from swarmd.errors import SwarmError
+from swarmd.printable import counted
 
 POLL_INTERVAL_S = 1.0  # each poll costs every daemon a few milliseconds of the cores it trains on
 FIRST_POLL_INTERVAL_S = 0.1  # while only the first daemon's address is awaited
@@ -200,7 +201,7 @@ class Demo:
         running = [peer for peer in self.peers if peer.runs]
         if not running:
             return
-        self._view.say(f"stopping {len(running)} daemons")
+        self._view.say(f"stopping {counted(len(running), 'daemon')}")
         self._signal_all(signal.SIGTERM)
         await self._wait_for_ends(STOP_BOUND_S)
         stubborn = [peer for peer in self.peers if peer.runs]

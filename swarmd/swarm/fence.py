@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from swarmd.errors import DeviceLost
+from swarmd.printable import counted
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Fence:
         sentence, when = self._last
         if not sentence or now - when > RECENT_SECONDS:
             return ""
-        return f"{sentence} ({self.count} unforeseen failures so far; swarmd.log has where)"
+        return f"{sentence} ({counted(self.count, 'unforeseen failure')} so far; swarmd.log says where)"
 
     def call(self, callback: Callable[..., None], *arguments: Any) -> None:
         """Calls a listener; its failure is noted, and isn't the caller's."""

@@ -41,7 +41,7 @@ def test_a_run_cut_short_or_without_a_sample_fails(tmp_path: Path, capsys: pytes
     result = judge(RUN, tmp_path, [daemon_with_losses(tmp_path, [5.0, 4.0])], 10.0, 1.0)
     lost = replace(result, steps=STEPS, sample="x", ledger={**result.ledger, "lost": 2})
     assert verdict(RUN, lost) == 1
-    assert "2 microbatches were lost" in capsys.readouterr().err
+    assert "2 microbatches lost" in capsys.readouterr().err
     assert verdict(RUN, replace(result, sample="x")) == 1
     assert f"only 2 of {STEPS} steps" in capsys.readouterr().err
     short = replace(RUN, steps=2)

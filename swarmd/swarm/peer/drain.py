@@ -10,6 +10,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
+from swarmd.printable import counted
 from swarmd.swarm.history.consensus import is_majority, plan_acceptors
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.order import rendezvous
@@ -40,9 +41,9 @@ class Drained:
         """For a person."""
         said = []
         if self.heir:
-            said.append(f"{self.handed_over} microbatches of the step are with {short(self.heir)} now")
+            said.append(f"{counted(self.handed_over, 'microbatch')} of the step went to {short(self.heir)}")
         if self.given_up:
-            said.append(f"{self.given_up} that were under way go elsewhere")
+            said.append(f"{counted(self.given_up, 'microbatch')} under way must go elsewhere")
         if self.lost:
             said.append(f"{self.lost} must be done again")
         if self.stage_left_empty:
@@ -111,7 +112,7 @@ class Drain:
         until = self._left() - self._bound_s * (1.0 - FINISH_SHARE)
         end = asyncio.get_running_loop().time() + until
         while self._journeys.hops.busy or (head is not None and head.busy):
-            self.doing = f"finishing {len(self._journeys.hops)} microbatches"
+            self.doing = f"finishing {counted(len(self._journeys.hops), 'microbatch')}"
             if asyncio.get_running_loop().time() >= end or self._is_stuck() or self._history.finished:
                 break
             await self._sums.changed.wait(LOOK_SECONDS)
@@ -140,7 +141,7 @@ class Drain:
             elif step_sum.frozen or self._journeys.hops.busy:
                 self.doing = f"waiting for step {self._step}, whose gradients are being averaged"
             else:
-                self.doing = f"handing {len(step_sum.accumulated)} microbatches over"
+                self.doing = f"handing {counted(len(step_sum.accumulated), 'microbatch')} over"
                 if await self._give(siblings):
                     continue
             await self._sums.changed.wait(min(LOOK_SECONDS, max(0.0, self._left())))

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable
 
 from swarmd.errors import NO_ANSWER, Refused
+from swarmd.printable import counted
 from swarmd.status import PeerState
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.hops.stage_context import StageContext
@@ -145,7 +146,7 @@ class EarlyExit:
                 worked = now
             elif now - worked >= FINISH_SECONDS:
                 break
-            self.doing = f"finishing {len(journeys.hops)} microbatches"
+            self.doing = f"finishing {counted(len(journeys.hops), 'microbatch')}"
             await self._sums.changed.wait(LOOK_SECONDS)
             now = loop.time()
         if head is not None and self._goes_on(step):
@@ -180,7 +181,7 @@ class EarlyExit:
         step_sum = self._sums.of(step)
         if step_sum.empty:
             return True
-        self.doing = f"handing {len(step_sum.accumulated)} microbatches over"
+        self.doing = f"handing {counted(len(step_sum.accumulated), 'microbatch')} over"
         if self.heir[0] == step or not await self._handovers.give([heir]):
             return False
         self.heir = (step, heir)

@@ -14,7 +14,7 @@ import logging
 import re
 from collections.abc import Callable, Container
 
-from swarmd.printable import size
+from swarmd.printable import counted, size
 from swarmd.status import Wait
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.order import rendezvous
@@ -259,7 +259,7 @@ class Ending:
             return Wait("the others to have the run's last version", progress=progress)
         if not (stages := self.awaited()):
             if doubted := self._doubted():
-                return Wait(f"{len(doubted)} peers that can't be reached just now")
+                return Wait(f"{counted(len(doubted), 'peer')} that can't be reached just now")
             return Wait(f"word of who has the final state of {name_stages(few)}") if (few := self._untold()) else None
         progress = self._leaves()
         if (it := self._download) is not None:
@@ -291,7 +291,7 @@ class Ending:
         said = []
         for stage, those in found.items():
             names = ["here" if own.peer == it.peer else self._name(it) for it in _own_first(those, own)]
-            more = f" and {len(names) - NAMED} machines more" if len(names) > NAMED else ""
+            more = f" and {counted(len(names) - NAMED, 'machine')} more" if len(names) > NAMED else ""
             where = ", ".join(names[:NAMED]) + more if names else "on no disk that is known"
             said.append(f"stage {stage} {where}")
         once = [stage for stage, those in found.items() if len(those) == 1]

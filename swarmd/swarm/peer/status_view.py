@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 
-from swarmd.printable import size
+from swarmd.printable import counted, size
 from swarmd.status import HopRow, PeerRow, Queues, Wait
 from swarmd.swarm.hops.custody import stuck
 from swarmd.swarm.membership.table import not_admitting, peer_rows
@@ -55,7 +55,7 @@ class StatusView:
         if waiting := self.waiting_for():
             return waiting
         if passed:
-            return f"{passed} microbatches are with the next stage"
+            return f"{counted(passed, 'microbatch')} {'is' if passed == 1 else 'are'} with the next stage"
         return "" if held else "no microbatch has come"
 
     def rows(self) -> list[HopRow]:
@@ -111,7 +111,7 @@ class StatusView:
     def _own_wait(self) -> Wait | None:
         """Work of this peer itself that takes its time, be the swarm complete or not."""
         peer, transfer = self._peer, self.transfer()
-        came = f"{size(transfer.done)} of {size(transfer.total)} from {transfer.donors} donors"
+        came = f"{size(transfer.done)} of {size(transfer.total)} from {counted(transfer.donors, 'donor')}"
         came = came if transfer.total else ""
         if peer.drainage is not None and peer.state != "left":
             return Wait("the end of its drain", progress=peer.drainage.doing)
@@ -119,8 +119,7 @@ class StatusView:
             progress = came or peer.mover.doing
             return Wait(f"its move to stage {move.target}", progress=progress, tried=move.puller.tried)
         if peer.joiner is not None and peer.joiner.pulling:
-            donors = len(peer.arriving.donors())
-            asked = f"{donors} replica{'s' * (donors != 1)} asked"
+            asked = f"{counted(len(peer.arriving.donors()), 'replica')} asked"
             here = "it is here, and what was committed since is applied" if peer.joiner.downloaded else asked
             return Wait(f"the state of stage {peer.stage}", progress=came or here, tried=peer.joiner.tried)
         if peer.arriving.crossing:
@@ -148,7 +147,8 @@ class StatusView:
         if record is None or not record.skips:
             return ""
         end = f"; the run ends when {limit} in a row are" if limit else ""
-        return f"the last {record.skips} steps were skipped: {record.why}{end}"
+        skipped = "the last step was" if record.skips == 1 else f"the last {record.skips:,} steps were"
+        return f"{skipped} skipped: {record.why}{end}"
 
     def peer_rows(self) -> list[PeerRow]:
         """Everyone this peer knows, itself first."""

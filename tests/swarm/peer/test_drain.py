@@ -81,8 +81,8 @@ def try_it(events: Callable[[], Awaitable[None]]) -> None:
     ("drained", "said"),
     [
         (Drained(), "nothing of the step was left here"),
-        (Drained("12D3KooWheir", 3), "3 microbatches of the step are with KooWheir now"),
-        (Drained(given_up=2, lost=4), "2 that were under way go elsewhere, 4 must be done again"),
+        (Drained("12D3KooWheir", 3), "3 microbatches of the step went to KooWheir"),
+        (Drained(given_up=2, lost=4), "2 microbatches under way must go elsewhere, 4 must be done again"),
         (Drained(stage_left_empty=True), "its stage is left empty, and the swarm waits for another peer there"),
     ],
 )
