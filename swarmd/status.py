@@ -39,6 +39,7 @@ class PeerRow:
     last_heard_seconds: float  # 0 for itself
     is_self: bool = False
     suspect: bool = False
+    software: str = ""  # version of its swarmd; "": a release that doesn't say
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ class Status:
     progress: float  # fraction of the step's microbatches that are done, as far as this peer knows
     seconds_left: float | None
     queues: Queues
-    peers: dict[str, int]  # stage number (as text, for JSON) -> live replicas
+    peers: dict[
+        str, int
+    ]  # stage number (as text, for JSON) -> live replicas, also those of which only the number is known
     addresses: tuple[str, ...]
     device: str
     bytes: Bytes
@@ -127,3 +130,6 @@ class Status:
     waits: tuple[Wait, ...] = ()  # whatever this daemon waits for; `waiting_for` is the first of it
     final_state: str = ""  # once the run is over: on whose disks each stage's last version is, one sentence
     warnings: tuple[str, ...] = ()  # what is wrong here though training goes on: a full disk, ...
+    software: str = ""  # version of swarmd
+    torch: str = ""  # version
+    unseen: dict[str, int] = field(default_factory=dict)  # of `peers`, those of whom only the number is known here

@@ -7,7 +7,9 @@ import psutil
 
 from swarmd.config import RunConfig, fingerprint
 from swarmd.daemon.node import Node
+from swarmd.printable import counted
 from swarmd.status import Bytes, HopRow, PeerRow, PeerState, Queues, Status, Wait
+from swarmd.swarm.membership.reach import count_unseen
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.values import PeerId
 
@@ -28,7 +30,7 @@ class Report:
         last = peer.history.record if peer else None
         sent, received = self._node.transport.traffic()
         transfer = view.transfer() if view else None
-        waits = self._node.waits.now()
+        waits, unseen = self._node.waits.now(), self._unseen()
         return Status(
             peer_id=self._node.transport.peer_id,
             run=run.name if run else "",
@@ -48,7 +50,7 @@ class Report:
             progress=view.progress() if view else 0.0,
             seconds_left=self._seconds_left(),
             queues=view.queues() if view else Queues(idle_because=f"this daemon is {self._state()}"),
-            peers=self._replicas(),
+            peers=self._replicas(unseen),
             addresses=self._node.addresses(),
             device=self._node.config.device,
             bytes=Bytes(sent, received),
@@ -70,6 +72,9 @@ class Report:
             waits=waits,
             final_state=peer.ending.sentence() if peer else "",
             warnings=self._warnings(),
+            software=self._node.membership.own.software,
+            torch=self._node.membership.own.torch,
+            unseen=unseen,
         )
 
     def _warnings(self) -> tuple[str, ...]:
@@ -125,11 +130,17 @@ class Report:
             return "joining"
         return "waiting" if peer.state == "serving" and self._node.view.waiting_for() else peer.state
 
-    def _replicas(self) -> dict[str, int]:
+    def _replicas(self, unseen: dict[str, int]) -> dict[str, int]:
         if self._node.search.run is None:
             return {}
         live = [card.stage for card in self._node.membership.cards() if card.state in (*AT_WORK, "finished")]
-        return {str(stage): live.count(stage) for stage in range(self._node.search.run.model.stages)}
+        stages = range(self._node.search.run.model.stages)
+        return {str(stage): live.count(stage) + unseen.get(str(stage), 0) for stage in stages}
+
+    def _unseen(self) -> dict[str, int]:
+        run = self._node.search.run
+        counts = count_unseen(self._node.membership, run.model.stages) if run is not None else {}
+        return {str(stage): count for stage, count in counts.items()}
 
     def _conductor(self) -> PeerId:
         peer = self._node.peer
@@ -153,6 +164,6 @@ class Report:
 
 def _describe(run: RunConfig) -> str:
     model = run.model
-    layers = f"{model.layers} layers of width {model.hidden} in {model.stages} stages"
+    layers = f"{counted(model.layers, 'layer')} of width {model.hidden} in {counted(model.stages, 'stage')}"
     sharing = ", one block shared in each stage" if model.shared else ""
-    return f"{layers}{sharing}, {run.sequences_per_step} sequences a step"
+    return f"{layers}{sharing}, {counted(run.sequences_per_step, 'sequence')} a step"

@@ -21,6 +21,15 @@ def knows_all_of(membership: Membership, stage: int) -> bool:
     return abs(membership.own.stage - stage) <= 1 or membership.population() <= SMALL_SWARM
 
 
+def count_unseen(membership: Membership, stages: int) -> dict[int, int]:
+    """The number of peers at work that are not known here one by one, by stage: of stages far away in a large swarm, by
+    their summaries. Stages without any are left out. Near ones are not looked up: a summary that comes late would count
+    those who have gone.
+    """
+    far = [stage for stage in range(stages) if not knows_all_of(membership, stage)]
+    return {stage: count for stage in far if (count := membership.unseen(stage))}
+
+
 def is_spare(membership: Membership, card: Card) -> bool:
     """Tells if a peer needn't be known here: it is far away in a large swarm, and others of its stage are known. A
     newcomer that only asked here for its place has found one: were that near, it would have said so.

@@ -362,6 +362,7 @@ def peer_rows(membership: Membership, now: float) -> list[PeerRow]:
             last_heard_seconds=heard,
             is_self=card is membership.own,
             suspect=suspect,
+            software=card.software,
         )
         for card, heard, suspect in [(membership.own, 0.0, False), *others]
     ]

@@ -1,7 +1,8 @@
 """A peer's reach: whom it knows, and needn't know, in a swarm of each size."""
 
-from swarmd.swarm.membership.reach import count_near, is_spare, knows_all_of, reaches_half
+from swarmd.swarm.membership.reach import count_near, count_unseen, is_spare, knows_all_of, reaches_half
 from swarmd.swarm.membership.table import FEW, SILENCE_FLOOR_SECONDS, SMALL_SWARM, Membership
+from swarmd.swarm.wire.messages.presence import Summary
 from swarmd.swarm.wire.own_card import OwnCard
 from tests.swarm.cards import card, crowd
 
@@ -55,3 +56,16 @@ def test_far_peers_of_a_large_swarm_are_spare_and_near_ones_are_not() -> None:
     spare = [is_spare(members, card(f"q{stage}", stage=stage)) for stage in range(5)]
     assert spare == [False, False, True, True, False]
     assert not is_spare(crowd(stages=4, replicas=4), card("q3", stage=3))
+
+
+def test_peers_that_are_known_by_number_only_are_counted_by_the_summaries_of_far_stages() -> None:
+    members = swarm(SMALL_SWARM)
+    far = len(members.stage(3))
+    members.report(Summary(3, (), far + 100))
+    members.report(Summary(1, (), 500))
+    assert count_unseen(members, STAGES) == {3: 100}, "a near stage is known whole: a summary of it may be old"
+    members.report(Summary(3, (), far - 1))
+    assert count_unseen(members, STAGES) == {}
+    small = swarm(8)
+    small.report(Summary(3, (), 4))
+    assert count_unseen(small, STAGES) == {}, "one that has gone is still in it"
