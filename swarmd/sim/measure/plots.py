@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-PLOT_COLUMNS, PLOT_ROWS = 90, 20  # characters
+PLOT_COLUMNS, PLOT_ROWS = 80, 20  # characters
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,13 @@ class Line:
     joined: bool = True
 
 
-def draw(title: str, lines: Sequence[Line]) -> str:
-    """The plot, without colours; its vertical axis begins at zero."""
+def draw(title: str, lines: Sequence[Line], columns: int = PLOT_COLUMNS) -> str:
+    """The plot, so many columns wide, without colours; its vertical axis begins at zero."""
     import plotext
 
     figure = plotext.figure
     figure.clear()
-    figure.plot_size(PLOT_COLUMNS, PLOT_ROWS)
+    figure.plot_size(columns, PLOT_ROWS)
     figure.title(title)
     figure.draw(figure.signal([lines[0].xs[0]], [0.0], marker=" "))  # pulls the axis down to zero
     for line in lines:

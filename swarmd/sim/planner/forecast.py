@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
+from swarmd.printable import counted, duration, size
+from swarmd.printable import share as shown
 from swarmd.sim.engines.phantom import BYTES_PER_ELEMENT
 from swarmd.sim.planner import costs
 from swarmd.sim.planner.costs import StageSpeed, WireFormat
@@ -20,6 +22,8 @@ from swarmd.swarm.balance.sizes import stage_parameters
 PEERS_SIMULATED = 12  # about, in one rehearsal: a few seconds each
 MICROBATCHES_SIMULATED = 16  # at most, per peer and step: the middle of such a step is steady
 HOPS_PER_PEER = 2  # as `swarm/steps/head.py` keeps under way
+ENDURED_SECONDS = 2e5  # virtual, of the step that is rehearsed: a minute or more of this machine's time
+HOP_SECONDS = 30.0  # the longest way of a microbatch between two peers that still makes a swarm
 BUSY_ENOUGH = 0.85  # a stage whose device or link is in use for so much of the time is what limits the swarm
 
 
@@ -71,6 +75,7 @@ class Forecast:
 def forecast(question: Question) -> Forecast:
     """The best placement of the groups and what comes of it. Raises ConfigError if there is none."""
     groups = question.groups
+    _check_links(question)
     rates = _rates(question, _speeds(question, None))
     best = question.placement or plan_placement([group.count for group in groups], rates)
     if best is None:
@@ -134,7 +139,8 @@ def _why_not(question: Question, rates: Sequence[Sequence[float]]) -> str:
                 f"no device of --peers has the {need:.1f} GB that stage {stage} of {run.name} needs; "
                 "add larger ones, or cut the model into more stages (--stages)."
             )
-    return f"{run.name} has {run.model.stages} stages and {peers} peers can't hold them all; add peers."
+    stages = run.model.stages
+    return f"{run.name} has {counted(stages, 'stage')}, for which {counted(peers, 'peer')} can't be enough; add peers."
 
 
 def scale_down(placement: Placement) -> Placement:
@@ -154,6 +160,7 @@ def _rehearsed(
 ) -> Forecast:
     run = question.run
     short = _shorter(run, small, rates)
+    _check_endures(question, full, short.microbatches / small.throughput(rates))
     scale = _size(full) / _size(small)
     actors, owners = _actors(question, full, small, speeds)
     parameters = [_averaged(run, stage, full, small) for stage in range(run.model.stages)]
@@ -162,8 +169,8 @@ def _rehearsed(
     rate, overhead = done.rate * scale, max(0.0, done.step_s - short.microbatches / done.rate)
     step = run.microbatches / rate + overhead
     rows = tuple(_rows(question, full, speeds, owners, done, step, overhead))
-    part = "" if scale == 1 and small == full else f" {sum(map(sum, small.counts))} of the {_size(full)} peers and"
-    cut = f" {short.microbatches} of the {run.microbatches} microbatches of a step"
+    part = "" if scale == 1 and small == full else f" {_size(small)} of the {counted(_size(full), 'peer')} and"
+    cut = f" {short.microbatches:,} of the {counted(run.microbatches, 'microbatch')} of a step"
     whole = "the whole swarm and step were simulated"
     tokens = run.microbatches * run.tokens_per_microbatch / step
     return Forecast(
@@ -175,6 +182,37 @@ def _rehearsed(
         rehearsed=whole if not part and short.microbatches == run.microbatches else f"simulated were{part}{cut}",
         of_bound=tokens / run.tokens_per_microbatch / full.throughput(rates),
     )
+
+
+def _check_links(question: Question) -> None:
+    """Refuses links over which a microbatch takes longer than peers wait for each other. Raises ConfigError."""
+    nbytes = question.wire.nbytes(question.run)
+    for group in question.groups if question.run.model.stages > 1 else ():
+        if (seconds := nbytes / min(group.up, group.down)) > HOP_SECONDS:
+            raise ConfigError(
+                f"the activations of a microbatch of {question.run.name} are {size(nbytes)} and would take "
+                f"{duration(seconds)} to or from {group.label}; name faster links in --peers, or a run with smaller "
+                "microbatches."
+            )
+
+
+def _check_endures(question: Question, placement: Placement, computing_s: float) -> None:
+    """Refuses a swarm whose step takes so long that nobody would wait for it, here or there. Raises ConfigError."""
+    run = question.run
+    averaging_s = max(
+        (
+            BYTES_PER_ELEMENT[run.codecs.averaging] * stage_parameters(run.model, stage) / min(group.up, group.down)
+            for group, counts in zip(question.groups, placement.counts, strict=True)
+            for stage, count in enumerate(counts)
+            if count and placement.replicas(stage) > 1
+        ),
+        default=0.0,
+    )
+    if (step_s := computing_s + averaging_s) > ENDURED_SECONDS:
+        raise ConfigError(
+            f"a step of {run.name} would take {duration(step_s)} or longer with these devices and links; name faster "
+            "ones in --peers, or a run with fewer sequences a step."
+        )
 
 
 def _size(placement: Placement) -> int:
@@ -285,5 +323,5 @@ def _bottleneck(question: Question, rows: Sequence[GroupInStage], overhead: floa
     if question.one_machine:
         return "the cores that all peers share"
     if share >= BUSY_ENOUGH:
-        return f"{name} ({share:.0%} in use)"
-    return f"nothing is full: {name} is {share:.0%} in use, the rest is latency and uneven turns"
+        return f"{name} ({shown(share)} in use)"
+    return f"nothing is full: {name} is {shown(share)} in use, the rest is latency and uneven turns"

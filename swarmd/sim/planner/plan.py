@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from swarmd.config import RunConfig
+from swarmd.printable import counted
 from swarmd.sim.planner import costs
 from swarmd.sim.planner.forecast import Forecast, Question, forecast
 from swarmd.swarm.balance.sizes import block_parameters
@@ -53,7 +54,7 @@ class Plan:
 def plan(question: Question, *, variants: bool = True, on_progress: Callable[[str], None] = lambda line: None) -> Plan:
     """Answers a question; `on_progress` gets a line for each part. Raises ConfigError where no placement works."""
     run = question.run
-    on_progress(f"{sum(group.count for group in question.groups)} peers as asked")
+    on_progress(f"{counted(sum(group.count for group in question.groups), 'peer')} as asked")
     own = forecast(question)
     tokens = run.steps * run.microbatches * run.tokens_per_microbatch
     seconds = run.steps * own.step_s + _validation_seconds(run, own)
@@ -109,7 +110,7 @@ def _growth(question: Question, own: Forecast, on_progress: Callable[[str], None
     for times in GROWTH:
         groups = tuple(replace(group, count=times * group.count) for group in question.groups)
         peers = sum(group.count for group in groups)
-        on_progress(f"{peers} peers")
+        on_progress(counted(peers, "peer"))
         other = own if times == 1 else forecast(replace(question, groups=groups))
         size = question.wire.nbytes(question.run)
         found.append(Variant(f"{peers}", other.tokens_per_second, other.bottleneck, size, exists=True))

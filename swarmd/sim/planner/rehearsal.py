@@ -19,6 +19,7 @@ from swarmd.sim.world.world import World
 from swarmd.values import BackwardResult, Encoded, TailResult
 
 WINDOW = (0.25, 0.80)  # of a step's microbatches: the swarm is full by the first and not yet draining at the second
+MIDDLE_SHARE = 0.1  # of a step, below which its middle is a burst, which says nothing of devices and links
 LIMIT_SECONDS = 1e7  # virtual; a plan that takes longer for two steps is none
 WARM_STEPS = 1  # until everyone has measured everyone
 
@@ -150,7 +151,8 @@ async def _play(it: Rehearsal, run: RunConfig) -> RehearsalFigures:
         rate=rate,
         middle=(first - began, last - began),
         actors=tuple(
-            _measure(run, actor, engine, it.wire, first, last) for actor, engine in zip(it.actors, engines, strict=True)
+            _measure(run, actor, engine, it.wire, first, last, whole=first == began)
+            for actor, engine in zip(it.actors, engines, strict=True)
         ),
         traffic=tuple(
             (float(late[0] - early[0]), float(late[1] - early[1])) for early, late in zip(before, after, strict=True)
@@ -185,18 +187,28 @@ def _window(run: RunConfig, engines: Sequence[MeteredEngine], began: float, ende
     tails = [engine for engine in engines if engine.stage == run.model.stages - 1]
     finished = sorted(at for engine in tails for at, forward in engine.done if not forward and began < at <= ended)
     first, last = int(WINDOW[0] * len(finished)), max(1, int(WINDOW[1] * len(finished)))
-    if last - first < 2:  # a step of so few is all filling and draining
+    seconds = finished[last - 1] - finished[first] if last - first >= 2 else 0.0
+    rests = not all(_works(engines, stage, finished[first], finished[last - 1]) for stage in range(run.model.stages))
+    if rests or seconds < MIDDLE_SHARE * (ended - began):  # so short a step is all filling and draining
         return began, ended, len(finished) / (ended - began)
-    seconds = finished[last - 1] - finished[first]
     return finished[first], finished[last - 1], (last - 1 - first) / seconds
 
 
+def _works(engines: Sequence[MeteredEngine], stage: int, first: float, last: float) -> bool:
+    """Tells if a stage computes both ways between these times."""
+    done = [it for engine in engines if engine.stage == stage for it in engine.done if first < it[0] <= last]
+    return len({forward for _, forward in done}) == 2
+
+
 def _measure(
-    run: RunConfig, actor: Actor, engine: MeteredEngine, wire: WireFormat, first: float, last: float
+    run: RunConfig, actor: Actor, engine: MeteredEngine, wire: WireFormat, first: float, last: float, *, whole: bool
 ) -> ActorFigures:
+    """The figures of an actor between two times, which may be those of the `whole` step."""
     seconds = last - first
-    forwards = sum(1 for at, forward in engine.done if forward and first < at <= last)
     backwards = sum(1 for at, forward in engine.done if not forward and first < at <= last)
+    forwards = sum(1 for at, forward in engine.done if forward and first < at <= last)
+    if whole:  # heads may have begun before the others had ended the step before
+        forwards = backwards
     busy = forwards * actor.speed.forward_s + backwards * actor.speed.backward_s
     tensor = wire.nbytes(run)
     onward, back = actor.stage < run.model.stages - 1, actor.stage > 0

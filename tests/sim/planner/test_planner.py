@@ -348,8 +348,12 @@ def test_what_does_not_fit_is_said() -> None:
     run = load_run("13b-shared")
     with pytest.raises(ConfigError, match="GB that stage 0 of 13b-shared needs"):
         forecast(question("8xRTX2080Ti", run=run))
-    with pytest.raises(ConfigError, match="3 stages and 2 peers"):
+    with pytest.raises(ConfigError, match="3 stages, for which 2 peers can't be enough"):
         forecast(question("2xA100-80GB", run=run))
+    with pytest.raises(ConfigError, match=r"8\.5 MB and would take 1 min 08 s to or from A100"):
+        forecast(question("4xA100@1Mbps", run=run))
+    with pytest.raises(ConfigError, match=r"would take .* or longer"):
+        forecast(question("3xA100*0.000001@1Gbps", run=run))
     notes = " ".join(plan(question("3xV100-32GB", run=replace(run, sequences_per_step=24)), variants=False).notes)
     assert "V100-32GB has no units for bf16" in notes
 
