@@ -13,13 +13,13 @@ import typer
 
 from swarmctl import calls
 from swarmd import command_line
-from swarmd.printable import printable
+from swarmd.printable import counted, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 app = typer.Typer(
-    add_completion=False,
+    context_settings=command_line.SETTINGS,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -62,6 +62,7 @@ Examples:
 
 _Home = Annotated[Path | None, typer.Option("--home", metavar="DIR", help="The daemon's home directory.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+_Wide = Annotated[bool, typer.Option("--wide", help="All columns, whatever the terminal's width.")]
 
 
 @app.callback()
@@ -71,9 +72,10 @@ def _root(
         Path | None,
         typer.Option("--home", metavar="DIR", help="The daemon's home directory. Default: $SWARMD_HOME or ~/.swarmd."),
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: command_line.Version = False,
+    debug: command_line.Debug = False,
 ) -> None:
-    context.obj = {"home": home, "debug": debug}
+    context.obj = {"home": home}
 
 
 @app.command()
@@ -81,11 +83,15 @@ def status(
     context: typer.Context,
     home: _Home = None,
     as_json: _Json = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again every second, until Ctrl-C.")] = False,
+    wide: _Wide = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every second, until Ctrl-C; in a pipe as a line each.")
+    ] = False,
+    debug: command_line.Debug = False,
 ) -> int:
     """The daemon at a glance: state, stage, step, loss, speed, queues."""
-    if watch and not as_json:
-        return calls.watch(context, home)
+    if watch:
+        return calls.watch(context, home, as_json)
 
     def table(content: Any) -> "RenderableType":
         from swarmctl.client import parse_status
@@ -93,24 +99,36 @@ def status(
 
         return render_status(parse_status(content))
 
-    return calls.show(context, home, as_json, lambda client: client.status(), table)
+    return calls.show(context, home, as_json, wide, lambda client: client.status(), table)
 
 
 @app.command()
-def peers(context: typer.Context, home: _Home = None, as_json: _Json = False) -> int:
+def peers(
+    context: typer.Context,
+    home: _Home = None,
+    as_json: _Json = False,
+    wide: _Wide = False,
+    debug: command_line.Debug = False,
+) -> int:
     """Every peer that the daemon knows: stage, state, version, queues, speed."""
 
     def table(content: Any) -> "RenderableType":
-        from swarmctl.client import parse_peers
+        from swarmctl.client import parse_peers, parse_status
         from swarmctl.render import render_peers
 
-        return render_peers(parse_peers(content))
+        return render_peers(parse_peers(content), parse_status(calls.client_of(context, home).status()))
 
-    return calls.show(context, home, as_json, lambda client: client.peers(), table)
+    return calls.show(context, home, as_json, wide, lambda client: client.peers(), table)
 
 
 @app.command()
-def queues(context: typer.Context, home: _Home = None, as_json: _Json = False) -> int:
+def queues(
+    context: typer.Context,
+    home: _Home = None,
+    as_json: _Json = False,
+    wide: _Wide = False,
+    debug: command_line.Debug = False,
+) -> int:
     """The microbatches that the daemon holds: where each came from, what it waits for, and why the device is idle."""
 
     def table(content: Any) -> "RenderableType":
@@ -119,7 +137,7 @@ def queues(context: typer.Context, home: _Home = None, as_json: _Json = False) -
 
         return render_work(parse_queues(content), parse_status(calls.client_of(context, home).status()))
 
-    return calls.show(context, home, as_json, lambda client: client.queues(), table)
+    return calls.show(context, home, as_json, wide, lambda client: client.queues(), table)
 
 
 @app.command(epilog=_SWITCH_EXAMPLES)
@@ -128,6 +146,7 @@ def switch(
     stage: Annotated[int, typer.Argument(metavar="STAGE", min=0, help="The stage to serve, from 0.")],
     home: _Home = None,
     as_json: _Json = False,
+    debug: command_line.Debug = False,
 ) -> int:
     """Have the daemon go to another stage: it fetches that one's state first, and never empties the one it leaves."""
 
@@ -145,15 +164,16 @@ def drain(
     ] = None,
     home: _Home = None,
     as_json: _Json = False,
+    debug: command_line.Debug = False,
 ) -> int:
     """Have the daemon finish what it has, hand its gradients to another replica, and end."""
 
     def sentence(content: Any) -> str:
         lines = ["drained; the daemon ends."]
         if content["handed_over"]:
-            lines.append(f"{content['handed_over']} microbatches of the step are with {content['heir']} now.")
+            lines.append(f"{counted(content['handed_over'], 'microbatch')} of the step went to {content['heir']}.")
         if content["lost"] or content["given_up"]:
-            lines.append(f"{content['lost'] + content['given_up']} microbatches must be done by others.")
+            lines.append(f"{counted(content['lost'] + content['given_up'], 'microbatch')} must be done by others.")
         if content["stage_left_empty"]:
             lines.append("its stage is left empty: the swarm waits until another peer serves it.")
         return "\n".join(lines)
@@ -162,20 +182,22 @@ def drain(
 
 
 @app.command()
-def leave(context: typer.Context, home: _Home = None, as_json: _Json = False) -> int:
+def leave(context: typer.Context, home: _Home = None, as_json: _Json = False, debug: command_line.Debug = False) -> int:
     """Have the daemon say goodbye and end at once; what it had computed of the step is done again by others."""
     return calls.tell(context, home, as_json, lambda client, _: client.leave(), lambda _: "left; the daemon ends.")
 
 
 @app.command()
-def pause(context: typer.Context, home: _Home = None, as_json: _Json = False) -> int:
+def pause(context: typer.Context, home: _Home = None, as_json: _Json = False, debug: command_line.Debug = False) -> int:
     """Have the daemon take no more microbatches; it keeps its state, and takes each step with the others."""
     said = "paused; `swarmctl resume` lets it go on."
     return calls.tell(context, home, as_json, lambda client, _: client.pause(), lambda _: said)
 
 
 @app.command()
-def resume(context: typer.Context, home: _Home = None, as_json: _Json = False) -> int:
+def resume(
+    context: typer.Context, home: _Home = None, as_json: _Json = False, debug: command_line.Debug = False
+) -> int:
     """Have a paused daemon take microbatches again."""
     return calls.tell(context, home, as_json, lambda client, _: client.resume(), lambda _: "going on.")
 
@@ -186,6 +208,7 @@ def join(
     bootstrap: Annotated[str, typer.Option(metavar="MULTIADDR", help="Address of a peer of the swarm.")],
     home: _Home = None,
     as_json: _Json = False,
+    debug: command_line.Debug = False,
 ) -> int:
     """Make an idle daemon join a swarm and remember it across restarts."""
     said = "joined; `swarmctl status` shows how it goes."
@@ -212,6 +235,8 @@ def plan_command(
     one_machine: Annotated[bool, typer.Option("--one-machine", help="All peers share one profiled machine.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Only the plan itself, without what-ifs.")] = False,
     as_json: _Json = False,
+    wide: _Wide = False,
+    debug: command_line.Debug = False,
 ) -> int:
     """Simulate a swarm that you think of renting: speed, time, bottleneck, traffic, memory, cost."""
 
@@ -219,7 +244,7 @@ def plan_command(
         from dataclasses import asdict
 
         from swarmctl.plan import answer, render_plan
-        from swarmctl.render import console
+        from swarmctl.render import show
 
         def told(line: str) -> None:
             print(f"simulating: {printable(line)}", file=sys.stderr)
@@ -240,7 +265,7 @@ def plan_command(
         if as_json:
             print(json.dumps({"simulated": True, **asdict(plan)}))
         else:
-            console().print(render_plan(plan))
+            show(render_plan(plan), wide=wide)
         return 0
 
     return calls.reported(context, action)

@@ -10,12 +10,12 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 from swarmd import exits
-from swarmd.command_line import say
+from swarmd.command_line import debugging, say
 from swarmd.errors import SwarmError
 from swarmd.printable import printable_lines
 
@@ -31,6 +31,7 @@ def show(
     context: typer.Context,
     home: Path | None,
     as_json: bool,
+    wide: bool,
     ask: Callable[["Client"], Any],
     table: Callable[[Any], "RenderableType"],
 ) -> int:
@@ -41,9 +42,9 @@ def show(
         if as_json:
             print(json.dumps(content))
         else:
-            from swarmctl.render import console
+            from swarmctl import render
 
-            console().print(table(content), soft_wrap=False)
+            render.show(table(content), wide=wide)
         return 0
 
     return reported(context, action)
@@ -74,22 +75,44 @@ def tell(
     return reported(context, action)
 
 
-def watch(context: typer.Context, home: Path | None) -> int:
-    """Shows the status again and again, until Ctrl-C."""
-    return reported(context, lambda: _watch(client_of(context, home)))
+def watch(context: typer.Context, home: Path | None, as_json: bool) -> int:
+    """Shows the status again and again, until Ctrl-C: on a terminal in place, elsewhere as lines."""
+
+    def action() -> int:
+        client = client_of(context, home)
+        with contextlib.suppress(KeyboardInterrupt):
+            if as_json or not sys.stdout.isatty():
+                _say_again(client, as_json)
+            else:
+                _renew(client)
+        return 0
+
+    return reported(context, action)
 
 
-def _watch(client: "Client") -> int:
+def _say_again(client: "Client", as_json: bool) -> NoReturn:
+    """Prints the status as a line, or as an object of JSON, for each look."""
+    from swarmctl.client import parse_status
+    from swarmd.live_line import live_line
+
+    while True:
+        status = client.status()
+        print(json.dumps(status) if as_json else live_line(parse_status(status)), flush=True)
+        time.sleep(WATCH_INTERVAL_S)
+
+
+def _renew(client: "Client") -> NoReturn:
+    """Shows the status in place."""
     from rich.live import Live
 
     from swarmctl.client import parse_status
+    from swarmctl.layout import Folded
     from swarmctl.render import console, render_status
 
-    with Live(console=console(), auto_refresh=False) as live, contextlib.suppress(KeyboardInterrupt):
+    with Live(console=console(), auto_refresh=False) as live:
         while True:
-            live.update(render_status(parse_status(client.status())), refresh=True)
+            live.update(Folded(render_status(parse_status(client.status()))), refresh=True)
             time.sleep(WATCH_INTERVAL_S)
-    return 0
 
 
 def client_of(context: typer.Context, home: Path | None) -> "Client":
@@ -113,8 +136,9 @@ def reported(context: typer.Context, action: Callable[[], int]) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone, as with `| head`; there is nobody to tell
         return exits.FAILED
-    except SwarmError as error:
-        if context.obj["debug"]:
+    except Exception as error:  # noqa: BLE001 - the one place where a failure becomes a clean end
+        if debugging(context):
             print(printable_lines(traceback.format_exc()), file=sys.stderr)
-        _say(str(error))
-        return exits.MISTAKE
+        known = isinstance(error, SwarmError)
+        _say(str(error) if known else f"failed: {type(error).__name__}: {error} (--debug shows where).")
+        return exits.MISTAKE if known else exits.FAILED

@@ -4,18 +4,19 @@ Reads the question from the command line's words, has `swarmd.sim.planner.plan` 
 computes nothing. Imported only when a plan is asked for: the simulator takes half a second to load.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from swarmctl.render import words
+from swarmctl.layout import Column, Facts, FittedTable, Sentence
+from swarmctl.render import MORE, words
 from swarmd.errors import ConfigError
-from swarmd.printable import SENTENCE_LIMIT, duration, size
+from swarmd.printable import SENTENCE_LIMIT, amount, counted, money, share, size, span
 from swarmd.settings import load_run, with_overrides
-from swarmd.sim.measure.plots import Line, draw
+from swarmd.sim.measure.plots import PLOT_COLUMNS, Line, draw
 from swarmd.sim.planner.costs import find_wire
 from swarmd.sim.planner.devices import parse_peers
 from swarmd.sim.planner.forecast import GroupInStage, Question
@@ -40,6 +41,7 @@ def answer(
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """The plan for what was typed. Raises ConfigError."""
+    logging.getLogger("swarmd").addHandler(logging.NullHandler())  # what simulated peers log is no news
     if compute not in DTYPES:
         raise ConfigError(f"--compute {compute} is not known; choose one of {', '.join(DTYPES)}.")
     run = with_overrides(load_run(model), stages=stages, steps=steps)
@@ -57,62 +59,80 @@ def render_plan(it: Plan) -> RenderableType:
     """Everything about a plan, most wanted first."""
     parts: list[RenderableType] = [_summary(it), _rows(it)]
     if it.wires:
-        parts.append(_variants("on the wire", "bytes a hop, each way", it.wires, it.outlook.tokens_per_second))
+        parts.append(_wires(it.wires, it.outlook.tokens_per_second))
     if it.growth:
-        parts.append(_variants("peers", "", it.growth, it.outlook.tokens_per_second))
-        parts.append(_plot(it))
-    parts += [words(f"note: {note}", "dim", SENTENCE_LIMIT) for note in it.notes]
+        parts.append(_growth(it.growth, it.outlook.tokens_per_second))
+        parts.append(_Plot(it.growth))
+    parts += [Sentence(words(f"note: {note}", "dim", SENTENCE_LIMIT)) for note in it.notes]
     return Group(*parts)
 
 
 def _summary(it: Plan) -> RenderableType:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
     look = it.outlook
-    money = "no price given"
+    cost = "no price given"
     if it.run_price is not None and it.price_per_billion is not None and it.price_per_hour is not None:
-        money = f"{it.run_price:,.0f}, {it.price_per_hour:,.2f} an hour, {it.price_per_billion:,.2f} per billion tokens"
-    for name, value in (
-        ("simulated", f"{it.model}: {it.parameters_applied / 1e9:.2f} B parameters as applied, {it.stages} stages"),
-        ("swarm", f"{it.peers} peers, {1e3 * it.rtt_s:g} ms round trip, {it.wire} on the wire, products in {it.dtype}"),
-        ("speed", f"{look.tokens_per_second:,.0f} tokens/s; {look.of_bound:.0%} of what the slowest stage could do"),
-        ("step", f"{duration(look.step_s)}, {look.overhead_s:,.1f} s of it to fill, drain, average and commit"),
-        ("run", f"{_long(it.run_seconds)} for {it.run_tokens / 1e9:,.2f} billion tokens"),
-        ("cost", money),
+        per_billion = f"{money(it.price_per_billion)} per billion tokens"
+        cost = f"{money(it.run_price)}, {money(it.price_per_hour)} an hour, {per_billion}"
+    overhead = f", {span(look.overhead_s)} of it to fill, drain, average and commit"
+    applied = f"{amount(it.parameters_applied, 'parameter')} as applied"
+    swarm = f"{counted(it.peers, 'peer')}, {1e3 * it.rtt_s:g} ms round trip"
+    facts = (
+        ("simulated", f"{it.model}: {applied}, {counted(it.stages, 'stage')}"),
+        ("swarm", f"{swarm}, {it.wire} on the wire, products in {it.dtype}"),
+        (
+            "speed",
+            f"{_speed(look.tokens_per_second)} tokens/s; {share(look.of_bound)} of what the slowest stage could do",
+        ),
+        ("step", f"{span(look.step_s)}{overhead if look.overhead_s > 0.01 * look.step_s else ''}"),
+        ("run", f"{_long(it.run_seconds)} for {amount(it.run_tokens, 'token')}"),
+        ("cost", cost),
         ("bottleneck", look.bottleneck),
-    ):
-        table.add_row(words(name), words(value, limit=SENTENCE_LIMIT))
-    return table
+    )
+    return Facts([(name, words(value, limit=SENTENCE_LIMIT)) for name, value in facts])
+
+
+def _speed(rate: float) -> str:
+    """A rate whose first digits count, however small it is."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _long(seconds: float) -> str:
     """Days, where a person would count them."""
     days = seconds / 86_400
-    return f"{days:,.0f} days" if days >= 10 else duration(seconds)
+    return f"{days:,.0f} days" if days >= 10 else span(seconds)
+
+
+_PLACEMENT_COLUMNS = (
+    Column("stage"),
+    Column("peers"),
+    Column("device", right=False),
+    Column("busy", 1),
+    Column("of peak", 5),
+    Column("uplink", 3),
+    Column("downlink", 4),
+    Column("sent", 6),
+    Column("received", 7),
+    Column("memory", 2),
+)
 
 
 def _rows(it: Plan) -> RenderableType:
-    table = Table(title="best placement found", title_justify="left", header_style="bold")
-    for name in ("stage", "peers", "device", "busy", "of peak", "uplink", "downlink", "sent", "received", "memory"):
-        table.add_column(name, justify="left" if name == "device" else "right")
-    for row in it.outlook.rows:
-        table.add_row(*map(words, _cells(row)))
-    return table
+    rows = [tuple(map(words, _cells(row))) for row in it.outlook.rows]
+    return FittedTable(_PLACEMENT_COLUMNS, rows, MORE, "best placement found")
 
 
 def _cells(row: GroupInStage) -> tuple[str, ...]:
-    peak = "measured" if row.flops_share is None else f"{row.flops_share:.0%}"
+    peak = "measured" if row.flops_share is None else share(row.flops_share)
     again = " +recompute" if row.recompute > 0.5 else ""
-    memory = f"{size(round(row.memory_bytes))} ({row.memory_share:.0%})"
+    memory = f"{size(round(row.memory_bytes))} ({share(row.memory_share)})"
     return (
         f"{row.stage}",
         f"{row.count}",
         row.device,
-        f"{row.utilisation:.0%}",
+        share(row.utilisation),
         peak + again,
-        f"{row.uplink:.0%}",
-        f"{row.downlink:.0%}",
+        share(row.uplink),
+        share(row.downlink),
         _bandwidth(row.sent),
         _bandwidth(row.received),
         memory,
@@ -120,29 +140,64 @@ def _cells(row: GroupInStage) -> tuple[str, ...]:
 
 
 def _bandwidth(rate: float) -> str:
-    return f"{rate * BITS / 1e6:,.1f} Mb/s"
+    """Bytes a second, as bits a second."""
+    bits = rate * BITS
+    for unit, value in (("Gb/s", 1e9), ("Mb/s", 1e6), ("kb/s", 1e3)):
+        if bits >= value:
+            return f"{bits / value:,.1f} {unit}"
+    return f"{bits:.0f} b/s"
 
 
-def _variants(what: str, more: str, variants: Sequence[Variant], base: float) -> RenderableType:
-    table = Table(title=f"with other {what}" if more else "with more peers", title_justify="left", header_style="bold")
-    table.add_column(what)
-    table.add_column("tokens/s", justify="right")
-    table.add_column("against the plan", justify="right")
-    if more:
-        table.add_column(more, justify="right")
-    table.add_column("bottleneck")
+_WIRE_COLUMNS = (
+    Column("on the wire", right=False),
+    Column("tokens/s"),
+    Column("in swarmd", 1, right=False),
+    Column("against the plan", 2),
+    Column("bytes a hop, each way", 4),
+    Column("bottleneck", 3, right=False, wraps=True),
+)
+
+
+def _wires(variants: Sequence[Variant], base: float) -> RenderableType:
+    rows = []
     for it in variants:
-        name = it.what if it.exists else f"{it.what} (not in swarmd yet)"
-        ratio = f"{it.tokens_per_second / base:.2f} x"
-        middle = (size(it.wire_bytes),) if more else ()
-        table.add_row(*map(words, (name, f"{it.tokens_per_second:,.0f}", ratio, *middle, it.bottleneck)))
-    return table
+        rate, ratio, bottleneck = _compared(it, base)
+        there = words("yes" if it.exists else "not yet")
+        rows.append((words(it.what), rate, there, ratio, words(size(it.wire_bytes)), bottleneck))
+    return FittedTable(_WIRE_COLUMNS, rows, MORE, "with other formats on the wire")
 
 
-def _plot(it: Plan) -> RenderableType:
+_GROWTH_COLUMNS = (
+    Column("peers"),
+    Column("tokens/s"),
+    Column("against the plan", 2),
+    Column("bottleneck", 1, right=False, wraps=True),
+)
+
+
+def _growth(variants: Sequence[Variant], base: float) -> RenderableType:
+    rows = [(words(it.what), *_compared(it, base)) for it in variants]
+    return FittedTable(_GROWTH_COLUMNS, rows, MORE, "with more peers")
+
+
+def _compared(it: Variant, base: float) -> tuple[Text, Text, Text]:
+    """A variant's tokens per second, their ratio to the plan's, and the bottleneck."""
+    ratio = it.tokens_per_second / base
+    shown = f"{ratio:.2f} x" if ratio >= 0.1 else f"{ratio:.2g} x"
+    return words(_speed(it.tokens_per_second)), words(shown), words(it.bottleneck, limit=SENTENCE_LIMIT)
+
+
+class _Plot:
     """Tokens per second over the number of peers, and what as many times the present speed would be."""
-    peers = [float(variant.what) for variant in it.growth]
-    speeds = [variant.tokens_per_second for variant in it.growth]
-    in_proportion = [speeds[0] * count / peers[0] for count in peers]
-    lines = [Line("planned", peers, speeds), Line("in proportion", peers, in_proportion, "x", joined=False)]
-    return Text(draw("tokens/s over peers", lines))
+
+    def __init__(self, growth: Sequence[Variant]) -> None:
+        self._peers = [float(variant.what) for variant in growth]
+        self._speeds = [variant.tokens_per_second for variant in growth]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        in_proportion = [self._speeds[0] * count / self._peers[0] for count in self._peers]
+        lines = [
+            Line("planned", self._peers, self._speeds),
+            Line("in proportion", self._peers, in_proportion, "x", joined=False),
+        ]
+        yield Text(draw("tokens/s over peers", lines, min(PLOT_COLUMNS, options.max_width)))

@@ -4,19 +4,21 @@ Relies on rich; computes nothing beyond units and shortening. It knows only the 
 that are other peers' words: they are shown as plain text, never as markup, and can't steer the terminal.
 """
 
+import os
 import sys
 from typing import Self, TextIO
 
 from rich import progress
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from swarmd.printable import CELL_LIMIT, SENTENCE_LIMIT, duration, printable, size
-from swarmd.status import HopRow, PeerRow, Status
+from swarmctl.layout import Column, Facts, FittedTable, Sentence
+from swarmd.printable import CELL_LIMIT, SENTENCE_LIMIT, counted, duration, printable, size
+from swarmd.status import HopRow, PeerRow, Queues, Status
 
 PEER_ID_TAIL = 8  # characters; the beginnings of peer ids are all alike
-PIPED_WIDTH = 160  # columns when the output is no terminal, so that nothing is cut off there
+UNBOUNDED = 100_000  # columns where the output is no terminal, or the terminal is to wrap by itself
+MORE = "--wide or --json shows them"
 
 _STATE_COLOURS = {
     "serving": "green",
@@ -34,18 +36,27 @@ _STATE_COLOURS = {
 _WORDS = {"serving": "TRAINING", "finished": "DONE"}
 """The first word of a status; of other states it is their name."""
 
+_LEDGER = {"resent": "sent again", "duplicated": "counted twice"}
+"""The words of the ledger's counts; of other counts it is their name."""
 
-def console(stream: TextIO | None = None) -> Console:
-    """The terminal (stdout unless another stream is given), or a wide page when the output goes elsewhere. Nothing is
-    taken as markup, and what the stream's encoding lacks is shown as its escape.
+
+def console(stream: TextIO | None = None, *, wide: bool = False) -> Console:
+    """The terminal (stdout unless another stream is given). A page is as wide as what it shows if the output goes
+    elsewhere, or `wide` is asked for; $COLUMNS bounds it in a pipe. Nothing is taken as markup, and what the stream's
+    encoding lacks is shown as its escape.
     """
     stream = stream or sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
     plain = Console(file=stream, highlight=False, markup=False, emoji=False)
-    if not plain.is_terminal:
-        plain = Console(file=stream, highlight=False, markup=False, emoji=False, width=PIPED_WIDTH)
+    if wide or not (plain.is_terminal or os.environ.get("COLUMNS", "").isdecimal()):
+        plain = Console(file=stream, highlight=False, markup=False, emoji=False, width=UNBOUNDED)
     return plain
+
+
+def show(shown: RenderableType, *, wide: bool = False) -> None:
+    """Prints it on stdout. A line that is too long is left to the terminal."""
+    console(wide=wide).print(shown, crop=False)
 
 
 def words(value: object, style: str = "", limit: int = CELL_LIMIT) -> Text:
@@ -55,43 +66,44 @@ def words(value: object, style: str = "", limit: int = CELL_LIMIT) -> Text:
 
 def render_status(status: Status) -> RenderableType:
     """The whole daemon at a glance."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in _status_lines(status):
-        table.add_row(words(name), value if isinstance(value, Text) else words(value, limit=SENTENCE_LIMIT))
+    facts = [
+        (name, value if isinstance(value, Text) else words(value, limit=SENTENCE_LIMIT))
+        for name, value in _status_lines(status)
+    ]
     head = words(_headline(status), f"bold {_STATE_COLOURS.get(status.state, '')}".strip(), SENTENCE_LIMIT)
     notes = [f"waiting: {wait.sentence()}" for wait in status.waits]
     if status.waiting_for and not notes:
         notes = [f"waiting: {status.waiting_for}"]
     notes += [f"warning: {warning}" for warning in status.warnings]
-    return Group(head, table, *(words(note, "yellow", SENTENCE_LIMIT) for note in notes))
+    return Group(Sentence(head), Facts(facts), *(Sentence(words(note, "yellow", SENTENCE_LIMIT)) for note in notes))
 
 
 def _headline(status: Status) -> str:
     """The first line: a word that says whether all is well, and the step or the wait."""
     word = _WORDS.get(status.state, status.state.upper())
     if wait := next(iter(status.waits), None):
-        return f"{word}  waiting {duration(wait.seconds)} for {wait.what}"
+        so_long = f" {duration(wait.seconds)}" if wait.seconds >= 1 else ""
+        return f"{word}  waiting{so_long} for {wait.what}"
     if not status.run:
         return word
     left = "" if status.seconds_left is None else f", {duration(status.seconds_left)} left"
-    return f"{word}  step {status.step} of {status.steps}{left}"
+    return f"{word}  step {status.step:,} of {status.steps:,}{left}"
 
 
 def _status_lines(status: Status) -> list[tuple[str, str | Text]]:
+    software = f"swarmd {status.software}" + (f", torch {status.torch}" if status.torch else "")
     lines: list[tuple[str, str | Text]] = [
         ("peer", status.peer_id),
         ("state", _state(status.state)),
         *([("doing", status.doing)] if status.doing else []),
         *([("final state", status.final_state)] if status.final_state else []),
+        *([("software", software)] if status.software else []),
         ("device", status.device),
         ("up", f"{duration(status.uptime_seconds)}, {size(status.memory_bytes)} of memory"),
     ]
     lines += [("address", address) for address in status.addresses]
     if not status.run:
         return lines
-    queues = status.queues
     moved = f"{size(status.bytes.sent)} sent, {size(status.bytes.received)} received"
     return [
         ("run", f"{status.run} ({status.model}), fingerprint {status.fingerprint}"),
@@ -100,22 +112,22 @@ def _status_lines(status: Status) -> list[tuple[str, str | Text]]:
         *([("pulling", _transfer(status))] if status.state_bytes_total else []),
         *([("moving", f"to stage {status.moving_to}")] if status.moving_to is not None else []),
         *([("moved because", status.moved_because)] if status.moved_because else []),
-        ("step", f"{status.step} of {status.steps}, {status.progress:.0%} of its microbatches done"),
+        ("step", f"{status.step:,} of {status.steps:,}, {status.progress:.0%} of its microbatches are done"),
         ("loss", _losses(status)),
         ("speed", f"{status.tokens_per_second:,.0f} tokens/s in the swarm, {_rate(status)} microbatches/s here"),
-        ("left", "unknown" if status.seconds_left is None else duration(status.seconds_left)),
-        ("queues", f"{queues.forward} forward, {queues.backward} backward, {queues.in_flight} in flight"),
-        *([("idle because", queues.idle_because)] if queues.idle_because else []),
+        ("left", "not known yet" if status.seconds_left is None else duration(status.seconds_left)),
+        ("queues", _held(status.queues)),
+        *([("idle because", status.queues.idle_because)] if status.queues.idle_because else []),
         ("traffic", moved),
-        ("replicas", ", ".join(f"stage {stage}: {count}" for stage, count in status.peers.items()) or "none"),
-        ("ledger", ", ".join(f"{count} {name}" for name, count in status.ledger.items()) or "nothing unusual"),
+        ("peers", _replicas(status)),
+        ("ledger", ledger_words(status.ledger)),
     ]
 
 
 def _transfer(status: Status) -> str:
     share = status.state_bytes / status.state_bytes_total
-    donors = f"{status.state_donors} donor{'' if status.state_donors == 1 else 's'}"
-    return f"{share:.0%} of the stage's state: {size(status.state_bytes)} of {size(status.state_bytes_total)}, {donors}"
+    came = f"{size(status.state_bytes)} of {size(status.state_bytes_total)}"
+    return f"{share:.0%} of the stage's state: {came}, from {counted(status.state_donors, 'donor')}"
 
 
 def _losses(status: Status) -> str:
@@ -128,59 +140,120 @@ def _rate(status: Status) -> str:
     return f"{status.microbatches_per_second:.2f}"
 
 
-def render_peers(peers: list[PeerRow]) -> RenderableType:
-    """The swarm as this daemon sees it, stage by stage."""
+def _held(queues: Queues) -> str:
+    """The microbatches that are here, by what they wait for."""
+    if not queues.in_flight:
+        return "no microbatch is here"
+    there = f"{queues.downstream:,} passed on to the next stage"
+    return (
+        f"{counted(queues.in_flight, 'microbatch')}: {queues.forward:,} waiting for the forward pass, "
+        f"{queues.backward:,} for the backward pass, {there}"
+    )
+
+
+def _replicas(status: Status) -> str:
+    """The peers of the swarm, by stage; also those that this daemon has only been told the number of."""
+    stages = ", ".join(f"{count:,} of stage {stage}" for stage, count in status.peers.items())
+    total = counted(sum(status.peers.values()), "peer")
+    return f"{total}: {stages}" if stages else total
+
+
+def ledger_words(ledger: dict[str, int]) -> str:
+    """What became of microbatches that did not go the usual way."""
+    said = [f"{count:,} {_LEDGER.get(name, name.replace('_', ' '))}" for name, count in ledger.items()]
+    return ", ".join(said) or "nothing unusual"
+
+
+_PEER_COLUMNS = (
+    Column("peer", right=False),
+    Column("stage"),
+    Column("state", right=False),
+    Column("version", 4),
+    Column("forward", 7),
+    Column("backward", 8),
+    Column("in flight", 6),
+    Column("microbatches/s", 2),
+    Column("device", 3, right=False),
+    Column("swarmd", 5, right=False),
+    Column("heard", 1),
+)
+
+
+def render_peers(peers: list[PeerRow], status: Status) -> RenderableType:
+    """The swarm as this daemon sees it, stage by stage, and how many peers it doesn't know one by one."""
     if not peers:
         return Text("no peers known")
-    table = Table(header_style="bold")
-    for name in ("peer", "stage", "state", "version", "forward", "backward", "in flight", "mb/s", "device", "heard"):
-        table.add_column(name, justify="left" if name in ("peer", "state", "device") else "right")
+    rows = []
     for peer in sorted(peers, key=lambda peer: (peer.stage is None, peer.stage or 0, peer.peer_id)):
         heard = "itself" if peer.is_self else f"{peer.last_heard_seconds:.1f} s ago"
-        table.add_row(
-            words(short(peer.peer_id)),
-            words("-" if peer.stage is None else peer.stage),
-            _state(peer.state, peer.suspect),
-            words(peer.version),
-            words(peer.forward),
-            words(peer.backward),
-            words(peer.in_flight),
-            words(f"{peer.microbatches_per_second:.2f}"),
-            words(peer.device),
-            words(heard),
+        rows.append(
+            (
+                words(short(peer.peer_id)),
+                words("-" if peer.stage is None else peer.stage),
+                _state(peer.state, peer.suspect),
+                words(peer.version),
+                words(peer.forward),
+                words(peer.backward),
+                words(peer.in_flight),
+                words(f"{peer.microbatches_per_second:.2f}"),
+                words(peer.device),
+                words(peer.software or "-"),
+                words(heard),
+            )
         )
-    return table
+    return Group(FittedTable(_PEER_COLUMNS, rows, MORE), *map(Sentence, _unseen(status.unseen)))
+
+
+def _unseen(unseen: dict[str, int]) -> list[Text]:
+    """A sentence on the peers that have no row."""
+    if not (total := sum(unseen.values())):
+        return []
+    stages = ", ".join(f"{count:,} of stage {stage}" for stage, count in unseen.items() if count)
+    who = "1 more peer has" if total == 1 else f"{total:,} more peers have"
+    why = "far from its own stage, a daemon of a large swarm knows a few peers of each"
+    return [words(f"{who} no row ({stages}): {why}.", limit=SENTENCE_LIMIT)]
+
+
+_QUEUE_COLUMNS = (
+    Column("step"),
+    Column("index"),
+    Column("state", right=False),
+    Column("since", 1),
+    Column("from", 3, right=False),
+    Column("passed to", 2, right=False),
+)
 
 
 def render_queues(hops: list[HopRow]) -> RenderableType:
     """The microbatches at this peer, oldest first."""
     if not hops:
         return Text("no microbatch is here")
-    table = Table(header_style="bold")
-    for name in ("step", "index", "state", "since", "from", "passed to"):
-        table.add_column(name, justify="right" if name in ("step", "index", "since") else "left")
+    rows = []
     for hop in sorted(hops, key=lambda hop: (hop.step, hop.index)):
         sender = short(hop.custodian) if hop.custodian else "own data"
-        table.add_row(
-            words(hop.step),
-            words(hop.index),
-            words(hop.state),
-            words(f"{hop.seconds:.1f} s"),
-            words(sender),
-            words(short(hop.holder) or "-"),
+        rows.append(
+            (
+                words(hop.step),
+                words(hop.index),
+                words(hop.state),
+                words(f"{hop.seconds:.1f} s"),
+                words(sender),
+                words(short(hop.holder) or "-"),
+            )
         )
-    return table
+    return FittedTable(_QUEUE_COLUMNS, rows, MORE)
 
 
 def render_work(hops: list[HopRow], status: Status) -> RenderableType:
     """The queues, and why the device is idle."""
     queues = status.queues
     why = f"idle: {queues.idle_because}" if queues.idle_because else "computing"
-    held = f"{queues.forward} wait for their forward, {queues.backward} for their backward, "
+    retained = f"{size(queues.retained_bytes)} are kept until the step commits"
     return Group(
         render_queues(hops),
-        Text(f"{held}{queues.downstream} are with the next stage; {size(queues.retained_bytes)} retained"),
-        words(why, "yellow" if queues.idle_because else "green", SENTENCE_LIMIT),
+        *([Sentence(Text(_held(queues)))] if hops else []),
+        Sentence(Text(retained)),
+        Sentence(words(why, "yellow" if queues.idle_because else "green", SENTENCE_LIMIT)),
     )
 
 

@@ -1,15 +1,19 @@
-"""Running a typer app as a command: exit codes, and a mistake in the arguments as one sentence on stderr.
+"""Running a typer app as a command: exit codes, a mistake in the arguments as one sentence on stderr, and the options
+that all commands have.
 
 `swarmd` and `swarmctl` share it. Relies on typer and on nothing heavy, so that both answer at once.
 """
 
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from swarmd import exits
+from swarmd import __version__, exits
 from swarmd.printable import printable
+
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+"""For the app's `context_settings`: the commands below take them over."""
 
 
 def run(app: typer.Typer, program: str, arguments: list[str]) -> int:
@@ -26,9 +30,35 @@ def run(app: typer.Typer, program: str, arguments: list[str]) -> int:
     except typer.Abort:
         say(program, "interrupted.")
         return exits.FAILED
+    except SystemExit as end:  # a shell asked what could come next, and got it
+        return end.code if isinstance(end.code, int) else exits.DONE
     return result if isinstance(result, int) else exits.DONE
 
 
 def say(program: str, sentence: str) -> None:
     """Prints one line on stderr, under the program's name."""
     print(f"{program}: {printable(sentence)}", file=sys.stderr, flush=True)
+
+
+def debugging(context: typer.Context) -> bool:
+    """True if --debug was given, before the command or after it."""
+    return bool(context.meta.get("debug"))
+
+
+def remember_debug(context: typer.Context, given: bool) -> bool:
+    """Callback of --debug: it counts wherever it stands."""
+    context.meta["debug"] = given or debugging(context)
+    return debugging(context)
+
+
+def _print_version(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        print(f"{context.find_root().info_name} {__version__}")
+        raise typer.Exit
+
+
+Debug = Annotated[bool, typer.Option("--debug", callback=remember_debug, help="Show tracebacks.")]
+
+Version = Annotated[
+    bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Show the version and exit.")
+]

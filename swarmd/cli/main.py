@@ -4,16 +4,14 @@ Everything heavy (uvloop, torch, libp2p, pydantic) is imported in the function t
 mistake should be answered at once.
 """
 
-from typing import Annotated
-
 import typer
 
-from swarmd import __version__, command_line
+from swarmd import command_line
 from swarmd.cli.start import START_EXAMPLES, start
 from swarmd.cli.tools import DEMO_EXAMPLES, PROFILE_EXAMPLES, demo, profile, reshape, service
 
 app = typer.Typer(
-    add_completion=False,
+    context_settings=command_line.SETTINGS,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -26,18 +24,8 @@ app.command()(reshape)
 app.add_typer(service, name="service")
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"swarmd {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
+def _root(version: command_line.Version = False, debug: command_line.Debug = False) -> None:
     pass
 
 

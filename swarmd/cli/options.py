@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from swarmd.command_line import remember_debug
 from swarmd.errors import ConfigError
 
 PEER_ADDRESS_EXAMPLE = "/ip4/203.0.113.5/tcp/4001/p2p/<peer id>"
@@ -107,11 +108,8 @@ Wait = Annotated[
     float | None,
     typer.Option(metavar="S", min=0, help="End with 1 if no run is found in so long. Default: look for ever."),
 ]
-Verbose = Annotated[bool, typer.Option("--debug", help="Log everything; show tracebacks.")]
+Verbose = Annotated[bool, typer.Option("--debug", callback=remember_debug, help="Log everything; show tracebacks.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Log JSON objects, one a line.")]
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-"""The option of commands that have no log."""
 
 
 @dataclass(frozen=True)

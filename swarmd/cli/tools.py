@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from swarmd.cli.options import Debug
 from swarmd.cli.reporting import reported, warn
+from swarmd.command_line import Debug
 from swarmd.daemon.home import Home
 from swarmd.daemon.remembered import RememberedRun
 from swarmd.errors import ConfigError

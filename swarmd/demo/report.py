@@ -13,10 +13,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from swarmctl.render import ledger_words
 from swarmd.config import RunConfig
 from swarmd.demo.process import DaemonProcess
 from swarmd.files import parse_json
-from swarmd.printable import duration, printable
+from swarmd.printable import counted, duration, printable
 
 LAST_STEPS = 10  # one step's loss is noisy; the last is the mean of this many
 SAMPLE_TOKENS = 300  # a few lines of text, a few seconds on one core
@@ -174,11 +175,11 @@ def print_report(result: DemoResult) -> None:
     )
     print(
         f"time     {duration(result.wall_seconds)} from the first daemon's start, "
-        f"{result.steps} steps, {result.tokens_per_second:,.0f} tokens/s"
+        f"{counted(result.steps, 'step')}, {result.tokens_per_second:,.0f} tokens/s"
     )
-    print(f"ledger   {', '.join(f'{count} {name}' for name, count in result.ledger.items())}")
+    print(f"ledger   {ledger_words(result.ledger)}")
     if result.kills:
-        print(f"kills    {result.kills} daemons killed and started again while it trained")
+        print(f"kills    {counted(result.kills, 'daemon')} killed and started again while it trained")
     print(f"files    {printable(result.home)}/peer-*: swarmd.log, ledger.jsonl, checkpoints/")
     if result.sample is not None:
         print("sample   written by the model of the final checkpoints:\n")

@@ -9,10 +9,9 @@ from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
+from swarmctl.layout import Column, FittedTable, Folded, Sentence
 from swarmctl.render import console, short, words
 from swarmd.config import RunConfig
 from swarmd.demo.process import DaemonProcess
@@ -21,7 +20,7 @@ from swarmd.status import Status
 
 LINES_PER_RUN = 20  # progress lines over the whole run when there is no terminal
 LINE_INTERVAL_S = 30.0  # but a sign of life at least this often
-BAR_WIDTH = 40  # columns
+BAR_WIDTH = 34  # columns; a narrow terminal has 40
 
 
 class View(Protocol):
@@ -61,7 +60,7 @@ class LiveTable:
         self._live.start()
 
     def show(self, peers: Sequence[DaemonProcess], elapsed_s: float) -> None:
-        self._live.update(Group(peer_table(peers), swarm_lines(self._run, peers, elapsed_s)), refresh=True)
+        self._live.update(Folded(Group(peer_table(peers), swarm_lines(self._run, peers, elapsed_s))), refresh=True)
 
     def say(self, text: str) -> None:
         self._console.print(Text(printable_lines(text)))
@@ -106,31 +105,43 @@ def one_line(run: RunConfig, status: Status | None) -> str:
     return f"step {status.version}/{run.steps}  loss {loss}  {status.tokens_per_second:,.0f} tokens/s{left}"
 
 
-def peer_table(peers: Sequence[DaemonProcess]) -> Table:
+_COLUMNS = (
+    Column("peer"),
+    Column("id", 5, right=False),
+    Column("stage"),
+    Column("state", right=False),
+    Column("forward", 6),
+    Column("backward", 7),
+    Column("in flight", 4),
+    Column("version", 1),
+    Column("microbatches/s", 2),
+    Column("starts", 3),
+)
+
+
+def peer_table(peers: Sequence[DaemonProcess]) -> FittedTable:
     """A row for each daemon."""
-    table = Table(header_style="bold")
-    for name in ("peer", "id", "stage", "state", "forward", "backward", "in flight", "version", "mb/s", "starts"):
-        table.add_column(name, justify="left" if name in ("id", "state") else "right")
-    for peer in peers:
-        status = peer.status
-        stage = peer.stage if status is None or status.stage is None else status.stage
-        if status is None:
-            table.add_row(str(peer.number), "", words(stage), _state(peer), "", "", "", "", "", str(peer.starts))
-            continue
-        queues, rate = status.queues, f"{status.microbatches_per_second:.2f}"
-        table.add_row(
-            str(peer.number),
-            words(short(status.peer_id)),
-            words(stage),
-            _state(peer),
-            words(queues.forward),
-            words(queues.backward),
-            words(queues.in_flight),
-            words(status.version),
-            rate,
-            str(peer.starts),
-        )
-    return table
+    return FittedTable(_COLUMNS, [_peer_row(peer) for peer in peers], "a wider terminal shows them")
+
+
+def _peer_row(peer: DaemonProcess) -> tuple[Text, ...]:
+    status = peer.status
+    stage = peer.stage if status is None or status.stage is None else status.stage
+    number, starts = words(peer.number), words(peer.starts)
+    if status is None:
+        return (number, words(""), words(stage), _state(peer), *[words("")] * 5, starts)
+    return (
+        number,
+        words(short(status.peer_id)),
+        words(stage),
+        _state(peer),
+        words(status.queues.forward),
+        words(status.queues.backward),
+        words(status.queues.in_flight),
+        words(status.version),
+        words(f"{status.microbatches_per_second:.2f}"),
+        starts,
+    )
 
 
 def _state(peer: DaemonProcess) -> Text:
@@ -148,12 +159,12 @@ def _state(peer: DaemonProcess) -> Text:
 def swarm_lines(run: RunConfig, peers: Sequence[DaemonProcess], elapsed_s: float) -> RenderableType:
     """The swarm's figures and a bar."""
     status = leader(peers)
-    head = words(f"{run.name}  {duration(elapsed_s)}  {one_line(run, status)}", limit=SENTENCE_LIMIT)
+    head = f"{run.name}  {duration(elapsed_s)}  {one_line(run, status)}"
     if status is None:
-        return head
+        return Sentence(words(head, limit=SENTENCE_LIMIT))
     if status.validation_loss is not None:
-        head.append(f"  validation {status.validation_loss:.3f}")
+        head += f"  validation {status.validation_loss:.3f}"
     done = fraction_done(status)
-    bar = Table.grid(padding=(0, 1))
-    bar.add_row(ProgressBar(total=1.0, completed=done, width=BAR_WIDTH), Text(f"{done:.0%}"))
-    return Group(head, bar)
+    bar = Text("━" * round(BAR_WIDTH * done), style="green")
+    bar.append("━" * (BAR_WIDTH - len(bar)), style="dim").append(f" {done:.0%}", style="default")
+    return Group(Sentence(words(head, limit=SENTENCE_LIMIT)), bar)

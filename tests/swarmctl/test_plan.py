@@ -3,10 +3,12 @@
 import contextlib
 import io
 import json
+import re
 
 import pytest
 
 from swarmctl.app import run_command_line
+from swarmd.printable import amount, money, share, span
 
 PEERS = "4xT4@200Mbps$0.35,1xA100@1Gbps$1.10"
 
@@ -24,7 +26,7 @@ def test_a_plan_is_readable() -> None:
     assert code == 0
     for text in ("tokens/s", "bottleneck", "best placement found", "T4@200Mbps", "uplink", "memory", "an hour"):
         assert text in out
-    assert "4-bit (not in swarmd yet)" in out
+    assert re.search(r"4-bit +[\d,]+ +not yet", out)
     assert "with more peers" in out
     assert "in proportion" in out  # the plot's legend
     assert "simulating: 4-bit on the wire" in err
@@ -60,3 +62,54 @@ def test_a_mistake_is_one_sentence(arguments: list[str], says: str) -> None:
     last = err.splitlines()[-1]
     assert last.startswith("swarmctl: ")
     assert says in last
+
+
+ABSURD = re.compile(
+    r"\b0\.0+ (B|billion|days|s|Mb)|\d{4,}%|-\d|\b1 (peers|stages|steps|columns)|\d\.\d+e[+-]?\d", re.IGNORECASE
+)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--peers", "3xL4@100Mbps", "--steps", "1"],
+        ["--peers", "4xH100@10Gbps$0.000001", "--steps", "2"],
+        ["--peers", "1xL4@1Mbps$0", "--stages", "1", "--steps", "1"],
+        ["--peers", "3xL4*0.0001@1Mbps$1000000", "--rtt", "5000"],
+        ["--peers", "3xT4@1kbps"],
+    ],
+)
+def test_a_plan_for_a_small_run_says_nothing_absurd(arguments: list[str]) -> None:
+    code, out, err = swarmctl("plan", "--model", "tiny", "--quick", *arguments)
+    assert not ABSURD.search(out + err), ABSURD.search(out + err)
+    if code:
+        assert code == 2
+        assert "name faster links" in err
+    else:
+        (step,) = re.findall(r"^step +([^,\n]+)", out, flags=re.MULTILINE)
+        assert not step.startswith("0 ")
+        heads = [line for line in out.splitlines() if line.startswith("    0 ")]
+        assert heads
+        assert "--stages" in arguments or not [line for line in heads if " 0 b/s" in line], "a head sends"
+
+
+def test_figures_of_a_plan_are_those_a_person_reads() -> None:
+    assert [amount(count, "token") for count in (1, 12_288, 1_270_000, 1.2583e11, 3e12)] == [
+        "1 token",
+        "12,288 tokens",
+        "1.27 million tokens",
+        "125.83 billion tokens",
+        "3.00 trillion tokens",
+    ]
+    assert [share(part) for part in (0.0, 0.001, 0.5, 0.999, 1.0, 1.2)] == ["0%", "<1%", "50%", ">99%", "100%", "120%"]
+    assert [money(price) for price in (0, 0.001, 1.4, 102_728.2)] == ["0", "under 0.01", "1.40", "102,728"]
+    assert [span(seconds) for seconds in (0.0, 1e-6, 0.0115, 0.552, 1.7, 59.94, 59.96, 4000)] == [
+        "0 ms",
+        "under 1 ms",
+        "11.5 ms",
+        "552 ms",
+        "1.7 s",
+        "59.9 s",
+        "1 min 00 s",
+        "1 h 06 min",
+    ]

@@ -79,7 +79,7 @@ async def test_a_newcomer_shows_how_much_of_its_state_has_come(tmp_path: Path) -
     async with daemon_at(tmp_path) as daemon:
         daemon.say(state="joining", state_bytes=1_500_000, state_bytes_total=4_000_000, state_donors=3)
         _, out, _ = await swarmctl("status", "--home", str(tmp_path))
-    assert "38% of the stage's state: 1.5 MB of 4.0 MB, 3 donors" in out
+    assert "38% of the stage's state: 1.5 MB of 4.0 MB, from 3 donors" in out
 
 
 async def test_peers_and_queues(tmp_path: Path) -> None:
@@ -102,12 +102,13 @@ async def test_queues_say_why_the_device_is_idle(tmp_path: Path) -> None:
         _, idle, _ = await swarmctl("queues", "--home", str(tmp_path))
     assert "computing" in busy
     assert "idle: 2 microbatches are with the next stage" in idle
-    assert "2 wait for their forward, 1 for their backward, 2 are with the next stage" in idle
+    held = "2 waiting for the forward pass, 1 for the backward pass, 2 passed on to the next stage"
+    assert f"5 microbatches: {held}" in idle
 
 
 COMMANDS = [
     (["switch", "2"], ("switch", 2), {"switched": True, "stage": 2}, "serving stage 2."),
-    (["drain"], ("drain", None), {"drained": True, **asdict(DRAINED)}, "5 microbatches of the step are with"),
+    (["drain"], ("drain", None), {"drained": True, **asdict(DRAINED)}, "5 microbatches of the step went to"),
     (["drain", "--timeout", "2.5"], ("drain", 2.5), {"drained": True, **asdict(DRAINED)}, "drained; the daemon ends."),
     (["leave"], ("leave",), {"left": True}, "left; the daemon ends."),
     (["pause"], ("pause",), {"paused": True}, "`swarmctl resume` lets it go on"),
