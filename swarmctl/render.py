@@ -159,7 +159,7 @@ def _replicas(status: Status) -> str:
 
 
 def ledger_words(ledger: dict[str, int]) -> str:
-    """What became of microbatches that did not go the usual way."""
+    """The microbatches that did not go the usual way, by what became of them."""
     said = [f"{count:,} {_LEDGER.get(name, name.replace('_', ' '))}" for name, count in ledger.items()]
     return ", ".join(said) or "nothing unusual"
 
