@@ -205,6 +205,7 @@ class NodeConfig:
         60.0  # others of a run that this home knows are looked for so long before it is founded again
     )
     wait_s: float | None = None  # for a run to be found; None: as long as it takes
+    metrics: tuple[str, int] | None = None  # host and port that serve them by HTTP; None: the control socket alone does
     service: bool = False  # nobody is there to start it again: it waits also where only a person can help
     resume: bool = False  # a run that this node founds goes on from what is on its peers' disks
     limits: LimitsConfig = field(default_factory=LimitsConfig)

@@ -108,6 +108,9 @@ Wait = Annotated[
     float | None,
     typer.Option(metavar="S", min=0, help="End with 1 if no run is found in so long. Default: look for ever."),
 ]
+Metrics = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Serve /metrics for Prometheus there, as at 127.0.0.1:9464.")
+]
 Verbose = Annotated[bool, typer.Option("--debug", callback=remember_debug, help="Log everything; show tracebacks.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Log JSON objects, one a line.")]
 
@@ -141,6 +144,7 @@ class StartOptions:
     data_limit_gb: float | None = None
     found_after_s: float | None = None
     wait_s: float | None = None
+    metrics: str | None = None
 
 
 def check_options(options: StartOptions) -> None:
@@ -169,3 +173,13 @@ def check_options(options: StartOptions) -> None:
     for address in options.announce:
         if not address.startswith("/"):
             raise ConfigError(f"--announce {address} is not a multiaddr; one looks like /ip4/203.0.113.5/tcp/4001.")
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """The host and the port of --metrics. Raises ConfigError."""
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    wrong = not bare or "/" in bare or (":" in bare and bare == host)  # an IPv6 address needs its brackets
+    if wrong or not (port.isascii() and port.isdecimal() and int(port) < 1 << 16):
+        raise ConfigError(f"--metrics {text} is not an address and a port; it looks like 127.0.0.1:9464.")
+    return bare, int(port)

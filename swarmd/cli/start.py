@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING, TypeVar
 
 from swarmd.cli import options as given
-from swarmd.cli.options import StartOptions, check_options
+from swarmd.cli.options import StartOptions, check_options, parse_endpoint
 from swarmd.cli.reporting import reported
 from swarmd.config import NodeConfig, RunConfig
 from swarmd.daemon.home import Home, default_home
@@ -64,6 +64,7 @@ def start(
     final_copies_timeout: given.FinalCopiesTimeout = None,
     found_after: given.FoundAfter = None,
     wait: given.Wait = None,
+    metrics: given.Metrics = None,
     debug: given.Verbose = False,
     log_json: given.LogJson = False,
 ) -> int:
@@ -94,6 +95,7 @@ def start(
         final_copies_timeout_s=final_copies_timeout,
         found_after_s=found_after,
         wait_s=wait,
+        metrics=metrics,
     )
     return reported(lambda: _run(options, Home(home or default_home()), debug=debug, log_json=log_json), debug=debug)
 
@@ -211,6 +213,7 @@ def plan_node(options: StartOptions, home: Home, remembered: Remembered | None, 
         spot_notice_s=_chosen(options.spot_notice_s, defaults.spot_notice_s),
         found_after_s=_chosen(options.found_after_s, defaults.found_after_s),
         wait_s=options.wait_s,
+        metrics=parse_endpoint(options.metrics) if options.metrics else None,
         service=bool(os.environ.get("NOTIFY_SOCKET")),  # the unit's manager awaits word of this process
         resume=options.resume,
         limits=limits,

@@ -60,7 +60,7 @@ async def _work(node: NodeConfig, run: RunConfig | None, stopping: Stopping, *, 
     share_arenas()
     check_spot(node)
     home = Home(node.home)
-    async with _listening(node, home, idle=idle) as daemon, _reported(daemon, home) as report:
+    async with _listening(node, home, idle=idle) as daemon, _reported(daemon, home) as report, _scraped(node, report):
         seconds = time.monotonic() - started
         log.log(NOTICE, "listening at %s after %.1f s", " ".join(daemon.addresses()) or "nothing", seconds)
         stopping.opened = lambda: daemon.opened
@@ -141,6 +141,22 @@ async def _reported(daemon: Node, home: Home) -> AsyncIterator[Report]:
         yield report
     finally:
         await control.stop()
+
+
+@asynccontextmanager
+async def _scraped(node: NodeConfig, report: Report) -> AsyncIterator[None]:
+    """The metrics on a port, if the daemon was asked to serve them. Raises ConfigError."""
+    if node.metrics is None:
+        yield
+        return
+    from swarmd.daemon.scrape import MetricsServer
+
+    server = MetricsServer(report.status)
+    await server.start(*node.metrics)
+    try:
+        yield
+    finally:
+        await server.stop()
 
 
 @asynccontextmanager

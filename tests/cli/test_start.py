@@ -40,6 +40,7 @@ GIVEN: dict[str, tuple[str | None, str, Any]] = {
     "--final-copies-timeout": ("12", "final_copies_timeout_s", 12.0),
     "--found-after": ("13", "found_after_s", 13.0),
     "--wait": ("14", "wait_s", 14.0),
+    "--metrics": ("h:15", "metrics", "h:15"),
 }
 """Of each option: a word, the field of StartOptions that it fills, and the value there."""
 
