@@ -5,6 +5,7 @@ that are other peers' words: they are shown as plain text, never as markup, and 
 """
 
 import os
+import shutil
 import sys
 from typing import Self, TextIO
 
@@ -49,9 +50,14 @@ def console(stream: TextIO | None = None, *, wide: bool = False) -> Console:
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
     plain = Console(file=stream, highlight=False, markup=False, emoji=False)
+    here = shutil.get_terminal_size()
     if wide or not (plain.is_terminal or os.environ.get("COLUMNS", "").isdecimal()):
-        plain = Console(file=stream, highlight=False, markup=False, emoji=False, width=UNBOUNDED)
-    return plain
+        columns = UNBOUNDED
+    elif plain.is_dumb_terminal:  # rich takes every one for 80 columns wide
+        columns = here.columns
+    else:
+        return plain
+    return Console(file=stream, highlight=False, markup=False, emoji=False, width=columns, height=here.lines)
 
 
 def show(shown: RenderableType, *, wide: bool = False) -> None:
@@ -144,11 +150,14 @@ def _held(queues: Queues) -> str:
     """The microbatches that are here, by what they wait for."""
     if not queues.in_flight:
         return "no microbatch is here"
-    there = f"{queues.downstream:,} passed on to the next stage"
-    return (
-        f"{counted(queues.in_flight, 'microbatch')}: {queues.forward:,} waiting for the forward pass, "
-        f"{queues.backward:,} for the backward pass, {there}"
-    )
+    parts = {
+        "waiting for the forward pass": queues.forward,
+        "waiting for the backward pass": queues.backward,
+        "passed on to the next stage": queues.downstream,
+    }
+    parts["being computed"] = queues.in_flight - sum(parts.values())
+    said = ", ".join(f"{count:,} {where}" for where, count in parts.items() if count > 0)
+    return f"{counted(queues.in_flight, 'microbatch')}: {said}" if said else counted(queues.in_flight, "microbatch")
 
 
 def _replicas(status: Status) -> str:
@@ -248,11 +257,10 @@ def render_work(hops: list[HopRow], status: Status) -> RenderableType:
     """The queues, and why the device is idle."""
     queues = status.queues
     why = f"idle: {queues.idle_because}" if queues.idle_because else "computing"
-    retained = f"{size(queues.retained_bytes)} are kept until the step commits"
     return Group(
         render_queues(hops),
         *([Sentence(Text(_held(queues)))] if hops else []),
-        Sentence(Text(retained)),
+        *([Sentence(Text(f"{size(kept)} are kept until the step commits"))] if (kept := queues.retained_bytes) else []),
         Sentence(words(why, "yellow" if queues.idle_because else "green", SENTENCE_LIMIT)),
     )
 

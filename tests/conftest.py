@@ -1,4 +1,4 @@
-"""For every test: one CPU thread per process, since the daemons share few cores, and no home outside the test."""
+"""For every test: one CPU thread per process, since daemons share few cores, no home outside the test, no width."""
 
 import os
 import signal
@@ -23,3 +23,9 @@ hypothesis.settings.load_profile("swarmd")
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A daemon or a swarmctl that is told no home must not find the developer's."""
     monkeypatch.setenv("SWARMD_HOME", str(Path(tmp_path_factory.getbasetemp()) / "nobody-home"))
+
+
+@pytest.fixture(autouse=True)
+def _no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is shown in a pipe has no width, whatever the terminal of those who run the tests has."""
+    monkeypatch.delenv("COLUMNS", raising=False)

@@ -102,7 +102,7 @@ async def test_queues_say_why_the_device_is_idle(tmp_path: Path) -> None:
         _, idle, _ = await swarmctl("queues", "--home", str(tmp_path))
     assert "computing" in busy
     assert "idle: 2 microbatches are with the next stage" in idle
-    held = "2 waiting for the forward pass, 1 for the backward pass, 2 passed on to the next stage"
+    held = "2 waiting for the forward pass, 1 waiting for the backward pass, 2 passed on to the next stage"
     assert f"5 microbatches: {held}" in idle
 
 

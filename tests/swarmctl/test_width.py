@@ -15,12 +15,12 @@ from rich.text import Text
 from swarmctl import render
 from swarmctl.layout import GAP, Column, Facts, FittedTable, Folded, fitting, wrapped
 from swarmctl.plan import render_plan
-from swarmctl.render import UNBOUNDED, render_peers, render_status, render_work
+from swarmctl.render import UNBOUNDED, console, render_peers, render_status, render_work
 from swarmd.demo.process import DaemonProcess
 from swarmd.demo.view import peer_table, swarm_lines
 from swarmd.sim.planner.forecast import Forecast, GroupInStage
 from swarmd.sim.planner.plan import Plan, Variant
-from swarmd.status import HopRow, PeerRow, Status, Wait
+from swarmd.status import HopRow, PeerRow, Queues, Status, Wait
 from tests.daemon.fakes import ADDRESS, STATUS
 from tests.demo.stand_ins import RUN
 from tests.house import ROOT
@@ -218,3 +218,31 @@ def test_status_of_a_large_swarm_counts_those_it_does_not_know_one_by_one() -> N
         render_peers(PEERS[:3], replace(status, unseen={"2": 1})), 120
     )
     assert "no row" not in drawn(render_peers(PEERS[:3], STATUS), 120)
+
+
+def test_microbatches_are_told_by_where_they_are() -> None:
+    queues = Queues(forward=3, backward=0, in_flight=5, downstream=1)
+    text = drawn(render_status(replace(STATUS, queues=queues)), 120)
+    assert "5 microbatches: 3 waiting for the forward pass, 1 passed on to the next stage, 1 being computed" in text
+    assert "no microbatch is here" in drawn(render_status(replace(STATUS, queues=Queues())), 120)
+    work = render_work(HOPS, replace(STATUS, queues=replace(queues, in_flight=1, forward=0)))
+    assert "1 microbatch: 1 passed on to the next stage" in drawn(work, 120)
+    assert "kept until" not in drawn(work, 120)
+
+
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_a_terminal_is_as_wide_as_it_says_and_wide_is_wider(term: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setenv("COLUMNS", "40")
+    assert console(Screen()).width == 40
+    assert console(Screen(), wide=True).width == UNBOUNDED
+    assert console(io.StringIO()).width == 40, "`watch` tells the width so"
+    monkeypatch.delenv("COLUMNS")
+    assert console(io.StringIO()).width == UNBOUNDED, "a pipe has none"
