@@ -79,6 +79,13 @@ def norm() -> None:
     replace(CommittedGradients, "objection", lambda it, record: "")
 
 
+def second_opinion() -> None:
+    """Has a custodian believe every holder that its numbers aren't finite."""
+    from swarmd.swarm.hops.custodian import Custodian
+
+    replace(Custodian, "doubts", lambda it, retained: False)
+
+
 def took_over_memory() -> None:
     """Remembers every word of everyone about who leads, however long it is."""
     from swarmd.swarm.steps.succession import Succession
@@ -119,6 +126,13 @@ def votes() -> None:
     replace(History, "confirms", confirms)
 
 
+def given_hop() -> None:
+    """Has a stage compute with whatever hop comes, whoever gave it to its sender."""
+    from swarmd.swarm.hops.journey import Journeys
+
+    replace(Journeys, "_has_from", lambda it, custodian, key: True)
+
+
 def leased() -> None:
     """Has a conductor believe whatever a head says that it has finished, or holds."""
     from swarmd.swarm.steps.lease_desk import LeaseDesk
@@ -139,10 +153,12 @@ DEFENCES: dict[str, Callable[[], None]] = {
     "accept-pace": accept_pace,
     "dial-pace": dial_pace,
     "fits": fits,
+    "given-hop": given_hop,
     "gossip-pace": gossip_pace,
     "leased": leased,
     "norm": norm,
     "own-text": own_text,
+    "second-opinion": second_opinion,
     "took-over-memory": took_over_memory,
     "unanswered": unanswered,
     "votes": votes,

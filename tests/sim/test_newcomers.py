@@ -8,6 +8,7 @@ import pytest
 
 from swarmd.config import LimitsConfig
 from swarmd.sim.campaign.play import Outcome, play, report
+from swarmd.sim.engines.reference import Symbols
 from swarmd.sim.faults.commands import Join
 from swarmd.sim.faults.logical import PointFault
 from swarmd.sim.faults.scenario import Scenario
@@ -66,4 +67,12 @@ EVICTING = dataclasses.replace(JOINED, replicas=(1, 2, 2), limits=LimitsConfig(r
 def test_what_a_round_lacks_comes_though_its_leader_or_who_brings_it_dies(first: str, point: str) -> None:
     outcome = crash(EVICTING, (first, "serve.Close", 0), (ANYONE, point, 0))
     assert outcome.struck.get("crash at a point") == 2
+    assert outcome.virtual_s < SECONDS
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_numbers_that_are_not_finite_at_newcomers_skip_their_steps_without_a_wait(seed: int) -> None:
+    """Others find the same, so nobody is left out and nothing is computed without end."""
+    scenario = dataclasses.replace(JOINED, seed=seed, symbols=Symbols(spoiled=0.1))
+    outcome = crash(scenario)
     assert outcome.virtual_s < SECONDS

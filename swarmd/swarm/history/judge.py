@@ -131,9 +131,9 @@ class RecordJudge:
         return chain.version > base
 
     async def _may_pass_on(self, peer: PeerId, hop: Hop) -> bool:
-        """Tells if a newcomer's hop counts, and notes that this peer has it from there. Of a microbatch that came from
-        others anybody at the stage before may hear what became of it: its handler does nothing else for a newcomer
-        that this peer doesn't have it from.
+        """Tells if a newcomer's hop counts, and notes that this peer has it from there. Who sends a microbatch again
+        that came from others may hear what became of it: its handler does nothing else for a newcomer that this peer
+        doesn't have it from.
         """
         own = self._membership.own.stage
         if not 0 <= hop.index < self._indices:
@@ -142,7 +142,7 @@ class RecordJudge:
         if self._may_conduct(peer) or await self._was_given(question):
             self._handouts.take(hop.step, own, (hop.index,), peer)
             return True
-        return not hop.evaluate and self._handouts.source(hop.step, own, hop.index) != ""
+        return hop.again and not hop.evaluate and self._handouts.source(hop.step, own, hop.index) != ""
 
     async def _was_given(self, ask: AskGiven) -> bool:
         """Tells if a newcomer was given a microbatch, as it says. A giver that is a newcomer, too, must have been given

@@ -46,7 +46,9 @@ class Custodian:
         self.custody = Custody()
         self.retention = Retention(peer.limits.retained_bytes)
         self._full: set[PeerId] = set()  # peers that answered Busy and haven't said Room since
-        self._members: dict[HopId, tuple[PeerId, ...]] = {}  # to whom a hop must go: a round's leader said so
+        self._members: dict[HopId, tuple[PeerId, ...]] = {}  # to whom a hop must go: a round's leader said so, or a
+        # newcomer's word on it needs a second opinion
+        self._doubted: dict[HopId, PeerId] = {}  # whose word that is
         context.scope.handle(Room, self._answer_room)
 
     # ---------------------------------------------------------------------------------------------- sending
@@ -123,10 +125,28 @@ class Custodian:
         if isinstance(answer, Busy):
             self._full.add(holder)
             return None
+        if isinstance(answer, NotFinite) and self.doubts(retained):
+            return None
         if isinstance(answer, Gradient):
+            if (doubted := self._doubted.pop(key, holder)) != holder:
+                log.warning("%s called hop %s not finite, and is given none for a while", short(doubted), tuple(key))
+                self.custody.mute(doubted, asyncio.get_running_loop().time())
             self.router.measured(holder, answer.compute_seconds)
             self.custody.answered(key, holder, now, asyncio.get_running_loop().time())
         return answer
+
+    def doubts(self, retained: Retained) -> bool:
+        """Tells if a number that isn't finite needs a second opinion, as its holder is a newcomer and others of its
+        stage are not: one of these gets the hop, and its word counts.
+        """
+        is_newcomer, key = self._history.chain.is_newcomer, hop_id(retained.hop)
+        others = tuple(card.peer for card in self._membership.admitting(self._next) if not is_newcomer(card.peer))
+        if not others or not is_newcomer(retained.holder):
+            return False
+        log.info("hop %s isn't finite, says %s: another one is asked", tuple(key), short(retained.holder))
+        self._members[key], self._doubted[key] = others, retained.holder
+        retained.hop = sent_again(retained.hop)
+        return True
 
     async def _watched(self, key: HopId, holder: PeerId, hop: Hop) -> Gradient | NotFinite | Busy:
         """Asks a holder, and stops waiting when its beats do. Raises like `Links.ask`."""
@@ -307,6 +327,7 @@ class Custodian:
         self.retention.end_step(step)
         self.custody.end_step(step)
         self._members = {key: members for key, members in self._members.items() if key.step > step}
+        self._doubted = {key: peer for key, peer in self._doubted.items() if key.step > step}
 
 
 def sent_again(hop: Hop) -> Hop:

@@ -157,7 +157,7 @@ def unanswered(waited_s: float, usual: Rhythm, tries: int, *, shown: bool) -> st
 
 @dataclass
 class Mute:
-    """A holder that beat and didn't answer."""
+    """A holder that beat and didn't answer, or whose word that numbers aren't finite was wrong."""
 
     times: int = 0  # since it last answered
     until: float = 0.0  # loop time until which it gets nothing
@@ -213,7 +213,9 @@ class Custody:
             passed.overtaken += passed.sent < sent
 
     def is_mute(self, peer: PeerId, now: float) -> bool:
-        """True if a holder has let a hop wait for ever, lately, and has answered nothing since."""
+        """True if a holder has let a hop wait for ever, or called finite numbers something else, lately, and has
+        answered nothing since.
+        """
         mute = self._mute.get(peer)
         return mute is not None and now < mute.until
 
@@ -225,13 +227,17 @@ class Custody:
         shown = passed.overtaken >= OVERTAKEN or rivals(passed.holder) is not None
         if reason := unanswered(waited, self.usual, tries, shown=shown):
             self._tries[key] = tries + 1
-            mute = self._mute.pop(passed.holder, None) or Mute()
-            mute.until = now + min(MUTE_CEILING_SECONDS, MUTE_SECONDS * 2.0**mute.times)
-            mute.times += 1
-            self._mute[passed.holder] = mute
-            while len(self._mute) > MUTE_KEPT:
-                del self._mute[next(iter(self._mute))]
+            self.mute(passed.holder, now)
         return reason
+
+    def mute(self, peer: PeerId, now: float) -> None:
+        """A holder gets nothing for a while, and for twice as long each time until it answers."""
+        mute = self._mute.pop(peer, None) or Mute()
+        mute.until = now + min(MUTE_CEILING_SECONDS, MUTE_SECONDS * 2.0**mute.times)
+        mute.times += 1
+        self._mute[peer] = mute
+        while len(self._mute) > MUTE_KEPT:
+            del self._mute[next(iter(self._mute))]
 
     def end_step(self, step: int) -> None:
         """Hops up to this step are no more."""

@@ -206,7 +206,9 @@ class Journeys:
             elif it.subtract:
                 step_sum.take_out(key.index, loss_sum)
         except NonFinite as trouble:
-            return self._spoil(key, self._blame(it, trouble))
+            blame = self._blame(it, trouble)
+            self._check_origin(trouble, blame)
+            return self._spoil(key, blame)
         answered = self._gradient(it, gradient)
         if it.subtract:
             self._retention.drop_answer(key)
@@ -251,6 +253,19 @@ class Journeys:
         elif trouble.source is not None:
             stage, peer = self._stage + 1, it.retained.holder if it.retained is not None else ""
         return Blame(trouble.what, stage, peer, it.hop.index)
+
+    def _check_origin(self, trouble: NonFinite, blame: Blame) -> None:
+        """Numbers that came not finite from a newcomer, as honest peers send none, spoil nothing where others of its
+        stage are not newcomers: these compute them anew. Raises HopForgotten.
+        """
+        is_newcomer, sender = self._history.chain.is_newcomer, blame.peer
+        if trouble.source is None or not sender or not is_newcomer(sender):
+            return
+        if any(not is_newcomer(card.peer) for card in self._membership.stage(blame.stage)):
+            log.warning("hop (%d) from %s: %s", blame.index, short(sender), trouble)
+            if blame.stage > self._stage:
+                self.custodian.custody.mute(sender, asyncio.get_running_loop().time())
+            raise HopForgotten(f"the {trouble.what} of a newcomer is not finite")
 
     def _spoil(self, key: HopId, blame: Blame) -> Answer:
         """A microbatch whose numbers aren't finite is done with: nothing of it is in the sum."""

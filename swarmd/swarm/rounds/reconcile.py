@@ -201,8 +201,7 @@ class Reconciliation:
             return
         sources = members
         if it.stage > 0:
-            live = [card.peer for card in it.membership.stage(it.stage - 1)]
-            sources = rendezvous(f"resend/{it.step}/{it.stage}", live)
+            sources = rendezvous(f"resend/{it.step}/{it.stage}", self._sources())
         waited_s = self._lacks.ask(due, now)
         sources = order_sources(sources, waited_s, lambda peer: it.membership.is_silent(peer, now), self._is_named)
         left = due
@@ -211,6 +210,10 @@ class Reconciliation:
                 left = await self._bring(source, left, members, anew=False)
         for number, source in enumerate(sources):  # nobody has these: each does a share
             await self._bring(source, left[number :: len(sources)], members, anew=True)
+
+    def _sources(self) -> list[PeerId]:
+        """The peers at work that can bring what this stage lacks."""
+        return [card.peer for card in self._round.membership.stage(max(0, self._round.stage - 1))]
 
     async def _bring(self, source: PeerId, indices: list[int], members: list[PeerId], *, anew: bool) -> list[int]:
         """Asks a peer to bring indices. Returns those that it doesn't."""
@@ -222,7 +225,7 @@ class Reconciliation:
         answer = await it.ask(source, question, min(RESEND_SECONDS, it.patience()))
         if answer is None:
             return indices
-        if answer.blame and not self._is_named(source):
+        if answer.blame and not self._is_named(source) and any(map(self._is_named, self._sources())):
             return indices
         if answer.blame:
             it.skip(answer.blame)

@@ -135,7 +135,7 @@ class LeaseDesk:
     def _take_in(self, head: PeerId, ask: AskLease, leases: Leases) -> None:
         """Notes what a head has finished, and revokes what others work on in vain."""
         now = asyncio.get_running_loop().time()
-        if ask.blame:
+        if ask.blame and self._is_believed(head):
             self._blames.setdefault(head, ask.blame)
         claimed = from_ranges(ask.leased, leases.microbatches)
         held = self._borne_out(head, ask, claimed)
@@ -149,6 +149,13 @@ class LeaseDesk:
         if head not in self._pulses or (leases.completed, leases.free) != before:  # nobody waits for a mere pulse
             self._progress.notify()
         self._pulses.setdefault(head, Pulse()).beat(now)
+
+    def _is_believed(self, head: PeerId) -> bool:
+        """Tells if a head's word is enough that numbers aren't finite. A newcomer's is where no other head is at work:
+        else others compute its microbatches anew, as the round leaves it out, and find out.
+        """
+        is_newcomer = self._history.chain.is_newcomer
+        return not is_newcomer(head) or all(is_newcomer(card.peer) for card in self._membership.stage(0))
 
     def _borne_out(self, head: PeerId, ask: AskLease, indices: list[int]) -> list[int]:
         """Those of the indices that a head may have: a newcomer has what was given to it here, and nothing else."""

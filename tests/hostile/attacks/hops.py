@@ -123,13 +123,15 @@ async def read(scene: Scene) -> None:
 
 ATTACKS = (
     Attack("hand-over", "hands a constant over as a leaving peer's sum", hand_over, defence="role:HandOver"),
-    Attack("forged-hops", "sends the tail noise as hops of the step", repeated(forge_hops), defence="role:Hop"),
+    Attack(
+        "forged-hops", "sends the tail noise as hops of the step", repeated(forge_hops), defence="role:Hop,given-hop"
+    ),
     Attack("evaluate", "has the tail evaluate 64 microbatches at once", repeated(evaluate)),
     Attack(
         "not-finite",
         "joins the last stage with a card, and answers that nothing is finite",
         repeated(spoil, 1.0),
-        open="a newcomer's word that a number isn't finite needs no second opinion",
+        defence="second-opinion",
     ),
     Attack("hoard", "takes hops, beats for them, and never answers", hoard, defence="unanswered", minutes=True),
     Attack("cancel", "cancels hops that it never sent", repeated(cancel)),

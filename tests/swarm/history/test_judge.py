@@ -342,17 +342,18 @@ def test_givers_that_are_newcomers_must_have_been_given_it_themselves() -> None:
     run_virtual(main())
 
 
-def test_of_a_microbatch_that_is_here_any_newcomer_may_hear_what_became_of_it() -> None:
+def test_of_a_microbatch_that_is_here_who_sends_it_again_may_hear_what_became_of_it() -> None:
     """Its handler tells it, and does nothing else (`Journeys`): whoever gave it to that one may be gone."""
 
     async def main() -> None:
-        it, gone = Rig("m0", "x0"), {"source": "gone", "index": 3, "evaluate": False}
+        it, gone = Rig("m0", "x0"), {"source": "gone", "index": 3, "evaluate": False, "again": True}
         assert not await it.allows("x0", Hop, **gone)
         it.handouts.take(2, 1, (3,), "m0")
         assert await it.allows("x0", Hop, **gone)
         assert it.handouts.source(2, 1, 3) == "m0"
         assert not await it.allows("x0", Hop, **{**gone, "evaluate": True})
         assert not await it.allows("x0", Hop, **{**gone, "index": 4})
+        assert not await it.allows("x0", Hop, **{**gone, "again": False}), "it comes for the first time"
         Giver(it, "m0").handouts.give(2, 0, (3,), "x0")
         assert await it.allows("x0", Hop, source="m0", index=3)
         assert it.handouts.source(2, 1, 3) == "x0"

@@ -32,11 +32,12 @@ class Peer:
     """A peer of the first stage, before replicas `b` and `c`; its links answer as `answers` says, one by one."""
 
     def __init__(self) -> None:
-        self.history = SimpleNamespace(version=STEP - 1, record_hash="r", record=None)
+        chain = SimpleNamespace(is_newcomer=lambda peer: peer.startswith("new"))
+        self.history = SimpleNamespace(version=STEP - 1, record_hash="r", record=None, chain=chain)
         self.members = Membership(OwnCard(card("a")))
         for peer in ("b", "c"):
             self.hear(peer)
-        self.answers: dict[str, list[Any]] = {"b": [], "c": []}
+        self.answers: dict[str, list[Any]] = {"b": [], "c": [], "new": [], "new2": []}
         self.here: set[str] = set()  # they have the hop
         self.asked: list[tuple[str, Any]] = []
         self.sums = StepSums()
@@ -44,7 +45,7 @@ class Peer:
             run=RUN,
             limits=LimitsConfig(),
             links=SimpleNamespace(
-                ask=self._ask, tell_all=self._tell_all, transport=SimpleNamespace(connected=lambda: ("b", "c"))
+                ask=self._ask, tell_all=self._tell_all, transport=SimpleNamespace(connected=lambda: self.answers)
             ),
             membership=self.members,
             history=self.history,
@@ -183,6 +184,52 @@ async def test_a_number_that_is_not_finite_is_an_answer() -> None:
     it = Peer()
     it.answers = {"b": [NotFinite()], "c": [NotFinite()]}
     assert await it.custodian.pass_on(it.keep()) == NotFinite()
+
+
+def among_newcomers(*others: str) -> Peer:
+    """A peer that knows newcomers `new` and `new2`, and these. The newcomers say that nothing is finite."""
+    it = Peer()
+    for peer in ("b", "c"):
+        if peer not in others:
+            it.members.suspect(peer)
+    for peer in ("new", "new2"):
+        it.hear(peer)
+        it.answers[peer] = [NotFinite()] * 3
+    it.custodian._full.update(others)  # the newcomers come first
+    return it
+
+
+@virtually
+async def test_a_newcomers_word_that_a_number_is_not_finite_needs_the_opinion_of_one_that_is_none() -> None:
+    it = among_newcomers("b")
+    passing = asyncio.create_task(it.custodian.pass_on(it.keep()))
+    await asyncio.sleep(1.0)
+    it.custodian.peer_has_room("b")
+    assert await passing == GRADIENT
+    (first, hop), *others = it.of(Hop)
+    assert first in ("new", "new2") and not hop.again
+    assert [(peer, message.again) for peer, message in others] == [("b", True)]
+    loop = asyncio.get_running_loop()
+    assert [it.custodian.custody.is_mute(peer, loop.time()) for peer in (first, "b")] == [True, False]
+
+
+@virtually
+async def test_where_another_one_says_so_too_the_number_is_not_finite_and_nobody_is_blamed() -> None:
+    it = among_newcomers("b")
+    it.answers["b"] = [NotFinite()]
+    it.custodian.peer_has_room("b")
+    for _ in range(9):  # so that newcomers are asked first
+        it.custodian.router.sent("b")
+    assert await it.custodian.pass_on(it.keep()) == NotFinite()
+    assert [peer for peer, _ in it.of(Hop)][1:] == ["b"]
+    assert not any(it.custodian.custody.is_mute(peer, asyncio.get_running_loop().time()) for peer in it.answers)
+
+
+@virtually
+async def test_a_newcomers_word_counts_where_all_are_newcomers() -> None:
+    it = among_newcomers()
+    assert await it.custodian.pass_on(it.keep()) == NotFinite()
+    assert len(it.of(Hop)) == 1
 
 
 @virtually

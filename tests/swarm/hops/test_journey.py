@@ -20,6 +20,7 @@ from swarmd.swarm.hops.under_way import HopsUnderWay, HopUnderWay
 from swarmd.swarm.hops.validation import Validation
 from swarmd.swarm.wire.messages.hop import Blame, Busy, Cancel, Gradient, Hop, Locate, Located, Loss, NotFinite
 from swarmd.values import BackwardResult, ComputeProgress, Encoded, HopId, TailResult
+from tests.swarm.cards import card
 from tests.swarm.contexts import stage_context
 
 RUN = RunConfig("toy", ModelConfig(8, 8, 4000, 1, 3, 3, 8))
@@ -46,8 +47,10 @@ class Peer:
         self.tasks: list[str] = []
         self.forgotten: list[HopId] = []
         self.next_answer: Answer | Exception = BACK
-        self.next_seconds = 1.0
+        self.next_holder, self.next_seconds = "next", 1.0
         self.dropped: list[str] = []
+        self.known: list[str] = []  # at every stage
+        self.mute: list[str] = []
         self.ended: list[int] = []
         compute = SimpleNamespace(
             codecs=("fp16", "fp32"),
@@ -62,7 +65,7 @@ class Peer:
             run=RUN,
             limits=LimitsConfig(in_flight_hops=2),
             links=links,
-            membership=SimpleNamespace(own=SimpleNamespace(peer="me")),
+            membership=SimpleNamespace(own=SimpleNamespace(peer="me"), stage=lambda stage: map(card, self.known)),
             history=SimpleNamespace(
                 version=STEP - 1,
                 await_version=self._await_version,
@@ -81,6 +84,7 @@ class Peer:
             message=self._message,
             pass_on=self._pass_on,
             end_step=self.ended.append,
+            custody=SimpleNamespace(mute=lambda peer, now: self.mute.append(peer)),
         )
         validation: Any = SimpleNamespace(answer=self._validate)
         self.handouts = context.peer.handouts
@@ -124,7 +128,7 @@ class Peer:
         return Hop(key.step, key.index, "r", again, False, "fp16", tokens, out, horizon_s, self.stage + 1)
 
     async def _pass_on(self, retained: Retained) -> Answer:
-        retained.holder = "next"
+        retained.holder = self.next_holder
         await asyncio.sleep(self.next_seconds)
         if isinstance(self.next_answer, Exception):
             raise self.next_answer
@@ -324,6 +328,27 @@ async def test_a_gradient_that_is_not_finite_is_blamed_on_who_sent_it_and_a_blam
     await asyncio.sleep(1.5)
     other.trouble = NonFinite("gradient is nan", "gradient", 0)
     assert await asking == NotFinite(Blame("gradient", TAIL, "next", 1))
+
+
+@virtually
+async def test_what_comes_from_a_newcomer_and_is_not_finite_spoils_nothing_where_others_can_compute_it() -> None:
+    for known, spoils in (([], True), (["new2"], True), (["old"], False)):
+        tail = Peer()
+        tail.known, tail.trouble = known, NonFinite("activation is nan", "activation", 0)
+        tail.handouts.take(STEP, TAIL, (1,), "new")
+        middle = Peer(1)
+        middle.known, middle.next_holder = known, "new"
+        for it, asking in ((tail, tail.ask(hop(), "new")), (middle, middle.ask(hop(stage=1)))):
+            asked = asyncio.create_task(asking)
+            await asyncio.sleep(1.5)
+            it.trouble = NonFinite("gradient is nan", "gradient", 0)  # the tail has failed by now
+            if spoils:
+                assert isinstance(await asked, NotFinite)
+            else:
+                with pytest.raises(Refused, match="of a newcomer is not finite"):
+                    await asked
+            assert it.sums.of(STEP).empty != spoils
+        assert (tail.mute, middle.mute) == ([], [] if spoils else ["new"])
 
 
 @virtually

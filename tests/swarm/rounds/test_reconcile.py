@@ -301,6 +301,18 @@ def test_a_newcomers_word_that_a_missing_index_is_not_finite_does_not_make_the_s
     reconcile(members, test)
 
 
+def test_a_newcomers_word_that_a_missing_index_is_not_finite_counts_where_all_of_its_stage_are_newcomers() -> None:
+    members = Members(a={0, 1}, b=set())
+    members.blame = BLAME
+
+    async def test(sums: Reconciliation, it: Round) -> None:
+        sums._is_named = lambda peer: not peer.startswith("before")
+        assert await sums._bring("before1", [2, 3], ["a", "b"], anew=False) == []
+        assert it.blame == BLAME
+
+    reconcile(members, test)
+
+
 def test_averaged_parts_of_a_newcomer_are_averaged_again() -> None:
     members = Members(a={0, 1}, b={2}, new={3})
     members.parts = (AveragedPart(0, SIZE, "digest"),)

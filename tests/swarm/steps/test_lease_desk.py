@@ -47,7 +47,7 @@ class Office:
         self.speaking = [card("a"), card("b"), card("tail", stage=1)]
         membership: Any = SimpleNamespace(
             get=lambda peer: self.cards.get(peer),
-            stage=lambda stage: ["a", "b"],
+            stage=lambda stage: [card("a"), card("b")],
             missing_stages=lambda stages: self.missing,
         )
         self.newcomers: set[str] = set()
@@ -252,5 +252,22 @@ def test_a_newcomer_has_what_it_was_given_and_nothing_else() -> None:
         await it.ask("b", want=0, completed=((7, 8),))
         assert it.desk.completed == 2, "who is in a record is believed"
         assert it.revoked == [((2, 3),)]
+
+    run_virtual(main())
+
+
+def test_a_newcomers_word_that_numbers_are_not_finite_counts_where_no_other_head_is_at_work() -> None:
+    async def main() -> None:
+        it, blame = Office(), Blame("activation", 0, "a", 1)
+        it.newcomers = {"a"}
+        it.desk.open(STEP, again=False)
+        await it.ask(want=0, blame=blame)
+        assert it.desk.blame == NOBODY
+        await it.ask("b", want=0, blame=blame)
+        assert it.desk.blame == blame
+        it.newcomers = {"a", "b"}
+        it.desk.open(STEP, again=True)
+        await it.ask(want=0, blame=blame)
+        assert it.desk.blame == blame
 
     run_virtual(main())
