@@ -4,6 +4,7 @@ Lists the files of a source in an order that depends on their names only, and no
 their documents by what they hold. Datasets of the Hub are streamed (`hub.py`). Knows no tokens and no run.
 """
 
+import codecs
 import glob
 import os
 import sysconfig
@@ -20,6 +21,7 @@ from swarmd.stage.rows import read_arrow, read_documents, read_json_lines, read_
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
 LINES_SUFFIXES = (".jsonl", ".ndjson")
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", *LINES_SUFFIXES, ".parquet")  # what is taken from a directory
+NOT_TEXT_PREFIX = "._"  # of what macOS puts beside a file for itself
 SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"  # in folders of save_to_disk
 STATE_BYTES_LIMIT = 16 << 20  # it names the files
 FIRST_SPLIT = "train"
@@ -64,6 +66,7 @@ def _local_files(source: str) -> list[tuple[str, Path]]:
         if (path / SAVED).is_file():
             return _saved_files(path)
         found = [it for it in path.rglob("*") if _plain(it.name)[1] in TEXT_SUFFIXES and it.is_file()]
+        found = [it for it in found if not it.name.startswith(NOT_TEXT_PREFIX)]
         return [(_plain(it.relative_to(path).as_posix())[0], it) for it in found]
     if os.path.lexists(path):
         return [(path.name, path)] if path.exists() else []
@@ -142,7 +145,7 @@ def _read_file(path: Path, text_field: str, reading: Reading) -> Iterator[Piece]
 
 def _check_lines(path: Path) -> None:
     """Raises ConfigError for a .json file that is one value over many lines, and so has no rows."""
-    first = next(read_blocks(path, Reading()), b"").lstrip()
+    first = next(read_blocks(path, Reading()), b"").removeprefix(codecs.BOM_UTF8).lstrip()
     if not first.startswith(b"{") or first[1:2] in (b"\n", b"\r"):
         raise ConfigError(
             f"{path} has no row in each line; make rows of it, as with jq -c '.[]' {path} > rows.jsonl, and give those."

@@ -87,7 +87,7 @@ class FileTokenizer:
         except NoPlaceToCut:
             raise ConfigError(
                 f"{name} has {LENGTHS.limit:,} characters in which the tokenizer {self} ends no word, and would take "
-                "memory without bound; put line ends into it, leave it out, or take another tokenizer."
+                "memory without bound; make several documents of it, leave it out, or take another tokenizer."
             ) from None
 
     def decode(self, ids: Sequence[int]) -> str:

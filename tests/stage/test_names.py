@@ -83,6 +83,12 @@ def test_endings_may_be_in_capitals(name: str, tmp_path: Path) -> None:
     assert texts_of(str(tmp_path)) == ["a"]
 
 
+def test_what_macos_puts_beside_a_file_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "._a.txt").write_bytes(bytes(100))
+    assert texts_of(str(tmp_path)) == ["a"]
+
+
 def test_a_source_that_is_none_is_said_with_what_may_be_one(tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"no text")
     with pytest.raises(ConfigError, match=r"has no files; give .* a directory with \.txt"):
