@@ -17,6 +17,7 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from swarmd.daemon.in_order import InOrder
 from swarmd.daemon.remembered import Remembered, RememberedRun, parse_remembered, parse_run
 from swarmd.errors import ConfigError
 from swarmd.files import check_regular, open_private, read_json, read_regular, write_atomically
@@ -64,6 +65,7 @@ class Home:
         self.port_file = self.path / "port"
         self.incarnation = self.path / "incarnation"
         self.ended_file = self.path / "ended.json"
+        self.writes = InOrder("home")  # those that nobody waits for
 
     def prepare(self) -> None:
         """Creates the directory, readable by its owner only. Raises ConfigError."""
@@ -131,8 +133,12 @@ class Home:
         return f"another daemon{who} already uses {self.path}; stop it, or give this one its own --home."
 
     def remember(self, remembered: Remembered) -> None:
-        """Keeps a join for the next start. A full disk is logged, not raised: the join itself goes on."""
+        """Keeps a join for the next start, beside the event loop where one runs."""
         text = json.dumps(dataclasses.asdict(remembered), indent=2) + "\n"
+        self.writes.put(lambda: self._write_join(text))
+
+    def _write_join(self, text: str) -> None:
+        """Writes node.json. A full disk is logged, not raised: the join itself goes on."""
         try:
             write_atomically(self.node_file, text.encode())
         except OSError as error:

@@ -129,7 +129,7 @@ class Node(HistoryListener):
         try:
             await self.peer.run()
         except* RunEnded as troubles:
-            raise self._write_down(_first_of(troubles)) from None
+            raise await self._write_down(_first_of(troubles)) from None
         finally:
             for task in beside:
                 task.cancel()
@@ -147,14 +147,14 @@ class Node(HistoryListener):
         if sentence := peer.ending.sentence():
             log.log(logging.WARNING if peer.ending.is_at_risk() else NOTICE, sentence)
 
-    def _write_down(self, end: RunEnded) -> RunEnded:
+    async def _write_down(self, end: RunEnded) -> RunEnded:
         """Writes down that the run is over before its last step, for good; the same error, and what to do about it."""
         assert self.search.run is not None
         where = f"the last good checkpoint is version {end.checkpoint}, in {self._home.checkpoints}."
         if end.checkpoint is None:
             where = "there is no checkpoint from before that on this machine."
         sentence = f"{end}; {where}"
-        self._home.remember_end(fingerprint(self.search.run), sentence)
+        await asyncio.to_thread(self._home.remember_end, fingerprint(self.search.run), sentence)
         return RunEnded(sentence, end.checkpoint)
 
     async def _find_text(self, run: RunConfig) -> bool:

@@ -116,13 +116,13 @@ async def _listening(node: NodeConfig, home: Home, *, idle: bool) -> AsyncIterat
     from swarmd.swarm.wire.framing import SIZES
 
     limits = TransportLimits(message_bytes=node.limits.frame_bytes, sizes=SIZES)
-    incarnation = home.next_incarnation(time.time_ns())
+    incarnation = await asyncio.to_thread(home.next_incarnation, time.time_ns())
     with said_if_long("waiting for the network to be ready", log.info):  # a terminal shows that the daemon starts
         transport = await Libp2pTransport.start(
             home.identity, node.listen, node.announce, limits, home.kept_port(), incarnation
         )
     if not node.listen:
-        home.keep_port(transport.reservation.addresses[0].port)
+        await asyncio.to_thread(home.keep_port, transport.reservation.addresses[0].port)
     try:
         daemon = Node(node, home, transport, incarnation)
         daemon.search.idle = idle  # from its first word on

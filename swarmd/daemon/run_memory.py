@@ -49,9 +49,7 @@ class RunMemory:
             current = self._current(peer.stage, peer.history.checkpointed)
             if {it.peer: it for it in current.known} != {it.peer: it for it in self._known.known}:
                 self._known = current
-                await asyncio.to_thread(self._store.remember_run, current)
-                if self._known is not current:  # written meanwhile, and perhaps written over
-                    self._store.remember_run(self._known)
+                self._store.remember_run(current)
 
     def _current(self, stage: int | None, checkpointed: bool) -> RememberedRun:
         before = self._known

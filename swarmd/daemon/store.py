@@ -1,11 +1,13 @@
 """The Store port on a home directory: a ledger line per step, checkpoints of this peer's stage, copies of others'.
 
-Relies on `stage.checkpoint` for the format of checkpoints, and does all that takes time beside the event loop. A full
-or broken disk is reported (`trouble`, and now and then in the log), and never stops training.
+Relies on `stage.checkpoint` for the format of checkpoints, and does all that writes, or takes time, beside the event
+loop; the ledger's lines in their order. A full or broken disk is reported (`trouble`, and now and then in the log), and
+never stops training.
 """
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from swarmd.daemon.home import Home
+from swarmd.daemon.in_order import InOrder
 from swarmd.daemon.kept_records import raw_of, text_of
 from swarmd.daemon.remembered import RememberedRun
 from swarmd.files import open_regular, parse_json, read_regular, write_atomically
@@ -66,6 +69,8 @@ class LocalStore:
         self._troubles: dict[str, str] = {}  # what can't be done -> why
         self._told: dict[str, float] = {}  # -> when it was logged
         self._writing: set[asyncio.Future[bool]] = set()  # checkpoints
+        self._ledger_writes, self._run_writes = InOrder("ledger"), InOrder("run.json")
+        self._run: RememberedRun | None = None  # to be written down
         self._turn = asyncio.Lock()  # to write one: first come, first served
         with contextlib.suppress(OSError):
             clear_torn(home.checkpoints)
@@ -89,7 +94,16 @@ class LocalStore:
             log.warning("can %s again in %s", what, self._home.path)
 
     def remember_run(self, known: RememberedRun) -> None:
-        """Writes down whose the ledger and the checkpoints are."""
+        """Writes down whose the ledger and the checkpoints are, beside the event loop where one runs. Of several that
+        come while the disk is slow the last is written.
+        """
+        self._run = known
+        self._run_writes.put(self._write_run)  # or, if too many wait, one of these writes it
+
+    def _write_run(self) -> None:
+        known, self._run = self._run, None
+        if known is None:
+            return  # a call before this one has written it
         what = "write whose run this is"
         try:
             self._home.remember_run(known)
@@ -101,8 +115,16 @@ class LocalStore:
     # ---------------------------------------------------------------------------------------------- ledger
 
     def append_ledger(self, line: dict[str, Any]) -> None:
-        """Appends one line in one write, so that a crash can tear at most the last one."""
+        """Appends one line, beside the event loop where one runs."""
         text = json.dumps(line, separators=(",", ":")) + "\n"
+        self._write_ledger("write the ledger", lambda: self._append(text))
+
+    def _write_ledger(self, what: str, call: Callable[[], None]) -> None:
+        if not self._ledger_writes.put(call):
+            self._failed(what, OSError(errno.ETIMEDOUT, "the disk doesn't answer"))
+
+    def _append(self, text: str) -> None:
+        """Appends one line in one write, so that a crash can tear at most the last one."""
         try:
             self._rotate(self._home.ledger)
             with open_regular(self._home.ledger, append=True, follow=False) as ledger:
@@ -115,7 +137,8 @@ class LocalStore:
             self._done("write the ledger")
 
     def ledger_tail(self, count: int) -> dict[int, str]:
-        """The records of the last lines."""
+        """The records of the last lines. Waits for those that are being written."""
+        self._ledger_writes.finish()
         try:
             return read_ledger_tail(self._home.ledger, count)
         except OSError as error:
@@ -123,7 +146,12 @@ class LocalStore:
             return {}
 
     def void_ledger(self, version: int, records: Container[str] | None = None) -> None:
-        """Moves the lines of steps after `version` to ledger-void.jsonl; what can't be read stays where it is."""
+        """Moves the lines of steps after `version` to ledger-void.jsonl, beside the event loop where one runs; what
+        can't be read stays where it is.
+        """
+        self._write_ledger("void lines of the ledger", lambda: self._void_lines(version, records))
+
+    def _void_lines(self, version: int, records: Container[str] | None) -> None:
         for path in (self._home.ledger.with_name("ledger.jsonl.1"), self._home.ledger):
             try:
                 self._void_in(path, version, records)
@@ -182,9 +210,11 @@ class LocalStore:
         return await asyncio.shield(writing)
 
     async def settle(self, bound_s: float) -> None:
-        """Waits for checkpoints that are being written, so long at most. One that is torn then is passed over later."""
-        if self._writing:
-            await asyncio.wait(self._writing, timeout=bound_s)
+        """Waits for all that is being written, so long at most. What is torn then is passed over later."""
+        others = [it for queue in (self._ledger_writes, self._run_writes, self._home.writes) for it in queue.pending()]
+        writing: set[asyncio.Future[Any]] = {*self._writing, *others}
+        if writing:
+            await asyncio.wait(writing, timeout=bound_s)
 
     def _save(self, version: int, stage: int, state: Buffer, record: Buffer, copy: bool) -> bool:
         what = "save checkpoints"

@@ -137,7 +137,7 @@ class Libp2pTransport(WireTransport):
         ConfigError (identity, address, busy port).
         """
         wanted, told = tuple(map(multiaddrs.parse_listened, listen)), tuple(map(multiaddrs.parse_announced, announce))
-        seed = load_or_create_seed(identity)
+        seed = await asyncio.to_thread(load_or_create_seed, identity)
         reservation = reserve(wanted, kept_port)
         try:
             incarnation = time.time_ns() if incarnation is None else incarnation

@@ -189,6 +189,7 @@ async def test_who_cannot_be_reached_may_come_yet(make: Callable[..., Asking]) -
     assert asking.looking is None
     assert 300 <= seconds() <= 300 + 1.25 * LONGEST_PAUSE_S
     assert len(asking.asked) <= 14
+    asking._home.writes.finish()
     assert asking._home.remembered() == Remembered((B,)), "as a join is"
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 
+from swarmd.daemon import in_order
 from swarmd.daemon import store as store_file
 from swarmd.daemon.home import Home
 from swarmd.daemon.remembered import RememberedRun
@@ -94,12 +96,14 @@ async def test_a_full_disk_shows_until_it_works_again(
         for step in range(1, 4):
             store.append_ledger({"step": step})
             await store.save_checkpoint(step, 0, b"state", RECORD)
+        await store.settle(5.0)
     assert "can't write the ledger: No space left on device" in store.trouble
     assert "can't save checkpoints" in store.trouble
     assert len([it for it in caplog.records if "training goes on" in it.message]) == 2
     home.checkpoints.unlink()
     store.append_ledger({"step": 4})
     await store.save_checkpoint(4, 0, b"state", RECORD)
+    await store.settle(5.0)
     assert store.trouble == ""
 
 
@@ -198,3 +202,40 @@ def test_voided_lines_are_bounded_and_named(tmp_path: Path) -> None:
     store.append_ledger({"step": 2, "record": "other"})
     store.void_ledger(0, {"other"})
     assert store.ledger_tail(100) == {1: "r58"}
+
+
+async def test_a_disk_that_does_not_answer_holds_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines and memory are written in order once it does; what is too much is lost, and said."""
+    monkeypatch.setattr(in_order, "PENDING_LIMIT", 5)
+    home, answers, sync = Home(tmp_path), threading.Event(), os.fsync
+    store = LocalStore(home)
+
+    def slow(descriptor: int) -> None:
+        assert answers.wait(30)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    home.ledger.write_bytes(b'{"step": 1}\n{"step": 2}\n')
+    store.void_ledger(1)
+    for step in range(2, 9):
+        store.append_ledger({"step": step})
+        store.remember_run(RememberedRun({}, f"run {step}"))
+    assert store.trouble == "can't write the ledger: the disk doesn't answer"
+    answers.set()
+    await store.settle(30.0)
+    assert [json.loads(line)["step"] for line in home.ledger.read_text().splitlines()] == [1, 2, 3, 4, 5]
+    assert store.trouble == ""
+    known = home.remembered_run()
+    assert known is not None
+    assert known.fingerprint == "run 8"
+    store.append_ledger({"step": 9, "record": "last"})
+    assert store.ledger_tail(1) == {9: "last"}, "it waits for what is on its way"
+
+
+async def test_a_failure_that_nobody_foresaw_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    queue, made = in_order.InOrder("test"), list[int]()
+    queue.put(lambda: made.append(1 // 0))
+    queue.put(lambda: made.append(1))
+    await asyncio.wait(queue.pending())
+    assert made == [1]
+    assert "a write to the disk failed" in caplog.text
