@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable, Collection
 from swarmd.errors import ConfigError
 from swarmd.swarm.balance.places import Places
 from swarmd.swarm.balance.sizes import lacking
+from swarmd.swarm.history.parting import ask_record
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.ports import Compute, Data
-from swarmd.swarm.recovery.forks import ask_record
 from swarmd.swarm.state.joiner import Joiner
 from swarmd.swarm.steps.conductor import Conductor
 from swarmd.values import PeerId, short

@@ -16,16 +16,14 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
-from swarmd.errors import NO_ANSWER
 from swarmd.swarm.history.chain import RECORDS_KEPT
 from swarmd.swarm.history.confirmation import Confirmation
 from swarmd.swarm.history.listener import HistoryListener
+from swarmd.swarm.history.parting import ask_record, find_fork
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record import Record
-from swarmd.swarm.history.record_codec import record_from_raw
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.ports import Compute
-from swarmd.swarm.wire.messages.commit import AskRecord
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import PeerId, short
 
@@ -34,7 +32,6 @@ log = logging.getLogger(__name__)
 DECISIVE_LEAD = 2  # steps; a lead of one is a matter of when one looks, and would change sides twice a step
 FOREIGN_SECONDS = 10.0  # after which a peer that is ahead with another history is looked at again
 MEET_SECONDS = 2.0  # between two looks at foreign histories
-RECORD_SECONDS = 5.0  # to answer with a record
 MET_AT_ONCE = 4  # foreign peers looked at, at a time
 ASKED_AT_ONCE = 8  # peers of a stage asked whether they stay; records fetched at a time
 MEMORY_SECONDS = 1.0  # between tries to have memory for a copy of the state
@@ -83,38 +80,6 @@ class Crossing:
     ancestor: int
     guide: PeerId  # a peer of it
     donors: tuple[PeerId, ...]  # of our stage, that stay there
-
-
-async def find_fork(
-    ours: Callable[[int], str], theirs: Callable[[int], Awaitable[str]], upto: int
-) -> tuple[int, int] | None:
-    """The newest version that two histories have in common, and the first at which they differ; None if they agree at
-    `upto`. Both give the hash of a version, "" if they don't remember it: it counts as common then.
-    """
-    low, high = 0, upto
-
-    async def agree(version: int) -> bool:
-        mine = ours(version)
-        their = await theirs(version) if mine else ""
-        return not their or mine == their
-
-    if upto < 1 or await agree(upto):
-        return None
-    while low + 1 < high:  # they agree at `low` and differ at `high`
-        middle = (low + high) // 2
-        low, high = (middle, high) if await agree(middle) else (low, middle)
-    return low, high
-
-
-async def ask_record(context: PeerContext, peer: PeerId, step: int) -> Record | None:
-    """The record of a step that a peer has in its history; None if it gives none."""
-    try:
-        commit = await context.links.ask(peer, AskRecord(step), deadline_s=RECORD_SECONDS)
-        record = record_from_raw(context.run, commit.record)
-    except NO_ANSWER as trouble:
-        log.debug("no record of step %d from %s: %s", step, short(peer), trouble)
-        return None
-    return record if record.step == step else None
 
 
 class Forks(HistoryListener):

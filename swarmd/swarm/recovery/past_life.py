@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
+from swarmd.swarm.history.parting import ask_record
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.ports import Store
-from swarmd.swarm.recovery.forks import ask_record
 
 
 async def mend_ledger(context: PeerContext, store: Store, tail: Mapping[int, str]) -> None:

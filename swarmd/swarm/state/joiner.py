@@ -12,6 +12,7 @@ from swarmd.chunks import chunk_size
 from swarmd.errors import NonFinite
 from swarmd.swarm.fence import is_of_device
 from swarmd.swarm.history.claims import believed_newest, believed_version
+from swarmd.swarm.history.parting import common_version
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.ports import Compute
 from swarmd.swarm.signals import Signal
@@ -108,7 +109,7 @@ class Joiner(Puller):
         """Makes the state this peer's. The device can't be called back halfway, so neither is this: it ends after a
         crossing that is cancelled.
         """
-        crossed_at = self._history.crosses_at
+        crossed_at = await self._crossed_at(pulled)
 
         async def work() -> None:
             async with self._history.lock:
@@ -119,6 +120,16 @@ class Joiner(Puller):
         self._loading = start_shared(work(), "load state")
         await asyncio.shield(self._loading)
         self.loaded(pulled.manifest.version)
+
+    async def _crossed_at(self, pulled: Pulled) -> int | None:
+        """The newest version in common with the history that a state is of, if that may be another one: a peer that
+        found nobody with the next record can't know.
+        """
+        history, version = self._history, pulled.manifest.version
+        if history.crosses_at is not None or not 0 < history.version < version:
+            return history.crosses_at
+        common = await common_version(self._context, pulled.givers)
+        return common if common < history.version else None
 
     async def ended(self) -> None:
         """Returns when no state comes or is being made this peer's: a load goes on though the task that began it was

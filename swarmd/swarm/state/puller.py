@@ -40,6 +40,7 @@ class Pulled:
     manifest: Manifest
     state: Buffer
     backlog: Backlog  # of what is committed since; followed while the state is made use of
+    givers: tuple[PeerId, ...] = ()  # the peers that chunks of it came from
 
 
 Use = Callable[[Pulled], Awaitable[None]]
@@ -136,7 +137,7 @@ class Puller:
                 await asyncio.wait({work, follow}, return_when=asyncio.FIRST_COMPLETED)
                 if follow.done():
                     follow.result()  # raises Missed
-                await use(Pulled(manifest, work.result(), backlog))
+                await use(Pulled(manifest, work.result(), backlog, tuple(download.given)))
         finally:
             for task in (work, follow):
                 task.cancel()

@@ -1,6 +1,7 @@
 """A joiner's state, loaded when its stage is open, and again when it fell behind."""
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import pytest
@@ -108,5 +109,27 @@ def test_a_load_that_nobody_waits_for_any_more_ends_as_it_was_begun(fails: bool)
         version = 7 if fails else 5
         assert (joiner.history.version, joiner.compute.version) == (version, version)
         assert voided == ([] if fails else [3]), "what the given up history had committed since"
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("other", [True, False])
+def test_who_fell_behind_and_takes_the_state_of_another_history_gives_up_its_steps_that_are_not_in_it(
+    other: bool,
+) -> None:
+    """It found nobody with the next record, as all who gave one were of another history."""
+
+    async def main() -> None:
+        joiner, donors = crowd(1, version=5)
+        donors[0].history.chain.learn({it.step: it for it in CHAIN[:5]})
+        third = dataclasses.replace(CHAIN[2], total_tokens=CHAIN[2].total_tokens + other)
+        own = [*CHAIN[:2], third, dataclasses.replace(CHAIN[3], parent=third.hash)]
+        joiner.history.replace(own[3], "digest")
+        joiner.history.chain.learn({it.step: it for it in own[:4]})
+        voided: list[int] = []
+        joiner.history.ledger.void = voided.append  # type: ignore[assignment,method-assign]
+        joiner.history.fall_behind("told to")
+        assert await joiner_of(joiner, donors).pull(names(donors))
+        assert (joiner.history.version, voided) == (5, [2 if other else 5])
 
     run_virtual(main())
