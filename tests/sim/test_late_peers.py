@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import functools
+from typing import Any
 
 import pytest
 
@@ -117,13 +118,14 @@ def test_a_peer_that_lost_a_gradient_for_good_comes_back_like_a_newcomer(name: P
         await moment(world, lambda: everyone_at(world, 2))
         it = world.peers[name]
         serve_slowly(world, 0.2)
-        gather = it.peer.history._gather
+        gradients: Any = it.peer.history.gradients
+        gather = gradients.gather
 
         async def lost(record: Record) -> bool:
-            it.peer.history._gather = gather
+            gradients.gather = gather
             return False
 
-        it.peer.history._gather = lost
+        gradients.gather = lost
         await moment(world, lambda: it.peer.state == "joining")
         assert it.peer.history.behind
         began = step_of(world)

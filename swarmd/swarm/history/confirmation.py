@@ -16,6 +16,7 @@ from swarmd.swarm.history.consensus import ACCEPTORS, is_majority, plan_acceptor
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.history.votes import Tally, is_confirmed
+from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.tasks import start_shared
 from swarmd.swarm.wire.links import Links
@@ -146,7 +147,7 @@ class Confirmation:
             while len(self._doubts) > DOUBTS_KEPT:
                 del self._doubts[next(iter(self._doubts))]
             log.info("the record of step %d from %s isn't confirmed by its acceptors", record.step, short(source))
-            if record.forked and now - since >= self._fork_timeout_s:
+            if now - since >= self._fork_timeout_s:
                 self._history.tell_foreign(source)  # else all wait for it to conduct the step, which is over for it
         return confirmed
 
@@ -159,13 +160,13 @@ class Confirmation:
         elif history.version == 0 and history.origin.resumes and record.after:
             before = None  # the run is founded again
         else:
-            return await self._ask_kin(_question(record), source)
+            return await self._ask_around(_question(record), source)
         acceptors, ask = plan_acceptors(step, before, history.origin.founder), _question(record)
         answers = Answers()
         if source in acceptors:
             answers.take_in(source, Vote(accepted=False, decided=True))
         enough = await self._ask_until(ask, acceptors, voters, answers)
-        known = enough or await self._is_witnessed(ask, before, source, answers)
+        known = enough or await self._is_witnessed(record, before, source, answers)
         return is_confirmed(self._tally(record, acceptors, answers, known), self._fork_timeout_s)
 
     async def _ask_until(
@@ -239,39 +240,65 @@ class Confirmation:
         except NO_ANSWER as trouble:
             log.debug("no vote on step %d from %s: %s", ask.step, short(peer), trouble)
 
-    async def _ask_kin(self, ask: AskVote, source: PeerId) -> bool:
+    async def _ask_around(self, ask: AskVote, source: PeerId) -> bool:
         """Asks everyone around, as this peer doesn't have the record before: it comes from elsewhere, or has no state.
         True if most of those who can speak for the step know the record.
         """
-        own = self._membership.own.peer
-        kin = [card.peer for card in self._membership.kin() if card.peer != own]
-        answers = Answers()
-        if source in kin:
+        around, answers = self._around(), Answers()
+        if source in around:
             answers.take_in(source, Vote(accepted=False, decided=True))
 
         def confirmed_by(others: int) -> bool:
             return answers.known() and is_majority(len(answers.ayes()), others)
 
-        await self._poll(ask, [], [peer for peer in kin if peer != source], answers, lambda: confirmed_by(len(kin)))
+        rest = [peer for peer in around if peer != source]
+        await self._poll(ask, [], rest, answers, lambda: confirmed_by(len(around)))
         return confirmed_by(len(answers.votes))
+
+    def _around(self) -> list[PeerId]:
+        """The others of this history that say that they have a state: they are at work, or have finished."""
+        own = self._membership.own.peer
+        return [it.peer for it in self._membership.kin() if it.peer != own and it.state in (*AT_WORK, "finished")]
 
     # ---------------------------------------------------------------------------------------------- judging
 
-    async def _is_witnessed(self, ask: AskVote, before: Record | None, source: PeerId, answers: Answers) -> bool:
-        """True if one whose word counts knows that the record is decided: a member of the record before, or, where
-        nobody else is left of these that can speak for the step, one of those around. An acceptor that knows has said
-        so.
+    async def _is_witnessed(self, record: Record, before: Record | None, source: PeerId, answers: Answers) -> bool:
+        """True if one whose word counts knows that the record is decided: a member of the record before. An acceptor
+        that knows has said so.
         """
-        own = self._membership.own.peer
-        members = set(before.members() if before is not None else ()) - {own}
-        witnesses = {peer for peer in members if self._membership.is_live(peer)} - answers.abstaining
-        witnesses = witnesses or {card.peer for card in self._membership.kin()} - {own}
+        own, members = self._membership.own.peer, before.members() if before is not None else ()
+        witnesses = {peer for peer in {*members} - {own} if self._membership.is_live(peer)} - answers.abstaining
+        if not witnesses:
+            return answers.known() or await self._is_known_around(record, source)
         if source in witnesses or answers.known():
             return True
         said = Answers()
-        more = sorted(witnesses - answers.votes.keys() - answers.abstaining)[:ACCEPTORS]
-        await self._poll(ask, more, [], said, said.known)
+        more = sorted(witnesses - answers.votes.keys())[:ACCEPTORS]
+        await self._poll(_question(record), more, [], said, said.known)
         return said.known()
+
+    async def _is_known_around(self, record: Record, source: PeerId) -> bool:
+        """True if somebody around knows that the record is decided, and that counts: it says what came out of a round
+        in which this peer took part, or a whole stage is past this version, or most of those around say so, of whom
+        this peer is one. Of the members of the record before nobody is left that can speak for the step.
+        """
+        around, said = self._around(), Answers()
+        if source in around:
+            said.take_in(source, Vote(accepted=False, decided=True))
+        borne_out = self._is_borne_out(record)
+
+        def enough() -> bool:
+            known = said.past()
+            return bool(known) and (borne_out or self._is_left_behind() or is_majority(len(known), len(around) + 1))
+
+        if not enough():
+            await self._poll(_question(record), [], [peer for peer in around if peer != source], said, enough)
+        return enough()
+
+    def _is_borne_out(self, record: Record) -> bool:
+        """True if a record is of the next step, and a round in which this peer took part came out as it says."""
+        gradients, follows = self._history.gradients, record.parent == self._history.record_hash and not record.after
+        return follows and gradients is not None and gradients.bears_out(record)
 
     def _tally(self, record: Record, acceptors: Sequence[PeerId], answers: Answers, known: bool) -> Tally:
         own, ayes = self._membership.own.peer, answers.ayes()
@@ -303,6 +330,11 @@ class Confirmation:
 
         times = sorted(map(heard, acceptors), reverse=True)
         return times[len(times) // 2] if times else -math.inf
+
+    def _is_left_behind(self) -> bool:
+        """True if a stage has peers, and all of them are past this peer's version."""
+        stages = [self._membership.stage(stage) for stage in range(self._stages)]
+        return any(it and all(card.version > self._history.version for card in it) for it in stages)
 
     def _is_torn(self) -> bool:
         """True if all peers of a stage are past this peer's version."""

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from swarmd.config import RunConfig
 from swarmd.errors import NO_ANSWER, NonFinite, Refused, SwarmError, UnknownFormat
@@ -37,11 +37,23 @@ REFUSED_SECONDS = 10.0  # for so long one may be between two histories, or not h
 
 A = TypeVar("A")
 
-Gather = Callable[[Record], Awaitable[bool]]
-"""Makes sure that `Compute` has assembled the gradient a record names. False: nobody has it any more."""
-
 Confirm = Callable[[Record, PeerId, Sequence[PeerId]], Awaitable[bool]]
 """Finds out if a record is decided, from who brought it and the acceptors that are said to have accepted it."""
+
+
+class Gradients(Protocol):
+    """The averaged gradients of the stage that this peer serves."""
+
+    async def gather(self, record: Record) -> bool:
+        """Makes sure that `Compute` has assembled the gradient a record names. False: nobody has it any more."""
+
+    def objection(self, record: Record) -> str:
+        """Says what of a record doesn't fit the gradients that were assembled here; "" if it fits, or that isn't
+        known.
+        """
+
+    def bears_out(self, record: Record) -> bool:
+        """True if a round in which this peer took part came out as a record says."""
 
 
 class History:
@@ -73,8 +85,7 @@ class History:
         self._applying: set[asyncio.Task[Any]] = set()
         self._compute: Compute | None = None
         self._stage = -1
-        self._gather: Gather | None = None
-        self._fits: Callable[[Record], str] | None = None
+        self.gradients: Gradients | None = None
         self._confirm: Confirm | None = None
         # The version that others are believed to be at: for none that is made up a state is given up.
         self.believed_version: Callable[[], float] = lambda: math.inf
@@ -82,11 +93,9 @@ class History:
         links.handle(Commit, self._answer_commit)
         links.handle(AskRecord, self._answer_record)
 
-    def attach(self, stage: int, compute: Compute, gather: Gather, fits: Callable[[Record], str]) -> None:
-        """Steps the parameters of a stage from now on. `fits` says what of a record doesn't fit the gradients that were
-        assembled here; "" if it fits, or that isn't known.
-        """
-        self._stage, self._compute, self._gather, self._fits = stage, compute, gather, fits
+    def attach(self, stage: int, compute: Compute, gradients: Gradients) -> None:
+        """Steps the parameters of a stage from now on."""
+        self._stage, self._compute, self.gradients = stage, compute, gradients
 
     def confirm_by(self, confirm: Confirm) -> None:
         """Believes a record that others bring only if `confirm` says that it is decided."""
@@ -181,7 +190,7 @@ class History:
             return ""
         if (record.skips, record.broke_at) != counts_after(self.record, record.step, skipped=record.skipped):
             return "its counts don't follow from the record before"
-        return self._fits(record) if self._fits is not None else ""
+        return self.gradients.objection(record) if self.gradients is not None else ""
 
     def replace(self, record: Record | None, digest: str, *, crossed_at: int | None = None) -> None:
         """Goes on from other parameters: those after this record (None: the untrained ones). `crossed_at`: the newest
@@ -350,14 +359,14 @@ class History:
 
     async def _apply(self, record: Record, source: PeerId) -> None:
         """Goes one version further. The lock is held."""
-        assert self._compute is not None and self._gather is not None
+        assert self._compute is not None and self.gradients is not None
         if record.parent != self.record_hash or not is_of_now(self._run, record):
             log.warning("record of step %d from %s belongs to another history", record.step, short(source))
             self.tell_foreign(source)
             return
         if self._refuses(record, source):
             return
-        if not record.skipped and not await self._gather(record):
+        if not record.skipped and not await self.gradients.gather(record):
             self.fall_behind(f"nobody has the gradient of step {record.step} any more")
             return
         if self._refuses(record, source):  # now that the gradient is here

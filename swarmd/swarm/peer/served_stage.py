@@ -65,7 +65,7 @@ class ServedStage:
             self.head = Head(stage_context, self.journeys, conductor, data)
         self.handovers = HandOvers(stage_context, self.head.inherit if self.head is not None else lambda indices: None)
         self.early_exit = EarlyExit(stage_context, conductor, self.journeys, self.rounds, self.handovers, self.head)
-        context.history.attach(stage, compute, self.committed.gather, self.committed.objection)
+        context.history.attach(stage, compute, self.committed)
         joiner.opened(compute, self.committed.hold)
 
     def serve(self) -> None:

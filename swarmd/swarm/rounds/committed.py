@@ -41,6 +41,7 @@ class CommittedGradients:
         self._assembled = (0, "")  # step and digest of what the device would apply
         self._norms: dict[str, tuple[int, float]] = {}  # digest of what was assembled for a step -> step, squared norm
         self._false: tuple[str, set[PeerId]] = "", set()  # a digest, and who gave something else for it
+        self._spoiled = 0  # the newest step of which this peer was told in a round that there is no gradient
         self._decided = 0  # the step whose record is being applied: no attempt may replace its gradient any more
         context.scope.handle(AskGradient, self._answer_gradient)
 
@@ -72,13 +73,35 @@ class CommittedGradients:
 
     def objection(self, record: Record) -> str:
         """A sentence if a record doesn't fit the gradient that it names, as it was assembled here; "" if it does."""
-        entry = record.stages[self._stage]
-        step, norm = self._norms.get(entry.digest, (0, 0.0))
-        if record.skipped or step != record.step or math.isclose(norm, entry.squared_norm, rel_tol=NORM_TOLERANCE):
+        norm = self._norm_of(record)
+        if norm is None or self._has_norm(record, norm):
             return ""
-        if self._decided == step:  # another record may still come
+        if self._decided == record.step:  # another record may still come
             self._decided = 0
-        return f"the squared norm of stage {self._stage} is {norm:.6g}, not {entry.squared_norm:.6g}"
+        return (
+            f"the squared norm of stage {self._stage} is {norm:.6g}, not {record.stages[self._stage].squared_norm:.6g}"
+        )
+
+    def _norm_of(self, record: Record) -> float | None:
+        """The squared norm of the gradient that a record names, if it was assembled here for this step; else None."""
+        step, norm = self._norms.get(record.stages[self._stage].digest, (0, 0.0))
+        return norm if step == record.step and not record.skipped else None
+
+    def _has_norm(self, record: Record, norm: float) -> bool:
+        return math.isclose(norm, record.stages[self._stage].squared_norm, rel_tol=NORM_TOLERANCE)
+
+    def spoil(self, step: int) -> None:
+        """A round of this peer's has found that a step has no finite gradient."""
+        self._spoiled = step
+
+    def bears_out(self, record: Record) -> bool:
+        """True if a record names the gradient of this stage that was assembled here, with its norm; of a step that is
+        skipped, if this peer was told in a round that there is none.
+        """
+        if record.skipped:
+            return self._spoiled == record.step
+        norm = self._norm_of(record)
+        return norm is not None and self._has_norm(record, norm)
 
     # ---------------------------------------------------------------------------------------------- having it
 

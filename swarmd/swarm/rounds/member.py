@@ -132,6 +132,7 @@ class Rounds:
         self._repairs.spare(ask.step, from_ranges(ask.spared, self._run.microbatches))
         if ask.blame and self._history.version == ask.step - 1:
             self._history.took_part(ask.step)
+            self._committed.spoil(ask.step)
             step_sum = self._sums.of(ask.step)
             step_sum.blame = step_sum.blame or ask.blame
         return await self._frozen(ask.step, named=not ask.blame)
@@ -239,6 +240,7 @@ class Rounds:
     def _spoiled(self, plan: Plan, blame: Blame) -> Result:
         """There is no averaged gradient, for everyone alike."""
         log.warning("step %d is to be skipped: %s", plan.step, blame.words())
+        self._committed.spoil(plan.step)
         return Result("", 0.0, blame)
 
     # ---------------------------------------------------------------------------------------------- owner

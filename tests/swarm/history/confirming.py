@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from types import SimpleNamespace
 from typing import Any, cast
 
 from swarmd.swarm.history.confirmation import (
@@ -58,6 +59,11 @@ class Peer:
         if member and version:
             self.history.took_part(version)
         self.confirmation = Confirmation(cast("Any", self.links), self.membership, self.history, 2, FORK_SECONDS)
+
+    def bear_out(self, borne_out: bool) -> None:
+        """A round that this peer was in came out as every record says, or as none does."""
+        gradients = SimpleNamespace(bears_out=lambda it: borne_out, objection=lambda it: "")
+        self.history.attach(self.card.stage, cast("Any", None), cast("Any", gradients))
 
     def accept(self, it: Record = SECOND) -> None:
         self.history.votes.accept(it.hash, BALLOT)

@@ -171,16 +171,102 @@ def test_one_that_has_lost_its_memory_says_nothing_against_a_record() -> None:
     run_virtual(main())
 
 
-@pytest.mark.parametrize(("forgetful", "believed"), [(5, False), (6, True)])
-def test_a_newcomers_word_counts_where_no_member_can_speak_for_the_step(forgetful: int, believed: bool) -> None:
+@pytest.mark.parametrize(("forgetful", "borne_out", "believed"), [(6, True, True), (6, False, False), (5, True, False)])
+def test_where_no_member_can_speak_for_the_step_a_newcomer_is_believed_of_a_round_that_one_was_in(
+    forgetful: int, borne_out: bool, believed: bool
+) -> None:
     """All members are there, and none remembers the step before: nobody but a newcomer can have decided this one."""
 
     async def main() -> None:
         it = Swarm()
+        it.me.bear_out(borne_out)
         for name in ACCEPTORS[:forgetful]:
             it.peers[name].history._contributed.clear()
         it.me.membership.hear(card("x", stage=0, version=1, record_hash=FIRST.hash), now())
         assert await it.me.confirms(FORKED, "x") == believed
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("state", "borne_out", "knowing", "believed"),
+    [
+        ("serving", True, 0, True),
+        ("serving", False, 0, False),  # it may have made the record up
+        ("joining", True, 0, False),  # one that only greets knows of nothing
+        ("joining", True, 1, True),  # somebody else is asked
+        ("joining", False, 3, False),
+        ("joining", False, 4, True),  # most of seven, with the one that asks
+        ("serving", False, 3, False),  # of eight, with the one that brings it
+        ("serving", False, 4, True),
+    ],
+)
+def test_before_the_first_record_those_are_believed_that_bring_what_came_out_of_ones_round_or_are_most(
+    state: str, borne_out: bool, knowing: int, believed: bool
+) -> None:
+    """The founder decides the first step; it is gone, and nobody is a member of anything."""
+
+    async def main() -> None:
+        it, made = before_the_first_record(), dataclasses.replace(FIRST, ballot=(7, "x"))
+        it.me.bear_out(borne_out)
+        for name in ACCEPTORS[:knowing]:
+            it.peers[name].history.votes.learn(made.hash)
+        it.me.membership.hear(card("x", stage=0, state=state), now())
+        assert await it.me.confirms(made, "x") == believed
+
+    run_virtual(main())
+
+
+def test_before_the_first_record_who_brings_one_that_nobody_believes_is_taken_for_foreign() -> None:
+    """It may be the first in the order of conductors, and the step is over for it: another one does it again."""
+
+    async def main() -> None:
+        it, foreign = before_the_first_record(), list[str]()
+        it.me.history.listen(cast("Any", SimpleNamespace(on_foreign=foreign.append)))
+        it.me.membership.hear(card("x", stage=0, version=1, record_hash=FIRST.hash), now())
+        assert not await it.me.confirms(FIRST, "x")
+        assert not foreign
+        await asyncio.sleep(FORK_SECONDS)
+        assert not await it.me.confirms(FIRST, "x")
+        assert foreign == ["x"]
+
+    run_virtual(main())
+
+
+def before_the_first_record() -> Swarm:
+    """Six peers at work, and one that asks; the founder is gone."""
+    it = Swarm(version=0)
+    it.me.history.origin.founder = "founder"
+    for name in ACCEPTORS:
+        it.peers[name].history.replace(None, "digest")
+        behind = dataclasses.replace(it.peers[name].card, version=0, record_hash="", sequence=9)
+        it.me.membership.hear(behind, now())
+    return it
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_where_the_conductor_is_gone_a_stage_that_is_past_the_step_is_believed(stage: int) -> None:
+    """Its only peer has the record; the others can't do the step without it. One of no stage says nothing."""
+
+    async def main() -> None:
+        it, made = before_the_first_record(), dataclasses.replace(FIRST, forked=True, ballot=(7, "gone"))
+        for name in ACCEPTORS:
+            it.me.membership.hear(dataclasses.replace(it.peers[name].card, stage=0, version=0, sequence=10), now())
+        it.me.membership.hear(card("x", stage=stage, version=1, record_hash=made.hash), now())
+        assert await it.me.confirms(made, "x") == (stage == 1)
+
+    run_virtual(main())
+
+
+def test_only_those_around_that_have_a_state_are_asked_about_records_of_elsewhere() -> None:
+    async def main() -> None:
+        it = Swarm(version=0)
+        for number in range(9):
+            it.me.membership.hear(card(f"stranger{number}", stage=-1, state="joining"), now())
+        for name in ACCEPTORS[:4]:
+            it.peers[name].history.votes.learn(RETURN.hash)
+        assert await it.me.confirms(RETURN, "stranger1")
+        assert sorted(set(it.me.asked)) == sorted(set(it.me.asked) & {*ACCEPTORS})
 
     run_virtual(main())
 
@@ -257,8 +343,8 @@ def test_accepted_is_decided_only_where_a_record_says_that_no_majority_decided_i
     run_virtual(main())
 
 
-@pytest.mark.parametrize(("known_to", "believed"), [("x0", True), ("", False)])
-def test_where_all_members_are_gone_those_around_are_asked_so_many_at_most(known_to: str, believed: bool) -> None:
+@pytest.mark.parametrize(("knowing", "believed"), [(ACCEPTORS_LIMIT, False), (ACCEPTORS_LIMIT + 1, True)])
+def test_where_all_members_are_gone_most_of_those_around_must_know(knowing: int, believed: bool) -> None:
     async def main() -> None:
         it = Swarm().kill(*ACCEPTORS)
         for name in ACCEPTORS:
@@ -267,10 +353,9 @@ def test_where_all_members_are_gone_those_around_are_asked_so_many_at_most(known
         for number in range(2 * ACCEPTORS_LIMIT):
             stranger = Peer(f"x{number}", it.me.links.everyone, member=False)
             it.me.membership.hear(dataclasses.replace(stranger.card, stage=0), now())
-            if stranger.card.peer == known_to:
+            if number < knowing:
                 stranger.history.votes.learn(FORKED.hash)
         assert await it.me.confirms(FORKED, "y") == believed
-        assert len(set(it.me.asked) - set(ACCEPTORS)) == ACCEPTORS_LIMIT
 
     run_virtual(main())
 

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -77,7 +78,8 @@ class Node(HistoryListener):
         self.has_gradient, self.misfit = True, ""
         self.history.confirm_by(self._confirm)
         self.believes = True
-        self.history.attach(0, cast("Any", self.device), self._gather, lambda it: self.misfit)
+        gradients = SimpleNamespace(gather=self._gather, objection=lambda it: self.misfit, bears_out=lambda it: False)
+        self.history.attach(0, cast("Any", self.device), cast("Any", gradients))
         self.history.replace(OURS[version - 1] if version else None, "digest")
         self.told: list[tuple[Any, ...]] = []
         self.relayed: list[bytes] = []  # records

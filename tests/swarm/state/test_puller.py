@@ -1,6 +1,7 @@
 """The choice of a version and of its donors, while they come, go, pause and lie."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -24,7 +25,8 @@ def test_all_donors_of_a_version_are_used_and_those_of_others_are_not() -> None:
             assert record.step in held, "the backlog's gradients are handed over first"
             return True
 
-        joiner.history.attach(0, cast("Any", joiner.compute), gather, lambda record: "")
+        gradients = SimpleNamespace(gather=gather, objection=lambda record: "")
+        joiner.history.attach(0, cast("Any", joiner.compute), cast("Any", gradients))
         assert await (it := joiner_of(joiner, donors, held)).pull(names(donors)) is True
         assert set(it.downloaded) == set("bcd")
         assert joiner.compute.imported == [state_of(5)]
