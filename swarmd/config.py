@@ -1,7 +1,7 @@
 """The settings of a run and of a node, as plain frozen data.
 
 A *run* is what all its peers must agree on: it is fingerprinted, and sent to peers that join. A *node* is one daemon's
-own affair. What a setting of a run may be is declared beside it; TOML is read, and all of it checked, in `settings.py`.
+own affair. What a setting may be is declared beside it; TOML is read, and all of it checked, in `settings.py`.
 This file imports next to nothing, so that every room may use it.
 """
 
@@ -20,12 +20,21 @@ STAGES_LIMIT = 1 << 12  # everyone counts over all of them again and again
 COUNT_LIMIT = 1 << 40  # steps, seeds and sequences fit an exact float and an int64 product
 RATE_LIMIT = 1e30  # of learning; more, times the decay, is no number of fp32
 NORM_LIMIT = 1e300  # a finite number
+THREADS_LIMIT = 1 << 12  # more than any machine has cores
+BYTES_LIMIT = 1 << 60  # a million disks; twice as many are still an int64
+SECONDS_LIMIT = 1e9  # thirty years: a finite number
 EARLIER_LIMIT = 64  # times that a run is prolonged; the fingerprint of each is worked out wherever somebody joins
 PATH_CHARACTERS = 4096  # of Linux
 DIGEST = re.compile("[0-9a-f]{32}")  # blake2b of 16 bytes
 
 Size = Annotated[int, Range(ge=1, le=SIZE_LIMIT)]
 Steps = Annotated[int, Range(ge=1, le=COUNT_LIMIT)]
+Bytes = Annotated[int, Range(ge=0, le=BYTES_LIMIT)]
+Kept = Annotated[int, Range(ge=1, le=SIZE_LIMIT)]
+"""Things that a peer holds at a time, of which it needs one."""
+Seconds = Annotated[float, Range(ge=0, le=SECONDS_LIMIT)]
+Interval = Annotated[float, Range(ge=0.1, le=SECONDS_LIMIT)]
+"""Seconds for which something is to be done: less is nothing."""
 Place = Annotated[
     str,
     Text(1, PATH_CHARACTERS, lambda text: "\0" not in text, f"1 to {PATH_CHARACTERS} characters, none of them zero"),
@@ -166,19 +175,19 @@ class RunConfig:
 class LimitsConfig:
     """Bounds of one node, each named. The defaults suit 16 GB of memory."""
 
-    in_flight_bytes: int = 2 << 30  # activations of admitted hops, graphs not counted
-    in_flight_hops: int = 64
-    retained_bytes: int = 4 << 30  # activations and gradients kept until the commit
-    frame_bytes: int = 256 << 20  # largest message accepted from a peer
-    held_gradients: int = 4  # committed averaged gradients kept for those who come late
-    backlog_bytes: int = 4 << 30  # gradients committed while this peer pulls its stage's state
-    fork_timeout_s: float = 30.0  # without a majority of a step's acceptors, though every stage is there, until a
+    in_flight_bytes: Bytes = 2 << 30  # activations of admitted hops, graphs not counted
+    in_flight_hops: Kept = 64
+    retained_bytes: Bytes = 4 << 30  # activations and gradients kept until the commit
+    frame_bytes: Annotated[int, Range(ge=1 << 20, le=BYTES_LIMIT)] = 256 << 20  # largest message accepted from a peer
+    held_gradients: Kept = 4  # committed averaged gradients kept for those who come late
+    backlog_bytes: Bytes = 4 << 30  # gradients committed while this peer pulls its stage's state
+    fork_timeout_s: Seconds = 30.0  # without a majority of a step's acceptors, though every stage is there, until a
     # conductor goes on alone
-    stage_lost_timeout_s: float = 60.0  # without a peer at a stage, until the swarm returns to what is on disks of it
-    final_copies_timeout_s: float = 60.0  # at the end of a run, until every stage's final state is on two machines
-    stream_bytes: int = 256 << 30  # of tokens on this disk that a run's dataset gives; the largest preset's take 252 GB
-    copies_bytes: int = 64 << 30  # of other stages' checkpoints on this peer's disk
-    move_wait_s: float = 15.0  # a peer that goes to another stage waits so long for the end of a step; if that is
+    stage_lost_timeout_s: Seconds = 60.0  # without a peer at a stage, until the swarm returns to what is on disks of it
+    final_copies_timeout_s: Seconds = 60.0  # at the end of a run, until every stage's final state is on two machines
+    stream_bytes: Bytes = 256 << 30  # of a dataset's tokens on this disk; those of the largest preset take 252 GB
+    copies_bytes: Bytes = 64 << 30  # of other stages' checkpoints on this peer's disk
+    move_wait_s: Seconds = 15.0  # a peer that goes to another stage waits so long for the end of a step; if that is
     # further away, it hands what it has of the step to another replica
 
 
@@ -191,21 +200,22 @@ class NodeConfig:
     listen: tuple[str, ...] = ()  # none: all interfaces, at port 4001 or the next free one, which the home keeps
     announce: tuple[str, ...] = ()  # where others can dial it, if not where it listens: behind NAT or a proxy
     bootstrap: tuple[str, ...] = ()
-    stage: int | None = None  # None: the stage that needs it most
+    stage: Annotated[int, Range(ge=0, lt=STAGES_LIMIT)] | None = None  # None: the stage that needs it most
     data: str | None = None  # this node's copy of the run's data, when it is elsewhere or the run doesn't say where
     tokenizer: str | None = None  # ... and of its tokenizer.json
     mdns: bool = False
-    threads: int = 0  # of torch on the CPU; 0: torch's own choice
-    drain_s: float = 60.0  # bound on a drain: a step's microbatches under way and the sum over a home line fit in it
+    threads: Annotated[int, Range(ge=0, le=THREADS_LIMIT)] = 0  # of torch on the CPU; 0: torch's own choice
+    drain_s: Interval = 60.0  # bound on a drain: a step's microbatches under way and the sum over a home line fit in it
     spot_file: str | None = None  # this machine is about to be taken away once it exists
     spot_command: str | None = None  # ... or once this line of shell succeeds
-    spot_interval_s: float = 5.0  # between two looks: the shortest notice of the large clouds is 30 s
-    spot_notice_s: float = 30.0  # from the notice to the end: what is more than a drain takes is worked through
-    found_after_s: float = (
+    spot_interval_s: Interval = 5.0  # between two looks: the shortest notice of the large clouds is 30 s
+    spot_notice_s: Seconds = 30.0  # from the notice to the end: what is more than a drain takes is worked through
+    found_after_s: Seconds = (
         60.0  # others of a run that this home knows are looked for so long before it is founded again
     )
-    wait_s: float | None = None  # for a run to be found; None: as long as it takes
-    metrics: tuple[str, int] | None = None  # host and port that serve them by HTTP; None: the control socket alone does
+    wait_s: Seconds | None = None  # for a run to be found; None: as long as it takes
+    # Host and port that serve figures by HTTP; None: the control socket alone does.
+    metrics: tuple[str, Annotated[int, Range(ge=0, le=65535)]] | None = None
     service: bool = False  # nobody is there to start it again: it waits also where only a person can help
     resume: bool = False  # a run that this node founds goes on from what is on its peers' disks
     limits: LimitsConfig = field(default_factory=LimitsConfig)

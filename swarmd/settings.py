@@ -1,4 +1,4 @@
-"""Settings of a run, from a preset, a TOML file or a peer, as a checked `RunConfig`.
+"""Settings of a run, from a preset, a TOML file or a peer, as a checked `RunConfig`; the check of a node's own.
 
 Relies on pydantic for types, and on the dataclasses of `config.py` for names, defaults and what each setting may be.
 Whatever is wrong becomes a `ConfigError` of one sentence that names the key and says what to do. Reads no data and
@@ -11,14 +11,14 @@ import importlib.resources
 import json
 import tomllib
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from swarmd.config import LOCAL, CodecConfig, DataConfig, ModelConfig, OptimizerConfig, RunConfig, to_plain
-from swarmd.constraints import OUT_OF_RANGE
+from swarmd.config import LOCAL, CodecConfig, DataConfig, ModelConfig, NodeConfig, OptimizerConfig, RunConfig, to_plain
+from swarmd.constraints import OUT_OF_RANGE, Range
 from swarmd.errors import ConfigError
 from swarmd.files import read_regular
 
@@ -113,6 +113,27 @@ def with_overrides(
 def check_run(run: RunConfig, where: str) -> RunConfig:
     """An equal run, if each of its settings may be what it is, and they fit together. Raises ConfigError."""
     return run_from_plain(to_plain(run), where)
+
+
+def check_node(node: NodeConfig, names: Mapping[str, str]) -> None:
+    """Checks that each number of a node's settings may be what it is. `names`: what a person calls a setting, such as
+    `limits.stream_bytes`, where that isn't its own name. Raises ConfigError.
+    """
+    for prefix, table in (("", node), ("limits.", node.limits)):
+        for name, hint in typing.get_type_hints(type(table), include_extras=True).items():
+            if has_range(hint):
+                key = names.get(prefix + name, prefix + name)
+                try:
+                    TypeAdapter(hint).validate_python(getattr(table, name), strict=True)
+                except ValidationError as error:
+                    raise ConfigError(f"{key} {_complaint(error.errors(include_url=False)[0])}.") from error
+
+
+def has_range(hint: Any) -> bool:
+    """True for the type of a number that says in which range it is, and for one that is made of such types."""
+    return any(isinstance(it, Range) for it in getattr(hint, "__metadata__", ())) or any(
+        map(has_range, typing.get_args(hint))
+    )
 
 
 def _problems(run: RunConfig) -> Iterator[Problem]:
@@ -211,9 +232,14 @@ def _sentence(error: ValidationError, where: str) -> str:
     if first["type"] == "missing":
         what = "needs more values; give all" if isinstance(first["loc"][-1], int) else "is missing; add it"
         return f"{where}: {key} {what}."
-    message = first["msg"].replace("Input should", "must").rstrip(".")
-    words = f"must be {message}" if first["type"] == OUT_OF_RANGE else message
-    return f"{where}: {key} is {first['input']!r:.60}, but {words}."
+    return f"{where}: {key} {_complaint(first)}."
+
+
+def _complaint(problem: Mapping[str, Any]) -> str:
+    """The rest of a sentence that begins with a value's name: the value, and what it must be."""
+    message = problem["msg"].replace("Input should", "must").rstrip(".")
+    words = f"must be {message}" if problem["type"] == OUT_OF_RANGE else message
+    return f"is {problem['input']!r:.60}, but {words}"
 
 
 def _strange(what: object, where: str) -> str:

@@ -13,11 +13,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmd.config import FOUNDING, ModelConfig, OptimizerConfig, RunConfig, fingerprint, lineage, prolonged, to_plain
+from swarmd.config import (
+    FOUNDING,
+    LimitsConfig,
+    ModelConfig,
+    NodeConfig,
+    OptimizerConfig,
+    RunConfig,
+    fingerprint,
+    lineage,
+    prolonged,
+    to_plain,
+)
 from swarmd.constraints import BOUNDS, Range
 from swarmd.errors import ConfigError
 from swarmd.schedule import learning_rate_at
-from swarmd.settings import load_run, preset_names, run_from_plain, with_overrides
+from swarmd.settings import check_node, has_range, load_run, preset_names, run_from_plain, with_overrides
 
 PRESETS = ("125m", "13b-shared", "1b", "tiny")
 MODEL = "[model]\nvocabulary=256\nhidden=32\nffn=64\nheads=2\nlayers=4\nstages=2\nsequence_length=16\n"
@@ -198,6 +209,37 @@ def declared(table: type = RunConfig, path: tuple[str, ...] = ()) -> Iterator[tu
             yield from declared(hint, (*path, name))  # type: ignore[arg-type]
         else:
             yield (*path, name), hint
+
+
+@pytest.mark.parametrize("table", [NodeConfig, LimitsConfig])
+def test_every_number_of_a_node_has_its_range_and_its_default_is_in_it(table: type) -> None:
+    numbers = {path: hint for path, hint in declared(table) if "int" in str(hint) or "float" in str(hint)}
+    assert numbers
+    for path, hint in numbers.items():
+        assert has_range(hint), path
+    check_node(NodeConfig("/h"), {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"threads": -1}, "--threads is -1, but must be a whole number, at least 0 and at most 4096."),
+        ({"drain_s": 0.0}, "drain_s is 0.0, but must be a number, at least 0.1 and at most 1000000000.0."),
+        ({"drain_s": math.inf}, "drain_s is inf, but must be a number"),
+        ({"wait_s": math.nan}, "wait_s is nan, but must be a number"),
+        ({"stage": 1 << 40}, "stage is 1099511627776, but must be a whole number, at least 0 and under 4096."),
+        (
+            {"limits": LimitsConfig(held_gradients=0)},
+            "limits.held_gradients is 0, but must be a whole number, at least 1",
+        ),
+    ],
+)
+def test_a_node_s_number_that_is_out_of_its_range_is_refused_by_what_a_person_calls_it(
+    changes: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check_node(NodeConfig("/h", **changes), {"threads": "--threads"})
+    assert str(raised.value).startswith(complaint)
 
 
 def test_every_number_and_text_of_a_run_has_its_range() -> None:

@@ -45,7 +45,7 @@ Tokenizer = Annotated[
 ]
 DataLimit = Annotated[
     float | None,
-    typer.Option("--data-limit", metavar="GB", min=0, help="Of a dataset's tokens on this disk. Default: 275."),
+    typer.Option("--data-limit", metavar="GB", help="Of a dataset's tokens on this disk. Default: 275."),
 ]
 HomePath = Annotated[
     Path | None,
@@ -56,22 +56,19 @@ HomePath = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps of the run (with --model or --resume).")]
 Stages = Annotated[int | None, typer.Option(metavar="S", min=1, help="Stages of the run (with --model).")]
-Threads = Annotated[int, typer.Option(metavar="N", min=0, help="CPU threads of torch. 0: its own choice.")]
+Threads = Annotated[int, typer.Option(metavar="N", help="CPU threads of torch. 0: its own choice.")]
 DrainTimeout = Annotated[
-    float | None, typer.Option(metavar="S", min=0.1, help="Bound on the drain before it ends. Default: 60.")
+    float | None, typer.Option(metavar="S", help="Bound on the drain before it ends. Default: 60.")
 ]
 SpotFile = Annotated[
     str | None, typer.Option(metavar="PATH", help="Drain once this file exists: the machine is about to go.")
 ]
 SpotCommand = Annotated[str | None, typer.Option(metavar="CMD", help="Drain once this line of shell succeeds.")]
-SpotInterval = Annotated[
-    float | None, typer.Option(metavar="S", min=0.1, help="Look for the notice so often. Default: 5.")
-]
+SpotInterval = Annotated[float | None, typer.Option(metavar="S", help="Look for the notice so often. Default: 5.")]
 SpotNotice = Annotated[
     float | None,
     typer.Option(
         metavar="S",
-        min=0,
         help="From the notice to the end. What is more than --drain-timeout is used: it works on while others prepare "
         "to take its place. Default: 30; AWS gives 120.",
     ),
@@ -86,13 +83,12 @@ Resume = Annotated[
 ]
 StageLostTimeout = Annotated[
     float | None,
-    typer.Option(metavar="S", min=0, help="Return to checkpoints when a stage is empty for so long. Default: 60."),
+    typer.Option(metavar="S", help="Return to checkpoints when a stage is empty for so long. Default: 60."),
 ]
 FinalCopiesTimeout = Annotated[
     float | None,
     typer.Option(
         metavar="S",
-        min=0,
         help="At the end of the run, stay so long until every stage's final state is on two machines. Default: 60.",
     ),
 ]
@@ -100,19 +96,32 @@ FoundAfter = Annotated[
     float | None,
     typer.Option(
         metavar="S",
-        min=0,
         help="Look for others of the run that --home knows for so long before it is founded again. Default: 60.",
     ),
 ]
 Wait = Annotated[
     float | None,
-    typer.Option(metavar="S", min=0, help="End with 1 if no run is found in so long. Default: look for ever."),
+    typer.Option(metavar="S", help="End with 1 if no run is found in so long. Default: look for ever."),
 ]
 Metrics = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="Serve /metrics for Prometheus there, as at 127.0.0.1:9464.")
 ]
 Verbose = Annotated[bool, typer.Option("--debug", callback=remember_debug, help="Log everything; show tracebacks.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Log JSON objects, one a line.")]
+
+OPTION_OF = {
+    "threads": "--threads",
+    "drain_s": "--drain-timeout",
+    "spot_interval_s": "--spot-interval",
+    "spot_notice_s": "--spot-notice",
+    "found_after_s": "--found-after",
+    "wait_s": "--wait",
+    "stage": "--stage",
+    "limits.stage_lost_timeout_s": "--stage-lost-timeout",
+    "limits.final_copies_timeout_s": "--final-copies-timeout",
+    "limits.stream_bytes": "--data-limit in bytes",
+}
+"""The options that give the settings of a node, which `swarmd/config.py` bounds."""
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ What the daemon does with them is `daemon/process.py`.
 
 import dataclasses
 import logging
+import math
 import os
 from typing import TYPE_CHECKING, TypeVar
 
 from swarmd.cli import options as given
-from swarmd.cli.options import StartOptions, check_options, parse_endpoint
+from swarmd.cli.options import OPTION_OF, StartOptions, check_options, parse_endpoint
 from swarmd.cli.reporting import reported
 from swarmd.config import NodeConfig, RunConfig
 from swarmd.daemon.home import Home, default_home
@@ -187,15 +188,17 @@ def plan_node(options: StartOptions, home: Home, remembered: Remembered | None, 
     A remembered join gives only the stage here: the daemon reads its address itself, and tries it more patiently than
     one that a person waits for.
     """
+    from swarmd import settings
+
     defaults = NodeConfig(home=str(home.path))
-    stream_bytes = None if options.data_limit_gb is None else int(options.data_limit_gb * 1e9)
+    stream_bytes = None if options.data_limit_gb is None else _bytes(options.data_limit_gb)
     limits = dataclasses.replace(
         defaults.limits,
         stage_lost_timeout_s=_chosen(options.stage_lost_timeout_s, defaults.limits.stage_lost_timeout_s),
         final_copies_timeout_s=_chosen(options.final_copies_timeout_s, defaults.limits.final_copies_timeout_s),
         stream_bytes=_chosen(stream_bytes, defaults.limits.stream_bytes),
     )
-    return NodeConfig(
+    node = NodeConfig(
         home=str(home.path),
         device=_device(options),
         listen=options.listen or defaults.listen,
@@ -218,6 +221,14 @@ def plan_node(options: StartOptions, home: Home, remembered: Remembered | None, 
         resume=options.resume,
         limits=limits,
     )
+    settings.check_node(node, OPTION_OF)
+    return node
+
+
+def _bytes(gigabytes: float) -> int:
+    if not math.isfinite(gigabytes):
+        raise ConfigError(f"--data-limit {gigabytes} is no size of a disk; give a number of GB.")
+    return int(gigabytes * 1e9)
 
 
 def _chosen(given: Number | None, default: Number) -> Number:

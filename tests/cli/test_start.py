@@ -1,13 +1,14 @@
 """Options of `swarmd start`: each reaches its place, and together they become a node's settings."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from swarmd.cli import start
 from swarmd.cli.main import run_command_line
-from swarmd.cli.options import StartOptions, check_options
+from swarmd.cli.options import OPTION_OF, StartOptions, check_options
 from swarmd.cli.start import plan_node
 from swarmd.daemon.home import Home
 from swarmd.daemon.remembered import Remembered
@@ -79,6 +80,27 @@ def test_options_become_a_node() -> None:
     assert (node.home, node.device, node.stage, node.data, node.threads) == ("/h", "cuda:1", 2, "my.txt", 3)
     assert node.announce == ("/dns4/train.example.org/tcp/2",)
     assert (node.bootstrap, node.listen) == ((BOOTSTRAP,), ("/ip4/0.0.0.0/tcp/1",))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *((option, "-1") for option in OPTION_OF.values() if option.count(" ") == 0 and option != "--stage"),
+        ("--data-limit", "-1"),
+        ("--data-limit", "inf"),
+        ("--drain-timeout", "nan"),
+        ("--stage", str(1 << 40)),
+    ],
+)
+def test_a_number_that_an_option_can_t_be_is_a_sentence_with_the_option(
+    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command_line(["start", "--bootstrap", BOOTSTRAP, "--home", str(tmp_path), option, value]) == 2
+    assert capsys.readouterr().err.startswith(f"swarmd: {option} ")
+
+
+def test_every_number_of_a_node_that_has_an_option_is_named_by_it() -> None:
+    assert set(OPTION_OF.values()) - {"--data-limit in bytes"} <= set(GIVEN)
 
 
 def test_a_joiner_s_own_text_is_the_node_s() -> None:
