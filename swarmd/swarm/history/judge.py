@@ -46,8 +46,9 @@ class RecordJudge:
 
     async def allows(self, peer: PeerId, message: Message, needs: Needs) -> bool:
         """Tells if a request counts from this peer. It waits for a record that may be on its way. Raises OutOfRange for
-        an order under a ballot that no honest peer can have reached.
+        a step that the run doesn't have, and for an order under a ballot that no honest peer can have reached.
         """
+        self._check_step(message)
         if needs.role in (Role.LEADER, Role.CONDUCTOR):
             counts = await self._may_order(peer, message, needs)
             if counts:
@@ -60,6 +61,12 @@ class RecordJudge:
         return self._is_replica(peer, self._stages(message, needs.whose)) and (
             needs.role is Role.REPLICA or await self._may_work(peer, message, needs)
         )
+
+    def _check_step(self, message: Message) -> None:
+        """Raises OutOfRange."""
+        step, last = getattr(message, "step", 0), self._membership.last_version
+        if step > last + 1:  # whoever is at the last one may still name the next
+            raise OutOfRange(f"step {step} is past the run's last one, {last}")
 
     # ---------------------------------------------------------------------------------------------- replicas
 

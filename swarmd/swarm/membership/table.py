@@ -63,6 +63,7 @@ class Membership:
         self._own_card = own
         own.on_change(self._hear_own)
         self.fits: Callable[[Card], bool] = lambda card: True  # whether it is of this peer's history; `Forks` sets it
+        self.last_version: float = math.inf  # of the run; no card can be past it
         self._heartbeat_seconds = self._summary_seconds = HEARTBEAT_SECONDS  # how often others speak
         self._members: dict[PeerId, Member] = {}
         self._reported: dict[int, Summary] = {}  # of each stage
@@ -145,7 +146,9 @@ class Membership:
         return self.own if peer == self.own.peer else self._members[peer].card
 
     def is_news(self, card: Card) -> bool:
-        """Tells if a card is newer than what is known of its peer."""
+        """Tells if a card is newer than what is known of its peer, and of a version that there can be."""
+        if card.version > self.last_version:
+            return False
         member = self._members.get(card.peer)
         if member is None:
             return card.peer != self.own.peer

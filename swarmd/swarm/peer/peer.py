@@ -62,6 +62,7 @@ class Peer(HistoryListener):
         self.run_config, self.links, self.membership = context.run, context.links, context.membership
         self.history, self.own, self.tasks = context.history, context.own, context.tasks
         self._context, self._store, self.entrance = context, store, entrance
+        self.membership.last_version = context.run.steps
         fork_timeout_s = context.limits.fork_timeout_s
         self.confirmation = Confirmation(
             context.links, context.membership, context.history, context.run.model.stages, fork_timeout_s

@@ -150,6 +150,20 @@ def test_an_order_under_a_ballot_that_nobody_can_have_reached_is_refused(kind: A
     run_virtual(main())
 
 
+@pytest.mark.parametrize("kind", [it for it in ROLES if "step" in {field.name for field in dataclasses.fields(it)}])
+def test_a_step_that_the_run_does_not_have_is_refused_at_once(kind: Any) -> None:
+    async def main() -> None:
+        it = Rig("m0", "n1", "x0")
+        it.membership.last_version = 10
+        for peer in ("m0", "x0"):
+            with pytest.raises(OutOfRange, match="step 12 is past the run's last one, 10"):
+                await it.allows(peer, kind, step=12, stage=1)
+        assert asyncio.get_running_loop().time() == 0.0, "no record before it can come"
+        assert await it.allows("m0", Prepare, step=11)
+
+    run_virtual(main())
+
+
 def test_the_ballot_of_an_order_without_the_role_is_not_heard() -> None:
     async def main() -> None:
         it = Rig("m0", "x0")

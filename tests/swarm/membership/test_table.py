@@ -41,6 +41,15 @@ def test_newer_cards_replace_older_ones(incarnation: int, sequence: int, taken: 
     assert known.version == (2 if taken else 1)
 
 
+@pytest.mark.parametrize(("version", "taken"), [(9, True), (10, True), (11, False), (1 << 40, False)])
+def test_a_card_of_a_version_past_the_run_s_last_one_counts_for_nothing(version: int, taken: bool) -> None:
+    it = Membership(OwnCard(card("me")))
+    it.last_version = 10
+    assert it.hear(card("x", version=version), 0.0) == taken
+    assert it.newest().version == (version if taken else 0)
+    assert it.hear(card("x", version=10, sequence=2), 0.0), "the next one is as good as any"
+
+
 def test_nobody_tells_us_about_ourselves() -> None:
     members = Membership(OwnCard(card("me", version=3)))
     assert not members.hear(card("me", sequence=99, version=7), 0.0)
