@@ -107,7 +107,7 @@ class Reconciliation:
     def _take_stock(self, frozen: dict[PeerId, Holdings]) -> None:
         """Notes what the frozen sums together have."""
         holdings = self.holdings(frozen)
-        coverage = measure_coverage(holdings, self._run.microbatches)
+        coverage = measure_coverage(holdings, self._run.microbatches, self._is_named)
         if coverage.exact:
             self.loss_sum = sum(frozen[peer].loss_sum for peer in sorted(holdings) if holdings[peer])
         self.lost = set() if self._all_averaged(frozen) else set(coverage.missing)
@@ -116,7 +116,7 @@ class Reconciliation:
         """The indices in the sums that count."""
         limit = self._run.microbatches
         found = {peer: from_ranges(it.indices, limit) for peer, it in frozen.items() if peer not in self._void}
-        return {**found, **{peer: [] for peer in find_superfluous(found)}}
+        return {**found, **{peer: [] for peer in find_superfluous(found, self._is_named)}}
 
     def averaged(self, frozen: dict[PeerId, Holdings]) -> tuple[Part, ...]:
         """The parts that needn't be averaged again."""
@@ -135,7 +135,7 @@ class Reconciliation:
             return True
         if self._round.own not in frozen:
             return False
-        coverage = measure_coverage(self.holdings(frozen), self._run.microbatches)
+        coverage = measure_coverage(self.holdings(frozen), self._run.microbatches, self._is_named)
         if coverage.surplus:
             return False
         return set(coverage.missing) <= self.lost or self._all_averaged(frozen)
@@ -156,7 +156,7 @@ class Reconciliation:
             if self._is_whole(frozen):
                 return
             holdings = self.holdings(frozen)
-            coverage = measure_coverage(holdings, self._run.microbatches)
+            coverage = measure_coverage(holdings, self._run.microbatches, self._is_named)
             ways = {peer: set(from_ranges(frozen[peer].under_way, self._run.microbatches)) for peer in holdings}
             under_way = set().union(*ways.values())
             held = {index for indices in holdings.values() for index in indices}
