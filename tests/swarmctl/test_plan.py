@@ -9,6 +9,7 @@ import pytest
 
 from swarmctl.app import run_command_line
 from swarmd.printable import amount, money, share, span
+from swarmd.sim.measure.plots import ticks
 
 PEERS = "4xT4@200Mbps$0.35,1xA100@1Gbps$1.10"
 
@@ -29,6 +30,9 @@ def test_a_plan_is_readable() -> None:
     assert re.search(r"4-bit +[\d,]+ +not yet", out)
     assert "with more peers" in out
     assert "in proportion" in out  # the plot's legend
+    axis = re.findall(r"^ *(\S+)┤", out, flags=re.MULTILINE)
+    assert axis[-1] == "0"
+    assert all(re.fullmatch(r"[1-9][\d,]*", number) for number in axis[:-1])
     assert "simulating: 4-bit on the wire" in err
 
 
@@ -113,3 +117,10 @@ def test_figures_of_a_plan_are_those_a_person_reads() -> None:
         "1 min 00 s",
         "1 h 06 min",
     ]
+
+
+def test_a_plots_axis_has_round_numbers() -> None:
+    assert ticks(29_676) == [0, 10_000, 20_000, 30_000]
+    assert ticks(99.8) == [0, 50, 100]
+    assert ticks(0.03) == pytest.approx([0, 0.01, 0.02, 0.03])
+    assert ticks(0.0) == [0.0]

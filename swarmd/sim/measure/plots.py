@@ -1,8 +1,11 @@
 """Lines over a number, as text for the terminal. Relies on plotext; knows nothing of what is drawn."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+TICKS = 4  # about, above zero
+LONG = 1000.0  # from here on a number has no fraction
 PLOT_COLUMNS, PLOT_ROWS = 80, 20  # characters
 
 
@@ -26,8 +29,20 @@ def draw(title: str, lines: Sequence[Line], columns: int = PLOT_COLUMNS) -> str:
     figure.plot_size(columns, PLOT_ROWS)
     figure.title(title)
     figure.draw(figure.signal([lines[0].xs[0]], [0.0], marker=" "))  # pulls the axis down to zero
+    marks = ticks(max(y for line in lines for y in line.ys))
+    figure.ruler("y").ticks(marks, [f"{mark:,g}" if mark < LONG else f"{mark:,.0f}" for mark in marks])
     for line in lines:
         figure.draw(
             figure.signal(list(line.xs), list(line.ys), marker=line.marker).lines(line.joined).label(line.label)
         )
     return str(plotext.uncolorize(str(figure.build())))
+
+
+def ticks(highest: float) -> list[float]:
+    """Round numbers from zero to the first that is not below the highest value, a few of them."""
+    if highest <= 0:
+        return [0.0]
+    least = highest / TICKS
+    decade = 10.0 ** math.floor(math.log10(least))
+    step = next(factor * decade for factor in (1, 2, 5, 10) if factor * decade >= least * (1 - 1e-9))
+    return [number * step for number in range(math.ceil(highest / step - 1e-9) + 1)]
