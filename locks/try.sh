@@ -35,6 +35,7 @@ rm -rf "$work/env"
 
 python3 -m venv "$work/tools"
 "$work/tools/bin/python" -m pip install --quiet uv pipx
+export PIPX_DEFAULT_BACKEND=pip # uv would refuse the second --no-deps
 "$work/tools/bin/pipx" install --quiet --pip-args=--no-deps "git+file://$work/checkout@tried"
 "$work/tools/bin/pipx" runpip swarmd install --quiet --no-deps --require-hashes -r "$lock"
 trains "$("$work/tools/bin/pipx" environment --value PIPX_LOCAL_VENVS)/swarmd/bin"
