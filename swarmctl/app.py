@@ -27,7 +27,7 @@ app = typer.Typer(
     epilog="""
 \b
 Examples:
-  swarmctl status                                  the daemon in ~/.swarmd (or $SWARMD_HOME)
+  swarmctl status                                  the daemon in ~/.swarmd (or $SWARMD_HOME), or the one service
   swarmctl --home DIR peers                        who is in the swarm, as another daemon sees it
   swarmctl queues --json                           the microbatches it holds, for a program
   swarmctl join --bootstrap MULTIADDR              make an idle daemon join a swarm, now and after restarts
@@ -70,7 +70,11 @@ def _root(
     context: typer.Context,
     home: Annotated[
         Path | None,
-        typer.Option("--home", metavar="DIR", help="The daemon's home directory. Default: $SWARMD_HOME or ~/.swarmd."),
+        typer.Option(
+            "--home",
+            metavar="DIR",
+            help="The daemon's home directory. Default: $SWARMD_HOME, ~/.swarmd, or the one service's.",
+        ),
     ] = None,
     version: command_line.Version = False,
     debug: command_line.Debug = False,

@@ -116,10 +116,15 @@ def _renew(client: "Client") -> NoReturn:
 
 
 def client_of(context: typer.Context, home: Path | None) -> "Client":
-    """A client of the daemon whose home was given to the command, or before it, or of the default one."""
-    from swarmctl.client import Client, default_home
+    """A client of the daemon whose home was given to the command, or before it, or of the one that is found."""
+    from swarmctl.client import Client
+    from swarmctl.homes import find_home
 
-    return Client(home or context.obj["home"] or default_home(), patience=_say)
+    if home is None and context.obj["home"] is None:
+        context.obj["home"], of_a_service = find_home()
+        if of_a_service:
+            _say(f"speaking to the service at {context.obj['home']}.")
+    return Client(home or context.obj["home"], patience=_say)
 
 
 def _say(sentence: str) -> None:

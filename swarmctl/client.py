@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from swarmctl.homes import default_home, hint
 from swarmd.errors import ControlError
 from swarmd.status import HopRow, PeerRow, Status
 
@@ -50,11 +51,6 @@ def _silent(_progress: Progress) -> None:
 
 def _nothing(_sentence: str) -> None:
     """Tells nobody."""
-
-
-def default_home() -> Path:
-    """The home that is meant when none is named."""
-    return Path(os.environ.get("SWARMD_HOME") or Path.home() / ".swarmd")
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -190,7 +186,7 @@ class Client:
             return ControlError(f"the daemon at {self.home} does not take connections; its swarmd.log may say why.")
         return NoDaemon(
             f"no daemon runs at {self.home}; start one with `swarmd start --model NAME{self._home_option()}` "
-            "or name its directory with --home."
+            f"or name its directory with --home.{hint()}"
         )
 
     def _home_option(self) -> str:

@@ -7,8 +7,9 @@ mistake should be answered at once.
 import typer
 
 from swarmd import command_line
+from swarmd.cli.service import service
 from swarmd.cli.start import START_EXAMPLES, start
-from swarmd.cli.tools import DEMO_EXAMPLES, PROFILE_EXAMPLES, demo, profile, reshape, service
+from swarmd.cli.tools import DEMO_EXAMPLES, PROFILE_EXAMPLES, demo, profile, reshape
 
 app = typer.Typer(
     context_settings=command_line.SETTINGS,

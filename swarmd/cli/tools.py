@@ -1,4 +1,4 @@
-"""The commands of `swarmd` beside `start`: demo, service install, profile, reshape."""
+"""The commands of `swarmd` beside `start` and `service`: demo, profile, reshape."""
 
 import functools
 import json
@@ -22,14 +22,6 @@ Examples:
   swarmd demo --peers 4 --stages 2 --steps 50      a smaller, shorter one
   swarmd demo --kill-every 20                      the same while a daemon dies and returns now and then
   swarmd demo --json > result.json                 figures on stdout, progress on stderr
-"""
-
-_INSTALL_EXAMPLES = """
-\b
-Examples:
-  sudo swarmd service install                      then: sudo systemctl enable --now swarmd@0
-  swarmd service install --user                    then: systemctl --user enable --now swarmd@0
-  swarmd service install --print                   look at it first
 """
 
 PROFILE_EXAMPLES = """
@@ -78,34 +70,6 @@ def demo(
             uneven=uneven,
         )
         return run_demo(options)
-
-    return reported(run, debug=debug)
-
-
-service = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run daemons under systemd.")
-
-
-@service.callback()
-def _service() -> None:
-    pass
-
-
-@service.command(epilog=_INSTALL_EXAMPLES)
-def install(
-    show: Annotated[bool, typer.Option("--print", help="Print the unit; write nothing.")] = False,
-    user: Annotated[bool, typer.Option("--user", help="For this user's own systemd, without root.")] = False,
-    debug: Debug = False,
-) -> int:
-    """Write the unit swarmd@.service, one instance for each GPU, with the paths of this machine."""
-
-    def run() -> int:
-        from swarmd.daemon import service as files
-
-        if show:
-            print(files.unit_text(user=user), end="")
-        else:
-            print(files.advice(files.install(user=user), user=user))
-        return 0
 
     return reported(run, debug=debug)
 

@@ -1,7 +1,7 @@
-"""`swarmd service install`: the systemd unit that comes with this package, with the paths of this machine in it.
+"""The files of `swarmd service`: the systemd unit that comes with this package, with the paths of this machine in it.
 
-The unit is `configs/systemd/swarmd@.service`; between its marks stands what only the system's manager can do. Writes
-files and says what to do next; starts nothing.
+The unit is `configs/systemd/swarmd@.service`; between its marks stands what only the system's manager can do. Files are
+written and removed here, and what to do next is said; what systemd does is `service_manager.py`.
 """
 
 import shlex
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from swarmd.daemon.service_access import needed_to_start, obstacle
+from swarmd.daemon.service_copy import PLACE, remove_copy
 from swarmd.errors import ConfigError
 
 UNIT, EXAMPLE = "swarmd@.service", "example.env"
@@ -35,6 +37,11 @@ def places(*, user: bool) -> Places:
     return Places(config / "systemd/user" / UNIT, config / "swarmd")
 
 
+def homes(*, user: bool) -> str:
+    """The directory of the instances' homes, as systemd has it (since version 254 for a user's)."""
+    return str(Path.home() / ".local/state/swarmd") if user else "/var/lib/swarmd"
+
+
 def program() -> str:
     """The command with which systemd starts this swarmd: the one installed beside this Python, else the module."""
     beside = Path(sys.executable).parent / "swarmd"
@@ -47,9 +54,18 @@ def _quoted(path: str) -> str:
     return shlex.quote(path).replace("%", "%%")
 
 
-def unit_text(*, user: bool) -> str:
-    """The unit for this machine."""
-    text = _packaged(UNIT).replace(PROGRAM, program())
+def check_executable(*, user: bool) -> None:
+    """Raises ConfigError, with a remedy, if the service's user can't run this swarmd."""
+    if not user and (why := obstacle(needed_to_start())):
+        raise ConfigError(
+            f"the service's user can't run this swarmd: {why}; `sudo {program()} service install --copy` puts a copy "
+            f"of this environment under {PLACE} and lets the service run that."
+        )
+
+
+def unit_text(*, user: bool, command: str = "") -> str:
+    """The unit for this machine. `command` starts swarmd; "": the one that is running."""
+    text = _packaged(UNIT).replace(PROGRAM, command or program())
     if not user:
         return text
     before, _, rest = text.partition(SYSTEM_BEGIN)
@@ -62,18 +78,33 @@ def _packaged(name: str) -> str:
     return (resources.files("configs") / "systemd" / name).read_text(encoding="utf-8")
 
 
-def install(*, user: bool) -> Places:
+def install(*, user: bool, command: str = "") -> Places:
     """Writes the unit and an example of its settings. Raises ConfigError."""
     where = places(user=user)
     try:
         where.unit.parent.mkdir(parents=True, exist_ok=True)
         where.environment.mkdir(parents=True, exist_ok=True)
-        where.unit.write_text(unit_text(user=user), encoding="utf-8")
+        where.unit.write_text(unit_text(user=user, command=command), encoding="utf-8")
         (where.environment / EXAMPLE).write_text(_packaged(EXAMPLE), encoding="utf-8")
     except OSError as error:
-        advice = "choose another home directory" if user else "use sudo, or --user for a service of your own"
-        raise ConfigError(f"can't write {error.filename} ({error.strerror}); {advice}.") from error
+        raise ConfigError(f"can't write {error.filename} ({error.strerror}); {_other_rights(user=user)}.") from error
     return where
+
+
+def uninstall(*, user: bool) -> None:
+    """Removes what `install` wrote. Settings and homes stay. Raises ConfigError."""
+    where = places(user=user)
+    try:
+        where.unit.unlink(missing_ok=True)
+        (where.environment / EXAMPLE).unlink(missing_ok=True)
+        if not user:
+            remove_copy()
+    except OSError as error:
+        raise ConfigError(f"can't remove {error.filename} ({error.strerror}); {_other_rights(user=user)}.") from error
+
+
+def _other_rights(*, user: bool) -> str:
+    return "choose another home directory" if user else f"use `sudo {program()} service`, or --user for your own"
 
 
 def advice(where: Places, *, user: bool) -> str:
