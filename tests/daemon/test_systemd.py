@@ -109,19 +109,26 @@ def test_without_systemd_nothing_is_said_and_a_lost_manager_is_no_trouble(tmp_pa
     assert Notifier.from_environment(foreign).watchdog_s == 0.0
 
 
-def test_a_daemon_says_that_it_is_ready_alive_and_stopping(tmp_path: Path) -> None:
+NOBODY = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWGFZqaMiEbZ2Rfw9qGdtYw3JG2GfYJMHp6S39cVQddTtU"
+
+
+@pytest.mark.parametrize(
+    ("option", "status"), [("--idle", "idle"), (f"--bootstrap={NOBODY}", "looking")], ids=["idle", "alone"]
+)
+def test_a_daemon_says_that_it_is_ready_alive_and_stopping(option: str, status: str, tmp_path: Path) -> None:
+    """Also while the peer that it joins isn't there yet: the unit must not take that for a failure."""
     manager = Manager(str(tmp_path / "notify"))
     environment = {**os.environ, "NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "400000"}
-    command = [sys.executable, "-m", "swarmd", "start", "--idle", "--home", str(tmp_path / "home")]
+    command = [sys.executable, "-m", "swarmd", "start", option, "--home", str(tmp_path / "home")]
     process = subprocess.Popen([*command, "--listen", "/ip4/127.0.0.1/tcp/0", "--drain-timeout", "7"], env=environment)
     try:
         with manager.socket:
             assert manager.hear()["READY"] == "1"
             assert (tmp_path / "home" / "control.sock").exists()
-            while manager.until("WATCHDOG")["STATUS"] != "idle":
+            while status not in manager.until("WATCHDOG")["STATUS"]:
                 pass  # it has just begun
             for _ in range(3):
-                assert manager.until("WATCHDOG")["STATUS"] == "idle"
+                assert status in manager.until("WATCHDOG")["STATUS"]
             process.send_signal(signal.SIGTERM)
             word = manager.until("STOPPING")
             assert int(word["EXTEND_TIMEOUT_USEC"]) >= 1e6, "there is nothing to drain"
@@ -150,6 +157,22 @@ def test_systemd_accepts_the_unit(user: bool, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     unit.write_text(service.unit_text(user=user).replace("Type=notify", "Type=notify\nTpye=simple"))
     assert "Tpye" in subprocess.run(command, capture_output=True, text=True, check=False, env=environment).stderr
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_the_unit_gives_few_rights(tmp_path: Path) -> None:
+    unit = tmp_path / "swarmd@.service"
+    text = service.unit_text(user=False)
+
+    def exposure() -> float:
+        command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return float(told.split("Overall exposure level for")[1].split(":")[1].split()[0])
+
+    unit.write_text(text)
+    assert exposure() <= 1.6
+    unit.write_text(text.replace("SystemCallFilter=", "#"))
+    assert exposure() > 1.6
 
 
 @pytest.mark.parametrize("user", [False, True])
