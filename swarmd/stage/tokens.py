@@ -69,7 +69,8 @@ class _Cached:
     def earlier(self, before: Sequence[int], needed: int, heard: Hears) -> tuple[Ids, bool] | None:
         """The tokens that were taken of a stream last, and whether it ended there."""
         for count in reversed(before):
-            found = open_tokens(self.path(count), self.vocabulary, heard) or self.former(count)
+            # The former first: it is removed once this release has made the same of the source.
+            found = self.former(count) or open_tokens(self.path(count), self.vocabulary, heard)
             if found is not None and count < needed:
                 return found.ids, len(found.ids) < count
         return None

@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import hashlib
 import itertools
+import json
 import random
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from swarmd.config import RunConfig, prolonged
 from swarmd.errors import ConfigError
+from swarmd.stage import tokens
 from swarmd.stage.data import Permutation, RunData, load_data
 from tests.stage.texts import Builder, small_run
 
@@ -155,6 +158,29 @@ def test_a_stream_that_is_another_one_now_is_refused(
         load_data(prolonged(run, 40), cache_directory=tmp_path)
     assert load_data(run, cache_directory=tmp_path).digest == old.digest, "the old tokens are still there"
     assert not list(tmp_path.glob(".tokens-*"))
+
+
+@pytest.mark.parametrize("changed", [0, 1])
+def test_a_stream_that_a_release_before_made_other_tokens_of_is_refused(
+    changed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same total of steps, and in the next."""
+    streaming(monkeypatch, *LINES)
+    run = dataclasses.replace(small_run("hf:any"), steps=20)
+    made = load_data(run, cache_directory=tmp_path / "now")._ids
+    ids = bytes(made.tolist())
+    old = tokens._Cached(run.data, 256, tmp_path, []).path(len(ids), tokens.FORMER_FORMAT)
+    ids = bytes([ids[0] ^ changed, *ids[1:]])
+    digest = hashlib.blake2b(made.dtype.str.encode() + ids, digest_size=16).hexdigest()
+    for longer in (run, prolonged(run, 40)):
+        old.write_bytes(ids)
+        old.with_suffix(".json").write_text(json.dumps({"count": len(ids), "largest": max(ids), "digest": digest}))
+        if changed:
+            with pytest.raises(ConfigError, match=r"tokens that an earlier release made of|no longer what the run"):
+                load_data(longer, cache_directory=tmp_path, begun=True)
+        else:
+            load_data(longer, cache_directory=tmp_path, begun=True)
+            assert not old.exists()
 
 
 def test_peers_with_as_many_tokens_but_added_otherwise_are_told_apart(

@@ -114,6 +114,25 @@ def test_merges_that_would_make_a_special_token_are_left_out(tmp_path: Path) -> 
     assert tokens_of("</s>b", save(tokenizer, tmp_path)).ids.tolist() == [5, 3, 7, 6]
 
 
+def test_special_tokens_beyond_the_model_s_own_keep_their_numbers(tmp_path: Path) -> None:
+    """The newer model families have them there, among others that aren't special."""
+    it = library()
+    tokenizer = it.Tokenizer(it.models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = it.pre_tokenizers.ByteLevel(False), it.decoders.ByteLevel()
+    alphabet = it.pre_tokenizers.ByteLevel.alphabet()
+    trainer = it.trainers.BpeTrainer(vocab_size=300, show_progress=False, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator([PROSE], trainer)
+    tokenizer.add_special_tokens(["<|begin|>"])
+    tokenizer.add_tokens(["<tool>"])
+    tokenizer.add_special_tokens(["<|end_of_text|>", "<|begin|> "])
+    begin, tool, end = map(tokenizer.token_to_id, ("<|begin|>", "<tool>", "<|end_of_text|>"))
+    path = save(tokenizer, tmp_path)
+    text = "a <|end_of_text|> <tool> <|begin|> b"
+    ids = tokens_of(text, path).ids.tolist()
+    assert (ids.count(begin), ids.count(tool), ids.count(end), ids[-1]) == (0, 1, 1, end)
+    assert load_tokenizer(str(path)).decode(ids) == text
+
+
 @pytest.mark.parametrize("name", ["gpt2", "gpt4", "gpt2_with_runs"])
 def test_text_comes_back_equal_across_blocks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = Lengths(block=200, tail=60, words=6)
