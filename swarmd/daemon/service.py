@@ -114,6 +114,7 @@ def advice(where: Places, *, user: bool) -> str:
         f"wrote {where.unit}",
         f"settings: copy {where.environment / EXAMPLE} to {where.environment}/0.env and edit it",
         f"start it: {systemctl} daemon-reload && {systemctl} enable --now swarmd@0",
+        f"after an upgrade: {systemctl} restart 'swarmd@*'",
     ]
     if user:
         lines.append("after logout: loginctl enable-linger")

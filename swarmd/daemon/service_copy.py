@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 from swarmd.daemon.service_access import obstacle
@@ -41,8 +42,10 @@ def copy_environment(place: Path = PLACE) -> Path:
             script = new / "bin" / name
             script.write_text(f"#!{place}/bin/python\nfrom {module} import main\n\nmain()\n", encoding="utf-8")
             script.chmod(0o755)
-        # The service has no right to write there, and would compile them at each start.
-        compileall.compile_dir(new, quiet=2, workers=0, stripdir=str(new), prependdir=str(place))
+        # The service has no right to write there, and would compile them at each start. A pool of processes for it
+        # may hang where other threads run.
+        with warnings.catch_warnings(action="ignore"):
+            compileall.compile_dir(new, quiet=2, stripdir=str(new), prependdir=str(place))
         _open_to_all(new)
         remove_copy(place)
         new.rename(place)
@@ -83,7 +86,7 @@ def _write_interpreter(new: Path, place: Path) -> None:
     """Makes it a virtual environment: of this Python where it can be used, of a copy of that otherwise."""
     named = Path(sys.base_prefix) / "bin" / _version_folder()
     base = Path(os.path.realpath(named if named.exists() else sys.executable))
-    if obstacle([base, Path(os.__file__)]):
+    if base.is_relative_to(place) or obstacle([base, Path(os.__file__)]):  # a copy may be copied, in its own place
         python = new / "python"
         library = Path(os.__file__).parent
         (python / "bin").mkdir(parents=True)

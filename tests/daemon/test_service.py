@@ -145,6 +145,9 @@ def test_a_copy_runs_by_itself_and_is_open_to_all(tmp_path: Path, monkeypatch: P
     assert all(Path(word).is_relative_to(place) for word in done.stdout.split()), done.stdout
     assert not list(place.rglob("__editable__*"))
     assert list(place.rglob("swarmd/__pycache__/*.pyc")), "the service couldn't write them"
+    again = "from pathlib import Path; from swarmd.daemon import service_copy as it; it.obstacle = lambda _: ''; "
+    code = f"{again} it.copy_environment(Path({str(place)!r}))"
+    subprocess.run([place / "bin" / "python", "-c", code], check=True, cwd="/", env={})  # brings its Python along
     for path in place.rglob("*"):
         mode = path.stat().st_mode
         assert mode & 0o004, path
