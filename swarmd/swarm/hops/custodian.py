@@ -132,6 +132,8 @@ class Custodian:
                 log.warning("%s called hop %s not finite, and is given none for a while", short(doubted), tuple(key))
                 self.custody.mute(doubted, asyncio.get_running_loop().time())
             self.router.measured(holder, answer.compute_seconds)
+            self._membership.standing.note_work(holder)
+            self._changed.notify()  # it is on trial no more
             self.custody.answered(key, holder, now, asyncio.get_running_loop().time())
         return answer
 
@@ -203,7 +205,7 @@ class Custodian:
             counting = [peer for peer in live if peer in members] or live
             counting = self._speaking(counting) or counting
             counting = [peer for peer in counting if not self.custody.is_mute(peer, loop.time())] or counting
-            candidates = [peer for peer in counting if peer not in self._full]
+            candidates = [peer for peer in counting if peer not in self._full and not self._is_on_trial(peer)]
             for card in self._membership.stage(self._next):
                 self.router.hint(card.peer, card.service_seconds, card.forward + card.backward)
             choice = self.router.choose(candidates, loop.time(), hop.horizon_s or math.inf)
@@ -215,6 +217,11 @@ class Custodian:
             if not await self._changed.wait(wait) and not candidates:
                 self._full.clear()
         raise HopForgotten(f"step {hop.step} is over")
+
+    def _is_on_trial(self, peer: PeerId) -> bool:
+        """True for a newcomer that has a hop already: it gets one, until it has answered that."""
+        standing = self._membership.standing
+        return not standing.is_counted(peer) and self.router.outstanding(peer) > 0
 
     def _speaking(self, peers: list[PeerId]) -> list[PeerId]:
         """Those that were heard of lately."""

@@ -29,6 +29,7 @@ UNDER_WAY_CEILING_SECONDS = 120.0  # ... but no longer than this: membership dro
 UNDER_WAY_SMOOTHING = 0.1  # weight of a hop that arrived sooner than the others
 HUNG_FACTOR = 10.0  # one compute task may take so many times the holder's own service time ...
 HUNG_FLOOR_SECONDS = 30.0  # ... but no less than this: first tasks compile kernels and page memory in
+SERVICE_CEILING_SECONDS = 600.0  # whatever it says of itself; the slowest machines take a minute
 STUCK_TIMES = 10.0  # the same bound so many times over: no task takes that long, only a new process helps
 RESCUE_FACTOR = 2.0  # a hop that waits for so many times what an idle replica would take, goes there
 STRAGGLER_SHARE = 0.1  # of the time that a hop has waited, between two looks at whether another would be faster
@@ -253,7 +254,8 @@ class Custody:
         if holder is None:
             return
         holder.beat(now)
-        holder.service_seconds, holder.busy_seconds = beat.service_seconds, beat.busy_seconds
+        holder.service_seconds = min(nan_to_zero(beat.service_seconds), self._longest_service())
+        holder.busy_seconds = beat.busy_seconds
         holder.next_seconds = nan_to_zero(beat.next_seconds)
         for row in beat.hops:
             passed = self._passed.get(HopId(row.step, row.index))
@@ -261,6 +263,13 @@ class Custody:
                 if passed.claimed is None:
                     holder.arrived(max(0.0, now - max(0.0, row.seconds) - passed.sent))
                 passed.claimed, passed.state, passed.since = now, row.state, now - row.seconds
+
+    def _longest_service(self) -> float:
+        """The longest time that a holder may say it takes for a hop: one share of a hop's way takes no longer than many
+        whole ways of others.
+        """
+        usual = self.usual.mean + self.usual.deviation
+        return min(SERVICE_CEILING_SECONDS, UNANSWERED_TIMES * usual) if usual else SERVICE_CEILING_SECONDS
 
     def disconnected(self, peer: PeerId) -> None:
         """Its connection broke: requests fail by themselves, but it must not be waited for either."""

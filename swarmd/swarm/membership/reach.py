@@ -16,6 +16,12 @@ def count_near(membership: Membership, stage: int) -> int:
     return sum(1 for card in membership.cards() if is_near(card, stage))
 
 
+def count_heads(membership: Membership) -> int:
+    """The number of heads that have worked, this peer among them if it is one; at least 1."""
+    own, counted = membership.own.peer, membership.standing.is_counted
+    return max(1, sum(card.peer == own or counted(card.peer) for card in membership.stage(0)))
+
+
 def knows_all_of(membership: Membership, stage: int) -> bool:
     """Tells if this peer should know every replica of a stage: of near ones, and in a small swarm of all."""
     return abs(membership.own.stage - stage) <= 1 or membership.population() <= SMALL_SWARM

@@ -317,3 +317,40 @@ async def test_a_step_that_has_ended_leaves_nothing() -> None:
     it.keep()
     it.custodian.end_step(STEP)
     assert (it.custodian.retention.nbytes, it.custodian._members) == (0, {})
+
+
+@virtually
+async def test_a_newcomer_has_one_hop_until_it_has_answered_one() -> None:
+    it = Peer()
+    it.members.standing.note_record({"a": 0, "c": 1})
+    hop = it.keep().hop
+    it.custodian.router.sent("b")
+    assert {await it.custodian.choose(hop) for _ in range(9)} == {"c"}
+    it.custodian.router.returned("b")
+    assert "b" in {await it.custodian.choose(hop) for _ in range(9)}
+    it.custodian.router.sent("b")
+    it.members.standing.note_work("b")
+    assert "b" in {await it.custodian.choose(hop) for _ in range(9)}
+
+
+@virtually
+async def test_whoever_answers_a_hop_has_worked() -> None:
+    it = Peer()
+    it.members.standing.note_record({"a": 0})
+    await it.custodian.pass_on(it.keep())
+    (first, _), *_ = it.of(Hop)
+    assert [it.members.standing.has_worked(peer) for peer in "bc"] == [first == "b", first == "c"]
+
+
+@virtually
+async def test_where_all_are_newcomers_with_a_hop_the_next_one_waits_for_an_answer() -> None:
+    it = Peer()
+    it.members.standing.note_record({"a": 0})
+    for peer in "bc":
+        it.custodian.router.sent(peer)
+    waiting = asyncio.ensure_future(it.custodian.choose(it.keep().hop))
+    await asyncio.sleep(60)
+    assert not waiting.done()
+    it.members.standing.note_work("c")
+    it.custodian.peer_has_room("c")
+    assert await waiting == "c"

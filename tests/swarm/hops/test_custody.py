@@ -13,6 +13,7 @@ from swarmd.swarm.hops.custody import (
     MUTE_KEPT,
     MUTE_SECONDS,
     OVERTAKEN,
+    SERVICE_CEILING_SECONDS,
     STUCK_TIMES,
     UNANSWERED_CEILING_SECONDS,
     UNANSWERED_FLOOR_SECONDS,
@@ -361,5 +362,18 @@ def test_of_hops_and_holders_that_let_wait_a_bounded_number_is_remembered() -> N
         assert len(custody._mute) == MUTE_KEPT
         custody.end_step(1)
         assert not custody._tries
+
+    run_virtual(main())
+
+
+def test_a_holder_is_not_believed_that_a_hop_takes_it_for_ever() -> None:
+    async def main() -> None:
+        loop, custody = asyncio.get_running_loop(), Custody()
+        custody.track(HopId(1, 0), "a")
+        custody.on_beat("a", Beat((), 0, 0.0, 1e9, 1e9), loop.time())
+        assert custody._holders["a"].service_seconds == SERVICE_CEILING_SECONDS
+        custody.answered(HopId(1, 1), "b", loop.time() - 2.0, loop.time())
+        custody.on_beat("a", Beat((), 0, 0.0, 1e9, 1e9), loop.time())
+        assert custody._holders["a"].service_seconds <= UNANSWERED_TIMES * 4.0
 
     run_virtual(main())

@@ -22,6 +22,7 @@ from swarmd.swarm.membership.gossip import (
     SECOND_WORD_SECONDS,
     SUMMARY_CARDS,
     Gossip,
+    Hear,
     cards_for,
     first_of,
 )
@@ -88,7 +89,12 @@ class Rig:
             ask=self._ask,
             greet=self._greet,
         )
-        self.gossip = Gossip(run, cast("Links", links), self.members, self.heard.append, self._sum_up)
+        self.told = list[tuple[Card, bool]]()  # that others passed on, and whether they are believed
+        ears = SimpleNamespace(
+            hear=self.heard.append, hear_of=lambda it, *, believed=False: self.told.append((it, believed))
+        )
+        self.ears = ears
+        self.gossip = Gossip(run, cast("Links", links), self.members, cast("Hear", ears), self._sum_up)
 
     async def _publish(self, where: str, frame: Frame) -> None:
         self.said.append((now(), where, from_frame(frame)))
@@ -206,9 +212,62 @@ def test_everyone_speaks_for_itself_only() -> None:
 
 def test_of_a_summary_so_many_cards_are_taken_in_whoever_speaks() -> None:
     rig, cards = Rig(), tuple(card(f"p{number}", stage=4) for number in range(SUMMARY_CARDS + 3))
+    rig.members.hear(card("x", stage=4), 0.0)
+    rig.members.standing.meet("x", "", 0.0)
     rig.hear("x", Summary(4, cards, 100, 5.0))
-    assert rig.heard == [*cards[:SUMMARY_CARDS]]
+    assert rig.told == [(it, True) for it in cards[:SUMMARY_CARDS]]
     assert rig.members.summaries()[4] == Summary(4, (), 100, 5.0)
+
+
+def test_its_own_card_in_a_summary_is_the_speaker_s_own_word() -> None:
+    rig = Rig()
+    rig.hear("x", Summary(4, (card("x", stage=4), card("y", stage=4)), 2))
+    assert (rig.heard, rig.told) == ([card("x", stage=4)], [(card("y", stage=4), False)])
+
+
+def believed(rig: Rig, author: str, stage: int) -> bool:
+    """Whether a summary of a stage counts."""
+    rig.members._reported.clear()
+    rig.told.clear()
+    rig.hear(author, Summary(stage, (card("y", stage=stage),), 1000))
+    assert rig.told == [(card("y", stage=stage), bool(rig.members.summaries()))]
+    return bool(rig.members.summaries())
+
+
+def test_a_stranger_s_summary_counts_for_nothing() -> None:
+    assert not believed(Rig(), "x", 4)
+
+
+def test_before_the_first_record_a_summary_counts_if_its_author_was_met_at_that_stage() -> None:
+    rig = Rig(2, card("x", stage=4), card("j", stage=4, state="joining"), card("unmet", stage=4))
+    for peer in "xj":
+        rig.members.standing.meet(peer, "", 0.0)
+    assert [believed(rig, peer, 4) for peer in ("x", "j", "unmet")] == [True, False, False]
+    assert not believed(rig, "x", 3)
+
+
+def test_once_there_is_a_record_a_summary_counts_if_its_author_is_in_one() -> None:
+    rig = Rig(2, card("x", stage=4), card("new", stage=4))
+    for peer in ("x", "new"):
+        rig.members.standing.meet(peer, "", 0.0)
+    rig.members.standing.note_record({"x": 4, "far": 3})
+    assert [believed(rig, peer, 4) for peer in ("x", "new", "far")] == [True, False, False]
+    assert believed(rig, "far", 3), "though its card isn't known here"
+
+
+def test_what_a_stranger_says_of_a_stage_leaves_what_was_believed() -> None:
+    rig = Rig(2, card("x", stage=4))
+    rig.members.standing.meet("x", "", 0.0)
+    rig.hear("x", Summary(4, (), 20))
+    rig.hear("sybil", Summary(4, (), 4000))
+    assert rig.members.summaries()[4].peers == 20
+
+
+def test_a_card_of_another_stage_in_a_summary_is_not_believed() -> None:
+    rig = Rig(2, card("x", stage=4))
+    rig.members.standing.meet("x", "", 0.0)
+    rig.hear("x", Summary(4, (card("y", stage=900),), 20))
+    assert rig.told == [(card("y", stage=900), False)]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +287,7 @@ def test_what_no_honest_peer_says_is_dropped(message: Any) -> None:
 def test_cards_beyond_those_that_are_taken_in_are_not_looked_at() -> None:
     rig = Rig()
     rig.hear("x", Summary(1, tuple(card(f"p{number}") for number in range(SUMMARY_CARDS + 1)), 99))
-    assert len(rig.heard) == SUMMARY_CARDS
+    assert len(rig.told) == SUMMARY_CARDS
 
 
 def test_gossip_that_cannot_be_read_is_dropped() -> None:
@@ -249,10 +308,10 @@ def test_a_listener_that_fails_on_a_card_is_noted() -> None:
     async def main() -> None:
         rig = Rig()
 
-        def fail(it: Card) -> None:
+        def fail(it: Card, **_: bool) -> None:
             raise KeyError(it.peer)
 
-        rig.gossip._heard = fail
+        rig.ears.hear = rig.ears.hear_of = fail
         rig.hear("a", card("a"))
         rig.hear("a", Summary(1, (card("b"), card("c")), 2))
         assert rig.fence.count == 3
