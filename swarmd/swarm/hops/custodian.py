@@ -18,6 +18,7 @@ from swarmd.swarm.hops.custody import Custody, IsStalled
 from swarmd.swarm.hops.retention import Answer, Retained, Retention
 from swarmd.swarm.hops.routing import Router
 from swarmd.swarm.hops.stage_context import StageContext
+from swarmd.swarm.hops.trials import plan_trials
 from swarmd.swarm.membership.reach import reaches_half
 from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.hop import Busy, Cancel, Gradient, Hop, Locate, Loss, NotFinite, Room, hop_id
@@ -205,7 +206,7 @@ class Custodian:
             counting = [peer for peer in live if peer in members] or live
             counting = self._speaking(counting) or counting
             counting = [peer for peer in counting if not self.custody.is_mute(peer, loop.time())] or counting
-            candidates = [peer for peer in counting if peer not in self._full and not self._is_on_trial(peer)]
+            candidates = [peer for peer in self._trusted(counting, loop.time()) if peer not in self._full]
             for card in self._membership.stage(self._next):
                 self.router.hint(card.peer, card.service_seconds, card.forward + card.backward)
             choice = self.router.choose(candidates, loop.time(), hop.horizon_s or math.inf)
@@ -218,10 +219,16 @@ class Custodian:
                 self._full.clear()
         raise HopForgotten(f"step {hop.step} is over")
 
-    def _is_on_trial(self, peer: PeerId) -> bool:
-        """True for a newcomer that has a hop already: it gets one, until it has answered that."""
-        standing = self._membership.standing
-        return not standing.is_counted(peer) and self.router.outstanding(peer) > 0
+    def _trusted(self, peers: list[PeerId], now: float) -> list[PeerId]:
+        """Those that may have one more hop: who has worked, and newcomers as far as `plan_trials` lets them."""
+        counted = self._membership.standing.is_counted
+        if all(map(counted, peers)):
+            return peers
+        away = self.custody.waiting().values()
+        held = {passed.holder: now - passed.sent for passed in away}
+        new = [card.peer for card in self._membership.stage(self._next) if not counted(card.peer)]
+        tried = plan_trials(new, held, len(away), alone=not any(map(counted, peers)))
+        return [peer for peer in peers if counted(peer) or peer in tried]
 
     def _speaking(self, peers: list[PeerId]) -> list[PeerId]:
         """Those that were heard of lately."""

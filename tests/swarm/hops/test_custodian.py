@@ -14,6 +14,7 @@ from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.hops.custodian import NOT_ALLOWED_SECONDS, Custodian
 from swarmd.swarm.hops.retention import Retained
 from swarmd.swarm.hops.step_sum import StepSums
+from swarmd.swarm.hops.trials import TRIAL_SECONDS
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.messages.hop import Busy, Cancel, Gradient, Hop, Locate, Located, NotFinite, Room
 from swarmd.swarm.wire.own_card import OwnCard
@@ -324,13 +325,25 @@ async def test_a_newcomer_has_one_hop_until_it_has_answered_one() -> None:
     it = Peer()
     it.members.standing.note_record({"a": 0, "c": 1})
     hop = it.keep().hop
-    it.custodian.router.sent("b")
+    it.custodian.custody.track(HopId(STEP, 2), "b")
     assert {await it.custodian.choose(hop) for _ in range(9)} == {"c"}
-    it.custodian.router.returned("b")
+    it.custodian.custody.done(HopId(STEP, 2))
     assert "b" in {await it.custodian.choose(hop) for _ in range(9)}
-    it.custodian.router.sent("b")
+    it.custodian.custody.track(HopId(STEP, 2), "b")
     it.members.standing.note_work("b")
     assert "b" in {await it.custodian.choose(hop) for _ in range(9)}
+
+
+@virtually
+async def test_one_newcomer_s_hop_holds_up_another_s_for_seconds() -> None:
+    it = Peer()
+    it.hear("d")
+    it.members.standing.note_record({"a": 0, "c": 1})
+    hop = it.keep().hop
+    it.custodian.custody.track(HopId(STEP, 2), "b")
+    assert {await it.custodian.choose(hop) for _ in range(9)} == {"c"}
+    await asyncio.sleep(TRIAL_SECONDS)
+    assert "d" in {await it.custodian.choose(hop) for _ in range(9)}
 
 
 @virtually
@@ -346,8 +359,8 @@ async def test_whoever_answers_a_hop_has_worked() -> None:
 async def test_where_all_are_newcomers_with_a_hop_the_next_one_waits_for_an_answer() -> None:
     it = Peer()
     it.members.standing.note_record({"a": 0})
-    for peer in "bc":
-        it.custodian.router.sent(peer)
+    for index, peer in enumerate("bc"):
+        it.custodian.custody.track(HopId(STEP, index), peer)
     waiting = asyncio.ensure_future(it.custodian.choose(it.keep().hop))
     await asyncio.sleep(60)
     assert not waiting.done()
