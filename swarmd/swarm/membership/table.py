@@ -33,7 +33,7 @@ SILENCE_CEILING_HEARTBEATS = 4.0
 SILENCE_DEVIATIONS = 8.0
 SMALL_SWARM = 48  # peers up to which everyone knows, and keeps in touch with, everyone
 FEW = 3  # of a stage's peers that are known far from it in a large swarm: enough that one of them lives
-MEMBERS_LIMIT = PEERS_LIMIT - 1  # cards remembered: with its own they fit in an answer; the longest unheard go first
+MEMBERS_LIMIT = PEERS_LIMIT - 1  # cards remembered: with its own they fit in an answer
 MOVERS_KEPT = 256  # movers in a stage's summary: a few at a time go
 
 
@@ -209,8 +209,10 @@ class Membership:
         self._heartbeat_seconds, self._summary_seconds = heartbeat_seconds, summary_seconds
 
     def _make_room(self) -> None:
+        """Forgets a peer if there are too many: one that has never worked, if there is one, the longest unheard."""
         if len(self._members) >= MEMBERS_LIMIT:
-            oldest = min(self._members, key=lambda peer: (self._members[peer].heard, peer))
+            counted = self.standing.is_counted
+            oldest = min(self._members, key=lambda peer: (counted(peer), self._members[peer].heard, peer))
             del self._members[oldest]
             self._change(oldest)
 
