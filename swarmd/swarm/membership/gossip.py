@@ -16,7 +16,7 @@ from typing import Protocol
 from swarmd.config import RunConfig, fingerprint
 from swarmd.errors import NO_ANSWER, PeerFault, Refused
 from swarmd.swarm.membership.order import rendezvous
-from swarmd.swarm.membership.reach import count_near
+from swarmd.swarm.membership.reach import count_near, unmet
 from swarmd.swarm.membership.shown import SHOWN_BYTES, shown
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import (
@@ -156,6 +156,7 @@ class Gossip:
             return
         if isinstance(message, Card) and message.peer == author:
             self._links.fence.call(self._heard.hear, message)
+            self._meet_at_once(message)
         elif isinstance(message, Summary) and message.stage < self._stages:
             believed = self._is_at_work(author, message.stage)
             if believed:
@@ -166,6 +167,19 @@ class Gossip:
                 else:
                     told = functools.partial(self._heard.hear_of, believed=believed and card.stage == message.stage)
                     self._links.fence.call(told, card)
+
+    def _meet_at_once(self, card: Card) -> None:
+        """Greets a peer of the own stage that speaks for itself and doesn't count yet: it may wait for the state that
+        only this peer has, or have it, and the run may end in a moment.
+        """
+        near = card.stage == self._membership.own.stage >= 0
+        if near and card.peer in self._membership.rumours and self._room() > 0:
+            self._begin_dial(card.peer)
+
+    def _room(self) -> int:
+        """The number of strangers that may be dialled besides those that are."""
+        rumours = self._membership.rumours
+        return max(0, STRANGERS - sum(peer in rumours for peer in self._dialling))
 
     def _is_at_work(self, peer: PeerId, stage: int) -> bool:
         """True for a peer that may speak for a stage: the last record names it there, or it says so and has worked."""
@@ -230,28 +244,29 @@ class Gossip:
 
     def _near(self) -> list[PeerId]:
         """The peers to keep in touch with, of those that count: everyone in a small swarm, else the own stage and its
-        neighbours.
+        neighbours; those that have worked come first.
         """
-        own = self._membership.own
+        own, counted = self._membership.own, self._membership.standing.is_counted
         cards = [card for card in self._membership.cards() if card.peer != own.peer and card.state != "left"]
-        if len(cards) > SMALL_SWARM:
+        if sum(counted(card.peer) for card in cards) > SMALL_SWARM:  # newcomers alone make no swarm a large one
             cards = [card for card in cards if is_near(card, own.stage)]
-        return [card.peer for card in cards[: 4 * SMALL_SWARM]]
+        return sorted((card.peer for card in cards), key=lambda peer: not counted(peer))[: 4 * SMALL_SWARM]
 
     def _strangers(self) -> list[PeerId]:
         """Those to be met, as they count only then: whoever is said to be near, and a few of each stage far away of
         which too few are known. The latest heard of come first, and not many at a time: nobody need be there.
         """
-        own, rumours, found = self._membership.own, self._membership.rumours, list[PeerId]()
-        small = len(self._membership.cards()) + len(rumours) <= SMALL_SWARM
+        near, found = {card.peer for card in unmet(self._membership)}, list[PeerId]()
+        rumours = self._membership.rumours
         lacking = {at: FEW - len(self._membership.stage(at)) for at in range(self._stages)} if len(rumours) else {}
         for card in reversed(rumours.cards()):
-            if not (small or is_near(card, own.stage)):
+            if card.peer not in near:
                 if lacking.get(card.stage, 0) <= 0:
                     continue
                 lacking[card.stage] -= 1
-            found.append(card.peer)
-        return found[:STRANGERS]
+            if card.peer not in self._dialling:
+                found.append(card.peer)
+        return found[: self._room()]
 
     def _keep_in_touch(self) -> None:
         """Dials those near that aren't connected; of two peers the lower id goes first."""
@@ -262,14 +277,19 @@ class Gossip:
         self._seen = {peer: self._seen.get(peer, now) for peer in near}
         for peer in near:
             ours = self._membership.own.peer < peer or now - self._seen[peer] >= SECOND_DIAL_SECONDS
-            if ours and peer not in self._dialling:
-                task = asyncio.create_task(self._dial(peer), name=f"dial {short(peer)}")
-                self._dialling[peer] = task
-                task.add_done_callback(lambda _, peer=peer: self._dialling.pop(peer, None))  # type: ignore[misc]
+            if ours:
+                self._begin_dial(peer)
+
+    def _begin_dial(self, peer: PeerId) -> None:
+        """Dials a peer, unless that is under way."""
+        if peer not in self._dialling:
+            task = self._dialling[peer] = asyncio.create_task(self._dial(peer), name=f"dial {short(peer)}")
+            task.add_done_callback(lambda _: self._dialling.pop(peer, None))
 
     async def _dial(self, peer: PeerId) -> None:
         try:
             await self._links.greet(peer)
         except NO_ANSWER as trouble:
-            self._membership.rumours.drop(peer)  # the next one's turn
+            if self._membership.rumours.drop(peer) is not None:  # the next one's turn
+                self._membership.changed.notify()  # nobody waits for it any more
             log.debug("not in touch with %s: %s", short(peer), trouble)

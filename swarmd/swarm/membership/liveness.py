@@ -68,7 +68,8 @@ class Liveness:
         if card.peer == own.peer:
             return
         far = not any(is_near(it, own.stage) for it in (known, card) if it is not None)
-        if believed and far and self._standing.admits(card.peer) and card.state in AT_WORK:
+        there = card.state in (*AT_WORK, "finished")
+        if believed and far and there and self._standing.admits(card.peer):
             self._take_in(card, told=True)
         elif known is None:
             self._note_rumour(card)

@@ -46,6 +46,13 @@ def is_spare(membership: Membership, card: Card) -> bool:
     return far and (card.stage < 0 or len(membership.stage(card.stage)) >= FEW)
 
 
+def unmet(membership: Membership) -> list[Card]:
+    """The cards of peers that should be known here, and so far are rumours."""
+    told, stage = membership.rumours.cards(), membership.own.stage
+    small = len(told) + len(membership.cards()) <= SMALL_SWARM
+    return [card for card in told if small or is_near(card, stage)]
+
+
 def reaches_half(membership: Membership, peers: Collection[PeerId], now: float) -> bool:
     """Tells if at least half of these peers, this one included, are live and not silent."""
     return 2 * sum(membership.is_live(peer) and not membership.is_silent(peer, now) for peer in peers) >= len(peers)

@@ -21,6 +21,9 @@ class Rumours:
     def __len__(self) -> int:
         return len(self._told)
 
+    def __contains__(self, peer: PeerId) -> bool:
+        return peer in self._told
+
     def hear(self, card: Card, now: float) -> bool:
         """Takes a card in. True if its peer was unknown."""
         known = self._told.pop(card.peer, None)

@@ -20,6 +20,7 @@ from swarmd.swarm.membership.gossip import (
     LOOKS_PER_HEARTBEAT,
     SECOND_DIAL_SECONDS,
     SECOND_WORD_SECONDS,
+    STRANGERS,
     SUMMARY_CARDS,
     Gossip,
     Hear,
@@ -91,10 +92,15 @@ class Rig:
         )
         self.told = list[tuple[Card, bool]]()  # that others passed on, and whether they are believed
         ears = SimpleNamespace(
-            hear=self.heard.append, hear_of=lambda it, *, believed=False: self.told.append((it, believed))
+            hear=self._hear_own, hear_of=lambda it, *, believed=False: self.told.append((it, believed))
         )
         self.ears = ears
         self.gossip = Gossip(run, cast("Links", links), self.members, cast("Hear", ears), self._sum_up)
+
+    def _hear_own(self, it: Card) -> None:
+        self.heard.append(it)
+        if it.peer.startswith("new"):
+            self.members.rumours.hear(it, now())
 
     async def _publish(self, where: str, frame: Frame) -> None:
         self.said.append((now(), where, from_frame(frame)))
@@ -539,8 +545,12 @@ def test_those_near_are_everyone_in_a_small_swarm_and_the_own_stage_and_its_neig
     assert small.gossip._near() == [it.peer for it in others]
     large = Rig(2, *others, card("one", stage=0))
     assert large.gossip._near() == [it.peer for it in others if it.stage in (1, 2, 3)]
+    large.members.standing.note_record({it.peer: it.stage for it in others})
+    assert len(large.gossip._near()) == len(others) + 1, "one newcomer makes no swarm a large one"
     huge = Rig(2, *(card(f"p{number:03d}", stage=2) for number in range(5 * SMALL_SWARM)))
     assert len(huge.gossip._near()) == 4 * SMALL_SWARM
+    huge.members.standing.note_record({"p239": 2})
+    assert huge.gossip._near()[:2] == ["p239", "p000"], "those that have worked are not crowded out"
 
 
 def test_of_two_that_are_not_connected_the_lower_dials_and_the_other_steps_in() -> None:
@@ -581,6 +591,40 @@ def test_one_is_dialled_once_at_a_time_and_again_when_that_failed() -> None:
         assert rig.dials == [(0.0, "y"), (0.0, "z"), (2.0, "y"), (4.0, "y")]
 
     assert play(test).cancelled == ["z"], "nobody is dialled when it is over"
+
+
+@pytest.mark.parametrize(("stage", "after"), [(2, 0.0), (1, 1.0)])
+def test_a_newcomer_of_the_own_stage_that_speaks_is_greeted_at_once(stage: int, after: float) -> None:
+    async def test(rig: Rig) -> None:
+        await asyncio.sleep(1)
+        rig.hear("new", card("new", stage=stage))
+        rig.hear("new", card("new", stage=stage, sequence=2))
+        await asyncio.sleep(0.5)
+        assert [peer for _, peer in rig.dials] == ["new"][: stage == 2], "once, though it speaks twice"
+        await asyncio.sleep(1)
+        assert rig.dials[0] == (1.0 + after, "new")
+
+    play(test)
+
+
+def test_so_many_newcomers_are_dialled_at_a_time() -> None:
+    async def test(rig: Rig) -> None:
+        for number in range(2 * STRANGERS):
+            rig.deaf.add(f"new{number}")
+            rig.hear(f"new{number}", card(f"new{number}", stage=2))
+        await asyncio.sleep(2 * HEARTBEAT_SECONDS)
+        assert len(rig.dials) == STRANGERS
+
+    play(test)
+
+
+def test_who_can_not_be_met_is_forgotten_and_those_who_wait_for_it_hear_of_that() -> None:
+    async def test(rig: Rig) -> None:
+        rig.trouble["new"] = PeerUnreachable("new")
+        rig.hear("new", card("new", stage=2))
+        assert await rig.members.changed.until(lambda: "new" not in rig.members.rumours, 1.0)
+
+    play(test)
 
 
 def test_a_voice_that_begins_again_follows_everything_again() -> None:

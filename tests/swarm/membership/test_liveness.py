@@ -174,6 +174,8 @@ def test_what_others_say_of_a_far_peer_counts_if_they_and_it_have_worked() -> No
         rig.liveness.hear_of(card("a", stage=FAR), believed=True)
         rig.liveness.hear_of(card("a", stage=FAR, sequence=7), believed=True)
         assert rig.members.stage(FAR) == [card("a", stage=FAR, sequence=7)]
+        rig.liveness.hear_of(finished := card("a", stage=FAR, sequence=8, state="finished"), believed=True)
+        assert (rig.members.get("a"), rig.gone()) == (finished, []), "nobody is taken for dead at a run's end"
 
     play(test)
 
