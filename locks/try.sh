@@ -35,14 +35,13 @@ rm -rf "$work/env"
 
 python3 -m venv "$work/tools"
 "$work/tools/bin/python" -m pip install --quiet uv pipx
-export PIPX_DEFAULT_BACKEND=pip # uv would refuse the second --no-deps
-"$work/tools/bin/pipx" install --quiet --pip-args=--no-deps "git+file://$work/checkout@tried"
-"$work/tools/bin/pipx" runpip swarmd install --quiet --no-deps --require-hashes -r "$lock"
+export PIPX_DEFAULT_BACKEND=uv UV_FIND_LINKS=${PIP_FIND_LINKS:-} # pip knows no overrides
+"$work/tools/bin/pipx" install --quiet --pip-args="--overrides $lock" "swarmd[bnb,data] @ git+file://$work/checkout@tried"
 trains "$("$work/tools/bin/pipx" environment --value PIPX_LOCAL_VENVS)/swarmd/bin"
 echo "pipx: trains"
 "$work/tools/bin/pipx" uninstall swarmd >"$work/said"
 
-UV_FIND_LINKS=${PIP_FIND_LINKS:-} "$work/tools/bin/uv" tool install --quiet --python "$python" --overrides "$lock" \
+"$work/tools/bin/uv" tool install --quiet --python "$python" --overrides "$lock" \
     "swarmd[bnb,data] @ git+file://$work/checkout@tried"
 trains "$("$work/tools/bin/uv" tool dir)/swarmd/bin"
 echo "uv: trains"
