@@ -7,13 +7,14 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.id import ID
 
 from swarmd.swarm.membership.table import SMALL_SWARM
-from swarmd.swarm.wire.messages.fields import INCARNATION_LIMIT, STEP_LIMIT
+from swarmd.swarm.wire.messages.fields import INCARNATION_LIMIT
 from swarmd.values import PeerId
 from tests.hostile import words
 from tests.hostile.attack import Attack, Scene, repeated
+from tests.hostile.victims import RUN
 
 HIGHEST_LIFE = INCARNATION_LIMIT  # nobody gets above it
-BEYOND = STEP_LIMIT  # a version that no run has
+BEYOND = RUN.steps - 1  # a version that nobody has; later ones can't be, and count for nothing
 SHOWN = 16  # cards in a summary that are looked at
 INVENTED = 1500
 CROWD = SMALL_SWARM + 16
@@ -148,7 +149,7 @@ ATTACKS = (
     # This swarm is too quick to show what it would do: test_virtual.py has a slow one.
     Attack(
         "far-ahead",
-        "announces a card of the highest version there is, and has no record",
+        "announces a card of a version that nobody has, and no record",
         repeated(be_far_ahead, 1.0),
     ),
     Attack("moved-away", "gossips cards that put everyone at stage 900", move_away, defence="rumours"),
