@@ -232,7 +232,7 @@ class Journeys:
         step_sum = self._sums.of(it.hop.step)
         if it.subtract and step_sum.frozen:
             raise HopForgotten("the sum is frozen")
-        if not it.subtract and it.hop.index not in step_sum.accumulated:
+        if not it.subtract and not step_sum.has(it.hop.index):
             await self._sums.changed.until(lambda: not step_sum.frozen or step_sum.settled)
 
     async def _backward(self, it: HopUnderWay, gradient: Encoded, codec: str) -> BackwardResult:

@@ -270,6 +270,17 @@ async def test_a_hop_waits_while_the_sum_is_frozen_and_counts_when_it_thaws() ->
 
 
 @virtually
+async def test_a_hop_that_spoils_the_frozen_sum_already_does_not_wait_for_it() -> None:
+    """Its answer may be gone, or have been another peer's, whose sum was handed over: who asks waits for the round."""
+    it = Peer()
+    it.sums.of(STEP).spoil(1, Blame("loss", TAIL, "other", 1))
+    it.freeze()
+    it.trouble = NonFinite("loss is nan", "loss")
+    async with asyncio.timeout(10):
+        assert isinstance(await it.ask(hop()), NotFinite)
+
+
+@virtually
 async def test_a_hop_whose_round_succeeded_without_it_is_answered_but_not_recorded() -> None:
     it = Peer()
     asking = asyncio.create_task(it.ask(hop()))
