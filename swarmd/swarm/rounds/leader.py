@@ -94,7 +94,7 @@ class RoundLeader:
             return {peer: result for peer, result in results.items() if self._is_named(peer)}
         found = results[own].digest
         for peer in [peer for peer, result in results.items() if result.digest != found]:
-            if peer != own and not self._is_named(peer):
+            if not self._sums.believes(peer):
                 self._round.leave_out(peer, "it has another gradient than this peer, and no record names it")
         return {peer: result for peer, result in results.items() if peer not in self._round.left_out}
 

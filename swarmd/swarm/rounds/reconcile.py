@@ -124,9 +124,15 @@ class Reconciliation:
         having = {peer: it for peer, it in frozen.items() if peer == own or (self.spread and self._is_named(peer))}
         return choose_held({peer: it.parts for peer, it in having.items()}, self._size)
 
+    def believes(self, peer: PeerId) -> bool:
+        """Tells if a peer's word is enough that numbers aren't finite: one's that a record names. Before the first
+        record there is none, and the leader must have met such a number itself.
+        """
+        return peer == self._round.own or (self._round.step > 1 and self._is_named(peer))
+
     def _is_whole(self, frozen: dict[PeerId, Holdings]) -> bool:
         for peer, it in [*frozen.items()]:
-            if not it.finite and (peer == self._round.own or self._is_named(peer)):
+            if not it.finite and self.believes(peer):
                 self._round.skip(it.blame or SOMEONE)
             elif not it.finite:  # whoever computes its microbatches anew finds out
                 self._round.leave_out(peer, "it says that its numbers are not finite, and no record names it")

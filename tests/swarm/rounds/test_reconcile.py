@@ -1,6 +1,7 @@
 """What a round's leader has sent again or taken out, of whom, and when it gives up."""
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
 
@@ -53,6 +54,8 @@ def frozen(indices: Iterable[int], under_way: Iterable[int] = (), parts: tuple[A
 class Members:
     """Links to members whose sums change as they are asked to, and what they were asked."""
 
+    step = 3
+
     def __init__(self, **sums: set[int]) -> None:
         self.sums, self.under_way = sums, dict[str, set[int]]()
         self.asked: list[tuple[str, Any]] = []
@@ -60,6 +63,7 @@ class Members:
         self.stubborn: set[str] = set()  # they subtract nothing
         self.parts: tuple[AveragedPart, ...] = ()
         self.blame = Blame()
+        self.not_finite: set[str] = set()  # they say so of their sums
         self.heard: Callable[[str], None] = lambda peer: None
 
     def of(self, kind: type[Request[Any]]) -> list[tuple[str, Any]]:
@@ -80,7 +84,8 @@ class Members:
         if isinstance(question, Subtract):
             self.sums[peer] -= set(from_ranges(question.indices, MICROBATCHES))
         assert isinstance(question, AskHoldings | Freeze | Subtract)
-        return frozen(self.sums[peer], self.under_way.get(peer, ()), self.parts)
+        said = frozen(self.sums[peer], self.under_way.get(peer, ()), self.parts)
+        return dataclasses.replace(said, finite=peer not in self.not_finite)
 
 
 def reconcile(members: Members, test: Callable[[Reconciliation, Round], Awaitable[None]]) -> None:
@@ -94,7 +99,7 @@ def reconcile(members: Members, test: Callable[[Reconciliation, Round], Awaitabl
         for peer in ("before1", "before2"):
             membership.hear(card(peer, stage=0), 0.0)
         members.heard = lambda peer: membership.touch(peer, asyncio.get_running_loop().time())
-        it = Round(cast("Links", members), membership, Signal(), Close(3, "record"), 1, Handouts())
+        it = Round(cast("Links", members), membership, Signal(), Close(members.step, "record"), 1, Handouts())
         await test(Reconciliation(RUN, it, SIZE, lambda peer: "new" not in peer), it)
 
     run_virtual(main())
@@ -309,6 +314,24 @@ def test_a_newcomers_word_that_a_missing_index_is_not_finite_counts_where_all_of
         sums._is_named = lambda peer: not peer.startswith("before")
         assert await sums._bring("before1", [2, 3], ["a", "b"], anew=False) == []
         assert it.blame == BLAME
+
+    reconcile(members, test)
+
+
+@pytest.mark.parametrize(
+    ("step", "peer", "skipped"), [(1, "a", True), (1, "b", False), (3, "b", True), (3, "new", False)]
+)
+def test_a_step_is_skipped_for_the_word_of_whom_a_record_names_and_the_first_for_ones_own(
+    step: int, peer: str, skipped: bool
+) -> None:
+    """Before the first record a card is all that anybody has shown; what the others had is computed anew."""
+    members = Members(**{name: {number} for number, name in enumerate({"a", peer})}, c={2, 3})
+    members.step, members.not_finite = step, {peer}
+
+    async def test(sums: Reconciliation, it: Round) -> None:
+        await sums.make_whole()
+        assert bool(it.blame) == skipped
+        assert (peer in it.left_out) == (not skipped)
 
     reconcile(members, test)
 
