@@ -145,9 +145,6 @@ class SimTransport:
     def connected(self) -> tuple[PeerId, ...]:
         return tuple(self.ends)
 
-    def network_of(self, peer: PeerId) -> str:
-        return peer  # each has its own
-
     def on_disconnected(self, callback: Callable[[PeerId], None]) -> None:
         self._callbacks.append(callback)
 

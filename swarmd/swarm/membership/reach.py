@@ -11,22 +11,9 @@ from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import PeerId
 
 
-def is_founding(membership: Membership, founder: PeerId) -> bool:
-    """Tells if a run's founder is there in the life that founded it, at work or on its way to that. One that was
-    started again has a number like any newcomer, and no more to say than those.
-    """
-    return any(it.peer == founder and not it.arrival and it.state != "left" for it in membership.kin())
-
-
 def count_near(membership: Membership, stage: int) -> int:
     """The number of peers of a stage and its neighbours, this one included, in any state."""
     return sum(1 for card in membership.cards() if is_near(card, stage))
-
-
-def count_heads(membership: Membership) -> int:
-    """The number of heads that have worked, this peer among them if it is one; at least 1."""
-    own, counted = membership.own.peer, membership.standing.is_counted
-    return max(1, sum(card.peer == own or counted(card.peer) for card in membership.stage(0)))
 
 
 def knows_all_of(membership: Membership, stage: int) -> bool:
@@ -51,13 +38,6 @@ def is_spare(membership: Membership, card: Card) -> bool:
         return False
     far = not is_near(card, membership.own.stage)
     return far and (card.stage < 0 or len(membership.stage(card.stage)) >= FEW)
-
-
-def unmet(membership: Membership) -> list[Card]:
-    """The cards of peers that should be known here, and so far are rumours."""
-    told, stage = membership.rumours.cards(), membership.own.stage
-    small = len(told) + len(membership.cards()) <= SMALL_SWARM
-    return [card for card in told if small or is_near(card, stage)]
 
 
 def reaches_half(membership: Membership, peers: Collection[PeerId], now: float) -> bool:

@@ -1,8 +1,7 @@
 """The peers of the swarm, with their cards, and the belief about which of them are alive.
 
 Relies on cards that others bring (heartbeats, hellos, summaries) and on the transport's word of broken connections;
-decides by the clock it is given. The rules are free functions of plain data; `Membership` only remembers. Whose card
-comes here, and whose is a rumour, `Liveness` decides.
+decides by the clock it is given. The rules are free functions of plain data; `Membership` only remembers.
 """
 
 import dataclasses
@@ -13,8 +12,6 @@ from dataclasses import dataclass, field
 
 from swarmd.status import PeerRow
 from swarmd.swarm.membership.rhythm import Rhythm
-from swarmd.swarm.membership.rumours import Rumours
-from swarmd.swarm.membership.standing import Standing
 from swarmd.swarm.membership.states import ADMITTING, AT_WORK, STAYING
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.messages.fields import PEERS_LIMIT
@@ -33,7 +30,7 @@ SILENCE_CEILING_HEARTBEATS = 4.0
 SILENCE_DEVIATIONS = 8.0
 SMALL_SWARM = 48  # peers up to which everyone knows, and keeps in touch with, everyone
 FEW = 3  # of a stage's peers that are known far from it in a large swarm: enough that one of them lives
-MEMBERS_LIMIT = PEERS_LIMIT - 1  # cards remembered: with its own they fit in an answer
+MEMBERS_LIMIT = PEERS_LIMIT - 1  # cards remembered: with its own they fit in an answer; the longest unheard go first
 MOVERS_KEPT = 256  # movers in a stage's summary: a few at a time go
 
 
@@ -45,7 +42,6 @@ class Member:
     heard: float  # loop time
     rhythm: Rhythm = field(default_factory=Rhythm)
     suspect: bool = False
-    told: bool = False  # the card came from somebody else: the peer's own word replaces it, whatever its number
     fits: bool = True  # it was of this peer's history when that was last looked at
 
 
@@ -65,7 +61,6 @@ class Membership:
 
     def __init__(self, own: OwnCard) -> None:
         self._own_card = own
-        self.standing, self.rumours = Standing(), Rumours()
         own.on_change(self._hear_own)
         self.fits: Callable[[Card], bool] = lambda card: True  # whether it is of this peer's history; `Forks` sets it
         self.last_version: float = math.inf  # of the run; no card can be past it
@@ -87,6 +82,11 @@ class Membership:
     def own(self) -> Card:
         """This peer's own card."""
         return self._own_card.card
+
+    @property
+    def known(self) -> tuple[PeerId, ...]:
+        """The other peers of which something is known here, in the order of their first word."""
+        return tuple(self._members)
 
     def _hear_own(self, before: Card) -> None:
         """This peer's own card has changed."""
@@ -145,27 +145,23 @@ class Membership:
     def _card(self, peer: PeerId) -> Card:
         return self.own if peer == self.own.peer else self._members[peer].card
 
-    def is_news(self, card: Card, *, told: bool = False) -> bool:
-        """Tells if a card is newer than what is known of its peer, and of a version that there can be. `told`: it came
-        from somebody else.
-        """
+    def is_news(self, card: Card) -> bool:
+        """Tells if a card is newer than what is known of its peer, and of a version that there can be."""
         if card.version > self.last_version:
             return False
         member = self._members.get(card.peer)
         if member is None:
             return card.peer != self.own.peer
-        if member.told and not told:
-            return True
         return (card.incarnation, card.sequence) > (member.card.incarnation, member.card.sequence)
 
-    def hear(self, card: Card, now: float, *, told: bool = False) -> bool:
-        """Takes in a card. False if we knew a newer one. A newer one lifts suspicion. `told`: see `is_news`."""
-        if not self.is_news(card, told=told):
+    def hear(self, card: Card, now: float) -> bool:
+        """Takes in a card. False if we knew a newer one. A newer one lifts suspicion."""
+        if not self.is_news(card):
             return False
         member = self._members.get(card.peer)
         if member is None:
             self._make_room()
-            member = self._members[card.peer] = Member(card, now, told=told)
+            member = self._members[card.peer] = Member(card, now)
             self._expect(member)
             self._change(card.peer)
             return True
@@ -176,7 +172,7 @@ class Membership:
             member.rhythm.observe(silence)
         before = member.card
         changed = member.suspect or _role(card) != _role(before)
-        member.card, member.heard, member.suspect, member.told = card, now, False, told
+        member.card, member.heard, member.suspect = card, now, False
         self._stage_cards.pop(card.stage, None)
         if changed or member.fits != self.fits(card):
             self._change(card.peer)
@@ -209,10 +205,8 @@ class Membership:
         self._heartbeat_seconds, self._summary_seconds = heartbeat_seconds, summary_seconds
 
     def _make_room(self) -> None:
-        """Forgets a peer if there are too many: one that has never worked, if there is one, the longest unheard."""
         if len(self._members) >= MEMBERS_LIMIT:
-            counted = self.standing.is_counted
-            oldest = min(self._members, key=lambda peer: (counted(peer), self._members[peer].heard, peer))
+            oldest = min(self._members, key=lambda peer: (self._members[peer].heard, peer))
             del self._members[oldest]
             self._change(oldest)
 
@@ -263,11 +257,6 @@ class Membership:
         member = self._members.get(peer)
         return member.card if member else None
 
-    def life_of(self, peer: PeerId) -> int:
-        """The incarnation in which a peer itself has spoken here; 0: in none."""
-        member = self._members.get(peer)
-        return member.card.incarnation if member is not None and not member.told else 0
-
     def members(self) -> dict[PeerId, Member]:
         """Everyone else, dropped ones excepted."""
         return dict(self._members)
@@ -288,9 +277,7 @@ class Membership:
         return [self._card(peer) for peer in self._live if peer not in kin]
 
     def newest(self) -> Card:
-        """The card of the kin's peer with the highest version, without those that say so and show no record of it."""
-        if doubted := self.standing.doubted:
-            return max((it for it in self.kin() if it.peer not in doubted), key=lambda it: (it.version, it.peer))
+        """The card of the kin's peer with the highest version."""
         if self._newest is None:
             self._newest = max((card.version, card.peer) for card in self.kin())[1]
         return self._card(self._newest)
@@ -316,12 +303,8 @@ class Membership:
         return max(0, summary.peers - known) if known and summary is not None else 0
 
     def population(self) -> int:
-        """The number of peers at work in the whole swarm, without those here that have never worked."""
-        counted, own = self.standing.is_counted, self.own.peer
-        return sum(
-            sum(1 for peer in peers if peer == own or counted(peer)) + self.unseen(stage)
-            for stage, peers in self._at_work.items()
-        )
+        """The number of peers at work in the whole swarm."""
+        return sum(len(peers) + self.unseen(stage) for stage, peers in self._at_work.items())
 
     def is_live(self, peer: PeerId) -> bool:
         if peer == self.own.peer:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from swarmd.swarm.history.ballots import Mandate
 from swarmd.swarm.history.history import History
 from swarmd.swarm.membership.order import conductor_order
-from swarmd.swarm.membership.reach import is_founding, knows_all_of, reaches_half
+from swarmd.swarm.membership.reach import knows_all_of, reaches_half
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
@@ -72,16 +72,8 @@ class Succession:
         members, first = frozenset(self._history.chain.members()), frozenset(self._history.chain.members(stage=0))
         heads = [card for card in self._membership.stage(0) if card.peer in first or not members]
         if heads or knows_all_of(self._membership, 0):
-            order = conductor_order(step, heads or self._membership.kin(), members)
-            return order if members else self._founder_first(order)
+            return conductor_order(step, heads or self._membership.kin(), members)
         return None
-
-    def _founder_first(self, order: list[PeerId]) -> list[PeerId]:
-        """An order of conductors of the first step, which the founder alone can decide."""
-        founder = self._history.origin.founder
-        if not is_founding(self._membership, founder):
-            return order
-        return [founder, *(peer for peer in order if peer != founder)]
 
     # ---------------------------------------------------------------------------------------------- taking over
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from swarmd.sim.world.clock import run_virtual
-from swarmd.swarm.membership.standing import Standing
 from swarmd.swarm.peer.arriving import Arriving
 from swarmd.swarm.recovery.forks import Crossing
 from swarmd.swarm.signals import Signal
@@ -53,7 +52,7 @@ class Rig:
 
         class Members:
             own = property(lambda _: rig.own_card.card)
-            changed, standing = rig.changed, Standing()
+            changed = rig.changed
 
             def kin(self) -> list[Card]:
                 return [rig.own_card.card, *rig.cards.values()]
