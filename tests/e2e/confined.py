@@ -109,7 +109,8 @@ def confine_paths(home: Path) -> None:
     )
     checked(libc.unshare(CLONE_NEWNS))
     mount(None, Path("/"), None, MS_REC | MS_PRIVATE)
-    kept = {path.resolve() for path in (*KEPT, home)}
+    given = {path.resolve() for path in (*KEPT, home)}
+    kept = {path for path in given if given.isdisjoint(path.parents)}  # a checkout may hold its environment
     for place in (*HIDDEN, *PRIVATE):
         if place.is_dir():
             cover(place, [path for path in kept if path.is_relative_to(place)])
