@@ -27,7 +27,7 @@ examples: .venv/.installed ## Run every example of examples/ with daemons on thi
 # Whole swarms of real daemons run two at a time, as they wait more than they compute; all others share the cores.
 SWARMS := tests/e2e tests/chaos tests/compat tests/hostile
 
-test: lint ## Check style and types, then run the tests, about 12 minutes
+test: lint ## Check style and types, then run the tests, about 14 minutes
 	$(BIN)/python -m pytest -q -n auto $(addprefix --ignore=,$(SWARMS))
 	$(BIN)/python -m pytest -q -n 2 $(SWARMS)
 
