@@ -5,7 +5,8 @@ Placement as in SWARM's published code: the embedding is in the first expert, th
 which gets the activation and the targets and answers with each sequence's loss. The client holds no layer; it moves
 tensors, as hivemind's clients do. All tensors of floating point travel in 8 bits. A server recomputes forward in
 backward, which is hivemind's design. Unlike its default, which steps the optimizer at every backward, ours here steps
-once per global batch, like the other systems. Nothing waits between global batches.
+once per global batch, like the other systems, and the client waits for that before it sends the next batch: what was
+sent sooner would be computed on old parameters, and its loss would be another.
 
 hivemind is untyped and absent from our environment: for mypy all of it is Any.
 """
@@ -151,14 +152,16 @@ def drive(run: RunConfig, batches: Batches, warmup: int, steps: int, in_flight: 
         loss.backward()
         return time.perf_counter(), loss.item()
 
-    # Measured from one completion to another, with as many under way at the end as at the beginning.
-    first, last = warmup * run.microbatches, (warmup + steps) * run.microbatches
+    def train_batch(step: int) -> tuple[float, float]:
+        """One global batch: when the last of it was done, and the sum of its losses."""
+        numbers = range(step * run.microbatches, (step + 1) * run.microbatches)
+        done, losses = zip(*pool.map(train, numbers), strict=True)
+        return max(done), sum(losses)
+
     with ThreadPoolExecutor(in_flight) as pool:
-        futures = [pool.submit(train, number) for number in range(last + in_flight)]
-        done = sorted(future.result() for future in futures)
-    begin, end = done[first - 1][0], done[last - 1][0]
-    losses = [loss for _, loss in done[last - run.microbatches : last]]
-    print_result(run, steps, end - begin, sum(losses) / (run.microbatches * run.tokens_per_microbatch))
+        ends, losses = zip(*map(train_batch, range(warmup + steps)), strict=True)
+    seconds, tokens = ends[-1] - ends[warmup - 1], run.microbatches * run.tokens_per_microbatch
+    print_result(run, steps, seconds, losses[-1] / tokens)
     dht.shutdown()
 
 
