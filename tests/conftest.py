@@ -15,7 +15,11 @@ os.environ["MKL_NUM_THREADS"] = "1"
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A busy machine makes an example slow; the time limit on each test stays.
-hypothesis.settings.register_profile("swarmd", deadline=None)
+hypothesis.settings.register_profile(
+    "swarmd",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("swarmd")
 
 
