@@ -81,6 +81,20 @@ def ip_of(address: Address) -> IP:
     return getattr(ip, "ipv4_mapped", None) or ip
 
 
+def network_of(host: str) -> str:
+    """The network of an IP, as large as one customer's may be: 24 bits, or 48 of IPv6; loopback is one. "" if it is no
+    IP.
+    """
+    try:
+        ip = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return ""
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    if ip.is_loopback:
+        return "loopback"
+    return str(ipaddress.ip_network((ip, 24 if ip.version == 4 else 48), strict=False))
+
+
 def local_interfaces() -> list[Interface]:
     """This machine's addresses, each with the network that it is in. Raises OSError."""
     found = []

@@ -94,6 +94,11 @@ class _Connection(Connection):
         self.wakes: dict[StreamName, trio.Event] = {name: trio.Event() for name in PROTOCOLS}
         super().__init__(muxed.peer_id.to_base58(), owner)
 
+    @property
+    def host(self) -> str:
+        remote = self.muxed.get_remote_address()
+        return str(remote[0]) if remote else ""
+
     def wake(self, stream: StreamName) -> None:
         self.wakes[stream].set()
 

@@ -51,6 +51,11 @@ class Connection(ABC):
             wake=self.wake,
         )
 
+    @property
+    @abstractmethod
+    def host(self) -> str:
+        """The IP at which the peer is; "" if that isn't known."""
+
     @abstractmethod
     def wake(self, stream: StreamName) -> None:
         """Tells the writer of a stream that there is something to write."""
@@ -138,6 +143,10 @@ class WireTransport(ABC):
 
     def connected(self) -> tuple[PeerId, ...]:
         return tuple(self._peers)
+
+    def network_of(self, peer: PeerId) -> str:
+        ready = self._peers.get(peer)
+        return multiaddrs.network_of(ready[0].host) if ready else ""
 
     def on_disconnected(self, callback: Callable[[PeerId], None]) -> None:
         self._callbacks.append(callback)

@@ -69,6 +69,11 @@ class Transport(Protocol):
     def connected(self) -> tuple[PeerId, ...]:
         """Peers with a live connection, in the order they came."""
 
+    def network_of(self, peer: PeerId) -> str:
+        """The network from which a connected peer comes: of an address the first 24 bits, or 48 of IPv6; "" if that
+        isn't known.
+        """
+
     def on_disconnected(self, callback: Callable[[PeerId], None]) -> None:
         """Calls back when the last connection to a peer is gone."""
 

@@ -140,6 +140,15 @@ def leased() -> None:
     replace(LeaseDesk, "_borne_out", lambda it, head, ask, indices: indices)
 
 
+def rumours() -> None:
+    """Believes what anybody says of a peer, as if that one had said it, and what anybody says of a stage."""
+    from swarmd.swarm.membership.gossip import Gossip
+    from swarmd.swarm.membership.liveness import Liveness
+
+    replace(Liveness, "hear_of", lambda it, card, **_: it._take_in(card))
+    replace(Gossip, "_is_at_work", lambda *_: True)
+
+
 def role(kind: str) -> None:
     """Has the daemon take a kind of request from every peer that has greeted."""
     from swarmd.swarm.wire.roles import ROLES, Needs, Role
@@ -158,6 +167,7 @@ DEFENCES: dict[str, Callable[[], None]] = {
     "leased": leased,
     "norm": norm,
     "own-text": own_text,
+    "rumours": rumours,
     "second-opinion": second_opinion,
     "took-over-memory": took_over_memory,
     "unanswered": unanswered,

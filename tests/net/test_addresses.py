@@ -6,6 +6,7 @@ from swarmd.errors import ConfigError
 from swarmd.net.addresses import (
     announced,
     dialable,
+    network_of,
     parse,
     parse_announced,
     parse_dialled,
@@ -124,3 +125,21 @@ def test_this_machine_has_a_loopback_and_knows_its_network() -> None:
     from swarmd.net.addresses import local_interfaces
 
     assert "127.0.0.0/8" in [str(own.network) for own in local_interfaces()]
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [
+        ("127.0.0.1", "loopback"),
+        ("::1", "loopback"),
+        ("::ffff:127.8.0.1", "loopback"),
+        ("203.0.113.77", "203.0.113.0/24"),
+        ("::ffff:203.0.113.5", "203.0.113.0/24"),
+        ("2001:db8:1:2::3", "2001:db8:1::/48"),
+        ("fe80::1%eth0", "fe80::/48"),
+        ("", ""),
+        ("a name", ""),
+    ],
+)
+def test_peers_are_told_apart_by_their_networks(host: str, network: str) -> None:
+    assert network_of(host) == network

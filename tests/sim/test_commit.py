@@ -289,8 +289,8 @@ def hide(it: SimPeer, other: PeerId) -> None:
     members = it.peer.membership
     hear = members.hear
 
-    def deaf(card: Card, now: float) -> bool:
-        return card.peer != other and hear(card, now)
+    def deaf(card: Card, now: float, *, told: bool = False) -> bool:
+        return card.peer != other and hear(card, now, told=told)
 
     members.hear = deaf  # type: ignore[method-assign]
     members._members.pop(other, None)

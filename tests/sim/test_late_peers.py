@@ -18,7 +18,6 @@ from swarmd.swarm.peer.served_stage import ServedStage
 from swarmd.swarm.peer.stage_switch import Switch
 from swarmd.swarm.wire.framing import to_frame
 from swarmd.swarm.wire.messages.common import INCARNATION_STEP
-from swarmd.swarm.wire.messages.presence import Summary
 from swarmd.values import PeerId
 from tests.sim.toy import (
     RUN,
@@ -81,11 +80,11 @@ def test_a_peer_whose_clock_was_set_back_is_known_in_its_new_life(name: PeerId, 
 def test_who_hears_of_a_later_life_of_its_own_by_gossip_goes_above_it() -> None:
     async def events(world: World) -> None:
         await moment(world, lambda: everyone_at(world, 2))
-        victim, liar = world.peers["middle1"].peer, world.peers["tail1"].peer
-        forged = dataclasses.replace(victim.membership.own, incarnation=1000, addresses=("/nowhere",))
+        victim = world.peers["middle1"].peer
+        later = dataclasses.replace(victim.membership.own, incarnation=1000, addresses=("/nowhere",))
         for name in ("head1", "middle1", "tail2"):
-            world.peers[name].peer.gossip._hear(liar.membership.own.peer, to_frame(Summary(1, (forged,), 1)))
-        assert world.peers["head1"].peer.membership.get("middle1") == forged
+            world.peers[name].peer.gossip._hear("middle1", to_frame(later))
+        assert world.peers["head1"].peer.membership.get("middle1") == later
 
         def mended() -> bool:
             card = world.peers["head1"].peer.membership.get("middle1")

@@ -10,7 +10,7 @@ from swarmd.sim.engines.training import Text
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.device import Speed
 from swarmd.sim.world.world import SimPeer, World
-from swarmd.swarm.hops.custody import MUTE_SECONDS, UNANSWERED_FLOOR_SECONDS
+from swarmd.swarm.hops.custody import MUTE_TIMES, UNANSWERED_FLOOR_SECONDS
 from swarmd.swarm.hops.under_way import HopUnderWay
 from swarmd.swarm.hops.validation import EVALUATE_SECONDS
 from swarmd.values import HopId
@@ -101,7 +101,7 @@ def test_while_a_stage_is_empty_nobody_is_blamed() -> None:
         for name in ("head0", "head1", "head2", "middle0", "middle1", "middle2"):
             custody = journeys_of(world.peers[name]).custodian.custody
             assert not custody._mute
-            assert MUTE_SECONDS > custody.usual.mean > 0
+            assert MUTE_TIMES * UNANSWERED_FLOOR_SECONDS > custody.usual.mean > 0
 
     run_virtual(main())
 

@@ -10,6 +10,7 @@ from swarmd.sim.world.world import SimPeer, World
 from swarmd.swarm.history.chain import RECORDS_KEPT
 from swarmd.swarm.hops.rework import SUBTRACTED_AT_ONCE
 from swarmd.swarm.hops.under_way import HopUnderWay
+from swarmd.swarm.membership.rumours import RUMOURS_KEPT
 from swarmd.swarm.membership.table import MEMBERS_LIMIT
 
 SUMS_LIMIT = 3  # steps of which a peer keeps a sum: the present one, the next, and one that ends
@@ -85,7 +86,8 @@ BOUNDS = (
         lambda it, run: PINNED_LIMIT,
     ),
     Bound("records", lambda it: len(it.peer.history.chain), lambda it, run: RECORDS_KEPT),
-    Bound("members", lambda it: len(it.peer.membership.known), lambda it, run: MEMBERS_LIMIT),
+    Bound("members", lambda it: len(it.peer.membership.members()), lambda it, run: MEMBERS_LIMIT),
+    Bound("rumours", lambda it: len(it.peer.membership.rumours), lambda it, run: RUMOURS_KEPT),
     Bound(
         "sums of steps",
         lambda it: len(it.peer.sums.open_steps) if it.peer.sums is not None else 0,

@@ -145,6 +145,9 @@ class SimTransport:
     def connected(self) -> tuple[PeerId, ...]:
         return tuple(self.ends)
 
+    def network_of(self, peer: PeerId) -> str:
+        return peer  # each has its own
+
     def on_disconnected(self, callback: Callable[[PeerId], None]) -> None:
         self._callbacks.append(callback)
 

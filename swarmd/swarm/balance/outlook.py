@@ -104,20 +104,25 @@ class Outlook:
 
     def loads(self, besides: Iterable[Card] = ()) -> list[StageLoad]:
         """The load of each stage now. `besides`: cards that count, too, or instead of those that are known."""
-        cards = {card.peer: card for card in self._membership.kin()}
+        cards = {card.peer: card for card in self._expected()}
         cards.update((card.peer, card) for card in besides)
         return stage_loads([cards[peer] for peer in sorted(cards)], self.works, self._membership.summaries())
 
+    def _expected(self) -> list[Card]:
+        """The cards of those that count: that work, or may be about to."""
+        standing, own = self._membership.standing, self._membership.own.peer
+        return [card for card in self._membership.kin() if card.peer == own or standing.is_expected(card.peer)]
+
     def sum_up(self, stage: int, shown: tuple[Card, ...], peers: int) -> Summary:
         """A stage's summary. `shown`: of its so many peers, those whose cards it has."""
-        return sum_up(stage, self._membership.kin(), self.works, shown, peers)
+        return sum_up(stage, self._expected(), self.works, shown, peers)
 
     def objection(self, wish: Move, granted: Iterable[Move]) -> str:
         """The conductor's guard: why a move doesn't help any more, beside those that are granted; "" if it does.
         Everyone else who is on the way still counts where it is: of several that go to the same place, the first to ask
         get there.
         """
-        cards = [_as_it_was(card) for card in self._membership.kin()]
+        cards = [_as_it_was(card) for card in self._expected()]
         powers = measured_powers(cards, self.works)
         loads = self.loads(cards)
         where = {card.peer: card.stage for card in cards}

@@ -5,6 +5,7 @@ only a few of the peers there; so the newcomer asks one of those, too.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from swarmd.swarm.balance.sizes import lacking
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.gossip import cards_for
 from swarmd.swarm.membership.shown import shown
-from swarmd.swarm.membership.table import nan_to_zero
+from swarmd.swarm.membership.table import SMALL_SWARM, nan_to_zero
 from swarmd.swarm.wire.messages.fields import ARRIVALS_LIMIT, LARGE_BYTES, WORDS_BYTES
 from swarmd.swarm.wire.messages.presence import AskPlace, Card, Place
 from swarmd.values import PeerId, short
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 PLACE_SECONDS = 10.0
 OPINION_SECONDS = 3.0  # for the others that a person named, once one has given a place
 CARDS_BYTES = LARGE_BYTES - WORDS_BYTES  # of the cards in a `Place`, whose other fields are words
+MEET_SECONDS = 3.0  # for those near the place to greet; who takes longer may do so later
+NEAR_LIMIT = 192  # of them are greeted at once
 PROMISES_LIMIT = 256  # newcomers whose place counts as taken; of more than these the first are forgotten
 PROMISE_SECONDS = 60.0  # a place given to a newcomer counts as taken for so long
 RETRY_SECONDS = 1.0
@@ -52,11 +55,11 @@ class Places:
         context: PeerContext,
         entrance: Entrance,
         outlook: Outlook,
-        hear: Callable[[Card], None],
+        hear_of: Callable[[Card], None],
     ) -> None:
         self._run, self._links, self._membership = context.run, context.links, context.membership
         self._history, self._stages = context.history, context.run.model.stages
-        self._outlook, self._hear = outlook, hear
+        self._outlook, self._hear_of = outlook, hear_of
         self._wanted, self._entries, used = entrance.stage, entrance.entries, entrance.used
         self._named = entrance.named
         self._used = used if used is not None and used < self._stages else None
@@ -74,7 +77,7 @@ class Places:
         if wanted is not None and not 0 <= wanted < self._stages:
             raise ConfigError(f"--stage {wanted}: this run has stages 0 to {self._stages - 1}")
         while True:
-            known = [card.peer for card in self._membership.cards() if card.peer != self._membership.own.peer]
+            known = [card.peer for card in self._told() if card.peer != self._membership.own.peer]
             for peer in dict.fromkeys((*self._links.transport.connected(), *known, *self._entries)):
                 place = await self._ask(peer, wanted)
                 if place is not None:
@@ -94,13 +97,30 @@ class Places:
     def _may_use(self) -> bool:
         return self._used is not None and (self._used > 0 or self.has_data)
 
+    def _told(self) -> list[Card]:
+        """The cards of all that this peer was told of, whether they count yet or not."""
+        return [*self._membership.cards(), *self._membership.rumours.cards()]
+
     async def _meet_neighbours(self, asked: PeerId, stage: int) -> None:
-        """Asks a peer near the place for its neighbours' cards, if the one that gave the place is far from it."""
+        """Asks a peer near the place for its neighbours' cards, if the one that gave the place is far from it; then
+        greets them all, as none counts before that.
+        """
         giver = self._membership.get(asked)
-        if giver is not None and abs(giver.stage - stage) <= 1:
-            return
+        if giver is None or abs(giver.stage - stage) > 1:
+            await self._ask_near(stage)
+        small = len(self._told()) <= SMALL_SWARM
+        near = [card.peer for card in self._membership.rumours.cards() if small or abs(card.stage - stage) <= 1]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MEET_SECONDS):
+                await asyncio.gather(*map(self._greet, near[-NEAR_LIMIT:]))
+
+    async def _greet(self, peer: PeerId) -> None:
+        with contextlib.suppress(*NO_ANSWER):
+            await self._links.greet(peer)
+
+    async def _ask_near(self, stage: int) -> None:
         own = self._membership.own
-        near = [card for card in self._membership.cards() if card.stage >= 0 and abs(card.stage - stage) <= 1]
+        near = [card for card in self._told() if card.stage >= 0 and abs(card.stage - stage) <= 1]
         for card in sorted(near, key=lambda card: (abs(card.stage - stage), card.peer)):
             if card.peer != own.peer and (place := await self._ask(card.peer, stage)) is not None:
                 self._take(card.peer, place)
@@ -136,7 +156,7 @@ class Places:
         """Believes what comes with a place."""
         self._arrive(place.arrival)
         for card in place.cards:
-            self._hear(card)
+            self._hear_of(card)
         own, told = self._membership.own.peer, bool(self._promises)
         self._history.origin.learn(place, own, told=told, ready=self._history.ready)
         self._history.origin.guide = peer

@@ -2,7 +2,8 @@
 
 Anybody may write a version on its own card that doesn't exist. This peer goes after a version if one that took part in
 a step of this history is there, or if most of those around who are at work are. A peer that was away long enough to
-know none of them is among the few; so it still hears that others are ahead.
+know none of them is among the few; so it still hears that others are ahead. Whoever is doubted, as it has shown no
+record of its version (`standing.py`), isn't asked.
 """
 
 from swarmd.swarm.history.history import History
@@ -16,7 +17,9 @@ def believed_version(membership: Membership, history: History) -> int:
     own, version = membership.own.peer, history.version
     if membership.newest().version <= version:
         return version
-    others = sorted((it for it in membership.kin() if it.peer != own), key=lambda it: -it.version)
+    doubted = membership.standing.doubted
+    others = [it for it in membership.kin() if it.peer != own and it.peer not in doubted]
+    others.sort(key=lambda it: -it.version)
     known = next((it.version for it in others if it.version <= version or history.chain.took_part(it.peer)), version)
     said = [it.version for it in others if it.state in (*AT_WORK, "finished")]
     return max(version, known, said[len(said) // 2] if said else 0)
@@ -29,4 +32,5 @@ def believed_newest(membership: Membership, history: History) -> Card:
     newest, most = membership.newest(), believed_version(membership, history)
     if newest.version <= most or most <= history.version:
         return newest
-    return max((it for it in membership.kin() if it.version <= most), key=lambda it: (it.version, it.peer))
+    asked = [it for it in membership.kin() if it.version <= most and it.peer not in membership.standing.doubted]
+    return max(asked, key=lambda it: (it.version, it.peer))

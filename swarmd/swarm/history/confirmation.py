@@ -80,7 +80,7 @@ class Confirmation:
         self._stages, self._fork_timeout_s = stages, fork_timeout_s
         self._asking: dict[tuple[str, PeerId], asyncio.Task[bool]] = {}
         self._doubts: dict[str, Doubt] = {}  # by record hash
-        history.confirm_by(self.confirm)
+        history.confirm = self.confirm
         links.handle(AskVote, self._answer_vote)
 
     def knows(self, record_hash: str) -> bool:

@@ -86,7 +86,7 @@ class History:
         self._compute: Compute | None = None
         self._stage = -1
         self.gradients: Gradients | None = None
-        self._confirm: Confirm | None = None
+        self.confirm: Confirm | None = None  # a record that others bring is believed only if this says it is decided
         # The version that others are believed to be at: for none that is made up a state is given up.
         self.believed_version: Callable[[], float] = lambda: math.inf
         self.votes = OwnVotes()
@@ -96,10 +96,6 @@ class History:
     def attach(self, stage: int, compute: Compute, gradients: Gradients) -> None:
         """Steps the parameters of a stage from now on."""
         self._stage, self._compute, self.gradients = stage, compute, gradients
-
-    def confirm_by(self, confirm: Confirm) -> None:
-        """Believes a record that others bring only if `confirm` says that it is decided."""
-        self._confirm = confirm
 
     def detach(self) -> None:
         """Leaves the stage at the present version: from here on nothing of the next step reaches this peer's sum."""
@@ -278,8 +274,8 @@ class History:
 
     async def confirms(self, record: Record, source: PeerId, voters: Sequence[PeerId] = ()) -> bool:
         """True if a record that `source` brought is decided, as far as that can be found out."""
-        assert self._confirm is not None, "a peer knows how to confirm records before it hears of any"
-        return await self._confirm(record, source, voters)
+        assert self.confirm is not None, "a peer knows how to confirm records before it hears of any"
+        return await self.confirm(record, source, voters)
 
     def _relay(self, source: PeerId, commit: Commit) -> None:
         for listener in self._listeners:
@@ -316,12 +312,25 @@ class History:
                 record = record_from_raw(self._run, commit.record)
             except NO_ANSWER as trouble:
                 log.info("no record of step %d from %s: %s", before + 1, short(source), trouble)
-                if isinstance(trouble, Refused) and not isinstance(trouble, UnknownFormat):
+                known = not isinstance(trouble, UnknownFormat)
+                if isinstance(trouble, Refused) and known and await self.is_shown(source, version):
                     self._no_record()
                 return
             await self._advance(record, source)
             if self.version == before:
                 return
+
+    async def is_shown(self, source: PeerId, version: int) -> bool:
+        """Tells if a peer shows the record of a version: its word alone makes it no further than this one."""
+        try:
+            commit = await self._links.ask(source, AskRecord(version), deadline_s=RECORD_SECONDS)
+            if record_from_raw(self._run, commit.record).step == version:
+                return True
+        except NO_ANSWER as trouble:
+            log.info("no record of step %d from %s, which says it is there: %s", version, short(source), trouble)
+        for listener in self._listeners:
+            listener.on_unshown(source)
+        return False
 
     def _no_record(self) -> None:
         """Notes that someone who is ahead has refused the next record: a peer that was away for too long gets none."""

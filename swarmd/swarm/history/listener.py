@@ -20,5 +20,8 @@ class HistoryListener:
     def on_foreign(self, peer: PeerId) -> None:
         """A peer has shown a record of another history."""
 
+    def on_unshown(self, peer: PeerId) -> None:
+        """A peer that says it is ahead has shown no record of its version."""
+
     def on_relay(self, source: PeerId, commit: Commit) -> None:
         """`source` has brought a record that the other replicas of this stage should hear of from here."""

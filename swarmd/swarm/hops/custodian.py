@@ -18,6 +18,7 @@ from swarmd.swarm.hops.custody import Custody, IsStalled
 from swarmd.swarm.hops.retention import Answer, Retained, Retention
 from swarmd.swarm.hops.routing import Router
 from swarmd.swarm.hops.stage_context import StageContext
+from swarmd.swarm.hops.trials import Trials
 from swarmd.swarm.membership.reach import reaches_half
 from swarmd.swarm.wire.messages.common import Ack
 from swarmd.swarm.wire.messages.hop import Busy, Cancel, Gradient, Hop, Locate, Loss, NotFinite, Room, hop_id
@@ -44,6 +45,7 @@ class Custodian:
         self._next = context.stage + 1
         self.router = Router(peer.rng, peer.run.routing)
         self.custody = Custody()
+        self._trials = Trials()
         self.retention = Retention(peer.limits.retained_bytes)
         self._full: set[PeerId] = set()  # peers that answered Busy and haven't said Room since
         self._members: dict[HopId, tuple[PeerId, ...]] = {}  # to whom a hop must go: a round's leader said so, or a
@@ -114,7 +116,7 @@ class Custodian:
             if isinstance(trouble, HopGivenUp):
                 self._members.pop(key, None)  # the holder that has it answers again, and wasn't among these
             elif not isinstance(trouble, NotAllowed):
-                self.router.failed(holder, now)
+                self._failed(holder, now)
             retained.hop = sent_again(hop)
             await self._cancel(holder, key)
             if isinstance(trouble, NotAllowed):  # whoever needs the hop gives it to this peer anew, and is asked, then
@@ -128,12 +130,31 @@ class Custodian:
         if isinstance(answer, NotFinite) and self.doubts(retained):
             return None
         if isinstance(answer, Gradient):
-            if (doubted := self._doubted.pop(key, holder)) != holder:
-                log.warning("%s called hop %s not finite, and is given none for a while", short(doubted), tuple(key))
-                self.custody.mute(doubted, asyncio.get_running_loop().time())
-            self.router.measured(holder, answer.compute_seconds)
-            self.custody.answered(key, holder, now, asyncio.get_running_loop().time())
+            self._answered(key, holder, now, answer)
         return answer
+
+    def _answered(self, key: HopId, holder: PeerId, sent: float, answer: Gradient) -> None:
+        """A holder has done what it was given."""
+        now = asyncio.get_running_loop().time()
+        if (doubted := self._doubted.pop(key, holder)) != holder:
+            log.warning("%s called hop %s not finite, and is given none for a while", short(doubted), tuple(key))
+            self.custody.mute(doubted, now)
+        self.router.measured(holder, answer.compute_seconds)
+        if not self._membership.standing.has_worked(holder):
+            self._trials.passed()
+            self._membership.standing.note_work(holder)
+            self._changed.notify()  # it is on trial no more
+        self.custody.answered(key, holder, sent, now)
+
+    def _failed(self, holder: PeerId, sent: float) -> None:
+        """A holder hasn't done what it was given."""
+        self.router.failed(holder, sent)
+        if self._is_new(holder):
+            self._trials.failed(asyncio.get_running_loop().time())
+
+    def _is_new(self, peer: PeerId) -> bool:
+        """True for a peer that has done no work yet, as far as this one knows."""
+        return not self._membership.standing.is_counted(peer)
 
     def doubts(self, retained: Retained) -> bool:
         """Tells if a number that isn't finite needs a second opinion, as its holder is a newcomer and others of its
@@ -150,7 +171,7 @@ class Custodian:
 
     async def _watched(self, key: HopId, holder: PeerId, hop: Hop) -> Gradient | NotFinite | Busy:
         """Asks a holder, and stops waiting when its beats do. Raises like `Links.ask`."""
-        lost = self.custody.track(key, holder)
+        lost = self.custody.track(key, holder, trial=self._is_new(holder))
         question: asyncio.Future[Gradient | NotFinite | Busy] = asyncio.ensure_future(self._ask_hop(holder, hop))
         both: set[asyncio.Future[Any]] = {question, lost}
         try:
@@ -203,7 +224,7 @@ class Custodian:
             counting = [peer for peer in live if peer in members] or live
             counting = self._speaking(counting) or counting
             counting = [peer for peer in counting if not self.custody.is_mute(peer, loop.time())] or counting
-            candidates = [peer for peer in counting if peer not in self._full]
+            candidates = [peer for peer in self._trusted(counting, hop, loop.time()) if peer not in self._full]
             for card in self._membership.stage(self._next):
                 self.router.hint(card.peer, card.service_seconds, card.forward + card.backward)
             choice = self.router.choose(candidates, loop.time(), hop.horizon_s or math.inf)
@@ -215,6 +236,21 @@ class Custodian:
             if not await self._changed.wait(wait) and not candidates:
                 self._full.clear()
         raise HopForgotten(f"step {hop.step} is over")
+
+    def _trusted(self, peers: list[PeerId], hop: Hop, now: float) -> list[PeerId]:
+        """Those that may have one more hop: who has worked, and newcomers as far as their trials go. What was sent
+        before is no trial.
+        """
+        if not any(map(self._is_new, peers)):
+            return peers
+        alone = all(map(self._is_new, peers))
+        if hop.again and not alone:
+            return [peer for peer in peers if not self._is_new(peer)]
+        away = self.custody.waiting().values()
+        held = {passed.holder: passed.sent for passed in away}
+        new = [card.peer for card in self._membership.stage(self._next) if self._is_new(card.peer)]
+        tried = self._trials.plan(new, held, len(away), now, alone=alone)
+        return [peer for peer in peers if peer in tried or not self._is_new(peer)]
 
     def _speaking(self, peers: list[PeerId]) -> list[PeerId]:
         """Those that were heard of lately."""

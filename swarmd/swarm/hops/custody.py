@@ -29,6 +29,7 @@ UNDER_WAY_CEILING_SECONDS = 120.0  # ... but no longer than this: membership dro
 UNDER_WAY_SMOOTHING = 0.1  # weight of a hop that arrived sooner than the others
 HUNG_FACTOR = 10.0  # one compute task may take so many times the holder's own service time ...
 HUNG_FLOOR_SECONDS = 30.0  # ... but no less than this: first tasks compile kernels and page memory in
+SERVICE_CEILING_SECONDS = 600.0  # whatever it says of itself; the slowest machines take a minute
 STUCK_TIMES = 10.0  # the same bound so many times over: no task takes that long, only a new process helps
 RESCUE_FACTOR = 2.0  # a hop that waits for so many times what an idle replica would take, goes there
 STRAGGLER_SHARE = 0.1  # of the time that a hop has waited, between two looks at whether another would be faster
@@ -36,10 +37,11 @@ RESCUE_FLOOR_SECONDS = 1.0  # a shorter wait isn't worth a second transfer
 AWAY_SMOOTHING = 0.1  # weight of the newest hop in the time that hops are away
 
 UNANSWERED_FLOOR_SECONDS = 60.0  # a hop away for less than this is never taken from a holder that beats ...
+TRIAL_FLOOR_SECONDS = 10.0  # ... the same for one that has never worked: it may have to compile its kernels first
 UNANSWERED_TIMES = 10.0  # ... nor for less than so many times what hops take (mean and deviation)
 UNANSWERED_CEILING_SECONDS = 1800.0  # without a sign that it is the holder's fault; no round lasts that long
 OVERTAKEN = 4  # hops that were sent later and are answered: that is such a sign
-MUTE_SECONDS = 120.0  # that a holder which let a hop wait gets nothing; doubles each time that it does so again
+MUTE_TIMES = 2.0  # so many times that floor a holder which let a hop wait gets nothing; doubles each time it does so
 MUTE_CEILING_SECONDS = 3600.0
 MUTE_KEPT = 1024  # of such holders
 
@@ -97,6 +99,7 @@ class Passed:
     state: str = ""  # there, by that beat
     since: float = 0.0  # loop time at which it came into that state
     overtaken: int = 0  # hops that were sent after it and are answered
+    floor_s: float = UNANSWERED_FLOOR_SECONDS  # for which it stays with a holder that beats
 
 
 def lateness(now: float, hop: Passed, holder: Holder) -> str:
@@ -142,14 +145,16 @@ def straggling(now: float, hop: Passed, holder: Holder, rival_seconds: float | N
     return f"it waits there for {waited:.1f} s, and others are idle"
 
 
-def unanswered(waited_s: float, usual: Rhythm, tries: int, *, shown: bool) -> str:
+def unanswered(
+    waited_s: float, usual: Rhythm, tries: int, *, shown: bool, floor_s: float = UNANSWERED_FLOOR_SECONDS
+) -> str:
     """The reason to take a hop from a holder that beats, and names it, and doesn't answer, whatever it says of itself;
     "" if it shouldn't. `usual`: how long hops are away; `tries`: how often that was done with this hop before; `shown`:
-    others answer, or could.
+    others answer, or could; `floor_s`: it isn't done sooner than this.
     """
     limit = UNANSWERED_CEILING_SECONDS
     if shown and usual.mean:
-        limit = max(UNANSWERED_FLOOR_SECONDS, UNANSWERED_TIMES * (usual.mean + usual.deviation))
+        limit = max(floor_s, UNANSWERED_TIMES * (usual.mean + usual.deviation))
     if waited_s <= limit * 2.0 ** min(tries, 10):
         return ""
     return f"it beats, and hasn't answered for {waited_s:.0f} s"
@@ -175,13 +180,17 @@ class Custody:
         self._passed: dict[HopId, Passed] = {}
         self._holders: dict[PeerId, Holder] = {}
 
-    def track(self, key: HopId, holder: PeerId) -> asyncio.Future[str]:
-        """From now on the hop is with the holder. The future gets a reason when the holder is given up."""
+    def track(self, key: HopId, holder: PeerId, *, trial: bool = False) -> asyncio.Future[str]:
+        """From now on the hop is with the holder. The future gets a reason when the holder is given up. `trial`: that
+        peer has never worked.
+        """
         loop = asyncio.get_running_loop()
         self.give_up(key, "it is sent anew")
         self.done(key)
         known = self._holders.setdefault(holder, Holder())
-        passed = Passed(holder, loop.time(), loop.create_future(), under_way_s=known.under_way_seconds)
+        under_way_s = known.under_way_seconds
+        floor_s = TRIAL_FLOOR_SECONDS if trial else UNANSWERED_FLOOR_SECONDS
+        passed = Passed(holder, loop.time(), loop.create_future(), under_way_s=under_way_s, floor_s=floor_s)
         self._passed[key] = passed
         return passed.lost
 
@@ -222,18 +231,20 @@ class Custody:
     def _unanswered(self, now: float, key: HopId, passed: Passed, rivals: Rivals) -> str:
         """The reason to take a hop from its holder, though that beats; it gets nothing for a while, then."""
         waited, tries = now - max(passed.sent, self._stalled), self._tries.get(key, 0)
-        if waited <= UNANSWERED_FLOOR_SECONDS:
+        if waited <= passed.floor_s:
             return ""
         shown = passed.overtaken >= OVERTAKEN or rivals(passed.holder) is not None
-        if reason := unanswered(waited, self.usual, tries, shown=shown):
+        if reason := unanswered(waited, self.usual, tries, shown=shown, floor_s=passed.floor_s):
             self._tries[key] = tries + 1
-            self.mute(passed.holder, now)
+            self.mute(passed.holder, now, passed.floor_s)
         return reason
 
-    def mute(self, peer: PeerId, now: float) -> None:
-        """A holder gets nothing for a while, and for twice as long each time until it answers."""
+    def mute(self, peer: PeerId, now: float, floor_s: float = UNANSWERED_FLOOR_SECONDS) -> None:
+        """A holder gets nothing for a while, and for twice as long each time until it answers. `floor_s`: for so long a
+        hop stays with it in any case.
+        """
         mute = self._mute.pop(peer, None) or Mute()
-        mute.until = now + min(MUTE_CEILING_SECONDS, MUTE_SECONDS * 2.0**mute.times)
+        mute.until = now + min(MUTE_CEILING_SECONDS, MUTE_TIMES * floor_s * 2.0**mute.times)
         mute.times += 1
         self._mute[peer] = mute
         while len(self._mute) > MUTE_KEPT:
@@ -244,7 +255,7 @@ class Custody:
         self._tries = {key: tries for key, tries in self._tries.items() if key.step > step}
 
     def _look_for_a_stall(self, now: float, is_stalled: IsStalled) -> None:
-        long = any(now - passed.sent > UNANSWERED_FLOOR_SECONDS / 2 for passed in self._passed.values())
+        long = any(now - passed.sent > passed.floor_s / 2 for passed in self._passed.values())
         if long and is_stalled():
             self._stalled = now
 
@@ -253,7 +264,8 @@ class Custody:
         if holder is None:
             return
         holder.beat(now)
-        holder.service_seconds, holder.busy_seconds = beat.service_seconds, beat.busy_seconds
+        holder.service_seconds = min(nan_to_zero(beat.service_seconds), self._longest_service())
+        holder.busy_seconds = beat.busy_seconds
         holder.next_seconds = nan_to_zero(beat.next_seconds)
         for row in beat.hops:
             passed = self._passed.get(HopId(row.step, row.index))
@@ -261,6 +273,13 @@ class Custody:
                 if passed.claimed is None:
                     holder.arrived(max(0.0, now - max(0.0, row.seconds) - passed.sent))
                 passed.claimed, passed.state, passed.since = now, row.state, now - row.seconds
+
+    def _longest_service(self) -> float:
+        """The longest time that a holder may say it takes for a hop: one share of a hop's way takes no longer than many
+        whole ways of others.
+        """
+        usual = self.usual.mean + self.usual.deviation
+        return min(SERVICE_CEILING_SECONDS, UNANSWERED_TIMES * usual) if usual else SERVICE_CEILING_SECONDS
 
     def disconnected(self, peer: PeerId) -> None:
         """Its connection broke: requests fail by themselves, but it must not be waited for either."""

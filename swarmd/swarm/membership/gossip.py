@@ -7,15 +7,18 @@ neighbours. Of each other stage of a large swarm a few peers are known, and how 
 """
 
 import asyncio
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from swarmd.config import RunConfig, fingerprint
 from swarmd.errors import NO_ANSWER, PeerFault, Refused
 from swarmd.swarm.membership.order import rendezvous
-from swarmd.swarm.membership.reach import count_near
+from swarmd.swarm.membership.reach import count_near, unmet
 from swarmd.swarm.membership.shown import SHOWN_BYTES, shown
+from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import (
     FEW,
     HEARTBEAT_SECONDS,
@@ -39,6 +42,7 @@ SECOND_WORD_SECONDS = 10.0  # after a peer's first heartbeat at the latest; by t
 FIRST_SUMMARY_SECONDS = 20.0  # after the same; by then it knows its stage
 SUMMARY_CARDS = 16  # of a stage's peers in its summary
 CHANGE_SECONDS = 10.0  # between two summaries of a stage whose peers change
+STRANGERS = 64  # peers to be met that are dialled at a time
 SECOND_DIAL_SECONDS = 4.0  # the peer with the lower id dials; the other one steps in after this
 
 
@@ -65,6 +69,16 @@ SumUp = Callable[[int, tuple[Card, ...], int], Summary]
 """A stage's summary, from the number of its peers and the cards of those that are to be shown."""
 
 
+class Hear(Protocol):
+    """Takes in cards."""
+
+    def hear(self, card: Card) -> None:
+        """A peer's own card came."""
+
+    def hear_of(self, card: Card, *, believed: bool = False) -> None:
+        """A card was passed on. `believed`: by somebody at work at its peer's stage."""
+
+
 class Gossip:
     """This peer's voice in the swarm."""
 
@@ -73,7 +87,7 @@ class Gossip:
         run: RunConfig,
         links: Links,
         membership: Membership,
-        heard: Callable[[Card], None],
+        heard: Hear,
         sum_up: SumUp,
     ) -> None:
         self._run, self._stages, self._links, self._membership = fingerprint(run), run.model.stages, links, membership
@@ -92,7 +106,7 @@ class Gossip:
         """Speaks and keeps in touch until cancelled."""
         try:
             while True:
-                if self._membership.generation != self._generation or self._seen:
+                if self._membership.generation != self._generation or self._seen or self._membership.rumours:
                     self._generation = self._membership.generation
                     self._follow()
                     self._keep_in_touch()
@@ -141,11 +155,50 @@ class Gossip:
             log.debug("gossip of %s dropped: %s", short(author), trouble)
             return
         if isinstance(message, Card) and message.peer == author:
-            self._links.fence.call(self._heard, message)
+            self._links.fence.call(self._heard.hear, message)
+            self._meet_at_once(message)
         elif isinstance(message, Summary) and message.stage < self._stages:
-            self._links.fence.call(self._membership.report, message)
-            for card in message.cards[:SUMMARY_CARDS]:
-                self._links.fence.call(self._heard, card)
+            self._hear_summary(author, message)
+
+    def _hear_summary(self, author: PeerId, summary: Summary) -> None:
+        """A peer speaks for a stage: that counts if the peer does. Else it is met first, if it is far away."""
+        for card in summary.cards[:SUMMARY_CARDS]:
+            if card.peer == author:
+                self._links.fence.call(self._heard.hear, card)
+        believed = self._is_at_work(author, summary.stage)
+        if believed:
+            self._links.fence.call(self._membership.report, summary)
+        elif self._lacks_speaker(summary.stage) and self._room() > 0:
+            self._begin_dial(author, summary)
+        for card in summary.cards[:SUMMARY_CARDS]:
+            if card.peer != author:
+                told = functools.partial(self._heard.hear_of, believed=believed and card.stage == summary.stage)
+                self._links.fence.call(told, card)
+
+    def _lacks_speaker(self, stage: int) -> bool:
+        """True for a stage far away whose speaker must be met to be believed: no record names it yet."""
+        return abs(stage - self._membership.own.stage) > 1 and not self._membership.standing.begun
+
+    def _meet_at_once(self, card: Card) -> None:
+        """Greets a peer of the own stage that speaks for itself and doesn't count yet: it may wait for the state that
+        only this peer has, or have it, and the run may end in a moment.
+        """
+        near = card.stage == self._membership.own.stage >= 0
+        if near and card.peer in self._membership.rumours and self._room() > 0:
+            self._begin_dial(card.peer)
+
+    def _room(self) -> int:
+        """The number of strangers that may be dialled besides those that are."""
+        rumours = self._membership.rumours
+        return max(0, STRANGERS - sum(peer in rumours for peer in self._dialling))
+
+    def _is_at_work(self, peer: PeerId, stage: int) -> bool:
+        """True for a peer that may speak for a stage: the last record names it there, or it says so and has worked."""
+        standing, card = self._membership.standing, self._membership.get(peer)
+        if standing.stage_by_record(peer) == stage:
+            return True
+        says = card is not None and card.stage == stage and card.state in AT_WORK
+        return says and standing.admits(peer) and standing.is_counted(peer)
 
     async def _publish(self) -> None:
         """Says what is due."""
@@ -175,8 +228,9 @@ class Gossip:
         """
         peers = self._membership.stage(stage)
         finished = [it for it in self._membership.kin() if it.stage == stage and it.state == "finished"]
+        counted = [it for it in (*peers, *finished) if self._membership.standing.is_counted(it.peer)]
         count = SUMMARY_CARDS if self._membership.population() <= SMALL_SWARM else FEW
-        cards = first_of(stage, (*peers, *finished), count)
+        cards = first_of(stage, counted, count)  # a newcomer isn't believed far away, and could keep silent
         if cards and cards[0].peer == self._membership.own.peer:
             summary = self._sum_up(stage, shown(cards, SUMMARY_CARDS * SHOWN_BYTES), len(peers))
             await self._links.transport.publish(self._swarm_topic(), to_frame(summary))
@@ -197,32 +251,59 @@ class Gossip:
     async def _answer_announce(self, peer: PeerId, announce: Announce) -> Ack:
         if announce.card.peer != peer:
             raise PeerFault("it announced somebody else")
-        self._heard(announce.card)
+        self._heard.hear(announce.card)
         return Ack()
 
     def _near(self) -> list[PeerId]:
-        """The peers to keep in touch with: everyone in a small swarm, else the own stage and its neighbours."""
-        own = self._membership.own
+        """The peers to keep in touch with, of those that count: everyone in a small swarm, else the own stage and its
+        neighbours; those that have worked come first.
+        """
+        own, counted = self._membership.own, self._membership.standing.is_counted
         cards = [card for card in self._membership.cards() if card.peer != own.peer and card.state != "left"]
-        if len(cards) > SMALL_SWARM:
+        if sum(counted(card.peer) for card in cards) > SMALL_SWARM:  # newcomers alone make no swarm a large one
             cards = [card for card in cards if is_near(card, own.stage)]
-        return [card.peer for card in cards[: 4 * SMALL_SWARM]]
+        return sorted((card.peer for card in cards), key=lambda peer: not counted(peer))[: 4 * SMALL_SWARM]
+
+    def _strangers(self) -> list[PeerId]:
+        """Those to be met, as they count only then: whoever is said to be near, and a few of each stage far away of
+        which too few are known. The latest heard of come first, and not many at a time: nobody need be there.
+        """
+        near, found = {card.peer for card in unmet(self._membership)}, list[PeerId]()
+        rumours = self._membership.rumours
+        lacking = {at: FEW - len(self._membership.stage(at)) for at in range(self._stages)} if len(rumours) else {}
+        for card in reversed(rumours.cards()):
+            if card.peer not in near:
+                if lacking.get(card.stage, 0) <= 0:
+                    continue
+                lacking[card.stage] -= 1
+            if card.peer not in self._dialling:
+                found.append(card.peer)
+        return found[: self._room()]
 
     def _keep_in_touch(self) -> None:
         """Dials those near that aren't connected; of two peers the lower id goes first."""
         now = asyncio.get_running_loop().time()
         connected = set(self._links.transport.connected())
         near = [peer for peer in self._near() if peer not in connected]
+        near += self._strangers()  # connected or not: perhaps they haven't greeted
         self._seen = {peer: self._seen.get(peer, now) for peer in near}
         for peer in near:
             ours = self._membership.own.peer < peer or now - self._seen[peer] >= SECOND_DIAL_SECONDS
-            if ours and peer not in self._dialling:
-                task = asyncio.create_task(self._dial(peer), name=f"dial {short(peer)}")
-                self._dialling[peer] = task
-                task.add_done_callback(lambda _, peer=peer: self._dialling.pop(peer, None))  # type: ignore[misc]
+            if ours:
+                self._begin_dial(peer)
 
-    async def _dial(self, peer: PeerId) -> None:
+    def _begin_dial(self, peer: PeerId, summary: Summary | None = None) -> None:
+        """Dials a peer, unless that is under way. `summary`: what it has said, to be heard once it is met."""
+        if peer not in self._dialling:
+            task = self._dialling[peer] = asyncio.create_task(self._dial(peer, summary), name=f"dial {short(peer)}")
+            task.add_done_callback(lambda _: self._dialling.pop(peer, None))
+
+    async def _dial(self, peer: PeerId, summary: Summary | None) -> None:
         try:
             await self._links.greet(peer)
+            if summary is not None and self._is_at_work(peer, summary.stage):
+                self._hear_summary(peer, summary)
         except NO_ANSWER as trouble:
+            if self._membership.rumours.drop(peer) is not None:  # the next one's turn
+                self._membership.changed.notify()  # nobody waits for it any more
             log.debug("not in touch with %s: %s", short(peer), trouble)

@@ -1,5 +1,7 @@
 """Finds out who is alive: takes in cards, suspects peers whose connection broke, looks again, drops the silent.
 
+What a peer says of itself counts once it was met (`standing.py`); what others say of it is a rumour until then.
+
 Peers that were dropped without a goodbye are looked for now and then: the network may have been cut in two, and both
 halves trained on. Relies on `Membership` for the rules and on `Links` to look again. Says `gone` once for a peer whose
 work is lost.
@@ -11,7 +13,8 @@ from collections.abc import Callable
 
 from swarmd.errors import NO_ANSWER
 from swarmd.swarm.membership.reach import is_spare
-from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.membership.states import AT_WORK
+from swarmd.swarm.membership.table import Membership, is_near
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Card
@@ -43,6 +46,7 @@ class Liveness:
     ) -> None:
         self._links, self._membership, self._tasks = links, membership, tasks
         self._suspected, self._gone, self._heard = suspected, gone, heard
+        self._standing = membership.standing
         self._sought: dict[PeerId, None] = {}  # dropped without a goodbye, in the order of their turns
         self._seeking: set[PeerId] = set()
         self._sought_at = 0.0
@@ -50,15 +54,43 @@ class Liveness:
         links.on_lost(self._lost)
 
     def hear(self, card: Card) -> None:
-        """Someone's card came, by handshake, announcement or gossip."""
+        """A peer's own card came, by handshake, announcement or gossip. It counts once its peer was met."""
+        if self._membership.get(card.peer) is not None or self._standing.admits(card.peer):
+            self._take_in(card)
+        else:
+            self._note_rumour(card)
+
+    def hear_of(self, card: Card, *, believed: bool = False) -> None:
+        """A card was passed on. It counts only if it is `believed`, as somebody at work with its peer gave it, and its
+        peer is far away: those near say themselves what they are; and only if its peer has worked, or nobody can have.
+        Nothing is lost, or said goodbye to, by such a word.
+        """
+        known, own = self._membership.get(card.peer), self._membership.own
+        if card.peer == own.peer:
+            return
+        far = not any(is_near(it, own.stage) for it in (known, card) if it is not None)
+        there = card.state in (*AT_WORK, "finished")
+        known_here = self._standing.admits(card.peer) or not self._standing.begun
+        if believed and far and there and known_here:
+            self._take_in(card, told=True)
+        elif known is None:
+            self._note_rumour(card)
+
+    def _note_rumour(self, card: Card) -> None:
+        if card.state != "left" and self._membership.rumours.hear(card, asyncio.get_running_loop().time()):
+            self._links.transport.learn(card.peer, card.addresses)
+
+    def _take_in(self, card: Card, *, told: bool = False) -> None:
+        """A card counts. `told`: by somebody else than its peer."""
+        self._membership.rumours.drop(card.peer)
         own = self._membership.own
         if card.peer == own.peer and (card.incarnation, card.sequence) > (own.incarnation, own.sequence):
             self._tasks.start(self._rise_above(card.incarnation))
-        if not self._membership.is_news(card):
+        if not self._membership.is_news(card, told=told):
             return
         worked, before = self._membership.is_live(card.peer), self._membership.get(card.peer)
         generation = self._membership.generation
-        self._membership.hear(card, asyncio.get_running_loop().time())
+        self._membership.hear(card, asyncio.get_running_loop().time(), told=told)
         self._links.transport.learn(card.peer, card.addresses, card.machine)
         self._heard(card)
         foreign = worked and not self._membership.fits(card)  # it goes over to another history
@@ -105,13 +137,25 @@ class Liveness:
 
     def _met(self, card: Card) -> None:
         """Someone's card came with a handshake: it is alive."""
+        now = asyncio.get_running_loop().time()
+        self._standing.meet(card.peer, self._links.transport.network_of(card.peer), now)
         self.hear(card)
-        self._membership.touch(card.peer, asyncio.get_running_loop().time())
+        self._membership.touch(card.peer, now)
+
+    def _let_in(self, now: float) -> None:
+        """Those that waited for their turn count from now on."""
+        for peer in self._standing.admit_waiting(now):
+            if (card := self._membership.rumours.drop(peer)) is not None:
+                self._take_in(card)
 
     def _lost(self, peer: PeerId) -> None:
         """Its connection broke: it is used no more, and gone unless it can be reached again at once."""
-        self._membership.suspect(peer)
+        self._standing.gone(peer)
         self._suspected(peer)
+        if self._membership.get(peer) is None:
+            self._gone(peer)  # it doesn't count, and nobody dials strangers because they break off
+            return
+        self._membership.suspect(peer)
         self._membership.changed.notify()
         self._tasks.start(self._look_again(peer))
 
@@ -132,6 +176,8 @@ class Liveness:
         again.
         """
         loop = asyncio.get_running_loop()
+        for card in self._links.greeted():  # before there was anyone to hear them
+            self._met(card)
         due = 0.0
         while True:
             slept, began = min(max(due - loop.time(), SWEEP_SECONDS), CALM_SWEEP_SECONDS), loop.time()
@@ -149,5 +195,8 @@ class Liveness:
                         del self._sought[next(iter(self._sought))]
                 await self._links.transport.drop(peer)
                 self._gone(peer)
+            self._standing.forget_doubts(loop.time())
+            self._membership.rumours.forget_old(loop.time())
+            self._let_in(loop.time())
             self._seek_one(loop.time())
             due = sweep(loop.time())

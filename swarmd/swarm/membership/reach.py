@@ -16,6 +16,12 @@ def count_near(membership: Membership, stage: int) -> int:
     return sum(1 for card in membership.cards() if is_near(card, stage))
 
 
+def count_heads(membership: Membership) -> int:
+    """The number of heads that have worked, this peer among them if it is one; at least 1."""
+    own, counted = membership.own.peer, membership.standing.is_counted
+    return max(1, sum(card.peer == own or counted(card.peer) for card in membership.stage(0)))
+
+
 def knows_all_of(membership: Membership, stage: int) -> bool:
     """Tells if this peer should know every replica of a stage: of near ones, and in a small swarm of all."""
     return abs(membership.own.stage - stage) <= 1 or membership.population() <= SMALL_SWARM
@@ -38,6 +44,13 @@ def is_spare(membership: Membership, card: Card) -> bool:
         return False
     far = not is_near(card, membership.own.stage)
     return far and (card.stage < 0 or len(membership.stage(card.stage)) >= FEW)
+
+
+def unmet(membership: Membership) -> list[Card]:
+    """The cards of peers that should be known here, and so far are rumours."""
+    told, stage = membership.rumours.cards(), membership.own.stage
+    small = len(told) + len(membership.cards()) <= SMALL_SWARM
+    return [card for card in told if small or is_near(card, stage)]
 
 
 def reaches_half(membership: Membership, peers: Collection[PeerId], now: float) -> bool:

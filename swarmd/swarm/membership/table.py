@@ -1,7 +1,8 @@
 """The peers of the swarm, with their cards, and the belief about which of them are alive.
 
 Relies on cards that others bring (heartbeats, hellos, summaries) and on the transport's word of broken connections;
-decides by the clock it is given. The rules are free functions of plain data; `Membership` only remembers.
+decides by the clock it is given. The rules are free functions of plain data; `Membership` only remembers. Whose card
+comes here, and whose is a rumour, `Liveness` decides.
 """
 
 import dataclasses
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 
 from swarmd.status import PeerRow
 from swarmd.swarm.membership.rhythm import Rhythm
+from swarmd.swarm.membership.rumours import Rumours
+from swarmd.swarm.membership.standing import Standing
 from swarmd.swarm.membership.states import ADMITTING, AT_WORK, STAYING
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.messages.fields import PEERS_LIMIT
@@ -30,7 +33,7 @@ SILENCE_CEILING_HEARTBEATS = 4.0
 SILENCE_DEVIATIONS = 8.0
 SMALL_SWARM = 48  # peers up to which everyone knows, and keeps in touch with, everyone
 FEW = 3  # of a stage's peers that are known far from it in a large swarm: enough that one of them lives
-MEMBERS_LIMIT = PEERS_LIMIT - 1  # cards remembered: with its own they fit in an answer; the longest unheard go first
+MEMBERS_LIMIT = PEERS_LIMIT - 1  # cards remembered: with its own they fit in an answer
 MOVERS_KEPT = 256  # movers in a stage's summary: a few at a time go
 
 
@@ -42,6 +45,7 @@ class Member:
     heard: float  # loop time
     rhythm: Rhythm = field(default_factory=Rhythm)
     suspect: bool = False
+    told: bool = False  # the card came from somebody else: the peer's own word replaces it, whatever its number
     fits: bool = True  # it was of this peer's history when that was last looked at
 
 
@@ -61,6 +65,7 @@ class Membership:
 
     def __init__(self, own: OwnCard) -> None:
         self._own_card = own
+        self.standing, self.rumours = Standing(), Rumours()
         own.on_change(self._hear_own)
         self.fits: Callable[[Card], bool] = lambda card: True  # whether it is of this peer's history; `Forks` sets it
         self.last_version: float = math.inf  # of the run; no card can be past it
@@ -82,11 +87,6 @@ class Membership:
     def own(self) -> Card:
         """This peer's own card."""
         return self._own_card.card
-
-    @property
-    def known(self) -> tuple[PeerId, ...]:
-        """The other peers of which something is known here, in the order of their first word."""
-        return tuple(self._members)
 
     def _hear_own(self, before: Card) -> None:
         """This peer's own card has changed."""
@@ -145,23 +145,27 @@ class Membership:
     def _card(self, peer: PeerId) -> Card:
         return self.own if peer == self.own.peer else self._members[peer].card
 
-    def is_news(self, card: Card) -> bool:
-        """Tells if a card is newer than what is known of its peer, and of a version that there can be."""
+    def is_news(self, card: Card, *, told: bool = False) -> bool:
+        """Tells if a card is newer than what is known of its peer, and of a version that there can be. `told`: it came
+        from somebody else.
+        """
         if card.version > self.last_version:
             return False
         member = self._members.get(card.peer)
         if member is None:
             return card.peer != self.own.peer
+        if member.told and not told:
+            return True
         return (card.incarnation, card.sequence) > (member.card.incarnation, member.card.sequence)
 
-    def hear(self, card: Card, now: float) -> bool:
-        """Takes in a card. False if we knew a newer one. A newer one lifts suspicion."""
-        if not self.is_news(card):
+    def hear(self, card: Card, now: float, *, told: bool = False) -> bool:
+        """Takes in a card. False if we knew a newer one. A newer one lifts suspicion. `told`: see `is_news`."""
+        if not self.is_news(card, told=told):
             return False
         member = self._members.get(card.peer)
         if member is None:
             self._make_room()
-            member = self._members[card.peer] = Member(card, now)
+            member = self._members[card.peer] = Member(card, now, told=told)
             self._expect(member)
             self._change(card.peer)
             return True
@@ -172,7 +176,7 @@ class Membership:
             member.rhythm.observe(silence)
         before = member.card
         changed = member.suspect or _role(card) != _role(before)
-        member.card, member.heard, member.suspect = card, now, False
+        member.card, member.heard, member.suspect, member.told = card, now, False, told
         self._stage_cards.pop(card.stage, None)
         if changed or member.fits != self.fits(card):
             self._change(card.peer)
@@ -205,8 +209,10 @@ class Membership:
         self._heartbeat_seconds, self._summary_seconds = heartbeat_seconds, summary_seconds
 
     def _make_room(self) -> None:
+        """Forgets a peer if there are too many: one that has never worked, if there is one, the longest unheard."""
         if len(self._members) >= MEMBERS_LIMIT:
-            oldest = min(self._members, key=lambda peer: (self._members[peer].heard, peer))
+            counted = self.standing.is_counted
+            oldest = min(self._members, key=lambda peer: (counted(peer), self._members[peer].heard, peer))
             del self._members[oldest]
             self._change(oldest)
 
@@ -257,6 +263,11 @@ class Membership:
         member = self._members.get(peer)
         return member.card if member else None
 
+    def life_of(self, peer: PeerId) -> int:
+        """The incarnation in which a peer itself has spoken here; 0: in none."""
+        member = self._members.get(peer)
+        return member.card.incarnation if member is not None and not member.told else 0
+
     def members(self) -> dict[PeerId, Member]:
         """Everyone else, dropped ones excepted."""
         return dict(self._members)
@@ -277,7 +288,9 @@ class Membership:
         return [self._card(peer) for peer in self._live if peer not in kin]
 
     def newest(self) -> Card:
-        """The card of the kin's peer with the highest version."""
+        """The card of the kin's peer with the highest version, without those that say so and show no record of it."""
+        if doubted := self.standing.doubted:
+            return max((it for it in self.kin() if it.peer not in doubted), key=lambda it: (it.version, it.peer))
         if self._newest is None:
             self._newest = max((card.version, card.peer) for card in self.kin())[1]
         return self._card(self._newest)
@@ -303,8 +316,12 @@ class Membership:
         return max(0, summary.peers - known) if known and summary is not None else 0
 
     def population(self) -> int:
-        """The number of peers at work in the whole swarm."""
-        return sum(len(peers) + self.unseen(stage) for stage, peers in self._at_work.items())
+        """The number of peers at work in the whole swarm, without those here that have never worked."""
+        counted, own = self.standing.is_counted, self.own.peer
+        return sum(
+            sum(1 for peer in peers if peer == own or counted(peer)) + self.unseen(stage)
+            for stage, peers in self._at_work.items()
+        )
 
     def is_live(self, peer: PeerId) -> bool:
         if peer == self.own.peer:

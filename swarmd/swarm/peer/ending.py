@@ -18,6 +18,7 @@ from swarmd.printable import counted, size
 from swarmd.status import Wait
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.order import rendezvous
+from swarmd.swarm.membership.reach import unmet
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.membership.table import MEMBERS_LIMIT, SMALL_SWARM
 from swarmd.swarm.peer.final_copies import (
@@ -133,8 +134,10 @@ class Ending:
             raise trouble
 
     async def _linger(self, bound_s: float) -> None:
-        """Waits until everyone has the last version; for one that pulls its state from here longer than for others."""
-        await self._membership.changed.until(lambda: not self._late(), bound_s)
+        """Waits until everyone has the last version; for one that pulls its state from here longer than for others.
+        Those that are known by rumour alone are met meanwhile, or aren't there.
+        """
+        await self._membership.changed.until(lambda: not (self._late() or self._unmet()), bound_s)
         while self._pulling() and (left := self._left_s()) > 0:
             await self._membership.changed.wait(min(LOOK_SECONDS, left))
 
@@ -176,8 +179,15 @@ class Ending:
     def _late(self) -> set[PeerId]:
         """Peers that are there and haven't the last commit yet."""
         cards = [member.card for member in self._membership.members().values() if not member.suspect]
-        there = [card for card in cards if card.state in (*AT_WORK, "joining")]
-        return {card.peer for card in there if card.version < self._run.steps}
+        return {card.peer for card in cards if self._lacks(card)}
+
+    def _unmet(self) -> set[PeerId]:
+        """Peers of which others say that they are there without the last commit, and that haven't greeted yet."""
+        return {card.peer for card in unmet(self._membership) if self._lacks(card)}
+
+    def _lacks(self, card: Card) -> bool:
+        """True if a card says that its peer is there, and hasn't the last commit."""
+        return card.state in (*AT_WORK, "joining") and card.version < self._run.steps
 
     def _pulling(self) -> list[PeerId]:
         """Those of them that have asked for some of this peer's state lately."""
@@ -252,7 +262,7 @@ class Ending:
             return None
         if self._since is None:
             return Wait("its last version to be on its own disk")
-        if not self._met and (late := self._late()):
+        if not self._met and (late := self._late() | self._unmet()):
             progress = f"{len(late)} behind, waited for {LINGER_SECONDS:.0f} s at most"
             if pulling := self._pulling():
                 progress = f"{len(late)} behind, {len(pulling)} of them pull their state from here, {self._leaves()}"

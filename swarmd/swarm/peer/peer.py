@@ -72,8 +72,8 @@ class Peer(HistoryListener):
             self.links, self.membership, self.tasks, suspected=self._suspected, gone=self._gone, heard=self._heard
         )
         outlook = Outlook(context.run, context.membership)
-        self.gossip = Gossip(context.run, context.links, context.membership, self.liveness.hear, outlook.sum_up)
-        self.places = Places(context, entrance, outlook, self.liveness.hear)
+        self.gossip = Gossip(context.run, context.links, context.membership, self.liveness, outlook.sum_up)
+        self.places = Places(context, entrance, outlook, self.liveness.hear_of)
         self.disks = Disks(context.run, context.links, context.membership, store)
         self.returns = Returns(context, self.disks)
         self.copies = Copies(context, self.disks, store)
@@ -167,12 +167,13 @@ class Peer(HistoryListener):
         try:
             served = await self._open(stage)
         except ConfigError as trouble:
-            alone = self.run_config.model.stages == 1 or not self.membership.members()
+            others = self.membership.members() or self.membership.rumours.cards()
+            alone = self.run_config.model.stages == 1 or not others
             if stage > 0 or self.entrance.stage is not None or alone:
                 raise
             log.warning("not a head: %s", trouble)
             served = await self._open(await places.find())
-        if self.history.origin.resumes or self.membership.newest().version > 0:  # else it serves at once, and says so
+        if self.history.origin.resumes or self._has_begun():  # else it serves at once, and says so
             await self.own.announce()
         if self.history.origin.resumes and self._founds():
             record = await self.returns.found()
@@ -183,14 +184,18 @@ class Peer(HistoryListener):
 
     async def _open(self, stage: int) -> ServedStage:
         """Opens a newcomer's first stage. If the run has begun, its state comes meanwhile. Raises ConfigError."""
-        begun = not self.history.origin.resumes and self.membership.newest().version > 0
-        return await self.switch.open(stage, pull=begun)
+        return await self.switch.open(stage, pull=not self.history.origin.resumes and self._has_begun())
+
+    def _has_begun(self) -> bool:
+        """True if the run is beyond version 0, as far as this newcomer has heard."""
+        return self.membership.newest().version > 0 or self.history.origin.heard > 0
 
     def _founds(self) -> bool:
         """True if a run that is to be resumed waits for this peer to decide from where: it was told to resume it, and
         nobody else does.
         """
-        others = {card.peer for card in self.membership.cards()} - {self.membership.own.peer}
+        told = (*self.membership.cards(), *self.membership.rumours.cards())
+        others = {card.peer for card in told} - {self.membership.own.peer}
         return self.entrance.resume and self.history.origin.founder not in others
 
     async def _serve(self) -> None:
@@ -311,6 +316,7 @@ class Peer(HistoryListener):
         if self.served is not None:
             self.served.abandon()
             self.ballots.forget()
+        self._note_members()
         self.figures.on_replaced()
         self.own.refresh()
         self.membership.changed.notify()
@@ -318,6 +324,7 @@ class Peer(HistoryListener):
     def on_record(self, record: Record) -> None:
         """Ends the step everywhere, and begins what follows from it."""
         assert self.served is not None, "a record is applied to a stage"
+        self._note_members()
         self.figures.on_record(record)
         self.served.end_step(record.step)
         self._context.handouts.end_step(record.step)
@@ -329,6 +336,18 @@ class Peer(HistoryListener):
         if record.forked:  # so that the others see soon which history this is
             self.tasks.start(self.own.announce())
         self.membership.changed.notify()
+
+    def on_unshown(self, peer: PeerId) -> None:
+        """Somebody says that it is ahead, and shows no record of it: others are asked."""
+        self.membership.standing.doubt(peer, asyncio.get_running_loop().time())
+        self.membership.changed.notify()
+
+    def _note_members(self) -> None:
+        """Those that the newest record names have worked."""
+        if (record := self.history.record) is None:
+            self.membership.standing.note_no_record()
+            return
+        self.membership.standing.note_record({peer: entry.stage for entry in record.stages for peer in entry.members})
 
     async def _say_broken(self, record: Record) -> None:
         """Says that this peer has no state any more: to the next step's conductor, too, which may be far away."""

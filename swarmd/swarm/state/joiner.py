@@ -21,6 +21,7 @@ from swarmd.swarm.state.download import Candidates
 from swarmd.swarm.state.manifest import chunk_hashes
 from swarmd.swarm.state.puller import Pulled, Puller
 from swarmd.swarm.tasks import start_shared
+from swarmd.values import PeerId
 
 RETRY_SECONDS = 1.0  # when nobody gives anything
 FAILED_CEILING_SECONDS = 60.0  # between two tries that fail for no reason that anybody foresaw; doubles up to this
@@ -31,6 +32,7 @@ class Joiner(Puller):
 
     def __init__(self, context: PeerContext, stage: int) -> None:
         super().__init__(context, stage)
+        self._own, self._standing = context.own, context.membership.standing
         self._compute: Compute
         self._hold: Hold
         self._opened = asyncio.Event()  # the two are there
@@ -54,12 +56,12 @@ class Joiner(Puller):
         while history.origin.resumes and self._newest().version == 0:  # nobody knows yet from where
             await changed.wait(RETRY_SECONDS)
         # Who comes to a swarm that has begun, and is cut off from it before it is there, has nothing to begin with.
-        goal = max(self._swarm_version(), 0 if history.ready else min(1, history.origin.heard))
-        if goal == 0:
+        goal = self._goal((0 if history.ready else min(1, history.origin.heard), ""))
+        if goal[0] == 0:
             history.replace(None, "")
-        self.pulling = goal > 0
+        self.pulling = goal[0] > 0
         failures = 0
-        while history.behind or (goal := max(goal, self._swarm_version())) > history.version:
+        while history.behind or (goal := self._goal(goal))[0] > history.version:
             before = history.version
             try:
                 await self._come_closer(donors)
@@ -73,22 +75,26 @@ class Joiner(Puller):
                 await changed.wait(RETRY_SECONDS)
         self.pulling = False
 
-    def _swarm_version(self) -> int:
-        """The version that others are believed to be at."""
-        return believed_version(self._context.membership, self._history)
+    def _goal(self, goal: tuple[int, PeerId]) -> tuple[int, PeerId]:
+        """The version to reach, and who says that it is there: the highest so far, unless that was an empty word."""
+        if goal[1] in self._standing.doubted:
+            goal = (min(1, goal[0]), "")
+        membership, history = self._context.membership, self._history
+        return max(goal, (believed_version(membership, history), believed_newest(membership, history).peer))
 
     async def _come_closer(self, donors: Candidates) -> None:
         """The whole state, if this peer has none to go on from; else the records that it lacks."""
+        newest = believed_newest(self._context.membership, self._history)
         if not self._history.ready or self._history.behind:
-            await self._pull_on(donors)
+            if not await self._pull_on(donors) and newest.peer != self._own.peer and newest.version > 0:
+                await self._history.is_shown(newest.peer, newest.version)
         else:
-            newest = believed_newest(self._context.membership, self._history)
             await self._history.catch_up(newest.peer, newest.version)
 
-    async def _pull_on(self, donors: Candidates) -> None:
-        """Goes on with the pull that was begun early, if there is one; else begins one."""
+    async def _pull_on(self, donors: Candidates) -> bool:
+        """Goes on with the pull that was begun early, if there is one; else begins one. False if no state comes."""
         early, self._early = self._early, None
-        await (early or self.pull(donors))
+        return await (early or self.pull(donors))
 
     def close(self) -> None:
         """Ends what was begun early and nobody waits for."""

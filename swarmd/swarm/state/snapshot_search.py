@@ -70,10 +70,16 @@ class SnapshotSearch:
         wanted = [begun] if begun > floor else []
         wanted += [0] if floor == 0 else [self._membership.newest().version, 0]
         for version in wanted:
-            answers = await self._ask_all(donors, liars, version, known)
+            answers = await self._ask_all(lambda: [*donors(), *self._unmet(known)], liars, version, known)
             if offers := {peer: manifest for manifest, peer in answers if manifest.version > floor}:
                 return await self._compare(offers, liars, known)
         return None
+
+    def _unmet(self, known: frozenset[PeerId]) -> list[PeerId]:
+        """The members that haven't greeted this peer: they are no donors to it yet, and it mustn't believe those alone
+        that were quick to greet.
+        """
+        return [peer for peer in sorted(known) if self._membership.get(peer) is None]
 
     def judge(self, found: Found) -> Choice:
         """Chooses among what is offered at one version, and says who differs."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from swarmd.errors import NO_ANSWER, HopForgotten, SwarmError
 from swarmd.swarm.hops.journey import Journeys
 from swarmd.swarm.hops.stage_context import StageContext
+from swarmd.swarm.membership.reach import count_heads
 from swarmd.swarm.ports import Data
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.steps.conductor import Conductor
@@ -108,7 +109,7 @@ class Head:
             self._running.clear()
 
     def _slots(self) -> int:
-        peers, heads = self._membership.population(), len(self._membership.stage(0))
+        peers, heads = self._membership.population(), count_heads(self._membership)
         away, service = self._journeys.custodian.custody.away_seconds, self._membership.own.service_seconds
         return plan_slots(peers, heads, self._limits.in_flight_hops, away, service)
 

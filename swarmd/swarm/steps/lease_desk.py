@@ -10,6 +10,7 @@ import math
 
 from swarmd.errors import Refused
 from swarmd.swarm.history.peer_context import PeerContext
+from swarmd.swarm.membership.reach import count_heads
 from swarmd.swarm.membership.rhythm import Pulse
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.signals import Signal
@@ -123,7 +124,7 @@ class LeaseDesk:
         while self._leases is leases and loop.time() < deadline:
             if self._may_give():
                 horizon = self._horizon_s(leases)
-                heads = len(self._membership.stage(0))
+                heads = count_heads(self._membership)
                 indices, again = leases.give(head, ask.want, heads, loop.time(), horizon or math.inf)
                 if indices:
                     self._handouts.give(ask.step, 0, indices, head)

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 RISES = 6  # in RISES_SECONDS at most: one is enough for an honest swarm, and each costs a write to the disk
 RISES_SECONDS = 60.0
+REACH = 1 << 60  # nanoseconds that one life goes up in all, 36 years: a clock set back costs no more, and others' words
+# bring no life to the end of the numbers
 
 Keep = Callable[[int], Awaitable[None]]
 """Writes an incarnation down, for good, and uses it wherever the network needs such a number. Raises OSError."""
@@ -36,6 +38,7 @@ class Incarnation:
         self._own, self._keep = own, keep
         self._rising = asyncio.Lock()
         self._risen: deque[float] = deque(maxlen=RISES)  # loop times of the last ones
+        self._first = own.card.incarnation
 
     async def rise_above(self, known: int) -> bool:
         """Goes above an incarnation of this peer that others know, if it isn't yet. False if that can't be."""
@@ -45,7 +48,7 @@ class Incarnation:
                 return True
             now = asyncio.get_running_loop().time()
             often = len(self._risen) == RISES and now - self._risen[0] < RISES_SECONDS
-            if known >= INCARNATION_LIMIT or often:
+            if known >= min(INCARNATION_LIMIT, self._first + REACH) or often:
                 log.debug("others know incarnation %d of this peer, and it stays at %d", known, own)
                 return False
             self._risen.append(now)

@@ -40,7 +40,10 @@ class Others(Protocol):
     """The other peers, as far as conversations need to know them."""
 
     def get(self, peer: PeerId) -> Card | None:
-        """The newest card of a peer that is known."""
+        """The newest card of a peer that counts."""
+
+    def life_of(self, peer: PeerId) -> int:
+        """The incarnation in which a peer itself has spoken here; 0: in none."""
 
     def touch(self, peer: PeerId, now: float) -> None:
         """A word came from a peer: it is alive."""
@@ -65,7 +68,7 @@ class Links:
         self.role_refusals = RoleRefusals()
         self._judge: Judge | None = None  # none before there is a run
         self._handlers: dict[Any, Handler] = {}  # by the class of requests
-        self._greeted: set[PeerId] = set()  # they know us and we know them, on the present connection
+        self._greeted: dict[PeerId, Card] = {}  # they know us and we know them, on the present connection
         self._doubted: dict[PeerId, float] = {}  # loop time when they were told to greet again, for want of a role
         self._greetings: dict[PeerId, asyncio.Task[None]] = {}
         self._heard: list[Callable[[Card], None]] = []
@@ -97,6 +100,10 @@ class Links:
         """Calls back with every card that comes in a handshake."""
         self._heard.append(callback)
 
+    def greeted(self) -> tuple[Card, ...]:
+        """The cards with which those greeted that have met this peer on the present connection."""
+        return tuple(self._greeted.values())
+
     def on_offer(self, callback: Callable[[Card, str], None]) -> None:
         """Calls back with the card and the run's fingerprint of a peer that greets, while this one has no run."""
         self._offers.append(callback)
@@ -110,7 +117,7 @@ class Links:
         self._lost.append(callback)
 
     def _disconnected(self, peer: PeerId) -> None:
-        self._greeted.discard(peer)
+        self._greeted.pop(peer, None)
         self._doubted.pop(peer, None)
         for callback in self._lost:
             self.fence.call(callback, peer)
@@ -134,7 +141,7 @@ class Links:
             if not isinstance(answer, SayHello):
                 self._others.touch(peer, asyncio.get_running_loop().time())
                 return answer
-            self._greeted.discard(peer)
+            self._greeted.pop(peer, None)
         raise PeerUnreachable(f"{short(peer)} has no run yet")  # it greets, yet wants to be greeted: it starts again
 
     async def _ask(
@@ -185,7 +192,7 @@ class Links:
             self._check_hello(peer, theirs)
             if await self._rise(theirs) and not self._is_outdated(theirs.card):
                 if ours.fingerprint:
-                    self._greeted.add(peer)
+                    self._greeted[peer] = theirs.card
                 self._hear(theirs.card)
                 return
         raise Refused(f"peer {short(peer)} and this one don't agree on which of their lives are the present ones")
@@ -199,17 +206,16 @@ class Links:
 
     def _is_outdated(self, card: Card) -> bool:
         """Tells if a later life of the card's peer is known here."""
-        known = self._others.get(card.peer)
-        return known is not None and known.incarnation > card.incarnation
+        return self._others.life_of(card.peer) > card.incarnation
 
     async def ask_settings(self, peer: PeerId) -> Settings:
         """The run's settings from a peer that has one. Raises like `ask`."""
         return await self._ask(peer, AskSettings(), deadline_s=GREETING_SECONDS)
 
     def _hello(self, peer: PeerId) -> Hello:
-        settings, known = self._settings(), self._others.get(peer)
+        settings = self._settings()
         fingerprint = settings.fingerprint if settings else ""
-        return Hello(PROTOCOL, fingerprint, self.own.card, known.incarnation if known is not None else 0)
+        return Hello(PROTOCOL, fingerprint, self.own.card, self._others.life_of(peer))
 
     def _check_hello(self, peer: PeerId, hello: Hello) -> None:
         settings = self._settings()
@@ -234,10 +240,11 @@ class Links:
         message = from_frame(frame)
         if isinstance(message, AskSettings):
             return to_frame(self._answer_settings(peer))
-        if peer not in self._greeted or self._others.get(peer) is None:  # a greeting brings its card
-            return to_frame(SayHello())
+        now = asyncio.get_running_loop().time()
+        if peer not in self._greeted or (self._others.get(peer) is None and self._doubts(peer, now)):
+            return to_frame(SayHello())  # a greeting brings its card; that may not count here yet
         self._handler(type(message))
-        self._others.touch(peer, asyncio.get_running_loop().time())
+        self._others.touch(peer, now)
         if not await self._counts(peer, message):
             return to_frame(SayHello())
         return to_frame(await self._respond(self._handler(type(message)), peer, message))
@@ -251,12 +258,18 @@ class Links:
         needs, kind, now = ROLES[type(message)], type(message).__name__, asyncio.get_running_loop().time()
         if await self._judge.allows(peer, message, needs):
             return True
-        if now - self._doubted.get(peer, -math.inf) > DOUBT_SECONDS:
-            self._doubted[peer] = now
-            self._greeted.discard(peer)
+        if self._doubts(peer, now):
             return False
         self.role_refusals.note(peer, kind, now)
         raise NotAllowed(f"{kind} counts only from {needs.role.value}")
+
+    def _doubts(self, peer: PeerId, now: float) -> bool:
+        """True if a peer is to greet again, since its card is missing or may be old. Not each time: it may stay so."""
+        if now - self._doubted.get(peer, -math.inf) <= DOUBT_SECONDS:
+            return False
+        self._doubted[peer] = now
+        self._greeted.pop(peer, None)
+        return True
 
     async def _respond(self, handler: Handler, peer: PeerId, message: Message) -> Message:
         """The answer. A lack of memory is this peer's trouble, and so is a failure that nobody foresaw: the asker hears
@@ -286,7 +299,7 @@ class Links:
         await self._rise(hello)
         ours = self._hello(peer)
         if ours.fingerprint and hello.fingerprint and not self._is_outdated(hello.card):
-            self._greeted.add(peer)
+            self._greeted[peer] = hello.card
             self._hear(hello.card)
         elif hello.fingerprint:
             for callback in self._offers:

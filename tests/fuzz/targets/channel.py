@@ -41,6 +41,10 @@ Step = list[Any]
 class Wired(Connection):
     """A connection that is a place for bytes."""
 
+    @property
+    def host(self) -> str:
+        return ""
+
     def wake(self, stream: StreamName) -> None:
         pass
 

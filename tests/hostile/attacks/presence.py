@@ -7,12 +7,13 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.id import ID
 
 from swarmd.swarm.membership.table import SMALL_SWARM
+from swarmd.swarm.wire.messages.fields import INCARNATION_LIMIT
 from swarmd.values import PeerId
 from tests.hostile import words
 from tests.hostile.attack import Attack, Scene, repeated
 from tests.hostile.victims import RUN
 
-HIGHEST_LIFE = 1 << 61  # an incarnation that no honest peer gets above
+HIGHEST_LIFE = INCARNATION_LIMIT  # nobody gets above it
 BEYOND = RUN.steps - 1  # a version that nobody has; later ones can't be, and count for nothing
 SHOWN = 16  # cards in a summary that are looked at
 INVENTED = 1500
@@ -26,7 +27,6 @@ IN_A_CARD = 8  # addresses, at most, that are dialled
 FALSE_STAGE = 900
 GOSSIP_S = 1.0  # between two summaries of the same
 DIALS_PER_S = 6.0  # to one address by three daemons, each of which spaces its own by a second: more is a harm
-THIRD_PARTY = "a card is believed whoever brings it"
 
 
 def topic(scene: Scene) -> str:
@@ -152,13 +152,11 @@ ATTACKS = (
         "announces a card of a version that nobody has, and no record",
         repeated(be_far_ahead, 1.0),
     ),
-    Attack("moved-away", "gossips cards that put everyone at stage 900", move_away, open=THIRD_PARTY, physical=True),
-    Attack("goodbye", "gossips goodbyes of everyone", say_goodbye),
+    Attack("moved-away", "gossips cards that put everyone at stage 900", move_away, defence="rumours"),
+    Attack("goodbye", "gossips goodbyes of everyone", say_goodbye, defence="rumours"),
     Attack("fast", "announces that it is faster than anybody, and takes no hop", repeated(be_fast, 1.0)),
-    Attack("sybil", "gossips 1,500 peers at the middle stage that don't exist", sybil, open=THIRD_PARTY, physical=True),
-    Attack(
-        "crowd", "gossips 64 newcomers to the middle stage that don't exist", crowd, open=THIRD_PARTY, physical=True
-    ),
+    Attack("sybil", "gossips 1,500 peers at the middle stage that don't exist", sybil),
+    Attack("crowd", "gossips 64 newcomers to the middle stage that don't exist", crowd),
     Attack(
         "bloat",
         "gossips 1,200 cards of 60 kB",

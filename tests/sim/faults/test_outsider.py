@@ -91,9 +91,9 @@ def test_outsiders_are_there_when_something_happens() -> None:
 def test_one_that_does_not_pose_never_says_that_it_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
     said: set[str] = set()
 
-    def hear(membership: Membership, card: Card, now: float) -> bool:
+    def hear(membership: Membership, card: Card, now: float, *, told: bool = False) -> bool:
         said.update({card.state} if card.peer == "outsider" else ())
-        return hear_before(membership, card, now)
+        return hear_before(membership, card, now, told=told)
 
     hear_before = Membership.hear
     monkeypatch.setattr(Membership, "hear", hear)

@@ -57,3 +57,14 @@ def test_who_is_not_at_work_is_not_among_most() -> None:
 def test_of_those_it_has_worked_with_one_that_joins_again_counts() -> None:
     members, history = view(("m1", 20), state="joining")
     assert believed_version(members, history) == 20
+
+
+@pytest.mark.parametrize("others", [[("m1", BEYOND), ("m2", 9)], [("x", BEYOND), ("m2", 9)]])
+def test_who_has_shown_no_record_of_its_version_is_believed_no_more(others: list[tuple[str, int]]) -> None:
+    members, history = view(*others, ("y", BEYOND))
+    members.standing.doubt(others[0][0], 0.0)
+    members.standing.doubt("y", 0.0)
+    assert believed_version(members, history) == 9
+    assert believed_newest(members, history).peer == "m2"
+    members.standing.forget_doubts(1e9)
+    assert believed_version(members, history) == BEYOND

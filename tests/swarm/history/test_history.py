@@ -76,7 +76,7 @@ class Node(HistoryListener):
         self.links, self.disk, self.device = FakeLinks(name, everyone if everyone is not None else {}), Disk(), Device()
         self.history = History(RUN, cast("Any", self.links), cast("Any", self.disk))
         self.has_gradient, self.misfit = True, ""
-        self.history.confirm_by(self._confirm)
+        self.history.confirm = self._confirm
         self.believes = True
         gradients = SimpleNamespace(gather=self._gather, objection=lambda it: self.misfit, bears_out=lambda it: False)
         self.history.attach(0, cast("Any", self.device), cast("Any", gradients))
@@ -102,6 +102,9 @@ class Node(HistoryListener):
 
     def on_foreign(self, peer: str) -> None:
         self.told.append(("foreign", peer))
+
+    def on_unshown(self, peer: str) -> None:
+        self.told.append(("unshown", peer))
 
     def on_relay(self, source: str, commit: Commit) -> None:
         self.told.append(("relay", source))
@@ -302,6 +305,16 @@ async def test_who_is_refused_the_next_record_for_long_fetches_the_whole_state()
     await asyncio.sleep(2)
     await node.history.catch_up("other", 8)
     assert node.history.behind
+
+
+@virtual
+async def test_a_version_of_which_nobody_shows_the_record_makes_nobody_fall_behind() -> None:
+    node, _ = two(2, 2)
+    for _ in range(3):
+        await node.history.catch_up("other", 1 << 40)
+        await asyncio.sleep(REFUSED_SECONDS)
+    assert not node.history.behind
+    assert node.told == [("unshown", "other")] * 3, "it is asked no more for a while"
 
 
 # ------------------------------------------------------------------------------------------------- elsewhere

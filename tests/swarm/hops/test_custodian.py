@@ -14,6 +14,7 @@ from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.hops.custodian import NOT_ALLOWED_SECONDS, Custodian
 from swarmd.swarm.hops.retention import Retained
 from swarmd.swarm.hops.step_sum import StepSums
+from swarmd.swarm.hops.trials import PAUSE_SECONDS, TRIAL_SECONDS
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.wire.messages.hop import Busy, Cancel, Gradient, Hop, Locate, Located, NotFinite, Room
 from swarmd.swarm.wire.own_card import OwnCard
@@ -317,3 +318,70 @@ async def test_a_step_that_has_ended_leaves_nothing() -> None:
     it.keep()
     it.custodian.end_step(STEP)
     assert (it.custodian.retention.nbytes, it.custodian._members) == (0, {})
+
+
+@virtually
+async def test_a_newcomer_has_one_hop_until_it_has_answered_one() -> None:
+    it = Peer()
+    it.members.standing.note_record({"a": 0, "c": 1})
+    hop = it.keep().hop
+    it.custodian.custody.track(HopId(STEP, 2), "b")
+    assert {await it.custodian.choose(hop) for _ in range(9)} == {"c"}
+    it.custodian.custody.done(HopId(STEP, 2))
+    assert "b" in {await it.custodian.choose(hop) for _ in range(9)}
+    it.custodian.custody.track(HopId(STEP, 2), "b")
+    it.members.standing.note_work("b")
+    assert "b" in {await it.custodian.choose(hop) for _ in range(9)}
+
+
+@virtually
+async def test_one_newcomer_s_hop_holds_up_another_s_for_seconds() -> None:
+    it = Peer()
+    it.hear("d")
+    it.members.standing.note_record({"a": 0, "c": 1})
+    hop = it.keep().hop
+    it.custodian.custody.track(HopId(STEP, 2), "b")
+    assert {await it.custodian.choose(hop) for _ in range(9)} == {"c"}
+    await asyncio.sleep(TRIAL_SECONDS)
+    assert "d" in {await it.custodian.choose(hop) for _ in range(9)}
+
+
+@virtually
+async def test_a_hop_that_a_newcomer_failed_with_goes_to_one_that_has_worked_and_the_next_trial_is_later() -> None:
+    it = Peer()
+    it.hear("d")
+    it.members.standing.note_record({"a": 0, "c": 1})
+    it.answers["b"] = it.answers["d"] = [Refused("not now")] * 9
+    for index in range(20):
+        key = HopId(STEP, index)
+        await it.custodian.pass_on(it.custodian.retention.keep(key, it.custodian.message(key, b"", DATA, again=False)))
+    hops = [(peer, hop.again) for peer, hop in it.of(Hop)]
+    assert ("b", True) not in hops and ("d", True) not in hops
+    tried = sum(peer in ("b", "d") for peer, _ in hops)
+    assert tried == 1, "the next ones are within the pause"
+    await asyncio.sleep(PAUSE_SECONDS)
+    hop = it.custodian.message(HopId(STEP, 99), b"", DATA, again=False)
+    assert {"b", "d"} & {await it.custodian.choose(hop) for _ in range(9)}
+
+
+@virtually
+async def test_whoever_answers_a_hop_has_worked() -> None:
+    it = Peer()
+    it.members.standing.note_record({"a": 0})
+    await it.custodian.pass_on(it.keep())
+    (first, _), *_ = it.of(Hop)
+    assert [it.members.standing.has_worked(peer) for peer in "bc"] == [first == "b", first == "c"]
+
+
+@virtually
+async def test_where_all_are_newcomers_with_a_hop_the_next_one_waits_for_an_answer() -> None:
+    it = Peer()
+    it.members.standing.note_record({"a": 0})
+    for index, peer in enumerate("bc"):
+        it.custodian.custody.track(HopId(STEP, index), peer)
+    waiting = asyncio.ensure_future(it.custodian.choose(it.keep().hop))
+    await asyncio.sleep(60)
+    assert not waiting.done()
+    it.members.standing.note_work("c")
+    it.custodian.peer_has_room("c")
+    assert await waiting == "c"

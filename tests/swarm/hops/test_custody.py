@@ -11,9 +11,11 @@ from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.hops.custody import (
     HUNG_FLOOR_SECONDS,
     MUTE_KEPT,
-    MUTE_SECONDS,
+    MUTE_TIMES,
     OVERTAKEN,
+    SERVICE_CEILING_SECONDS,
     STUCK_TIMES,
+    TRIAL_FLOOR_SECONDS,
     UNANSWERED_CEILING_SECONDS,
     UNANSWERED_FLOOR_SECONDS,
     UNANSWERED_TIMES,
@@ -296,10 +298,12 @@ def test_how_long_a_holder_that_beats_may_leave_a_hop_unanswered(
     assert bool(unanswered(waited, usual, tries, shown=shown)) == given_up
 
 
-async def wait_for(custody: Custody, key: HopId, holder: str, *, stalled: Callable[[], bool] = lambda: False) -> float:
+async def wait_for(
+    custody: Custody, key: HopId, holder: str, *, stalled: Callable[[], bool] = lambda: False, trial: bool = False
+) -> float:
     """Seconds until a holder that beats all the time, and claims the hop, loses it; 1e9: never."""
     loop, began = asyncio.get_running_loop(), asyncio.get_running_loop().time()
-    lost = custody.track(key, holder)
+    lost = custody.track(key, holder, trial=trial)
     while not lost.done() and loop.time() - began < 4 * UNANSWERED_CEILING_SECONDS:
         custody.on_beat(holder, Beat((HopBeat(*key, "passed", 0.0),), 1, 0.0, 1e9, 1e9), loop.time())
         custody.look_for_late(loop.time(), is_stalled=stalled)
@@ -308,24 +312,27 @@ async def wait_for(custody: Custody, key: HopId, holder: str, *, stalled: Callab
     return loop.time() - began if lost.done() else 1e9
 
 
-def answer(custody: Custody, holder: str, now: float) -> None:
+def answer(custody: Custody, holder: str, now: float, took: float = 2.0) -> None:
     for index in range(OVERTAKEN):
-        custody.answered(HopId(1, 100 + index), holder, now - 2.0, now)
+        custody.answered(HopId(1, 100 + index), holder, now - took, now)
 
 
-def test_a_hop_that_others_overtake_is_taken_away_and_its_holder_gets_nothing_for_longer_and_longer() -> None:
+@pytest.mark.parametrize(("trial", "floor"), [(False, UNANSWERED_FLOOR_SECONDS), (True, TRIAL_FLOOR_SECONDS)])
+def test_a_hop_that_others_overtake_is_taken_away_and_its_holder_gets_nothing_for_longer_and_longer(
+    trial: bool, floor: float
+) -> None:
     async def main() -> None:
         custody, loop = Custody(), asyncio.get_running_loop()
         for times in range(3):
             await asyncio.sleep(10.0)
-            loop.call_later(5.0, lambda: answer(custody, "good", loop.time()))
-            waited = await wait_for(custody, HopId(1, times), "bad")
-            assert UNANSWERED_FLOOR_SECONDS < waited < UNANSWERED_FLOOR_SECONDS + 3
+            loop.call_later(5.0, lambda: answer(custody, "good", loop.time(), floor / 20))
+            waited = await wait_for(custody, HopId(1, times), "bad", trial=trial)
+            assert floor < waited < floor + 3
             silent_for = 0
             while custody.is_mute("bad", loop.time()):
                 await asyncio.sleep(1.0)
                 silent_for += 1
-            assert abs(silent_for - MUTE_SECONDS * 2**times) < 3
+            assert abs(silent_for - MUTE_TIMES * floor * 2**times) < 3
         answer(custody, "bad", loop.time())
         assert not custody._mute, "it answers again"
 
@@ -361,5 +368,18 @@ def test_of_hops_and_holders_that_let_wait_a_bounded_number_is_remembered() -> N
         assert len(custody._mute) == MUTE_KEPT
         custody.end_step(1)
         assert not custody._tries
+
+    run_virtual(main())
+
+
+def test_a_holder_is_not_believed_that_a_hop_takes_it_for_ever() -> None:
+    async def main() -> None:
+        loop, custody = asyncio.get_running_loop(), Custody()
+        custody.track(HopId(1, 0), "a")
+        custody.on_beat("a", Beat((), 0, 0.0, 1e9, 1e9), loop.time())
+        assert custody._holders["a"].service_seconds == SERVICE_CEILING_SECONDS
+        custody.answered(HopId(1, 1), "b", loop.time() - 2.0, loop.time())
+        custody.on_beat("a", Beat((), 0, 0.0, 1e9, 1e9), loop.time())
+        assert custody._holders["a"].service_seconds <= UNANSWERED_TIMES * 4.0
 
     run_virtual(main())

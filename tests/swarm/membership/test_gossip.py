@@ -20,8 +20,10 @@ from swarmd.swarm.membership.gossip import (
     LOOKS_PER_HEARTBEAT,
     SECOND_DIAL_SECONDS,
     SECOND_WORD_SECONDS,
+    STRANGERS,
     SUMMARY_CARDS,
     Gossip,
+    Hear,
     cards_for,
     first_of,
 )
@@ -72,6 +74,7 @@ class Rig:
         self.deaf, self.trouble = set[str](), dict[str, Exception]()
         self.sums = list[tuple[int, tuple[str, ...], int]]()
         self.cancelled = list[str]()
+        self.greeted: Callable[[str], object] = lambda peer: None  # called when a greeting has succeeded
         transport = SimpleNamespace(
             subscribe=self.listeners.__setitem__,
             unsubscribe=self.listeners.pop,
@@ -88,7 +91,17 @@ class Rig:
             ask=self._ask,
             greet=self._greet,
         )
-        self.gossip = Gossip(run, cast("Links", links), self.members, self.heard.append, self._sum_up)
+        self.told = list[tuple[Card, bool]]()  # that others passed on, and whether they are believed
+        ears = SimpleNamespace(
+            hear=self._hear_own, hear_of=lambda it, *, believed=False: self.told.append((it, believed))
+        )
+        self.ears = ears
+        self.gossip = Gossip(run, cast("Links", links), self.members, cast("Hear", ears), self._sum_up)
+
+    def _hear_own(self, it: Card) -> None:
+        self.heard.append(it)
+        if it.peer.startswith("new"):
+            self.members.rumours.hear(it, now())
 
     async def _publish(self, where: str, frame: Frame) -> None:
         self.said.append((now(), where, from_frame(frame)))
@@ -115,6 +128,7 @@ class Rig:
         if peer in self.trouble:
             raise self.trouble[peer]
         self.connected.append(peer)
+        self.greeted(peer)
 
     def _sum_up(self, stage: int, shown: tuple[Card, ...], peers: int) -> Summary:
         self.sums.append((stage, tuple(it.peer for it in shown), peers))
@@ -206,9 +220,106 @@ def test_everyone_speaks_for_itself_only() -> None:
 
 def test_of_a_summary_so_many_cards_are_taken_in_whoever_speaks() -> None:
     rig, cards = Rig(), tuple(card(f"p{number}", stage=4) for number in range(SUMMARY_CARDS + 3))
+    rig.members.hear(card("x", stage=4), 0.0)
+    rig.members.standing.meet("x", "", 0.0)
     rig.hear("x", Summary(4, cards, 100, 5.0))
-    assert rig.heard == [*cards[:SUMMARY_CARDS]]
+    assert rig.told == [(it, True) for it in cards[:SUMMARY_CARDS]]
     assert rig.members.summaries()[4] == Summary(4, (), 100, 5.0)
+
+
+def test_its_own_card_in_a_summary_is_the_speaker_s_own_word() -> None:
+    async def main() -> None:
+        rig = Rig()
+        rig.hear("x", Summary(4, (card("x", stage=4), card("y", stage=4)), 2))
+        assert (rig.heard, rig.told) == ([card("x", stage=4)], [(card("y", stage=4), False)])
+
+    run_virtual(main())
+
+
+def believed(rig: Rig, author: str, stage: int) -> bool:
+    """Whether a summary of a stage counts."""
+    rig.members._reported.clear()
+    rig.told.clear()
+    rig.hear(author, Summary(stage, (card("y", stage=stage),), 1000))
+    assert rig.told == [(card("y", stage=stage), bool(rig.members.summaries()))]
+    return bool(rig.members.summaries())
+
+
+def test_a_stranger_s_summary_counts_for_nothing() -> None:
+    async def main() -> None:
+        assert not believed(Rig(), "x", 4)
+
+    run_virtual(main())
+
+
+def test_before_the_first_record_a_summary_counts_if_its_author_was_met_at_that_stage() -> None:
+    async def main() -> None:
+        rig = Rig(2, card("x", stage=4), card("j", stage=4, state="joining"), card("unmet", stage=4))
+        for peer in "xj":
+            rig.members.standing.meet(peer, "", 0.0)
+        assert [believed(rig, peer, 4) for peer in ("x", "j", "unmet")] == [True, False, False]
+        assert not believed(rig, "x", 3)
+
+    run_virtual(main())
+
+
+def test_once_there_is_a_record_a_summary_counts_if_its_author_is_in_one() -> None:
+    rig = Rig(2, card("x", stage=4), card("new", stage=4))
+    for peer in ("x", "new"):
+        rig.members.standing.meet(peer, "", 0.0)
+    rig.members.standing.note_record({"x": 4, "far": 3})
+    assert [believed(rig, peer, 4) for peer in ("x", "new", "far")] == [True, False, False]
+    assert believed(rig, "far", 3), "though its card isn't known here"
+
+
+@pytest.mark.parametrize(("stage", "begun", "dialled"), [(4, False, True), (4, True, False), (3, False, False)])
+def test_before_the_first_record_who_speaks_for_a_stage_far_away_is_met_and_then_believed(
+    stage: int, begun: bool, dialled: bool
+) -> None:
+    async def test(rig: Rig) -> None:
+        if begun:
+            rig.members.standing.note_record({})
+        rig.greeted = lambda peer: rig.members.standing.meet(peer, "", 0.0) and rig.members.hear(said[0], 0.0)
+        said = card("x", stage=stage), card("y", stage=stage)
+        rig.hear("x", Summary(stage, said, 9))
+        rig.hear("x", Summary(stage, said, 9))
+        await asyncio.sleep(0.1)
+        assert [peer for _, peer in rig.dials] == ["x"] * dialled
+        assert list(rig.members.summaries()) == [stage] * dialled
+        assert ((said[1], True) in rig.told) == dialled
+
+    play(test)
+
+
+def test_a_newcomer_s_rank_doesn_t_silence_those_of_its_stage_that_have_worked() -> None:
+    names = ("a", "b", "c")
+    first, second, third = rendezvous("summary/2", names)
+
+    async def main() -> None:
+        rig = Rig(2, card(first, stage=2), card(third, stage=2), own=second)
+        rig.members.standing.note_record({second: 2, third: 2})
+        await rig.gossip._speak_for(2)
+        assert rig.sums == [(2, (second, third), 3)]
+
+    run_virtual(main())
+
+
+def test_what_a_stranger_says_of_a_stage_leaves_what_was_believed() -> None:
+    async def main() -> None:
+        rig = Rig(2, card("x", stage=4))
+        rig.members.standing.meet("x", "", 0.0)
+        rig.hear("x", Summary(4, (), 20))
+        rig.hear("sybil", Summary(4, (), 4000))
+        assert rig.members.summaries()[4].peers == 20
+
+    run_virtual(main())
+
+
+def test_a_card_of_another_stage_in_a_summary_is_not_believed() -> None:
+    rig = Rig(2, card("x", stage=4))
+    rig.members.standing.meet("x", "", 0.0)
+    rig.hear("x", Summary(4, (card("y", stage=900),), 20))
+    assert rig.told == [(card("y", stage=900), False)]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +339,7 @@ def test_what_no_honest_peer_says_is_dropped(message: Any) -> None:
 def test_cards_beyond_those_that_are_taken_in_are_not_looked_at() -> None:
     rig = Rig()
     rig.hear("x", Summary(1, tuple(card(f"p{number}") for number in range(SUMMARY_CARDS + 1)), 99))
-    assert len(rig.heard) == SUMMARY_CARDS
+    assert len(rig.told) == SUMMARY_CARDS
 
 
 def test_gossip_that_cannot_be_read_is_dropped() -> None:
@@ -249,10 +360,10 @@ def test_a_listener_that_fails_on_a_card_is_noted() -> None:
     async def main() -> None:
         rig = Rig()
 
-        def fail(it: Card) -> None:
+        def fail(it: Card, **_: bool) -> None:
             raise KeyError(it.peer)
 
-        rig.gossip._heard = fail
+        rig.ears.hear = rig.ears.hear_of = fail
         rig.hear("a", card("a"))
         rig.hear("a", Summary(1, (card("b"), card("c")), 2))
         assert rig.fence.count == 3
@@ -480,8 +591,12 @@ def test_those_near_are_everyone_in_a_small_swarm_and_the_own_stage_and_its_neig
     assert small.gossip._near() == [it.peer for it in others]
     large = Rig(2, *others, card("one", stage=0))
     assert large.gossip._near() == [it.peer for it in others if it.stage in (1, 2, 3)]
+    large.members.standing.note_record({it.peer: it.stage for it in others})
+    assert len(large.gossip._near()) == len(others) + 1, "one newcomer makes no swarm a large one"
     huge = Rig(2, *(card(f"p{number:03d}", stage=2) for number in range(5 * SMALL_SWARM)))
     assert len(huge.gossip._near()) == 4 * SMALL_SWARM
+    huge.members.standing.note_record({"p239": 2})
+    assert huge.gossip._near()[:2] == ["p239", "p000"], "those that have worked are not crowded out"
 
 
 def test_of_two_that_are_not_connected_the_lower_dials_and_the_other_steps_in() -> None:
@@ -522,6 +637,40 @@ def test_one_is_dialled_once_at_a_time_and_again_when_that_failed() -> None:
         assert rig.dials == [(0.0, "y"), (0.0, "z"), (2.0, "y"), (4.0, "y")]
 
     assert play(test).cancelled == ["z"], "nobody is dialled when it is over"
+
+
+@pytest.mark.parametrize(("stage", "after"), [(2, 0.0), (1, 1.0)])
+def test_a_newcomer_of_the_own_stage_that_speaks_is_greeted_at_once(stage: int, after: float) -> None:
+    async def test(rig: Rig) -> None:
+        await asyncio.sleep(1)
+        rig.hear("new", card("new", stage=stage))
+        rig.hear("new", card("new", stage=stage, sequence=2))
+        await asyncio.sleep(0.5)
+        assert [peer for _, peer in rig.dials] == ["new"][: stage == 2], "once, though it speaks twice"
+        await asyncio.sleep(1)
+        assert rig.dials[0] == (1.0 + after, "new")
+
+    play(test)
+
+
+def test_so_many_newcomers_are_dialled_at_a_time() -> None:
+    async def test(rig: Rig) -> None:
+        for number in range(2 * STRANGERS):
+            rig.deaf.add(f"new{number}")
+            rig.hear(f"new{number}", card(f"new{number}", stage=2))
+        await asyncio.sleep(2 * HEARTBEAT_SECONDS)
+        assert len(rig.dials) == STRANGERS
+
+    play(test)
+
+
+def test_who_can_not_be_met_is_forgotten_and_those_who_wait_for_it_hear_of_that() -> None:
+    async def test(rig: Rig) -> None:
+        rig.trouble["new"] = PeerUnreachable("new")
+        rig.hear("new", card("new", stage=2))
+        assert await rig.members.changed.until(lambda: "new" not in rig.members.rumours, 1.0)
+
+    play(test)
 
 
 def test_a_voice_that_begins_again_follows_everything_again() -> None:

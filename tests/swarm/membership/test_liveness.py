@@ -20,6 +20,7 @@ from swarmd.swarm.membership.liveness import (
     SWEEP_SECONDS,
     Liveness,
 )
+from swarmd.swarm.membership.standing import NEW_AT_ONCE, NEW_SECONDS
 from swarmd.swarm.membership.table import FEW, SILENCE_FLOOR_SECONDS, SMALL_SWARM, Membership
 from swarmd.swarm.tasks import Tasks, alongside
 from swarmd.swarm.wire.incarnation import Incarnation
@@ -40,13 +41,19 @@ class Rig:
         self.members, self.told = Membership(self.own), list[Card]()
         self.log = list[tuple[str, str]]()
         self.answers, self.calls, self.deaf = dict[str, Card](), list[tuple[float, str]](), set[str]()
+        self.networks, self.greeted = dict[str, str](), list[Card]()
         self.changes = 0
         self.met: Callable[[Card], None] = lambda it: None
         self.lost: Callable[[str], None] = lambda it: None
         links = SimpleNamespace(
             own=self.own,
             incarnation=Incarnation(self.own),
-            transport=SimpleNamespace(learn=lambda peer, *_: self._note("learnt", peer), drop=self._drop),
+            transport=SimpleNamespace(
+                learn=lambda peer, *_: self._note("learnt", peer),
+                drop=self._drop,
+                network_of=lambda peer: self.networks.get(peer, peer),
+            ),
+            greeted=lambda: tuple(self.greeted),
             on_card=lambda it: setattr(self, "met", it),
             on_lost=lambda it: setattr(self, "lost", it),
             greet=self._greet,
@@ -109,10 +116,112 @@ def never(_: float) -> float:
 def test_a_card_is_taken_in_once_and_its_addresses_with_it() -> None:
     async def test() -> None:
         rig = Rig()
-        rig.liveness.hear(card("a"))
+        rig.met(card("a"))
         rig.liveness.hear(card("a"))
         assert rig.log == [("learnt", "a"), ("heard", "a")]
         assert rig.members.get("a") == card("a")
+
+    play(test)
+
+
+def test_a_peer_that_nobody_has_met_counts_nowhere_until_it_greets() -> None:
+    async def test() -> None:
+        rig = Rig()
+        rig.liveness.hear(card("a", stage=1))
+        rig.liveness.hear_of(card("b", stage=1))
+        assert [it.peer for it in rig.members.rumours.cards()] == ["a", "b"]
+        assert (rig.members.stage(1), rig.members.population(), rig.members.missing_stages(2)) == ([], 1, [1])
+        rig.met(card("a", stage=1))
+        assert (rig.members.stage(1), rig.members.population()) == ([card("a", stage=1)], 2)
+        rig.liveness.hear(card("a", stage=1, sequence=2))
+        assert rig.members.get("a") == card("a", stage=1, sequence=2), "then its gossip counts"
+        assert [it.peer for it in rig.members.rumours.cards()] == ["b"]
+
+    play(test)
+
+
+def test_who_greeted_before_anyone_listened_is_met() -> None:
+    async def test() -> None:
+        rig = Rig()
+        rig.greeted.append(card("a"))
+        async with alongside(rig.liveness.run(never)):
+            await asyncio.sleep(0.1)
+        assert rig.members.is_live("a")
+
+    play(test)
+
+
+@pytest.mark.parametrize("believed", [False, True])
+@pytest.mark.parametrize("changes", [{"stage": 900}, {"state": "left"}, {"version": 9}, {"state": "joining"}])
+def test_what_others_say_of_a_near_peer_changes_nothing(changes: dict[str, Any], believed: bool) -> None:
+    async def test() -> None:
+        rig = Rig(card("a"))
+        rig.members.standing.note_record({"a": 0})
+        rig.liveness.hear_of(card("a", incarnation=1 << 61, **changes), believed=believed)
+        assert (rig.members.get("a"), rig.gone(), rig.members.rumours.cards()) == (card("a"), [], [])
+
+    play(test)
+
+
+def test_what_others_say_of_a_far_peer_counts_if_they_and_it_have_worked() -> None:
+    async def test() -> None:
+        rig = Rig()
+        rig.members.standing.note_record({"a": FAR})
+        rig.liveness.hear_of(card("a", stage=FAR, state="left"), believed=True)
+        rig.liveness.hear_of(card("a", stage=FAR))
+        rig.liveness.hear_of(card("b", stage=FAR), believed=True)
+        assert rig.members.stage(FAR) == []
+        rig.liveness.hear_of(card("a", stage=FAR), believed=True)
+        rig.liveness.hear_of(card("a", stage=FAR, sequence=7), believed=True)
+        assert rig.members.stage(FAR) == [card("a", stage=FAR, sequence=7)]
+        rig.liveness.hear_of(finished := card("a", stage=FAR, sequence=8, state="finished"), believed=True)
+        assert (rig.members.get("a"), rig.gone()) == (finished, []), "nobody is taken for dead at a run's end"
+
+    play(test)
+
+
+def test_before_the_first_record_a_far_peer_counts_by_the_word_of_one_at_its_stage() -> None:
+    """Nobody has worked, and not everyone in a large swarm is met: those far away were dropped as silent."""
+
+    async def test() -> None:
+        rig = Rig()
+        rig.liveness.hear_of(card("a", stage=FAR))
+        rig.liveness.hear_of(card("b", stage=FAR), believed=True)
+        assert [it.peer for it in rig.members.stage(FAR)] == ["b"]
+
+    play(test)
+
+
+def test_nobody_s_number_is_topped_by_others() -> None:
+    async def test() -> None:
+        rig = Rig()
+        rig.members.standing.note_record({"a": FAR})
+        rig.liveness.hear_of(card("a", stage=FAR, incarnation=1 << 61), believed=True)
+        assert rig.members.life_of("a") == 0, "it isn't told that it lived so late"
+        rig.met(card("a", stage=0))
+        assert (rig.members.get("a"), rig.members.life_of("a")) == (card("a", stage=0), 1)
+        rig.liveness.hear_of(card("me", incarnation=1 << 61))
+        await asyncio.sleep(0.1)
+        assert (rig.own.card.incarnation, rig.told) == (5, [])
+
+    play(test)
+
+
+def test_of_a_crowd_from_one_network_few_count_and_the_latest_is_let_in_first() -> None:
+    async def test() -> None:
+        rig = Rig()
+        rig.networks = {f"s{number}": "loopback" for number in range(200)} | {"honest": "loopback"}
+        rig.members.standing.note_record({})  # before that a whole laboratory may come at once
+        async with alongside(rig.liveness.run(never)):
+            for number in range(200):
+                rig.met(card(f"s{number}", stage=1))
+            assert len(rig.members.stage(1)) == NEW_AT_ONCE
+            rig.met(card("honest"))
+            rig.met(card("other"))
+            assert rig.members.is_live("other"), "who comes from elsewhere isn't delayed"
+            assert not rig.members.is_live("honest")
+            await asyncio.sleep(NEW_SECONDS + CALM_SWEEP_SECONDS)
+            assert rig.members.is_live("honest")
 
     play(test)
 
@@ -153,7 +262,7 @@ def test_those_who_wait_are_woken_by_all_but_figures(changes: dict[str, Any], wa
         rig = Rig(card("a"))
         rig.liveness.hear(card("a", sequence=2, **changes))
         assert rig.changes == waking
-        rig.liveness.hear(card("b"))
+        rig.met(card("b"))
         assert rig.changes == waking + 1
 
     play(test)
@@ -249,13 +358,13 @@ def test_whose_connection_broke_is_gone_unless_the_same_life_answers(answer: Car
     play(test)
 
 
-def test_a_stranger_whose_connection_broke_is_gone_also_if_it_answers() -> None:
+def test_a_stranger_whose_connection_broke_is_gone_and_is_not_dialled() -> None:
     async def test() -> None:
         rig = Rig()
         rig.answers["a"] = card("a")
         rig.lost("a")
         await asyncio.sleep(0.1)
-        assert rig.gone() == ["a"]
+        assert (rig.gone(), rig.calls) == (["a"], [])
 
     play(test)
 
@@ -335,11 +444,11 @@ def test_the_dropped_are_called_by_turns_and_all_at_once_when_one_of_them_is_hea
         async with alongside(rig.liveness.run(never)):
             await asyncio.sleep(32)
             assert rig.called() == ["p00", "p01", "p02", "p03"]
-            rig.liveness.hear(card("p07", sequence=2))
+            rig.met(card("p07", sequence=2))
             await asyncio.sleep(0.1)
             turns = [f"p{number:02d}" for number in (*range(4, 7), *range(8, SOUGHT_AT_ONCE + 4), 0, 1, 2, 3)]
             assert rig.called()[4:] == turns[:SOUGHT_AT_ONCE], "the network may be whole again"
-            rig.liveness.hear(card("new"))
+            rig.met(card("new"))
             await asyncio.sleep(0.1)
             assert len(rig.calls) == 4 + SOUGHT_AT_ONCE, "of someone who wasn't looked for that says nothing"
 

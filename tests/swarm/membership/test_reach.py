@@ -1,6 +1,6 @@
 """A peer's reach: whom it knows, and needn't know, in a swarm of each size."""
 
-from swarmd.swarm.membership.reach import count_near, count_unseen, is_spare, knows_all_of, reaches_half
+from swarmd.swarm.membership.reach import count_near, count_unseen, is_spare, knows_all_of, reaches_half, unmet
 from swarmd.swarm.membership.table import FEW, SILENCE_FLOOR_SECONDS, SMALL_SWARM, Membership
 from swarmd.swarm.wire.messages.presence import Summary
 from swarmd.swarm.wire.own_card import OwnCard
@@ -34,6 +34,15 @@ def test_far_peers_are_spare_only_in_a_large_swarm_where_enough_others_of_their_
         assert not is_spare(large, card("x", stage=STAGES)), "it is one of few"
         large.hear(card(f"q{number}", stage=STAGES), 0.0)
     assert is_spare(large, card("x", stage=STAGES))
+
+
+def test_of_those_that_are_rumours_the_near_ones_are_to_be_met_and_in_a_small_swarm_all() -> None:
+    small, large = swarm(SMALL_SWARM - 1 - STAGES), swarm(SMALL_SWARM - STAGES)
+    for stage in range(STAGES):
+        for members in (small, large):
+            members.rumours.hear(card(f"r{stage}", stage=stage), 0.0)
+    assert [it.peer for it in unmet(small)] == [f"r{stage}" for stage in range(STAGES)]
+    assert [it.peer for it in unmet(large)] == ["r0", "r1"]
 
 
 def test_every_replica_is_known_of_near_stages_and_in_a_small_swarm_of_all() -> None:

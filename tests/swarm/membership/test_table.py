@@ -173,6 +173,15 @@ def test_cards_remembered_are_bounded_and_the_longest_unheard_go_first(monkeypat
     assert sorted(members.members()) == ["a", "c", "d"]
 
 
+def test_newcomers_are_forgotten_before_those_that_have_worked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "MEMBERS_LIMIT", 3)
+    members = Membership(OwnCard(card("me")))
+    members.standing.note_record({"a": 0, "b": 1})
+    for second, peer in enumerate(("a", "b", "c", "d", "e")):
+        members.hear(card(peer), float(second))
+    assert sorted(members.members()) == ["a", "b", "e"]
+
+
 def test_of_a_summary_a_bounded_number_of_movers_is_kept() -> None:
     members = swarm("a")
     members.report(Summary(1, (), 4000, moving=tuple((2, 1.0) for _ in range(4000))))

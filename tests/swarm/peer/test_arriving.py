@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from swarmd.sim.world.clock import run_virtual
+from swarmd.swarm.membership.standing import Standing
 from swarmd.swarm.peer.arriving import Arriving
 from swarmd.swarm.recovery.forks import Crossing
 from swarmd.swarm.signals import Signal
@@ -52,7 +53,7 @@ class Rig:
 
         class Members:
             own = property(lambda _: rig.own_card.card)
-            changed = rig.changed
+            changed, standing = rig.changed, Standing()
 
             def kin(self) -> list[Card]:
                 return [rig.own_card.card, *rig.cards.values()]

@@ -1,8 +1,9 @@
 """A peer's part in a run's end: which stages it sees to, and when it may leave."""
 
 import asyncio
+import dataclasses
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -10,9 +11,10 @@ from swarmd.config import LimitsConfig
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.membership.table import Membership
-from swarmd.swarm.peer.ending import WORD_SECONDS, Ending
+from swarmd.swarm.peer.ending import LINGER_SECONDS, WORD_SECONDS, Ending
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.state.download import OutOfDonors
+from swarmd.swarm.tasks import alongside
 from swarmd.swarm.wire.messages.disks import CheckpointName
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.own_card import OwnCard
@@ -114,3 +116,63 @@ def test_a_stage_that_can_not_be_had_holds_up_no_other() -> None:
         return own.card.final
 
     assert run_virtual(main()) == (1, 2)
+
+
+def alone(steps: int) -> tuple[Membership, Ending]:
+    """A peer at the end of a run, which knows nobody."""
+    own = OwnCard(card("me", stage=0, machine="me", version=steps))
+    members, nothing = Membership(own), None
+    run: Any = SimpleNamespace(steps=steps, model=SimpleNamespace(stages=1))
+    history: Any = SimpleNamespace(version=steps, finished=True, failure="", chain=SimpleNamespace(members=tuple))
+    limits = LimitsConfig(copies_bytes=0)
+    context = peer_context(run=run, limits=limits, membership=members, history=history, own=own)
+    return members, Ending(context, cast("Any", nothing), cast("Any", nothing), lambda since: ())
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_one_of_whom_others_say_that_it_is_late_is_waited_for_until_it_is_met_or_is_not_there(there: bool) -> None:
+    async def main() -> tuple[str, float]:
+        loop = asyncio.get_running_loop()
+        members, ending = alone(3)
+        late = card("late", stage=0, state="joining", version=1)
+        members.rumours.hear(late, 0.0)
+        running, began = asyncio.create_task(ending.run(saved=True)), loop.time()
+        await asyncio.sleep(1.0)
+        said = ending.wait()
+        members.rumours.drop("late")
+        if there:
+            members.hear(late, loop.time())
+        members.changed.notify()
+        await asyncio.sleep(1.0)
+        assert running.done() != there
+        if there:
+            members.hear(dataclasses.replace(late, sequence=9, state="finished", version=3), loop.time())
+            members.changed.notify()
+        await running
+        return said.sentence() if said else "", loop.time() - began
+
+    said, took = run_virtual(main())
+    assert said == "the others to have the run's last version (1 behind, waited for 20 s at most)"
+    assert took == pytest.approx(2.0)
+
+
+def test_peers_that_are_invented_again_and_again_hold_up_an_end_for_no_longer_than_one_that_is_there() -> None:
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        members, ending = alone(3)
+
+        async def invent() -> None:
+            number = 0
+            while True:
+                members.rumours.hear(card(f"x{number}", stage=0, state="serving", version=1), loop.time())
+                await asyncio.sleep(0.5)
+                members.rumours.drop(f"x{number - 1}")
+                members.changed.notify()
+                number += 1
+
+        async with alongside(invent()):
+            await asyncio.sleep(0)
+            await ending.run(saved=True)
+        return loop.time()
+
+    assert run_virtual(main()) == pytest.approx(LINGER_SECONDS)

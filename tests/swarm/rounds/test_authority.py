@@ -44,6 +44,14 @@ def test_of_two_leaders_under_one_ballot_the_later_one_wins_and_keeps_it() -> No
     authority.take(STEP, LOW, SECOND, 0.3)
 
 
+def test_a_newcomer_that_is_asked_after_a_member_of_the_last_record_takes_over_from_it() -> None:
+    authority = RoundAuthority(STAGE, members=lambda: (SECOND,))
+    authority.take(STEP, LOW, SECOND, 0.0)
+    authority.take(STEP, LOW, FIRST, 0.1)
+    with pytest.raises(Overruled):
+        authority.take(STEP, LOW, SECOND, 0.2)
+
+
 def test_a_silent_leader_gives_way_to_anyone() -> None:
     authority = RoundAuthority(STAGE)
     authority.take(STEP, LOW, SECOND, 0.0)

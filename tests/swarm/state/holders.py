@@ -13,6 +13,7 @@ from swarmd.errors import Refused
 from swarmd.sim.world.network import SimNetwork
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.record import Record, build_record, genesis_hash
+from swarmd.swarm.membership.standing import Standing
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.state.backlog import Backlog
 from swarmd.swarm.state.donor import Donor
@@ -91,7 +92,7 @@ class Node:
         self.links.judge_by(Lenient())
         self.links.on_card(lambda card: hear(self.membership, card))
         self.history = History(RUN, self.links, cast("Any", NoDisk()))
-        self.history.confirm_by(believe)
+        self.history.confirm = believe
         self.compute = FakeCompute(version)
         self.donor = Donor(self.links.scope(), self.history, cast("Any", self.compute), 0)
         self.asked: list[AskChunk] = []
@@ -170,7 +171,11 @@ def joiner_of(node: Node, donors: list[Node], held: list[int] | None = None, *, 
         return card(first.name, version=first.history.version)
 
     membership = SimpleNamespace(
-        newest=newest, kin=lambda: [card(node.name), newest()], own=card(node.name), get=node.membership.get
+        newest=newest,
+        kin=lambda: [card(node.name), newest()],
+        own=card(node.name),
+        get=node.membership.get,
+        standing=Standing(),
     )
     context = peer_context(
         run=RUN, limits=LimitsConfig(), links=node.links, membership=membership, history=node.history

@@ -65,6 +65,27 @@ def test_a_liar_that_was_alone_at_first_is_left_once_the_others_answer() -> None
     run_virtual(main())
 
 
+def test_a_liar_that_was_the_only_one_to_greet_gains_nothing() -> None:
+    """The other members of the last record were stopped when this peer came: it has met nobody else yet."""
+
+    async def main() -> None:
+        joiner, (liar, *honest) = crowd(3)
+        joiner.history.origin.guide = liar.name
+        lie(liar)
+        for donor in honest:
+            donor.compute.export_seconds = MOST_SECONDS / 2
+        await joiner.links.greet(liar.name)
+
+        def met() -> list[str]:
+            return [it.name for it in (liar, *honest) if joiner.membership.get(it.name) is not None]
+
+        assert met() == [liar.name]
+        assert await joiner_of(joiner, [liar, *honest]).pull(met)
+        assert joiner.compute.imported == [state_of(5)]
+
+    run_virtual(main())
+
+
 def test_strangers_do_not_count_however_many_they_are() -> None:
     async def main() -> None:
         joiner, honest = crowd(1)

@@ -46,8 +46,10 @@ class Office:
         self.cut_off = False
         self.speaking = [card("a"), card("b"), card("tail", stage=1)]
         membership: Any = SimpleNamespace(
+            own=card("me"),
             get=lambda peer: self.cards.get(peer),
             stage=lambda stage: [card("a"), card("b")],
+            standing=SimpleNamespace(is_counted=lambda peer: True),
             missing_stages=lambda stages: self.missing,
         )
         self.newcomers: set[str] = set()

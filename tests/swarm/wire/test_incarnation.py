@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from swarmd.errors import Refused
-from swarmd.swarm.wire.incarnation import RISES, RISES_SECONDS, Incarnation
+from swarmd.swarm.wire.incarnation import REACH, RISES, RISES_SECONDS, Incarnation
 from swarmd.swarm.wire.messages.common import INCARNATION_STEP, Ack
 from swarmd.swarm.wire.messages.fields import INCARNATION_LIMIT
 from swarmd.swarm.wire.messages.hop import Room
@@ -64,5 +64,16 @@ def test_an_incarnation_that_cannot_be_written_down_is_not_used() -> None:
     async def test(one: Node, other: Node) -> None:
         assert not await Incarnation(one.links.own, full).rise_above(7)
         assert one.membership.own.incarnation == 1
+
+    meet(test)
+
+
+def test_nobody_s_word_brings_a_life_near_the_end_of_the_numbers() -> None:
+    async def test(one: Node, other: Node) -> None:
+        own = Incarnation(one.links.own)
+        assert not await own.rise_above(1 + REACH)
+        assert one.membership.own.incarnation == 1
+        assert await own.rise_above(REACH)
+        assert not await own.rise_above(one.membership.own.incarnation)
 
     meet(test)

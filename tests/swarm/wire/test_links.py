@@ -399,6 +399,16 @@ def test_whose_card_is_not_held_greets_again() -> None:
     meet(test)
 
 
+def test_who_has_greeted_and_does_not_count_yet_is_answered() -> None:
+    async def test(a: Node, b: Node) -> None:
+        b.links.on_card(lambda card: b.membership._members.clear())
+        for number in range(3):
+            assert await a.links.ask("b", Room(number), deadline_s=1) == Ack()
+        assert len(b.cards) == 2, "it greets once more, and not each time"
+
+    meet(test)
+
+
 def test_nothing_but_greetings_counts_before_there_is_a_run_to_judge_by() -> None:
     async def test(a: Node, b: Node) -> None:
         b.links._judge = None
