@@ -30,7 +30,8 @@ from swarmd.sim.planner.costs import find_wire
 from swarmd.sim.planner.devices import Device, Group, profile_from_plain
 from swarmd.sim.planner.forecast import Question, forecast
 from swarmd.sim.planner.placement import Placement
-from swarmd.stage.profile import FEW, Probe, measure_profile, plan_probe
+from swarmd.stage.probe import Timed, plan_probe
+from swarmd.stage.profile import FEW, measure_profile
 
 THREADS = 1  # of a daemon
 WARM_STEPS = 1
@@ -117,11 +118,9 @@ def _end(daemons: list[Daemon]) -> None:
 
 def probe_seconds() -> float:
     """Seconds of a small stage for a microbatch at present, on one thread."""
-    probe = Probe(plan_probe(PROBE_WIDTH, "cpu", FEW), "cpu")
-    for _ in range(PROBE_STEPS):
-        probe.step()
-    timed = probe.timed()
-    return timed.forward_s + timed.backward_s + timed.tail_s
+    timed = Timed()
+    timed.measure(plan_probe(PROBE_WIDTH, "cpu", FEW), "cpu", PROBE_STEPS)
+    return sum(timed.medians())
 
 
 def predict(case: Case, device: Device, steps: int, speed: float) -> float:

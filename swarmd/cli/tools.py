@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -85,6 +86,8 @@ def profile(
     """Measure how fast this machine computes, for `swarmctl plan`. Takes a minute; nothing else should run."""
 
     def run() -> int:
+        if output is not None:
+            check_output(output)
         from swarmd.stage.profile import measure_profile
 
         measured = measure_profile(
@@ -97,11 +100,27 @@ def profile(
         try:
             output.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"can't write {output} ({error.strerror}); choose another --output.") from error
+            print(json.dumps(measured))  # minutes of measuring are not lost
+            raise ConfigError(f"can't write {output} ({error.strerror}); the profile is on stdout instead.") from error
         print(f"{printable(output)}: use it as --peers 4x{printable(output)} in `swarmctl plan`.", file=sys.stderr)
         return 0
 
     return reported(run, debug=debug)
+
+
+def check_output(path: Path) -> None:
+    """Raises ConfigError if a file can't be written there, before what it is for is measured."""
+    folder = path.resolve().parent
+    try:
+        if path.is_dir():
+            raise ConfigError(f"--output {path} is a folder; name a file in it, as {path / 'machine.json'}.")
+        if not folder.is_dir():
+            raise ConfigError(f"--output {path}: there is no folder {folder}; make it, or choose another --output.")
+        writable = os.access(path, os.W_OK) if path.exists() else os.access(folder, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise ConfigError(f"can't use --output {path} ({error.strerror}); choose another.") from error
+    if not writable:
+        raise ConfigError(f"--output {path} may not be written; choose another, or change its rights.")
 
 
 def reshape(

@@ -32,16 +32,21 @@ OPTIMIZER_PREFIX = "optimizer."
 
 
 class StageEngine:
-    """Computes stage `stage` of `run` on `device`, from version 0 or from an imported state."""
+    """Computes stage `stage` of `run` on `device`, from version 0 or from an imported state.
 
-    def __init__(self, run: RunConfig, stage: int, device: str = "cpu") -> None:
+    With `trains` False it has no memory for a sum and an optimizer: gradients are computed, and added to nothing.
+    """
+
+    def __init__(self, run: RunConfig, stage: int, device: str = "cpu", *, trains: bool = True) -> None:
         self.run, self.stage, self.device = run, stage, check_device(device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # of this thread
         self.module = build_stage(run.model, stage, run.seed, self.device)
         self.parameters: tuple[nn.Parameter, ...] = tuple(self.module.named().values())
-        self.optimizer = Optimizer(run.optimizer, dict(self.module.named()))
-        self.sum = GradientSum(self.parameters)
+        stepped = {name: value if trains else value.to("meta") for name, value in self.module.named().items()}
+        self.optimizer = Optimizer(run.optimizer, stepped)
+        self.sum = GradientSum(tuple(stepped.values()))
+        self.sum.frozen = not trains
         self.version = 0
         self._broken = False  # moments are of a step whose parameters were refused
         self.graphs = Graphs(plan_limit(run, self.device))

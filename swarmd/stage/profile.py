@@ -1,8 +1,8 @@
 """The speed of this machine: block applications at several widths, a hop's other costs, the parts of a round.
 
-Measured with the production engine, so that codecs, checks and sums are in it. Processes of their own measure at once,
-as daemons that share a machine do; how much slower each gets is part of the profile. Plain data comes out, which
-`swarmctl plan` reads. Knows nothing of plans or peers.
+Widths that don't fit into the device's free memory are left out. Processes of their own measure at once, as daemons
+that share a machine do; how much slower each gets is part of the profile. Plain data comes out, which `swarmctl plan`
+reads. What one stage takes is timed by `probe.py`. Knows nothing of plans or peers.
 """
 
 import itertools
@@ -13,37 +13,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy
 import psutil
 import torch
 
 from swarmd import exits
-from swarmd.config import CodecConfig, ModelConfig, RunConfig
-from swarmd.errors import SwarmError
+from swarmd.config import ModelConfig
+from swarmd.errors import ConfigError, SwarmError
+from swarmd.stage.device_errors import as_ours
 from swarmd.stage.engine import StageEngine, check_device
+from swarmd.stage.probe import DTYPES, TAIL, VOCABULARY, Timed, measure_addition, now, plan_probe, sample
+from swarmd.stage.release import release
 from swarmd.values import HopId
 
 CPU_WIDTHS = (64, 128, 256, 512)
 CUDA_WIDTHS = (512, 1024, 2048, 4096)
-TOKENS = {"cpu": (4, 128), "cuda": (4, 512)}  # sequences, and tokens of each
 FEW, MANY = 1, 3  # blocks of the two engines whose difference is a block, and whose rest is a hop's fixed part
-VOCABULARY = 256
 REPEATS = 11  # the median of so many counts
+TURNS, TURN_REPEATS = 3, 4  # few blocks and many are measured in turns, as a machine's speed drifts
 CROWD_WIDTH = 256  # where processes are timed together
 CROWD_SECONDS = 1.5  # each computes for so long
-STAGES = 3  # so that stage 1 is neither head nor tail
-
-
-@dataclass(frozen=True)
-class Timed:
-    """Median seconds of one engine's work on a microbatch."""
-
-    forward_s: float
-    backward_s: float
-    tail_s: float
 
 
 def measure_profile(
@@ -51,16 +41,13 @@ def measure_profile(
 ) -> dict[str, Any]:
     """Everything about this machine, as JSON-ready data; `crowded`: also how processes that compute at once get on.
 
-    Raises ConfigError if there is no such device.
+    Raises ConfigError if there is no such device, or no memory for the narrowest width.
     """
     kind = check_device(device).type
     if threads:
         torch.set_num_threads(threads)
     cores = psutil.cpu_count() or 1
-    points = []
-    for hidden in CPU_WIDTHS if kind == "cpu" else CUDA_WIDTHS:
-        told(f"width {hidden}")
-        points.append(measure_point(device, hidden))
+    points = measure_points(device, CPU_WIDTHS if kind == "cpu" else CUDA_WIDTHS, told)
     told("the parts of a round")
     round_s = measure_round(device)
     crowd = [1.0]
@@ -75,105 +62,75 @@ def measure_profile(
         else torch.cuda.get_device_name(device),
         "cores": max(1, cores // torch.get_num_threads()) if kind == "cpu" else 0,
         "memory_bytes": memory,
+        "dtype": DTYPES[kind],
         "points": points,
         "round_s": round_s,
         "crowd": crowd,
     }
 
 
-def plan_probe(hidden: int, kind: str, blocks: int) -> RunConfig:
-    """A run of `blocks` blocks a stage, as wide as asked."""
-    sequences, tokens = TOKENS[kind]
-    model = ModelConfig(
-        vocabulary=VOCABULARY,
-        hidden=hidden,
-        ffn=round(hidden * 8 / 3 / 16) * 16,
-        heads=max(1, hidden // 64),
-        layers=blocks * STAGES,
-        stages=STAGES,
-        sequence_length=tokens,
-        compute_dtype="fp32" if kind == "cpu" else "bf16",
-    )
-    return RunConfig(
-        name="profile",
-        model=model,
-        sequences_per_step=sequences,
-        sequences_per_microbatch=sequences,
-        codecs=CodecConfig(),
-        recompute=False,
-    )
+def measure_points(device: str, widths: Sequence[int], told: Callable[[str], None]) -> list[dict[str, float]]:
+    """Every width that fits, narrow ones first. Raises ConfigError if none does."""
+    points = []
+    for hidden in widths:
+        told(f"width {hidden}")
+        point = _measure_if_it_fits(device, hidden)
+        release(check_device(device))
+        if point is None:
+            told(f"width {hidden} doesn't fit into the free memory of {device}, and is left out")
+            break  # wider ones fit even less
+        points.append(point)
+    if not points:
+        raise ConfigError(f"the free memory of {device} is too little to measure anything; end what uses it.")
+    return points
+
+
+def _measure_if_it_fits(device: str, hidden: int) -> dict[str, float] | None:
+    try:
+        return measure_point(device, hidden)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(as_ours(error), MemoryError):
+            raise
+        return None
 
 
 def measure_point(device: str, hidden: int) -> dict[str, float]:
     """One width: seconds of a block, and of the rest of a hop."""
     kind = check_device(device).type
-    probes = [Probe(plan_probe(hidden, kind, blocks), device) for blocks in (FEW, MANY)]
-    for _ in range(REPEATS + 1):  # in turns, as a machine's speed drifts
-        for probe in probes:
-            probe.step()
-    few, many = (probe.timed() for probe in probes)
+    timed = {blocks: Timed() for blocks in (FEW, MANY)}
+    for _ in range(TURNS):
+        for blocks, times in timed.items():
+            times.measure(plan_probe(hidden, kind, blocks), device, TURN_REPEATS)
+    few_forward, few_backward, few_tail = timed[FEW].medians()
+    many_forward, many_backward, _ = timed[MANY].medians()
     run = plan_probe(hidden, kind, FEW)
     tokens = run.tokens_per_microbatch
-    forward = max(1e-9, (many.forward_s - few.forward_s) / (MANY - FEW))
-    backward = max(1e-9, (many.backward_s - few.backward_s) / (MANY - FEW))
+    forward = max(1e-9, (many_forward - few_forward) / (MANY - FEW))
+    backward = max(1e-9, (many_backward - few_backward) / (MANY - FEW))
     flops = block_flops(run.model, tokens)
-    fixed_forward, fixed_backward = max(0.0, few.forward_s - forward), max(0.0, few.backward_s - backward)
+    fixed_forward, fixed_backward = max(0.0, few_forward - forward), max(0.0, few_backward - backward)
     head = 2.0 * tokens * hidden * VOCABULARY * (forward + backward) / flops
-    rest = few.tail_s - forward - backward - fixed_forward - fixed_backward - head
+    rest = few_tail - forward - backward - fixed_forward - fixed_backward - head
     return {
         "hidden": hidden,
         "tokens": tokens,
         "forward_flops": flops,
         "forward_s": forward,
-        "backward_s": backward,
+        "backward_s": backward + measure_addition(device, block_parameters(run.model), REPEATS),
         "forward_fixed_s": fixed_forward,
         "backward_fixed_s": fixed_backward,
         "logit_s": max(0.0, rest / tokens / VOCABULARY),
     }
 
 
+def block_parameters(model: ModelConfig) -> int:
+    """Elements of a block's matrices and gains."""
+    return 4 * model.hidden**2 + 3 * model.hidden * model.ffn + 2 * model.hidden
+
+
 def block_flops(model: ModelConfig, tokens: int) -> float:
     """Operations of a block's forward: its matrices, and the half of attention's scores that a causal mask leaves."""
-    weights = 4 * model.hidden**2 + 3 * model.hidden * model.ffn + 2 * model.hidden
-    return 2.0 * tokens * weights + 2.0 * tokens * model.sequence_length * model.hidden
-
-
-class Probe:
-    """Three stages in one process, and the seconds that the work of a middle one and of the tail takes."""
-
-    def __init__(self, run: RunConfig, device: str) -> None:
-        self._device, self._codecs = device, run.codecs
-        self._middle, self._tail = StageEngine(run, 1, device), StageEngine(run, STAGES - 1, device)
-        self._tokens = sample(run)
-        self._activation = StageEngine(run, 0, device).forward(
-            HopId(1, 0), self._tokens, None, codec=run.codecs.activations
-        )
-        self._seconds: list[tuple[float, float, float]] = []
-
-    def step(self) -> None:
-        """One microbatch through middle and tail and back."""
-        hop, codec = HopId(1, len(self._seconds)), self._codecs.activations
-        times = [_now(self._device)]
-        passed = self._middle.forward(hop, self._tokens, self._activation, codec=codec)
-        times.append(_now(self._device))
-        result = self._tail.tail(hop, self._tokens, passed, codec=codec)
-        times.append(_now(self._device))
-        assert result.gradient is not None
-        self._middle.backward(hop, result.gradient, codec=codec)
-        times.append(_now(self._device))
-        forward, tail, backward = (late - early for early, late in itertools.pairwise(times))
-        self._seconds.append((forward, backward, tail))
-
-    def timed(self) -> Timed:
-        """Medians; the first microbatch, which warms up, doesn't count."""
-        forwards, backwards, tails = zip(*self._seconds[1:], strict=True)
-        return Timed(statistics.median(forwards), statistics.median(backwards), statistics.median(tails))
-
-
-def sample(run: RunConfig) -> bytes:
-    """Tokens of a microbatch."""
-    shape = (run.sequences_per_microbatch, run.model.sequence_length + 1)
-    return numpy.zeros(shape, dtype="<i4").tobytes()
+    return 2.0 * tokens * block_parameters(model) + 2.0 * tokens * model.sequence_length * model.hidden
 
 
 def measure_round(device: str) -> dict[str, float]:
@@ -184,28 +141,19 @@ def measure_round(device: str) -> dict[str, float]:
     seconds: dict[str, list[float]] = {"contribution": [], "reduce": [], "assemble": [], "apply": []}
     for step in range(1, REPEATS + 2):
         engine.freeze(step)
-        times = [_now(device)]
+        times = [now(device)]
         part = engine.contribution(step, 0, size, codec=run.codecs.averaging)
-        times.append(_now(device))
+        times.append(now(device))
         averaged = engine.reduce([part, part], 1, codec=run.codecs.averaging)
-        times.append(_now(device))
+        times.append(now(device))
         engine.assemble(step, [averaged])
-        times.append(_now(device))
+        times.append(now(device))
         engine.apply(step, learning_rate=1e-4, clip_factor=1.0)
-        times.append(_now(device))
+        times.append(now(device))
         for method, (early, late) in zip(seconds, itertools.pairwise(times), strict=True):
             seconds[method].append(late - early)
     per = {"contribution": size, "reduce": 2 * size, "assemble": size, "apply": size}
     return {method: statistics.median(each[1:]) / per[method] for method, each in seconds.items()}
-
-
-def _now(device: str) -> float:
-    """Seconds. One CPU thread is timed by what it used, so that other work on the machine doesn't lengthen it."""
-    if device != "cpu":
-        torch.cuda.synchronize()
-    elif torch.get_num_threads() == 1:
-        return time.thread_time()
-    return time.perf_counter()
 
 
 # ------------------------------------------------------------------------------------------------- at once
@@ -270,14 +218,14 @@ def _work(arguments: Sequence[str]) -> None:
     """One of several processes: learns what a microbatch takes; then computes for a while whenever it is told to."""
     torch.set_num_threads(max(1, int(arguments[0])))
     run = plan_probe(CROWD_WIDTH, "cpu", MANY)
-    tail = StageEngine(run, STAGES - 1)
+    tail = StageEngine(run, TAIL)
     tokens = sample(run)
     activation = StageEngine(run, 0).forward(HopId(1, 0), tokens, None, codec=run.codecs.activations)
 
     def compute(number: int) -> float:
-        begun = _now("cpu")
+        begun = now("cpu")
         tail.tail(HopId(1, number), tokens, activation, codec=run.codecs.gradients)
-        return _now("cpu") - begun
+        return now("cpu") - begun
 
     numbers = itertools.count()
     alone = statistics.median([compute(next(numbers)) for _ in range(REPEATS)][1:])

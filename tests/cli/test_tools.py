@@ -1,5 +1,7 @@
 """The other commands of `swarmd`: their options reach the code that does the work."""
 
+import errno
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from swarmd.cli.main import run_command_line
 from swarmd.demo import run as demo
 from swarmd.demo.options import DemoOptions
+from swarmd.stage import profile as profiles
 
 
 def test_each_option_of_the_demo_fills_its_own_field(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,3 +35,70 @@ def test_each_option_of_the_demo_fills_its_own_field(monkeypatch: pytest.MonkeyP
             uneven=True,
         )
     ]
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The devices that were measured."""
+    devices: list[str] = []
+
+    def measure(device: str, _threads: int, **_: object) -> dict[str, object]:
+        devices.append(device)
+        return {"name": "this-machine", "points": [1]}
+
+    monkeypatch.setattr(profiles, "measure_profile", measure)
+    return devices
+
+
+@pytest.mark.parametrize(
+    ("output", "sentence"),
+    [
+        (".", "is a folder; name a file in it"),
+        ("none/box.json", "there is no folder"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_a_profile_that_has_no_place_is_refused_before_it_is_measured(
+    output: str,
+    sentence: str,
+    tmp_path: Path,
+    measured: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command_line(["profile", "--output", output]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not measured
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_profile_that_may_not_be_written_is_refused_before_it_is_measured(
+    tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, _mode: Path(path) != tmp_path)  # for root, whom no rights hold up
+    assert run_command_line(["profile", "--output", str(tmp_path / "box.json")]) == 2
+    assert "may not be written" in capsys.readouterr().err
+    assert not measured
+
+
+def test_a_profile_goes_into_its_file_and_takes_its_name(tmp_path: Path, measured: list[str]) -> None:
+    place = tmp_path / "box.json"
+    place.write_text("an older one")
+    assert run_command_line(["profile", "--output", str(place), "--device", "cpu"]) == 0
+    assert json.loads(place.read_text()) == {"name": "box", "points": [1]}
+    assert measured == ["cpu"]
+
+
+def test_a_profile_whose_place_has_gone_is_printed(
+    tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    assert run_command_line(["profile", "--output", str(tmp_path / "box.json")]) == 2
+    said = capsys.readouterr()
+    assert json.loads(said.out)["points"] == [1]
+    assert "No space left on device" in said.err
+    assert measured == ["cpu"]
