@@ -15,13 +15,16 @@ from swarmd.sim.planner.costs import StageSpeed, WireFormat
 from swarmd.sim.world.clock import run_virtual
 from swarmd.sim.world.machine import Host
 from swarmd.sim.world.network import LinkSpec
-from swarmd.sim.world.world import World
-from swarmd.values import BackwardResult, Encoded, TailResult
+from swarmd.sim.world.world import SimPeer, World
+from swarmd.swarm.history.listener import HistoryListener
+from swarmd.swarm.history.record import Record
+from swarmd.values import BackwardResult, Encoded, HopId, TailResult
 
 WINDOW = (0.25, 0.80)  # of a step's microbatches: the swarm is full by the first and not yet draining at the second
 MIDDLE_SHARE = 0.1  # of a step, below which its middle is a burst, which says nothing of devices and links
 LIMIT_SECONDS = 1e7  # virtual; a plan that takes longer for two steps is none
 WARM_STEPS = 1  # until everyone has measured everyone
+MEASURED_STEP = WARM_STEPS + 1
 
 Story = Callable[[World], Coroutine[Any, Any, None]]
 """Events that are played in a world once all its peers were started; its actors are called `peer0000` and so on."""
@@ -60,7 +63,7 @@ class RehearsalFigures:
 
 
 class MeteredEngine(PhantomEngine):
-    """A phantom of the plan's sizes that notes when it did what."""
+    """A phantom of the plan's sizes that notes when it did what of the measured step."""
 
     codecs = ("fp32", "fp16", "bf16", "int8")
 
@@ -74,24 +77,45 @@ class MeteredEngine(PhantomEngine):
         shape = (self.run.sequences_per_microbatch, model.sequence_length, model.hidden // wire.factor)
         return encoded(codec, shape, wire.bytes_per_element)
 
-    def forward(self, *args: Any, **options: Any) -> Encoded:
-        result = super().forward(*args, **options)
-        self._note(forward=True)
+    def forward(self, hop: HopId, *args: Any, **options: Any) -> Encoded:
+        result = super().forward(hop, *args, **options)
+        self._note(hop, forward=True)
         return result
 
-    def backward(self, *args: Any, **options: Any) -> BackwardResult:
-        result = super().backward(*args, **options)
-        self._note(forward=False)
+    def backward(self, hop: HopId, *args: Any, **options: Any) -> BackwardResult:
+        result = super().backward(hop, *args, **options)
+        self._note(hop, forward=False)
         return result
 
-    def tail(self, *args: Any, **options: Any) -> TailResult:
-        result = super().tail(*args, **options)
-        self._note(forward=True)
-        self._note(forward=False)
+    def tail(self, hop: HopId, *args: Any, **options: Any) -> TailResult:
+        result = super().tail(hop, *args, **options)
+        self._note(hop, forward=True)
+        self._note(hop, forward=False)
         return result
 
-    def _note(self, *, forward: bool) -> None:
-        self.done.append((asyncio.get_running_loop().time(), forward))
+    def _note(self, hop: HopId, *, forward: bool) -> None:
+        if hop.step == MEASURED_STEP:
+            self.done.append((asyncio.get_running_loop().time(), forward))
+
+
+class Progress(HistoryListener):
+    """The moments at which a peer came to its versions, and the bytes that it had sent and received by then."""
+
+    def __init__(self, it: SimPeer) -> None:
+        self._transport = it.transport
+        self.reached: dict[int, float] = {}  # version -> loop time
+        self.traffic: dict[int, tuple[float, float]] = {}  # version -> bytes sent, bytes received
+        it.peer.history.listen(self)
+
+    def on_record(self, record: Record) -> None:
+        sent, received = self._transport.traffic()
+        self.reached[record.step] = asyncio.get_running_loop().time()
+        self.traffic[record.step] = float(sent), float(received)
+
+    def bytes_between(self, before: int, after: int) -> tuple[float, float]:
+        """Bytes sent and received between two versions."""
+        (sent, received), (sent_by_then, received_by_then) = self.traffic[before], self.traffic[after]
+        return sent_by_then - sent, received_by_then - received
 
 
 def _code(wire: WireFormat) -> CodecName:
@@ -133,18 +157,17 @@ def rehearse(it: Rehearsal) -> RehearsalFigures:
 
 
 async def _play(it: Rehearsal, run: RunConfig) -> RehearsalFigures:
-    world = await _open(it, run)
-    loop, peers = asyncio.get_running_loop(), list(world.peers.values())
+    world, progress = await _open(it, run)
+    peers = list(world.peers.values())
     if it.story is not None:
         world.spawn(it.story(world))
-    await world.until(lambda: all(each.peer.history.version >= WARM_STEPS for each in peers), LIMIT_SECONDS)
-    began, before = loop.time(), [each.transport.traffic() for each in peers]
-    await world.until(lambda: all(each.peer.history.version > WARM_STEPS for each in peers), LIMIT_SECONDS)
-    ended, after = loop.time(), [each.transport.traffic() for each in peers]
+    await world.until(lambda: all(MEASURED_STEP in each.reached for each in progress), LIMIT_SECONDS)
     await world.stop()
     opened: list[Any] = [each.compute.engine for each in peers if each.compute is not None]
     engines: list[MeteredEngine] = [engine for engine in opened if isinstance(engine, MeteredEngine)]
     assert len(engines) == len(it.actors), "every actor has a stage from the start"
+    # By the last peer to apply a record: others may have begun the next step's microbatches by then.
+    began, ended = (max(each.reached[version] for each in progress) for version in (WARM_STEPS, MEASURED_STEP))
     first, last, rate = _window(run, engines, began, ended)
     return RehearsalFigures(
         step_s=ended - began,
@@ -154,20 +177,19 @@ async def _play(it: Rehearsal, run: RunConfig) -> RehearsalFigures:
             _measure(run, actor, engine, it.wire, first, last, whole=first == began)
             for actor, engine in zip(it.actors, engines, strict=True)
         ),
-        traffic=tuple(
-            (float(late[0] - early[0]), float(late[1] - early[1])) for early, late in zip(before, after, strict=True)
-        ),
+        traffic=tuple(each.bytes_between(WARM_STEPS, MEASURED_STEP) for each in progress),
     )
 
 
-async def _open(it: Rehearsal, run: RunConfig) -> World:
-    """A world with all actors in it."""
+async def _open(it: Rehearsal, run: RunConfig) -> tuple[World, list[Progress]]:
+    """A world with all actors in it, and how far each of them comes."""
 
     def open_engine(run: RunConfig, stage: int) -> MeteredEngine:
         return MeteredEngine(run, stage, it.parameters[stage], it.wire)
 
     world = World(run, NoText(run), seed=it.seed, link=LinkSpec(delay_s=it.rtt_s / 2), engine=open_engine)
     hosts: dict[int, Host] = {}
+    progress = []
     for number, actor in enumerate(it.actors):
         peer = await world.start(
             f"peer{number:04d}",
@@ -177,15 +199,17 @@ async def _open(it: Rehearsal, run: RunConfig) -> World:
             uplink=actor.up,
             downlink=actor.down,
         )
+        progress.append(Progress(peer))
         if actor.host is not None:
             peer.machine.host = hosts.setdefault(actor.host, Host(it.crowd))
-    return world
+    return world, progress
 
 
 def _window(run: RunConfig, engines: Sequence[MeteredEngine], began: float, ended: float) -> tuple[float, float, float]:
     """The middle of the step, and microbatches per second that came back to the heads in it."""
     tails = [engine for engine in engines if engine.stage == run.model.stages - 1]
-    finished = sorted(at for engine in tails for at, forward in engine.done if not forward and began < at <= ended)
+    finished = sorted(at for engine in tails for at, forward in engine.done if not forward)
+    assert finished, "a step ends once the last stage has trained all its microbatches"
     first, last = int(WINDOW[0] * len(finished)), max(1, int(WINDOW[1] * len(finished)))
     seconds = finished[last - 1] - finished[first] if last - first >= 2 else 0.0
     rests = not all(_works(engines, stage, finished[first], finished[last - 1]) for stage in range(run.model.stages))
@@ -205,10 +229,8 @@ def _measure(
 ) -> ActorFigures:
     """The figures of an actor between two times, which may be those of the `whole` step."""
     seconds = last - first
-    backwards = sum(1 for at, forward in engine.done if not forward and first < at <= last)
-    forwards = sum(1 for at, forward in engine.done if forward and first < at <= last)
-    if whole:  # heads may have begun before the others had ended the step before
-        forwards = backwards
+    during = [forward for at, forward in engine.done if whole or first < at <= last]
+    forwards, backwards = during.count(True), during.count(False)
     busy = forwards * actor.speed.forward_s + backwards * actor.speed.backward_s
     tensor = wire.nbytes(run)
     onward, back = actor.stage < run.model.stages - 1, actor.stage > 0

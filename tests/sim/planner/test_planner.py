@@ -254,6 +254,19 @@ def test_a_slow_link_is_what_limits() -> None:
     assert done.actors[1].busy < 0.3
 
 
+def test_steps_that_take_less_than_a_look_at_the_world_are_measured_all_the_same() -> None:
+    """A round trip is most of such a step, so steps grow by a few milliseconds as round trips do."""
+    run, speed = toy_run(microbatches=4), StageSpeed(0.001, 0.002, 0.0, {})
+    actors = [Actor(stage, speed, 1e9, 1e9) for stage in (0, 1, 1, 2, 2)]
+    steps = []
+    for rtt_ms in range(14, 27):
+        done = rehearse(Rehearsal(run, actors, find_wire("int8"), rtt_s=rtt_ms / 1e3, parameters=[1000] * 3))
+        assert done.actors[0].microbatches == pytest.approx(done.rate, rel=0.5), "all microbatches come from the head"
+        steps.append(done.step_s)
+    growth = [late - early for early, late in itertools.pairwise(steps)]
+    assert all(0.002 < each < 0.03 for each in growth), growth
+
+
 def test_traffic_that_is_told_is_what_the_links_carried() -> None:
     speed = StageSpeed(1.0, 2.0, 0.0, {})
     run, wire = toy_run(microbatches=40), find_wire("int8")
