@@ -103,13 +103,15 @@ class Places:
 
     async def _meet_neighbours(self, asked: PeerId, stage: int) -> None:
         """Asks a peer near the place for its neighbours' cards, if the one that gave the place is far from it; then
-        greets them all, as none counts before that.
+        greets them all, and before the first record the founder, as none counts before that.
         """
         giver = self._membership.get(asked)
         if giver is None or abs(giver.stage - stage) > 1:
             await self._ask_near(stage)
         small = len(self._told()) <= SMALL_SWARM
         near = [card.peer for card in self._membership.rumours.cards() if small or abs(card.stage - stage) <= 1]
+        if self._history.record is None and self._history.origin.founder in self._membership.rumours:
+            near.append(self._history.origin.founder)  # it leads, however far it is
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MEET_SECONDS):
                 await asyncio.gather(*map(self._greet, near[-NEAR_LIMIT:]))
@@ -188,8 +190,14 @@ class Places:
             del self._promises[next(iter(self._promises))]
         self._promises[peer] = (stage, now + PROMISE_SECONDS)
         origin = self._history.origin
-        cards, arrival = shown(cards_for(stage, self._membership), CARDS_BYTES), self._next_arrival()
+        cards, arrival = shown(self._cards_for(stage), CARDS_BYTES), self._next_arrival()
         return Place(stage, cards, origin.founder, origin.resumes, arrival)
+
+    def _cards_for(self, stage: int) -> tuple[Card, ...]:
+        """The cards that a newcomer of a stage is given: before the first record the founder's, too, which leads."""
+        cards, founder = cards_for(stage, self._membership), self._history.origin.founder
+        known = self._membership.get(founder) if self._history.record is None else None
+        return cards if known is None or any(it.peer == founder for it in cards) else (known, *cards)
 
     def lost(self, peer: PeerId) -> None:
         """Its connection broke: the next newcomer may have the place that was promised to it."""

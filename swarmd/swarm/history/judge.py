@@ -13,6 +13,7 @@ from swarmd.errors import NO_ANSWER, OutOfRange, Refused
 from swarmd.swarm.history.consensus import BallotRange
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.history.record_codec import record_from_raw
+from swarmd.swarm.membership.reach import leads_first
 from swarmd.swarm.membership.states import AT_WORK
 from swarmd.swarm.wire.messages.commit import Commit
 from swarmd.swarm.wire.messages.common import ANY_STAGE, NO_BALLOT, Ballot, Message, from_ranges, to_ranges
@@ -245,18 +246,24 @@ class RecordJudge:
     def _leads(self, peer: PeerId, message: Message, needs: Needs) -> bool:
         if needs.role is Role.CONDUCTOR or message.stage == ANY_STAGE:
             return self._may_conduct(peer)
-        if self._history.record is None:
-            return self._is_replica(peer, (message.stage,))
         return peer in self._members(message.stage)
 
     def _may_conduct(self, peer: PeerId) -> bool:
         """Tells if a peer may come to lead a step: any member of the last record, since who dies before it is seen
-        earlier by some than by others; a newcomer where no member is at work.
+        earlier by some than by others; a newcomer where no member is at work. Before the first record there is none:
+        the founder leads until it falls silent.
         """
+        if self._history.record is None and self._history.origin.founder:
+            return self._may_begin(peer)
         members = self._history.chain.members()
         if peer in members:
             return True
         return self._membership.is_live(peer) and not any(self._is_at_work(member) for member in members)
+
+    def _may_begin(self, peer: PeerId) -> bool:
+        """Tells if a peer may come to lead the first step."""
+        founder, now = self._history.origin.founder, asyncio.get_running_loop().time()
+        return peer == founder or (self._membership.is_live(peer) and not leads_first(self._membership, founder, now))
 
     def _is_at_work(self, peer: PeerId) -> bool:
         own = self._membership.own

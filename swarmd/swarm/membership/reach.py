@@ -11,6 +11,20 @@ from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import PeerId
 
 
+def is_founding(membership: Membership, founder: PeerId) -> bool:
+    """Tells if a run's founder is there in the life that founded it, at work or on its way to that. One that was
+    started again has a number like any newcomer, and no more to say than those.
+    """
+    return any(it.peer == founder and not it.arrival and it.state != "left" for it in membership.kin())
+
+
+def leads_first(membership: Membership, founder: PeerId, now: float) -> bool:
+    """Tells if a run's founder is there, as in `is_founding`, and speaks: as long as it does, nobody else leads the
+    first step.
+    """
+    return is_founding(membership, founder) and not membership.is_silent(founder, now)
+
+
 def count_near(membership: Membership, stage: int) -> int:
     """The number of peers of a stage and its neighbours, this one included, in any state."""
     return sum(1 for card in membership.cards() if is_near(card, stage))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from swarmd.swarm.history.ballots import Mandate
 from swarmd.swarm.history.history import History
 from swarmd.swarm.membership.order import conductor_order
-from swarmd.swarm.membership.reach import knows_all_of, reaches_half
+from swarmd.swarm.membership.reach import is_founding, knows_all_of, leads_first, reaches_half
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
@@ -64,7 +64,17 @@ class Succession:
 
     def _is_alive(self, lead: TookOver) -> bool:
         card = self._membership.get(lead.ballot.peer)
-        return card is not None and card.incarnation == lead.incarnation and self._membership.is_live(card.peer)
+        if card is None or card.incarnation != lead.incarnation or not self._membership.is_live(card.peer):
+            return False
+        return not self._comes_after_founder(card.peer)
+
+    def _comes_after_founder(self, peer: PeerId) -> bool:
+        """True if a peer has taken the first step over from the run's founder, and that is back: nobody follows another
+        one's orders as long as the founder speaks.
+        """
+        if self._history.record is not None or peer == (founder := self._history.origin.founder):
+            return False
+        return leads_first(self._membership, founder, asyncio.get_running_loop().time())
 
     def _order(self, step: int) -> list[PeerId] | None:
         """The peers that may lead a step, the first one first; None when this peer can't know."""
@@ -72,8 +82,16 @@ class Succession:
         members, first = frozenset(self._history.chain.members()), frozenset(self._history.chain.members(stage=0))
         heads = [card for card in self._membership.stage(0) if card.peer in first or not members]
         if heads or knows_all_of(self._membership, 0):
-            return conductor_order(step, heads or self._membership.kin(), members)
+            order = conductor_order(step, heads or self._membership.kin(), members)
+            return order if members else self._founder_first(order)
         return None
+
+    def _founder_first(self, order: list[PeerId]) -> list[PeerId]:
+        """An order of conductors of the first step, which the founder alone can decide."""
+        founder = self._history.origin.founder
+        if not is_founding(self._membership, founder):
+            return order
+        return [founder, *(peer for peer in order if peer != founder)]
 
     # ---------------------------------------------------------------------------------------------- taking over
 

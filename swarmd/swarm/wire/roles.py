@@ -48,7 +48,7 @@ class Role(enum.Enum):
     PROVEN = "a replica of the stage that took part in a step of this history"
     GIVEN = "a replica of the stage that took part in a step of this history, or one that was given the same work"
     LEADER = "a replica of the stage in the last record, or another one that the conductor has asked to lead the round"
-    CONDUCTOR = "a member of the last record; another peer at work only where none of these is"
+    CONDUCTOR = "a member of the last record, at first the founder; another peer at work only where none of these is"
 
 
 class Whose(enum.Enum):

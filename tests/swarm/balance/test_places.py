@@ -44,6 +44,7 @@ class Rig:
         for it in others:
             self.members.hear(it, 0.0)
         self.answers, self.asked = dict[str, Any](), list[tuple[float, str, AskPlace]]()
+        self.greeted = list[str]()
         self.origin, self.heard, self.connected = Origin(), list[str](), list[str]()
         self.handlers = dict[type, Any]()
         links = SimpleNamespace(
@@ -51,8 +52,10 @@ class Rig:
             transport=SimpleNamespace(connected=lambda: tuple(self.connected)),
             handle=self.handlers.__setitem__,
             ask=self._ask,
+            greet=self._greet,
         )
-        history = SimpleNamespace(origin=self.origin, ready=False)
+        self.history = SimpleNamespace(origin=self.origin, ready=False, record=None)
+        history = self.history
         context = peer_context(run=run, links=links, membership=self.members, history=history)
         self.places = Places(context, entrance, Outlook(run, self.members), self._hear)
 
@@ -67,6 +70,9 @@ class Rig:
         if isinstance(answer, Exception):
             raise answer
         return cast("Place", answer)
+
+    async def _greet(self, peer: str) -> None:
+        self.greeted.append(peer)
 
     async def answer(self, peer: str, ask: AskPlace = WANTS) -> Place:
         return cast("Place", await self.handlers[AskPlace](peer, ask))
@@ -452,6 +458,34 @@ def test_the_answer_names_those_near_the_place_and_how_the_run_began() -> None:
         rig.origin.found("f", resumes=True)
         place = await rig.answer("new", AskPlace(2, True))
         assert place == Place(2, cards_for(2, rig.members), "f", True, 1)
+
+    play(test)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_before_the_first_record_the_answer_names_the_founder_however_far_it_is(begun: bool) -> None:
+    async def test() -> None:
+        rig = Rig(Entrance(), *each(*(number % STAGES for number in range(SMALL_SWARM + 20))), stage=1)
+        near = {it.peer for it in cards_for(0, rig.members)}
+        founder = next(it for it in rig.members.cards() if it.stage == 2 and it.peer not in near)
+        rig.origin.founder, rig.history.record = founder.peer, object() if begun else None
+        named = (await rig.answer("new", AskPlace(0, True))).cards
+        assert (founder in named) != begun
+        assert {it.peer for it in named} == near | ({founder.peer} if not begun else set())
+
+    play(test)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_newcomer_greets_those_near_its_place_and_before_the_first_record_the_founder(begun: bool) -> None:
+    async def test() -> None:
+        rig = Rig(Entrance(entries=("a",)), card("a", stage=0))
+        rig.places._hear_of = lambda it: rig.members.rumours.hear(it, 0.0)  # type: ignore[assignment]
+        rig.history.record = object() if begun else None
+        told = [card("founder", stage=2), *each(*(number % STAGES for number in range(SMALL_SWARM + 2)))]
+        rig.answers["a"] = Place(0, tuple(told), "founder", False, 1)
+        assert await rig.places.find() == 0
+        assert {*rig.greeted} == {it.peer for it in told if it.stage < 2} | (set() if begun else {"founder"})
 
     play(test)
 

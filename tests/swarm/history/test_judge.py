@@ -13,13 +13,23 @@ from swarmd.swarm.history.handouts import Handouts
 from swarmd.swarm.history.history import History
 from swarmd.swarm.history.judge import APPOINTMENTS_KEPT, VERSION_WAIT_SECONDS, RecordJudge
 from swarmd.swarm.history.record import genesis_hash
-from swarmd.swarm.membership.table import Membership
+from swarmd.swarm.membership.table import SILENCE_FLOOR_SECONDS, Membership
 from swarmd.swarm.wire.messages.commit import AskRecord, Commit, Prepare
 from swarmd.swarm.wire.messages.common import NO_BALLOT, Ballot
 from swarmd.swarm.wire.messages.drain import HandOver
 from swarmd.swarm.wire.messages.hop import AskGiven, Beat, Cancel, Given, Hop, Locate, Room
 from swarmd.swarm.wire.messages.move import AskStay
-from swarmd.swarm.wire.messages.round import Appointment, AskAppointment, AskHoldings, Close, Contribution, Freeze, Plan
+from swarmd.swarm.wire.messages.round import (
+    Appointment,
+    AskAppointment,
+    AskHoldings,
+    Close,
+    Contribution,
+    Freeze,
+    Plan,
+    Resend,
+    Subtract,
+)
 from swarmd.swarm.wire.messages.step import AskLease, Revoke, TookOver
 from swarmd.swarm.wire.own_card import OwnCard
 from swarmd.swarm.wire.roles import ROLES, Role
@@ -34,6 +44,8 @@ FIRST = record(step=1, parent=genesis_hash(RUN))  # of m0 and n0 at stage 0, of 
 SECOND = record(step=2, parent=FIRST.hash, before=FIRST)
 NEXT: dict[str, Any] = {"step": 2, "record_hash": FIRST.hash, "parent_hash": FIRST.hash}
 """The fields by which an order is one of the present step."""
+BEGINNING: dict[str, Any] = {"step": 1, "record_hash": genesis_hash(RUN), "parent_hash": genesis_hash(RUN)}
+"""The same of the first step."""
 
 
 class Rig:
@@ -117,15 +129,54 @@ def test_a_member_that_has_no_state_any_more_leaves_conducting_to_a_newcomer() -
     run_virtual(main())
 
 
-def test_before_the_first_record_cards_say_who_may_lead() -> None:
+def test_before_the_first_record_the_founder_leads_as_long_as_it_speaks() -> None:
     async def main() -> None:
-        it, genesis = Rig("x0", "x1", version=0), genesis_hash(RUN)
-        first: dict[str, Any] = {"step": 1, "record_hash": genesis, "parent_hash": genesis}
-        it.hear("y1", stage=1, state="joining")
-        assert await it.allows("x0", Prepare, **first)
-        assert await it.allows("x1", Freeze, **first, stage=1)
-        assert not await it.allows("x0", Freeze, **first, stage=1)
-        assert not await it.allows("y1", Freeze, **first, stage=1)
+        it, now = Rig("f1", "x0", "x1", version=0), asyncio.get_running_loop().time
+        it.history.origin.founder = "f1"
+        it.hear("y0", stage=0, state="joining")
+        for kind in (Prepare, Close, TookOver, Revoke):
+            assert await it.allows("f1", kind, **BEGINNING)
+            assert not any([await it.allows(peer, kind, **BEGINNING) for peer in ("x0", "x1", "y0")])
+        await asyncio.sleep(SILENCE_FLOOR_SECONDS / 2)
+        assert await it.allows("x0", Prepare, **BEGINNING), "it has fallen silent"
+        assert not await it.allows("y0", Prepare, **BEGINNING), "this one is not at work"
+        it.membership.touch("f1", now())
+        assert not await it.allows("x0", Prepare, **BEGINNING)
+        it.membership.hear(card("f1", stage=1, state="joining", sequence=2), now())
+        assert not await it.allows("x0", Prepare, **BEGINNING), "it opens its stage"
+        it.membership.hear(card("f1", stage=1, state="left", sequence=3), now())
+        assert await it.allows("x0", Prepare, **BEGINNING)
+
+    run_virtual(main())
+
+
+def test_the_founder_has_nobody_else_lead_the_first_step() -> None:
+    async def main() -> None:
+        it = Rig("x0", version=0)
+        assert await it.allows("x0", Prepare, **BEGINNING), "nobody knows who founded the run"
+        it.history.origin.found("m1", resumes=False)
+        it.membership._own_card.become("joining")
+        assert not await it.allows("x0", Prepare, **BEGINNING)
+        it.membership._own_card.become("left")
+        assert await it.allows("x0", Prepare, **BEGINNING)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("appointed", [True, False])
+def test_before_the_first_record_a_round_is_led_by_whom_the_founder_has_asked(appointed: bool) -> None:
+    async def main() -> None:
+        it, ballot = Rig("f1", "x0", "x1", version=0), Ballot(1, "f1")
+        it.history.origin.founder = "f1"
+
+        async def answer(peer: str, ask: AskAppointment) -> Appointment:
+            return Appointment(appointed and ask == AskAppointment(1, 1, "x1"))
+
+        FakeLinks("f1", it.everyone).handle(AskAppointment, answer)
+        for kind in (Freeze, AskHoldings, Plan, Resend, Subtract):
+            assert await it.allows("x1", kind, **BEGINNING, stage=1, ballot=ballot) == appointed, kind
+            assert not await it.allows("x0", kind, **BEGINNING, stage=1, ballot=ballot)
+            assert not await it.allows("x1", kind, **BEGINNING, stage=1, ballot=Ballot(2, "x1"))
 
     run_virtual(main())
 

@@ -86,6 +86,64 @@ def test_who_knows_all_heads_sees_when_those_of_the_record_are_gone(own_stage: i
     assert far(own_stage, ["h1"], ["h2"], others).conductor_of(STEP) == "h1"
 
 
+# ------------------------------------------------------------------------------------------------- the first step
+
+
+def before_the_first_record(own: str, founder: str) -> Seat:
+    it = Seat(own, 0 if own in HEADS else 1, {**dict.fromkeys(HEADS, 0), **dict.fromkeys(MIDDLES, 1)}, {})
+    it.history.record, it.history.origin = None, SimpleNamespace(founder=founder)
+    it.history.chain.members = lambda stage=None: ()
+    return it
+
+
+@pytest.mark.parametrize("own", [*HEADS, *MIDDLES])
+@pytest.mark.parametrize("founder", ["h2", "m3"])
+def test_the_founder_leads_the_first_step_wherever_it_is_and_though_it_still_opens_its_stage(
+    own: str, founder: str
+) -> None:
+    it = before_the_first_record(own, founder)
+    if own != founder:
+        it.membership.hear(card(founder, stage=-1, state="joining", version=STEP - 1, sequence=9), 0.0)
+    assert it.succession.conductor_of(STEP) == founder
+
+
+@pytest.mark.parametrize("founder", ["gone", "", "left", "again"])
+def test_where_the_founder_is_gone_the_head_that_came_first_leads_the_first_step(founder: str) -> None:
+    it = before_the_first_record("m1", founder)
+    it.membership.hear(card("left", stage=0, state="left", version=STEP - 1), 0.0)
+    it.membership.hear(card("again", stage=0, arrival=9, version=STEP - 1), 0.0)  # it was started again
+    for arrival, peer in ((3, "h1"), (1, "h2"), (2, "h3")):
+        it.membership.hear(card(peer, arrival=arrival, version=STEP - 1, sequence=9), 0.0)
+    assert it.succession.conductor_of(STEP) == "h2"
+
+
+def test_the_head_that_came_first_takes_the_first_step_over_from_a_founder_that_is_silent() -> None:
+    it = before_the_first_record("h1", "m3")
+    it.hear("h2", "h3", "m1", "m2", now=LATE)
+    it.succession.take_over(LATE)
+    assert it.succession.conductor_of(STEP) == "h1"
+    it.hear("m3", now=LATE)
+    it.succession.take_over(LATE)
+    assert it.succession.conductor_of(STEP) == "m3", "it is back in time"
+
+
+def test_a_founder_that_is_back_leads_the_first_step_again_though_another_had_the_right_to() -> None:
+    async def main() -> None:
+        it = before_the_first_record("m1", "m3")
+        await asyncio.sleep(LATE)
+        it.hear("h1", "h2", "h3", "m2", now=LATE)
+        await it.succession._answer_lead("h1", TookOver(STEP, "r", Ballot(60, "h1"), 1))
+        assert it.succession.conductor_of(STEP) == "h1"
+        it.hear("m3", now=LATE)
+        assert it.succession.conductor_of(STEP) == "m3"
+        await it.succession._answer_lead("m3", TookOver(STEP, "r", Ballot(1, "m3"), 1))
+        assert it.succession.conductor_of(STEP) == "m3", "its own word counts under whatever ballot"
+        it.membership.hear(card("m3", stage=1, state="left", version=STEP - 1, sequence=9), LATE)
+        assert it.succession.conductor_of(STEP) == "h1"
+
+    run_virtual(main())
+
+
 # ------------------------------------------------------------------------------------------------- taking over
 
 LATE = SILENCE_FLOOR_SECONDS / 2 + 1
