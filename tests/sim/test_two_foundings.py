@@ -1,4 +1,6 @@
-"""A run that was down is founded again twice, by halves that don't see each other. When they meet, one history wins."""
+"""A run is founded twice, by halves that don't see each other. Where both go on from disks, one history wins when they
+meet; where both begin anew and lack each other's stages, one founder leaves the first step to the other.
+"""
 
 import pytest
 
@@ -70,3 +72,38 @@ def test_two_foundings_meet_as_a_fork_and_one_history_wins(apart_s: float, names
     world = run_virtual(main())
     crossed = {name for name, it in world.peers.items() if any(line["step"] >= 9 for line in it.store.voided)}
     assert crossed in (set(HALVES[0]), set(HALVES[1])), "one half took the other's history"
+
+
+NEW = Scenario(replicas=(2, 2, 2), steps=3, speeds=(0.05,), limits=LimitsConfig(fork_timeout_s=10.0))
+
+
+@pytest.mark.parametrize(
+    "halves",
+    [
+        (("head1", "tail1"), ("middle1",)),  # no head follows the second founder
+        (("middle1", "tail1"), ("head1",)),  # nor the first one
+        (("head1", "middle1"), ("head2", "tail1")),  # each has its own head, and no stage of the other's reports
+    ],
+)
+def test_two_that_found_a_new_run_and_lack_each_others_stages_go_on_together(
+    halves: tuple[tuple[str, ...], ...],
+) -> None:
+    async def main() -> None:
+        course = Play(NEW, trace=False)
+        world = course.world
+        for founder, *others in halves:
+            for name in (founder, *others):
+                entries = () if name == founder else (founder,)
+                await world.start(
+                    name, stage=NEW.peers[name], speed=NEW.speed(name), limits=NEW.limits, entries=entries
+                )
+                course.watch.listen()
+        await meet(world, halves[0][0], halves[1][0])
+        await world.until(lambda: everyone_at(world, NEW.steps), SECONDS)
+        course.watch.look()
+        course.watch.conclude()
+        await course.stop()
+        assert not course.watch.found, course.watch.found
+        assert len(histories(world, 1)) == 1
+
+    run_virtual(main())

@@ -134,13 +134,14 @@ class World:
         uplink: float | None = None,
         downlink: float | None = None,
         machine: str = "",
+        entries: Sequence[PeerId] | None = None,
     ) -> SimPeer:
-        """Adds a peer that knows the first few of the living, and waits until it has greeted one of them. The first
-        of a world founds the run. Rates in bytes/s. `machine`: what others on the same host are given, too; otherwise
-        it has one of its own.
+        """Adds a peer that knows the first few of the living, or those that are named, and waits until it has greeted
+        one of them; if that is nobody, as for the first of a world, it founds the run. Rates in bytes/s. `machine`:
+        what others on the same host are given, too; otherwise it has one of its own.
         """
         setup = Setup(stage, speed or Speed(), limits or LimitsConfig(), uplink, downlink, machine or name)
-        return await self._start(name, setup, MemoryStore())
+        return await self._start(name, setup, MemoryStore(), through=entries)
 
     async def restart(
         self,

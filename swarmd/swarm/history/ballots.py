@@ -80,14 +80,16 @@ class Decision:
 
 
 class Alone:
-    """The time during which, without a break, no majority of acceptors has answered although every stage was there."""
+    """The time during which, without a break, those that are needed haven't answered although everybody was there: no
+    majority of acceptors, or no head.
+    """
 
     def __init__(self) -> None:
         self._since: float | None = None
         self._looked = 0.0
 
     def seconds(self, now: float, *, complete: bool) -> float:
-        """Takes in a look that found no majority; `complete`: every stage was there. Returns the time so far."""
+        """Takes in a look that found no answer; `complete`: everybody was there. Returns the time so far."""
         if not complete or self._since is None or now - self._looked > SLEPT_SECONDS:
             self._since = now
         self._looked = now

@@ -352,9 +352,9 @@ def not_admitting(membership: Membership, stages: int) -> str:
     return ""
 
 
-def _role(card: Card) -> tuple[int, int, str, bool, tuple[int, ...], bool]:
-    """The part of a card that decides where its peer is counted, and what it keeps at the end."""
-    return card.incarnation, card.stage, card.state, card.ending, card.final, card.spare
+def _role(card: Card) -> tuple[int, int, int, str, bool, tuple[int, ...], bool]:
+    """The part of a card that decides where its peer is counted, when it leads, and what it keeps at the end."""
+    return card.incarnation, card.arrival, card.stage, card.state, card.ending, card.final, card.spare
 
 
 def nan_to_zero(value: float) -> float:

@@ -38,6 +38,8 @@ VALIDATION_SECONDS = 30.0  # that a validation may last longer than its step
 RETRY_SECONDS = 0.5
 PATIENCE_SECONDS = 1.0  # after being outranked; doubles each time, so that two conductors don't duel for ever
 PATIENCE_CEILING_SECONDS = 120.0
+UNHEEDED_SECONDS = 30.0  # for which no head has asked the founder for leases, until it leaves the first step to others
+UNREPORTED_TRIES = 4  # mandates, some 20 s, under which a stage had no report for the founder, until it does the same
 
 Validate = Callable[[int], Awaitable[float | None]]
 """The validation loss of a version, None if it can't be had."""
@@ -78,6 +80,8 @@ class Conductor:
         """Looks for a conductor and heads that are silent. Returns the loop time at which more may be."""
         self._succession.take_over(now)
         self._succession.tell(now)
+        if self.desk.unheeded_s(now) >= UNHEEDED_SECONDS:
+            self._succession.cede()
         return self.desk.sweep(now)
 
     # ---------------------------------------------------------------------------------------------- a step
@@ -107,6 +111,8 @@ class Conductor:
             log.info("step %d: %s", step, trouble)
             self._ballots.see(step, trouble.number)
             self.desk.close()
+            if not trouble.number and self._outranked >= UNREPORTED_TRIES:
+                self._succession.cede()
             patience = min(PATIENCE_CEILING_SECONDS, PATIENCE_SECONDS * 2.0**self._outranked)
             self._outranked += 1
             await self._history.changed.until(ended, patience * (0.5 + self._rng.random()))

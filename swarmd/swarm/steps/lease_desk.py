@@ -9,10 +9,11 @@ import logging
 import math
 
 from swarmd.errors import Refused
+from swarmd.swarm.history.ballots import Alone
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.reach import count_heads
 from swarmd.swarm.membership.rhythm import Pulse
-from swarmd.swarm.membership.states import AT_WORK
+from swarmd.swarm.membership.states import ADMITTING, AT_WORK
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.steps.leases import Leases
 from swarmd.swarm.steps.succession import Succession
@@ -61,6 +62,7 @@ class LeaseDesk:
         self._hearing_until = 0.0
         self._progress = Signal()
         self._pulses: dict[PeerId, Pulse] = {}  # of heads, as they ask
+        self._unheeded = Alone()  # while heads are there and don't ask
         self._blames: dict[PeerId, Blame] = {}  # by head: of indices that are done, but with numbers that aren't finite
         self._links.handle(AskLease, self._answer)
 
@@ -198,6 +200,14 @@ class LeaseDesk:
                 log.info("head %s is silent: %d microbatches are given to others", short(head), len(withdrawn))
                 self._progress.notify()
         return now
+
+    def unheeded_s(self, now: float) -> float:
+        """Seconds, without a break, for which heads were at work and none of them had asked for leases of the step that
+        this peer leads: they follow somebody else.
+        """
+        unasked = self._leases is not None and not self._pulses
+        there = unasked and any(it.stage == 0 and it.state in ADMITTING for it in self._succession.speaking(now))
+        return self._unheeded.seconds(now, complete=there)
 
     def peer_lost(self, peer: PeerId, heir: PeerId = "") -> None:
         """Gives again what a head had that is gone; what it had finished only if no heir has it."""

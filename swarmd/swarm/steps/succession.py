@@ -7,6 +7,7 @@ everybody asks.
 """
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.common import Ack
+from swarmd.swarm.wire.messages.fields import ARRIVALS_LIMIT
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.swarm.wire.messages.step import TookOver
 from swarmd.values import PeerId, short
@@ -92,6 +94,20 @@ class Succession:
         if not is_founding(self._membership, founder):
             return order
         return [founder, *(peer for peer in order if peer != founder)]
+
+    def cede(self) -> None:
+        """Ends this peer's right to lead the first step as the run's founder, as a whole stage follows somebody else:
+        from now on it comes after those who are there, like a newcomer.
+        """
+        peer = self._membership.own.peer
+        if self._history.record is not None or self._history.origin.founder != peer:
+            return
+        if not is_founding(self._membership, peer):  # it has done so already
+            return
+        log.warning("a stage doesn't follow this peer, which founded the run: it leaves the first step to others")
+        own, last = self._links.own, max(card.arrival for card in self._membership.cards())
+        own.card = dataclasses.replace(own.card, arrival=min(last + 1, ARRIVALS_LIMIT))
+        self._tasks.start(own.announce())
 
     # ---------------------------------------------------------------------------------------------- taking over
 

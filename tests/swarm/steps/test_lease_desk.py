@@ -273,3 +273,26 @@ def test_a_newcomers_word_that_numbers_are_not_finite_counts_where_no_other_head
         assert it.desk.blame == blame
 
     run_virtual(main())
+
+
+def test_a_desk_is_unheeded_for_as_long_as_heads_are_there_and_none_of_them_has_asked() -> None:
+    async def main() -> None:
+        it, now = Office(), asyncio.get_running_loop().time
+        assert it.desk.unheeded_s(now()) == 0.0, "it leads nothing"
+        it.desk.open(STEP, again=False)
+        it.speaking = [card("tail", stage=1), card("a", state="paused")]
+        for _ in range(10):
+            await asyncio.sleep(5)
+            assert it.desk.unheeded_s(now()) == 0.0, "nobody is there who could ask"
+        it.speaking = [card("a")]
+        found = []
+        for _ in range(3):
+            await asyncio.sleep(5)
+            found.append(it.desk.unheeded_s(now()))
+        assert found == [5.0, 10.0, 15.0]
+        await it.ask()
+        assert it.desk.unheeded_s(now()) == 0.0
+        await asyncio.sleep(5)
+        assert it.desk.unheeded_s(now()) == 0.0
+
+    run_virtual(main())

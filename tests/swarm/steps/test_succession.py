@@ -41,7 +41,8 @@ class Seat:
         self.told: list[tuple[str, TookOver]] = []
         self.deaf: set[str] = set()
         self.seen: list[tuple[int, int]] = []  # steps, and numbers of ballots
-        links: Any = SimpleNamespace(handle=lambda kind, handler: None, tell_all=self._tell_all)
+        own_card = self.membership._own_card
+        links: Any = SimpleNamespace(handle=lambda kind, handler: None, tell_all=self._tell_all, own=own_card)
         tasks: Any = SimpleNamespace(start=self._start)
         self.succession = Succession(links, self.membership, cast("Any", self.history), tasks, self._see)
         self.tasks: list[asyncio.Task[None]] = []
@@ -142,6 +143,27 @@ def test_a_founder_that_is_back_leads_the_first_step_again_though_another_had_th
         assert it.succession.conductor_of(STEP) == "h1"
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize(("own", "founder"), [("m1", "m1"), ("m1", "m2"), ("h1", "h1")])
+def test_a_founder_that_cedes_the_first_step_comes_after_all_others_of_its_stage(own: str, founder: str) -> None:
+    async def main() -> None:
+        it = before_the_first_record(own, founder)
+        for _ in range(2):
+            it.succession.cede()
+        assert it.membership.own.arrival == (1 if own == founder else 0)
+        assert it.succession.conductor_of(STEP) == ("m2" if founder == "m2" else "h2" if own == "h1" else "h1")
+        assert len(it.tasks) == (own == founder), "it tells the others once"
+        await asyncio.gather(*it.tasks)
+
+    run_virtual(main())
+
+
+def test_after_the_first_record_nobody_cedes() -> None:
+    it = before_the_first_record("m1", "m1")
+    it.history.record = object()
+    it.succession.cede()
+    assert (it.membership.own.arrival, it.tasks) == (0, [])
 
 
 # ------------------------------------------------------------------------------------------------- taking over
