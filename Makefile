@@ -32,7 +32,7 @@ test: lint ## Check style and types, then run the tests, about 14 minutes
 	$(BIN)/python -m pytest -q -n 2 $(SWARMS)
 
 # No sockets, no processes of ours, no real training: these wait for nothing.
-FAST := tests/swarm tests/stage tests/swarmctl $(wildcard tests/test_*.py) \
+FAST := tests/swarm tests/stage tests/text tests/swarmctl $(wildcard tests/test_*.py) \
 	$(addprefix tests/sim/,world engines planner spot_market test_traces.py)
 
 test-fast: .venv/.installed-dev ## Unit tests, the house's rules, the recorded runs and 20 seeds: a minute on two cores

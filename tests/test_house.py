@@ -77,8 +77,13 @@ OWN_IMPORTS = (
     ),
     Rule("swarmd/swarm", (*LEAVES, "swarmd.swarm"), "the same code runs in virtual time, where no network or torch is"),
     Rule(
+        "swarmd/text",
+        ("swarmd.config", "swarmd.errors", "swarmd.files", "swarmd.text", "swarmd.values"),
+        "what a run trains on hangs on its text, tokenizer and seed, whatever computes with it",
+    ),
+    Rule(
         "swarmd/stage",
-        (*LEAVES, "swarmd.exits", "swarmd.files", "swarmd.memory", "swarmd.stage"),
+        (*LEAVES, "swarmd.exits", "swarmd.files", "swarmd.memory", "swarmd.stage", "swarmd.text.tokenizer"),
         "a stage computes the same whether or not there is a swarm",
     ),
     Rule(
@@ -104,6 +109,7 @@ OWN_IMPORTS = (
             "swarmd.swarm",
             "swarmd.stage",
             "swarmd.net",
+            "swarmd.text",
             "swarmd.daemon",
         ),
         "it assembles what is real; simulated parts must not get into a daemon",
@@ -390,6 +396,14 @@ def test_a_plan_is_simulated_without_torch_libp2p_or_trio() -> None:
     )
     assert {"swarmctl", "swarmd", "rich"} <= modules
     assert not modules & {"torch", "libp2p", "trio", "uvloop", "aiohttp", "bitsandbytes"}
+
+
+def test_text_is_read_without_torch() -> None:
+    """A daemon reads its text while its stage opens, or has none; and each kind of text loads its own library alone."""
+    names = (path.stem for path in sources("swarmd/text") if path.stem != "__init__")
+    modules = loaded_by("".join(f"import swarmd.text.{name}\n" for name in names))
+    assert {"swarmd", "numpy"} <= modules
+    assert not modules & {"torch", "datasets", "pyarrow", "tokenizers"}
 
 
 def test_swarmd_answers_mistakes_without_loading_anything_heavy() -> None:

@@ -92,8 +92,8 @@ def distance(homes: Sequence[Path], run: RunConfig, version: int, cache: Path) -
     import torch
 
     from swarmd.sim.engines.training import plain_training
-    from swarmd.stage.data import load_data
     from swarmd.stage.export import assemble
+    from swarmd.text.data import load_data
 
     torch.set_num_threads(1)  # two that wait for each other are slower on a busy machine
     short = dataclasses.replace(run, steps=version)

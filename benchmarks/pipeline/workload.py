@@ -39,7 +39,7 @@ def load_workload(path: str) -> RunConfig:
 
 def write_batches(run: RunConfig, steps: int, path: Path) -> None:
     """Writes the tokens of the run's first steps, as a head reads them: int32 [steps, microbatches, B, T + 1]."""
-    from swarmd.stage.data import load_data  # needs packages that hivemind's environment lacks
+    from swarmd.text.data import load_data  # needs packages that hivemind's environment lacks
 
     with tempfile.TemporaryDirectory() as cache:
         data = load_data(run, cache_directory=Path(cache))

@@ -18,7 +18,7 @@ from swarmd.printable import size
 from swarmd.swarm.ports import Data
 
 if TYPE_CHECKING:
-    from swarmd.stage.reading import Reading
+    from swarmd.text.reading import Reading
 
 T = TypeVar("T")
 

@@ -19,8 +19,8 @@ from swarmd.files import as_meant
 from swarmd.settings import run_from_plain
 
 if TYPE_CHECKING:
-    from swarmd.stage.data import RunData
-    from swarmd.stage.reading import Reading  # which takes a while to import: a mistake is told at once
+    from swarmd.text.data import RunData
+    from swarmd.text.reading import Reading  # which takes a while to import: a mistake is told at once
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def with_digests(
     """The run as it travels: with the digests of its founder's own files, which are tokenised for that. Blocks, perhaps
     for minutes. Raises ConfigError.
     """
-    from swarmd.stage.data import load_data
-    from swarmd.stage.tokenizer import tokenizer_digest
+    from swarmd.text.data import load_data
+    from swarmd.text.tokenizer import tokenizer_digest
 
     data, local = run.data, local.absolute()
     if data.tokenizer == LOCAL and local.tokenizer is not None:
@@ -136,7 +136,7 @@ def load_text(
     """This daemon's copy of the run's text. `begun`: the run has trained on what is in the cache. Blocks, perhaps for
     minutes. Raises ConfigError.
     """
-    from swarmd.stage.data import load_data
+    from swarmd.text.data import load_data
 
     if lacking := local.lacking(run.data):
         raise ConfigError(f"{lacking}.")
@@ -160,7 +160,7 @@ def remembered_text(known: RememberedRun | None, run: RunConfig, cache: Path) ->
     The first release followed whatever a run named, and wrote down nothing else. Its homes go on with a path only where
     they have read it for this very run before, and the files haven't changed since: nothing new gets out.
     """
-    from swarmd.stage.tokens import find_tokens
+    from swarmd.text.tokens import find_tokens
 
     if known is None or known.fingerprint not in lineage(run):
         return LocalText()

@@ -18,7 +18,7 @@ from swarmd.errors import ConfigError
 from swarmd.stage.checkpoint import Checkpoint, load_stage, saved
 from swarmd.stage.engine import PARAMETER_PREFIX
 from swarmd.stage.model import StageModule, whole_model
-from swarmd.stage.tokenizer import load_tokenizer
+from swarmd.text.tokenizer import load_tokenizer
 from swarmd.whole import PassedOver, name_stages
 
 log = logging.getLogger(__name__)

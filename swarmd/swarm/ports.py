@@ -1,6 +1,6 @@
 """The ports: all that the swarm needs of the world, a network, a device, data and a disk. Nothing else reaches it.
 
-In production these are `net.libp2p`, `stage.worker`, `stage.data` and `daemon.store`; in virtual time they are in
+In production these are `net.libp2p`, `stage.worker`, `text.data` and `daemon.store`; in virtual time they are in
 `sim.world`. Time comes from the running event loop, chance from an injected `random.Random`.
 """
 

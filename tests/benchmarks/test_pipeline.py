@@ -11,7 +11,7 @@ from benchmarks.pipeline.__main__ import AGREEMENT, BASELINE, PRESETS, SYSTEMS
 from benchmarks.pipeline.report import Measurement, disagreements
 from benchmarks.pipeline.workload import Batches, write_batches
 from swarmd.settings import load_run
-from swarmd.stage.data import load_data
+from swarmd.text.data import load_data
 
 PIPELINE = Path(__file__).parents[2] / "benchmarks" / "pipeline"
 

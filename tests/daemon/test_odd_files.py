@@ -16,8 +16,8 @@ from swarmd.errors import ConfigError
 from swarmd.settings import load_run
 from swarmd.sim.planner.devices import find_device
 from swarmd.stage.checkpoint import load_stage, read_manifest, read_state, save_stage
-from swarmd.stage.tokenizer import load_tokenizer
-from swarmd.stage.tokens import load_tokens
+from swarmd.text.tokenizer import load_tokenizer
+from swarmd.text.tokens import load_tokens
 
 DEEP = b"[" * 100_000
 KINDS: dict[str, Callable[[Path], object]] = {

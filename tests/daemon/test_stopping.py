@@ -17,9 +17,9 @@ from swarmd.config import DataConfig
 from swarmd.daemon.beside import run_beside
 from swarmd.daemon.stopping import AFTER_DRAIN_SECONDS, SECOND_SIGNAL_EXIT, UNOPENED_SECONDS, Stopping
 from swarmd.errors import ConfigError, Stopped
-from swarmd.stage import blocks
-from swarmd.stage.reading import Reading
-from swarmd.stage.tokens import load_tokens
+from swarmd.text import blocks
+from swarmd.text.reading import Reading
+from swarmd.text.tokens import load_tokens
 
 
 @pytest.fixture

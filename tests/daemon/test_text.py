@@ -28,9 +28,9 @@ from swarmd.daemon.waits import Waits
 from swarmd.demo.swarm import own_text
 from swarmd.errors import ConfigError
 from swarmd.settings import load_run, preset_names, run_from_plain
-from swarmd.stage import sources
-from tests.stage.texts import as_before
+from swarmd.text import sources
 from tests.stage.toy import toy_run
+from tests.text.texts import as_before
 
 TEXT = "".join(f"line {number} of a small text\n" for number in range(400))
 HOSTILE = (

@@ -10,8 +10,8 @@ import pytest
 from swarmd.config import prolonged
 from swarmd.schedule import learning_rate_at
 from swarmd.sim.engines.training import plain_training
-from swarmd.stage.data import load_data
 from swarmd.stage.export import assemble
+from swarmd.text.data import load_data
 from tests.e2e.swarm import Daemon, run_command, swarm
 from tests.e2e.test_training import RUN, TOLERANCE, write_settings
 

@@ -10,8 +10,8 @@ import torch
 
 from swarmd.config import CodecConfig, DataConfig, ModelConfig, OptimizerConfig, RunConfig
 from swarmd.sim.engines.training import plain_training
-from swarmd.stage.data import load_data
 from swarmd.stage.export import assemble
+from swarmd.text.data import load_data
 from tests.e2e.swarm import Daemon, Swarm, check_replicas, swarm
 
 STEPS = 10

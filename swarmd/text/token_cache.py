@@ -20,8 +20,8 @@ import numpy
 
 from swarmd.errors import ConfigError
 from swarmd.files import open_regular, parse_json, read_json
-from swarmd.stage.reading import Reading
-from swarmd.stage.tokenizer import Ids
+from swarmd.text.reading import Reading
+from swarmd.text.tokenizer import Ids
 
 ENDING = ".tokens"
 HALF_WRITTEN = ".tokens-"  # how the names of files begin that aren't complete yet

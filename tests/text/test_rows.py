@@ -10,11 +10,11 @@ import pytest
 
 from swarmd.config import DataConfig
 from swarmd.errors import ConfigError
-from swarmd.stage import rows
-from swarmd.stage.reading import Reading
-from swarmd.stage.rows import Row, read_documents
-from swarmd.stage.sources import list_files, read_files
-from swarmd.stage.tokens import load_tokens
+from swarmd.text import rows
+from swarmd.text.reading import Reading
+from swarmd.text.rows import Row, read_documents
+from swarmd.text.sources import list_files, read_files
+from swarmd.text.tokens import load_tokens
 
 GOOD = [f"row {number}" for number in range(200)]
 BAD_LINES = {

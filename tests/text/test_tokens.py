@@ -9,12 +9,12 @@ import pytest
 
 from swarmd.config import DataConfig
 from swarmd.errors import ConfigError
-from swarmd.stage import blocks, token_cache
-from swarmd.stage.data import load_data
-from swarmd.stage.reading import Reading
-from swarmd.stage.tokenizer import ByteTokenizer
-from swarmd.stage.tokens import find_tokens, load_tokens
-from tests.stage.texts import TEXT, as_before, small_run
+from swarmd.text import blocks, token_cache
+from swarmd.text.data import load_data
+from swarmd.text.reading import Reading
+from swarmd.text.tokenizer import ByteTokenizer
+from swarmd.text.tokens import find_tokens, load_tokens
+from tests.text.texts import TEXT, as_before, small_run
 
 
 def test_a_text_file_becomes_its_bytes(tmp_path: Path) -> None:

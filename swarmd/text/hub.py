@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from swarmd.errors import ConfigError
-from swarmd.stage.blocks import extra
-from swarmd.stage.reading import Piece, Reading
-from swarmd.stage.rows import Row, read_documents
+from swarmd.text.extras import extra
+from swarmd.text.reading import Piece, Reading
+from swarmd.text.rows import Row, read_documents
 
 HF_PREFIX = "hf:"
 DATASET_NAME = re.compile("({0}/)?{0}(:{0})?".format("[A-Za-z0-9][A-Za-z0-9._-]{0,95}"))

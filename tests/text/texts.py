@@ -7,8 +7,8 @@ import types
 from pathlib import Path
 
 from swarmd.config import DataConfig, RunConfig
-from swarmd.stage import tokens
-from swarmd.stage.sources import list_files
+from swarmd.text import tokens
+from swarmd.text.sources import list_files
 from tests.stage.toy import toy_run
 
 TEXT = "".join(f"line {number} of a small text\n" for number in range(400))

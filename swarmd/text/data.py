@@ -20,9 +20,9 @@ import numpy
 
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
-from swarmd.stage.reading import Reading
-from swarmd.stage.tokenizer import Ids, tokenizer_digest
-from swarmd.stage.tokens import NO_LIMIT_BYTES, is_streamed, load_tokens
+from swarmd.text.reading import Reading
+from swarmd.text.tokenizer import Ids, tokenizer_digest
+from swarmd.text.tokens import NO_LIMIT_BYTES, is_streamed, load_tokens
 from swarmd.values import Buffer
 
 ROUNDS = 6  # of the Feistel network: four make a pseudorandom permutation, two more for domains of a few bits

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from swarmd.errors import ConfigError
-from swarmd.stage.blocks import ARROW_MAGIC, PARQUET_MAGIC, is_compressed
-from swarmd.stage.reading import Piece, Reading
+from swarmd.text.blocks import ARROW_MAGIC, PARQUET_MAGIC, is_compressed
+from swarmd.text.reading import Piece, Reading
 
 REPLACED_LIMIT = 0.01  # of a file's bytes that aren't UTF-8: German in Latin-1 has more, a slip in a large file less
 REPLACEMENT = "\ufffd"

@@ -15,10 +15,10 @@ import numpy
 
 from swarmd.config import DataConfig
 from swarmd.errors import ConfigError
-from swarmd.stage.hub import HF_PREFIX, read_hugging_face
-from swarmd.stage.reading import Piece, Reading
-from swarmd.stage.sources import list_files, read_files
-from swarmd.stage.token_cache import (
+from swarmd.text.hub import HF_PREFIX, read_hugging_face
+from swarmd.text.reading import Piece, Reading
+from swarmd.text.sources import list_files, read_files
+from swarmd.text.token_cache import (
     ENDING,
     Hears,
     TokenFile,
@@ -29,8 +29,8 @@ from swarmd.stage.token_cache import (
     sweep,
     write_tokens,
 )
-from swarmd.stage.tokenizer import Ids, Tokenizer, load_tokenizer, tokenizer_digest
-from swarmd.stage.tokenizer_file import END_TOKENS
+from swarmd.text.tokenizer import Ids, Tokenizer, load_tokenizer, tokenizer_digest
+from swarmd.text.tokenizer_file import END_TOKENS
 
 NO_LIMIT_BYTES = 1 << 62  # of what this machine's user chose
 CACHE_FORMAT = 2  # raised when the same source would give another file

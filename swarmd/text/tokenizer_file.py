@@ -14,9 +14,9 @@ import numpy
 
 from swarmd.errors import ConfigError
 from swarmd.files import parse_json, read_regular
-from swarmd.stage.blocks import extra
-from swarmd.stage.long_text import LENGTHS, NoPlaceToCut, encode_long
-from swarmd.stage.reading import Piece
+from swarmd.text.extras import extra
+from swarmd.text.long import LENGTHS, NoPlaceToCut, encode_long
+from swarmd.text.reading import Piece
 
 FILE_BYTES_LIMIT = 1 << 30  # the largest of today have 40 MB
 END_TOKENS = (

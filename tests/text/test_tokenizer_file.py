@@ -10,14 +10,14 @@ import pytest
 
 from swarmd.config import DataConfig
 from swarmd.errors import ConfigError
-from swarmd.stage import tokenizer_file
-from swarmd.stage.long_text import Lengths
-from swarmd.stage.reading import Piece
-from swarmd.stage.token_cache import TokenFile
-from swarmd.stage.tokenizer import load_tokenizer
-from swarmd.stage.tokenizer_file import END_TOKENS, FileTokenizer
-from swarmd.stage.tokens import load_tokens
-from tests.stage.tokenizers_made import END, KINDS, PROSE, library, made, save
+from swarmd.text import tokenizer_file
+from swarmd.text.long import Lengths
+from swarmd.text.reading import Piece
+from swarmd.text.token_cache import TokenFile
+from swarmd.text.tokenizer import load_tokenizer
+from swarmd.text.tokenizer_file import END_TOKENS, FileTokenizer
+from swarmd.text.tokens import load_tokens
+from tests.text.tokenizers_made import END, KINDS, PROSE, library, made, save
 
 ENDS = {
     "unigram": "</s>",

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from swarmd.config import RunConfig, prolonged
 from swarmd.errors import ConfigError
-from swarmd.stage import tokens
-from swarmd.stage.data import Permutation, RunData, load_data
-from tests.stage.texts import Builder, small_run
+from swarmd.text import tokens
+from swarmd.text.data import Permutation, RunData, load_data
+from tests.text.texts import Builder, small_run
 
 
 def data_of(run: RunConfig, count: int) -> RunData:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarmd.stage.long_text import Lengths, NoPlaceToCut, encode_long
-from tests.stage.tokenizers_made import KINDS, PROSE, library, made
+from swarmd.text.long import Lengths, NoPlaceToCut, encode_long
+from tests.text.tokenizers_made import KINDS, PROSE, library, made
 
 SHORT = Lengths(block=120, tail=60, limit=1 << 16, words=6, tries=64)
 WORDS = [

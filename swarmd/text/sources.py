@@ -13,10 +13,10 @@ from pathlib import Path
 
 from swarmd.errors import ConfigError
 from swarmd.files import as_meant, read_json
-from swarmd.stage.blocks import ARROW_MAGIC, PARQUET_MAGIC, read_blocks, read_head
-from swarmd.stage.plain_text import read_text
-from swarmd.stage.reading import Piece, Reading
-from swarmd.stage.rows import read_arrow, read_documents, read_json_lines, read_parquet
+from swarmd.text.blocks import ARROW_MAGIC, PARQUET_MAGIC, read_blocks, read_head
+from swarmd.text.plain import read_text
+from swarmd.text.reading import Piece, Reading
+from swarmd.text.rows import read_arrow, read_documents, read_json_lines, read_parquet
 
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
 LINES_SUFFIXES = (".jsonl", ".ndjson")

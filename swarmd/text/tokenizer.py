@@ -10,11 +10,11 @@ import numpy.typing
 
 from swarmd.errors import ConfigError
 from swarmd.files import as_meant, open_regular
-from swarmd.stage.reading import Piece
-from swarmd.stage.tokenizer_file import FileTokenizer
+from swarmd.text.reading import Piece
+from swarmd.text.tokenizer_file import FileTokenizer
 
 HASH_BYTES = 1 << 20  # bytes of a tokenizer file hashed at once
-BYTE_SEPARATOR = 0  # between documents; no text has such a byte (`rows.py`, `plain_text.py`)
+BYTE_SEPARATOR = 0  # between documents; no text has such a byte (`rows.py`, `plain.py`)
 
 Ids = numpy.typing.NDArray[numpy.integer[Any]]
 

@@ -13,10 +13,10 @@ import pytest
 
 from swarmd.config import DataConfig
 from swarmd.errors import ConfigError
-from swarmd.stage import blocks
-from swarmd.stage.reading import Reading
-from swarmd.stage.tokens import load_tokens
-from tests.stage.texts import TEXT
+from swarmd.text import blocks
+from swarmd.text.reading import Reading
+from swarmd.text.tokens import load_tokens
+from tests.text.texts import TEXT
 
 
 def zstandard(data: bytes) -> bytes:

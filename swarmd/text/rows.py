@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from swarmd.errors import ConfigError
 from swarmd.files import check_regular, parse_json
-from swarmd.stage.blocks import ARROW_MAGIC, extra, read_blocks, read_head
-from swarmd.stage.plain_text import check_kind
-from swarmd.stage.reading import Piece, Reading
+from swarmd.text.blocks import ARROW_MAGIC, read_blocks, read_head
+from swarmd.text.extras import extra
+from swarmd.text.plain import check_kind
+from swarmd.text.reading import Piece, Reading
 
 LINE_BYTES_LIMIT = 64 << 20  # bytes; a longer line of JSON is not a document
 BATCH_BYTES = 16 << 20  # of Parquet rows that are read at once, on average

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from swarmd.errors import ConfigError
-from swarmd.stage import blocks
-from swarmd.stage.reading import Reading
-from swarmd.stage.sources import list_files, read_files
+from swarmd.text import blocks
+from swarmd.text.reading import Reading
+from swarmd.text.sources import list_files, read_files
 
 UMLAUTS = "größere Straßen überall, schöne Häuser\n" * 50
 

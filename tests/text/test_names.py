@@ -11,8 +11,8 @@ import pytest
 from swarmd.config import DataConfig
 from swarmd.errors import ConfigError
 from swarmd.files import as_meant
-from swarmd.stage.sources import list_files, read_files
-from swarmd.stage.tokens import load_tokens
+from swarmd.text.sources import list_files, read_files
+from swarmd.text.tokens import load_tokens
 
 NAMES = [
     "plain",

@@ -6,7 +6,6 @@ comes out than any text gives. Zstandard is unpacked by pyarrow, which comes wit
 
 import bz2
 import gzip
-import importlib
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,7 +14,8 @@ from typing import Any, BinaryIO
 
 from swarmd.errors import ConfigError
 from swarmd.files import open_regular
-from swarmd.stage.reading import Reading
+from swarmd.text.extras import extra
+from swarmd.text.reading import Reading
 
 PIECE_BYTES = 1 << 20  # bytes read at once: bounds memory whatever the file
 HEAD_BYTES = 512  # a tar archive says what it is in the bytes from 257 on
@@ -48,15 +48,6 @@ def read_blocks(path: Path, reading: Reading) -> Iterator[bytes]:
             reading.took(file.tell() - taken)
             taken = file.tell()
             yield block
-
-
-def extra(module: str, what: str = "data source") -> Any:
-    """A library that comes with the extra `data`. Raises ConfigError."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        library = module.partition(".")[0]
-        raise ConfigError(f"this {what} needs {library}; run pip install {library}.") from error
 
 
 def _unpack_of(head: bytes) -> Unpack | None:

@@ -11,10 +11,10 @@ import pytest
 
 from swarmd.config import DataConfig
 from swarmd.errors import ConfigError
-from swarmd.stage import hub, sources
-from swarmd.stage.data import load_data
-from swarmd.stage.reading import Reading
-from tests.stage.texts import TEXT, Builder, small_run
+from swarmd.text import hub, sources
+from swarmd.text.data import load_data
+from swarmd.text.reading import Reading
+from tests.text.texts import TEXT, Builder, small_run
 
 
 class Datasets:
@@ -94,7 +94,7 @@ def test_a_stream_takes_no_more_of_the_disk_than_it_may(tmp_path: Path, monkeypa
 
 REAL = """
 import datasets, sys
-from swarmd.stage import hub
+from swarmd.text import hub
 if len(sys.argv) > 2:
     hub._check_files = lambda dataset, files: None
 print("|".join(row["text"] for row in hub._train_rows(datasets, sys.argv[1], "")))
