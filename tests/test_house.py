@@ -36,6 +36,7 @@ METHODS_LIMIT = 25  # public ones of a class: one that has more answers several 
 LEAVES = (
     "swarmd.chunks",
     "swarmd.config",
+    "swarmd.device_names",
     "swarmd.errors",
     "swarmd.printable",
     "swarmd.status",
@@ -60,6 +61,7 @@ OWN_IMPORTS = (
     Rule("swarmd/constraints.py", (), "everyone imports it with config.py"),
     Rule("swarmd/chunks.py", ("swarmd.values",), "the swarm and a stage's files name a state alike"),
     Rule("swarmd/command_line.py", ("swarmd", "swarmd.exits", "swarmd.printable"), "swarmctl must stay light"),
+    Rule("swarmd/device_names.py", ("swarmd.errors",), "a wrong name is answered before anything heavy is loaded"),
     Rule("swarmd/errors.py", (), "everyone imports it, so whatever it imported everyone would carry"),
     Rule("swarmd/exits.py", (), "it is the first that a process loads"),
     Rule("swarmd/files.py", (), "whoever reads a file imports it, before anything heavy is loaded"),

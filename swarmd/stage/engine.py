@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from swarmd.config import RunConfig
-from swarmd.errors import ConfigError, NonFinite, PeerFault
+from swarmd.errors import NonFinite, PeerFault
 from swarmd.stage.codec import available_codecs, decode, encode
+from swarmd.stage.device import check_device
 from swarmd.stage.finite import all_finite
 from swarmd.stage.gradients import GradientSum, parameter_digest
 from swarmd.stage.graphs import ForwardGraph, Graphs, plan_limit
@@ -59,6 +60,11 @@ class StageEngine:
     @property
     def codecs(self) -> tuple[str, ...]:
         return available_codecs()
+
+    def probe(self) -> None:
+        """Waits until the device has done all its work. Raises RuntimeError if it is lost."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     # --------------------------------------------------------------------------------------------- hops
 
@@ -339,19 +345,3 @@ def _outgoing(tensor: Tensor, codec: str, of: HopId | int, what: str) -> Encoded
     except NonFinite as trouble:
         whose = f"step {of}" if isinstance(of, int) else f"hop {tuple(of)}"
         raise NonFinite(f"the {what} of {whose} can't be sent: {trouble}", what) from None
-
-
-def check_device(device: str) -> torch.device:
-    """The device of that name. Raises ConfigError if there is none."""
-    if device == "cpu":
-        return torch.device("cpu")
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or not (number or "0").isdecimal():
-        raise ConfigError(f"device {device} is not one of cpu, cuda or cuda:N; choose one.")
-    count = torch.cuda.device_count()
-    if int(number or "0") >= count:
-        there = f"there are {count}" if count else "PyTorch sees no CUDA device here"
-        raise ConfigError(
-            f"device {device} does not exist: {there}; use --device cpu or install a driver and CUDA PyTorch."
-        )
-    return torch.device("cuda", int(number or "0"))

@@ -14,7 +14,8 @@ import torch
 
 from swarmd.config import CodecConfig, ModelConfig, RunConfig
 from swarmd.stage.codec import encode
-from swarmd.stage.engine import StageEngine, check_device
+from swarmd.stage.device import check_device
+from swarmd.stage.engine import StageEngine
 from swarmd.values import Encoded, HopId
 
 TOKENS = {"cpu": (4, 128), "cuda": (4, 512)}  # sequences, and tokens of each

@@ -21,8 +21,9 @@ import torch
 from swarmd import exits
 from swarmd.config import ModelConfig
 from swarmd.errors import ConfigError, SwarmError
+from swarmd.stage.device import check_device
 from swarmd.stage.device_errors import as_ours
-from swarmd.stage.engine import StageEngine, check_device
+from swarmd.stage.engine import StageEngine
 from swarmd.stage.probe import DTYPES, TAIL, VOCABULARY, Timed, measure_addition, now, plan_probe, sample
 from swarmd.stage.release import release
 from swarmd.values import HopId

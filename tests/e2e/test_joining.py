@@ -69,7 +69,7 @@ async def test_a_second_daemon_on_the_same_home_and_on_a_busy_port() -> None:
     [
         (["--bootstrap", "nonsense"], "nonsense"),
         (["--model", "tinny"], "tiny"),
-        (["--model", "tiny", "--gpu", "0"], "CUDA"),
+        (["--model", "tiny", "--gpu", "0"], "cuda:0"),
         (["--model", "tiny", "--stage", "7"], "stage"),
         (["--idle", "--listen", "/ip4/300.0.0.1/tcp/0"], "300.0.0.1"),
     ],
