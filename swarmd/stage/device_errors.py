@@ -1,6 +1,9 @@
-"""A device's failures, told apart by the messages of torch: a lack of memory, and a device that is lost."""
+"""A device's failures, told apart by the messages of torch, or by asking the device: a lack of memory, and a device
+that is lost.
+"""
 
 import errno
+from collections.abc import Callable
 
 from swarmd.errors import DeviceLost, SwarmError
 
@@ -10,8 +13,8 @@ OUT_OF_MEMORY = (
     "cannot allocate memory",
     "not enough memory",
     "size calculation overflowed",  # more than there can be
-    "cublas_status_alloc_failed",
-    "cudnn_status_alloc_failed",
+    "_alloc_failed",  # of cuBLAS, cuDNN, cuSPARSE, ..: CUBLAS_STATUS_ALLOC_FAILED
+    "_allocation_failed",  # CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
 )  # in messages of CUDA's and the CPU's allocators and of what works on them
 DEVICE_LOST = (
     "device-side assert",
@@ -43,4 +46,19 @@ def as_ours(error: Exception) -> Exception:
         return MemoryError(str(error).splitlines()[0])
     if "cuda" in said and any(words in said for words in DEVICE_LOST):
         return DeviceLost(f"the device is lost: {str(error).splitlines()[0]}; start the daemon again")
+    return error
+
+
+def judged(error: Exception, probe: Callable[[], None]) -> Exception:
+    """The same for a failure of work on a device. After one that the messages don't explain the device is asked by
+    `probe`, which raises RuntimeError if it is lost: its errors are reported late, and by any call.
+    """
+    ours = as_ours(error)
+    if ours is not error or isinstance(error, SwarmError) or not isinstance(error, RuntimeError):
+        return ours
+    try:
+        probe()
+    except RuntimeError as lost:
+        said, then = str(error).partition("\n")[0], str(lost).partition("\n")[0]
+        return DeviceLost(f"the device is lost: {then}, after {said!r}; start the daemon again")
     return error

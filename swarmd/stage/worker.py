@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from swarmd.config import RunConfig
 from swarmd.errors import DeviceLost, Stopped
 from swarmd.memory import give_back
-from swarmd.stage.device_errors import as_ours
+from swarmd.stage.device_errors import as_ours, judged
 from swarmd.values import BackwardResult, Buffer, ComputeProgress, Encoded, GradientSummary, HopId, TailResult
 
 if TYPE_CHECKING:
@@ -305,7 +305,7 @@ class Worker:
         try:
             result = task.call()
         except Exception as error:  # noqa: BLE001 - becomes the exception of its future
-            failure = as_ours(error)
+            failure = judged(error, self._engine.probe)
         if isinstance(failure, DeviceLost):
             self._lose(str(failure))
         self._task = self._running = None

@@ -335,3 +335,20 @@ async def test_what_torch_s_runtime_errors_mean(head: Worker, said: str, kind: t
             await head._do(0, None, fail)
     assert type(trouble.value) is kind
     assert bool(head.progress().lost) == (kind is DeviceLost)
+
+
+async def test_a_device_that_does_not_answer_after_a_failure_is_lost(head: Worker) -> None:
+    def fail() -> None:
+        raise RuntimeError("nobody foresaw it")
+
+    with pytest.raises(RuntimeError, match="nobody foresaw it"):
+        await head._do(0, None, fail)
+    assert not head.progress().lost  # it has answered
+
+    def silent() -> None:
+        raise RuntimeError("CUDA error: the context is gone")
+
+    head._engine.probe = silent  # type: ignore[method-assign]
+    with pytest.raises(DeviceLost, match="the context is gone, after 'nobody foresaw it'"):
+        await head._do(0, None, fail)
+    assert "the context is gone" in head.progress().lost
