@@ -84,3 +84,16 @@ def test_garbage_is_collected_though_much_is_loaded() -> None:
 def test_a_library_without_trimming_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_trim", None)
     memory.give_back()
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+def test_the_allocator_that_the_user_has_set_up_stays(name: str) -> None:
+    environment = {name: "backend:cudaMallocAsync"}
+    memory.grow_segments(environment)
+    assert environment == {name: "backend:cudaMallocAsync"}
+
+
+def test_segments_grow_where_the_user_says_nothing() -> None:
+    environment: dict[str, str] = {}
+    memory.grow_segments(environment)
+    assert environment == {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}

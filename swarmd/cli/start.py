@@ -15,7 +15,9 @@ from swarmd.cli.reporting import reported
 from swarmd.config import NodeConfig, RunConfig
 from swarmd.daemon.home import Home, default_home
 from swarmd.daemon.remembered import Remembered
+from swarmd.device_names import parse_device
 from swarmd.errors import ConfigError
+from swarmd.memory import grow_segments
 
 if TYPE_CHECKING:
     from swarmd.daemon.text import LocalText
@@ -111,6 +113,8 @@ def _run(options: StartOptions, home: Home, *, debug: bool, log_json: bool) -> i
     node = plan_node(options, home, remembered, stages=run.model.stages if run else None)
     if text is not None:
         node = dataclasses.replace(node, data=text.source, tokenizer=text.tokenizer)
+    if node.device != "cpu":
+        grow_segments()
     with home.locked():
         from swarmd.daemon.logs import NOTICE, configure_logging
 
@@ -238,11 +242,8 @@ def _chosen(given: Number | None, default: Number) -> Number:
 def _device(options: StartOptions) -> str:
     if options.gpu is not None:
         return f"cuda:{options.gpu}"
-    device = options.device or "cpu"
-    kind, _, number = device.partition(":")
-    if device != "cpu" and device != "cuda" and not (kind == "cuda" and number.isdecimal()):
-        raise ConfigError(f"--device {device} is not known; use cpu or cuda:N.")
-    return "cuda:0" if device == "cuda" else device
+    number = parse_device(options.device or "cpu")
+    return "cpu" if number is None else f"cuda:{number}"
 
 
 def _stage(text: str, stages: int | None) -> int | None:

@@ -14,6 +14,7 @@ from swarmd.command_line import Debug
 from swarmd.daemon.home import Home
 from swarmd.daemon.remembered import RememberedRun
 from swarmd.errors import ConfigError
+from swarmd.memory import grow_segments
 from swarmd.printable import printable
 
 DEMO_EXAMPLES = """
@@ -88,6 +89,8 @@ def profile(
     def run() -> int:
         if output is not None:
             check_output(output)
+        if device != "cpu":
+            grow_segments()
         from swarmd.stage.profile import measure_profile
 
         measured = measure_profile(

@@ -10,6 +10,8 @@ from swarmd.cli import start
 from swarmd.cli.main import run_command_line
 from swarmd.cli.options import OPTION_OF, StartOptions, check_options
 from swarmd.cli.start import plan_node
+from swarmd.config import NodeConfig
+from swarmd.daemon import logs, process
 from swarmd.daemon.home import Home
 from swarmd.daemon.remembered import Remembered
 from swarmd.errors import ConfigError
@@ -127,3 +129,20 @@ def test_models_may_be_founded_with_mdns() -> None:
     check_options(StartOptions(bootstrap=(BOOTSTRAP,), mdns=True))
     with pytest.raises(ConfigError):
         check_options(StartOptions(idle=True, mdns=True))
+
+
+@pytest.mark.parametrize(("device", "grown"), [("cpu", 0), ("cuda:1", 1)])
+def test_the_allocator_of_cards_is_set_up_before_a_daemon_runs(
+    device: str, grown: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    async def run_daemon(node: NodeConfig, *_: object, **__: object) -> int:
+        order.append(node.device)
+        return 0
+
+    monkeypatch.setattr(start, "grow_segments", lambda: order.append("grow"))
+    monkeypatch.setattr(process, "run_daemon", run_daemon)
+    monkeypatch.setattr(logs, "configure_logging", lambda *_, **__: None)
+    assert run_command_line(["start", "--idle", "--device", device, "--home", str(tmp_path)]) == 0
+    assert order == ["grow"] * grown + [device]

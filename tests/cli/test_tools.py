@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from swarmd.cli import tools
 from swarmd.cli.main import run_command_line
 from swarmd.demo import run as demo
 from swarmd.demo.options import DemoOptions
@@ -102,3 +103,13 @@ def test_a_profile_whose_place_has_gone_is_printed(
     assert json.loads(said.out)["points"] == [1]
     assert "No space left on device" in said.err
     assert measured == ["cpu"]
+
+
+@pytest.mark.parametrize(("device", "grown"), [("cpu", 0), ("cuda:0", 1)])
+def test_the_allocator_of_cards_is_set_up_before_a_profile(
+    device: str, grown: int, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+    monkeypatch.setattr(tools, "grow_segments", lambda: found.append(len(measured)))
+    assert run_command_line(["profile", "--device", device]) == 0
+    assert found == [0] * grown
