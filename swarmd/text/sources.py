@@ -5,7 +5,6 @@ their documents by what they hold. Datasets of the Hub are streamed (`hub.py`). 
 """
 
 import codecs
-import glob
 import os
 import sysconfig
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from swarmd.errors import ConfigError
 from swarmd.files import as_meant, read_json
 from swarmd.text.blocks import ARROW_MAGIC, PARQUET_MAGIC, read_blocks, read_head
+from swarmd.text.folders import files_below, matching_files
 from swarmd.text.plain import read_text
 from swarmd.text.reading import Piece, Reading
 from swarmd.text.rows import read_arrow, read_documents, read_json_lines, read_parquet
@@ -49,7 +49,7 @@ def list_files(source: str) -> list[tuple[str, Path]]:
     try:
         files = _local_files(source)
     except OSError as error:  # no right to look there, or a name that can't be
-        raise ConfigError(f"data source {source} can't be read ({error.strerror}); check --data.") from error
+        raise ConfigError(f"{error.filename or source} can't be read ({error.strerror}); check --data.") from error
     if not files:
         raise ConfigError(
             f"data source {source} has no files; give stdlib, a file, a glob, hf:OWNER/NAME, or a directory with "
@@ -65,13 +65,12 @@ def _local_files(source: str) -> list[tuple[str, Path]]:
             return _saved_files(_first_split(path))
         if (path / SAVED).is_file():
             return _saved_files(path)
-        found = [it for it in path.rglob("*") if _plain(it.name)[1] in TEXT_SUFFIXES and it.is_file()]
+        found = [it for it in files_below(path) if _plain(it.name)[1] in TEXT_SUFFIXES]
         found = [it for it in found if not it.name.startswith(NOT_TEXT_PREFIX)]
         return [(_plain(it.relative_to(path).as_posix())[0], it) for it in found]
     if os.path.lexists(path):
         return [(path.name, path)] if path.exists() else []
-    found = [Path(name) for name in glob.glob(_pattern(path), recursive=True)]
-    return [(_plain(it.as_posix())[0], it) for it in found if it.is_file()]
+    return [(_plain(it.as_posix())[0], it) for it in matching_files(path)]
 
 
 def _plain(name: str) -> tuple[str, str]:
@@ -80,15 +79,6 @@ def _plain(name: str) -> tuple[str, str]:
     if ending.lower() in COMPRESSED_SUFFIXES:
         name = stem
     return name, os.path.splitext(name)[1].lower()
-
-
-def _pattern(path: Path) -> str:
-    """The path as a glob in which folders that exist by their very names mean themselves."""
-    known, pattern = Path(), ""
-    for part in path.parts:
-        known /= part
-        pattern = os.path.join(pattern, glob.escape(part) if os.path.lexists(known) else part)
-    return pattern
 
 
 def _first_split(folder: Path) -> Path:
