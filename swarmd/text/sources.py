@@ -22,6 +22,7 @@ COMPRESSED_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
 LINES_SUFFIXES = (".jsonl", ".ndjson")
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", *LINES_SUFFIXES, ".parquet")  # what is taken from a directory
 NOT_TEXT_PREFIX = "._"  # of what macOS puts beside a file for itself
+LEDGERS, KEY = ("ledger.jsonl", "ledger-void.jsonl"), "identity.key"  # of a daemon whose home lies in the directory
 SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"  # in folders of save_to_disk
 STATE_BYTES_LIMIT = 16 << 20  # it names the files
 FIRST_SPLIT = "train"
@@ -66,11 +67,15 @@ def _local_files(source: str) -> list[tuple[str, Path]]:
         if (path / SAVED).is_file():
             return _saved_files(path)
         found = [it for it in files_below(path) if _plain(it.name)[1] in TEXT_SUFFIXES]
-        found = [it for it in found if not it.name.startswith(NOT_TEXT_PREFIX)]
+        found = [it for it in found if not it.name.startswith(NOT_TEXT_PREFIX) and not _is_ledger(it)]
         return [(_plain(it.relative_to(path).as_posix())[0], it) for it in found]
     if os.path.lexists(path):
         return [(path.name, path)] if path.exists() else []
     return [(_plain(it.as_posix())[0], it) for it in matching_files(path)]
+
+
+def _is_ledger(path: Path) -> bool:
+    return path.name in LEDGERS and path.with_name(KEY).exists()
 
 
 def _plain(name: str) -> tuple[str, str]:

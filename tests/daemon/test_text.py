@@ -14,6 +14,7 @@ from swarmd.config import LOCAL, DataConfig, LimitsConfig, NodeConfig, RunConfig
 from swarmd.daemon.home import Home
 from swarmd.daemon.remembered import RememberedRun
 from swarmd.daemon.run_text import RunText
+from swarmd.daemon.store import LocalStore
 from swarmd.daemon.text import (
     LocalText,
     as_first_release,
@@ -195,6 +196,24 @@ def test_founder_and_joiner_agree_though_their_copies_lie_elsewhere(text: Path, 
 def test_what_cannot_travel_is_said_where_a_run_is_founded(run: RunConfig, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         take_local(run)
+
+
+def test_what_a_daemon_writes_into_its_text_s_folder_is_no_text(text: Path) -> None:
+    """With `--home` in the folder of `--data`, or above it: a later life finds the same text."""
+    folder = text.parent
+    before = sources.list_files(str(folder))
+    home = Home(folder / "home")
+    store = LocalStore(home)
+    home.prepare()
+    home.identity.touch()
+    for step in (1, 2):
+        store.append_ledger({"step": step, "record": "a"})
+    store.void_ledger(1)
+    store.ledger_tail(1)
+    assert {it.name for it in home.path.iterdir()} >= {"ledger.jsonl", "ledger-void.jsonl"}
+    assert sources.list_files(str(folder)) == before
+    home.identity.unlink()
+    assert len(sources.list_files(str(folder))) == len(before) + 2, "elsewhere they may be anything"
 
 
 def test_a_later_life_in_another_directory_finds_the_tokens(
