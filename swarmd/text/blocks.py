@@ -24,6 +24,10 @@ UNPACKED_RATIO_LIMIT = 500  # packed histories of Wikipedia come to 200
 UNPACKED_FREE_BYTES = 256 << 20  # unpacked whatever the ratio
 PARQUET_MAGIC = b"PAR1"
 ARROW_MAGIC = b"ARROW1\0\0"
+ZSTANDARD_MAGIC = b"\x28\xb5\x2f\xfd"
+SKIPPED_MAGICS = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))  # of frames without content
+POINTERS = ((b"version https://git-lfs.github.com/spec/", "git lfs pull"), (b"/annex/objects/", "git annex get"))
+"""How files begin that stand for large ones, and how those are fetched."""
 
 Unpack = Callable[[BinaryIO], Iterator[bytes]]
 
@@ -32,6 +36,13 @@ def read_head(path: Path) -> bytes:
     """The first bytes of a file as they lie there. Raises OSError."""
     with open_regular(path) as file:
         return file.read(HEAD_BYTES)
+
+
+def check_fetched(head: bytes, path: Path) -> None:
+    """Raises ConfigError for the first bytes of a file that only names its content, as large ones are left by git."""
+    fetch = next((command for magic, command in POINTERS if head.startswith(magic)), "")
+    if fetch:
+        raise ConfigError(f"{path} only stands for the file itself; fetch that, as with {fetch}.")
 
 
 def read_blocks(path: Path, reading: Reading) -> Iterator[bytes]:
@@ -54,7 +65,7 @@ def _unpack_of(head: bytes) -> Unpack | None:
     """The way to unpack a file that begins so; None: it isn't compressed."""
     if head.startswith(b"\x1f\x8b\x08"):
         return lambda file: _read(gzip.GzipFile(fileobj=file))
-    if head.startswith(b"\x28\xb5\x2f\xfd"):
+    if head.startswith((ZSTANDARD_MAGIC, *SKIPPED_MAGICS)):
         return _unpack_zstandard
     if head.startswith(b"\xfd7zXZ\0"):
         return _unpack_xz

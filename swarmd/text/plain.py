@@ -14,7 +14,12 @@ from swarmd.text.reading import Piece, Reading
 
 REPLACED_LIMIT = 0.01  # of a file's bytes that aren't UTF-8: German in Latin-1 has more, a slip in a large file less
 REPLACEMENT = "\ufffd"
-UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+WIDE = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),  # it begins like the next one
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+)
 TAR = (b"ustar", 257)  # and where it stands
 KINDS = (
     (PARQUET_MAGIC, "Parquet that was compressed once more"),
@@ -22,6 +27,10 @@ KINDS = (
     (b"PK\x03\x04", "a zip archive"),
     (b"%PDF-", "a PDF"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"\x04\x22\x4d\x18", "compressed with lz4"),
+    (b"\x5d\0\0", "compressed with lzma"),
+    (b"\x1f\x9d", "compressed with compress"),
 )
 """How files begin that are often taken for text."""
 
@@ -46,8 +55,8 @@ def read_text(blocks: Iterator[bytes], path: Path, reading: Reading) -> Iterator
 
 def check_kind(head: bytes, path: Path) -> None:
     """Raises ConfigError for first bytes, unpacked, of what is well known not to be text."""
-    if head.startswith(UTF16):
-        raise ConfigError(f"{path} is UTF-16; make UTF-8 of it: iconv -f UTF-16 -t UTF-8.")
+    if wide := next((name for mark, name in WIDE if head.startswith(mark)), ""):
+        raise ConfigError(f"{path} is {wide}; make UTF-8 of it: iconv -f {wide} -t UTF-8.")
     kind = next((kind for magic, kind in KINDS if head.startswith(magic)), "")
     kind = kind or ("a tar archive" if head[TAR[1] :].startswith(TAR[0]) else "")
     kind = kind or ("compressed twice" if is_compressed(head) else "")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from swarmd.errors import ConfigError
 from swarmd.files import as_meant, read_json
-from swarmd.text.blocks import ARROW_MAGIC, PARQUET_MAGIC, read_blocks, read_head
+from swarmd.text.blocks import ARROW_MAGIC, PARQUET_MAGIC, check_fetched, read_blocks, read_head
 from swarmd.text.folders import files_below, matching_files
 from swarmd.text.plain import read_text
 from swarmd.text.reading import Piece, Reading
@@ -123,6 +123,7 @@ def read_files(files: list[tuple[str, Path]], text_field: str, reading: Reading 
 def _read_file(path: Path, text_field: str, reading: Reading) -> Iterator[Piece]:
     """The documents of a file: by what it holds, and for JSON by what its name ends in."""
     head, (_, ending) = read_head(path), _plain(path.name)
+    check_fetched(head, path)
     if head.startswith(PARQUET_MAGIC) or ending == ".parquet":
         rows = read_parquet(path, text_field, reading)
     elif head.startswith(ARROW_MAGIC) or ending == ".arrow":

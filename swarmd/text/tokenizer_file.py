@@ -14,6 +14,7 @@ import numpy
 
 from swarmd.errors import ConfigError
 from swarmd.files import parse_json, read_regular
+from swarmd.text.blocks import HEAD_BYTES, check_fetched
 from swarmd.text.extras import extra
 from swarmd.text.long import LENGTHS, NoPlaceToCut, encode_long
 from swarmd.text.reading import Piece
@@ -49,10 +50,14 @@ class FileTokenizer:
         self._path = path
         library = extra("tokenizers", "tokenizer file")
         try:
-            plain = parse_json(read_regular(path, FILE_BYTES_LIMIT))
+            content = read_regular(path, FILE_BYTES_LIMIT)
+            check_fetched(content[:HEAD_BYTES], path)
+            plain = parse_json(content)
             end = prepare(plain)
             self._tokenizer = library.Tokenizer.from_str(json.dumps(plain))
             self._tokenizer.encode_special_tokens = True
+        except ConfigError:
+            raise
         except OSError as error:
             raise ConfigError(
                 f"data.tokenizer {path} can't be read ({error.strerror}); give --tokenizer a tokenizer.json."
@@ -107,6 +112,8 @@ def prepare(plain: Plain) -> str | None:
     """Makes of a tokenizer file's content what training reads with. Returns the name that the token after a document
     then has, None if there is no such token. Raises whatever content that is none leads to.
     """
+    if not isinstance(plain, dict) or not isinstance(plain.get("model"), dict):
+        raise ValueError("it describes no model")
     plain.update(truncation=None, padding=None, post_processor=None)
     model, added = plain["model"], plain.get("added_tokens") or []
     model.update({key: None for key in CHANCE if key in model})

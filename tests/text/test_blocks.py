@@ -138,6 +138,15 @@ def test_zeros_between_streams_of_xz_are_passed_over(tmp_path: Path) -> None:
     assert b"".join(blocks.read_blocks(path, Reading())) == b"one two"
 
 
+def test_frames_of_zstandard_without_content_are_passed_over(tmp_path: Path) -> None:
+    """As pzstd writes them before each frame, and seekable files have one at their end."""
+    path = tmp_path / "text.txt.zst"
+    for first in (0x50, 0x5F):
+        empty = bytes([first]) + b"\x2a\x4d\x18\x04\0\0\0size"
+        path.write_bytes(empty + zstandard(b"one ") + empty + zstandard(b"two") + empty)
+        assert b"".join(blocks.read_blocks(path, Reading())) == b"one two"
+
+
 @pytest.mark.parametrize("ending", ["", *PACKERS])
 def test_progress_counts_what_lies_on_the_disk(ending: str, tmp_path: Path) -> None:
     path, reading = tmp_path / "text.txt", Reading()

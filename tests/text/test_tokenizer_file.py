@@ -199,6 +199,22 @@ def test_what_a_tokenizer_cannot_encode_is_a_sentence(tmp_path: Path) -> None:
         tokens_of("b", save(tokenizer, tmp_path))
 
 
+@pytest.mark.parametrize("content", ["[]", "null", "3", "{}", '{"model": 3}', '{"bos_token": "<s>"}', '{"the": 0}'])
+def test_another_file_of_json_is_said_to_be_none(content: str, tmp_path: Path) -> None:
+    """Such as the other files of a tokenizer's folder."""
+    path = tmp_path / "vocab.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=r"is not a tokenizer\.json \(it describes no model\)"):
+        load_tokenizer(str(path))
+
+
+def test_a_file_that_git_has_not_fetched_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345678\n")
+    with pytest.raises(ConfigError, match=r"tokenizer\.json only stands for the file itself.*git lfs pull"):
+        load_tokenizer(str(path))
+
+
 MISTAKES: list[Callable[[dict[str, Any]], object]] = [
     lambda plain: plain.pop("model"),
     lambda plain: plain["model"].update(vocab=3),
