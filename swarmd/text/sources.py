@@ -8,6 +8,7 @@ import codecs
 import os
 import sysconfig
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from swarmd.errors import ConfigError
@@ -113,6 +114,9 @@ def _saved_files(folder: Path) -> list[tuple[str, Path]]:
 def read_files(files: list[tuple[str, Path]], text_field: str, reading: Reading | None = None) -> Iterator[Piece]:
     """The documents of local files. `reading` is kept current. Raises ConfigError."""
     reading = reading or Reading()
+    for (name, path), (other, another) in pairwise(files):
+        if name == other:
+            reading.remarks.append(f"{path} and {another} were both read; leave one out if they hold the same text")
     for _, path in files:
         try:
             yield from _read_file(path, text_field, reading)

@@ -1,5 +1,6 @@
 """Files and folders are found under the names that people write, and folders of save_to_disk are datasets."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from swarmd.config import DataConfig
 from swarmd.errors import ConfigError
 from swarmd.files import as_meant
+from swarmd.text.reading import Reading
 from swarmd.text.sources import list_files, read_files
 from swarmd.text.tokens import load_tokens
 
@@ -87,6 +89,17 @@ def test_what_macos_puts_beside_a_file_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "._a.txt").write_bytes(bytes(100))
     assert texts_of(str(tmp_path)) == ["a"]
+
+
+def test_a_file_that_lies_there_compressed_too_is_said(tmp_path: Path) -> None:
+    """As `gunzip -k` leaves both."""
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"a"))
+    (tmp_path / "b.txt").write_text("b")
+    reading = Reading()
+    assert [piece.text for piece in read_files(list_files(str(tmp_path)), "text", reading) if piece.text] == [*"aab"]
+    said = f"{tmp_path}/a.txt and {tmp_path}/a.txt.gz were both read; leave one out if they hold the same text"
+    assert reading.remarks == [said]
 
 
 def test_a_source_that_is_none_is_said_with_what_may_be_one(tmp_path: Path) -> None:
