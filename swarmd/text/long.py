@@ -6,7 +6,7 @@ they would have without it; what a word looks like depends on text behind it no 
 files.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -36,7 +36,7 @@ class NoPlaceToCut(Exception):
 def encode_long(encode: Encode, pieces: Iterator[str], lengths: Lengths = LENGTHS) -> Iterator[list[int]]:
     """The ids of a document that comes in pieces. Raises NoPlaceToCut."""
     held, wanted = "", lengths.block
-    for piece in _in_steps(pieces, max(1, lengths.block // 4)):
+    for piece in in_steps(pieces, max(1, lengths.block // 4)):
         held += piece
         if len(held) < wanted + lengths.tail:
             continue
@@ -53,7 +53,7 @@ def encode_long(encode: Encode, pieces: Iterator[str], lengths: Lengths = LENGTH
         yield encode(held).ids
 
 
-def _in_steps(pieces: Iterator[str], most: int) -> Iterator[str]:
+def in_steps(pieces: Iterable[str], most: int) -> Iterator[str]:
     """The same text in pieces of so many characters at most."""
     for piece in pieces:
         for start in range(0, len(piece), most):

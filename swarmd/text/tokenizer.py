@@ -8,10 +8,9 @@ from typing import Any, Protocol
 import numpy
 import numpy.typing
 
-from swarmd.errors import ConfigError
 from swarmd.files import as_meant, open_regular
 from swarmd.text.reading import Piece
-from swarmd.text.tokenizer_file import FileTokenizer
+from swarmd.text.tokenizer_file import FileTokenizer, unreadable
 
 HASH_BYTES = 1 << 20  # bytes of a tokenizer file hashed at once
 BYTE_SEPARATOR = 0  # between documents; no text has such a byte (`rows.py`, `plain.py`)
@@ -26,6 +25,10 @@ class Tokenizer(Protocol):
     def separator(self) -> int | None:
         """The id after each document, if there is one. No text has it."""
 
+    @property
+    def left_out(self) -> int:
+        """Letters or bytes of the documents so far for which it has no token, and which its ids lack."""
+
     def encode(self, text: str) -> Ids: ...
 
     def encode_document(self, pieces: Iterator[Piece]) -> Iterator[Ids]:
@@ -38,6 +41,7 @@ class ByteTokenizer:
     """Every byte is a token: vocabulary 256, no file."""
 
     separator: int | None = BYTE_SEPARATOR
+    left_out = 0
 
     def __str__(self) -> str:
         return "byte"
@@ -77,7 +81,5 @@ def _file_digest(path: Path) -> str:
             while block := file.read(HASH_BYTES):
                 digest.update(block)
     except OSError as error:
-        raise ConfigError(
-            f"data.tokenizer {path} can't be read ({error.strerror}); give --tokenizer a tokenizer.json."
-        ) from error
+        raise unreadable(path, error) from error
     return digest.hexdigest()

@@ -16,7 +16,7 @@ from swarmd.errors import ConfigError
 from swarmd.files import parse_json, read_regular
 from swarmd.text.blocks import HEAD_BYTES, check_fetched
 from swarmd.text.extras import extra
-from swarmd.text.long import LENGTHS, NoPlaceToCut, encode_long
+from swarmd.text.long import LENGTHS, NoPlaceToCut, encode_long, in_steps
 from swarmd.text.reading import Piece
 
 FILE_BYTES_LIMIT = 1 << 30  # the largest of today have 40 MB
@@ -38,6 +38,7 @@ END_TOKENS = (
 """The usual names of the token after a document, most specific first."""
 
 HIDDEN = "\0"  # before the name of a special token in the model's vocabulary: no text has it
+UNKNOWN = HIDDEN + "unknown"
 CHANCE = ("dropout", "alpha", "nbest_size")  # settings of models with which the same text gives other tokens each time
 
 Plain = dict[str, Any]
@@ -54,20 +55,20 @@ class FileTokenizer:
             check_fetched(content[:HEAD_BYTES], path)
             plain = parse_json(content)
             end = prepare(plain)
-            self._tokenizer = library.Tokenizer.from_str(json.dumps(plain))
-            self._tokenizer.encode_special_tokens = True
+            self._tokenizer = _load(library, plain)
+            self._unknown = name_unknown(plain, library.pre_tokenizers.ByteLevel.alphabet())
+            self._counting = None if self._unknown is None else _load(library, plain)
         except ConfigError:
             raise
         except OSError as error:
-            raise ConfigError(
-                f"data.tokenizer {path} can't be read ({error.strerror}); give --tokenizer a tokenizer.json."
-            ) from error
+            raise unreadable(path, error) from error
         except Exception as error:  # the library raises bare Exception for anything wrong with the file
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ConfigError(
                 f"{path} is not a tokenizer.json ({reason:.200}); set data.tokenizer to one, or to byte."
             ) from error
         self.separator: int | None = self._tokenizer.token_to_id(end) if end is not None else None
+        self.left_out = 0
 
     def __str__(self) -> str:
         return str(self._path)
@@ -84,6 +85,7 @@ class FileTokenizer:
             nonlocal name
             for piece in pieces:
                 name = piece.document
+                self._count(piece.text)
                 yield piece.text
 
         try:
@@ -99,6 +101,12 @@ class FileTokenizer:
         text: str = self._tokenizer.decode(list(ids))
         return text
 
+    def _count(self, text: str) -> None:
+        """Counts what the tokenizer has no tokens for. Where there can be such, a document takes twice the time."""
+        if self._counting is not None:
+            for part in in_steps((text,), LENGTHS.block):
+                self.left_out += self._counting.encode(part, add_special_tokens=False).ids.count(self._unknown)
+
     def _encode(self, text: str) -> Any:
         try:
             return self._tokenizer.encode(text, add_special_tokens=False)
@@ -106,6 +114,11 @@ class FileTokenizer:
             raise ConfigError(
                 f"the tokenizer {self} can't encode a text ({str(error).splitlines()[0]:.200}); take another one."
             ) from error
+
+
+def unreadable(path: Path, error: OSError) -> ConfigError:
+    """The sentence about a tokenizer's file that can't be read."""
+    return ConfigError(f"data.tokenizer {path} can't be read ({error.strerror}); give --tokenizer a tokenizer.json.")
 
 
 def prepare(plain: Plain) -> str | None:
@@ -126,6 +139,31 @@ def prepare(plain: Plain) -> str | None:
     hidden = own & (special | {end})
     _hide(model, added, hidden)
     return HIDDEN + end if end is not None and end in hidden else end
+
+
+def name_unknown(plain: Plain, alphabet: Sequence[str]) -> int | None:
+    """Gives what the model has no token for an id of its own, and returns it. None, and nothing is changed, where no
+    text can have such: the model has a token for it, has tokens for all bytes, or would raise. `alphabet`: the letters
+    that stand for bytes.
+    """
+    model = plain["model"]
+    if "merges" not in model or model.get("unk_token") is not None or model.get("byte_fallback"):
+        return None
+    vocabulary = model["vocab"]
+    if "ByteLevel" in json.dumps([plain.get("pre_tokenizer"), plain.get("normalizer")]) and {*alphabet} <= {
+        *vocabulary
+    }:
+        return None
+    added = (token["id"] for token in plain.get("added_tokens") or [])
+    number = max([*vocabulary.values(), *added], default=-1) + 1
+    model.update(unk_token=UNKNOWN, vocab={**vocabulary, UNKNOWN: number})
+    return number
+
+
+def _load(library: Any, plain: Plain) -> Any:
+    tokenizer = library.Tokenizer.from_str(json.dumps(plain))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
 
 def _name(entry: Any) -> str:

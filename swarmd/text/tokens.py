@@ -145,6 +145,14 @@ def _make(cached: _Cached, path: Path, needed: int, earlier: tuple[Ids, bool] | 
     write_tokens(path, ids, cached.vocabulary, needed if is_streamed(data) else None, reading, heard)
     for remark in reading.remarks:
         log.warning("%s", remark)
+    if tokenizer.left_out:
+        log.warning(
+            "the tokenizer %s has no tokens for %s letters or bytes of %s, and leaves them out: take one with tokens "
+            "for all bytes, or for unknown words, and found the run with that",
+            tokenizer,
+            f"{tokenizer.left_out:,}",
+            data.source,
+        )
     if tokenizer.separator is None:
         log.warning(
             "the documents of %s follow each other without a border, since the tokenizer %s has none of the tokens %s: "

@@ -199,6 +199,36 @@ def test_what_a_tokenizer_cannot_encode_is_a_sentence(tmp_path: Path) -> None:
         tokens_of("b", save(tokenizer, tmp_path))
 
 
+def letters(text: str, whole: bool | None, **options: Any) -> Any:
+    """BPE over the letters of a text, or over bytes: those that it has, or, if `whole`, all."""
+    it = library()
+    tokenizer = it.Tokenizer(it.models.BPE(**options))
+    tokenizer.pre_tokenizer = it.pre_tokenizers.ByteLevel(add_prefix_space=False) if whole is not None else None
+    alphabet = it.pre_tokenizers.ByteLevel.alphabet() if whole else []
+    special = [END, *options.values()]
+    trainer = it.trainers.BpeTrainer(
+        vocab_size=400, show_progress=False, initial_alphabet=alphabet, special_tokens=special
+    )
+    tokenizer.train_from_iterator([text], trainer)
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("whole", "options", "count"), [(None, {}, 5), (False, {}, 9), (True, {}, 0), (None, {"unk_token": "[UNK]"}, 0)]
+)
+def test_letters_without_a_token_are_counted_and_said(
+    whole: bool | None, options: dict[str, Any], count: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The library leaves them out in silence. Of bytes, where the trainer was given no alphabet."""
+    tokenizer = letters("the fox", whole, **options)
+    text = "the größe 字 fox"
+    ids = tokens_of(text, save(tokenizer, tmp_path)).ids.tolist()
+    assert ids == [*tokenizer.encode(text).ids, tokenizer.token_to_id(END)]
+    said = [it.getMessage() for it in caplog.records if "no tokens for" in it.getMessage()]
+    assert len(said) == (count > 0)
+    assert not count or f"has no tokens for {count} letters or bytes of {tmp_path / 'text.txt'}" in said[0]
+
+
 @pytest.mark.parametrize("content", ["[]", "null", "3", "{}", '{"model": 3}', '{"bos_token": "<s>"}', '{"the": 0}'])
 def test_another_file_of_json_is_said_to_be_none(content: str, tmp_path: Path) -> None:
     """Such as the other files of a tokenizer's folder."""
