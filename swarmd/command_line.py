@@ -4,7 +4,9 @@ that all commands have.
 `swarmd` and `swarmctl` share it. Relies on typer and on nothing heavy, so that both answer at once.
 """
 
+import re
 import sys
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -15,9 +17,17 @@ from swarmd.printable import printable
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 """For the app's `context_settings`: the commands below take them over."""
 
+WITHOUT_VALUE = re.compile("--[a-z-]+=")
+
 
 def run(app: typer.Typer, program: str, arguments: list[str]) -> int:
     """Parses the arguments and runs the command; returns the exit code."""
+    if place := _empty_value(arguments):
+        say(
+            program,
+            f"nothing is given after {place}, as where a shell's variable isn't set; give it, or leave that out.",
+        )
+        return exits.MISTAKE
     try:
         result: Any = app(arguments, prog_name=program, standalone_mode=False)
     except typer.TyperException as error:
@@ -33,6 +43,18 @@ def run(app: typer.Typer, program: str, arguments: list[str]) -> int:
     except SystemExit as end:  # a shell asked what could come next, and got it
         return end.code if isinstance(end.code, int) else exits.DONE
     return result if isinstance(result, int) else exits.DONE
+
+
+def _empty_value(arguments: list[str]) -> str:
+    """The argument before the first empty one, "" if there is none. Nothing takes one: a path would be the working
+    directory.
+    """
+    for before, argument in pairwise(["the command", *arguments]):
+        if not argument:
+            return before
+        if WITHOUT_VALUE.fullmatch(argument):
+            return argument
+    return ""
 
 
 def say(program: str, sentence: str) -> None:

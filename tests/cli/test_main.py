@@ -56,6 +56,11 @@ MISTAKES = [
     (["demo", "--peers", "1"], "give --peers 3"),
     (["demo", "--model", "tinny"], "tinny"),
     (["nope"], "nope"),
+    (["start", "--model", "tiny", "--data", ""], "nothing is given after --data,"),
+    (["start", "--home=", "--idle"], "nothing is given after --home=,"),
+    (["start", "--bootstrap", BOOTSTRAP, "--tokenizer="], "nothing is given after --tokenizer=,"),
+    (["reshape", "--stages", "2", "--home", "x", ""], "nothing is given after x,"),
+    (["", "start"], "nothing is given after the command,"),
 ]
 
 
