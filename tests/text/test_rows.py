@@ -111,18 +111,19 @@ def _parquet(folder: Path, texts: list[Any], arrow: Any) -> Path:
     return folder / "rows.parquet"
 
 
-def _stream(folder: Path, texts: list[Any], arrow: Any) -> Path:
+def _arrow(path: Path, texts: list[Any], arrow: Any, begin: Any) -> Path:
     table = arrow.table({"text": texts})
-    with arrow.OSFile(str(folder / "rows.arrow"), "wb") as sink, arrow.ipc.new_stream(sink, table.schema) as writer:
+    with arrow.OSFile(str(path), "wb") as sink, begin(sink, table.schema) as writer:
         writer.write_table(table)
-    return folder / "rows.arrow"
+    return path
+
+
+def _stream(folder: Path, texts: list[Any], arrow: Any) -> Path:
+    return _arrow(folder / "rows.arrow", texts, arrow, arrow.ipc.new_stream)
 
 
 def _file(folder: Path, texts: list[Any], arrow: Any) -> Path:
-    table = arrow.table({"text": texts})
-    with arrow.OSFile(str(folder / "rows"), "wb") as sink, arrow.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return folder / "rows"
+    return _arrow(folder / "rows", texts, arrow, arrow.ipc.new_file)
 
 
 TABLES: list[Callable[[Path, list[Any], Any], Path]] = [_parquet, _stream, _file]
