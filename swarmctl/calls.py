@@ -118,13 +118,13 @@ def _renew(client: "Client") -> NoReturn:
 def client_of(context: typer.Context, home: Path | None) -> "Client":
     """A client of the daemon whose home was given to the command, or before it, or of the one that is found."""
     from swarmctl.client import Client
-    from swarmctl.homes import find_home
+    from swarmctl.homes import find_home, home_of
 
     if home is None and context.obj["home"] is None:
         context.obj["home"], of_a_service = find_home()
         if of_a_service:
             _say(f"speaking to the service at {context.obj['home']}.")
-    return Client(home or context.obj["home"], patience=_say)
+    return Client(home_of(home or context.obj["home"]), patience=_say)
 
 
 def _say(sentence: str) -> None:

@@ -1,6 +1,7 @@
 """The home that a command is meant for when none was named: the user's own daemon, else the one service.
 
-A home counts when its control socket takes connections. Those of the system's services are seen by root alone.
+Where a user's daemons run one on each card (`swarmd start --gpu all`), their homes are in that home. A home counts when
+its control socket takes connections. Those of the system's services are seen by root alone.
 """
 
 import os
@@ -37,6 +38,21 @@ def service_homes(system: Path = SYSTEM_HOMES) -> list[Path]:
     return found
 
 
+def card_homes(home: Path) -> list[Path]:
+    """Homes in a home, of daemons that run one on each card and that answer."""
+    found = {int(path.name[4:]): path for path in home.glob("gpu-*") if path.name[4:].isdecimal() and answers(path)}
+    return [found[card] for card in sorted(found)]
+
+
+def home_of(named: Path) -> Path:
+    """The home that is meant where one is named: of several daemons in it one must be. Raises ControlError."""
+    if answers(named) or not (cards := card_homes(named)):
+        return named
+    if len(cards) > 1:
+        raise ControlError(f"a daemon for each card runs there; name one: {_choices(cards)}.")
+    return cards[0]
+
+
 def answers(home: Path) -> bool:
     """True if a daemon takes connections at a home."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -52,7 +68,7 @@ def answers(home: Path) -> bool:
 
 def find_home(system: Path = SYSTEM_HOMES) -> tuple[Path, bool]:
     """The home that is meant when none is named, and whether it is a service's. Raises ControlError."""
-    own = default_home()
+    own = home_of(default_home())
     if os.environ.get("SWARMD_HOME") or answers(own):
         return own, False
     found = service_homes(system)

@@ -3,7 +3,7 @@
 What follows from them, a NodeConfig and a RunConfig, is `start.py`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +22,10 @@ Bootstrap = Annotated[
 ]
 Mdns = Annotated[bool, typer.Option("--mdns", help="Find peers on the local network, or be found there with --model.")]
 Idle = Annotated[bool, typer.Option("--idle", help="Wait for `swarmctl join`.")]
-Gpu = Annotated[int | None, typer.Option(metavar="N", min=0, help="Compute on CUDA device N.")]
+Gpu = Annotated[
+    str | None,
+    typer.Option(metavar="N|all", help="Compute on CUDA device N. all: a daemon for each, with a home in --home."),
+]
 Device = Annotated[str | None, typer.Option(metavar="cpu|cuda:N", help="Compute there. Default: cpu.")]
 Stage = Annotated[str | None, typer.Option(metavar="K|auto", help="Hold stage K. Default: the one that needs it most.")]
 Listen = Annotated[
@@ -124,12 +127,28 @@ OPTION_OF = {
 """The options that give the settings of a node, which `swarmd/config.py` bounds."""
 
 
+ALL = "all"
+"""The word for every card of this machine."""
+
+WORD_OF = {
+    "drain_s": "--drain-timeout",
+    "spot_interval_s": "--spot-interval",
+    "spot_notice_s": "--spot-notice",
+    "stage_lost_timeout_s": "--stage-lost-timeout",
+    "final_copies_timeout_s": "--final-copies-timeout",
+    "data_limit_gb": "--data-limit",
+    "found_after_s": "--found-after",
+    "wait_s": "--wait",
+}
+"""The options that are not called as their fields of StartOptions."""
+
+
 @dataclass(frozen=True)
 class StartOptions:
     """The options given to `swarmd start`. None and empty mean: not given."""
 
     model: str | None = None
-    gpu: int | None = None
+    gpu: str | None = None
     device: str | None = None
     stage: str | None = None
     bootstrap: tuple[str, ...] = ()
@@ -156,6 +175,19 @@ class StartOptions:
     metrics: str | None = None
 
 
+def words_of(options: StartOptions) -> list[str]:
+    """The words of the command line that give these options."""
+    words = []
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if value == field.default:
+            continue
+        word = WORD_OF.get(field.name, "--" + field.name.replace("_", "-"))
+        several = value if isinstance(value, tuple) else (value,)
+        words += [word if one is True else f"{word}={one}" for one in several]
+    return words
+
+
 def check_options(options: StartOptions) -> None:
     """Refuses options that contradict each other or can't be right. Raises ConfigError."""
     given = [name for name, value in (("--model", options.model), ("--bootstrap", options.bootstrap)) if value]
@@ -164,8 +196,7 @@ def check_options(options: StartOptions) -> None:
     given += ["--mdns"] * options.mdns + ["--resume"] * options.resume + ["--wait"] * (options.wait_s is not None)
     if options.idle and given:
         raise ConfigError(f"--idle waits for `swarmctl join`; leave it out to use {given[0]}.")
-    if options.gpu is not None and options.device is not None:
-        raise ConfigError("give --gpu or --device, not both.")
+    _check_device(options)
     resumes = options.resume and not options.bootstrap
     for name, value in (("--steps", None if resumes else options.steps), ("--stages", options.stages)):
         if value is not None and options.model is None:
@@ -182,6 +213,19 @@ def check_options(options: StartOptions) -> None:
     for address in options.announce:
         if not address.startswith("/"):
             raise ConfigError(f"--announce {address} is not a multiaddr; one looks like /ip4/203.0.113.5/tcp/4001.")
+
+
+def _check_device(options: StartOptions) -> None:
+    if options.gpu is not None and options.device is not None:
+        raise ConfigError("give --gpu or --device, not both.")
+    if options.gpu is not None and options.gpu != ALL:
+        check_gpu(options.gpu)
+
+
+def check_gpu(text: str) -> None:
+    """Raises ConfigError unless it is the number of a card."""
+    if not (text.isascii() and text.isdecimal()):
+        raise ConfigError(f"--gpu {text} is no card; give its number, from 0, or {ALL}.")
 
 
 def parse_endpoint(text: str) -> tuple[str, int]:

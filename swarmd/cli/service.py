@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from swarmd import exits
+from swarmd.cli.options import ALL, check_gpu
 from swarmd.cli.reporting import reported, warn
 from swarmd.command_line import Debug
 
@@ -12,6 +13,7 @@ _INSTALL_EXAMPLES = """
 \b
 Examples:
   sudo swarmd service install                      then: sudo systemctl enable --now swarmd@0
+  sudo swarmd service install --gpu all            settings for every card, and the command that starts them all
   sudo swarmd service install --copy               the same, for a swarmd in a home directory
   swarmd service install --user                    then: systemctl --user enable --now swarmd@0
   swarmd service install --print                   look at it first
@@ -34,14 +36,32 @@ def install(
     copy: Annotated[
         bool, typer.Option("--copy", help="Run a copy of this environment, under /opt/swarmd, that all users can read.")
     ] = False,
+    gpu: Annotated[
+        str | None,
+        typer.Option(metavar="N|all", help="Write settings for this card, too, if it has none yet. all: for each."),
+    ] = None,
     user: _User = False,
     debug: Debug = False,
 ) -> int:
     """Write the unit swarmd@.service, one instance for each GPU, with the paths of this machine."""
-    return reported(lambda: _install(show=show, copy=copy, user=user), debug=debug)
+    return reported(lambda: _install(show=show, copy=copy, gpu=gpu, user=user), debug=debug)
 
 
-def _install(*, show: bool, copy: bool, user: bool) -> int:
+def _cards(gpu: str | None) -> list[int]:
+    """The cards that settings are written for. Raises ConfigError."""
+    if gpu is None:
+        return []
+    if gpu != ALL:
+        check_gpu(gpu)
+        return [int(gpu)]
+    import asyncio
+
+    from swarmd.daemon.device import list_cards
+
+    return asyncio.run(list_cards())
+
+
+def _install(*, show: bool, copy: bool, gpu: str | None, user: bool) -> int:
     from swarmd.daemon import service as files
     from swarmd.daemon.patience import said_if_long
     from swarmd.daemon.service_copy import PLACE, copy_environment
@@ -49,13 +69,13 @@ def _install(*, show: bool, copy: bool, user: bool) -> int:
     if show:
         print(files.unit_text(user=user, command=str(PLACE / "bin" / "swarmd") if copy else ""), end="")
         return exits.DONE
-    command = ""
+    cards, command = _cards(gpu), ""
     if copy:
         with said_if_long(f"copying this environment to {PLACE}", warn):
             command = str(copy_environment())
     else:
         files.check_executable(user=user)
-    print(files.advice(files.install(user=user, command=command), user=user))
+    print(files.advice(files.install(user=user, command=command, cards=cards), cards, user=user))
     return exits.DONE
 
 

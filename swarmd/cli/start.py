@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, TypeVar
 
 from swarmd.cli import options as given
-from swarmd.cli.options import OPTION_OF, StartOptions, check_options, parse_endpoint
+from swarmd.cli.options import ALL, OPTION_OF, StartOptions, check_options, parse_endpoint
 from swarmd.cli.reporting import reported
 from swarmd.config import NodeConfig, RunConfig
 from swarmd.daemon.home import Home, default_home
@@ -31,6 +31,7 @@ START_EXAMPLES = """
 Examples:
   swarmd start --model tiny --device cpu           found a run of a preset; prints its multiaddr
   swarmd start --bootstrap MULTIADDR --gpu 0       join it: its settings come from that peer
+  swarmd start --bootstrap MULTIADDR --gpu all     the same with a daemon for each card of this machine
   swarmd start --model my-run.toml --stage 0       found a run from a file, and hold stage 0
   swarmd start --idle                              wait for `swarmctl join --bootstrap MULTIADDR`
   swarmd start                                     do again what was last joined
@@ -106,6 +107,10 @@ def start(
 def _run(options: StartOptions, home: Home, *, debug: bool, log_json: bool) -> int:
     """Checks everything that can be checked at once, takes the home, and runs the daemon until it is done."""
     check_options(options)
+    if options.gpu == ALL:
+        from swarmd.cli.every_card import run_every_card
+
+        return run_every_card(options, home.path, debug=debug, log_json=log_json)
     run, text, told = _run_to_found(options, home)
     remembered = None if run or options.bootstrap or options.mdns else home.remembered()
     if not (run or options.bootstrap or options.mdns or options.idle or remembered):

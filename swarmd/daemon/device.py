@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import psutil
 
 from swarmd.daemon.children import child
+from swarmd.errors import ConfigError
 from swarmd.files import read_regular
 from swarmd.printable import printable
 from swarmd.swarm.wire.messages.fields import DEVICE_NAME_CHARACTERS as NAME_CHARACTERS
@@ -53,6 +54,27 @@ async def look_at(device: str) -> Device:
     return await _ask_driver(visible[index] if visible else str(index))
 
 
+async def list_cards() -> list[int]:
+    """The numbers of this machine's cards, those that CUDA_VISIBLE_DEVICES names if it is set. Raises ConfigError if
+    there is none.
+    """
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        count = len([name for name in named.split(",") if name.strip() and name.strip() != "-1"])
+        if not count:
+            raise ConfigError(f"CUDA_VISIBLE_DEVICES is '{named}', so there is no card; unset it, or use --device cpu.")
+        return list(range(count))
+    try:
+        said = await _ask_tool("--query-gpu=index", "--format=csv,noheader")
+        count = len([line for line in said.splitlines() if line.strip().isdecimal()])
+    except (OSError, ValueError) as trouble:
+        raise ConfigError(
+            f"which cards there are can't be asked ({trouble}): `{TOOL}` must list them; or give --gpu N."
+        ) from None
+    if not count:
+        raise ConfigError(f"`{TOOL}` lists no card; install a driver, or use --device cpu.")
+    return list(range(count))
+
+
 def torch_version() -> str:
     """The version of the torch that is installed, without loading it; "" if there is none."""
     try:
@@ -80,12 +102,17 @@ def _allowed() -> float:
 
 async def _ask_driver(which: str) -> Device:
     """`which`: a number or a UUID."""
-    question = (TOOL, f"--id={which}", "--query-gpu=memory.total,name", "--format=csv,noheader,nounits")
     try:
-        async with child(*question, stdout=asyncio.subprocess.PIPE) as process, asyncio.timeout(TOOL_SECONDS):
-            said, _ = await process.communicate()
-        memory, _, name = said.decode().strip().partition(",")
+        said = await _ask_tool(f"--id={which}", "--query-gpu=memory.total,name", "--format=csv,noheader,nounits")
+        memory, _, name = said.strip().partition(",")
         return Device(float(memory) * MIB, printable(name.strip(), NAME_CHARACTERS))
     except (OSError, ValueError) as trouble:  # no such tool, or it is silent for too long
         log.info("the memory of GPU %s can't be found out: %r", which, trouble)
         return Device()
+
+
+async def _ask_tool(*words: str) -> str:
+    """The output of the driver's tool. Raises OSError (no such tool, or silent for too long), ValueError."""
+    async with child(TOOL, *words, stdout=asyncio.subprocess.PIPE) as process, asyncio.timeout(TOOL_SECONDS):
+        said, _ = await process.communicate()
+    return said.decode()

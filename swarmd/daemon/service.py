@@ -4,9 +4,11 @@ The unit is `configs/systemd/swarmd@.service`; between its marks stands what onl
 written and removed here, and what to do next is said; what systemd does is `service_manager.py`.
 """
 
+import contextlib
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -78,17 +80,27 @@ def _packaged(name: str) -> str:
     return (resources.files("configs") / "systemd" / name).read_text(encoding="utf-8")
 
 
-def install(*, user: bool, command: str = "") -> Places:
-    """Writes the unit and an example of its settings. Raises ConfigError."""
+def install(*, user: bool, command: str = "", cards: Sequence[int] = ()) -> Places:
+    """Writes the unit, an example of its settings, and those of each card's instance that has none yet. Raises
+    ConfigError.
+    """
     where = places(user=user)
     try:
         where.unit.parent.mkdir(parents=True, exist_ok=True)
         where.environment.mkdir(parents=True, exist_ok=True)
         where.unit.write_text(unit_text(user=user, command=command), encoding="utf-8")
         (where.environment / EXAMPLE).write_text(_packaged(EXAMPLE), encoding="utf-8")
+        for card in cards:
+            with contextlib.suppress(FileExistsError), settings_of(where, card).open("x", encoding="utf-8") as file:
+                file.write(_packaged(EXAMPLE))
     except OSError as error:
         raise ConfigError(f"can't write {error.filename} ({error.strerror}); {_other_rights(user=user)}.") from error
     return where
+
+
+def settings_of(where: Places, card: int) -> Path:
+    """The file with the settings of a card's instance."""
+    return where.environment / f"{card}.env"
 
 
 def uninstall(*, user: bool) -> None:
@@ -107,13 +119,16 @@ def _other_rights(*, user: bool) -> str:
     return "choose another home directory" if user else f"use `sudo {program()} service`, or --user for your own"
 
 
-def advice(where: Places, *, user: bool) -> str:
+def advice(where: Places, cards: Sequence[int], *, user: bool) -> str:
     """The commands to be given next."""
     systemctl = "systemctl --user" if user else "sudo systemctl"
+    instances = " ".join(f"swarmd@{card}" for card in cards or [0])
+    written = " ".join(str(settings_of(where, card)) for card in cards)
+    copied = f"copy {where.environment / EXAMPLE} to {where.environment}/0.env and edit it"
     lines = [
         f"wrote {where.unit}",
-        f"settings: copy {where.environment / EXAMPLE} to {where.environment}/0.env and edit it",
-        f"start it: {systemctl} daemon-reload && {systemctl} enable --now swarmd@0",
+        f"settings: {f'edit {written}' if cards else copied}",
+        f"start it: {systemctl} daemon-reload && {systemctl} enable --now {instances}",
         f"after an upgrade: {systemctl} restart 'swarmd@*'",
     ]
     if user:

@@ -22,7 +22,7 @@ GIVEN: dict[str, tuple[str | None, str, Any]] = {
     "--bootstrap": ("/b", "bootstrap", ("/b",)),
     "--mdns": (None, "mdns", True),
     "--idle": (None, "idle", True),
-    "--gpu": ("3", "gpu", 3),
+    "--gpu": ("3", "gpu", "3"),
     "--device": ("cpu", "device", "cpu"),
     "--stage": ("2", "stage", "2"),
     "--listen": ("/l", "listen", ("/l",)),
@@ -70,7 +70,7 @@ def test_options_become_a_node() -> None:
     home = Home("/h")
     options = StartOptions(
         bootstrap=(BOOTSTRAP,),
-        gpu=1,
+        gpu="1",
         stage="2",
         data="my.txt",
         threads=3,

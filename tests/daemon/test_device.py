@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from swarmd.daemon import device
-from swarmd.daemon.device import Device, look_at, torch_version
+from swarmd.daemon.device import Device, list_cards, look_at, torch_version
+from swarmd.errors import ConfigError
 
 SAYS = """#!/bin/sh
 case "$1" in
@@ -97,3 +98,38 @@ async def test_without_a_driver_nothing_is_known(monkeypatch: pytest.MonkeyPatch
 
 def test_the_version_of_torch_is_known_without_loading_it() -> None:
     assert torch_version() == torch.__version__
+
+
+@pytest.mark.parametrize(("says", "cards"), [("0\n1\n2\n", [0, 1, 2]), ("0\n", [0])])
+async def test_the_driver_s_tool_lists_the_cards(
+    says: str, cards: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{says}'\n")
+    assert await list_cards() == cards
+
+
+@pytest.mark.parametrize(("visible", "cards"), [("0", [0]), ("3,GPU-7", [0, 1])])
+async def test_cards_that_are_hidden_count_for_nothing(
+    visible: str, cards: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert await list_cards() == cards
+
+
+@pytest.mark.parametrize(
+    ("visible", "tool", "words"),
+    [
+        ("-1", None, "CUDA_VISIBLE_DEVICES is '-1', so there is no card"),
+        (None, "/nowhere/nvidia-smi", "which cards there are can't be asked"),
+        (None, None, "lists no card; install a driver"),
+    ],
+)
+async def test_a_machine_without_cards(
+    visible: str | None, tool: str | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if tool is not None:
+        monkeypatch.setattr(device, "TOOL", tool)
+    with pytest.raises(ConfigError, match=words):
+        await list_cards()

@@ -317,3 +317,32 @@ def test_the_check_of_links_is_bounded_in_time(open_tmp: Path) -> None:
     assert len(list(visited(open_tmp / "self" / "x"))) < 100
     assert time.monotonic() - began < 5.0
     assert service_access.LINKS_LIMIT < 100
+
+
+def test_settings_are_written_for_every_card_that_has_none(
+    systemd: Callable[[], list[str]], monkeypatch: Patch, capsys: Output
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    where = service.places(user=True)
+    where.environment.mkdir(parents=True)
+    (where.environment / "1.env").write_text("SWARMD_DEVICE=cpu")
+    assert run_command_line(["service", "install", "--user", "--gpu", "all"]) == 0
+    example = (where.environment / service.EXAMPLE).read_text()
+    found = {path.name: path.read_text() for path in where.environment.glob("?.env")}
+    assert found == {"0.env": example, "1.env": "SWARMD_DEVICE=cpu", "2.env": example}
+    said = capsys.readouterr().out
+    assert "enable --now swarmd@0 swarmd@1 swarmd@2\n" in said
+    assert f"settings: edit {where.environment}/0.env {where.environment}/1.env {where.environment}/2.env\n" in said
+    assert not systemd()
+
+
+def test_settings_of_one_card_and_of_none(systemd: Callable[[], list[str]], capsys: Output) -> None:
+    where = service.places(user=True)
+    assert run_command_line(["service", "install", "--user"]) == 0
+    assert "enable --now swarmd@0\n" in capsys.readouterr().out
+    assert not list(where.environment.glob("?.env"))
+    assert run_command_line(["service", "install", "--user", "--gpu", "3"]) == 0
+    assert "enable --now swarmd@3\n" in capsys.readouterr().out
+    assert [path.name for path in where.environment.glob("?.env")] == ["3.env"]
+    assert run_command_line(["service", "install", "--user", "--gpu", "x"]) == 2
+    assert not systemd()

@@ -1,5 +1,6 @@
 """The home that swarmctl means when none is named: one's own daemon, else the one service that runs here."""
 
+import json
 import os
 import socket
 import tempfile
@@ -107,3 +108,28 @@ def test_it_is_said_which_service_is_spoken_to(
     said = capsys.readouterr()
     assert said.err == f"swarmctl: speaking to the service at {found}.\n"
     assert said.out == '{"left": true}\n'
+
+
+def test_the_daemons_of_all_cards_are_found_in_the_home(machine: Machine) -> None:
+    one = machine.daemon(machine.root / ".swarmd/gpu-2")
+    machine.died(machine.root / ".swarmd/gpu-1")
+    machine.daemon(machine.system / "0")
+    assert homes.find_home(machine.system) == (one, False)
+    other = machine.daemon(machine.root / ".swarmd/gpu-10")
+    with pytest.raises(ControlError, match=f"name one: --home {one}, --home {other}"):
+        homes.find_home(machine.system)
+
+
+def test_of_a_home_that_is_named_the_daemon_in_it_is_meant(
+    machine: Machine, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("swarmctl.client.Client._ask", lambda client, *_words, **_more: {"left": str(client.home)})
+    one = machine.daemon(machine.root / "box/gpu-0")
+    assert run_command_line(["leave", "--json", "--home", str(machine.root / "box")]) == 0
+    assert json.loads(capsys.readouterr().out) == {"left": str(one)}
+    machine.daemon(machine.root / "box/gpu-1")
+    assert run_command_line(["leave", "--home", str(machine.root / "box")]) == 2
+    assert "a daemon for each card runs there; name one" in capsys.readouterr().err
+    own = machine.daemon(machine.root / "own")
+    machine.daemon(own / "gpu-0")
+    assert homes.home_of(own) == own
