@@ -24,7 +24,8 @@ from swarmd.stage.device import check_device
 from swarmd.stage.finite import all_finite
 from swarmd.stage.gradients import GradientSum, parameter_digest
 from swarmd.stage.graphs import ForwardGraph, Graphs, plan_limit
-from swarmd.stage.model import build_stage, loss_sum
+from swarmd.stage.loss import chunked_loss
+from swarmd.stage.model import build_stage
 from swarmd.stage.optimizer import Optimizer
 from swarmd.values import BackwardResult, Buffer, Encoded, GradientSummary, HopId, TailResult
 
@@ -97,10 +98,10 @@ class StageEngine:
         inputs, _ = self._inputs(hop, tokens, activation)
         if evaluate:
             with torch.no_grad():
-                return _outgoing(self.module(inputs), codec, hop, "activation")
+                return _outgoing(self.module.hidden(inputs), codec, hop, "activation")
         keep_graph = self._keeps_graph()
         with torch.set_grad_enabled(keep_graph):
-            output = self.module(inputs)
+            output = self.module.hidden(inputs)
         encoded = _outgoing(output, codec, hop, "activation")
         graph = ForwardGraph(inputs, output if keep_graph else None, self.parameters, output.shape)
         self.graphs.keep(hop, attempt, graph)
@@ -121,8 +122,9 @@ class StageEngine:
         output = graph.output
         if output is None:
             assert graph.parameters is self.parameters, "a step changes no version midway"
-            output = self.module(graph.input)
-        return self._finish(hop, attempt, graph.input, graph.parameters, output, incoming, codec, subtract)
+            output = self.module.hidden(graph.input)
+        wanted = self._wanted(graph.parameters, graph.input)
+        return self._finish(hop, attempt, torch.autograd.grad(output, wanted, incoming), codec, subtract)
 
     def tail(
         self,
@@ -140,29 +142,37 @@ class StageEngine:
         attempt = 0 if evaluate else self.graphs.begin(hop, attempt)
         inputs, targets = self._inputs(hop, tokens, activation)
         with torch.set_grad_enabled(not evaluate):
-            loss = loss_sum(self.module(inputs), targets)
-        value = float(loss.detach())
+            hidden = self.module.hidden(inputs)
+        unembedding = self.module.unembedding()
+        loss = chunked_loss(
+            hidden.detach().flatten(0, 1),
+            unembedding.detach().to(self.module.dtype),
+            targets.flatten(),
+            gradients=not evaluate,
+        )
+        value = float(loss.nats)
         if not math.isfinite(value):
             raise NonFinite(f"the loss of hop {tuple(hop)} is {value}", "loss")
-        if evaluate:
+        if loss.hidden is None or loss.weight is None:
             return TailResult(value, targets.numel(), None, accumulated=False)
-        result = self._finish(hop, attempt, inputs, self.parameters, loss, None, codec, subtract)
+        assert self.parameters[-1] is unembedding, "the blocks' parameters come before it"
+        wanted = self._wanted(self.parameters[:-1], inputs)
+        gradients = list(torch.autograd.grad(hidden, wanted, loss.hidden.view_as(hidden)))
+        gradients.insert(len(self.parameters) - 1, loss.weight)
+        result = self._finish(hop, attempt, gradients, codec, subtract)
         return TailResult(value, targets.numel(), result.gradient, result.accumulated)
 
+    def _wanted(self, parameters: Sequence[Tensor], inputs: Tensor) -> Sequence[Tensor]:
+        """The tensors whose gradients a backward forms: the input's last, which the first stage needs no gradient of."""
+        return parameters if self.module.is_head else (*parameters, inputs)
+
     def _finish(
-        self,
-        hop: HopId,
-        attempt: int,
-        inputs: Tensor,
-        parameters: tuple[nn.Parameter, ...],
-        output: Tensor,
-        incoming: Tensor | None,
-        codec: str,
-        subtract: bool,
+        self, hop: HopId, attempt: int, gradients: Sequence[Tensor], codec: str, subtract: bool
     ) -> BackwardResult:
-        """Runs autograd, refuses bad numbers, encodes, and only then counts the hop, or counts it no more."""
-        wanted = parameters if self.module.is_head else (*parameters, inputs)
-        gradients = torch.autograd.grad(output, wanted, incoming)
+        """Refuses bad numbers, encodes, and only then counts the hop, or counts it no more.
+
+        gradients: of the parameters, and last of the input unless this is the first stage.
+        """
         if not all_finite(gradients):
             raise NonFinite(f"the gradients of hop {tuple(hop)} have an infinity or NaN", "gradient")
         outgoing = None if self.module.is_head else _outgoing(gradients[-1], codec, hop, "gradient")
@@ -172,7 +182,7 @@ class StageEngine:
                 self.sum.counted ^= {hop}
             counted = hop in self.sum.counted
         if changes:
-            self.sum.add(gradients[: len(parameters)], sign=-1 if subtract else 1)
+            self.sum.add(gradients[: len(self.parameters)], sign=-1 if subtract else 1)
         return BackwardResult(outgoing, counted)
 
     def _inputs(self, hop: HopId, tokens: Buffer, activation: Encoded | None) -> tuple[Tensor, Tensor]:

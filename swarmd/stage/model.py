@@ -123,16 +123,31 @@ class StageModule(nn.Module):
         """Tokens [B, T] at the head, else activations [B, T, D]; gives logits [B, T, V] at the tail, else
         activations.
         """
+        x = self.hidden(x)
+        if self.is_tail:
+            with self._autocast(x):
+                x = self.get_submodule(UNEMBEDDING)(x)
+        return x.float()
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """The same, but at the tail what is unembedded: [B, T, D] after the final norm."""
         length = x.shape[1]
         cos, sin = self.get_buffer("cos")[:length], self.get_buffer("sin")[:length]
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.dtype is torch.bfloat16):
+        with self._autocast(x):
             if self.is_head:
                 x = self.embedding(x)
             for key in self.plan:
                 x = self.blocks[key](x, cos, sin)
             if self.is_tail:
-                x = self.get_submodule(UNEMBEDDING)(self.final_norm(x))
+                x = self.final_norm(x)
         return x.float()
+
+    def unembedding(self) -> nn.Parameter:
+        """The tail's last parameter, [V, D]."""
+        return self.get_parameter(f"{UNEMBEDDING}.weight")
+
+    def _autocast(self, x: Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.dtype is torch.bfloat16)
 
     def named(self) -> dict[str, nn.Parameter]:
         """The parameters by their names in the whole model, in the order of the flattened gradient."""
@@ -153,7 +168,9 @@ def whole_model(model: ModelConfig) -> StageModule:
 
 
 def loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy in nats, summed over target tokens. logits [B, T, V], targets [B, T]."""
+    """Cross entropy in nats, summed over target tokens. logits [B, T, V], targets [B, T]. The reference for
+    `loss.chunked_loss`.
+    """
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
 
 
