@@ -148,7 +148,9 @@ class RunConfig:
     # Between two looks, by each peer, if it should serve another stage.
     rebalance_seconds: Annotated[float, Range(ge=0, le=SIZE_LIMIT, hint="0: never")] = 300.0
     routing: RoutingPolicy = "iwrr"  # the best of the three in docs/simulator.md, "Routing"
-    recompute: bool | Literal["auto"] = "auto"  # run the forward again in backward instead of keeping graphs
+    # Backward runs the forward again instead of keeping its graphs: the whole of it (true), or one block after another
+    # ("block"); "auto": where memory is short, by blocks if the graphs of one microbatch don't fit.
+    recompute: bool | Literal["auto", "block"] = "auto"
     # Steps skipped in a row, as their numbers weren't finite, after which the run ends. Far more than chance makes of
     # sound training, and soon enough that nobody trains a diverged model for days.
     skips_limit: Annotated[int, Range(ge=0, le=COUNT_LIMIT, hint="0 never ends the run")] = 50

@@ -1,9 +1,9 @@
 """One stage of a run on one device: the whole Compute port, without threads or event loop of its own.
 
-Forward keeps its autograd graph until the gradient comes back; backward adds the parameters' gradients to the step's
-sum, at most once per hop; a round's result becomes the next version. All methods must be called from one thread,
-except `attempt` and `forget`. Sequences and gradients come from strangers, so their shapes and ranges are checked
-(`PeerFault`). Whatever isn't finite, or would not be on the wire, is refused where it arises (`NonFinite`).
+Forward keeps its autograd graphs until the gradient comes back, or less where memory is short; backward adds the
+parameters' gradients to the step's sum, at most once per hop; a round's result becomes the next version. All methods
+must be called from one thread, except `attempt` and `forget`. Gradients come from strangers, so their shapes are
+checked (`PeerFault`). Whatever isn't finite, or would not be on the wire, is refused where it arises (`NonFinite`).
 
 Knows nothing of peers, leases or rounds. Shapes: B sequences of a microbatch, T tokens, D hidden width.
 """
@@ -11,8 +11,6 @@ Knows nothing of peers, leases or rounds. Shapes: B sequences of a microbatch, T
 import math
 from collections.abc import Sequence
 
-import numpy
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -22,15 +20,15 @@ from swarmd.errors import NonFinite, PeerFault
 from swarmd.stage.codec import available_codecs, decode, encode
 from swarmd.stage.device import check_device
 from swarmd.stage.finite import all_finite
-from swarmd.stage.gradients import GradientSum, parameter_digest
-from swarmd.stage.graphs import ForwardGraph, Graphs, plan_limit
-from swarmd.stage.loss import chunked_loss
+from swarmd.stage.gradients import GradientSum, add_up, parameter_digest
+from swarmd.stage.graphs import Forward, Graphs, plan_keeping, plan_limit
+from swarmd.stage.inputs import Inputs, Source
+from swarmd.stage.loss import Loss, chunked_loss
 from swarmd.stage.model import build_stage
 from swarmd.stage.optimizer import Optimizer
+from swarmd.stage.passage import Passage, pass_through
+from swarmd.stage.state import OPTIMIZER_PREFIX, PARAMETER_PREFIX, read_state
 from swarmd.values import BackwardResult, Buffer, Encoded, GradientSummary, HopId, TailResult
-
-PARAMETER_PREFIX = "parameter."  # of the tensors of an exported state that are the model; the rest is the optimizer's
-OPTIMIZER_PREFIX = "optimizer."
 
 
 class StageEngine:
@@ -51,7 +49,9 @@ class StageEngine:
         self.sum.frozen = not trains
         self.version = 0
         self._broken = False  # moments are of a step whose parameters were refused
-        self.graphs = Graphs(plan_limit(run, self.device))
+        self.inputs = Inputs(run, self.device, is_head=self.module.is_head)
+        self.keeping = plan_keeping(run)
+        self.graphs = Graphs(plan_limit(self.device))
 
     @property
     def gradient_size(self) -> int:
@@ -95,16 +95,17 @@ class StageEngine:
         """Runs the stage, which is not the last, and keeps what backward needs unless `evaluate`."""
         assert not self.module.is_tail, "the last stage has `tail`"
         attempt = 0 if evaluate else self.graphs.begin(hop, attempt)
-        inputs, _ = self._inputs(hop, tokens, activation)
-        if evaluate:
-            with torch.no_grad():
-                return _outgoing(self.module.hidden(inputs), codec, hop, "activation")
-        keep_graph = self._keeps_graph()
-        with torch.set_grad_enabled(keep_graph):
-            output = self.module.hidden(inputs)
+        source = Source(tokens, activation)
+        inputs, _ = self.inputs.check(hop, source)
+        kind, nbytes = ("source", 0) if evaluate else self.keeping.plan(self.graphs.room)
+        kept: Passage | Source = source
+        if kind == "source":
+            output = self._run(inputs)
+        else:
+            kept, output = pass_through(self.module, inputs, graphs=kind == "graphs")
         encoded = _outgoing(output, codec, hop, "activation")
-        graph = ForwardGraph(inputs, output if keep_graph else None, self.parameters, output.shape)
-        self.graphs.keep(hop, attempt, graph)
+        if not evaluate:
+            self.graphs.keep(hop, attempt, Forward(kept, output.shape, nbytes))
         return encoded
 
     def backward(
@@ -118,13 +119,12 @@ class StageEngine:
             raise PeerFault(f"a gradient of shape {tuple(incoming.shape)} came for {tuple(shape)}")
         if not all_finite((incoming,)):
             raise NonFinite(f"the gradient of hop {tuple(hop)} came with an infinity or NaN", "gradient", 0)
-        graph = self.graphs.take(hop, attempt)
-        output = graph.output
-        if output is None:
-            assert graph.parameters is self.parameters, "a step changes no version midway"
-            output = self.module.hidden(graph.input)
-        wanted = self._wanted(graph.parameters, graph.input)
-        return self._finish(hop, attempt, torch.autograd.grad(output, wanted, incoming), codec, subtract)
+        passage = self.graphs.take(hop, attempt).kept
+        if isinstance(passage, Source):
+            passage, _ = pass_through(
+                self.module, self.inputs.load(passage)[0], graphs=self.keeping.whole(self.graphs.limit)
+            )
+        return self._finish(hop, attempt, *passage.backward(incoming), codec, subtract)
 
     def tail(
         self,
@@ -140,73 +140,58 @@ class StageEngine:
         """Forward, loss and backward of the last stage."""
         assert self.module.is_tail, "only the last stage computes the loss"
         attempt = 0 if evaluate else self.graphs.begin(hop, attempt)
-        inputs, targets = self._inputs(hop, tokens, activation)
-        with torch.set_grad_enabled(not evaluate):
-            hidden = self.module.hidden(inputs)
-        unembedding = self.module.unembedding()
-        loss = chunked_loss(
-            hidden.detach().flatten(0, 1),
-            unembedding.detach().to(self.module.dtype),
-            targets.flatten(),
-            gradients=not evaluate,
-        )
+        inputs, targets = self.inputs.check(hop, Source(tokens, activation))
+        if evaluate:
+            value, _ = self._loss(hop, self._run(inputs), targets, gradients=False)
+            return TailResult(value, targets.numel(), None, accumulated=False)
+        passage, hidden = pass_through(self.module, inputs, graphs=self.keeping.whole(self.graphs.limit))
+        value, loss = self._loss(hop, hidden, targets, gradients=True)
+        assert loss.hidden is not None
+        assert loss.weight is not None
+        gradients, back = passage.backward(loss.hidden.view_as(hidden))
+        gradients[self.module.unembedding()] = loss.weight
+        result = self._finish(hop, attempt, gradients, back, codec, subtract)
+        return TailResult(value, targets.numel(), result.gradient, result.accumulated)
+
+    def _run(self, inputs: Tensor) -> Tensor:
+        """The stage's forward, of which nothing is kept."""
+        with torch.no_grad():
+            return self.module.hidden(inputs)
+
+    def _loss(self, hop: HopId, hidden: Tensor, targets: Tensor, *, gradients: bool) -> tuple[float, Loss]:
+        """The loss in nats, with its gradients if they are asked for. Raises NonFinite."""
+        weight = self.module.unembedding().detach().to(self.module.dtype)
+        loss = chunked_loss(hidden.flatten(0, 1), weight, targets.flatten(), gradients=gradients)
         value = float(loss.nats)
         if not math.isfinite(value):
             raise NonFinite(f"the loss of hop {tuple(hop)} is {value}", "loss")
-        if loss.hidden is None or loss.weight is None:
-            return TailResult(value, targets.numel(), None, accumulated=False)
-        assert self.parameters[-1] is unembedding, "the blocks' parameters come before it"
-        wanted = self._wanted(self.parameters[:-1], inputs)
-        gradients = list(torch.autograd.grad(hidden, wanted, loss.hidden.view_as(hidden)))
-        gradients.insert(len(self.parameters) - 1, loss.weight)
-        result = self._finish(hop, attempt, gradients, codec, subtract)
-        return TailResult(value, targets.numel(), result.gradient, result.accumulated)
-
-    def _wanted(self, parameters: Sequence[Tensor], inputs: Tensor) -> Sequence[Tensor]:
-        """The tensors whose gradients a backward forms: the input's last, which the first stage needs no gradient of."""
-        return parameters if self.module.is_head else (*parameters, inputs)
+        return value, loss
 
     def _finish(
-        self, hop: HopId, attempt: int, gradients: Sequence[Tensor], codec: str, subtract: bool
+        self,
+        hop: HopId,
+        attempt: int,
+        gradients: dict[nn.Parameter, Tensor],
+        back: Tensor | None,
+        codec: str,
+        subtract: bool,
     ) -> BackwardResult:
         """Refuses bad numbers, encodes, and only then counts the hop, or counts it no more.
 
-        gradients: of the parameters, and last of the input unless this is the first stage.
+        gradients: by parameter; back: of the input, None at the first stage.
         """
-        if not all_finite(gradients):
+        formed = [gradients[parameter] for parameter in self.parameters]
+        if not all_finite(formed if back is None else [*formed, back]):
             raise NonFinite(f"the gradients of hop {tuple(hop)} have an infinity or NaN", "gradient")
-        outgoing = None if self.module.is_head else _outgoing(gradients[-1], codec, hop, "gradient")
+        outgoing = None if back is None else _outgoing(back, codec, hop, "gradient")
         with self.graphs.unforgotten(hop, attempt):
             changes = not self.sum.frozen and (hop in self.sum.counted) == subtract
             if changes:
                 self.sum.counted ^= {hop}
             counted = hop in self.sum.counted
         if changes:
-            self.sum.add(gradients[: len(self.parameters)], sign=-1 if subtract else 1)
+            self.sum.add(formed, sign=-1 if subtract else 1)
         return BackwardResult(outgoing, counted)
-
-    def _inputs(self, hop: HopId, tokens: Buffer, activation: Encoded | None) -> tuple[Tensor, Tensor]:
-        """The stage's input and the target tokens [B, T], both on the device. Raises PeerFault, NonFinite."""
-        model, batch = self.run.model, self.run.sequences_per_microbatch
-        view = memoryview(tokens)
-        if view.nbytes != 4 * batch * (model.sequence_length + 1):
-            raise PeerFault(f"{view.nbytes} bytes of tokens came for {batch} sequences of {model.sequence_length} + 1")
-        ids = numpy.frombuffer(view, dtype="<i4").reshape(batch, -1)
-        if ids.min() < 0 or ids.max() >= model.vocabulary:
-            raise PeerFault(f"tokens came that are not in the vocabulary of {model.vocabulary}")
-        both = torch.from_numpy(ids.astype(numpy.int64)).to(self.device)
-        if self.module.is_head:
-            return both[:, :-1], both[:, 1:]
-        expected = (batch, model.sequence_length, model.hidden)
-        if activation is None or activation.shape != expected:
-            raise PeerFault(f"an activation of shape {activation and activation.shape} came for {expected}")
-        inputs = decode(activation, self.device)
-        if not all_finite((inputs,)):
-            raise NonFinite(f"the activation of hop {tuple(hop)} came with an infinity or NaN", "activation", 0)
-        return inputs.requires_grad_(), both[:, 1:]
-
-    def _keeps_graph(self) -> bool:
-        return self.graphs.has_room() if self.run.recompute == "auto" else not self.run.recompute
 
     # --------------------------------------------------------------------------------------------- rounds
 
@@ -244,18 +229,8 @@ class StageEngine:
 
     def reduce(self, contributions: Sequence[Encoded], tokens: int, *, codec: str) -> Encoded:
         """Adds contributions to a part in the given order, divides by the tokens. Raises PeerFault, NonFinite."""
-        assert contributions and tokens > 0, "a part needs contributions and tokens"
-        total: Tensor | None = None
-        for number, contribution in enumerate(contributions):
-            if contribution.shape != contributions[0].shape:
-                raise PeerFault(
-                    f"contributions of shapes {contribution.shape} and {contributions[0].shape} came for one part"
-                )
-            piece = decode(contribution, self.device)
-            if not all_finite((piece,)):
-                raise NonFinite("a contribution has an infinity or NaN", "sum", number)
-            total = piece if total is None else total.add_(piece)
-        assert total is not None
+        assert tokens > 0, "a part is of some tokens"
+        total = add_up(contributions, self.device)
         return _outgoing(total.div_(tokens), codec, self.version + 1, "average")
 
     def assemble(self, step: int, parts: Sequence[Encoded]) -> GradientSummary:
@@ -318,22 +293,8 @@ class StageEngine:
 
     def import_state(self, state: Buffer) -> str:
         """Goes on from an exported state; leaves everything as it was if that doesn't fit (ValueError)."""
-        try:
-            tensors = safetensors.torch.load(bytes(state))
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"the state is not a safetensors buffer: {error}") from error
-        expected = self._state()
-        if tensors.keys() != expected.keys():
-            strange = sorted(tensors.keys() ^ expected.keys())
-            raise ValueError(f"the state has other tensors than this stage: {', '.join(strange[:3])}")
-        for name, value in expected.items():
-            if tensors[name].shape != value.shape or tensors[name].dtype != value.dtype:
-                raise ValueError(
-                    f"{name} has shape {tuple(tensors[name].shape)} and {tensors[name].dtype} in the state"
-                )
+        tensors = read_state(state, self._state())
         version = int(tensors["version"])
-        if version < 0:
-            raise ValueError(f"the state is of version {version}")
         names = self.optimizer.names
         self._replace([tensors[PARAMETER_PREFIX + name].to(self.device) for name in names])
         self.optimizer.load({name: tensors[OPTIMIZER_PREFIX + name] for name in self.optimizer.tensors()})

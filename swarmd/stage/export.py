@@ -16,8 +16,8 @@ from torch import Tensor
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
 from swarmd.stage.checkpoint import Checkpoint, load_stage, saved
-from swarmd.stage.engine import PARAMETER_PREFIX
 from swarmd.stage.model import StageModule, whole_model
+from swarmd.stage.state import PARAMETER_PREFIX
 from swarmd.text.tokenizer import load_tokenizer
 from swarmd.whole import PassedOver, name_stages
 

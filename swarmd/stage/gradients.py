@@ -85,6 +85,23 @@ class GradientSum:
         self.frozen = False
 
 
+def add_up(contributions: Sequence[Encoded], device: torch.device) -> Tensor:
+    """The sum of contributions to a part, added in the given order. Raises PeerFault, NonFinite."""
+    assert contributions, "a part has contributions"
+    total: Tensor | None = None
+    for number, contribution in enumerate(contributions):
+        if contribution.shape != contributions[0].shape:
+            raise PeerFault(
+                f"contributions of shapes {contribution.shape} and {contributions[0].shape} came for one part"
+            )
+        piece = decode(contribution, device)
+        if not all_finite((piece,)):
+            raise NonFinite("a contribution has an infinity or NaN", "sum", number)
+        total = piece if total is None else total.add_(piece)
+    assert total is not None
+    return total
+
+
 def bytes_digest(parts: Sequence[Encoded]) -> str:
     """32 hex digits of the bytes as they came from their owners, and of how to read them."""
     digest = hashlib.blake2b(digest_size=16)

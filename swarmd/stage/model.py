@@ -125,29 +125,36 @@ class StageModule(nn.Module):
         """
         x = self.hidden(x)
         if self.is_tail:
-            with self._autocast(x):
+            with self.autocast(x):
                 x = self.get_submodule(UNEMBEDDING)(x)
         return x.float()
 
     def hidden(self, x: Tensor) -> Tensor:
         """The same, but at the tail what is unembedded: [B, T, D] after the final norm."""
-        length = x.shape[1]
-        cos, sin = self.get_buffer("cos")[:length], self.get_buffer("sin")[:length]
-        with self._autocast(x):
-            if self.is_head:
-                x = self.embedding(x)
-            for key in self.plan:
-                x = self.blocks[key](x, cos, sin)
-            if self.is_tail:
-                x = self.final_norm(x)
+        with self.autocast(x):
+            for segment in self.segments():
+                x = self.apply_segment(segment, x)
         return x.float()
+
+    def segments(self) -> list[nn.Module]:
+        """The modules that `hidden` applies in turn: embedding, blocks, final norm, as far as the stage has them."""
+        first, last = [self.embedding] if self.is_head else [], [self.final_norm] if self.is_tail else []
+        return [*first, *(self.blocks[key] for key in self.plan), *last]
+
+    def apply_segment(self, segment: nn.Module, x: Tensor) -> Tensor:
+        """One of them on what the one before it gave."""
+        if not isinstance(segment, Block):
+            return segment(x)  # type: ignore[no-any-return]
+        length = x.shape[1]
+        return segment(x, self.get_buffer("cos")[:length], self.get_buffer("sin")[:length])  # type: ignore[no-any-return]
+
+    def autocast(self, x: Tensor) -> torch.autocast:
+        """The context in which products of x are in the run's dtype."""
+        return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.dtype is torch.bfloat16)
 
     def unembedding(self) -> nn.Parameter:
         """The tail's last parameter, [V, D]."""
         return self.get_parameter(f"{UNEMBEDDING}.weight")
-
-    def _autocast(self, x: Tensor) -> torch.autocast:
-        return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.dtype is torch.bfloat16)
 
     def named(self) -> dict[str, nn.Parameter]:
         """The parameters by their names in the whole model, in the order of the flattened gradient."""

@@ -16,9 +16,9 @@ from torch import Tensor
 from swarmd.config import RunConfig
 from swarmd.errors import ConfigError
 from swarmd.stage.checkpoint import KEEP_AT_LEAST, KeptRecord, save_stage
-from swarmd.stage.engine import OPTIMIZER_PREFIX, PARAMETER_PREFIX
 from swarmd.stage.export import find_whole, load_tensors
 from swarmd.stage.model import StageModule
+from swarmd.stage.state import OPTIMIZER_PREFIX, PARAMETER_PREFIX
 
 log = logging.getLogger(__name__)
 

@@ -61,7 +61,7 @@ class Spoiler:
     def __init__(self, engine: StageEngine, spoiled: Spoiled) -> None:
         self._engine, self._spoiled = engine, spoiled
         self._hop = HopId(0, 0)
-        engine.module.register_forward_hook(self._forward)
+        engine.module.segments()[-1].register_forward_hook(self._forward)
         for name in ("forward", "backward", "tail"):
             self._wrap(name, self._note)
         self._wrap("freeze", self._overflow)

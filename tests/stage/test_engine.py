@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 from collections.abc import Callable
+from typing import Literal
 
 import numpy
 import pytest
@@ -13,8 +14,10 @@ from swarmd.errors import ConfigError, HopForgotten, NonFinite, PeerFault
 from swarmd.sim.engines.training import plain_training, toy_tokens
 from swarmd.stage.codec import decode, encode
 from swarmd.stage.engine import StageEngine
+from swarmd.stage.inputs import Source
+from swarmd.stage.passage import Passage
 from swarmd.values import Encoded, HopId
-from tests.stage.toy import FP32, finish_step, journey, toy_run, train_pipeline
+from tests.stage.toy import FP32, Recompute, finish_step, journey, toy_run, train_pipeline
 
 HOP = HopId(1, 0)
 
@@ -53,22 +56,53 @@ def test_int8_on_the_wire_trains_almost_the_same() -> None:
     assert exact[-1] < exact[0] - 1.0
 
 
-def test_recomputing_gives_the_same_bits_as_keeping_graphs() -> None:
-    _, kept = train_pipeline(toy_run(steps=3))
-    _, recomputed = train_pipeline(toy_run(steps=3, recompute=True))
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("recompute", [True, "block"])
+def test_recomputing_gives_the_same_bits_as_keeping_graphs(
+    recompute: Recompute, dtype: Literal["fp32", "bf16"]
+) -> None:
+    run = toy_run(steps=3, shared=True)
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, compute_dtype=dtype))
+    _, kept = train_pipeline(run)
+    _, recomputed = train_pipeline(dataclasses.replace(run, recompute=recompute))
     assert [engine.digest() for engine in kept] == [engine.digest() for engine in recomputed]
 
 
-def test_auto_recomputes_beyond_the_budget() -> None:
+def kinds(engine: StageEngine) -> list[str]:
+    """How each forward is kept, the first one first."""
+    kept = [forward.kept for forward in engine.graphs._kept.values()]
+    return ["source" if isinstance(it, Source) else "graphs" if it.has_graphs else "inputs" for it in kept]
+
+
+def test_auto_keeps_less_of_each_forward_as_room_gets_scarce_and_computes_the_same() -> None:
     run = dataclasses.replace(toy_run(), recompute="auto")
-    first, _ = engines(run)
-    first.graphs.limit = 1
-    for index in range(3):
-        first.forward(HopId(1, index), toy_tokens(run, 1, index), None, codec="fp32")
-    assert [kept.output is not None for kept in first.graphs._kept.values()] == [True, False, False]
-    for index in range(3):
-        assert first.backward(HopId(1, index), gradient_for(run), codec="fp32").accumulated
-    assert first.graphs._count == 0
+    (scarce, _), (ample, _) = engines(run), engines(run)
+    scarce.graphs.limit = scarce.keeping.graphs + scarce.keeping.inputs
+    for engine in (scarce, ample):
+        for index in range(3):
+            engine.forward(HopId(1, index), toy_tokens(run, 1, index), None, codec="fp32")
+    assert (kinds(scarce), kinds(ample)) == (["graphs", "inputs", "source"], ["graphs", "graphs", "graphs"])
+    for engine in (scarce, ample):
+        for index in range(3):
+            assert engine.backward(HopId(1, index), gradient_for(run), codec="fp32").accumulated
+    assert scarce.graphs.room == scarce.graphs.limit
+    assert torch.equal(flat(scarce), flat(ample))
+
+
+@pytest.mark.parametrize(("recompute", "again"), [("auto", 0), ("block", 3), (True, 0)])
+def test_the_tail_runs_segments_again_only_where_its_graphs_do_not_fit(recompute: Recompute, again: int) -> None:
+    run = toy_run(recompute=recompute)
+    first, last = engines(run)
+    activation = first.forward(HOP, toy_tokens(run, 1, 0), None, codec="fp32")
+    applied: list[torch.nn.Module] = []
+    for module in dict.fromkeys(last.module.segments()):
+        module.register_forward_hook(lambda it, _, __: applied.append(it))
+    last.tail(HOP, toy_tokens(run, 1, 0), activation, codec="fp32")
+    assert len(applied) == 3 + again, "two blocks and the norm"
+    applied.clear()
+    last.graphs.limit = 0
+    last.tail(HopId(1, 1), toy_tokens(run, 1, 1), activation, codec="fp32")
+    assert len(applied) == (3 if recompute is True else 6)
 
 
 def test_replicas_end_every_step_with_the_same_digest() -> None:
@@ -239,20 +273,24 @@ def test_bad_numbers_are_refused_before_accumulation(bad: float) -> None:
 def test_a_parameter_update_leaves_graphs_in_flight_valid() -> None:
     run = toy_run()
     first, _ = engines(run)
-    first.forward(HOP, toy_tokens(run, 1, 0), None, codec="fp32")
-    kept = first.graphs._kept[HOP]
-    assert kept.output is not None
-    direction = torch.ones_like(kept.output)
-    expected = torch.autograd.grad(kept.output, kept.parameters, direction, retain_graph=True)
-    before = first.digest()
-    first.assemble(1, [encode(torch.ones(first.gradient_size), "fp32")])
-    assert first.apply(1, learning_rate=0.1, clip_factor=1.0) != before
-    actual = torch.autograd.grad(kept.output, kept.parameters, direction)
-    assert all(torch.equal(one, other) for one, other in zip(expected, actual, strict=True))
+    gradients = []
+    for index in (0, 1):
+        first.forward(HopId(1, index), toy_tokens(run, 1, 0), None, codec="fp32")
+    passages = [first.graphs._kept[HopId(1, index)].kept for index in (0, 1)]
+    direction = torch.ones(2, run.model.sequence_length, run.model.hidden)
+    for passage in passages:
+        assert isinstance(passage, Passage)
+        gradients.append(passage.backward(direction)[0])
+        before = first.digest()
+        first.assemble(first.version + 1, [encode(torch.ones(first.gradient_size), "fp32")])
+        assert first.apply(first.version + 1, learning_rate=0.1, clip_factor=1.0) != before
+    early, late = gradients
+    assert early.keys() == late.keys()
+    assert all(torch.equal(early[parameter], late[parameter]) for parameter in early)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_what_strangers_send_is_checked(recompute: bool) -> None:
+@pytest.mark.parametrize("recompute", [False, True, "block"])
+def test_what_strangers_send_is_checked(recompute: Recompute) -> None:
     run = toy_run(recompute=recompute)
     first, last = engines(run)
     tokens = toy_tokens(run, 1, 0)
@@ -337,8 +375,8 @@ def pass_through(run: RunConfig, pair: tuple[StageEngine, StageEngine], hop: Hop
     return back.accumulated
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_a_hop_taken_out_leaves_the_sum_as_if_it_had_never_come(recompute: bool) -> None:
+@pytest.mark.parametrize("recompute", [False, True, "block"])
+def test_a_hop_taken_out_leaves_the_sum_as_if_it_had_never_come(recompute: Recompute) -> None:
     run = toy_run(recompute=recompute)
     pair, twins = engines(run), engines(run)
     for index in (0, 1, 2):

@@ -1,30 +1,53 @@
 """Kept graphs: room, forgetting and steps that end, without a stage."""
 
+from typing import Literal
+
 import pytest
 import torch
 
 from swarmd.errors import HopForgotten
-from swarmd.stage.graphs import ForwardGraph, Graphs
+from swarmd.stage.graphs import Forward, Graphs, Keeping
+from swarmd.stage.inputs import Source
 from swarmd.values import HopId
 
 HOP, OTHER = HopId(1, 0), HopId(1, 1)
 
 
-def graph(*, kept: bool = True) -> ForwardGraph:
-    tensor = torch.zeros(2)
-    return ForwardGraph(tensor, tensor if kept else None, (), tensor.shape)
+def graph(nbytes: int = 8) -> Forward:
+    return Forward(Source(b"", None), torch.Size([2]), nbytes)
 
 
-def test_only_outputs_take_room_and_a_second_graph_of_a_hop_takes_the_first_ones() -> None:
-    graphs = Graphs(1)
-    graphs.keep(HOP, 0, graph(kept=False))
-    assert graphs.has_room()
-    graphs.keep(HOP, 0, graph())
-    assert not graphs.has_room()
-    graphs.keep(HOP, 0, graph())
-    assert graphs.take(HOP, 0).output is not None
-    assert graphs.has_room()
-    assert graphs.hops() == set()
+def test_a_second_forward_of_a_hop_takes_the_room_of_the_first() -> None:
+    graphs = Graphs(10)
+    graphs.keep(HOP, 0, graph(0))
+    assert graphs.room == 10
+    graphs.keep(HOP, 0, graph(7))
+    assert graphs.room == 3
+    graphs.keep(HOP, 0, graph(4))
+    graphs.keep(OTHER, 0, graph(5))
+    assert graphs.room == 1
+    assert graphs.take(HOP, 0).nbytes == 4
+    assert graphs.room == 5
+    assert graphs.hops() == {OTHER}
+
+
+@pytest.mark.parametrize(
+    ("recompute", "by_room", "whole"),
+    [
+        (False, ["graphs", "graphs", "graphs"], True),
+        ("auto", ["graphs", "inputs", "source"], False),
+        ("block", ["inputs", "inputs", "source"], False),
+        (True, ["source", "source", "source"], True),
+    ],
+)
+def test_forwards_are_kept_as_the_run_says_and_room_allows(
+    recompute: bool | Literal["auto", "block"], by_room: list[str], whole: bool
+) -> None:
+    keeping = Keeping(recompute, graphs=100, inputs=10)
+    sizes = {"graphs": 100, "inputs": 10, "source": 0}
+    assert [keeping.plan(room) for room in (100, 99, 9)] == [(kind, sizes[kind]) for kind in by_room]
+    assert keeping.whole(99) == whole, "the graphs of one forward don't fit"
+    assert keeping.whole(100) == (recompute != "block")
 
 
 def test_work_that_began_before_its_hop_was_forgotten_is_void() -> None:
@@ -58,12 +81,12 @@ def test_a_hop_that_never_came_is_a_bug_of_ours() -> None:
 
 
 def test_a_step_s_end_drops_what_is_left_of_it() -> None:
-    graphs = Graphs(2)
+    graphs = Graphs(20)
     graphs.keep(HOP, 0, graph())
     graphs.keep(OTHER, 0, graph())
     graphs.forget(OTHER)
     graphs.end(1)
-    assert (graphs.hops(), graphs.has_room(), graphs.attempt(OTHER)) == (set(), True, 0)
+    assert (graphs.hops(), graphs.room, graphs.attempt(OTHER)) == (set(), 20, 0)
     graphs.forget(HOP)
     assert graphs.attempt(HOP) == 0, "of a step that is over nothing is noted"
     with pytest.raises(HopForgotten, match="has ended"):

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 from swarmd.config import CodecConfig, ModelConfig, OptimizerConfig, RunConfig
 from swarmd.schedule import learning_rate_at
@@ -10,10 +11,11 @@ from swarmd.stage.engine import StageEngine
 from swarmd.values import Encoded, HopId
 
 FP32 = CodecConfig("fp32", "fp32", "fp32")
+Recompute = bool | Literal["auto", "block"]
 
 
 def toy_run(
-    *, stages: int = 2, shared: bool = False, codecs: CodecConfig = FP32, recompute: bool = False, steps: int = 20
+    *, stages: int = 2, shared: bool = False, codecs: CodecConfig = FP32, recompute: Recompute = False, steps: int = 20
 ) -> RunConfig:
     """4 block applications of width 32 over bytes, 3 microbatches of 2 sequences a step."""
     return RunConfig(

@@ -98,7 +98,7 @@ def token_flops(run: RunConfig) -> float:
 
 
 def graph_bytes(run: RunConfig, dtype: str) -> float:
-    """Bytes of a microbatch's kept graph, as `stage/engine.py` counts it."""
+    """Bytes of a microbatch's kept graph, as `stage/graphs.py` counts it."""
     model = run.model
     width = FP32 if dtype == "fp32" else FP32 // 2
     per_block = run.tokens_per_microbatch * (14 * model.hidden + 4 * model.ffn) * width
@@ -146,8 +146,7 @@ def stage_speed(
     else:
         products = boundaries * wire.flops(run) / 2 / device.matmul_flops(dtype)
         forward, backward = forward + products, backward + BACKWARD_TIMES * products
-    tail = stage == run.model.stages - 1
-    again = 0.0 if tail else recompute_share(run, stage, device, dtype, held)
+    again = recompute_share(run, stage, device, dtype, held)
     parameters = stage_parameters(run.model, stage)
     part = min(PART_ELEMENTS, -(-parameters // replicas))
     rounds = {}
@@ -158,14 +157,19 @@ def stage_speed(
 
 
 def recompute_share(run: RunConfig, stage: int, device: Device, dtype: str, held: float) -> float:
-    """Share of a stage's microbatches whose forward runs twice because their graph is not kept."""
+    """Share of a stage's microbatches whose forward runs twice because their graph is not kept. The tail's backward
+    follows its forward at once, so that one graph is enough there.
+    """
+    tail = stage == run.model.stages - 1
+    if run.recompute == "block":
+        return 1.0
     if run.recompute != "auto":
-        return float(run.recompute)
+        return 0.0 if tail else float(run.recompute)
     if device.cores:
         return 0.0  # a host's memory holds many graphs of what its cores can compute
     free = device.memory_bytes - state_bytes(run, stage) + 2 * FP32 * stage_parameters(run.model, stage)
-    kept = max(0.0, free) * 0.5 // graph_bytes(run, dtype)  # half of what is free, as `stage/engine.py` plans
-    return max(0.0, 1.0 - kept / max(held, 1.0))
+    kept = max(0.0, free) * 0.5 // graph_bytes(run, dtype)  # half of what is free, as `stage/graphs.py` plans
+    return max(0.0, 1.0 - kept / (1.0 if tail else max(held, 1.0)))
 
 
 def _stated(run: RunConfig, stage: int, device: Device, dtype: str) -> tuple[float, float]:

@@ -5,6 +5,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -115,6 +116,22 @@ def test_memory_holds_what_an_engine_holds() -> None:
     assert state_bytes(run, 1) == 24 * parameters
     eight_bit = replace(run, optimizer=replace(run.optimizer, name="adamw8bit"))
     assert state_bytes(eight_bit, 1) == 18 * parameters
+
+
+def test_forwards_run_twice_where_graphs_are_not_kept() -> None:
+    run = load_run("13b-shared")
+    settings: tuple[bool | Literal["auto", "block"], ...] = (False, True, "block", "auto")
+    by_setting = {}
+    for recompute in settings:
+        its = replace(run, recompute=recompute)
+        by_setting[recompute] = [
+            costs.recompute_share(its, stage, replace(DEVICES["A100"], memory_bytes=memory), "bf16", held=4.0)
+            for stage, memory in ((1, 80e9), (2, 80e9), (1, 14e9), (2, 16e9))
+        ]
+    assert by_setting[False] == [0.0, 0.0, 0.0, 0.0]
+    assert by_setting[True] == [1.0, 0.0, 1.0, 0.0], "the tail's graph is used at once"
+    assert by_setting["block"] == [1.0, 1.0, 1.0, 1.0]
+    assert by_setting["auto"] == [0.0, 0.0, 1.0, 1.0], "in the small ones half of what is free holds no graph"
 
 
 def test_wider_stages_use_a_device_better() -> None:

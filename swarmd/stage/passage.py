@@ -1,0 +1,85 @@
+"""A microbatch's way through a stage, segment by segment, and the way back of its gradient.
+
+A segment lies between two points of the residual stream: the embedding, an application of a block, the final norm.
+Each has a graph of its own, which begins at its input. So backward needs one segment's graph at a time, and makes
+those again that weren't kept. Gradients are formed and added in one order, whatever was kept: their bits are the same.
+Shapes: B sequences, T tokens, D hidden width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from swarmd.stage.model import StageModule
+
+
+def pass_through(stage: StageModule, inputs: Tensor, *, graphs: bool) -> tuple["Passage", Tensor]:
+    """A stage's forward, and its output [B, T, D]. Keeps all graphs, or each segment's input only.
+
+    inputs: [B, T] tokens or [B, T, D] activation.
+    """
+    segments, x = [], inputs
+    with stage.autocast(x):
+        for module in stage.segments():
+            leaf = x.detach()
+            leaf.requires_grad_(leaf.is_floating_point())
+            with torch.set_grad_enabled(graphs):
+                out = stage.apply_segment(module, leaf)
+            segments.append(Segment(module, tuple(module.parameters()), leaf, out if graphs else None))
+            x = out.detach()
+    return Passage(stage, segments), x
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment's forward."""
+
+    module: nn.Module
+    parameters: tuple[nn.Parameter, ...]  # with which it ran
+    input: Tensor  # a leaf
+    output: Tensor | None  # with its graph; None: the segment runs again
+
+
+class Passage:
+    """A forward through all segments of a stage, until its gradient comes."""
+
+    def __init__(self, stage: StageModule, segments: list[Segment]) -> None:
+        self._stage, self._segments = stage, segments
+
+    @property
+    def has_graphs(self) -> bool:
+        """True if nothing has to run again."""
+        return all(segment.output is not None for segment in self._segments)
+
+    def backward(self, gradient: Tensor) -> tuple[dict[nn.Parameter, Tensor], Tensor | None]:
+        """The gradients of the parameters and of the input (None: it was tokens) for one of the output. Uses the
+        passage up: each segment is let go of once it is passed.
+        """
+        totals: dict[nn.Parameter, Tensor] = {}
+        incoming: Tensor | None = gradient
+        while self._segments:
+            assert incoming is not None, "tokens enter the first segment"
+            segment = self._segments.pop()
+            formed = torch.autograd.grad(self._outcome(segment), _wanted(segment), incoming)
+            for parameter, piece in zip(segment.parameters, formed, strict=False):  # the input's comes last
+                if parameter in totals:
+                    totals[parameter] += piece
+                else:
+                    totals[parameter] = piece
+            incoming = formed[-1] if segment.input.requires_grad else None
+        return totals, incoming
+
+    def _outcome(self, segment: Segment) -> Tensor:
+        """The segment's output with its graph, of its own forward or of another one now."""
+        if segment.output is not None:
+            return segment.output
+        assert segment.parameters == tuple(segment.module.parameters()), "a step changes no version midway"
+        with self._stage.autocast(segment.input), torch.enable_grad():
+            return self._stage.apply_segment(segment.module, segment.input)
+
+
+def _wanted(segment: Segment) -> Sequence[Tensor]:
+    """The tensors whose gradients are formed: tokens have none."""
+    return (*segment.parameters, segment.input) if segment.input.requires_grad else segment.parameters
