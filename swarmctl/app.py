@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from swarmctl import calls
-from swarmd import command_line
+from swarmd import command_line, completion
 from swarmd.printable import counted, printable
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ Examples:
   swarmctl plan --model 13b-shared --peers 8xL4@500Mbps --price L4=0.70 --wire 4-bit --json
   swarmd profile --output laptop.json; swarmctl plan --model tiny --peers 6xlaptop.json --one-machine
 """
+
+_WIRES = ("fp32", "fp16", "bf16", "int8", "int8-bnb", "4-bit", "bottleneck-2", "maxout-2")
+_DTYPES = ("auto", "fp32", "bf16", "fp16")
+"""What a shell offers for a plan; the simulator, which knows them, takes half a second to load."""
 
 _Home = Annotated[Path | None, typer.Option("--home", metavar="DIR", help="The daemon's home directory.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -222,7 +226,14 @@ def join(
 @app.command("plan", epilog=_PLAN_EXAMPLES)
 def plan_command(
     context: typer.Context,
-    model: Annotated[str, typer.Option(metavar="NAME|FILE", help="What to train: a preset or a TOML file.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="What to train: a preset or a TOML file.",
+            autocompletion=completion.preset,
+        ),
+    ],
     peers: Annotated[
         str, typer.Option(metavar="LIST", help="Count x device * pace @ bandwidth $ price per hour, with commas.")
     ],
@@ -231,9 +242,21 @@ def plan_command(
         list[str] | None, typer.Option(metavar="DEVICE=PRICE", help="Per hour and peer. Repeatable.")
     ] = None,
     wire: Annotated[
-        str | None, typer.Option(metavar="CODEC", help="fp16, int8, 4-bit, bottleneck-2, ... Default: the run's.")
+        str | None,
+        typer.Option(
+            metavar="CODEC",
+            help="fp16, int8, 4-bit, bottleneck-2, ... Default: the run's.",
+            autocompletion=completion.one_of(*_WIRES),
+        ),
     ] = None,
-    compute: Annotated[str, typer.Option(metavar="DTYPE", help="auto (the run's), fp32, bf16 or fp16.")] = "auto",
+    compute: Annotated[
+        str,
+        typer.Option(
+            metavar="DTYPE",
+            help="auto (the run's), fp32, bf16 or fp16.",
+            autocompletion=completion.one_of(*_DTYPES),
+        ),
+    ] = "auto",
     stages: Annotated[int | None, typer.Option(metavar="S", min=1, help="Stages. Default: the run's.")] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps. Default: the run's.")] = None,
     one_machine: Annotated[bool, typer.Option("--one-machine", help="All peers share one profiled machine.")] = False,

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from swarmd import __version__, exits
+from swarmd import __version__, completion, exits
 from swarmd.printable import printable
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -40,7 +40,9 @@ def run(app: typer.Typer, program: str, arguments: list[str]) -> int:
     except typer.Abort:
         say(program, "interrupted.")
         return exits.FAILED
-    except SystemExit as end:  # a shell asked what could come next, and got it
+    except SystemExit as end:  # a shell asked what could come next, and got it, or is to ask from now on
+        if completion.INSTALL in arguments:
+            completion.mend_zsh(program)
         return end.code if isinstance(end.code, int) else exits.DONE
     return result if isinstance(result, int) else exits.DONE
 
@@ -74,7 +76,7 @@ def remember_debug(context: typer.Context, given: bool) -> bool:
 
 
 def _print_version(context: typer.Context, wanted: bool) -> None:
-    if wanted:
+    if wanted and not context.resilient_parsing:  # a shell that completes what follows wants no version
         print(f"{context.find_root().info_name} {__version__}")
         raise typer.Exit
 

@@ -60,7 +60,12 @@ OWN_IMPORTS = (
     ),
     Rule("swarmd/constraints.py", (), "everyone imports it with config.py"),
     Rule("swarmd/chunks.py", ("swarmd.values",), "the swarm and a stage's files name a state alike"),
-    Rule("swarmd/command_line.py", ("swarmd", "swarmd.exits", "swarmd.printable"), "swarmctl must stay light"),
+    Rule(
+        "swarmd/command_line.py",
+        ("swarmd", "swarmd.completion", "swarmd.exits", "swarmd.printable"),
+        "swarmctl must stay light",
+    ),
+    Rule("swarmd/completion.py", ("swarmd.settings",), "swarmctl must stay light"),
     Rule("swarmd/device_names.py", ("swarmd.errors",), "a wrong name is answered before anything heavy is loaded"),
     Rule("swarmd/errors.py", (), "everyone imports it, so whatever it imported everyone would carry"),
     Rule("swarmd/exits.py", (), "it is the first that a process loads"),
@@ -144,6 +149,7 @@ OWN_IMPORTS = (
         "swarmctl",
         (
             "swarmd.command_line",
+            "swarmd.completion",
             "swarmd.errors",
             "swarmd.exits",
             "swarmd.live_line",

@@ -10,12 +10,16 @@ from typing import Annotated
 import typer
 
 from swarmd.command_line import remember_debug
+from swarmd.completion import one_of, preset
 from swarmd.errors import ConfigError
 
 PEER_ADDRESS_EXAMPLE = "/ip4/203.0.113.5/tcp/4001/p2p/<peer id>"
 
 Model = Annotated[
-    str | None, typer.Option(metavar="NAME|FILE", help="Found a run: a preset (tiny, 125m, ...) or a TOML file.")
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE", help="Found a run: a preset (tiny, 125m, ...) or a TOML file.", autocompletion=preset
+    ),
 ]
 Bootstrap = Annotated[
     list[str] | None, typer.Option(metavar="MULTIADDR", help="Join the swarm of the peer there. Repeatable.")
@@ -26,7 +30,10 @@ Gpu = Annotated[
     str | None,
     typer.Option(metavar="N|all", help="Compute on CUDA device N. all: a daemon for each, with a home in --home."),
 ]
-Device = Annotated[str | None, typer.Option(metavar="cpu|cuda:N", help="Compute there. Default: cpu.")]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="cpu|cuda:N", help="Compute there. Default: cpu.", autocompletion=one_of("cpu", "cuda:0")),
+]
 Stage = Annotated[str | None, typer.Option(metavar="K|auto", help="Hold stage K. Default: the one that needs it most.")]
 Listen = Annotated[
     list[str] | None,
@@ -41,7 +48,12 @@ Announce = Annotated[
     typer.Option(metavar="MULTIADDR", help="Where others reach it, behind NAT or a proxy. Repeatable."),
 ]
 Data = Annotated[
-    str | None, typer.Option(metavar="SOURCE", help="Train on this: stdlib, a path, hf:OWNER/NAME. See the README.")
+    str | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="Train on this: stdlib, a path, hf:OWNER/NAME. See the README.",
+        autocompletion=one_of("stdlib"),
+    ),
 ]
 Tokenizer = Annotated[
     str | None, typer.Option(metavar="FILE", help="The run's tokenizer.json, where the run trains on no bytes.")

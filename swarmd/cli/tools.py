@@ -11,6 +11,7 @@ import typer
 
 from swarmd.cli.reporting import reported, warn
 from swarmd.command_line import Debug
+from swarmd.completion import preset
 from swarmd.daemon.home import Home
 from swarmd.daemon.remembered import RememberedRun
 from swarmd.errors import ConfigError
@@ -39,7 +40,7 @@ def demo(
     peers: Annotated[int, typer.Option(metavar="N", min=1, help="Daemons to start.")] = 6,
     stages: Annotated[int | None, typer.Option(metavar="S", min=1, help="Stages. Default: the model's.")] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps. Default: the model's.")] = None,
-    model: Annotated[str, typer.Option(metavar="NAME|FILE", help="What to train.")] = "tiny",
+    model: Annotated[str, typer.Option(metavar="NAME|FILE", help="What to train.", autocompletion=preset)] = "tiny",
     home: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the daemons live. Default: a fresh temporary directory.")
     ] = None,

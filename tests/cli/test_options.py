@@ -1,7 +1,6 @@
-"""The options that `swarmd` and `swarmctl` share, and completion for shells."""
+"""The options that `swarmd` and `swarmctl` share."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ from swarmd import __version__
 from swarmd.cli.main import app as swarmd_app
 
 APPS = {"swarmd": swarmd_app, "swarmctl": swarmctl_app}
-SHELLS = ("bash", "zsh", "fish")
 
 
 def run(program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -80,56 +78,3 @@ def test_debug_shows_tracebacks_wherever_it_stands(tmp_path: Path, arguments: tu
     without = run(*(word for word in arguments if word != "--debug"), SWARMD_HOME=str(tmp_path))
     assert without.returncode == 2
     assert without.stderr.count("\n") == 1
-
-
-# ------------------------------------------------------------------------------------------------- completion
-
-
-@pytest.mark.parametrize("shell", SHELLS)
-@pytest.mark.parametrize("program", APPS)
-def test_completion_is_installed(tmp_path: Path, program: str, shell: str) -> None:
-    """As if asked from within that shell."""
-    env = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    done = run(program, "--install-completion", shell, **env)
-    assert done.returncode == 0, done.stderr
-    assert shell in done.stdout
-    written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert any(f"_{program.upper()}_COMPLETE=complete_{shell}" in path.read_text() for path in written)
-
-
-@pytest.mark.parametrize(
-    ("program", "typed", "offered"),
-    [
-        ("swarmctl", "sta", "status"),
-        ("swarmctl", "status --wa", "--watch"),
-        ("swarmd", "st", "start"),
-        ("swarmd", "service ins", "install"),
-    ],
-)
-def test_completion_knows_commands_and_options(program: str, typed: str, offered: str) -> None:
-    words, variable = f"{program} {typed}", f"_{program.upper()}_COMPLETE"
-    asked = {
-        "bash": {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)},
-        "zsh": {"_TYPER_COMPLETE_ARGS": words},
-        "fish": {"_TYPER_COMPLETE_ARGS": words, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
-    }
-    for shell in SHELLS:
-        done = run(program, **{variable: f"complete_{shell}"}, **asked[shell])
-        assert done.returncode == 0, done.stderr
-        assert offered in done.stdout
-
-
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
-def test_a_shell_completes(tmp_path: Path) -> None:
-    program = tmp_path / "swarmctl"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m swarmctl "$@"\n')
-    program.chmod(0o755)
-    script = f"""
-        PATH={tmp_path}:$PATH
-        eval "$(_SWARMCTL_COMPLETE=source_bash swarmctl)"
-        COMP_WORDS=(swarmctl que) COMP_CWORD=1
-        _swarmctl_completion swarmctl
-        echo "${{COMPREPLY[@]}}"
-    """
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("queues\n", "")
