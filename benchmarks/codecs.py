@@ -1,6 +1,6 @@
 """Error, bytes and speed of every codec, on the CPU and on a GPU where there is one.
 
-    python -m benchmarks.codecs [--json] [--threads N]...
+    python -m benchmarks.codecs [--json | --wide] [--threads N]...
 
 Two tensors as hops carry them: normally distributed, and with the heavy tails of real activations (a few channels
 thirty times larger than the rest).
@@ -11,12 +11,15 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from benchmarks.forms import add_forms, table
+from swarmd.layout import Column, FittedTable
+from swarmd.screen import show
 from swarmd.stage.codec import available_codecs, decode, encode
 
 SHAPES = ((4, 256, 512), (1, 2048, 4096))
@@ -86,26 +89,48 @@ def measure_all(threads: list[int]) -> list[Row]:
     return rows
 
 
-def print_table(rows: list[Row]) -> None:
-    print("device           threads  shape             kind    codec     bytes/el  error     encode ms  decode ms")
-    for row in rows:
-        shape = "x".join(map(str, row.shape))
-        print(
-            f"{row.device:<16.16} {row.threads:>7}  {shape:<16}  {row.kind:<6}  {row.codec:<8}  "
-            f"{row.bytes_per_element:>8.4f}  {row.relative_error:>8.2e}  {row.encode_ms:>9.3f}  {row.decode_ms:>9.3f}"
-        )
+_COLUMNS = (
+    Column("device", 6, right=False),
+    Column("threads", 5),
+    Column("shape", 4, right=False),
+    Column("values", right=False),
+    Column("codec", right=False),
+    Column("bytes/element", 3),
+    Column("error"),
+    Column("encode ms", 1),
+    Column("decode ms", 2),
+)
+
+
+def render(rows: Sequence[Row]) -> FittedTable:
+    """A row for each codec, tensor and number of threads."""
+    return table(_COLUMNS, [_cells(row) for row in rows])
+
+
+def _cells(row: Row) -> tuple[object, ...]:
+    return (
+        row.device,
+        row.threads,
+        "x".join(map(str, row.shape)),
+        row.kind,
+        row.codec,
+        f"{row.bytes_per_element:.4f}",
+        f"{row.relative_error:.2e}",
+        f"{row.encode_ms:.3f}",
+        f"{row.decode_ms:.3f}",
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    add_forms(parser)
     parser.add_argument("--threads", type=int, action="append", help="CPU threads; may be given several times")
     arguments = parser.parse_args()
     rows = measure_all(arguments.threads or [1, 2])
     if arguments.json:
         print(json.dumps({"rows": [asdict(row) for row in rows]}))
     else:
-        print_table(rows)
+        show(render(rows), wide=arguments.wide)
 
 
 if __name__ == "__main__":

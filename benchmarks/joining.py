@@ -17,14 +17,17 @@ from statistics import median
 from typing import Any
 
 import uvloop
-from rich.console import Console
-from rich.table import Table
+from rich.console import Group, RenderableType
 
 from benchmarks.chaos.fleet import Daemon, Fleet, Pace
 from benchmarks.chaos.outcome import read_lines
 from benchmarks.chaos.trial import say
+from benchmarks.forms import add_forms, sentence, step_table, table
 from benchmarks.toml import as_toml
 from swarmd.config import CodecConfig, ModelConfig, RunConfig
+from swarmd.layout import Column
+from swarmd.printable import size
+from swarmd.screen import show
 from swarmd.status import Status
 
 PACE = Pace(0.2, 0.4)  # seconds per microbatch, above what this model takes on a busy core
@@ -153,27 +156,25 @@ def _gradient_bytes() -> int:
     return 2 * (model.vocabulary * model.hidden + block)
 
 
-def print_table(result: dict[str, Any]) -> None:
-    """For a person."""
-    console = Console(width=110, highlight=False)
-    times = Table("the newcomer", "seconds from its start")
-    for name, key in (
+_TIME_COLUMNS = (Column("the newcomer", right=False, wraps=True), Column("seconds from its start"))
+
+
+def render(result: dict[str, Any]) -> RenderableType:
+    """The figures for a person."""
+    times = (
         ("listens", "listening_s"),
         ("pulls its state", "pulling_s"),
         ("has its stage on the device", "opened_s"),
         ("serves", "serving_s"),
         ("has done its first microbatch", "first_microbatch_s"),
-        ("bound", "bound_s"),
-    ):
-        times.add_row(name, f"{result[key]:.1f}")
-    steps = Table("steps", "count", "median", "longest")
-    for name, row in result["steps"].items():
-        steps.add_row(name, str(row["count"]), f"{row['median_s']:.1f} s", f"{row['longest_s']:.1f} s")
-    state, gradients = result["state_bytes"] / 1e6, result["gradient_bytes_meanwhile"] / 1e6
-    console.print(times, steps)
-    console.print(
-        f"state {state:.1f} MB, gradients committed meanwhile {gradients:.1f} MB, link "
-        f"{result['bandwidth_bytes_per_second'] / 1e6:.1f} MB/s"
+        ("should have done it by", "bound_s"),
+    )
+    state, gradients = size(result["state_bytes"]), size(round(result["gradient_bytes_meanwhile"]))
+    link = size(round(result["bandwidth_bytes_per_second"]))
+    return Group(
+        table(_TIME_COLUMNS, [(name, f"{result[key]:.1f}") for name, key in times]),
+        step_table(result["steps"]),
+        sentence(f"a state of {state} and {gradients} of gradients committed meanwhile, over {link} a second"),
     )
 
 
@@ -181,7 +182,7 @@ def main() -> int:
     """Measures and prints."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.joining", description=__doc__)
     parser.add_argument("--bandwidth", type=float, default=5.0, help="of the newcomer's link, MB/s (default 5)")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    add_forms(parser)
     arguments = parser.parse_args()
     if arguments.bandwidth <= 0:
         print("--bandwidth must be positive.", file=sys.stderr)
@@ -192,7 +193,7 @@ def main() -> int:
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
-        print_table(result)
+        show(render(result), wide=arguments.wide)
     return 0 if result["within_bound"] and result["no_pause"] else 1
 
 

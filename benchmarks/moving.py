@@ -19,15 +19,18 @@ from statistics import median
 from typing import Any
 
 import uvloop
-from rich.console import Console
-from rich.table import Table
+from rich.console import Group, RenderableType
 
 from benchmarks.chaos.fleet import Daemon, Fleet, Pace
-from benchmarks.chaos.outcome import read_lines
+from benchmarks.chaos.outcome import COUNTS, read_lines
 from benchmarks.chaos.trial import say
+from benchmarks.forms import add_forms, sentence, step_table, table
 from benchmarks.joining import PACE, POLL_S, RUN, STEPS_BOUND_S, reach
 from benchmarks.toml import as_toml
 from swarmd.config import RunConfig
+from swarmd.layout import Column
+from swarmd.printable import ledger_words, size
+from swarmd.screen import show
 from swarmd.status import Status
 
 MICROBATCHES = 300  # a step, at the pace of `RUN`: about a minute
@@ -126,7 +129,7 @@ def figures(way: Way, lines: list[dict[str, Any]], bandwidth: float) -> dict[str
     before = [took for step, took in seconds.items() if 1 < step < way.step]  # the first holds the start-up
     during = [took for step, took in seconds.items() if way.step <= step <= way.served_in]
     after = [took for step, took in seconds.items() if step > way.served_in]
-    counts = {name: sum(line[name] for line in lines) for name in ("resent", "subtracted", "lost", "duplicated")}
+    counts = {name: sum(line[name] for line in lines) for name in COUNTS}
     return {
         **dataclasses.asdict(way),
         "bandwidth_bytes_per_second": bandwidth,
@@ -141,11 +144,12 @@ def figures(way: Way, lines: list[dict[str, Any]], bandwidth: float) -> dict[str
     }
 
 
-def print_table(result: dict[str, Any]) -> None:
-    """For a person."""
-    console = Console(width=110, highlight=False)
-    times = Table("the mover", "seconds from the command")
-    for name, key in (
+_TIME_COLUMNS = (Column("the mover", right=False, wraps=True), Column("seconds from the command"))
+
+
+def render(result: dict[str, Any]) -> RenderableType:
+    """The figures for a person."""
+    times = (
         ("has its new state", "pulled_s"),
         ("drains at its old stage", "drains_s"),
         ("has left that", "left_s"),
@@ -153,17 +157,16 @@ def print_table(result: dict[str, Any]) -> None:
         ("serves there", "serving_s"),
         ("has done its first microbatch there", "first_microbatch_s"),
         ("was between two stages", "between_stages_s"),
-    ):
-        times.add_row(name, f"{result[key]:.1f}")
-    steps = Table("steps", "count", "median", "longest")
-    for name, row in result["steps"].items():
-        steps.add_row(name, str(row["count"]), f"{row['median_s']:.1f} s", f"{row['longest_s']:.1f} s")
-    console.print(times, steps)
-    console.print(
-        f"state {result['state_bytes'] / 1e6:.1f} MB, link {result['bandwidth_bytes_per_second'] / 1e6:.1f} MB/s; "
-        f"sent in step {result['step']}, left in {result['left_in']}, served in {result['served_in']}; "
-        f"{result['resent']} sent again, {result['subtracted']} subtracted, {result['lost']} lost, "
-        f"{result['duplicated']} counted twice"
+    )
+    state, link = size(result["state_bytes"]), size(round(result["bandwidth_bytes_per_second"]))
+    counts = {name: result[name] for name in COUNTS}
+    return Group(
+        table(_TIME_COLUMNS, [(name, f"{result[key]:.1f}") for name, key in times]),
+        step_table(result["steps"]),
+        sentence(
+            f"a state of {state} over {link} a second; told in step {result['step']}, left in {result['left_in']}, "
+            f"served in {result['served_in']}; {ledger_words(counts)}"
+        ),
     )
 
 
@@ -177,7 +180,7 @@ def main() -> int:
         default=512,
         help="width of the model (default 512: a state of 39 MB; 1600 makes it 379 MB)",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    add_forms(parser)
     arguments = parser.parse_args()
     if arguments.bandwidth <= 0 or arguments.hidden < 64 or arguments.hidden % 64:
         print("--bandwidth must be positive, --hidden a multiple of 64.", file=sys.stderr)
@@ -188,7 +191,7 @@ def main() -> int:
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
-        print_table(result)
+        show(render(result), wide=arguments.wide)
     return 0 if result["in_the_middle"] and not result["lost"] and not result["duplicated"] else 1
 
 

@@ -19,7 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import plotext
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.text import Text
 
+from benchmarks.forms import add_forms, sentence, table
+from swarmd.layout import Column, FittedTable
+from swarmd.screen import show
 from swarmd.sim.spot_market.flow import STATE_BYTES, STEP_SECONDS, Rule, Setting, Swarm
 from swarmd.sim.spot_market.meter import Flow
 from swarmd.sim.spot_market.preemptions import Change, generated, recorded
@@ -38,6 +43,7 @@ SWARMS: tuple[tuple[str, Rule, float, float], ...] = (  # and seconds of a perio
 TRACES: dict[str, Callable[[int], list[Change]]] = {"generated": generated, "recorded": recorded}
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # of 95 %, by degrees of freedom
 NORMAL = 1.96
+PLOT_COLUMNS, PLOT_ROWS = 110, 24  # characters
 
 
 @dataclass(frozen=True)
@@ -49,20 +55,21 @@ class Row:
 
     def plain(self) -> dict[str, object]:
         figures = {
-            name: mean_and_interval([getattr(flow, name) for flow in self.flows])
-            for name in ("overall", "first_hour", "last_hour", "moves_per_hour", "peers")
+            name: self.mean_of(name) for name in ("overall", "first_hour", "last_hour", "moves_per_hour", "peers")
         }
         means = {name: {"mean": round(mean, 3), "plus_minus": round(half, 3)} for name, (mean, half) in figures.items()}
         return {"trace": self.trace, "swarm": self.swarm, "seeds": len(self.flows), **means}
 
-    def text(self) -> str:
-        cells = [
-            mean_and_interval([getattr(it, name) for it in self.flows])
-            for name in ("overall", "first_hour", "last_hour")
-        ]
-        shown = "  ".join(f"{mean:6.2f} ± {half:4.2f}" for mean, half in cells)
+    def cells(self) -> tuple[object, ...]:
+        """The row of the table."""
+        spans = (self.mean_of(name) for name in ("overall", "first_hour", "last_hour"))
+        shown = (f"{mean:.2f} ± {half:.2f}" for mean, half in spans)
         moves = statistics.fmean(flow.moves_per_hour for flow in self.flows)
-        return f"{self.trace:<9}  {self.swarm:<32}  {shown}  {moves:>7.1f}  {self.cpu_seconds:>6.1f}"
+        return (self.trace, self.swarm, *shown, f"{moves:.1f}", f"{self.cpu_seconds:.1f}")
+
+    def mean_of(self, name: str) -> tuple[float, float]:
+        """The mean of a figure over the seeds, and half of its interval."""
+        return mean_and_interval([getattr(it, name) for it in self.flows])
 
 
 def mean_and_interval(values: list[float]) -> tuple[float, float]:
@@ -81,18 +88,49 @@ def measure(trace: str, swarm: str, setting: Setting, seeds: int, hours: float) 
     return Row(trace, swarm, tuple(flows), time.process_time() - began)
 
 
-def print_curves(trace: str, rows: list[Row]) -> None:
-    """Hour by hour, in the terminal."""
-    figure = plotext.figure
-    figure.clear()
-    figure.plot_size(110, 24)
-    figure.title(f"percent of the best placement by hour, {trace} trace, simulated")
-    for number, row in enumerate(rows):
-        curve = hourly(row)
-        mark = "abcdefghij"[number]
-        figure.draw(figure.signal(list(range(1, len(curve) + 1)), curve, marker=mark).lines())
-        print(f"{mark}: {row.swarm}")
-    print(plotext.uncolorize(str(figure.build())))
+_COLUMNS = (
+    Column("trace", 1, right=False),
+    Column("swarm", right=False, wraps=True),
+    Column("overall"),
+    Column("first hour", 3),
+    Column("last hour", 2),
+    Column("moves/h", 4),
+    Column("CPU s", 5),
+)
+CURVES = "abcdefghij"
+
+
+def render(rows: list[Row]) -> RenderableType:
+    """Everything for a person: a plot for each trace, and the table."""
+    parts: list[RenderableType] = []
+    for trace in dict.fromkeys(row.trace for row in rows):
+        mine = [row for row in rows if row.trace == trace]
+        parts += [sentence(f"{mark}: {row.swarm}") for mark, row in zip(CURVES, mine, strict=False)]
+        parts.append(Curves(trace, mine))
+    return Group(*parts, summary(rows))
+
+
+def summary(rows: list[Row]) -> FittedTable:
+    """A row for each swarm on each trace."""
+    title = "simulated: percent of the best placement, mean of the seeds and its 95 % interval"
+    return table(_COLUMNS, [row.cells() for row in rows], title)
+
+
+class Curves:
+    """The percent of the best placement hour by hour, as wide as the page, up to PLOT_COLUMNS."""
+
+    def __init__(self, trace: str, rows: list[Row]) -> None:
+        self._trace, self._rows = trace, rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        figure = plotext.figure
+        figure.clear()
+        figure.plot_size(min(PLOT_COLUMNS, options.max_width), PLOT_ROWS)
+        figure.title(f"percent of the best placement by hour, {self._trace} trace, simulated")
+        for mark, row in zip(CURVES, self._rows, strict=False):
+            curve = hourly(row)
+            figure.draw(figure.signal(list(range(1, len(curve) + 1)), curve, marker=mark).lines())
+        yield Text(str(plotext.uncolorize(str(figure.build()))))
 
 
 def hourly(row: Row) -> list[float]:
@@ -122,7 +160,7 @@ def save_plot(path: str, rows: list[Row]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    add_forms(parser)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--hours", type=float, default=HOURS)
     parser.add_argument("--trace", choices=TRACES, action="append", help="only this one; may be given twice")
@@ -148,12 +186,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"hours": arguments.hours, "rows": [row.plain() for row in rows]}))
         return
-    for trace in dict.fromkeys(row.trace for row in rows):
-        print_curves(trace, [row for row in rows if row.trace == trace])
-    print(
-        "trace      swarm (all simulated)                overall          first hour       last hour   moves/h   CPU s"
-    )
-    print("\n".join(row.text() for row in rows))
+    show(render(rows), wide=arguments.wide)
 
 
 if __name__ == "__main__":

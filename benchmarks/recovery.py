@@ -20,14 +20,17 @@ from pathlib import Path
 from statistics import median
 
 import uvloop
-from rich.console import Console
-from rich.table import Table
+from rich.console import Group, RenderableType
 
 from benchmarks.chaos.__main__ import RUN as CHAOS_RUN
 from benchmarks.chaos.fleet import Daemon, Fleet, Pace
-from benchmarks.chaos.outcome import check_ledgers, read_lines
+from benchmarks.chaos.outcome import Ledgers, check_ledgers, read_lines
 from benchmarks.chaos.trial import say, until
+from benchmarks.forms import add_forms, seconds, sentence, table
 from benchmarks.toml import as_toml
+from swarmd.layout import Column
+from swarmd.printable import counted, ledger_words
+from swarmd.screen import show
 from swarmd.status import Status
 from swarmd.swarm.membership.order import leader_order
 
@@ -195,30 +198,46 @@ def _gone(fleet: Fleet, number: int) -> bool:
     return not fleet.daemons[number].home.path.exists()
 
 
-def print_table(usual: float, found: list[Recovery]) -> None:
-    """For a person: medians over kills of the same."""
-    table = Table("killed", "times", "next commit", "that step took", "at work again", "steps done again")
-    for name in dict.fromkeys(it.killed for it in found):
-        rows = [it for it in found if it.killed == name]
-        again = [it.at_work_s for it in rows if it.at_work_s is not None]
-        table.add_row(
-            name,
-            str(len(rows)),
-            f"{median(it.commit_s for it in rows):.1f} s",
-            f"{median(it.step_s for it in rows):.1f} s",
-            f"{median(again):.1f} s" if again else "-",
-            str(max(it.void for it in rows)),
-        )
-    console = Console(width=110, highlight=False)
-    console.print(table)
-    console.print(f"a step without a kill takes {usual:.1f} s")
+_COLUMNS = (
+    Column("killed", right=False),
+    Column("times", 3),
+    Column("next commit"),
+    Column("that step took", 2),
+    Column("at work again", 1),
+    Column("steps done again", 4),
+)
+
+
+def render(usual: float, found: list[Recovery], ledgers: Ledgers, problems: list[str]) -> RenderableType:
+    """The figures for a person: medians over kills of the same."""
+    names = dict.fromkeys(it.killed for it in found)
+    rows = [_cells(name, [it for it in found if it.killed == name]) for name in names]
+    return Group(
+        table(_COLUMNS, rows, "seconds from the kill"),
+        sentence(f"a step without a kill takes {usual:.1f} s"),
+        sentence(f"{counted(ledgers.steps, 'step')}: {ledger_words(ledgers.counts)}"),
+        *(sentence(f"FAILED: {problem}") for problem in problems),
+        *([] if problems else [sentence("passed")]),
+    )
+
+
+def _cells(name: str, kills: list[Recovery]) -> tuple[object, ...]:
+    again = [it.at_work_s for it in kills if it.at_work_s is not None]
+    return (
+        name,
+        len(kills),
+        seconds(median(it.commit_s for it in kills)),
+        seconds(median(it.step_s for it in kills)),
+        seconds(median(again) if again else None),
+        max(it.void for it in kills),
+    )
 
 
 def main() -> int:
     """Measures and prints."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recovery", description=__doc__)
     parser.add_argument("--times", type=int, default=3, help="each is killed, but the middle stage (default 3)")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    add_forms(parser)
     arguments = parser.parse_args()
     if arguments.times < 1:
         print("--times must be positive.", file=sys.stderr)
@@ -237,9 +256,7 @@ def main() -> int:
         rows = [dataclasses.asdict(it) for it in found]
         print(json.dumps({"step_s": usual, "recoveries": rows, **ledgers.counts, "failures": problems}, indent=2))
     else:
-        print_table(usual, found)
-        print(", ".join(f"{count} {name}" for name, count in ledgers.counts.items()), f"in {ledgers.steps} steps")
-        print("\n".join(f"FAILED       {problem}" for problem in problems) or "passed")
+        show(render(usual, found, ledgers, problems), wide=arguments.wide)
     return 1 if problems else 0
 
 

@@ -1,6 +1,6 @@
 """From `swarmd start` to listening, and to the first microbatch that counts: medians of real daemons in fresh homes.
 
-    python -m benchmarks.start [--starts N] [--json]
+    python -m benchmarks.start [--starts N] [--json | --wide]
 
 Listening: the control socket answers. First microbatch: a daemon that founds the `tiny` run with one stage has added
 one to its sum, which takes torch, the model and the data (the second time from its cache) besides. CPU seconds are
@@ -21,9 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from rich.console import Group, RenderableType
 
+from benchmarks.forms import add_forms, sentence, table
 from swarmctl.client import Client
 from swarmd.errors import ControlError
+from swarmd.layout import Column
+from swarmd.printable import counted
+from swarmd.screen import show
 
 POLL_S = 0.01
 PATIENCE_S = 120.0
@@ -93,18 +98,33 @@ def run(starts: int) -> list[Row]:
         ]
 
 
+_COLUMNS = (
+    Column("until", right=False, wraps=True),
+    Column("median"),
+    Column("least", 2),
+    Column("greatest", 3),
+    Column("CPU", 1),
+)
+
+
+def render(rows: list[Row], starts: int) -> RenderableType:
+    """A row for each kind of start."""
+    shown = [
+        (row.name, *(f"{it:.2f}" for it in (row.seconds, row.lowest, row.highest, row.cpu_seconds))) for row in rows
+    ]
+    return Group(table(_COLUMNS, shown), sentence(f"seconds from the start, {counted(starts, 'start')}"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="From start to listening, and to the first microbatch.")
     parser.add_argument("--starts", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
+    add_forms(parser)
     options = parser.parse_args()
     rows = run(max(1, options.starts))
     if options.json:
         print(json.dumps([asdict(row) for row in rows]))
         return
-    print(f"{'':32}{'median':>10}{'lowest':>10}{'highest':>10}{'CPU':>10}   seconds, {options.starts} starts")
-    for row in rows:
-        print(f"{row.name:32}{row.seconds:10.2f}{row.lowest:10.2f}{row.highest:10.2f}{row.cpu_seconds:10.2f}")
+    show(render(rows, max(1, options.starts)), wide=options.wide)
 
 
 if __name__ == "__main__":

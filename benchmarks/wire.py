@@ -1,6 +1,6 @@
 """Messages a second through the wire: a message to bytes (encode), and those bytes to a checked message (decode).
 
-    python -m benchmarks.wire [--json]
+    python -m benchmarks.wire [--json | --wide]
 
 One core, no socket: framing, msgpack and cutting into chunks. Times are of this process (not of the clock), so that
 a busy machine changes them little.
@@ -13,7 +13,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.forms import add_forms, table
+from swarmd.layout import Column, FittedTable
 from swarmd.net.frames import REQUEST, Decoder, encode
+from swarmd.screen import show
 from swarmd.swarm.history.record_format import write_record
 from swarmd.swarm.wire.framing import SIZES, from_frame, to_frame
 from swarmd.swarm.wire.messages.commit import Commit
@@ -133,18 +136,24 @@ def measure() -> dict[str, dict[str, int]]:
     return figures
 
 
+_COLUMNS = (Column("message", right=False, wraps=True), Column("bytes", 1), Column("encoded/s"), Column("decoded/s"))
+
+
+def render(figures: dict[str, dict[str, int]]) -> FittedTable:
+    """A row for each message."""
+    return table(_COLUMNS, [(name, *(f"{it:,}" for it in row.values())) for name, row in figures.items()])
+
+
 def main() -> None:
     """Prints a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one object on stdout")
-    as_json = parser.parse_args().json
+    add_forms(parser)
+    arguments = parser.parse_args()
     figures = measure()
-    if as_json:
+    if arguments.json:
         print(json.dumps(figures))
         return
-    print("| message | bytes | encoded a second | decoded a second |\n|---|---|---|---|")
-    for name, row in figures.items():
-        print(f"| {name} | {row['bytes']:,} | {row['encoded_per_second']:,} | {row['decoded_per_second']:,} |")
+    show(render(figures), wide=arguments.wide)
 
 
 if __name__ == "__main__":

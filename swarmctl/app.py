@@ -64,6 +64,26 @@ _WIRES = ("fp32", "fp16", "bf16", "int8", "int8-bnb", "4-bit", "bottleneck-2", "
 _DTYPES = ("auto", "fp32", "bf16", "fp16")
 """What a shell offers for a plan; the simulator, which knows them, takes half a second to load."""
 
+_Model = Annotated[
+    str,
+    typer.Option(metavar="NAME|FILE", help="What to train: a preset or a TOML file.", autocompletion=completion.preset),
+]
+_Wire = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CODEC",
+        help="fp16, int8, 4-bit, bottleneck-2, ... Default: the run's.",
+        autocompletion=completion.one_of(*_WIRES),
+    ),
+]
+_Compute = Annotated[
+    str,
+    typer.Option(
+        metavar="DTYPE",
+        help="auto (the run's), fp32, bf16 or fp16.",
+        autocompletion=completion.one_of(*_DTYPES),
+    ),
+]
 _Home = Annotated[Path | None, typer.Option("--home", metavar="DIR", help="The daemon's home directory.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 _Wide = Annotated[bool, typer.Option("--wide", help="All columns, whatever the terminal's width.")]
@@ -226,14 +246,7 @@ def join(
 @app.command("plan", epilog=_PLAN_EXAMPLES)
 def plan_command(
     context: typer.Context,
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="What to train: a preset or a TOML file.",
-            autocompletion=completion.preset,
-        ),
-    ],
+    model: _Model,
     peers: Annotated[
         str, typer.Option(metavar="LIST", help="Count x device * pace @ bandwidth $ price per hour, with commas.")
     ],
@@ -241,22 +254,8 @@ def plan_command(
     price: Annotated[
         list[str] | None, typer.Option(metavar="DEVICE=PRICE", help="Per hour and peer. Repeatable.")
     ] = None,
-    wire: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CODEC",
-            help="fp16, int8, 4-bit, bottleneck-2, ... Default: the run's.",
-            autocompletion=completion.one_of(*_WIRES),
-        ),
-    ] = None,
-    compute: Annotated[
-        str,
-        typer.Option(
-            metavar="DTYPE",
-            help="auto (the run's), fp32, bf16 or fp16.",
-            autocompletion=completion.one_of(*_DTYPES),
-        ),
-    ] = "auto",
+    wire: _Wire = None,
+    compute: _Compute = "auto",
     stages: Annotated[int | None, typer.Option(metavar="S", min=1, help="Stages. Default: the run's.")] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps. Default: the run's.")] = None,
     one_machine: Annotated[bool, typer.Option("--one-machine", help="All peers share one profiled machine.")] = False,
@@ -271,7 +270,7 @@ def plan_command(
         from dataclasses import asdict
 
         from swarmctl.plan import answer, render_plan
-        from swarmctl.render import show
+        from swarmd.screen import show
 
         def told(line: str) -> None:
             print(f"simulating: {printable(line)}", file=sys.stderr)

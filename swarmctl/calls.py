@@ -42,9 +42,9 @@ def show(
         if as_json:
             print(json.dumps(content))
         else:
-            from swarmctl import render
+            from swarmd import screen
 
-            render.show(table(content), wide=wide)
+            screen.show(table(content), wide=wide)
         return 0
 
     return reported(context, action)
@@ -106,8 +106,9 @@ def _renew(client: "Client") -> NoReturn:
     from rich.live import Live
 
     from swarmctl.client import parse_status
-    from swarmctl.layout import Folded
-    from swarmctl.render import console, render_status
+    from swarmctl.render import render_status
+    from swarmd.layout import Folded
+    from swarmd.screen import console
 
     with Live(console=console(), auto_refresh=False) as live:
         while True:

@@ -8,15 +8,15 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Group, RenderableType
 from rich.text import Text
 
-from swarmctl.layout import Column, Facts, FittedTable, Sentence
-from swarmctl.render import MORE, words
 from swarmd.errors import ConfigError
+from swarmd.layout import Column, Facts, FittedTable, Sentence
 from swarmd.printable import SENTENCE_LIMIT, amount, counted, money, share, size, span
+from swarmd.screen import MORE, cells, words
 from swarmd.settings import load_run, with_overrides
-from swarmd.sim.measure.plots import PLOT_COLUMNS, Line, draw
+from swarmd.sim.measure.plots import Line, Plot
 from swarmd.sim.planner.costs import find_wire
 from swarmd.sim.planner.devices import parse_peers
 from swarmd.sim.planner.forecast import GroupInStage, Question
@@ -62,7 +62,7 @@ def render_plan(it: Plan) -> RenderableType:
         parts.append(_wires(it.wires, it.outlook.tokens_per_second))
     if it.growth:
         parts.append(_growth(it.growth, it.outlook.tokens_per_second))
-        parts.append(_Plot(it.growth))
+        parts.append(_plot(it.growth))
     parts += [Sentence(words(f"note: {note}", "dim", SENTENCE_LIMIT)) for note in it.notes]
     return Group(*parts)
 
@@ -117,7 +117,7 @@ _PLACEMENT_COLUMNS = (
 
 
 def _rows(it: Plan) -> RenderableType:
-    rows = [tuple(map(words, _cells(row))) for row in it.outlook.rows]
+    rows = [cells(*_cells(row)) for row in it.outlook.rows]
     return FittedTable(_PLACEMENT_COLUMNS, rows, MORE, "best placement found")
 
 
@@ -187,17 +187,9 @@ def _compared(it: Variant, base: float) -> tuple[Text, Text, Text]:
     return words(_speed(it.tokens_per_second)), words(shown), words(it.bottleneck, limit=SENTENCE_LIMIT)
 
 
-class _Plot:
+def _plot(growth: Sequence[Variant]) -> Plot:
     """Tokens per second over the number of peers, and what as many times the present speed would be."""
-
-    def __init__(self, growth: Sequence[Variant]) -> None:
-        self._peers = [float(variant.what) for variant in growth]
-        self._speeds = [variant.tokens_per_second for variant in growth]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        in_proportion = [self._speeds[0] * count / self._peers[0] for count in self._peers]
-        lines = [
-            Line("planned", self._peers, self._speeds),
-            Line("in proportion", self._peers, in_proportion, "x", joined=False),
-        ]
-        yield Text(draw("tokens/s over peers", lines, min(PLOT_COLUMNS, options.max_width)))
+    peers, speeds = [float(it.what) for it in growth], [it.tokens_per_second for it in growth]
+    in_proportion = [speeds[0] * count / peers[0] for count in peers]
+    lines = [Line("planned", peers, speeds), Line("in proportion", peers, in_proportion, "x", joined=False)]
+    return Plot("tokens/s over peers", lines)

@@ -4,22 +4,19 @@ Relies on rich; computes nothing beyond units and shortening. It knows only the 
 that are other peers' words: they are shown as plain text, never as markup, and can't steer the terminal.
 """
 
-import os
-import shutil
 import sys
-from typing import Self, TextIO
+from typing import Self
 
 from rich import progress
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
-from swarmctl.layout import Column, Facts, FittedTable, Sentence
-from swarmd.printable import CELL_LIMIT, SENTENCE_LIMIT, counted, duration, printable, size
+from swarmd.layout import Column, Facts, FittedTable, Sentence
+from swarmd.printable import SENTENCE_LIMIT, counted, duration, ledger_words, printable, size
+from swarmd.screen import MORE, console, words
 from swarmd.status import HopRow, PeerRow, Queues, Status
 
 PEER_ID_TAIL = 8  # characters; the beginnings of peer ids are all alike
-UNBOUNDED = 100_000  # columns where the output is no terminal, or the terminal is to wrap by itself
-MORE = "--wide or --json shows them"
 
 _STATE_COLOURS = {
     "serving": "green",
@@ -36,38 +33,6 @@ _STATE_COLOURS = {
 
 _WORDS = {"serving": "TRAINING", "finished": "DONE"}
 """The first word of a status; of other states it is their name."""
-
-_LEDGER = {"resent": "sent again", "duplicated": "counted twice"}
-"""The words of the ledger's counts; of other counts it is their name."""
-
-
-def console(stream: TextIO | None = None, *, wide: bool = False) -> Console:
-    """The terminal (stdout unless another stream is given). A page is as wide as what it shows if the output goes
-    elsewhere, or `wide` is asked for; $COLUMNS bounds it in a pipe. Nothing is taken as markup, and what the stream's
-    encoding lacks is shown as its escape.
-    """
-    stream = stream or sys.stdout
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")
-    plain = Console(file=stream, highlight=False, markup=False, emoji=False)
-    here = shutil.get_terminal_size()
-    if wide or not (plain.is_terminal or os.environ.get("COLUMNS", "").isdecimal()):
-        columns = UNBOUNDED
-    elif plain.is_dumb_terminal:  # rich takes every one for 80 columns wide
-        columns = here.columns
-    else:
-        return plain
-    return Console(file=stream, highlight=False, markup=False, emoji=False, width=columns, height=here.lines)
-
-
-def show(shown: RenderableType, *, wide: bool = False) -> None:
-    """Prints it on stdout. A line that is too long is left to the terminal."""
-    console(wide=wide).print(shown, crop=False)
-
-
-def words(value: object, style: str = "", limit: int = CELL_LIMIT) -> Text:
-    """A cell, or a line, of words that may come from anyone."""
-    return Text(printable(value, limit), style=style)
 
 
 def render_status(status: Status) -> RenderableType:
@@ -165,12 +130,6 @@ def _replicas(status: Status) -> str:
     stages = ", ".join(f"{count:,} of stage {stage}" for stage, count in status.peers.items())
     total = counted(sum(status.peers.values()), "peer")
     return f"{total}: {stages}" if stages else total
-
-
-def ledger_words(ledger: dict[str, int]) -> str:
-    """The microbatches that did not go the usual way, by what became of them."""
-    said = [f"{count:,} {_LEDGER.get(name, name.replace('_', ' '))}" for name, count in ledger.items()]
-    return ", ".join(said) or "nothing unusual"
 
 
 _PEER_COLUMNS = (

@@ -1,14 +1,19 @@
 """Words from elsewhere (a peer, a file, a library), made fit to be shown: on a terminal, in a pipe, in a log.
 
 Whatever could move a cursor, change colours, reorder or hide letters, or begin another line is shown as its escape,
-as Python writes it, and nothing is longer than a bound. Also sizes and times as a person reads them. Relies on
+as Python writes it, and nothing is longer than a bound. Also counts, sizes and times as a person reads them. Relies on
 nothing; everything that shows words uses it.
 """
+
+from collections.abc import Mapping
 
 SENTENCE_LIMIT = 2000  # characters; the longest sentence of ours names a dozen addresses
 CELL_LIMIT = 120  # characters of a table's cell
 LINES_LIMIT = 200  # of a traceback, or of a log's end; the last are kept, which say what happened
 CUT = "..."
+
+_LEDGER = {"resent": "sent again", "duplicated": "counted twice"}
+"""The words of the ledger's counts; of other counts it is their name."""
 
 
 def printable(words: object, limit: int = SENTENCE_LIMIT) -> str:
@@ -35,6 +40,12 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     """A number of things, in words: "1 peer", "1,024 microbatches"."""
     ending = "es" if noun.endswith(("ch", "sh", "s", "x")) else "s"
     return f"{count:,} {noun if count == 1 else plural or noun + ending}"
+
+
+def ledger_words(counts: Mapping[str, int]) -> str:
+    """The microbatches that did not go the usual way, by what became of them."""
+    said = [f"{count:,} {_LEDGER.get(name, name.replace('_', ' '))}" for name, count in counts.items()]
+    return ", ".join(said) or "nothing unusual"
 
 
 def size(count: int) -> str:

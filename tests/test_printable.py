@@ -16,7 +16,6 @@ import pytest
 
 from swarmctl.app import run_command_line
 from swarmctl.plan import render_plan
-from swarmctl.render import console
 from swarmd.config import ModelConfig, RunConfig
 from swarmd.daemon.home import Home
 from swarmd.daemon.logs import configure_logging
@@ -26,6 +25,7 @@ from swarmd.demo.process import DaemonProcess
 from swarmd.demo.view import Lines, LiveTable
 from swarmd.errors import Refused
 from swarmd.printable import CUT, LINES_LIMIT, printable, printable_lines
+from swarmd.screen import console
 from swarmd.sim.planner.forecast import Forecast, GroupInStage
 from swarmd.sim.planner.plan import Plan, Variant
 from swarmd.status import HopRow, PeerRow, Status

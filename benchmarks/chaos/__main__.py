@@ -18,11 +18,13 @@ import uvloop
 from benchmarks.chaos.fleet import Pace
 from benchmarks.chaos.outcome import check_ledgers, distance
 from benchmarks.chaos.plan import KINDS, NAMES
-from benchmarks.chaos.report import failures, plain, print_tables, result_of
+from benchmarks.chaos.report import failures, plain, render, result_of
 from benchmarks.chaos.trial import TrialOptions, run_trial, say
+from benchmarks.forms import add_forms
 from benchmarks.toml import as_toml
 from swarmd.config import CodecConfig, DataConfig, ModelConfig, OptimizerConfig, RunConfig
 from swarmd.errors import ConfigError
+from swarmd.screen import show
 
 PACE = Pace(0.2, 0.4)  # seconds per microbatch: nine daemons then use about one core
 RUN = RunConfig(
@@ -64,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
         "--soak", action="store_true", help="one replica of each stage keeps its process: its memory counts"
     )
     parser.add_argument("--home", type=Path, help="where the daemons live (default: a new temporary directory)")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    add_forms(parser)
     arguments = parser.parse_args()
     if arguments.minutes <= 0 or arguments.peace <= 0 or not 0 < arguments.every[0] <= arguments.every[1]:
         raise ConfigError("--minutes, --peace and --every must be positive, and --every from less to more.")
@@ -73,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def run_and_report(options: TrialOptions, run: RunConfig, home: Path, *, as_json: bool, goals: bool) -> int:
+def run_and_report(options: TrialOptions, run: RunConfig, home: Path, arguments: argparse.Namespace) -> int:
     """One trial with its report; returns the exit code."""
     model = home / "run.toml"
     model.write_text(as_toml(run))
@@ -83,11 +85,11 @@ def run_and_report(options: TrialOptions, run: RunConfig, home: Path, *, as_json
     distances = distance(homes, run, trial.version, home / "data") if trial.version else {}
     ledgers = check_ledgers(homes, run, trial.version or trial.recorder.version)
     result = result_of(trial, options, run, ledgers, distances, home)
-    problems = failures(result, goals=goals)
-    if as_json:
+    problems = failures(result, goals=True)
+    if arguments.json:
         print(json.dumps(plain(result, problems), indent=2))
     else:
-        print_tables(result, problems)
+        show(render(result, problems), wide=arguments.wide)
     return 1 if problems else 0
 
 
@@ -112,7 +114,7 @@ def main() -> int:
         steady=arguments.soak,
     )
     say(f"the daemons live in {home}")
-    return run_and_report(options, dataclasses.replace(RUN), home, as_json=arguments.json, goals=True)
+    return run_and_report(options, dataclasses.replace(RUN), home, arguments)
 
 
 if __name__ == "__main__":

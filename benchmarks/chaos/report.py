@@ -5,8 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Group, RenderableType
 
 from benchmarks.chaos.figures import (
     JUDGED_LIFE_S,
@@ -22,7 +21,11 @@ from benchmarks.chaos.figures import (
 from benchmarks.chaos.outcome import TOLERANCE, Ledgers
 from benchmarks.chaos.plan import KINDS
 from benchmarks.chaos.trial import Trial, TrialOptions
+from benchmarks.forms import seconds, table
 from swarmd.config import RunConfig
+from swarmd.layout import Column, Facts
+from swarmd.printable import SENTENCE_LIMIT, counted, ledger_words
+from swarmd.screen import words
 
 KEPT_GOAL = 0.90  # of the throughput that the capacity alive would give
 MIB = 1 << 20
@@ -124,56 +127,82 @@ def plain(result: Result, problems: list[str]) -> dict[str, Any]:
     return {**dataclasses.asdict(result), "failures": problems, "passed": not problems}
 
 
-def print_tables(result: Result, problems: list[str]) -> None:
-    """For a person, on stdout."""
-    console = Console(width=110, highlight=False)
-    console.print(_throughput(result), _recoveries(result), _lives(result))
-    counts = ", ".join(f"{count} {name}" for name, count in result.ledgers.counts.items())
-    distance = "not compared" if result.largest_distance is None else f"{result.largest_distance:.1e}"
-    console.print(
-        f"ledgers      {result.ledgers.steps} steps: {counts}; {result.ledgers.forked} steps without a majority"
-    )
-    console.print(f"parameters   version {result.version}: largest distance of a tensor from one process {distance}")
-    console.print(f"files        {result.home}")
-    for problem in problems:
-        console.print(f"FAILED       {problem}", markup=False)
-    console.print("passed" if not problems else f"{len(problems)} promises or goals don't hold")
+_RECOVERY_COLUMNS = (
+    Column("fault", right=False),
+    Column("times"),
+    Column("next commit p50", 1),
+    Column("next commit p95", 3),
+    Column("at work again p50", 2),
+    Column("at work again p95", 4),
+    Column("not over", 5),
+    Column("what happens", 6, right=False, wraps=True),
+)
+_LIFE_COLUMNS = (
+    Column("daemon"),
+    Column("minutes", 2),
+    Column("memory, warmed up", 3),
+    Column("at the end", 4),
+    Column("slope per 10 min"),
+    Column("files", 5),
+    Column("tasks", 6),
+)
 
 
-def _throughput(result: Result) -> Table:
-    table = Table(
-        "throughput", "", title=f"{result.faults} faults in {result.minutes:.1f} minutes", title_justify="left"
+def render(result: Result, problems: list[str]) -> RenderableType:
+    """Everything for a person."""
+    kinds = {kind.name: kind.meaning for kind in KINDS}
+    recoveries = [_recovery_cells(row, kinds.get(row.kind, "")) for row in result.recoveries]
+    lives = [_life_cells(life) for life in result.lives]
+    return Group(
+        Facts([(name, words(value, limit=SENTENCE_LIMIT)) for name, value in _throughput(result)]),
+        table(_RECOVERY_COLUMNS, recoveries, "recovery by kind of fault"),
+        *([table(_LIFE_COLUMNS, lives, "processes that lived long")] if lives else []),
+        Facts([(name, words(value, limit=SENTENCE_LIMIT)) for name, value in _verdict(result, problems)]),
     )
+
+
+def _throughput(result: Result) -> list[tuple[str, str]]:
     peace = " and ".join(f"{rate:.2f}" for rate in result.peace_rates)
-    table.add_row("in peace, before and after", f"{peace} microbatches/s")
-    table.add_row("under faults", f"{result.fault_rate:.2f} microbatches/s, {result.kept:.3f} of that in peace")
-    table.add_row("capacity alive (weakest stage)", f"{result.capacity_alive:.3f}")
-    table.add_row("kept of the capacity alive", f"{result.kept_of_alive:.3f}")
-    table.add_row("capacity at work (serving at the swarm's version)", f"{result.capacity_at_work:.3f}")
-    table.add_row("kept of the capacity at work", f"{result.kept_of_at_work:.3f}")
-    return table
+    return [
+        ("faults", f"{result.faults:,} in {result.minutes:.1f} minutes"),
+        ("in peace", f"{peace} microbatches/s, before and after"),
+        ("under faults", f"{result.fault_rate:.2f} microbatches/s, {result.kept:.3f} of that in peace"),
+        (
+            "alive",
+            f"{result.capacity_alive:.3f} of the weakest stage's replicas; {result.kept_of_alive:.3f} of that kept",
+        ),
+        (
+            "at work",
+            f"{result.capacity_at_work:.3f} of them, at the swarm's version; {result.kept_of_at_work:.3f} of that kept",
+        ),
+    ]
 
 
-def _recoveries(result: Result) -> Table:
-    table = Table("fault", "times", "next commit p50", "p95", "at work again p50", "p95", "not over", "what happens")
-    meanings = {kind.name: kind.meaning for kind in KINDS}
-    for row in result.recoveries:
-        figures = (row.commit_p50, row.commit_p95, row.at_work_p50, row.at_work_p95)
-        shown = ("-" if value is None else f"{value:.1f} s" for value in figures)
-        table.add_row(row.kind, str(row.faults), *shown, str(row.not_over), meanings.get(row.kind, ""))
-    return table
+def _recovery_cells(row: Recovery, meaning: str) -> tuple[object, ...]:
+    figures = (row.commit_p50, row.commit_p95, row.at_work_p50, row.at_work_p95)
+    return (row.kind, row.faults, *map(seconds, figures), row.not_over, meaning)
 
 
-def _lives(result: Result) -> Table:
-    table = Table("daemon", "minutes", "memory, warmed up", "at the end", "slope per 10 min", "files", "tasks")
-    for life in result.lives:
-        table.add_row(
-            str(life.number),
-            f"{life.seconds / 60:.1f}",
-            f"{life.memory_start_bytes / MIB:.1f} MiB",
-            f"{life.memory_end_bytes / MIB:.1f} MiB",
-            f"{life.slope_bytes / MIB:+.2f} MiB",
-            str(life.open_files_most),
-            str(life.tasks_most),
-        )
-    return table
+def _life_cells(life: Life) -> tuple[object, ...]:
+    return (
+        life.number,
+        f"{life.seconds / 60:.1f}",
+        f"{life.memory_start_bytes / MIB:.1f} MiB",
+        f"{life.memory_end_bytes / MIB:.1f} MiB",
+        f"{life.slope_bytes / MIB:+.2f} MiB",
+        life.open_files_most,
+        life.tasks_most,
+    )
+
+
+def _verdict(result: Result, problems: list[str]) -> list[tuple[str, str]]:
+    ledgers, steps = result.ledgers, counted(result.ledgers.steps, "step")
+    distance = "not compared" if result.largest_distance is None else f"{result.largest_distance:.1e}"
+    verdict = f"{counted(len(problems), 'promise or goal', 'promises or goals')} missed" if problems else "passed"
+    return [
+        ("ledgers", f"{steps}: {ledger_words(ledgers.counts)}; {ledgers.forked:,} committed without a majority"),
+        ("parameters", f"version {result.version}: largest distance of a tensor from one process {distance}"),
+        ("files", result.home),
+        *(("FAILED", problem) for problem in problems),
+        ("verdict", verdict),
+    ]

@@ -8,284 +8,74 @@ trial, and compute with symbols. Each run is checked for nothing lost and nothin
 """
 
 import argparse
-import asyncio
-import bisect
+import json
 import logging
-import random
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.progress import track
-from rich.table import Table
 
-from benchmarks.chaos.figures import capacity, last_commit, rate_between
-from benchmarks.chaos.plan import FRESH_PROCESS, NAMES, Bag, Fault, plan_fault
-from benchmarks.chaos.recorder import Sample
+from benchmarks.chaos.plan import NAMES
+from benchmarks.chaos.storm import CALM, Storm, Trial
+from benchmarks.forms import add_forms, seconds, sentence, table
 from swarmd.errors import ConfigError
-from swarmd.sim.engines.stamps import SymbolicData
-from swarmd.sim.engines.symbolic import Factory
-from swarmd.sim.faults.scenario import Scenario
+from swarmd.layout import Column
+from swarmd.printable import ledger_words
+from swarmd.screen import show
 from swarmd.sim.world.clock import run_virtual
-from swarmd.sim.world.device import Speed
-from swarmd.sim.world.network import LinkSpec
-from swarmd.sim.world.world import World
 
-STAGES, REPLICAS = 3, 3
-SPEED = Speed(0.2, 0.4, 0.002, open_s=4.0)  # per microbatch, and until a stage is on the device, as in the real trial
-LINK, SLOW = LinkSpec(delay_s=0.0005, bytes_per_second=50e6), LinkSpec(delay_s=0.05, bytes_per_second=1e6)
-PROCESS_S = 2.0  # from a start to the first word
-CALM = Scenario(replicas=(REPLICAS,) * STAGES, microbatches=48, steps=1_000_000, link=LINK, checkpoint_every=5)
-NAMES_OF_PEERS = tuple(f"{name}{number}" for number in range(1, REPLICAS + 1) for name in ("head", "middle", "tail"))
-DRAIN_BOUND_S = 60.0
-CONNECTIONS_DAMAGED = 2
-LOOK_S = 0.5  # between two looks at everyone
-PEACE_S = 60.0
-SETTLE_S = 120.0  # for the last faults to be over
-BOUND_S = 1_200.0  # for a step: something is wrong when it takes longer
-AT_ONCE_S = 0.5  # a fault this long before a commit belongs to the step after it
 SHOWN = 16
 
-
-@dataclass(frozen=True)
-class Step:
-    """One committed step under faults."""
-
-    seconds: float
-    capacity: float  # alive, mean
-    faults: str  # kinds that began in it, and how many were cut off; "" for none
+_COLUMNS = (
+    Column("faults in a step", right=False, wraps=True),
+    Column("steps", 1),
+    Column("lost in each"),
+    Column("of all", 2),
+)
 
 
-@dataclass(frozen=True)
-class Trial:
-    """The result of a run."""
-
-    usual_rate: float  # microbatches per second in peace
-    rate: float
-    alive: float
-    steps: list[Step]
-    counts: dict[str, int]
-
-    @property
-    def kept(self) -> float:
-        """Share of the living capacity's throughput that is kept."""
-        return self.rate / (self.usual_rate * self.alive)
-
-
-class Storm:
-    """One run: peace, then faults."""
-
-    def __init__(self, seed: int, kinds: Sequence[str], every_s: tuple[float, float], faults_s: float) -> None:
-        self._rng = random.Random(f"chaos/{seed}")
-        self._kinds, self._every_s, self._faults_s = kinds, every_s, faults_s
-        run = CALM.run_config()
-        factory = Factory(run, CALM.symbols)
-        data = SymbolicData(run, CALM.symbols)
-        self._world = World(run, data, seed=seed, link=LINK, engine=factory)
-        self._commits: dict[int, float] = {}  # version -> loop time
-        self._samples: list[Sample] = []
-        self._struck: dict[int, int | None] = {}  # victims: microbatches done when the fault ended; None before
-        self._kept_from_work: set[int] = set()
-        self._began: list[tuple[float, Fault]] = []
-
-    async def run(self) -> Trial:
-        """Plays it all."""
-        loop = asyncio.get_running_loop()
-        for number, name in enumerate(NAMES_OF_PEERS):
-            await self._world.start(name, stage=number % STAGES, speed=SPEED)
-        async with asyncio.TaskGroup() as group:
-            watching = group.create_task(self._watch())
-            await self._world.until(lambda: len(self._commits) > 1, BOUND_S)
-            peace = await self._next_commit(), await self._next_commit(PEACE_S)
-            began, end = loop.time(), loop.time() + self._faults_s
-            bag = Bag(self._rng, self._kinds)
-            while (now := loop.time()) < end:
-                self._strike(bag, group)
-                await asyncio.sleep(min(self._rng.uniform(*self._every_s), max(0.0, end - now)))
-            await asyncio.sleep(SETTLE_S)
-            watching.cancel()
-        counts = next(iter(self._world.peers.values())).peer.history.ledger.totals
-        await self._world.stop()
-        first, last = (self._commits[last_commit(self._commits, at) or 1] for at in (began, end))
-        alive, _ = capacity(self._samples, STAGES, REPLICAS, first, last)
-        usual = rate_between(self._commits, *peace, CALM.microbatches)
-        rate = rate_between(self._commits, began, end, CALM.microbatches)
-        return Trial(usual, rate, alive, list(self._steps(began, end)), dict(counts))
-
-    async def _next_commit(self, after_s: float = 0.0) -> float:
-        await asyncio.sleep(after_s)
-        version = len(self._commits)
-        await self._world.until(lambda: len(self._commits) > version, BOUND_S)
-        return max(self._commits.values())
-
-    # ---------------------------------------------------------------------------------------------- looking
-
-    async def _watch(self) -> None:
-        while True:
-            now = asyncio.get_running_loop().time()
-            newest = max((it.peer.history.version for it in self._world.peers.values()), default=0)
-            for version in range(len(self._commits) + 1, newest + 1):
-                self._commits[version] = now
-            self._samples += [self._sample(number, now, newest) for number in range(len(NAMES_OF_PEERS))]
-            for number, before in list(self._struck.items()):
-                sample = self._newest(number)
-                if before is not None and sample.at_work and sample.done > before:
-                    del self._struck[number]
-            await asyncio.sleep(LOOK_S)
-
-    def _newest(self, number: int) -> Sample:
-        return self._samples[number - len(NAMES_OF_PEERS)]
-
-    def _sample(self, number: int, now: float, newest: int) -> Sample:
-        it = self._world.peers.get(NAMES_OF_PEERS[number])
-        if it is None or it.peer.compute is None or number in self._kept_from_work:
-            return Sample(now, number, 0.0, alive=False, at_work=False)
-        at_work = it.peer.state == "serving" and it.peer.history.version >= newest - 1
-        return Sample(now, number, 0.0, alive=True, at_work=at_work, done=it.peer.figures.microbatches_done())
-
-    def _well(self) -> dict[int, list[int]]:
-        well: dict[int, list[int]] = {stage: [] for stage in range(STAGES)}
-        for number in range(len(NAMES_OF_PEERS)):
-            if number not in self._struck and self._newest(number).at_work:
-                well[number % STAGES].append(number)
-        return well
-
-    # ---------------------------------------------------------------------------------------------- faults
-
-    def _strike(self, bag: Bag, group: asyncio.TaskGroup) -> None:
-        """Begins the next fault that can be done now."""
-        for _ in self._kinds:
-            kind = bag.draw()
-            if (fault := plan_fault(self._rng, kind, self._well())) is not None:
-                self._began.append((asyncio.get_running_loop().time(), fault))
-                self._struck.update(dict.fromkeys(fault.victims))
-                group.create_task(self._happen(fault))
-                return
-            bag.put_back(kind)
-
-    async def _happen(self, fault: Fault) -> None:
-        begin, end = {
-            "kill": (self._kill, self._boot),
-            "restart": (self._kill, self._boot),
-            "drain": (self._drain, self._boot),
-            "stop": (self._stop, self._go_on),
-            "partition": (self._cut_off, self._mend),
-            "slow": (self._slow_down, self._speed_up),
-            "corrupt": (self._break, self._nothing),
-        }[fault.kind]
-        await begin(fault)
-        await asyncio.sleep(fault.seconds)
-        await end(fault)
-        for number in fault.victims:
-            fresh = fault.kind in FRESH_PROCESS
-            self._struck[number] = 0 if fresh else self._newest(number).done
-
-    async def _kill(self, fault: Fault) -> None:
-        for number in fault.victims:
-            self._world.crash(NAMES_OF_PEERS[number])
-
-    async def _boot(self, fault: Fault) -> None:
-        await asyncio.sleep(PROCESS_S)
-        for number in fault.victims:
-            await self._world.restart(NAMES_OF_PEERS[number])
-
-    async def _drain(self, fault: Fault) -> None:
-        for number in fault.victims:
-            it = self._world.peers[NAMES_OF_PEERS[number]]
-            await asyncio.wait([it.machine.spawn(it.peer.drain(DRAIN_BOUND_S))])
-            self._world.crash(it.name)
-
-    async def _stop(self, fault: Fault) -> None:
-        self._kept_from_work.update(fault.victims)
-        for number in fault.victims:
-            self._world.pause(NAMES_OF_PEERS[number])
-
-    async def _go_on(self, fault: Fault) -> None:
-        self._kept_from_work.difference_update(fault.victims)
-        for number in fault.victims:
-            self._world.resume(NAMES_OF_PEERS[number])
-
-    async def _cut_off(self, fault: Fault) -> None:
-        self._kept_from_work.update(fault.victims)
-        for one, other in self._borders(fault):
-            self._world.network.block(one, other)
-
-    async def _mend(self, fault: Fault) -> None:
-        self._kept_from_work.difference_update(fault.victims)
-        for one, other in self._borders(fault):
-            self._world.network.unblock(one, other)
-
-    def _borders(self, fault: Fault) -> Iterable[tuple[str, str]]:
-        """Ways between the victims and all others."""
-        victims = [NAMES_OF_PEERS[number] for number in fault.victims]
-        for one in victims:
-            for other in NAMES_OF_PEERS:
-                if other not in victims:
-                    yield from ((one, other), (other, one))
-
-    async def _slow_down(self, fault: Fault) -> None:
-        for one, other in self._borders(fault):
-            self._world.network.set_link(one, other, SLOW)
-
-    async def _speed_up(self, fault: Fault) -> None:
-        for one, other in self._borders(fault):
-            self._world.network.set_link(one, other, LINK)
-
-    async def _break(self, fault: Fault) -> None:
-        """Does what a flipped bit does: the connection can't be decrypted any more."""
-        for number in fault.victims:
-            name = NAMES_OF_PEERS[number]
-            others = [other for other in NAMES_OF_PEERS if other != name]
-            for other in self._rng.sample(others, CONNECTIONS_DAMAGED):
-                self._world.network.cut(name, other)
-
-    async def _nothing(self, fault: Fault) -> None:
-        """It is over by itself."""
-
-    # ---------------------------------------------------------------------------------------------- figures
-
-    def _steps(self, begin_s: float, end_s: float) -> Iterable[Step]:
-        alive: dict[float, list[int]] = {}
-        for sample in self._samples:
-            alive.setdefault(sample.time_s, [0] * STAGES)[sample.number % STAGES] += sample.alive
-        times = list(alive)
-        for version in range(2, len(self._commits) + 1):
-            before, after = self._commits[version - 1], self._commits[version]
-            if before < begin_s or after > end_s:
-                continue
-            seen = times[bisect.bisect_left(times, before) : bisect.bisect_left(times, after)]
-            kinds = sorted(
-                f"{fault.kind} of {len(fault.victims)}" if fault.kind == "partition" else fault.kind
-                for at, fault in self._began
-                if before - AT_ONCE_S <= at < after - AT_ONCE_S
-            )
-            yield Step(after - before, fmean(min(alive[at]) / REPLICAS for at in seen), ", ".join(kinds))
-
-
-def print_tables(trials: Sequence[Trial]) -> None:
-    """For a person."""
+def costs(trials: Sequence[Trial]) -> list[tuple[str, int, float, float]]:
+    """By the faults that fell into a step, dearest first: them, how many steps, seconds lost in each, share of all."""
     lost: dict[str, list[float]] = defaultdict(list)
     for trial in trials:
         usual = CALM.microbatches / trial.usual_rate
         for step in trial.steps:
             lost[step.faults].append(step.seconds * step.capacity - usual)
     total = sum(step.seconds * step.capacity for trial in trials for step in trial.steps)
-    table = Table("faults in a step", "steps", "lost in each", "of all", title="simulated: what they cost")
-    for kinds in sorted(lost, key=lambda kinds: -sum(lost[kinds]))[:SHOWN]:
-        costs = lost[kinds]
-        share = sum(costs) / total
-        table.add_row(kinds or "none", str(len(costs)), f"{fmean(costs):.1f} s", f"{share:.1%}")
-    console = Console(highlight=False)
-    console.print(table)
+    dearest = sorted(lost.items(), key=lambda item: -sum(item[1]))
+    return [(kinds or "none", len(some), fmean(some), sum(some) / total) for kinds, some in dearest]
+
+
+def figures(trials: Sequence[Trial]) -> dict[str, Any]:
+    """The figures as plain data."""
     kept = [trial.kept for trial in trials]
-    counts = {name: sum(trial.counts[name] for trial in trials) for name in trials[0].counts}
-    console.print(
-        f"simulated    {fmean(kept):.3f} of the throughput of the capacity alive ({min(kept):.3f} to {max(kept):.3f})"
+    return {
+        "simulated": True,
+        "kept": {"mean": fmean(kept), "min": min(kept), "max": max(kept)},
+        "counts": {name: sum(trial.counts[name] for trial in trials) for name in trials[0].counts},
+        "costs": [dict(zip(("faults", "steps", "lost_seconds", "share"), row, strict=True)) for row in costs(trials)],
+    }
+
+
+def render(it: dict[str, Any]) -> RenderableType:
+    """The figures for a person."""
+    rows = [
+        (row["faults"], row["steps"], seconds(row["lost_seconds"]), f"{row['share']:.1%}")
+        for row in it["costs"][:SHOWN]
+    ]
+    kept = it["kept"]
+    return Group(
+        table(_COLUMNS, rows, "simulated: what faults cost"),
+        sentence(
+            f"simulated: {kept['mean']:.3f} of the throughput of the capacity alive "
+            f"({kept['min']:.3f} to {kept['max']:.3f})"
+        ),
+        sentence(f"ledgers of one stage: {ledger_words(it['counts'])}"),
     )
-    console.print("ledgers      " + ", ".join(f"{count} {name}" for name, count in counts.items()) + " in one stage")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -300,6 +90,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="seed of the first run (default 0)")
     parser.add_argument("--seeds", type=int, default=8, help="runs (default 8)")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="only these faults")
+    add_forms(parser)
     arguments = parser.parse_args()
     if arguments.minutes <= 0 or arguments.seeds < 1 or not 0 < arguments.every[0] <= arguments.every[1]:
         raise ConfigError("--minutes, --seeds and --every must be positive, and --every from less to more.")
@@ -319,7 +110,11 @@ def main() -> int:
         run_virtual(Storm(seed, tuple(arguments.only), tuple(arguments.every), 60 * arguments.minutes).run())
         for seed in track(seeds, "playing", console=Console(stderr=True))
     ]
-    print_tables(trials)
+    found = figures(trials)
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        show(render(found), wide=arguments.wide)
     return 1 if any(trial.counts[name] for trial in trials for name in ("lost", "duplicated")) else 0
 
 

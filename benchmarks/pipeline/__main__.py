@@ -16,12 +16,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.forms import add_forms
 from benchmarks.pipeline.environment import HIVEMIND, ensure_hivemind
 from benchmarks.pipeline.processes import MeasurementError, Program, run_program
-from benchmarks.pipeline.report import Measurement, disagreements, facts, summarise, table
+from benchmarks.pipeline.report import Measurement, disagreements, facts, render, summarise
 from benchmarks.pipeline.workload import write_batches
 from benchmarks.toml import as_toml
 from swarmd.errors import ConfigError
+from swarmd.screen import show
 from swarmd.settings import load_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round of two short steps each: does it all work?")
     parser.add_argument("--only", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="these, and plain beside them")
     parser.add_argument("--preset", nargs="+", choices=PRESETS, default=PRESETS, help="sizes (default both)")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    add_forms(parser)
     arguments = parser.parse_args()
     if min(arguments.rounds, arguments.warmup, arguments.steps) < 1:
         raise ConfigError("--rounds, --warmup and --steps must be at least 1.")
@@ -123,11 +125,7 @@ def main() -> int:
     if arguments.json:
         print(json.dumps({"environment": environment, "rows": rows, "disagreements": apart}, indent=2))
     else:
-        print(table(rows))
-        print(
-            "\nratio: tokens/s over plain PyTorch with 2 threads in the same round, median; pipelines have 2 x 1 thread"
-        )
-        print(", ".join(f"{key} {value}" for key, value in environment.items()))
+        show(render(rows, environment), wide=arguments.wide)
     for sentence in apart:
         print(sentence, file=sys.stderr)
     return 0 if not apart and all(row["rounds"] for row in rows if row["system"] != "hivemind") else 1

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HEADING = f"  {'system':<18}{'tokens/s':>10}{'ratio':>9}{'min':>7}{'max':>7}{'rounds':>8}{'loss':>8}"
+from rich.console import Group, RenderableType
+
+from benchmarks import forms
+from swarmd.layout import Column
 
 
 @dataclass(frozen=True)
@@ -69,25 +72,37 @@ def disagreements(measurements: list[Measurement], baseline: str, allowed: Mappi
     return sentences
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The summaries as lines to read."""
-    lines = []
+_COLUMNS = (
+    Column("system", right=False),
+    Column("tokens/s"),
+    Column("ratio"),
+    Column("least", 3),
+    Column("greatest", 4),
+    Column("rounds", 2),
+    Column("loss", 1),
+    Column("cores busy", 5),
+)
+
+
+def render(rows: list[dict[str, Any]], environment: dict[str, Any]) -> RenderableType:
+    """The summaries as a table for each preset, and why a system gave none."""
+    parts: list[RenderableType] = []
     for preset in dict.fromkeys(row["preset"] for row in rows):
-        lines += ["", preset, HEADING]
-        for row in rows:
-            if row["preset"] == preset:
-                lines += _row(row)
-    return "\n".join(lines[1:])
+        mine = [row for row in rows if row["preset"] == preset]
+        parts.append(forms.table(_COLUMNS, [_cells(row) for row in mine if row["rounds"]], preset))
+        failed = [(row["system"], failure) for row in mine for failure in dict.fromkeys(row["failures"])]
+        parts += [forms.sentence(f"{system} failed: {failure}") for system, failure in failed]
+    ratio = "ratio: tokens/s over plain PyTorch with 2 threads in the same round, median; pipelines have 2 x 1 thread"
+    here = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in environment.items())
+    return Group(*parts, forms.sentence(ratio), forms.sentence(here))
 
 
-def _row(row: dict[str, Any]) -> list[str]:
-    lines = []
-    rate, ratio, last = row["tokens_per_second"], row["ratio"], row["last"]
-    if rate is not None:
-        ratios = f"{ratio['median']:>9.2f}{ratio['min']:>7.2f}{ratio['max']:>7.2f}" if ratio else " " * 23
-        line = f"  {row['system']:<18}{rate['median']:>10,.0f}{ratios}{row['rounds']:>8}{last['loss']:>8.4f}"
-        lines.append(line + (f"   {last['busy_cores']:.2f} cores busy" if "busy_cores" in last else ""))
-    return lines + [f"  {row['system']:<18}failed: {failure}" for failure in dict.fromkeys(row["failures"])]
+def _cells(row: dict[str, Any]) -> tuple[object, ...]:
+    ratio, last = row["ratio"], row["last"]
+    ratios = [f"{ratio[name]:.2f}" for name in ("median", "min", "max")] if ratio else ["-"] * 3
+    busy = f"{last['busy_cores']:.2f}" if "busy_cores" in last else "-"
+    rate = f"{row['tokens_per_second']['median']:,.0f}"
+    return (row["system"], rate, *ratios, row["rounds"], f"{last['loss']:.4f}", busy)
 
 
 def facts() -> dict[str, Any]:

@@ -23,9 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.forms import add_forms
 from benchmarks.pipeline.swarm import Daemon
 from benchmarks.planner.cases import CASES, Case
+from benchmarks.planner.report import render
 from benchmarks.toml import as_toml
+from swarmd.screen import show
 from swarmd.sim.planner.costs import find_wire
 from swarmd.sim.planner.devices import Device, Group, profile_from_plain
 from swarmd.sim.planner.forecast import Question, forecast
@@ -185,7 +188,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often each swarm runs (default 3)")
     parser.add_argument("--steps", type=int, default=3, help="measured steps of a run (default 3)")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="swarms whose name holds one of these")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    add_forms(parser)
     arguments = parser.parse_args()
     cases = [case for case in CASES if not arguments.only or any(word in case.name for word in arguments.only)]
     if not cases or min(arguments.rounds, arguments.steps) < 1:
@@ -196,11 +199,7 @@ def main() -> int:
     if arguments.json:
         print(json.dumps({"machine": machine, "rows": rows}, indent=2))
     else:
-        print(f"{'swarm':<32}{'predicted':>11}{'measured':>11}{'error':>8}   errors of each round")
-        for row in rows:
-            each = ", ".join(f"{error:+.0%}" for error in row["errors"])
-            print(f"{row['case']:<32}{row['predicted']:>11,.0f}{row['measured']:>11,.0f}{row['error']:>+8.1%}   {each}")
-        print(f"tokens/s, medians of {arguments.rounds} rounds; {machine['cores']} cores")
+        show(render(rows, arguments.rounds), wide=arguments.wide)
     return int(any(abs(row["error"]) > ERROR_LIMIT for row in rows))
 
 

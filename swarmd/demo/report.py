@@ -13,11 +13,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from swarmctl.render import ledger_words
 from swarmd.config import RunConfig
 from swarmd.demo.process import DaemonProcess
 from swarmd.files import parse_json
-from swarmd.printable import counted, duration, printable
+from swarmd.printable import counted, duration, ledger_words, printable
 
 LAST_STEPS = 10  # one step's loss is noisy; the last is the mean of this many
 SAMPLE_TOKENS = 300  # a few lines of text, a few seconds on one core

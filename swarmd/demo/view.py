@@ -11,11 +11,12 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from swarmctl.layout import Column, FittedTable, Folded, Sentence
-from swarmctl.render import console, short, words
+from swarmctl.render import short
 from swarmd.config import RunConfig
 from swarmd.demo.process import DaemonProcess
+from swarmd.layout import Column, FittedTable, Folded, Sentence
 from swarmd.printable import SENTENCE_LIMIT, duration, printable_lines
+from swarmd.screen import console, words
 from swarmd.status import Status
 
 LINES_PER_RUN = 20  # progress lines over the whole run when there is no terminal

@@ -11,7 +11,12 @@ import time
 from typing import Annotated
 
 import typer
+from rich.console import Group
+from rich.text import Text
 
+from swarmd.layout import Column, FittedTable, Sentence
+from swarmd.printable import SENTENCE_LIMIT, span
+from swarmd.screen import show, words
 from swarmd.sim.campaign import seeds as campaign
 from swarmd.sim.campaign.play import Outcome, play, report
 from swarmd.sim.campaign.seeds import Result
@@ -74,7 +79,7 @@ def run(
     workers: Annotated[int, typer.Option(metavar="N", min=1, help="Processes.")] = 2,
     shrink: Annotated[bool, typer.Option(help="Look for the faults that matter when a promise breaks.")] = True,
     hostile: Annotated[bool, typer.Option("--hostile", help=_HOSTILE)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; the rest on stderr.")] = False,
+    as_json: tables.AsJson = False,
 ) -> int:
     """Play one scenario after the other, each drawn from a seed, and tell of every promise that breaks."""
 
@@ -90,7 +95,7 @@ def run(
         on_result=tell,
         on_progress=lambda line: typer.echo(line, err=True),
     )
-    typer.echo("\n".join(summary.lines()), err=as_json)
+    _say(*summary.lines(), err=as_json)
     if as_json:
         typer.echo(json.dumps(summary.plain()))
     if summary.failed:
@@ -104,7 +109,8 @@ def prove(
     first: Annotated[int, typer.Option(metavar="S", min=0, help="The first seed.")] = 0,
     faults: Annotated[int, typer.Option(metavar="N", min=0, help="That strike each run, at least.")] = 50,
     workers: Annotated[int, typer.Option(metavar="N", min=1, help="Processes.")] = 2,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; the rest on stderr.")] = False,
+    as_json: tables.AsJson = False,
+    wide: tables.Wide = False,
 ) -> int:
     """Train for real in virtual time, under dozens of faults a run, and compare with a single process."""
     from swarmd.sim.campaign import proof  # with torch, which takes seconds to load and no other command needs
@@ -113,13 +119,15 @@ def prove(
 
     def tell(result: Result) -> None:
         results.append(result)
-        typer.echo("\n".join([proof.row(result), *result.lines]), err=as_json)
+        typer.echo(proof.progress(result), err=True)
+        if result.lines:
+            _say(*result.lines, err=as_json)
 
-    typer.echo(proof.header(), err=as_json)
     summary = campaign.run_campaign(
         first, seeds, workers, proof.job(faults), on_result=tell, on_progress=lambda line: None
     )
-    typer.echo("\n".join([*summary.lines(), *proof.conclusion(results, faults)]), err=as_json)
+    show(proof.render(results), wide=wide, stream=sys.stderr if as_json else sys.stdout)
+    _say(*summary.lines(), *proof.conclusion(results, faults), err=as_json)
     if as_json:
         typer.echo(json.dumps({**summary.plain(), "runs": [dataclasses.asdict(result) for result in results]}))
     if summary.failed or any(proof.is_weak(result, faults) for result in results):
@@ -147,9 +155,9 @@ def replay(
 @app.command(epilog=_SCENARIO_EXAMPLES)
 def scenarios() -> int:
     """List the scenarios that have a name: each was a bug once, or nearly."""
-    width = max((len(name) for name in NAMED), default=0)
-    for name, scenario in NAMED.items():
-        typer.echo(f"{name:{width}}  {scenario.story}")
+    columns = (Column("scenario", right=False), Column("story", right=False, wraps=True))
+    rows = [(words(name), words(it.story, limit=SENTENCE_LIMIT)) for name, it in NAMED.items()]
+    show(FittedTable(columns, rows, ""))
     return 0
 
 
@@ -164,7 +172,7 @@ def scenario(
         return EXIT_USER
     began = time.monotonic()
     outcome = play(NAMED[name], trace=True)
-    typer.echo(NAMED[name].story)
+    _say(NAMED[name].story)
     _show(NAMED[name], outcome, transcript=transcript, wall_s=time.monotonic() - began)
     return 0 if outcome.passed else EXIT_FAILED
 
@@ -181,11 +189,19 @@ def _show(played: Scenario, outcome: Outcome, *, transcript: bool, wall_s: float
         typer.echo(outcome.transcript)
     typer.echo("\n".join(report(played, outcome) if outcome.violations else played.text().splitlines()))
     struck = ", ".join(f"{count} {kind}" for kind, count in outcome.struck.items()) or "none"
-    typer.echo(
-        f"version {outcome.version} of {played.steps} after {outcome.virtual_s:.1f} virtual seconds; {wall_s:.2f} s"
+    held = "every promise held" if outcome.passed else "a promise was broken"
+    times = f"{span(outcome.virtual_s)} of virtual time, {span(wall_s)} here"
+    _say(
+        f"version {outcome.version} of {played.steps} after {times}",
+        f"faults: {struck}",
+        f"trace {outcome.trace}: {held}",
     )
-    typer.echo(f"faults: {struck}")
-    typer.echo(f"trace {outcome.trace}: {'every promise held' if outcome.passed else 'a promise was broken'}")
+
+
+def _say(*lines: str, err: bool = False) -> None:
+    """Prints sentences; no word of them is cut where the terminal ends."""
+    shown = (Sentence(Text(line)) for line in lines)
+    show(Group(*shown), stream=sys.stderr if err else sys.stdout)
 
 
 def run_command_line(arguments: list[str]) -> int:

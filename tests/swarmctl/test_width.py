@@ -1,21 +1,16 @@
 """Every table at every width: columns are left out and said to be, and no word is cut."""
 
-import io
-import itertools
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
+from rich.console import RenderableType
 
 from swarmctl import render
-from swarmctl.layout import GAP, Column, Facts, FittedTable, Folded, fitting, wrapped
 from swarmctl.plan import render_plan
-from swarmctl.render import UNBOUNDED, console, render_peers, render_status, render_work
+from swarmctl.render import render_peers, render_status, render_work
 from swarmd.demo.process import DaemonProcess
 from swarmd.demo.view import peer_table, swarm_lines
 from swarmd.sim.planner.forecast import Forecast, GroupInStage
@@ -23,9 +18,8 @@ from swarmd.sim.planner.plan import Plan, Variant
 from swarmd.status import HopRow, PeerRow, Queues, Status, Wait
 from tests.daemon.fakes import ADDRESS, STATUS
 from tests.demo.stand_ins import RUN
-from tests.house import ROOT
+from tests.widths import WIDTHS, check_width, drawn
 
-WIDTHS = (120, 80, 40)
 STATES = ("serving", "draining", "joining", "paused", "finished", "waiting")
 
 PEERS = [
@@ -114,44 +108,10 @@ SHOWN: dict[str, Callable[[Path], RenderableType]] = {
 }
 
 
-def drawn(shown: RenderableType, width: int) -> str:
-    file = io.StringIO()
-    Console(file=file, width=width).print(shown, crop=False)
-    return file.getvalue()
-
-
-def without_plot(text: str) -> str:
-    """The text without the plot, which is made anew for each width."""
-    return re.sub(r"^ *tokens/s over peers.*?^ +\d[\d .e]*$", "", text, flags=re.DOTALL | re.MULTILINE)
-
-
-def left_out(text: str) -> list[str]:
-    """The lines about columns that are left out, each in one piece."""
-    flat = " ".join(text.split())
-    return re.findall(r"\d+ columns? left out \([^)]*\): [a-z -]* shows? them", flat)
-
-
-def cut_words(narrow: str, wide: str) -> set[str]:
-    """Words that are shown where the page is narrow and are none where it is wide."""
-    said = {word for note in left_out(narrow) for word in note.split()}
-    return set(narrow.split()) - set(wide.split()) - said
-
-
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("command", SHOWN)
 def test_no_word_is_cut(tmp_path: Path, command: str, width: int) -> None:
-    shown = SHOWN[command](tmp_path)
-    narrow, wide = without_plot(drawn(shown, width)), without_plot(drawn(shown, UNBOUNDED))
-    assert not cut_words(narrow, wide)
-    assert not left_out(wide)
-    for line in narrow.splitlines():
-        assert len(line) <= width or len(line.split()[-1]) > width - 14, "only a word too long for a line stands out"
-
-
-def test_the_check_of_cut_words_can_fail() -> None:
-    table = Table("state", "device")
-    table.add_row("serving", "NVIDIA_A100-SXM4-80GB")
-    assert cut_words(drawn(table, 20), drawn(table, 100))
+    check_width(SHOWN[command](tmp_path), width)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -163,51 +123,6 @@ def test_what_is_left_out_is_counted_and_named(width: int) -> None:
     assert sorted([*header, *named]) == sorted(column.name for column in render._PEER_COLUMNS)
     assert not out or int(out[0][0]) == len(named)
     assert {"peer", "stage", "state"} <= set(header), "without them a row says nothing"
-
-
-def test_a_column_goes_only_when_it_must_and_the_least_important_first() -> None:
-    columns = (Column("a"), Column("b", 2), Column("c", 3), Column("d", 1))
-    for needs in itertools.product((1, 5, 9), repeat=4):
-        for width in range(1, 45):
-            shown = fitting(columns, needs, width)
-            assert 0 in shown
-            out = [number for number in range(4) if number not in shown]
-            assert all(columns[it].rank > columns[there].rank for it in out for there in shown)
-            if shown != [0]:
-                assert sum(needs[it] for it in shown) + GAP * (len(shown) - 1) <= width
-            if out:
-                back = min(out, key=lambda it: columns[it].rank)
-                assert sum(needs[it] for it in (*shown, back)) + GAP * len(shown) > width
-
-
-def test_no_other_kind_of_table_is_made() -> None:
-    """A table of rich's cuts words by itself."""
-    for path in (*ROOT.glob("swarmctl/*.py"), *ROOT.glob("swarmd/demo/*.py"), *ROOT.glob("swarmd/cli/*.py")):
-        assert "rich.table" not in path.read_text(encoding="utf-8"), path
-
-
-def test_sentences_in_cells_take_several_lines() -> None:
-    table = FittedTable((Column("n"), Column("why", 1, wraps=True, right=False)), [(Text("1"), Text(TALE))], "")
-    lines = drawn(table, 40).splitlines()
-    assert len(lines) > 3
-    assert " ".join(" ".join(lines[1:]).split()) == f"1 {TALE}"
-    assert drawn(table, UNBOUNDED).splitlines()[1] == f"1  {TALE}"
-
-
-def test_a_line_that_is_renewed_is_wrapped_as_a_terminal_would() -> None:
-    facts = Facts([("address", Text(ADDRESS))])
-    whole = drawn(facts, 40).rstrip("\n")
-    assert len(whole) > 40
-    folded = drawn(Folded(facts), 40).splitlines()
-    assert folded == [whole[at : at + 40] for at in range(0, len(whole), 40)]
-
-
-def test_wide_letters_take_two_columns() -> None:
-    assert wrapped("語語 語語", 4) == ["語語", "語語"]
-    table = FittedTable(
-        (Column("a", right=False), Column("b")), [(Text("語語"), Text("1")), (Text("x"), Text("2"))], ""
-    )
-    assert drawn(table, 40).splitlines() == ["a     b", "語語  1", "x     2"]
 
 
 def test_status_of_a_large_swarm_counts_those_it_does_not_know_one_by_one() -> None:
@@ -228,21 +143,3 @@ def test_microbatches_are_told_by_where_they_are() -> None:
     work = render_work(HOPS, replace(STATUS, queues=replace(queues, in_flight=1, forward=0)))
     assert "1 microbatch: 1 passed on to the next stage" in drawn(work, 120)
     assert "kept until" not in drawn(work, 120)
-
-
-class Screen(io.StringIO):
-    """A terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize("term", ["dumb", "xterm"])
-def test_a_terminal_is_as_wide_as_it_says_and_wide_is_wider(term: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", term)
-    monkeypatch.setenv("COLUMNS", "40")
-    assert console(Screen()).width == 40
-    assert console(Screen(), wide=True).width == UNBOUNDED
-    assert console(io.StringIO()).width == 40, "`watch` tells the width so"
-    monkeypatch.delenv("COLUMNS")
-    assert console(io.StringIO()).width == UNBOUNDED, "a pipe has none"

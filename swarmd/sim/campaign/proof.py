@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 from swarmd.config import RunConfig
+from swarmd.layout import Column, FittedTable
+from swarmd.printable import counted, ledger_words, span
+from swarmd.screen import MORE, cells
 from swarmd.sim.campaign.checks import Line, Violation
 from swarmd.sim.campaign.play import Outcome, Play, play, report
 from swarmd.sim.campaign.seeds import Job, OutOfTime, Result, time_limit
@@ -178,23 +181,53 @@ def job(faults: int = FAULTS, cpu_s: float = CPU_SECONDS) -> Job:
 
 # ------------------------------------------------------------------------------------------------- what is shown
 
-COLUMNS = ("seed", "replicas", "faults", "steps", *COUNTS, "forked", "voided", "difference", "virtual s", "wall s")
+_COLUMNS = (
+    Column("seed"),
+    Column("replicas", 2),
+    Column("faults"),
+    Column("steps", 4),
+    Column("sent again", 5),
+    Column("subtracted", 6),
+    Column("lost"),
+    Column("counted twice", 1),
+    Column("forked", 7),
+    Column("voided", 8),
+    Column("difference"),
+    Column("tensor", 3, right=False),
+    Column("virtual time", 9),
+    Column("took", 10),
+)
 
 
-def header() -> str:
-    """The head of the table whose lines `row` makes."""
-    return "  ".join(f"{name:>10}" for name in COLUMNS) + "  tensor"
+def render(results: Sequence[Result]) -> FittedTable:
+    """A row for each seed."""
+    return FittedTable(_COLUMNS, [cells(*_row(result)) for result in results], MORE)
 
 
-def row(result: Result) -> str:
-    """The line of the table for a seed."""
+def _row(result: Result) -> tuple[object, ...]:
     it = result.figures
     if not it:
-        return f"{result.seed:>10}  did not end"
-    counts = [it[name] for name in ("steps", *COUNTS, "forked", "voided")]
-    cells = [result.seed, it["replicas"], sum(result.struck.values()), *counts]
-    cells += [f"{it['difference']:.1e}", f"{result.virtual_s:.0f}", f"{result.wall_s:.1f}"]
-    return "  ".join(f"{cell:>10}" for cell in cells) + f"  {it['tensor']}"
+        none = dict.fromkeys(column.name for column in _COLUMNS) | {"seed": result.seed, "difference": "did not end"}
+        return tuple("" if value is None else value for value in none.values())
+    counts = (it[name] for name in ("steps", *COUNTS, "forked", "voided"))
+    times = (span(result.virtual_s), span(result.wall_s))
+    return (
+        result.seed,
+        it["replicas"],
+        sum(result.struck.values()),
+        *counts,
+        f"{it['difference']:.1e}",
+        it["tensor"] or "-",
+        *times,
+    )
+
+
+def progress(result: Result) -> str:
+    """A sentence on a seed that was played."""
+    struck, took = counted(sum(result.struck.values()), "fault"), span(result.wall_s)
+    if not result.figures:
+        return f"seed {result.seed} did not end, {took}"
+    return f"seed {result.seed}: {struck}, largest difference {result.figures['difference']:.1e}, {took}"
 
 
 def is_weak(result: Result, faults: int) -> bool:
@@ -212,9 +245,11 @@ def conclusion(results: Sequence[Result], faults: int) -> list[str]:
     sums = {it: sum(result.figures[it] for result in ended) for it in (*COUNTS, "forked", "voided")}
     struck = [sum(result.struck.values()) for result in ended]
     weak = [str(result.seed) for result in results if is_weak(result, faults)]
+    least, most = min(struck), max(struck)
+    each = f"{least} faults each" if least == most else f"{least} to {most} faults each"
     lines = [
-        f"{len(ended)} runs of {STEPS} steps, {min(struck)} to {max(struck)} faults each, {sum(struck)} in all; "
-        + ", ".join(f"{count} {name}" for name, count in sums.items()),
+        f"{counted(len(ended), 'run')} of {counted(STEPS, 'step')}, {each}, {sum(struck)} in all: "
+        + ledger_words(sums),
         f"largest difference: {worst.figures['difference']:.1e} of {TOLERANCE:.0e} allowed, of {where}",
     ]
     if weak:

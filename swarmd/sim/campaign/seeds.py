@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from swarmd.errors import NotAllowed, OutOfRange, UnknownFormat, UnknownKind
+from swarmd.printable import counted
 from swarmd.sim.campaign.play import Outcome, play, report
 from swarmd.sim.campaign.shrink import shrink
 from swarmd.sim.faults.draw import draw_scenario
@@ -165,8 +166,9 @@ class Summary:
     def line(self) -> str:
         """The progress in one line."""
         minutes = max(1e-9, time.monotonic() - self.began) / 60
-        text = f"{self.seeds} seeds, {self.seeds / minutes:.0f} a minute, {self.virtual_s / 3600:.1f} virtual hours, "
-        return text + (f"{len(self.failed)} failed" if self.failed else "none failed")
+        pace = f"{counted(self.seeds, 'seed')}, {self.seeds / minutes:.0f} a minute"
+        failed = f"{len(self.failed)} failed" if self.failed else "none failed"
+        return f"{pace}, {self.virtual_s / 3600:.1f} virtual hours, {failed}"
 
     def lines(self) -> list[str]:
         """The summary at the end of a campaign."""

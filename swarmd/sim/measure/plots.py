@@ -1,8 +1,11 @@
-"""Lines over a number, as text for the terminal. Relies on plotext; knows nothing of what is drawn."""
+"""Lines over a number, as text for the terminal. Relies on plotext and rich; knows nothing of what is drawn."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
 
 TICKS = 4  # about, above zero
 LONG = 1000.0  # from here on a number has no fraction
@@ -36,6 +39,16 @@ def draw(title: str, lines: Sequence[Line], columns: int = PLOT_COLUMNS) -> str:
             figure.signal(list(line.xs), list(line.ys), marker=line.marker).lines(line.joined).label(line.label)
         )
     return str(plotext.uncolorize(str(figure.build())))
+
+
+class Plot:
+    """Lines drawn as wide as the page, up to PLOT_COLUMNS."""
+
+    def __init__(self, title: str, lines: Sequence[Line]) -> None:
+        self._title, self._lines = title, lines
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(draw(self._title, self._lines, min(PLOT_COLUMNS, options.max_width)))
 
 
 def ticks(highest: float) -> list[float]:

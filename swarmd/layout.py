@@ -41,7 +41,8 @@ class FittedTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self._title:
-            yield from _printed(console, [Text(self._title, style="italic")])
+            title = wrapped(self._title, options.max_width)
+            yield from _printed(console, (Text(line, style="italic") for line in title))
         shown = fitting(self._columns, [self._needs(number) for number in range(len(self._columns))], options.max_width)
         yield from _printed(console, self._lines(shown, options.max_width))
         if out := [column.name for number, column in enumerate(self._columns) if number not in shown]:
@@ -50,11 +51,14 @@ class FittedTable:
 
     def _needs(self, number: int) -> int:
         """The least width of a column."""
-        column = self._columns[number]
-        if not column.wraps:
+        if not self._columns[number].wraps:
             return self._natural(number)
-        longest = max((cell_len(word) for row in self._rows for word in row[number].plain.split()), default=0)
-        return max(longest, cell_len(column.name), min(SENTENCE_COLUMNS, self._natural(number)))
+        return max(self._longest(number), min(SENTENCE_COLUMNS, self._natural(number)))
+
+    def _longest(self, number: int) -> int:
+        """The width of a column's longest word, its name included."""
+        words = (word for row in self._rows for word in row[number].plain.split())
+        return max(map(cell_len, (self._columns[number].name, *words)))
 
     def _natural(self, number: int) -> int:
         """The width of a column with each cell in one line."""
@@ -63,10 +67,10 @@ class FittedTable:
 
     def _lines(self, shown: Sequence[int], width: int) -> Iterator[Text]:
         widths = {number: self._needs(number) for number in shown}
-        spare = max(0, width - sum(widths.values()) - GAP * (len(shown) - 1))
+        spare = width - sum(widths.values()) - GAP * (len(shown) - 1)  # less than 0: sentences must do with less
         for number in shown:
             if self._columns[number].wraps:
-                more = min(spare, self._natural(number) - widths[number])
+                more = min(max(spare, self._longest(number) - widths[number]), self._natural(number) - widths[number])
                 widths[number], spare = widths[number] + more, spare - more
         header = [Text(column.name, style="bold") for column in self._columns]
         for row in (header, *self._rows):
