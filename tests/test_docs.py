@@ -113,7 +113,8 @@ def all_names() -> frozenset[str]:
 def words() -> frozenset[str]:
     """Every word of the source and of the files that come with it."""
     files = [*sources("swarmd", "swarmctl", "benchmarks", "tests"), *ROOT.glob("configs/**/*"), ROOT / "Makefile"]
-    texts = (path.read_text(encoding="utf-8") for path in files if path.is_file() and path != Path(__file__))
+    ours = (path for path in files if path.is_file() and path.suffix != ".pyc" and path != Path(__file__))
+    texts = (path.read_text(encoding="utf-8") for path in ours)
     return frozenset(word for text in texts for word in re.findall(r"\w+", text))
 
 
