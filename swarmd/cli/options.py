@@ -214,6 +214,14 @@ def check_options(options: StartOptions) -> None:
         if value is not None and options.model is None:
             more = ", or with --resume where it is founded again" if name == "--steps" else ""
             raise ConfigError(f"{name} belongs to the run, so give it with --model where the run is founded{more}.")
+    _check_words(options)
+
+
+def _check_words(options: StartOptions) -> None:
+    """Refuses names and addresses that can't be any. Raises ConfigError."""
+    for name, value in (("--data", options.data), ("--tokenizer", options.tokenizer)):
+        if value is not None and value.encode(errors="ignore").decode() != value:
+            raise ConfigError(f"{name} {value} is a name that isn't UTF-8; give it one that is, as with ln -s.")
     for address in options.bootstrap:
         if not address.startswith("/") or "/p2p/" not in address:
             raise ConfigError(

@@ -84,6 +84,17 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments", [("--model", "tiny", "--data"), ("--bootstrap", BOOTSTRAP, "--tokenizer")], ids=" ".join
+)
+def test_a_name_that_is_not_utf_8_is_said_with_what_to_do(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = swarmd("start", *arguments, os.fsdecode(b"latin-\xe9"), home=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"swarmd: {arguments[-1]} latin-\\udce9 is a name that isn't UTF-8; give it one that is, as with ln -s.\n",
+    )
+
+
 def test_a_mistake_in_a_real_process_shows_no_traceback_unless_asked(tmp_path: Path) -> None:
     done = swarmd("start", home=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
