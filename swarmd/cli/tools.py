@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -106,7 +107,8 @@ def profile(
         except OSError as error:
             print(json.dumps(measured))  # minutes of measuring are not lost
             raise ConfigError(f"can't write {output} ({error.strerror}); the profile is on stdout instead.") from error
-        print(f"{printable(output)}: use it as --peers 4x{printable(output)} in `swarmctl plan`.", file=sys.stderr)
+        peers = printable(shlex.quote(f"4x{output}"))
+        print(f"{printable(output)}: use it as --peers {peers} in `swarmctl plan`.", file=sys.stderr)
         return 0
 
     return reported(run, debug=debug)
@@ -165,5 +167,6 @@ def _reshape(sources: list[Home], stages: int, home: Home) -> int:
             home.remember_run(cut)
         except OSError as error:
             raise ConfigError(f"can't write {home.path} ({error.strerror}); choose another --home.") from error
-    print(f"version {version} in {stages} stages: go on with `swarmd start --resume --home {printable(home.path)}`")
+    place = printable(shlex.quote(str(home.path)))
+    print(f"version {version} in {stages} stages: go on with `swarmd start --resume --home {place}`")
     return 0

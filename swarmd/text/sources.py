@@ -6,6 +6,7 @@ their documents by what they hold. Datasets of the Hub are streamed (`hub.py`). 
 
 import codecs
 import os
+import shlex
 import sysconfig
 from collections.abc import Iterator
 from itertools import pairwise
@@ -148,7 +149,8 @@ def _check_lines(path: Path) -> None:
     first = next(read_blocks(path, Reading()), b"").removeprefix(codecs.BOM_UTF8).lstrip()
     if not first.startswith(b"{") or first[1:2] in (b"\n", b"\r"):
         raise ConfigError(
-            f"{path} has no row in each line; make rows of it, as with jq -c '.[]' {path} > rows.jsonl, and give those."
+            f"{path} has no row in each line; make rows of it, as with "
+            f"jq -c '.[]' {shlex.quote(str(path))} > rows.jsonl, and give those."
         )
 
 

@@ -91,6 +91,14 @@ def test_a_profile_goes_into_its_file_and_takes_its_name(tmp_path: Path, measure
     assert measured == ["cpu"]
 
 
+def test_a_command_that_is_proposed_can_be_pasted(
+    tmp_path: Path, measured: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "my box.json"
+    assert run_command_line(["profile", "--output", str(place), "--device", "cpu"]) == 0
+    assert f"use it as --peers '4x{place}' in `swarmctl plan`" in capsys.readouterr().err
+
+
 def test_a_profile_whose_place_has_gone_is_printed(
     tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,12 +78,13 @@ async def test_the_run_is_prolonged(homes: list[Path]) -> None:
 
 @pytest.mark.timeout(120)
 async def test_its_checkpoints_are_cut_anew(homes: list[Path], tmp_path: Path) -> None:
-    target = tmp_path / "one"
+    target = tmp_path / "in one"
     names = [str(home) for home in homes]
     code, out, error = await run_command("swarmd", "reshape", "--stages", "1", "--home", str(target), *names)
     trouble = [line for line in error.splitlines() if "cutting the checkpoints" not in line]  # said where it takes long
     assert (code, trouble) == (0, [])
     assert f"version {SAVED}" in out
+    assert f"`swarmd start --resume --home '{target}'`" in out
     old: dict[str, Tensor] = {}
     for file in FIRST.glob(f"*/checkpoints/*{SAVED}/*.safetensors"):
         old.update(load_file(file))

@@ -101,10 +101,12 @@ def test_the_mark_before_utf_8_is_no_text(tmp_path: Path) -> None:
 
 
 def test_a_json_file_is_rows_or_is_told_how_it_becomes_some(tmp_path: Path) -> None:
-    path = tmp_path / "rows.json"
+    path = tmp_path / "my rows.json"
     path.write_text('\ufeff{"text": "a"}\n{"text": "b"}\n')
     assert text_of(path) == "ab"
     for content in ('[{"text": "a"}]', '{\n  "text": "a"\n}', '"a"', "3", "", "no JSON"):
         path.write_text(content)
-        with pytest.raises(ConfigError, match=r"has no row in each line; make rows of it, as with jq"):
+        with pytest.raises(
+            ConfigError, match=r"has no row in each line; make rows of it, as with jq -c '\.\[\]' '.*my rows\.json' >"
+        ):
             text_of(path)
