@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from swarmd.cli.main import run_command_line
+from swarmd.stage.engine import StageEngine
 from swarmd.stage.worker import Task, Worker
 
 
@@ -49,10 +50,10 @@ def slow_down(times: float) -> None:
     run = Worker._run  # noqa: SLF001 - as above
 
     def run_slowly(worker: Worker, task: Task) -> None:
-        def call() -> Any:
+        def call(stage: StageEngine) -> Any:
             began, used = time.monotonic(), time.thread_time()
             try:
-                return task.call()
+                return task.call(stage)
             finally:
                 due = began + times * (time.thread_time() - used)
                 time.sleep(max(0.0, due - time.monotonic()))

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RATE_RECORDS = 10  # committed steps that the shown tokens per second are averaged over
-DEVICE_SECONDS = 10.0  # for the device's last task at a stage that is left
 CLOSE_SECONDS = 3.0  # for the device's last task, and what is being written; the process ends then
 UNOPENED_GOODBYE_SECONDS = 1.0  # where no stage was opened yet: nobody worked with this peer
 GOODBYE_SECONDS = 5.0  # to tell the neighbours; those who don't hear it notice the broken connection
@@ -253,10 +252,14 @@ class Node(HistoryListener):
         writing = [self.store.settle(CLOSE_SECONDS)] if self.store is not None else []
         await asyncio.gather(self._close_worker(CLOSE_SECONDS), *writing)
 
-    async def _close_worker(self, limit_s: float = DEVICE_SECONDS) -> None:
+    async def _close_worker(self, limit_s: float | None = None) -> None:
+        """Closes the stage that is open; None: however long its last task takes, so that no second one is built beside
+        it. A device that hangs is noticed by who watches this daemon (`stuck`).
+        """
         if self._worker is not None:
             with self.waits.during("the device to end what it is at"):
                 await self._worker.close(limit_s)
+            self._worker = None
 
     # ---------------------------------------------------------------------------------------------- discovery
 

@@ -3,7 +3,8 @@
 Decides in which order work is done: rounds first, because the whole stage waits for them; then backward before
 forward, because it frees memory and others wait for it; older hops before younger; evaluation last. The event loop
 never waits for the device, and a task whose awaiting coroutine was cancelled is dropped while it is queued. torch is
-imported in the thread, so that a daemon listens before it is loaded.
+imported in the thread, so that a daemon listens before it is loaded. The thread alone holds the stage: at its end the
+stage and its memory are gone, whoever still has the worker.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from swarmd.config import RunConfig
@@ -46,7 +48,7 @@ class Task:
 
     kind: int
     hop: HopId | None
-    call: Callable[[], Any]
+    call: "Callable[[StageEngine], Any]"
     future: "asyncio.Future[Any]"
     loop: asyncio.AbstractEventLoop
 
@@ -55,7 +57,8 @@ class Worker:
     """Implements `ports.Compute`. Made by `Worker.start`; methods are called from one event loop."""
 
     def __init__(self, run: RunConfig, stage: int, device: str, threads: int) -> None:
-        self._engine: StageEngine  # set by the thread before anything else runs
+        self._engine: StageEngine | None = None  # set and taken away by the thread
+        self._gradient_size, self._codecs = 0, tuple[str, ...]()  # the stage's
         self._build = (run, stage, device, threads)
         self._queue: list[tuple[int, int, int, int, Task]] = []
         self._order = itertools.count()
@@ -88,12 +91,12 @@ class Worker:
             raise
         return worker
 
-    async def close(self, limit_s: float | None = None) -> None:
-        """Drops what is queued, and waits so long (None: CLOSE_LIMIT_S) for what runs. What it leaves is a daemon
-        thread.
+    async def close(self, limit_s: float | None = CLOSE_LIMIT_S) -> None:
+        """Drops what is queued, and waits so long (None: without a limit) for what runs. Then the stage is gone; until
+        then it is in a daemon thread.
         """
         self._stop()
-        await asyncio.wait({self._ended}, timeout=CLOSE_LIMIT_S if limit_s is None else limit_s)
+        await asyncio.wait({self._ended}, timeout=limit_s)
 
     def leave(self) -> None:
         """Waits for the thread before Python takes itself down: under a thread that is in C++ then, the process would
@@ -106,11 +109,11 @@ class Worker:
 
     @property
     def gradient_size(self) -> int:
-        return self._engine.gradient_size
+        return self._gradient_size
 
     @property
     def codecs(self) -> tuple[str, ...]:
-        return self._engine.codecs
+        return self._codecs
 
     def progress(self) -> ComputeProgress:
         """The thread's pulse. The last stage has its whole time in `forward_seconds`, since it does both at once."""
@@ -129,19 +132,19 @@ class Worker:
     async def forward(
         self, hop: HopId, tokens: Buffer, activation: Encoded | None, *, codec: str, evaluate: bool = False
     ) -> Encoded:
-        engine, attempt = self._engine, self._engine.attempt(hop)
+        attempt = self._attempt(hop)
         return await self._do(
             EVALUATE if evaluate else FORWARD,
             hop,
-            lambda: engine.forward(hop, tokens, activation, codec=codec, evaluate=evaluate, attempt=attempt),
+            lambda engine: engine.forward(hop, tokens, activation, codec=codec, evaluate=evaluate, attempt=attempt),
         )
 
     async def backward(self, hop: HopId, gradient: Encoded, *, codec: str, subtract: bool = False) -> BackwardResult:
-        engine, attempt = self._engine, self._engine.attempt(hop)
+        attempt = self._attempt(hop)
         return await self._do(
             BACKWARD,
             hop,
-            lambda: engine.backward(hop, gradient, codec=codec, attempt=attempt, subtract=subtract),
+            lambda engine: engine.backward(hop, gradient, codec=codec, attempt=attempt, subtract=subtract),
         )
 
     async def tail(
@@ -154,64 +157,71 @@ class Worker:
         evaluate: bool = False,
         subtract: bool = False,
     ) -> TailResult:
-        engine, attempt = self._engine, self._engine.attempt(hop)
+        attempt = self._attempt(hop)
         return await self._do(
             EVALUATE if evaluate else FORWARD,
             hop,
-            lambda: engine.tail(
+            lambda engine: engine.tail(
                 hop, tokens, activation, codec=codec, evaluate=evaluate, attempt=attempt, subtract=subtract
             ),
         )
 
     def forget(self, hop: HopId) -> None:
-        self._engine.forget(hop)
+        if (engine := self._engine) is not None:
+            engine.forget(hop)
+
+    def _attempt(self, hop: HopId) -> int:
+        """The attempt to hold work on a hop to. Without a stage none will be done (`_do`)."""
+        return 0 if (engine := self._engine) is None else engine.attempt(hop)
 
     async def freeze(self, step: int) -> None:
-        await self._do(ROUND, None, lambda: self._engine.freeze(step))
+        await self._do(ROUND, None, lambda engine: engine.freeze(step))
 
     async def thaw(self, step: int) -> None:
-        await self._do(ROUND, None, lambda: self._engine.thaw(step))
+        await self._do(ROUND, None, lambda engine: engine.thaw(step))
 
     async def absorb(self, step: int, indices: Sequence[int], slices: Sequence[Encoded]) -> bool:
-        return await self._do(ROUND, None, lambda: self._engine.absorb(step, indices, slices))
+        return await self._do(ROUND, None, lambda engine: engine.absorb(step, indices, slices))
 
     async def contribution(self, step: int, start: int, stop: int, *, codec: str) -> Encoded:
-        return await self._do(ROUND, None, lambda: self._engine.contribution(step, start, stop, codec=codec))
+        return await self._do(ROUND, None, lambda engine: engine.contribution(step, start, stop, codec=codec))
 
     async def reduce(self, contributions: Sequence[Encoded], tokens: int, *, codec: str) -> Encoded:
-        return await self._do(ROUND, None, lambda: self._engine.reduce(contributions, tokens, codec=codec))
+        return await self._do(ROUND, None, lambda engine: engine.reduce(contributions, tokens, codec=codec))
 
     async def assemble(self, step: int, parts: Sequence[Encoded]) -> GradientSummary:
-        return await self._do(ROUND, None, lambda: self._engine.assemble(step, parts))
+        return await self._do(ROUND, None, lambda engine: engine.assemble(step, parts))
 
     async def apply(self, step: int, *, learning_rate: float, clip_factor: float) -> str:
         return await self._end_step(
-            lambda: self._engine.apply(step, learning_rate=learning_rate, clip_factor=clip_factor)
+            lambda engine: engine.apply(step, learning_rate=learning_rate, clip_factor=clip_factor)
         )
 
     async def skip(self, step: int) -> str:
-        return await self._end_step(lambda: self._engine.skip(step))
+        return await self._end_step(lambda engine: engine.skip(step))
 
-    async def _end_step(self, call: Callable[[], str]) -> str:
+    async def _end_step(self, call: "Callable[[StageEngine], str]") -> str:
         """Ends a step; memory that it left behind is given back."""
 
-        def end() -> str:
-            digest = call()
+        def end(engine: "StageEngine") -> str:
+            digest = call(engine)
             give_back()
             return digest
 
         return await self._do(ROUND, None, end)
 
     async def export_state(self) -> Buffer:
-        return await self._do(ROUND, None, self._engine.export_state)
+        return await self._do(ROUND, None, lambda engine: engine.export_state())
 
     async def import_state(self, state: Buffer) -> str:
-        return await self._do(ROUND, None, lambda: self._engine.import_state(state))
+        return await self._do(ROUND, None, lambda engine: engine.import_state(state))
 
     # --------------------------------------------------------------------------------------------- the queue
 
-    async def _do(self, kind: int, hop: HopId | None, call: Callable[[], Result]) -> Result:
-        """Queues a call and waits for its result. Cancelling this drops the call unless it has begun."""
+    async def _do(self, kind: int, hop: HopId | None, call: "Callable[[StageEngine], Result]") -> Result:
+        """Queues a call, which gets the stage, and waits for its result. Cancelling this drops the call unless it has
+        begun.
+        """
         loop = asyncio.get_running_loop()
         task = Task(kind, hop, call, loop.create_future(), loop)
         step, index = hop if hop is not None else (0, 0)
@@ -272,9 +282,12 @@ class Worker:
         failure: Exception | None = None
         try:
             try:
-                self._engine = self._make_engine()
+                engine = self._engine = self._make_engine()
+                self._gradient_size, self._codecs = engine.gradient_size, engine.codecs
                 self._opening = False
+                del engine
             except Exception as error:  # noqa: BLE001 - becomes the exception of `start`
+                clear_frames(error.__traceback__)  # they hold what there was of the stage
                 failure = as_ours(error)
             _post(loop, _deliver, built, None, failure)
             while failure is None and (task := self._next()) is not None:
@@ -283,7 +296,18 @@ class Worker:
             self._lose(f"the compute thread has died: {error!r}")
             _post(loop, _deliver, built, None, DeviceLost(f"the compute thread has died: {error!r}"))
         finally:
+            self._let_go()
             _post(loop, _deliver, self._ended, None, None)
+
+    def _let_go(self) -> None:
+        """Takes the stage away, and gives its memory back."""
+        if self._engine is None:
+            return
+        from swarmd.stage.release import release
+
+        device, self._engine = self._engine.device, None
+        with contextlib.suppress(RuntimeError):  # of a device that is lost, which has nothing to give back
+            release(device)
 
     def _make_engine(self) -> "StageEngine":
         run, stage, device, threads = self._build
@@ -303,9 +327,11 @@ class Worker:
         self._running = (task.hop, started)
         result, failure = None, None
         try:
-            result = task.call()
+            assert self._engine is not None, "a stage is open while tasks are run"
+            result = task.call(self._engine)
         except Exception as error:  # noqa: BLE001 - becomes the exception of its future
-            failure = judged(error, self._engine.probe)
+            clear_frames(error.__traceback__)  # tensors in them would stay for as long as the error
+            failure = judged(error, self._probe)
         if isinstance(failure, DeviceLost):
             self._lose(str(failure))
         self._task = self._running = None
@@ -313,6 +339,10 @@ class Worker:
         if failure is None and task.kind in self._seconds:
             self._measure(task.kind, time.monotonic() - started)
         _post(task.loop, _deliver, task.future, result, failure)
+
+    def _probe(self) -> None:
+        if self._engine is not None:
+            self._engine.probe()
 
     def _measure(self, kind: int, seconds: float) -> None:
         self._measured[kind] += 1

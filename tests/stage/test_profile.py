@@ -8,7 +8,7 @@ import torch
 
 from swarmd.errors import ConfigError
 from swarmd.sim.planner.devices import profile_from_plain
-from swarmd.stage import probe, profile
+from swarmd.stage import probe, profile, release
 from swarmd.stage.engine import StageEngine
 
 
@@ -89,3 +89,14 @@ def test_another_failure_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.M
 def test_adding_to_a_sum_is_part_of_a_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profile, "measure_addition", lambda *_: 5.0)
     assert profile.measure_point("cpu", 64)["backward_s"] > 5.0
+
+
+@pytest.mark.parametrize(("device", "emptied"), [("cpu", 0), ("cuda:0", 1)])
+def test_a_card_s_allocator_is_emptied_with_what_it_holds_no_more(
+    device: str, emptied: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr("gc.collect", lambda: order.append("collect"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: order.append("empty"))
+    release.release(torch.device(device))
+    assert order == ["collect", *["empty"] * emptied]

@@ -1,11 +1,13 @@
 """The thread that owns torch: order of work, cancellation, failures, its end."""
 
 import asyncio
+import gc
 import itertools
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -17,6 +19,7 @@ from swarmd.schedule import learning_rate_at
 from swarmd.sim.engines.training import toy_tokens
 from swarmd.stage import worker as worker_module
 from swarmd.stage.codec import decode, encode
+from swarmd.stage.engine import StageEngine
 from swarmd.stage.worker import Worker
 from swarmd.values import Encoded, HopId
 from tests.stage.toy import toy_run, train_pipeline
@@ -43,7 +46,7 @@ class Gate:
         self._opened, self._reached = threading.Event(), threading.Event()
         self._task = asyncio.ensure_future(worker._do(0, None, self._wait))
 
-    def _wait(self) -> None:
+    def _wait(self, _stage: StageEngine) -> None:
         self._reached.set()
         assert self._opened.wait(DEADLINE_S)
 
@@ -194,6 +197,7 @@ async def test_failures_come_to_whoever_asked_and_the_thread_goes_on(
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
 
     with monkeypatch.context() as patched:
+        assert head._engine is not None
         patched.setattr(head._engine, "forward", no_memory)
         with pytest.raises(MemoryError):
             await head.forward(HopId(1, 1), toy_tokens(RUN, 1, 1), None, codec="fp32")
@@ -211,9 +215,8 @@ async def test_close_cancels_what_waits_and_is_bounded(monkeypatch: pytest.Monke
     gate = Gate(worker)
     await gate.reached()
     (waiting,) = await queued([worker.freeze(1)])
-    monkeypatch.setattr(worker_module, "CLOSE_LIMIT_S", 0.05)
     started = time.monotonic()
-    await worker.close()
+    await worker.close(0.05)
     assert time.monotonic() - started < DEADLINE_S / 2
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -262,7 +265,7 @@ def test_torch_is_not_imported_by_the_event_loops_thread() -> None:
 # ------------------------------------------------------------------------------------------------- its death
 
 
-def die() -> None:
+def die(_stage: object = None) -> None:
     raise SystemExit(3)
 
 
@@ -327,7 +330,7 @@ async def test_a_thread_that_dies_while_it_builds_ends_the_start(monkeypatch: py
     ],
 )
 async def test_what_torch_s_runtime_errors_mean(head: Worker, said: str, kind: type[Exception]) -> None:
-    def fail() -> None:
+    def fail(_stage: object) -> None:
         raise RuntimeError(said)
 
     with pytest.raises(kind) as trouble:
@@ -338,7 +341,7 @@ async def test_what_torch_s_runtime_errors_mean(head: Worker, said: str, kind: t
 
 
 async def test_a_device_that_does_not_answer_after_a_failure_is_lost(head: Worker) -> None:
-    def fail() -> None:
+    def fail(_stage: object) -> None:
         raise RuntimeError("nobody foresaw it")
 
     with pytest.raises(RuntimeError, match="nobody foresaw it"):
@@ -348,7 +351,66 @@ async def test_a_device_that_does_not_answer_after_a_failure_is_lost(head: Worke
     def silent() -> None:
         raise RuntimeError("CUDA error: the context is gone")
 
+    assert head._engine is not None
     head._engine.probe = silent  # type: ignore[method-assign]
     with pytest.raises(DeviceLost, match="the context is gone, after 'nobody foresaw it'"):
         await head._do(0, None, fail)
     assert "the context is gone" in head.progress().lost
+
+
+# ------------------------------------------------------------------------------------------------- one stage at a time
+
+
+async def test_a_stage_that_is_closed_is_gone_whoever_has_the_worker_and_what_was_waiting(head: Worker) -> None:
+    stage = weakref.ref(head._engine)
+
+    def fail(engine: StageEngine) -> None:
+        raise RuntimeError(f"of stage {engine.stage}")
+
+    gc.disable()  # it is gone at once, not at the collector's leisure
+    try:
+        failed = await asyncio.gather(head._do(0, None, fail), return_exceptions=True)
+        hops = [head.forward(HopId(1, index), toy_tokens(RUN, 1, index), None, codec="fp32") for index in range(3)]
+        waiting = await queued(hops)
+        sizes = head.gradient_size, head.codecs
+        await head.close(None)
+        assert stage() is None
+    finally:
+        gc.enable()
+    assert "of stage 0" in str(failed[0])
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert (head.gradient_size, head.codecs) == sizes
+    head.forget(HopId(1, 1))
+    with pytest.raises(asyncio.CancelledError):
+        await head.forward(HopId(1, 4), toy_tokens(RUN, 1, 4), None, codec="fp32")
+
+
+async def test_memory_is_given_back_in_the_stage_s_thread_before_the_close_returns(
+    head: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, found = weakref.ref(head._engine), list[tuple[str, bool]]()
+
+    def given_back(device: torch.device) -> None:
+        found.append((threading.current_thread().name, stage() is None))
+
+    monkeypatch.setattr("swarmd.stage.release.release", given_back)
+    await head.close()
+    assert found == [("stage-0", True)]
+
+
+async def test_a_stage_that_can_not_be_opened_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[weakref.ref[StageEngine]] = []
+
+    def half(engine: StageEngine, *_: object) -> None:
+        built.append(weakref.ref(engine))
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(StageEngine, "__init__", half)
+    gc.disable()
+    try:
+        with pytest.raises(MemoryError) as caught:
+            await Worker.start(RUN, 0, threads=1)
+        assert [engine() for engine in built] == [None]
+    finally:
+        gc.enable()
+    assert str(caught.value) == "no more"
