@@ -69,10 +69,6 @@ def render_plan(it: Plan) -> RenderableType:
 
 def _summary(it: Plan) -> RenderableType:
     look = it.outlook
-    cost = "no price given"
-    if it.run_price is not None and it.price_per_billion is not None and it.price_per_hour is not None:
-        per_billion = f"{money(it.price_per_billion)} per billion tokens"
-        cost = f"{money(it.run_price)}, {money(it.price_per_hour)} an hour, {per_billion}"
     overhead = f", {span(look.overhead_s)} of it to fill, drain, average and commit"
     applied = f"{amount(it.parameters_applied, 'parameter')} as applied"
     swarm = f"{counted(it.peers, 'peer')}, {1e3 * it.rtt_s:g} ms round trip"
@@ -85,10 +81,19 @@ def _summary(it: Plan) -> RenderableType:
         ),
         ("step", f"{span(look.step_s)}{overhead if look.overhead_s > 0.01 * look.step_s else ''}"),
         ("run", f"{_long(it.run_seconds)} for {amount(it.run_tokens, 'token')}"),
-        ("cost", cost),
+        ("cost", _cost(it)),
         ("bottleneck", look.bottleneck),
     )
     return Facts([(name, words(value, limit=SENTENCE_LIMIT)) for name, value in facts])
+
+
+def _cost(it: Plan) -> str:
+    if it.run_price is None or it.price_per_billion is None or it.price_per_hour is None:
+        return f"no price given for {', '.join(it.unpriced)}"
+    if not it.price_per_hour:
+        return "nothing at these prices"
+    per_billion = f"{money(it.price_per_billion)} per billion tokens"
+    return f"{money(it.run_price)}, {money(it.price_per_hour)} an hour, {per_billion}"
 
 
 def _speed(rate: float) -> str:

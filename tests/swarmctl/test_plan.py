@@ -58,6 +58,15 @@ def test_a_plan_as_json_is_one_object_on_stdout() -> None:
         (["--model", "tiny", "--peers", "4xT4", "--compute", "fp8"], "--compute fp8 is not known"),
         (["--model", "tiny", "--peers", "4xT4", "--one-machine"], "swarmd profile"),
         (["--model", "tiny", "--peers", "4xT4", "--price", "L4=1"], "does not name"),
+        (["--model", "tiny", "--peers", "4xT4", "--price", "T4=-1"], "where a number that is not negative should be"),
+        (["--model", "tiny", "--peers", "4xT4@0Mbps"], "where a number over 0 should be"),
+        (["--model", "tiny", "--peers", "2-4xT4"], "asks for 2-4 peers; give a whole number"),
+        (["--model", "tiny", "--peers", "1.5xT4"], "asks for 1.5 peers; give a whole number"),
+        (["--model", "tiny", "--peers", "-3xT4"], "asks for -3 peers; give a whole number"),
+        (["--model", "tiny", "--peers", "0xT4"], "asks for 0 peers; give a whole number"),
+        (["--model", "tiny", "--peers", "99999xT4"], "more than 10,000 peers"),
+        (["--model", "tiny", "--peers", "4xT4", "--rtt", "60000"], "--rtt 60000 is more than 5,000 ms"),
+        (["--model", "tiny", "--peers", "4xT4", "--rtt", "inf"], "--rtt inf is more than 5,000 ms"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments: list[str], says: str) -> None:
@@ -95,6 +104,21 @@ def test_a_plan_for_a_small_run_says_nothing_absurd(arguments: list[str]) -> Non
         heads = [line for line in out.splitlines() if line.startswith("    0 ")]
         assert heads
         assert "--stages" in arguments or not [line for line in heads if " 0 b/s" in line], "a head sends"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cost"),
+    [
+        (["--peers", "2xT4$1,2xL4,1xA10"], "no price given for L4, A10"),
+        (["--peers", "3xT4"], "no price given for T4"),
+        (["--peers", "3xT4$0"], "nothing at these prices"),
+        (["--peers", "3xT4", "--price", "T4=0"], "nothing at these prices"),
+    ],
+)
+def test_a_cost_is_said_as_far_as_prices_are_known(arguments: list[str], cost: str) -> None:
+    code, out, _ = swarmctl("plan", "--model", "tiny", "--quick", *arguments)
+    assert code == 0
+    assert re.search(rf"^cost +{re.escape(cost)}$", out, flags=re.MULTILINE)
 
 
 def test_figures_of_a_plan_are_those_a_person_reads() -> None:

@@ -136,7 +136,7 @@ class Group:
 # ------------------------------------------------------------------------------------------------- reading
 
 _GROUP = re.compile(
-    r"^(?:(?P<count>\d+)x)?(?P<device>[^@*$]+?)(?:\*(?P<pace>[\d.]+))?"
+    r"^(?:(?P<count>[\d.,+-]*\d)x)?(?P<device>[^@*$]+?)(?:\*(?P<pace>[\d.]+))?"
     r"(?:@(?P<down>[\d.]+)(?:/(?P<up>[\d.]+))?(?P<unit>[kKmMgG])(?:bps|bit/s|b/s))?(?:\$(?P<price>[\d.]+))?$"
 )
 _UNITS = {"k": 1e3, "m": 1e6, "g": 1e9}
@@ -154,13 +154,13 @@ def parse_peers(text: str, prices: Sequence[str] = ()) -> tuple[Group, ...]:
     if not groups:
         raise ConfigError(f"--peers names no peer; it looks like {EXAMPLE}.")
     if sum(group.count for group in groups) > PEERS_LIMIT:
-        raise ConfigError(f"--peers names more than {PEERS_LIMIT} peers; plan for fewer.")
+        raise ConfigError(f"--peers names more than {PEERS_LIMIT:,} peers; plan for fewer.")
     for price in prices:
         name, _, amount = price.partition("=")
         found = [group for group in groups if group.device.name.lower() == name.strip().lower()]
         if not found:
             raise ConfigError(f"--price {price} is for a device that --peers does not name; it looks like T4=0.35.")
-        value = _number(amount, f"--price {price}")
+        value = _number(amount, f"--price {price}", zero=True)
         groups = tuple(replace(group, price=value) if group in found else group for group in groups)
     return groups
 
@@ -169,9 +169,9 @@ def _parse_group(part: str) -> Group:
     match = _GROUP.match(part)
     if match is None:
         raise ConfigError(f"--peers {part} can't be read; it looks like {EXAMPLE}.")
-    count = int(match["count"] or 1)
-    if count < 1:
-        raise ConfigError(f"--peers {part} names no peer; give a count of at least 1.")
+    given = match["count"] or "1"
+    if not given.isdecimal() or int(given) < 1:
+        raise ConfigError(f"--peers {part} asks for {given} peers; give a whole number of them, at least 1.")
     device = find_device(match["device"].strip())
     if match["down"]:
         unit = _UNITS[match["unit"].lower()] / BITS
@@ -181,7 +181,7 @@ def _parse_group(part: str) -> Group:
         down = up = 100e6 / BITS
     pace = _number(match["pace"], f"--peers {part}") if match["pace"] else 1.0
     price = _number(match["price"], f"--peers {part}", zero=True) if match["price"] else None
-    return Group(count, device, down, up, price, pace)
+    return Group(int(given), device, down, up, price, pace)
 
 
 def _number(text: str, where: str, *, zero: bool = False) -> float:
@@ -190,7 +190,8 @@ def _number(text: str, where: str, *, zero: bool = False) -> float:
     except ValueError:
         value = -1.0
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise ConfigError(f"{where} holds {text or 'nothing'} where a number over 0 should be; correct it.")
+        wanted = "a number that is not negative" if zero else "a number over 0"
+        raise ConfigError(f"{where} holds {text or 'nothing'} where {wanted} should be; correct it.")
     return value
 
 

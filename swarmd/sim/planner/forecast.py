@@ -4,6 +4,7 @@ Large swarms and long steps are rehearsed smaller (`rehearsal.py`): what is simu
 swarm reaches of what its slowest stage could do. That share is applied to the full size, and the forecast says so.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,7 @@ from swarmd.sim.planner import costs
 from swarmd.sim.planner.costs import StageSpeed, WireFormat
 from swarmd.sim.planner.devices import Group
 from swarmd.sim.planner.placement import Placement, plan_placement
-from swarmd.sim.planner.rehearsal import Actor, ActorFigures, Rehearsal, RehearsalFigures, rehearse
+from swarmd.sim.planner.rehearsal import Actor, ActorFigures, Rehearsal, rehearse
 from swarmd.swarm.balance.sizes import stage_parameters
 
 PEERS_SIMULATED = 12  # about, in one rehearsal: a few seconds each
@@ -24,6 +25,7 @@ MICROBATCHES_SIMULATED = 16  # at most, per peer and step: the middle of such a 
 HOPS_PER_PEER = 2  # as `swarm/steps/head.py` keeps under way
 ENDURED_SECONDS = 2e5  # virtual, of the step that is rehearsed: a minute or more of this machine's time
 HOP_SECONDS = 30.0  # the longest way of a microbatch between two peers that still makes a swarm
+RTT_SECONDS = 5.0  # the longest round trip that does: who is silent for little more is taken for lost
 BUSY_ENOUGH = 0.85  # a stage whose device or link is in use for so much of the time is what limits the swarm
 
 
@@ -159,16 +161,18 @@ def _rehearsed(
     rates: Sequence[Sequence[float]],
 ) -> Forecast:
     run = question.run
-    short = _shorter(run, small, rates)
-    _check_endures(question, full, short.microbatches / small.throughput(rates))
     scale = _size(full) / _size(small)
+    short = _shorter(run, small, rates, scale)
+    _check_endures(question, full, short.microbatches / small.throughput(rates))
     actors, owners = _actors(question, full, small, speeds)
     parameters = [_averaged(run, stage, full, small) for stage in range(run.model.stages)]
     crowd = next((group.device.crowd for group in question.groups if group.device.crowd), (1.0,))
     done = rehearse(Rehearsal(short, actors, question.wire, rtt_s=question.rtt_s, parameters=parameters, crowd=crowd))
-    rate, overhead = done.rate * scale, max(0.0, done.step_s - short.microbatches / done.rate)
-    step = run.microbatches / rate + overhead
-    rows = tuple(_rows(question, full, speeds, owners, done, step, overhead))
+    load = run.microbatches / scale / short.microbatches  # less than 1: not every peer of the full size gets one
+    overhead = max(0.0, done.step_s - short.microbatches / done.rate)
+    step = max(1.0, load) * short.microbatches / done.rate + overhead
+    played = [actor.at(min(1.0, load)) for actor in done.actors]
+    rows = tuple(_rows(question, full, speeds, owners, played, step, overhead))
     part = "" if scale == 1 and small == full else f" {_size(small)} of the {counted(_size(full), 'peer')} and"
     cut = f" {short.microbatches:,} of the {counted(run.microbatches, 'microbatch')} of a step"
     whole = "the whole swarm and step were simulated"
@@ -185,7 +189,14 @@ def _rehearsed(
 
 
 def _check_links(question: Question) -> None:
-    """Refuses links over which a microbatch takes longer than peers wait for each other. Raises ConfigError."""
+    """Refuses links over which a microbatch, or a word, takes longer than peers wait for each other. Raises
+    ConfigError.
+    """
+    if question.rtt_s > RTT_SECONDS and sum(group.count for group in question.groups) > 1:
+        raise ConfigError(
+            f"--rtt {1e3 * question.rtt_s:g} is more than {1e3 * RTT_SECONDS:,.0f} ms, and peers that hear of each "
+            "other so late take each other for lost; name a shorter round trip."
+        )
     nbytes = question.wire.nbytes(question.run)
     for group in question.groups if question.run.model.stages > 1 else ():
         if (seconds := nbytes / min(group.up, group.down)) > HOP_SECONDS:
@@ -219,12 +230,13 @@ def _size(placement: Placement) -> int:
     return sum(map(sum, placement.counts))
 
 
-def _shorter(run: RunConfig, placement: Placement, rates: Sequence[Sequence[float]]) -> RunConfig:
-    """A step that is long enough to have a steady middle."""
+def _shorter(run: RunConfig, placement: Placement, rates: Sequence[Sequence[float]], scale: float) -> RunConfig:
+    """A step that is long enough to have a steady middle, and gives a peer no more than the full size does."""
     stages = range(run.model.stages)
     slowest = min(rate for row in rates for rate in row if rate)
     units = max(placement.capacity(rates, stage) for stage in stages) / slowest
-    count = min(run.microbatches, round(MICROBATCHES_SIMULATED * max(units, _size(placement) / len(stages))))
+    steady = round(MICROBATCHES_SIMULATED * max(units, _size(placement) / len(stages)))
+    count = min(math.ceil(run.microbatches / scale), steady)
     return replace(run, sequences_per_step=count * run.sequences_per_microbatch)
 
 
@@ -264,7 +276,7 @@ def _rows(
     full: Placement,
     speeds: Sequence[Sequence[StageSpeed]],
     owners: Sequence[tuple[int, int]],
-    done: RehearsalFigures,
+    actors: Sequence[ActorFigures],
     step: float,
     overhead: float,
 ) -> list[GroupInStage]:
@@ -273,7 +285,7 @@ def _rows(
     for stage in range(run.model.stages):
         for number, group in enumerate(question.groups):
             count = full.counts[number][stage]
-            played = [actor for actor, owner in zip(done.actors, owners, strict=True) if owner == (number, stage)]
+            played = [actor for actor, owner in zip(actors, owners, strict=True) if owner == (number, stage)]
             if not count or not played:
                 continue
             speed, device = speeds[number][stage], group.device

@@ -49,6 +49,7 @@ class Plan:
     wires: tuple[Variant, ...]
     growth: tuple[Variant, ...]
     notes: tuple[str, ...]
+    unpriced: tuple[str, ...] = ()  # devices without a price
 
 
 def plan(question: Question, *, variants: bool = True, on_progress: Callable[[str], None] = lambda line: None) -> Plan:
@@ -75,6 +76,7 @@ def plan(question: Question, *, variants: bool = True, on_progress: Callable[[st
         price_per_hour=price,
         run_price=None if price is None else price * hours,
         price_per_billion=None if price is None else price * hours / tokens * 1e9,
+        unpriced=tuple(dict.fromkeys(group.device.name for group in question.groups if group.price is None)),
         wires=tuple(_wires(question, own, on_progress)) if variants else (),
         growth=tuple(_growth(question, own, on_progress)) if variants else (),
         notes=tuple(_notes(question, own)),

@@ -50,6 +50,10 @@ class ActorFigures:
     sent: float  # share of its uplink that hops took
     received: float
 
+    def at(self, share: float) -> "ActorFigures":
+        """The figures of one that gets only so much of the work."""
+        return ActorFigures(*(share * value for value in (self.microbatches, self.busy, self.sent, self.received)))
+
 
 @dataclass(frozen=True)
 class RehearsalFigures:

@@ -194,10 +194,10 @@ def test_peers_are_read() -> None:
         ("", [], "names no peer"),
         ("32xT5@200Mbps", [], "no device is called T5"),
         ("32xT4@fast", [], "can't be read"),
-        ("0xT4", [], "names no peer"),
+        ("0xT4", [], "asks for 0 peers"),
         ("T4@0Mbps", [], "number over 0"),
         ("T4", ["A100=1"], "does not name"),
-        ("T4", ["T4=x"], "number over 0"),
+        ("T4", ["T4=x"], "not negative"),
         ("99999xT4", [], "plan for fewer"),
         ("2xnone.json", [], "swarmd profile"),
     ],
@@ -365,6 +365,17 @@ def test_a_scaled_rehearsal_tells_what_the_whole_would() -> None:
     parameters = [stage_parameters(run.model, stage) for stage in range(3)]
     whole = rehearse(Rehearsal(run, actors, find_wire("int8"), rtt_s=0.01, parameters=parameters))
     assert small.step_s == pytest.approx(whole.step_s, rel=0.15)
+
+
+@pytest.mark.parametrize("peers", [40, 1000])
+def test_more_peers_than_microbatches_are_no_faster_than_a_microbatch_on_its_way(peers: int) -> None:
+    """Each goes through three stages and back, over links of 25 ms, and the step is committed after that."""
+    run, rtt_s = load_run("tiny"), 0.05
+    it = forecast(Question(run, (Group(peers, DEVICES["T4"], 1e7, 1e7),), rtt_s, find_wire("int8"), "fp32"))
+    assert run.microbatches < peers / run.model.stages
+    assert it.step_s > 2 * (run.model.stages - 1) * rtt_s / 2
+    assert it.tokens_per_second < run.microbatches * run.tokens_per_microbatch / (2 * rtt_s)
+    assert all(row.utilisation < run.microbatches / row.count for row in it.rows)
 
 
 def test_a_smaller_swarm_keeps_every_kind_of_peer() -> None:
