@@ -103,7 +103,7 @@ class RoundLeader:
         wait for, and who answers has taken part.
         """
         question = self._round.thaw(blame=self._round.blame)
-        while self._round.own not in (answers := await self._round.ask_members(question)):
+        while self._round.own not in (answers := await self._sums.ask_members(question)):
             await self._round.changed.wait(REPAIR_POLL_SECONDS)
         return answers
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from swarmd.config import RunConfig
-from swarmd.errors import Overruled
+from swarmd.errors import OutOfRange, Overruled
 from swarmd.swarm.membership.order import rendezvous
 from swarmd.swarm.rounds.coverage import Coverage, find_superfluous, measure_coverage
 from swarmd.swarm.rounds.parts import choose_held
 from swarmd.swarm.rounds.round import Round
-from swarmd.swarm.wire.messages.common import from_ranges, to_ranges
+from swarmd.swarm.wire.messages.common import Request, from_ranges, to_ranges
 from swarmd.swarm.wire.messages.hop import SOMEONE
 from swarmd.swarm.wire.messages.round import Holdings, Part, Resend, Subtract
 from swarmd.values import PeerId, short
@@ -96,13 +96,27 @@ class Reconciliation:
         """
         frozen: dict[PeerId, Holdings] = {}
         while not self._round.blame:
-            frozen = await self._round.ask_members(self._round.freeze())
+            frozen = await self.ask_members(self._round.freeze())
             if self._is_whole(frozen):
                 break
             await self._repair()
         if not self._round.blame:
             self._take_stock(frozen)
         return frozen
+
+    async def ask_members(self, question: Request[Holdings]) -> dict[PeerId, Holdings]:
+        """The holdings of the members that answer; one that names indices which the step doesn't have is left out.
+        Raises Overruled, Refused.
+        """
+        answers = await self._round.ask_members(question)
+        for peer, it in [*answers.items()]:
+            try:
+                for ranges in (it.indices, it.under_way):
+                    from_ranges(ranges, self._run.microbatches)
+            except OutOfRange as trouble:
+                self._round.leave_out(peer, str(trouble))
+                del answers[peer]
+        return answers
 
     def _take_stock(self, frozen: dict[PeerId, Holdings]) -> None:
         """Notes what the frozen sums together have."""
@@ -158,7 +172,7 @@ class Reconciliation:
         best, since = -1, loop.time()
         spared: set[int] = set()
         while True:
-            frozen = await it.ask_members(it.thaw(spared))
+            frozen = await self.ask_members(it.thaw(spared))
             if self._is_whole(frozen):
                 return
             holdings = self.holdings(frozen)
@@ -236,7 +250,11 @@ class Reconciliation:
         if answer.blame:
             it.skip(answer.blame)
             return []
-        taken = from_ranges(answer.indices, self._run.microbatches)
+        try:
+            taken = from_ranges(answer.indices, self._run.microbatches)
+        except OutOfRange as trouble:
+            log.warning("step %d: %s brings none of the missing microbatches: %s", it.step, short(source), trouble)
+            return indices
         log.info("step %d: %d missing microbatches come from %s", it.step, len(taken), short(source))
         return [index for index in indices if index not in taken]
 

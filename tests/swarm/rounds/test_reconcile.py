@@ -62,7 +62,9 @@ class Members:
         self.retained: dict[str, set[int]] = {}  # by peers of the stage before
         self.stubborn: set[str] = set()  # they subtract nothing
         self.parts: tuple[AveragedPart, ...] = ()
+        self.beyond: dict[str, dict[str, Any]] = {}  # fields of their answers
         self.blame = Blame()
+        self.lies: set[str] = set()  # they say that they bring more than there is
         self.not_finite: set[str] = set()  # they say so of their sums
         self.heard: Callable[[str], None] = lambda peer: None
 
@@ -75,6 +77,8 @@ class Members:
         if isinstance(question, Resend):
             if self.blame:
                 return Resent((), self.blame)
+            if peer in self.lies:
+                return Resent(((0, MICROBATCHES + 1),))
             wanted = set(from_ranges(question.indices, MICROBATCHES))
             taken = wanted if question.anew else wanted & self.retained.get(peer, set())
             self.sums[question.members[0]] |= taken
@@ -85,6 +89,7 @@ class Members:
             self.sums[peer] -= set(from_ranges(question.indices, MICROBATCHES))
         assert isinstance(question, AskHoldings | Freeze | Subtract)
         said = frozen(self.sums[peer], self.under_way.get(peer, ()), self.parts)
+        said = dataclasses.replace(said, **self.beyond.get(peer, {}))
         return dataclasses.replace(said, finite=peer not in self.not_finite)
 
 
@@ -112,6 +117,34 @@ def test_sums_that_have_every_index_once_are_frozen_with_one_question() -> None:
         assert set(await sums.make_whole()) == {"a", "b"}
         assert [type(question) for _, question in members.asked] == [Freeze, Freeze]
         assert (sums.loss_sum, sums.lost) == (4.0, set())
+
+    reconcile(members, test)
+
+
+@pytest.mark.parametrize("where", ["indices", "under_way"])
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_member_that_names_indices_which_the_step_does_not_have_is_left_out(where: str, missing: bool) -> None:
+    members = Members(a={0, 1}, b={2} if missing else {2, 3}, c=set())
+    members.retained = {"before1": {3}, "before2": {3}}
+    members.beyond = {"c": {where: ((3, MICROBATCHES + 1),)}}
+
+    async def test(sums: Reconciliation, it: Round) -> None:
+        assert {*await sums.make_whole()} == {"a", "b"}
+        assert it.left_out == {"c"}
+        assert sums.loss_sum == 4.0
+
+    reconcile(members, test)
+
+
+def test_a_peer_that_says_to_bring_what_the_step_does_not_have_brings_nothing() -> None:
+    members = Members(a={0, 1}, b={2})
+    members.retained = {"before1": {3}, "before2": {3}}
+    members.lies = {"before1"}
+
+    async def test(sums: Reconciliation, it: Round) -> None:
+        await sums.make_whole()
+        assert {peer for peer, question in members.of(Resend)} >= {"before2"}
+        assert sums.loss_sum == 4.0
 
     reconcile(members, test)
 
