@@ -112,10 +112,14 @@ class GaveUp(SwarmError):
     """The time that the user gave for a wait is over. Exit code 1."""
 
 
+UNNAMED = "number"
+"""The kind of a number of which only its user knows what it is."""
+
+
 class NonFinite(SwarmError):
     """A number is an infinity or NaN, or too large to travel; nothing of it was accumulated."""
 
-    def __init__(self, sentence: str, what: str = "number", source: int | None = None) -> None:
+    def __init__(self, sentence: str, what: str = UNNAMED, source: int | None = None) -> None:
         super().__init__(sentence)
         self.what = what  # the kind of number: activation, loss, gradient, sum, average or parameters
         self.source = source  # which of the inputs brought it, by place; None: it arose here

@@ -11,14 +11,15 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy
 import torch
 from torch import Tensor
 
 from swarmd.errors import NonFinite, PeerFault
-from swarmd.stage import bnb
-from swarmd.stage.finite import all_finite
+from swarmd.stage import bnb, transfer
+from swarmd.stage.finite import Checks
 from swarmd.values import Buffer, Encoded
 
 BLOCK = 512  # elements per scale: 0.8 % more bytes at int8, and an error 6 % below that of 1024 (benchmarks/codecs.py)
@@ -27,6 +28,7 @@ PIECE_BLOCKS = 512  # blocks per piece of CPU work: 1 MiB of fp32, so that the p
 DIMENSIONS_LIMIT = 8  # no tensor of ours has more than three
 ELEMENTS_LIMIT = 1 << 33  # elements; twice the largest stage of today, and far from overflowing an int64
 INT8_LARGEST = 127.0
+INT8_SCALE_LIMIT = 2.0**120  # 128 times this is finite, and far above the scale of any number that is trained with
 HALF_EXPONENT = 14  # blocks are scaled to below 2 ** 15, half of fp16's range, so that rounding never reaches infinity
 LARGEST_SENT = 3.4e38  # of fp32's 3.4028e38: rounding a larger number to a code could make an infinity of it
 SMALLEST_SCALE = 2.0**-110  # so that neither a scale nor its inverse is a denormal, which devices treat differently
@@ -43,7 +45,7 @@ class _Codec:
     """
 
     layout: Callable[[int], tuple[tuple[torch.dtype, int], ...]]
-    encode: Callable[[Tensor], Parts]
+    encode: Callable[[Tensor, Checks], Parts]
     decode: Callable[[Parts, int], Tensor]
 
 
@@ -52,17 +54,21 @@ def available_codecs() -> tuple[str, ...]:
     return tuple(name for name in _CODECS if name != "int8-bnb" or bnb.is_installed())
 
 
-def encode(tensor: Tensor, codec: str) -> Encoded:
+def encode(tensor: Tensor, codec: str, checks: Checks | None = None) -> Encoded:
     """The tensor as bytes. Buffers of CPU tensors may be the tensor's own memory (fp32), so it must not be changed
-    later.
+    later. `checks` are settled on the way.
 
     Raises NonFinite if the tensor has an infinity or NaN, or something that would become one.
     """
+    checks = checks or Checks()
     flat = tensor.detach().contiguous().view(-1)
-    parts = _CODECS[codec].encode(flat.float()) if flat.numel() else ()
-    if tensor.is_cuda:
-        parts = _on_host(parts)
-    return Encoded(codec=codec, shape=tuple(tensor.shape), data=tuple(_as_buffer(part) for part in parts))
+    if not flat.numel():
+        checks.settle()
+        return Encoded(codec=codec, shape=tuple(tensor.shape), data=())
+    parts = _CODECS[codec].encode(flat.float(), checks)
+    *data, numbers = transfer.download((*parts, checks.numbers()))
+    checks.judge(numpy.frombuffer(numbers, numpy.float32).tolist())
+    return Encoded(codec=codec, shape=tuple(tensor.shape), data=tuple(data))
 
 
 @torch.no_grad()
@@ -73,11 +79,25 @@ def decode(encoded: Encoded, device: str | torch.device = "cpu") -> Tensor:
         return torch.empty(encoded.shape, device=device)
     codec = _CODECS[encoded.codec]
     layout = codec.layout(count)
-    parts = tuple(_from_buffer(part, dtype).to(device) for part, (dtype, _) in zip(encoded.data, layout, strict=True))
-    for scales in parts[1:]:
-        if not bool(torch.isfinite(scales).all()) or bool((scales < 0).any()):
+    for scales in map(_as_scales, encoded.data[1:]):
+        if not 0 <= scales.min() <= scales.max() < math.inf:  # NaN is not
             raise PeerFault(f"a tensor in {encoded.codec} has scales that are not finite and non-negative")
+    parts = tuple(
+        transfer.upload(part, dtype, torch.device(device))
+        for part, (dtype, _) in zip(encoded.data, layout, strict=True)
+    )
     return codec.decode(parts, count).view(encoded.shape)
+
+
+def is_surely_finite(encoded: Encoded) -> bool:
+    """True if the scales alone say that no number is infinite or NaN, so that nobody waits for the device to know it.
+    Of bytes that `decode` takes.
+    """
+    return encoded.codec == "int8" and all(_as_scales(part).max() <= INT8_SCALE_LIMIT for part in encoded.data[1:])
+
+
+def _as_scales(part: Buffer) -> "numpy.ndarray[Any, numpy.dtype[numpy.float32]]":
+    return numpy.frombuffer(part, numpy.float32)
 
 
 def check(encoded: Encoded) -> int:
@@ -111,7 +131,7 @@ def _blocks(flat: Tensor) -> Tensor:
     return (torch.nn.functional.pad(flat, (0, missing)) if missing else flat).view(-1, BLOCK)
 
 
-def _scaled(flat: Tensor, dtype: torch.dtype, plan_scales: Callable[[Tensor], Tensor]) -> Parts:
+def _scaled(flat: Tensor, dtype: torch.dtype, plan_scales: Callable[[Tensor], Tensor], checks: Checks) -> Parts:
     """Each block divided by its scale and rounded to `dtype`, and the scales. Works through the CPU's cache piece by
     piece.
     """
@@ -132,14 +152,12 @@ def _scaled(flat: Tensor, dtype: torch.dtype, plan_scales: Callable[[Tensor], Te
         if not dtype.is_floating_point:
             room.round_()
         codes[start : start + step].copy_(room)
-    _check_largest(largest)
+    checks.at_most(largest.amax(), _unsendable(), LARGEST_SENT)
     return codes.view(-1)[: flat.numel()], scales
 
 
-def _check_largest(magnitudes: Tensor) -> None:
-    """Raises NonFinite, also for NaN, which is not less than anything."""
-    if not bool((magnitudes <= LARGEST_SENT).all()):
-        raise NonFinite("a tensor to be sent has an infinity, NaN or a number beyond 3.4e38")
+def _unsendable() -> NonFinite:
+    return NonFinite("a tensor to be sent has an infinity, NaN or a number beyond 3.4e38")
 
 
 def _unscaled(parts: Parts, count: int) -> Tensor:
@@ -161,8 +179,8 @@ def _half_scales(largest: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(largest), exponents)
 
 
-def _encode_bnb(flat: Tensor) -> Parts:
-    _check_largest(flat.abs().amax())  # its own largest magnitudes pass over NaN
+def _encode_bnb(flat: Tensor, checks: Checks) -> Parts:
+    checks.at_most(flat.abs().amax(), _unsendable(), LARGEST_SENT)  # its own largest magnitudes pass over NaN
     return bnb.quantise(flat, BNB_BLOCK)
 
 
@@ -172,18 +190,16 @@ def _decode_bnb(parts: Parts, count: int) -> Tensor:
 
 
 def _cast(dtype: torch.dtype) -> _Codec:
+    def encode_cast(flat: Tensor, checks: Checks) -> Parts:
+        cast = flat.to(dtype)  # a finite number may become infinite
+        checks.finite((cast,), NonFinite("a tensor to be sent has an infinity or NaN"))
+        return (cast,)
+
     return _Codec(
         layout=lambda count: ((dtype, count),),
-        encode=lambda flat: (_finite(flat.to(dtype)),),
+        encode=encode_cast,
         decode=lambda parts, count: torch.empty(count, device=parts[0].device).copy_(parts[0]),
     )
-
-
-def _finite(flat: Tensor) -> Tensor:
-    """The same. Raises NonFinite, also if a finite number has become infinite in the cast."""
-    if not all_finite((flat,)):
-        raise NonFinite("a tensor to be sent has an infinity or NaN")
-    return flat
 
 
 def _scales_layout(dtype: torch.dtype, block: int) -> Callable[[int], tuple[tuple[torch.dtype, int], ...]]:
@@ -194,43 +210,14 @@ _CODECS: dict[str, _Codec] = {
     "fp32": _cast(torch.float32),
     "bf16": _cast(torch.bfloat16),
     "fp16": _Codec(
-        _scales_layout(torch.float16, BLOCK), lambda flat: _scaled(flat, torch.float16, _half_scales), _unscaled
+        _scales_layout(torch.float16, BLOCK),
+        lambda flat, checks: _scaled(flat, torch.float16, _half_scales, checks),
+        _unscaled,
     ),
-    "int8": _Codec(_scales_layout(torch.int8, BLOCK), lambda flat: _scaled(flat, torch.int8, _int8_scales), _unscaled),
+    "int8": _Codec(
+        _scales_layout(torch.int8, BLOCK),
+        lambda flat, checks: _scaled(flat, torch.int8, _int8_scales, checks),
+        _unscaled,
+    ),
     "int8-bnb": _Codec(_scales_layout(torch.uint8, BNB_BLOCK), _encode_bnb, _decode_bnb),
 }
-
-
-# ------------------------------------------------------------------------------------------------- memory
-
-
-def _on_host(parts: Parts) -> Parts:
-    """CUDA tensors in pinned host memory, which the driver fills without a copy of its own."""
-    host = tuple(torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in parts)
-    for target, part in zip(host, parts, strict=True):
-        target.copy_(part, non_blocking=True)
-    torch.cuda.current_stream(parts[0].device).synchronize()
-    return host
-
-
-def _as_buffer(part: Tensor) -> Buffer:
-    """The memory of a contiguous CPU tensor."""
-    return memoryview(part.view(torch.uint8).numpy())  # type: ignore[arg-type]  # numpy's stubs lack the protocol
-
-
-class _Readable:
-    """Read-only bytes shown to numpy as writable, because torch has no read-only tensors and warns. Nothing writes to
-    it.
-    """
-
-    def __init__(self, data: Buffer) -> None:
-        self._bytes = numpy.frombuffer(data, dtype=numpy.uint8)  # keeps the memory alive, and this object keeps it
-        self.__array_interface__ = {**self._bytes.__array_interface__, "data": (self._bytes.ctypes.data, False)}
-
-
-def _from_buffer(data: Buffer, dtype: torch.dtype) -> Tensor:
-    """A tensor over the bytes, without a copy unless they are misaligned."""
-    raw = torch.from_numpy(numpy.asarray(_Readable(data)))
-    if raw.data_ptr() % dtype.itemsize:
-        raw = raw.clone()
-    return raw.view(dtype)

@@ -8,18 +8,17 @@ checked (`PeerFault`). Whatever isn't finite, or would not be on the wire, is re
 Knows nothing of peers, leases or rounds. Shapes: B sequences of a microbatch, T tokens, D hidden width.
 """
 
-import math
 from collections.abc import Sequence
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from swarmd.config import RunConfig
-from swarmd.errors import NonFinite, PeerFault
-from swarmd.stage.codec import available_codecs, decode, encode
+from swarmd.errors import UNNAMED, NonFinite, PeerFault
+from swarmd.stage import transfer
+from swarmd.stage.codec import available_codecs, decode, encode, is_surely_finite
 from swarmd.stage.device import check_device
-from swarmd.stage.finite import all_finite
+from swarmd.stage.finite import Checks, all_finite
 from swarmd.stage.gradients import GradientSum, add_up, parameter_digest
 from swarmd.stage.graphs import Forward, Graphs, plan_keeping, plan_limit
 from swarmd.stage.inputs import Inputs, Source
@@ -27,7 +26,7 @@ from swarmd.stage.loss import Loss, chunked_loss
 from swarmd.stage.model import build_stage
 from swarmd.stage.optimizer import Optimizer
 from swarmd.stage.passage import Passage, pass_through
-from swarmd.stage.state import OPTIMIZER_PREFIX, PARAMETER_PREFIX, read_state
+from swarmd.stage.state import OPTIMIZER_PREFIX, PARAMETER_PREFIX, read_count, read_state, write_state
 from swarmd.values import BackwardResult, Buffer, Encoded, GradientSummary, HopId, TailResult
 
 
@@ -95,15 +94,15 @@ class StageEngine:
         """Runs the stage, which is not the last, and keeps what backward needs unless `evaluate`."""
         assert not self.module.is_tail, "the last stage has `tail`"
         attempt = 0 if evaluate else self.graphs.begin(hop, attempt)
-        source = Source(tokens, activation)
-        inputs, _ = self.inputs.check(hop, source)
+        source, checks = Source(tokens, activation), Checks()
+        inputs, _ = self.inputs.check(hop, source, checks)
         kind, nbytes = ("source", 0) if evaluate else self.keeping.plan(self.graphs.room)
         kept: Passage | Source = source
         if kind == "source":
             output = self._run(inputs)
         else:
             kept, output = pass_through(self.module, inputs, graphs=kind == "graphs")
-        encoded = _outgoing(output, codec, hop, "activation")
+        encoded = _outgoing(output, codec, hop, "activation", checks)
         if not evaluate:
             self.graphs.keep(hop, attempt, Forward(kept, output.shape, nbytes))
         return encoded
@@ -117,14 +116,16 @@ class StageEngine:
         shape = self.graphs.shape(hop)
         if incoming.shape != shape:
             raise PeerFault(f"a gradient of shape {tuple(incoming.shape)} came for {tuple(shape)}")
-        if not all_finite((incoming,)):
+        if not is_surely_finite(gradient) and not all_finite((incoming,)):
             raise NonFinite(f"the gradient of hop {tuple(hop)} came with an infinity or NaN", "gradient", 0)
         passage = self.graphs.take(hop, attempt).kept
         if isinstance(passage, Source):
             passage, _ = pass_through(
                 self.module, self.inputs.load(passage)[0], graphs=self.keeping.whole(self.graphs.limit)
             )
-        return self._finish(hop, attempt, *passage.backward(incoming), codec, subtract)
+        gradients, back = passage.backward(incoming)
+        outgoing = self._checked(hop, gradients, back, codec, Checks())
+        return BackwardResult(outgoing, self._count(hop, attempt, gradients, subtract=subtract))
 
     def tail(
         self,
@@ -140,58 +141,60 @@ class StageEngine:
         """Forward, loss and backward of the last stage."""
         assert self.module.is_tail, "only the last stage computes the loss"
         attempt = 0 if evaluate else self.graphs.begin(hop, attempt)
-        inputs, targets = self.inputs.check(hop, Source(tokens, activation))
+        checks = Checks()
+        inputs, targets = self.inputs.check(hop, Source(tokens, activation), checks)
         if evaluate:
-            value, _ = self._loss(hop, self._run(inputs), targets, gradients=False)
-            return TailResult(value, targets.numel(), None, accumulated=False)
+            _, place = self._loss(hop, self._run(inputs), targets, checks, gradients=False)
+            checks.settle()
+            return TailResult(checks.values[place], targets.numel(), None, accumulated=False)
         passage, hidden = pass_through(self.module, inputs, graphs=self.keeping.whole(self.graphs.limit))
-        value, loss = self._loss(hop, hidden, targets, gradients=True)
+        loss, place = self._loss(hop, hidden, targets, checks, gradients=True)
         assert loss.hidden is not None
         assert loss.weight is not None
         gradients, back = passage.backward(loss.hidden.view_as(hidden))
         gradients[self.module.unembedding()] = loss.weight
-        result = self._finish(hop, attempt, gradients, back, codec, subtract)
-        return TailResult(value, targets.numel(), result.gradient, result.accumulated)
+        outgoing = self._checked(hop, gradients, back, codec, checks)
+        counted = self._count(hop, attempt, gradients, subtract=subtract)
+        return TailResult(checks.values[place], targets.numel(), outgoing, counted)
 
     def _run(self, inputs: Tensor) -> Tensor:
         """The stage's forward, of which nothing is kept."""
         with torch.no_grad():
             return self.module.hidden(inputs)
 
-    def _loss(self, hop: HopId, hidden: Tensor, targets: Tensor, *, gradients: bool) -> tuple[float, Loss]:
-        """The loss in nats, with its gradients if they are asked for. Raises NonFinite."""
+    def _loss(
+        self, hop: HopId, hidden: Tensor, targets: Tensor, checks: Checks, *, gradients: bool
+    ) -> tuple[Loss, int]:
+        """The loss, with its gradients if they are asked for, and the place of its nats among those of `checks`."""
         weight = self.module.unembedding().detach().to(self.module.dtype)
         loss = chunked_loss(hidden.flatten(0, 1), weight, targets.flatten(), gradients=gradients)
-        value = float(loss.nats)
-        if not math.isfinite(value):
-            raise NonFinite(f"the loss of hop {tuple(hop)} is {value}", "loss")
-        return value, loss
+        trouble = NonFinite(f"the loss of hop {tuple(hop)} is infinite or NaN", "loss")
+        return loss, checks.at_most(loss.nats.float(), trouble)
 
-    def _finish(
-        self,
-        hop: HopId,
-        attempt: int,
-        gradients: dict[nn.Parameter, Tensor],
-        back: Tensor | None,
-        codec: str,
-        subtract: bool,
-    ) -> BackwardResult:
-        """Refuses bad numbers, encodes, and only then counts the hop, or counts it no more.
-
-        gradients: by parameter; back: of the input, None at the first stage.
-        """
+    def _checked(
+        self, hop: HopId, gradients: dict[nn.Parameter, Tensor], back: Tensor | None, codec: str, checks: Checks
+    ) -> Encoded | None:
+        """The input's gradient as it travels; the first stage has none. Settles `checks`. Raises NonFinite."""
         formed = [gradients[parameter] for parameter in self.parameters]
-        if not all_finite(formed if back is None else [*formed, back]):
-            raise NonFinite(f"the gradients of hop {tuple(hop)} have an infinity or NaN", "gradient")
-        outgoing = None if back is None else _outgoing(back, codec, hop, "gradient")
+        trouble = NonFinite(f"the gradients of hop {tuple(hop)} have an infinity or NaN", "gradient")
+        checks.finite(formed if back is None else [*formed, back], trouble)
+        if back is None:
+            checks.settle()
+            return None
+        return _outgoing(back, codec, hop, "gradient", checks)
+
+    def _count(self, hop: HopId, attempt: int, gradients: dict[nn.Parameter, Tensor], *, subtract: bool) -> bool:
+        """Adds the gradients to the sum, or takes them out, unless they are or the sum is frozen. True if they are in
+        it now. Raises HopForgotten.
+        """
         with self.graphs.unforgotten(hop, attempt):
             changes = not self.sum.frozen and (hop in self.sum.counted) == subtract
             if changes:
                 self.sum.counted ^= {hop}
             counted = hop in self.sum.counted
         if changes:
-            self.sum.add(formed, sign=-1 if subtract else 1)
-        return BackwardResult(outgoing, counted)
+            self.sum.add([gradients[parameter] for parameter in self.parameters], sign=-1 if subtract else 1)
+        return counted
 
     # --------------------------------------------------------------------------------------------- rounds
 
@@ -230,8 +233,9 @@ class StageEngine:
     def reduce(self, contributions: Sequence[Encoded], tokens: int, *, codec: str) -> Encoded:
         """Adds contributions to a part in the given order, divides by the tokens. Raises PeerFault, NonFinite."""
         assert tokens > 0, "a part is of some tokens"
-        total = add_up(contributions, self.device)
-        return _outgoing(total.div_(tokens), codec, self.version + 1, "average")
+        checks = Checks()
+        total = add_up(contributions, self.device, checks)
+        return _outgoing(total.div_(tokens), codec, self.version + 1, "average", checks)
 
     def assemble(self, step: int, parts: Sequence[Encoded]) -> GradientSummary:
         """Puts the averaged parts together as the gradient that `apply` uses."""
@@ -289,15 +293,18 @@ class StageEngine:
         """Version, parameters and optimizer as safetensors. Raises NonFinite after a step that was refused."""
         if self._broken:
             raise NonFinite(f"version {self.version} is spoiled by a step that was refused", "parameters")
-        return safetensors.torch.save({name: value.contiguous() for name, value in self._state().items()})
+        return write_state(self._state())
 
     def import_state(self, state: Buffer) -> str:
         """Goes on from an exported state; leaves everything as it was if that doesn't fit (ValueError)."""
-        tensors = read_state(state, self._state())
-        version = int(tensors["version"])
-        names = self.optimizer.names
-        self._replace([tensors[PARAMETER_PREFIX + name].to(self.device) for name in names])
-        self.optimizer.load({name: tensors[OPTIMIZER_PREFIX + name] for name in self.optimizer.tensors()})
+        own = self._state()
+        version, tensors = read_state(state, own)
+
+        def value(name: str) -> Tensor:
+            return transfer.upload(tensors[name], own[name].dtype, self.device).view(own[name].shape)
+
+        self._replace([value(PARAMETER_PREFIX + name).clone() for name in self.optimizer.names])
+        self.optimizer.load(read_count(tensors[f"{OPTIMIZER_PREFIX}updates"]), lambda it: value(OPTIMIZER_PREFIX + it))
         self._broken = False
         self._end(version)
         return self.digest()
@@ -309,10 +316,12 @@ class StageEngine:
         return state
 
 
-def _outgoing(tensor: Tensor, codec: str, of: HopId | int, what: str) -> Encoded:
-    """A tensor as it travels. Raises NonFinite, which says of which hop or step it is."""
+def _outgoing(tensor: Tensor, codec: str, of: HopId | int, what: str, checks: Checks | None = None) -> Encoded:
+    """A tensor as it travels, when `checks` are settled. Raises NonFinite, which says of which hop or step it is."""
     try:
-        return encode(tensor, codec)
+        return encode(tensor, codec, checks)
     except NonFinite as trouble:
+        if trouble.what != UNNAMED:
+            raise
         whose = f"step {of}" if isinstance(of, int) else f"hop {tuple(of)}"
         raise NonFinite(f"the {what} of {whose} can't be sent: {trouble}", what) from None

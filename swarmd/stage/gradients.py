@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from swarmd.errors import NonFinite, PeerFault
-from swarmd.stage.codec import check, decode
-from swarmd.stage.finite import all_finite
+from swarmd.stage import transfer
+from swarmd.stage.codec import check, decode, is_surely_finite
+from swarmd.stage.finite import Checks, all_finite
 from swarmd.stage.optimizer import one_thread
 from swarmd.values import Encoded, GradientSummary, HopId
 
@@ -85,8 +86,10 @@ class GradientSum:
         self.frozen = False
 
 
-def add_up(contributions: Sequence[Encoded], device: torch.device) -> Tensor:
-    """The sum of contributions to a part, added in the given order. Raises PeerFault, NonFinite."""
+def add_up(contributions: Sequence[Encoded], device: torch.device, checks: Checks) -> Tensor:
+    """The sum of contributions to a part, added in the given order. Raises PeerFault. `checks` say later whether each
+    is finite.
+    """
     assert contributions, "a part has contributions"
     total: Tensor | None = None
     for number, contribution in enumerate(contributions):
@@ -95,8 +98,8 @@ def add_up(contributions: Sequence[Encoded], device: torch.device) -> Tensor:
                 f"contributions of shapes {contribution.shape} and {contributions[0].shape} came for one part"
             )
         piece = decode(contribution, device)
-        if not all_finite((piece,)):
-            raise NonFinite("a contribution has an infinity or NaN", "sum", number)
+        if not is_surely_finite(contribution):
+            checks.extremes(piece, NonFinite("a contribution has an infinity or NaN", "sum", number))
         total = piece if total is None else total.add_(piece)
     assert total is not None
     return total
@@ -115,7 +118,8 @@ def bytes_digest(parts: Sequence[Encoded]) -> str:
 def squared_norm(flat: Tensor) -> float:
     """Sum of squares in fp64, the same whatever the number of threads."""
     with one_thread():
-        return sum((float(piece.double().square_().sum()) for piece in torch.split(flat, PIECE)), 0.0)
+        squares = [piece.double().square_().sum() for piece in torch.split(flat, PIECE)]
+    return sum(transfer.read(torch.stack(squares)).tolist(), 0.0)
 
 
 def parameter_digest(parameters: Sequence[Tensor]) -> str:
@@ -135,6 +139,6 @@ def parameter_digest(parameters: Sequence[Tensor]) -> str:
             sums.append(torch.stack((bits.sum(), bits.mul_(weights[: bits.numel()]).sum())))
             offsets.append(start)
             start += bits.numel()
-    for offset, (plain, weighted) in zip(offsets, torch.stack(sums).tolist(), strict=True):
+    for offset, (plain, weighted) in zip(offsets, transfer.read(torch.stack(sums)).tolist(), strict=True):
         total += weighted + 2 * offset * plain
     return f"{(total * MIXER) & MASK:016x}"

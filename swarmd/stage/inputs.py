@@ -11,8 +11,9 @@ from torch import Tensor
 
 from swarmd.config import RunConfig
 from swarmd.errors import NonFinite, PeerFault
-from swarmd.stage.codec import decode
-from swarmd.stage.finite import all_finite
+from swarmd.stage import transfer
+from swarmd.stage.codec import decode, is_surely_finite
+from swarmd.stage.finite import Checks
 from swarmd.values import Buffer, Encoded, HopId
 
 
@@ -30,8 +31,8 @@ class Inputs:
         self._model, self._batch = run.model, run.sequences_per_microbatch
         self._device, self._is_head = device, is_head
 
-    def check(self, hop: HopId, source: Source) -> tuple[Tensor, Tensor]:
-        """Loads a source that is what it must be. Raises PeerFault, NonFinite."""
+    def check(self, hop: HopId, source: Source, checks: Checks) -> tuple[Tensor, Tensor]:
+        """Loads a source that is what it must be. Raises PeerFault. `checks` say later whether it is finite."""
         nbytes, length = memoryview(source.tokens).nbytes, self._model.sequence_length
         if nbytes != 4 * self._batch * (length + 1):
             raise PeerFault(f"{nbytes} bytes of tokens came for {self._batch} sequences of {length} + 1")
@@ -44,13 +45,15 @@ class Inputs:
         if activation is None or activation.shape != expected:
             raise PeerFault(f"an activation of shape {activation and activation.shape} came for {expected}")
         inputs, targets = self.load(source)
-        if not all_finite((inputs,)):
-            raise NonFinite(f"the activation of hop {tuple(hop)} came with an infinity or NaN", "activation", 0)
+        if not is_surely_finite(activation):
+            trouble = NonFinite(f"the activation of hop {tuple(hop)} came with an infinity or NaN", "activation", 0)
+            checks.finite((inputs,), trouble)
         return inputs, targets
 
     def load(self, source: Source) -> tuple[Tensor, Tensor]:
         """The stage's input, tokens [B, T] or an activation [B, T, D], and the target tokens [B, T], on the device."""
-        both = torch.from_numpy(self._ids(source).astype(numpy.int64)).to(self._device)
+        ids = self._ids(source)
+        both = transfer.upload(ids.astype(numpy.int64).tobytes(), torch.int64, self._device).view(ids.shape)
         inputs = both[:, :-1]
         if not self._is_head:
             assert source.activation is not None, "it was checked"

@@ -150,7 +150,7 @@ class StageModule(nn.Module):
 
     def autocast(self, x: Tensor) -> torch.autocast:
         """The context in which products of x are in the run's dtype."""
-        return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.dtype is torch.bfloat16)
+        return torch.autocast(x.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
 
     def unembedding(self) -> nn.Parameter:
         """The tail's last parameter, [V, D]."""

@@ -7,7 +7,7 @@ stages.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -118,12 +118,12 @@ class Optimizer:
         return [value for name, value in self.tensors().items() if name != "updates" and value.is_floating_point()]
 
     @torch.no_grad()
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Takes over what `tensors` gave; names, shapes and dtypes are checked by the caller against this one's."""
-        for name, value in self.tensors().items():
+    def load(self, updates: int, value: Callable[[str], Tensor]) -> None:
+        """Takes over what `tensors` gave, one tensor after another; names, shapes and dtypes were checked."""
+        for name, own in self.tensors().items():
             if name != "updates":
-                value.copy_(state[name])
-        self.updates = int(state["updates"])
+                own.copy_(value(name))
+        self.updates = updates
 
 
 def _moments(parameter: Tensor, eight_bit: bool) -> tuple[Moment, Moment]:

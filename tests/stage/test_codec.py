@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from swarmd.errors import NonFinite, PeerFault
-from swarmd.stage.codec import BLOCK, available_codecs, check, decode, encode
+from swarmd.stage.codec import BLOCK, available_codecs, check, decode, encode, is_surely_finite
 from swarmd.values import Encoded
 
 OWN = ("fp32", "fp16", "bf16", "int8")
@@ -161,3 +161,11 @@ def test_bitsandbytes_is_not_imported_before_it_is_chosen() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=50)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_scales_alone_say_that_a_tensor_is_finite() -> None:
+    values = torch.linspace(-3, 3, 2 * BLOCK)
+    assert is_surely_finite(encode(values, "int8"))
+    assert not is_surely_finite(encode(values * 1e38, "int8")), "127 times the scale is near the end of fp32"
+    for codec in ("fp32", "fp16", "bf16"):
+        assert not is_surely_finite(encode(values, codec)), "its codes may be anything"
