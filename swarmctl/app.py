@@ -80,7 +80,7 @@ _Compute = Annotated[
     str,
     typer.Option(
         metavar="DTYPE",
-        help="auto (the run's), fp32, bf16 or fp16.",
+        help="auto (what is fast on the device), fp32, bf16 or fp16.",
         autocompletion=completion.one_of(*_DTYPES),
     ),
 ]

@@ -46,10 +46,9 @@ def answer(
         raise ConfigError(f"--compute {compute} is not known; choose one of {', '.join(DTYPES)}.")
     run = with_overrides(load_run(model), stages=stages, steps=steps)
     groups = parse_peers(peers, prices)
-    dtype = run.model.compute_dtype if compute == "auto" else compute
     if one_machine and not all(group.device.cores for group in groups):
         raise ConfigError("--one-machine is for profiles of `swarmd profile`; name only such files in --peers.")
-    question = Question(run, groups, rtt_ms / 1e3, find_wire(wire or run.codecs.activations), dtype, one_machine)
+    question = Question(run, groups, rtt_ms / 1e3, find_wire(wire or run.codecs.activations), compute, one_machine)
     if one_machine:
         question = replace(question, rtt_s=0.0)
     return plan(question, variants=variants, on_progress=on_progress)

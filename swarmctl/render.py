@@ -61,6 +61,14 @@ def _headline(status: Status) -> str:
     return f"{word}  step {status.step:,} of {status.steps:,}{left}"
 
 
+def _device(status: Status) -> str:
+    """The device, and the numerics in which it computes."""
+    again = f", {status.repeats_per_thousand:.3g} of 1,000 hops again in a wider range" * bool(
+        status.repeats_per_thousand
+    )
+    return f"{status.device}, products in {status.dtype}{again}" if status.dtype else status.device
+
+
 def _status_lines(status: Status) -> list[tuple[str, str | Text]]:
     software = f"swarmd {status.software}" + (f", torch {status.torch}" if status.torch else "")
     lines: list[tuple[str, str | Text]] = [
@@ -69,7 +77,7 @@ def _status_lines(status: Status) -> list[tuple[str, str | Text]]:
         *([("doing", status.doing)] if status.doing else []),
         *([("final state", status.final_state)] if status.final_state else []),
         *([("software", software)] if status.software else []),
-        ("device", status.device),
+        ("device", _device(status)),
         ("up", f"{duration(status.uptime_seconds)}, {size(status.memory_bytes)} of memory"),
     ]
     lines += [("address", address) for address in status.addresses]

@@ -78,7 +78,7 @@ class ModelConfig:
     rope_theta: Annotated[float, Range(gt=1, lt=1e12, hint="usually 10000.0")] = 10_000.0
     norm_eps: Annotated[float, Range(gt=0, lt=1, hint="usually 1e-5")] = 1e-5
     init_std: Annotated[float, Range(gt=0, lt=10, hint="usually 0.02")] = 0.02
-    compute_dtype: Literal["fp32", "bf16"] = "fp32"  # of the matrix products; parameters, sums and moments stay fp32
+    compute_dtype: Literal["fp32", "bf16"] = "fp32"  # decides nothing any more: it is each node's own, and `precision`
 
 
 @dataclass(frozen=True)
@@ -148,15 +148,15 @@ class RunConfig:
     # Between two looks, by each peer, if it should serve another stage.
     rebalance_seconds: Annotated[float, Range(ge=0, le=SIZE_LIMIT, hint="0: never")] = 300.0
     routing: RoutingPolicy = "iwrr"  # the best of the three in docs/simulator.md, "Routing"
-    # Backward runs the forward again instead of keeping its graphs: the whole of it (true), or one block after another
-    # ("block"); "auto": where memory is short, by blocks if the graphs of one microbatch don't fit.
-    recompute: bool | Literal["auto", "block"] = "auto"
+    recompute: bool | Literal["auto"] = "auto"  # where a node doesn't say; see `ComputeConfig`
     # Steps skipped in a row, as their numbers weren't finite, after which the run ends. Far more than chance makes of
     # sound training, and soon enough that nobody trains a diverged model for days.
     skips_limit: Annotated[int, Range(ge=0, le=COUNT_LIMIT, hint="0 never ends the run")] = 50
     earlier: Annotated[
         tuple[Steps, ...], Items(EARLIER_LIMIT, "totals of steps, each at least 1; a run can't be prolonged more often")
     ] = ()  # `steps` before it was prolonged, and before that, the first total first
+    # Of every node's matrix products: "any" is what is fast on its device. Parameters, sums and moments are fp32.
+    precision: Literal["any", "fp32"] = "any"
 
     @property
     def totals(self) -> tuple[int, ...]:
@@ -193,6 +193,22 @@ class LimitsConfig:
     # further away, it hands what it has of the step to another replica
 
 
+ComputeDtype = Literal["auto", "fp32", "bf16", "fp16"]
+Recompute = Literal["auto", "never", "block", "always"]
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """A node's way to compute. Peers need not agree on it: what they exchange is in the run's codecs."""
+
+    # Of the matrix products. "auto": bf16 on GPUs with units for it (Ampere and later), fp16 on those before (Volta,
+    # Turing), fp32 on CPUs. A run may demand fp32.
+    dtype: ComputeDtype = "auto"
+    # Backward runs the forward again instead of keeping its graphs: never, the whole of it (always), or one block after
+    # another. "auto": where memory is short, by blocks if the graphs of one microbatch don't fit.
+    recompute: Recompute = "auto"
+
+
 @dataclass(frozen=True)
 class NodeConfig:
     """One daemon's own settings."""
@@ -221,6 +237,7 @@ class NodeConfig:
     service: bool = False  # nobody is there to start it again: it waits also where only a person can help
     resume: bool = False  # a run that this node founds goes on from what is on its peers' disks
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     @property
     def grace_s(self) -> float:

@@ -133,3 +133,5 @@ class Status:
     software: str = ""  # version of swarmd
     torch: str = ""  # version
     unseen: dict[str, int] = field(default_factory=dict)  # of `peers`, those of whom only the number is known here
+    dtype: str = ""  # of the matrix products here: fp32, bf16 or fp16; "" before the stage is open
+    repeats_per_thousand: float = 0.0  # hops, that were computed again as they left that dtype's range

@@ -69,6 +69,9 @@ class ComputeProgress:
     forward_seconds: float  # moving average of one forward; 0 until measured
     backward_seconds: float
     lost: str = ""  # why it will never compute again, a sentence; "" while it may
+    dtype: str = ""  # of the products: fp32, bf16 or fp16
+    hops: int = 0  # forwards, backwards and tails that were computed
+    repeats: int = 0  # of them, computed again since their numbers weren't finite in that dtype
 
 
 Urgency = Literal["control", "hop", "bulk"]

@@ -11,6 +11,7 @@ import typer
 
 from swarmd.command_line import remember_debug
 from swarmd.completion import one_of, preset
+from swarmd.config import ComputeDtype, Recompute
 from swarmd.errors import ConfigError
 
 PEER_ADDRESS_EXAMPLE = "/ip4/203.0.113.5/tcp/4001/p2p/<peer id>"
@@ -72,6 +73,19 @@ HomePath = Annotated[
 Steps = Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps of the run (with --model or --resume).")]
 Stages = Annotated[int | None, typer.Option(metavar="S", min=1, help="Stages of the run (with --model).")]
 Threads = Annotated[int, typer.Option(metavar="N", help="CPU threads of torch. 0: its own choice.")]
+ComputeDtypeName = Annotated[
+    ComputeDtype,
+    typer.Option(
+        help="Of this daemon's matrix products. auto: bf16 from NVIDIA's Ampere on, fp16 on Volta and Turing, fp32 on "
+        "CPUs.",
+    ),
+]
+RecomputeName = Annotated[
+    Recompute,
+    typer.Option(
+        help="Run forwards again in backward, which saves memory. auto: where it is short.",
+    ),
+]
 DrainTimeout = Annotated[
     float | None, typer.Option(metavar="S", help="Bound on the drain before it ends. Default: 60.")
 ]
@@ -172,6 +186,8 @@ class StartOptions:
     idle: bool = False
     mdns: bool = False
     threads: int = 0
+    compute_dtype: ComputeDtype = "auto"
+    recompute: Recompute = "auto"
     drain_s: float | None = None
     spot_file: str | None = None
     spot_command: str | None = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from swarmd.cli import options as given
 from swarmd.cli.options import ALL, OPTION_OF, StartOptions, check_options, parse_endpoint
 from swarmd.cli.reporting import reported
-from swarmd.config import NodeConfig, RunConfig
+from swarmd.config import ComputeConfig, NodeConfig, RunConfig
 from swarmd.daemon.home import Home, default_home
 from swarmd.daemon.remembered import Remembered
 from swarmd.device_names import parse_device
@@ -58,6 +58,8 @@ def start(
     steps: given.Steps = None,
     stages: given.Stages = None,
     threads: given.Threads = 0,
+    compute_dtype: given.ComputeDtypeName = "auto",
+    recompute: given.RecomputeName = "auto",
     drain_timeout: given.DrainTimeout = None,
     spot_file: given.SpotFile = None,
     spot_command: given.SpotCommand = None,
@@ -89,6 +91,8 @@ def start(
         steps=steps,
         stages=stages,
         threads=threads,
+        compute_dtype=compute_dtype,
+        recompute=recompute,
         drain_s=drain_timeout,
         spot_file=spot_file,
         spot_command=spot_command,
@@ -229,6 +233,7 @@ def plan_node(options: StartOptions, home: Home, remembered: Remembered | None, 
         service=bool(os.environ.get("NOTIFY_SOCKET")),  # the unit's manager awaits word of this process
         resume=options.resume,
         limits=limits,
+        compute=ComputeConfig(options.compute_dtype, options.recompute),
     )
     settings.check_node(node, OPTION_OF)
     return node

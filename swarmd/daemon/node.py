@@ -42,7 +42,7 @@ from swarmd.swarm.tasks import Tasks
 from swarmd.swarm.wire.links import Links
 from swarmd.swarm.wire.messages.presence import Settings
 from swarmd.swarm.wire.own_card import OwnCard, first_card
-from swarmd.values import PeerId
+from swarmd.values import ComputeProgress, PeerId
 
 if TYPE_CHECKING:
     from swarmd.net.libp2p import Libp2pTransport
@@ -178,7 +178,9 @@ class Node(HistoryListener):
         data = await self._text.load(self.search.run) if stage == 0 else None
         with self.waits.during(f"stage {stage} to be opened on {self.config.device}"):
             try:
-                self._worker = await Worker.start(self.search.run, stage, self.config.device, self.config.threads)
+                self._worker = await Worker.start(
+                    self.search.run, stage, self.config.device, self.config.threads, self.config.compute
+                )
             except MemoryError as trouble:
                 raise ConfigError(
                     f"there is no memory for stage {stage} on {self.config.device} ({trouble}); free some, "
@@ -346,7 +348,12 @@ class Node(HistoryListener):
 
     def stuck(self) -> str:
         """Why the compute thread is not alive, or as good as dead, a sentence; "" while it is."""
-        return stuck(self._worker.progress()) if self._worker is not None else ""
+        progress = self.computing()
+        return stuck(progress) if progress is not None else ""
+
+    def computing(self) -> ComputeProgress | None:
+        """The pulse of the compute thread; None before a stage is open."""
+        return self._worker.progress() if self._worker is not None else None
 
 
 def _first_of(troubles: BaseExceptionGroup[RunEnded]) -> RunEnded:

@@ -30,7 +30,7 @@ class Report:
         last = peer.history.record if peer else None
         sent, received = self._node.transport.traffic()
         transfer = view.transfer() if view else None
-        waits, unseen = self._node.waits.now(), self._unseen()
+        waits, unseen, computing = self._node.waits.now(), self._unseen(), self._node.computing()
         return Status(
             peer_id=self._node.transport.peer_id,
             run=run.name if run else "",
@@ -75,6 +75,8 @@ class Report:
             software=self._node.membership.own.software,
             torch=self._node.membership.own.torch,
             unseen=unseen,
+            dtype=computing.dtype if computing else "",
+            repeats_per_thousand=1000 * computing.repeats / max(1, computing.hops) if computing else 0.0,
         )
 
     def _warnings(self) -> tuple[str, ...]:

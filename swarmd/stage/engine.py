@@ -3,17 +3,19 @@
 Forward keeps its autograd graphs until the gradient comes back, or less where memory is short; backward adds the
 parameters' gradients to the step's sum, at most once per hop; a round's result becomes the next version. All methods
 must be called from one thread, except `attempt` and `forget`. Gradients come from strangers, so their shapes are
-checked (`PeerFault`). Whatever isn't finite, or would not be on the wire, is refused where it arises (`NonFinite`).
+checked (`PeerFault`). Whatever isn't finite, or would not be on the wire, is refused where it arises (`NonFinite`); but
+a hop that isn't finite in this node's narrower numerics alone is computed again in wider ones (`numerics.py`).
 
 Knows nothing of peers, leases or rounds. Shapes: B sequences of a microbatch, T tokens, D hidden width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from swarmd.config import RunConfig
+from swarmd.config import ComputeConfig, RunConfig
 from swarmd.errors import UNNAMED, NonFinite, PeerFault
 from swarmd.stage import transfer
 from swarmd.stage.codec import available_codecs, decode, encode, is_surely_finite
@@ -24,10 +26,15 @@ from swarmd.stage.graphs import Forward, Graphs, plan_keeping, plan_limit
 from swarmd.stage.inputs import Inputs, Source
 from swarmd.stage.loss import Loss, chunked_loss
 from swarmd.stage.model import build_stage
+from swarmd.stage.numerics import DTYPES, LADDER, Numerics, choose_dtype
 from swarmd.stage.optimizer import Optimizer
 from swarmd.stage.passage import Passage, pass_through
 from swarmd.stage.state import OPTIMIZER_PREFIX, PARAMETER_PREFIX, read_count, read_state, write_state
 from swarmd.values import BackwardResult, Buffer, Encoded, GradientSummary, HopId, TailResult
+
+Result = TypeVar("Result")
+Formed = tuple[list[Tensor], Encoded | None]
+"""A hop's gradients, in the order of the parameters, and that of its input as it travels; None at the first stage."""
 
 
 class StageEngine:
@@ -36,7 +43,15 @@ class StageEngine:
     With `trains` False it has no memory for a sum and an optimizer: gradients are computed, and added to nothing.
     """
 
-    def __init__(self, run: RunConfig, stage: int, device: str = "cpu", *, trains: bool = True) -> None:
+    def __init__(
+        self,
+        run: RunConfig,
+        stage: int,
+        device: str = "cpu",
+        compute: ComputeConfig | None = None,
+        *,
+        trains: bool = True,
+    ) -> None:
         self.run, self.stage, self.device = run, stage, check_device(device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # of this thread
@@ -49,8 +64,12 @@ class StageEngine:
         self.version = 0
         self._broken = False  # moments are of a step whose parameters were refused
         self.inputs = Inputs(run, self.device, is_head=self.module.is_head)
-        self.keeping = plan_keeping(run)
+        compute = compute or ComputeConfig()
+        self.ladder = LADDER[choose_dtype(run, self.device, compute.dtype)]
+        self.keeping = plan_keeping(run, compute.recompute, self.ladder[0].dtype)
         self.graphs = Graphs(plan_limit(self.device))
+        self.hops = 0  # forwards, backwards and tails that were computed
+        self.repeats = 0  # of them, since their numbers weren't finite in this node's numerics
 
     @property
     def gradient_size(self) -> int:
@@ -65,6 +84,11 @@ class StageEngine:
         """Waits until the device has done all its work. Raises RuntimeError if it is lost."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of products, as the node's settings name it."""
+        return next(name for name, dtype in DTYPES.items() if dtype is self.ladder[0].dtype)
 
     # --------------------------------------------------------------------------------------------- hops
 
@@ -94,17 +118,24 @@ class StageEngine:
         """Runs the stage, which is not the last, and keeps what backward needs unless `evaluate`."""
         assert not self.module.is_tail, "the last stage has `tail`"
         attempt = 0 if evaluate else self.graphs.begin(hop, attempt)
-        source, checks = Source(tokens, activation), Checks()
-        inputs, _ = self.inputs.check(hop, source, checks)
-        kind, nbytes = ("source", 0) if evaluate else self.keeping.plan(self.graphs.room)
-        kept: Passage | Source = source
-        if kind == "source":
-            output = self._run(inputs)
-        else:
-            kept, output = pass_through(self.module, inputs, graphs=kind == "graphs")
-        encoded = _outgoing(output, codec, hop, "activation", checks)
+        source = Source(tokens, activation)
+
+        def run(numerics: Numerics) -> tuple[Encoded, Forward]:
+            checks = Checks()
+            inputs, _ = self.inputs.check(hop, source, checks)
+            first = numerics is self.ladder[0]
+            kind, nbytes = self.keeping.plan(self.graphs.room) if first and not evaluate else ("source", 0)
+            passage, output = None, None
+            if kind == "source":
+                output = self._run(inputs, numerics)
+            else:
+                passage, output = pass_through(self.module, inputs, numerics, graphs=kind == "graphs")
+            encoded = _outgoing(output, codec, hop, "activation", checks)
+            return encoded, Forward(source, output.shape, numerics, passage, nbytes)
+
+        encoded, forward = self._in_turn(run, [it for it in self.ladder if it.less_bits == 0])
         if not evaluate:
-            self.graphs.keep(hop, attempt, Forward(kept, output.shape, nbytes))
+            self.graphs.keep(hop, attempt, forward)
         return encoded
 
     def backward(
@@ -118,13 +149,15 @@ class StageEngine:
             raise PeerFault(f"a gradient of shape {tuple(incoming.shape)} came for {tuple(shape)}")
         if not is_surely_finite(gradient) and not all_finite((incoming,)):
             raise NonFinite(f"the gradient of hop {tuple(hop)} came with an infinity or NaN", "gradient", 0)
-        passage = self.graphs.take(hop, attempt).kept
-        if isinstance(passage, Source):
-            passage, _ = pass_through(
-                self.module, self.inputs.load(passage)[0], graphs=self.keeping.whole(self.graphs.limit)
-            )
-        gradients, back = passage.backward(incoming)
-        outgoing = self._checked(hop, gradients, back, codec, Checks())
+        forward = self.graphs.take(hop, attempt)
+
+        def run(numerics: Numerics) -> Formed:
+            passage = forward.passage if numerics == forward.numerics else None
+            if passage is None:
+                passage, _ = self._pass(self.inputs.load(forward.source)[0], numerics)
+            return self._checked(hop, *passage.backward(incoming), codec, Checks())
+
+        gradients, outgoing = self._in_turn(run, self.ladder[self.ladder.index(forward.numerics) :])
         return BackwardResult(outgoing, self._count(hop, attempt, gradients, subtract=subtract))
 
     def tail(
@@ -141,49 +174,78 @@ class StageEngine:
         """Forward, loss and backward of the last stage."""
         assert self.module.is_tail, "only the last stage computes the loss"
         attempt = 0 if evaluate else self.graphs.begin(hop, attempt)
-        checks = Checks()
-        inputs, targets = self.inputs.check(hop, Source(tokens, activation), checks)
-        if evaluate:
-            _, place = self._loss(hop, self._run(inputs), targets, checks, gradients=False)
-            checks.settle()
-            return TailResult(checks.values[place], targets.numel(), None, accumulated=False)
-        passage, hidden = pass_through(self.module, inputs, graphs=self.keeping.whole(self.graphs.limit))
-        loss, place = self._loss(hop, hidden, targets, checks, gradients=True)
-        assert loss.hidden is not None
-        assert loss.weight is not None
-        gradients, back = passage.backward(loss.hidden.view_as(hidden))
-        gradients[self.module.unembedding()] = loss.weight
-        outgoing = self._checked(hop, gradients, back, codec, checks)
-        counted = self._count(hop, attempt, gradients, subtract=subtract)
-        return TailResult(checks.values[place], targets.numel(), outgoing, counted)
+        source = Source(tokens, activation)
 
-    def _run(self, inputs: Tensor) -> Tensor:
+        def run(numerics: Numerics) -> tuple[float, int, Formed | None]:
+            checks = Checks()
+            inputs, targets = self.inputs.check(hop, source, checks)
+            if evaluate:
+                _, place = self._loss(hop, self._run(inputs, numerics), targets, numerics, checks, gradients=False)
+                checks.settle()
+                return checks.values[place], targets.numel(), None
+            passage, hidden = self._pass(inputs, numerics)
+            loss, place = self._loss(hop, hidden, targets, numerics, checks, gradients=True)
+            assert loss.hidden is not None
+            assert loss.weight is not None
+            gradients, back = passage.backward(loss.hidden.view_as(hidden))
+            gradients[self.module.unembedding()] = loss.weight
+            formed = self._checked(hop, gradients, back, codec, checks)
+            return checks.values[place], targets.numel(), formed
+
+        value, count, formed = self._in_turn(run, self.ladder)
+        if formed is None:
+            return TailResult(value, count, None, accumulated=False)
+        gradients, outgoing = formed
+        return TailResult(value, count, outgoing, self._count(hop, attempt, gradients, subtract=subtract))
+
+    def _in_turn(self, run: Callable[[Numerics], Result], numerics: Sequence[Numerics]) -> Result:
+        """Computes in the first of these numerics in which all is finite. Raises NonFinite if it is so in none, or if
+        it came so.
+        """
+        self.hops += 1
+        for each in numerics[:-1]:
+            try:
+                return run(each)
+            except NonFinite as trouble:
+                if trouble.source is not None:
+                    raise
+            self.repeats += 1
+        return run(numerics[-1])
+
+    def _run(self, inputs: Tensor, numerics: Numerics) -> Tensor:
         """The stage's forward, of which nothing is kept."""
-        with torch.no_grad():
+        with torch.no_grad(), numerics.autocast(self.device):
             return self.module.hidden(inputs)
 
+    def _pass(self, inputs: Tensor, numerics: Numerics) -> tuple[Passage, Tensor]:
+        """The stage's forward, whose backward comes next."""
+        return pass_through(self.module, inputs, numerics, graphs=self.keeping.whole(self.graphs.limit))
+
     def _loss(
-        self, hop: HopId, hidden: Tensor, targets: Tensor, checks: Checks, *, gradients: bool
+        self, hop: HopId, hidden: Tensor, targets: Tensor, numerics: Numerics, checks: Checks, *, gradients: bool
     ) -> tuple[Loss, int]:
         """The loss, with its gradients if they are asked for, and the place of its nats among those of `checks`."""
-        weight = self.module.unembedding().detach().to(self.module.dtype)
-        loss = chunked_loss(hidden.flatten(0, 1), weight, targets.flatten(), gradients=gradients)
+        weight = self.module.unembedding().detach().to(numerics.dtype)
+        scale = numerics.loss_scale
+        loss = chunked_loss(hidden.flatten(0, 1), weight, targets.flatten(), gradients=gradients, scale=scale)
         trouble = NonFinite(f"the loss of hop {tuple(hop)} is infinite or NaN", "loss")
         return loss, checks.at_most(loss.nats.float(), trouble)
 
     def _checked(
         self, hop: HopId, gradients: dict[nn.Parameter, Tensor], back: Tensor | None, codec: str, checks: Checks
-    ) -> Encoded | None:
-        """The input's gradient as it travels; the first stage has none. Settles `checks`. Raises NonFinite."""
+    ) -> Formed:
+        """The gradients in the order of the parameters, and the input's as it travels. Settles `checks`. Raises
+        NonFinite.
+        """
         formed = [gradients[parameter] for parameter in self.parameters]
         trouble = NonFinite(f"the gradients of hop {tuple(hop)} have an infinity or NaN", "gradient")
         checks.finite(formed if back is None else [*formed, back], trouble)
         if back is None:
             checks.settle()
-            return None
-        return _outgoing(back, codec, hop, "gradient", checks)
+            return formed, None
+        return formed, _outgoing(back, codec, hop, "gradient", checks)
 
-    def _count(self, hop: HopId, attempt: int, gradients: dict[nn.Parameter, Tensor], *, subtract: bool) -> bool:
+    def _count(self, hop: HopId, attempt: int, gradients: Sequence[Tensor], *, subtract: bool) -> bool:
         """Adds the gradients to the sum, or takes them out, unless they are or the sum is frozen. True if they are in
         it now. Raises HopForgotten.
         """
@@ -193,7 +255,7 @@ class StageEngine:
                 self.sum.counted ^= {hop}
             counted = hop in self.sum.counted
         if changes:
-            self.sum.add([gradients[parameter] for parameter in self.parameters], sign=-1 if subtract else 1)
+            self.sum.add(gradients, sign=-1 if subtract else 1)
         return counted
 
     # --------------------------------------------------------------------------------------------- rounds

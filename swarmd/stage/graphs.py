@@ -14,9 +14,10 @@ from typing import Literal
 import psutil
 import torch
 
-from swarmd.config import ModelConfig, RunConfig
+from swarmd.config import ModelConfig, Recompute, RunConfig
 from swarmd.errors import HopForgotten
 from swarmd.stage.inputs import Source
+from swarmd.stage.numerics import Numerics
 from swarmd.stage.passage import Passage
 from swarmd.values import HopId
 
@@ -32,9 +33,11 @@ Kind = Literal["graphs", "inputs", "source"]
 class Forward:
     """A forward that waits for its gradient."""
 
-    kept: Passage | Source
+    source: Source
     shape: torch.Size  # of the output
-    nbytes: int = 0  # of the device's memory, as planned
+    numerics: Numerics
+    passage: Passage | None = None  # None: it runs again
+    nbytes: int = 0  # of the device's memory that the passage takes, as planned
 
 
 class Graphs:
@@ -135,17 +138,17 @@ class Graphs:
 
 @dataclass(frozen=True)
 class Keeping:
-    """The setting `recompute` of a run, and the bytes that a forward takes which is kept in one way or the other."""
+    """The setting `recompute` of a node, and the bytes that a forward takes which is kept in one way or the other."""
 
-    recompute: bool | Literal["auto", "block"]
+    recompute: Recompute
     graphs: int  # bytes of all its graphs
     inputs: int  # ... of its segments' inputs
 
     def plan(self, room: int) -> tuple[Kind, int]:
         """The way to keep a forward for which there is room for so many bytes, and the bytes that it takes."""
-        if self.recompute is False or (self.recompute == "auto" and self.graphs <= room):
+        if self.recompute == "never" or (self.recompute == "auto" and self.graphs <= room):
             return "graphs", self.graphs
-        if self.recompute is not True and self.inputs <= room:
+        if self.recompute != "always" and self.inputs <= room:
             return "inputs", self.inputs
         return "source", 0
 
@@ -156,13 +159,12 @@ class Keeping:
         return self.graphs <= limit if self.recompute == "auto" else self.recompute != "block"
 
 
-def plan_keeping(run: RunConfig) -> Keeping:
-    """The keeping of a run's microbatches."""
-    return Keeping(
-        run.recompute,
-        graph_bytes(run.model, run.tokens_per_microbatch),
-        input_bytes(run.model, run.tokens_per_microbatch),
-    )
+def plan_keeping(run: RunConfig, recompute: Recompute, dtype: torch.dtype) -> Keeping:
+    """The keeping of a run's microbatches on a node whose products are of a dtype."""
+    if recompute == "auto" and run.recompute != "auto":  # settings of an older release
+        recompute = "always" if run.recompute else "never"
+    tokens = run.tokens_per_microbatch
+    return Keeping(recompute, graph_bytes(run.model, tokens, dtype.itemsize), input_bytes(run.model, tokens))
 
 
 def plan_limit(device: torch.device) -> int:
@@ -172,9 +174,10 @@ def plan_limit(device: torch.device) -> int:
     return int(GRAPH_SHARE_CPU * psutil.virtual_memory().available)
 
 
-def graph_bytes(model: ModelConfig, tokens: int) -> int:
-    """Bytes of a kept graph, roughly: a block application has about 14 tensors of the hidden width, 4 of the inner."""
-    width = 2 if model.compute_dtype == "bf16" else 4
+def graph_bytes(model: ModelConfig, tokens: int, width: int) -> int:
+    """Bytes of a kept graph, roughly: a block application has about 14 tensors of the hidden width, 4 of the inner.
+    width: bytes of an element.
+    """
     return model.layers // model.stages * tokens * (14 * model.hidden + 4 * model.ffn) * width
 
 

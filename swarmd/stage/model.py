@@ -105,7 +105,6 @@ class StageModule(nn.Module):
         last = first if last is None else last
         assert 0 <= first <= last < model.stages, f"stages {first} to {last} of {model.stages}"
         self.is_head, self.is_tail = first == 0, last == model.stages - 1
-        self.dtype = torch.bfloat16 if model.compute_dtype == "bf16" else torch.float32
         if self.is_head:
             table = torch.empty(model.vocabulary, model.hidden)
             self.embedding = nn.Embedding.from_pretrained(table, freeze=False)  # type: ignore[no-untyped-call]
@@ -124,17 +123,13 @@ class StageModule(nn.Module):
         activations.
         """
         x = self.hidden(x)
-        if self.is_tail:
-            with self.autocast(x):
-                x = self.get_submodule(UNEMBEDDING)(x)
-        return x.float()
+        return self.get_submodule(UNEMBEDDING)(x) if self.is_tail else x
 
     def hidden(self, x: Tensor) -> Tensor:
         """The same, but at the tail what is unembedded: [B, T, D] after the final norm."""
-        with self.autocast(x):
-            for segment in self.segments():
-                x = self.apply_segment(segment, x)
-        return x.float()
+        for segment in self.segments():
+            x = self.apply_segment(segment, x)
+        return x
 
     def segments(self) -> list[nn.Module]:
         """The modules that `hidden` applies in turn: embedding, blocks, final norm, as far as the stage has them."""
@@ -147,10 +142,6 @@ class StageModule(nn.Module):
             return segment(x)  # type: ignore[no-any-return]
         length = x.shape[1]
         return segment(x, self.get_buffer("cos")[:length], self.get_buffer("sin")[:length])  # type: ignore[no-any-return]
-
-    def autocast(self, x: Tensor) -> torch.autocast:
-        """The context in which products of x are in the run's dtype."""
-        return torch.autocast(x.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
 
     def unembedding(self) -> nn.Parameter:
         """The tail's last parameter, [V, D]."""

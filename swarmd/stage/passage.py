@@ -3,7 +3,8 @@
 A segment lies between two points of the residual stream: the embedding, an application of a block, the final norm.
 Each has a graph of its own, which begins at its input. So backward needs one segment's graph at a time, and makes
 those again that weren't kept. Gradients are formed and added in one order, whatever was kept: their bits are the same.
-Shapes: B sequences, T tokens, D hidden width.
+They are added in fp32, those of a block that is applied again and again, too. Shapes: B sequences, T tokens, D hidden
+width.
 """
 
 from collections.abc import Sequence
@@ -13,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from swarmd.stage.model import StageModule
+from swarmd.stage.numerics import Numerics
 
 
-def pass_through(stage: StageModule, inputs: Tensor, *, graphs: bool) -> tuple["Passage", Tensor]:
+def pass_through(stage: StageModule, inputs: Tensor, numerics: Numerics, *, graphs: bool) -> tuple["Passage", Tensor]:
     """A stage's forward, and its output [B, T, D]. Keeps all graphs, or each segment's input only.
 
     inputs: [B, T] tokens or [B, T, D] activation.
     """
     segments, x = [], inputs
-    with stage.autocast(x):
+    with numerics.autocast(x.device):
         for module in stage.segments():
             leaf = x.detach()
             leaf.requires_grad_(leaf.is_floating_point())
@@ -29,7 +31,7 @@ def pass_through(stage: StageModule, inputs: Tensor, *, graphs: bool) -> tuple["
                 out = stage.apply_segment(module, leaf)
             segments.append(Segment(module, tuple(module.parameters()), leaf, out if graphs else None))
             x = out.detach()
-    return Passage(stage, segments), x
+    return Passage(stage, segments, numerics), x
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class Segment:
 class Passage:
     """A forward through all segments of a stage, until its gradient comes."""
 
-    def __init__(self, stage: StageModule, segments: list[Segment]) -> None:
-        self._stage, self._segments = stage, segments
+    def __init__(self, stage: StageModule, segments: list[Segment], numerics: Numerics) -> None:
+        self._stage, self._segments, self.numerics = stage, segments, numerics
 
     @property
     def has_graphs(self) -> bool:
@@ -58,7 +60,8 @@ class Passage:
         passage up: each segment is let go of once it is passed.
         """
         totals: dict[nn.Parameter, Tensor] = {}
-        incoming: Tensor | None = gradient
+        scale = self.numerics.scale(gradient, gradient.shape[:-1].numel())
+        incoming: Tensor | None = gradient if scale is None else gradient * scale
         while self._segments:
             assert incoming is not None, "tokens enter the first segment"
             segment = self._segments.pop()
@@ -69,6 +72,8 @@ class Passage:
                 else:
                     totals[parameter] = piece
             incoming = formed[-1] if segment.input.requires_grad else None
+        if scale is not None:
+            torch._foreach_div_([*totals.values(), *([] if incoming is None else [incoming])], scale)
         return totals, incoming
 
     def _outcome(self, segment: Segment) -> Tensor:
@@ -76,7 +81,7 @@ class Passage:
         if segment.output is not None:
             return segment.output
         assert segment.parameters == tuple(segment.module.parameters()), "a step changes no version midway"
-        with self._stage.autocast(segment.input), torch.enable_grad():
+        with self.numerics.autocast(segment.input.device), torch.enable_grad():
             return self._stage.apply_segment(segment.module, segment.input)
 
 

@@ -7,7 +7,6 @@ to a sum takes is timed on a buffer of its own. Knows nothing of profiles or pla
 import statistics
 import time
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy
 import torch
@@ -19,8 +18,6 @@ from swarmd.stage.engine import StageEngine
 from swarmd.values import Encoded, HopId
 
 TOKENS = {"cpu": (4, 128), "cuda": (4, 512)}  # sequences, and tokens of each
-DTYPES: dict[str, Literal["fp32", "bf16"]] = {"cpu": "fp32", "cuda": "bf16"}
-"""What nodes compute in on such a device: as the presets for it have it."""
 VOCABULARY = 256
 STAGES = 3  # so that stage 1 is neither head nor tail
 TAIL = STAGES - 1
@@ -94,7 +91,6 @@ def plan_probe(hidden: int, kind: str, blocks: int) -> RunConfig:
         layers=blocks * STAGES,
         stages=STAGES,
         sequence_length=tokens,
-        compute_dtype=DTYPES[kind],
     )
     return RunConfig(
         name="profile",

@@ -24,7 +24,8 @@ from swarmd.errors import ConfigError, SwarmError
 from swarmd.stage.device import check_device
 from swarmd.stage.device_errors import as_ours
 from swarmd.stage.engine import StageEngine
-from swarmd.stage.probe import DTYPES, TAIL, VOCABULARY, Timed, measure_addition, now, plan_probe, sample
+from swarmd.stage.numerics import fast_dtype
+from swarmd.stage.probe import TAIL, VOCABULARY, Timed, measure_addition, now, plan_probe, sample
 from swarmd.stage.release import release
 from swarmd.values import HopId
 
@@ -63,7 +64,7 @@ def measure_profile(
         else torch.cuda.get_device_name(device),
         "cores": max(1, cores // torch.get_num_threads()) if kind == "cpu" else 0,
         "memory_bytes": memory,
-        "dtype": DTYPES[kind],
+        "dtype": fast_dtype(check_device(device)),
         "points": points,
         "round_s": round_s,
         "crowd": crowd,

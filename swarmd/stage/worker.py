@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from swarmd.config import RunConfig
+from swarmd.config import ComputeConfig, RunConfig
 from swarmd.errors import DeviceLost, Stopped
 from swarmd.memory import give_back
 from swarmd.stage.device_errors import as_ours, judged
@@ -56,10 +56,10 @@ class Task:
 class Worker:
     """Implements `ports.Compute`. Made by `Worker.start`; methods are called from one event loop."""
 
-    def __init__(self, run: RunConfig, stage: int, device: str, threads: int) -> None:
+    def __init__(self, run: RunConfig, stage: int, device: str, threads: int, compute: ComputeConfig) -> None:
         self._engine: StageEngine | None = None  # set and taken away by the thread
         self._gradient_size, self._codecs = 0, tuple[str, ...]()  # the stage's
-        self._build = (run, stage, device, threads)
+        self._build = (run, stage, device, threads, compute)
         self._queue: list[tuple[int, int, int, int, Task]] = []
         self._order = itertools.count()
         self._ready = threading.Condition()  # over the queue and `_closing`
@@ -75,9 +75,11 @@ class Worker:
         self._lost = ""  # why nothing is computed any more, a sentence
 
     @classmethod
-    async def start(cls, run: RunConfig, stage: int, device: str = "cpu", threads: int = 0) -> "Worker":
+    async def start(
+        cls, run: RunConfig, stage: int, device: str = "cpu", threads: int = 0, compute: ComputeConfig | None = None
+    ) -> "Worker":
         """Builds the stage in its thread, with so many threads of torch (0: its own choice). Raises ConfigError."""
-        worker = cls(run, stage, device, threads)
+        worker = cls(run, stage, device, threads, compute or ComputeConfig())
         loop = asyncio.get_running_loop()
         built: asyncio.Future[None] = loop.create_future()
         worker._ended = loop.create_future()
@@ -120,6 +122,7 @@ class Worker:
         running, since = self._running or (None, time.monotonic())
         if not self._thread.is_alive() and not self._closing:  # it said nothing, or we would have heard
             self._lose("the compute thread has ended without a word")
+        engine = self._engine
         return ComputeProgress(
             counter=self._counter,
             running=running,
@@ -127,6 +130,9 @@ class Worker:
             forward_seconds=self._seconds[FORWARD],
             backward_seconds=self._seconds[BACKWARD],
             lost=self._lost,
+            dtype=engine.dtype if engine else "",
+            hops=engine.hops if engine else 0,
+            repeats=engine.repeats if engine else 0,
         )
 
     async def forward(
@@ -310,7 +316,7 @@ class Worker:
             release(device)
 
     def _make_engine(self) -> "StageEngine":
-        run, stage, device, threads = self._build
+        run, stage, device, threads, compute = self._build
         import torch
 
         from swarmd.stage.engine import StageEngine
@@ -319,7 +325,7 @@ class Worker:
             raise Stopped("the stage is not wanted any more")
         if threads:
             torch.set_num_threads(threads)
-        return StageEngine(run, stage, device)
+        return StageEngine(run, stage, device, compute)
 
     def _run(self, task: Task) -> None:
         """Runs one call and hands its result, or what it raised, to the event loop."""

@@ -33,6 +33,8 @@ GIVEN: dict[str, tuple[str | None, str, Any]] = {
     "--steps": ("5", "steps", 5),
     "--stages": ("6", "stages", 6),
     "--threads": ("7", "threads", 7),
+    "--compute-dtype": ("fp16", "compute_dtype", "fp16"),
+    "--recompute": ("block", "recompute", "block"),
     "--drain-timeout": ("8", "drain_s", 8.0),
     "--spot-file": ("f", "spot_file", "f"),
     "--spot-command": ("c", "spot_command", "c"),

@@ -27,7 +27,6 @@ class Rehearsal:
     """One stage, through all that an engine does."""
 
     def __init__(self, run: RunConfig, stage: int, card: Card, device: Device) -> None:
-        import torch
 
         from swarmd.stage.engine import StageEngine
 
@@ -35,7 +34,7 @@ class Rehearsal:
         self.found: dict[str, Any] = {"preset": run.name, "stage": stage}
         with device.measured() as self.found["build"]:
             self.engine = StageEngine(run, stage, "cuda:0")
-        self.engine.module.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[card.dtype]
+        assert self.engine.dtype == card.dtype, "by itself"
         self.found["parameters"] = 4 * self.engine.gradient_size
         shape = (run.sequences_per_microbatch, run.model.sequence_length, run.model.hidden)
         self.tokens = bytes(4 * shape[0] * (shape[1] + 1))
@@ -57,7 +56,7 @@ class Rehearsal:
     def hops(self) -> None:
         """A microbatch for each way to keep a forward, and one of validation."""
         keeping, tail = self.engine.keeping, self.engine.module.is_tail
-        self.engine.keeping = dataclasses.replace(keeping, recompute=False)
+        self.engine.keeping = dataclasses.replace(keeping, recompute="never")
         self.hop(0, "graphs")
         self.engine.keeping = dataclasses.replace(keeping, recompute="block")
         for index, kind, limit in ((1, "block", ENDLESS), (2, "source", 0)):

@@ -3,27 +3,24 @@
 import dataclasses
 import threading
 from collections.abc import Callable
-from typing import Literal
 
 import numpy
 import pytest
 import torch
 
-from swarmd.config import CodecConfig, RunConfig
+from swarmd.config import CodecConfig, ComputeConfig, ComputeDtype, Recompute, RunConfig
 from swarmd.errors import ConfigError, HopForgotten, NonFinite, PeerFault
 from swarmd.sim.engines.training import plain_training, toy_tokens
 from swarmd.stage.codec import decode, encode
 from swarmd.stage.engine import StageEngine
-from swarmd.stage.inputs import Source
-from swarmd.stage.passage import Passage
 from swarmd.values import Encoded, HopId
-from tests.stage.toy import FP32, Recompute, finish_step, journey, toy_run, train_pipeline
+from tests.stage.toy import FP32, finish_step, journey, toy_run, train_pipeline
 
 HOP = HopId(1, 0)
 
 
-def engines(run: RunConfig) -> tuple[StageEngine, StageEngine]:
-    return StageEngine(run, 0), StageEngine(run, 1)
+def engines(run: RunConfig, compute: ComputeConfig | None = None) -> tuple[StageEngine, StageEngine]:
+    return StageEngine(run, 0, compute=compute), StageEngine(run, 1, compute=compute)
 
 
 def gradient_for(run: RunConfig, value: float = 0.01) -> Encoded:
@@ -56,26 +53,23 @@ def test_int8_on_the_wire_trains_almost_the_same() -> None:
     assert exact[-1] < exact[0] - 1.0
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("recompute", [True, "block"])
-def test_recomputing_gives_the_same_bits_as_keeping_graphs(
-    recompute: Recompute, dtype: Literal["fp32", "bf16"]
-) -> None:
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("recompute", ["always", "block"])
+def test_recomputing_gives_the_same_bits_as_keeping_graphs(recompute: Recompute, dtype: ComputeDtype) -> None:
     run = toy_run(steps=3, shared=True)
-    run = dataclasses.replace(run, model=dataclasses.replace(run.model, compute_dtype=dtype))
-    _, kept = train_pipeline(run)
-    _, recomputed = train_pipeline(dataclasses.replace(run, recompute=recompute))
+    _, kept = train_pipeline(run, ComputeConfig(dtype, "never"))
+    _, recomputed = train_pipeline(run, ComputeConfig(dtype, recompute))
     assert [engine.digest() for engine in kept] == [engine.digest() for engine in recomputed]
 
 
 def kinds(engine: StageEngine) -> list[str]:
     """How each forward is kept, the first one first."""
-    kept = [forward.kept for forward in engine.graphs._kept.values()]
-    return ["source" if isinstance(it, Source) else "graphs" if it.has_graphs else "inputs" for it in kept]
+    kept = [forward.passage for forward in engine.graphs._kept.values()]
+    return ["source" if it is None else "graphs" if it.has_graphs else "inputs" for it in kept]
 
 
 def test_auto_keeps_less_of_each_forward_as_room_gets_scarce_and_computes_the_same() -> None:
-    run = dataclasses.replace(toy_run(), recompute="auto")
+    run = toy_run()
     (scarce, _), (ample, _) = engines(run), engines(run)
     scarce.graphs.limit = scarce.keeping.graphs + scarce.keeping.inputs
     for engine in (scarce, ample):
@@ -89,10 +83,10 @@ def test_auto_keeps_less_of_each_forward_as_room_gets_scarce_and_computes_the_sa
     assert torch.equal(flat(scarce), flat(ample))
 
 
-@pytest.mark.parametrize(("recompute", "again"), [("auto", 0), ("block", 3), (True, 0)])
+@pytest.mark.parametrize(("recompute", "again"), [("auto", 0), ("block", 3), ("always", 0)])
 def test_the_tail_runs_segments_again_only_where_its_graphs_do_not_fit(recompute: Recompute, again: int) -> None:
-    run = toy_run(recompute=recompute)
-    first, last = engines(run)
+    run = toy_run()
+    first, last = engines(run, ComputeConfig(recompute=recompute))
     activation = first.forward(HOP, toy_tokens(run, 1, 0), None, codec="fp32")
     applied: list[torch.nn.Module] = []
     for module in dict.fromkeys(last.module.segments()):
@@ -102,7 +96,7 @@ def test_the_tail_runs_segments_again_only_where_its_graphs_do_not_fit(recompute
     applied.clear()
     last.graphs.limit = 0
     last.tail(HopId(1, 1), toy_tokens(run, 1, 1), activation, codec="fp32")
-    assert len(applied) == (3 if recompute is True else 6)
+    assert len(applied) == (3 if recompute == "always" else 6)
 
 
 def test_replicas_end_every_step_with_the_same_digest() -> None:
@@ -276,10 +270,10 @@ def test_a_parameter_update_leaves_graphs_in_flight_valid() -> None:
     gradients = []
     for index in (0, 1):
         first.forward(HopId(1, index), toy_tokens(run, 1, 0), None, codec="fp32")
-    passages = [first.graphs._kept[HopId(1, index)].kept for index in (0, 1)]
+    passages = [first.graphs._kept[HopId(1, index)].passage for index in (0, 1)]
     direction = torch.ones(2, run.model.sequence_length, run.model.hidden)
     for passage in passages:
-        assert isinstance(passage, Passage)
+        assert passage is not None
         gradients.append(passage.backward(direction)[0])
         before = first.digest()
         first.assemble(first.version + 1, [encode(torch.ones(first.gradient_size), "fp32")])
@@ -289,10 +283,10 @@ def test_a_parameter_update_leaves_graphs_in_flight_valid() -> None:
     assert all(torch.equal(early[parameter], late[parameter]) for parameter in early)
 
 
-@pytest.mark.parametrize("recompute", [False, True, "block"])
+@pytest.mark.parametrize("recompute", ["never", "always", "block"])
 def test_what_strangers_send_is_checked(recompute: Recompute) -> None:
-    run = toy_run(recompute=recompute)
-    first, last = engines(run)
+    run = toy_run()
+    first, last = engines(run, ComputeConfig(recompute=recompute))
     tokens = toy_tokens(run, 1, 0)
     good = first.forward(HOP, tokens, None, codec="fp32")
     ids = numpy.frombuffer(tokens, dtype="<i4").copy()
@@ -375,10 +369,11 @@ def pass_through(run: RunConfig, pair: tuple[StageEngine, StageEngine], hop: Hop
     return back.accumulated
 
 
-@pytest.mark.parametrize("recompute", [False, True, "block"])
-def test_a_hop_taken_out_leaves_the_sum_as_if_it_had_never_come(recompute: Recompute) -> None:
-    run = toy_run(recompute=recompute)
-    pair, twins = engines(run), engines(run)
+@pytest.mark.parametrize("recompute", ["never", "always", "block"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_a_hop_taken_out_leaves_the_sum_as_if_it_had_never_come(recompute: Recompute, dtype: ComputeDtype) -> None:
+    run, compute = toy_run(), ComputeConfig(dtype, recompute)
+    pair, twins = engines(run, compute), engines(run, compute)
     for index in (0, 1, 2):
         assert pass_through(run, pair, HopId(1, index), subtract=False)
         if index != 1:

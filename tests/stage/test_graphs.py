@@ -1,20 +1,20 @@
 """Kept graphs: room, forgetting and steps that end, without a stage."""
 
-from typing import Literal
-
 import pytest
 import torch
 
+from swarmd.config import Recompute
 from swarmd.errors import HopForgotten
 from swarmd.stage.graphs import Forward, Graphs, Keeping
 from swarmd.stage.inputs import Source
+from swarmd.stage.numerics import FP32
 from swarmd.values import HopId
 
 HOP, OTHER = HopId(1, 0), HopId(1, 1)
 
 
 def graph(nbytes: int = 8) -> Forward:
-    return Forward(Source(b"", None), torch.Size([2]), nbytes)
+    return Forward(Source(b"", None), torch.Size([2]), FP32, nbytes=nbytes)
 
 
 def test_a_second_forward_of_a_hop_takes_the_room_of_the_first() -> None:
@@ -34,14 +34,14 @@ def test_a_second_forward_of_a_hop_takes_the_room_of_the_first() -> None:
 @pytest.mark.parametrize(
     ("recompute", "by_room", "whole"),
     [
-        (False, ["graphs", "graphs", "graphs"], True),
+        ("never", ["graphs", "graphs", "graphs"], True),
         ("auto", ["graphs", "inputs", "source"], False),
         ("block", ["inputs", "inputs", "source"], False),
-        (True, ["source", "source", "source"], True),
+        ("always", ["source", "source", "source"], True),
     ],
 )
-def test_forwards_are_kept_as_the_run_says_and_room_allows(
-    recompute: bool | Literal["auto", "block"], by_room: list[str], whole: bool
+def test_forwards_are_kept_as_the_node_says_and_room_allows(
+    recompute: Recompute, by_room: list[str], whole: bool
 ) -> None:
     keeping = Keeping(recompute, graphs=100, inputs=10)
     sizes = {"graphs": 100, "inputs": 10, "source": 0}

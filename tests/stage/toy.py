@@ -1,22 +1,18 @@
 """A run small enough for tests, and its training through engines without a swarm."""
 
 import itertools
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
-from swarmd.config import CodecConfig, ModelConfig, OptimizerConfig, RunConfig
+from swarmd.config import CodecConfig, ComputeConfig, ModelConfig, OptimizerConfig, RunConfig
 from swarmd.schedule import learning_rate_at
 from swarmd.sim.engines.training import toy_tokens
 from swarmd.stage.engine import StageEngine
 from swarmd.values import Encoded, HopId
 
 FP32 = CodecConfig("fp32", "fp32", "fp32")
-Recompute = bool | Literal["auto", "block"]
 
 
-def toy_run(
-    *, stages: int = 2, shared: bool = False, codecs: CodecConfig = FP32, recompute: Recompute = False, steps: int = 20
-) -> RunConfig:
+def toy_run(*, stages: int = 2, shared: bool = False, codecs: CodecConfig = FP32, steps: int = 20) -> RunConfig:
     """4 block applications of width 32 over bytes, 3 microbatches of 2 sequences a step."""
     return RunConfig(
         name="toy",
@@ -27,13 +23,19 @@ def toy_run(
         sequences_per_step=6,
         sequences_per_microbatch=2,
         seed=5,
-        recompute=recompute,
     )
 
 
-def journey(run: RunConfig, engines: Sequence[StageEngine], hop: HopId, *, evaluate: bool = False) -> tuple[float, int]:
+def journey(
+    run: RunConfig,
+    engines: Sequence[StageEngine],
+    hop: HopId,
+    *,
+    evaluate: bool = False,
+    text: Callable[[RunConfig, int, int], bytes] = toy_tokens,
+) -> tuple[float, int]:
     """One microbatch through one engine per stage and back; the loss sum and its tokens."""
-    tokens, codecs = toy_tokens(run, *hop), run.codecs
+    tokens, codecs = text(run, *hop), run.codecs
     activation: Encoded | None = None
     for engine in engines[:-1]:
         activation = engine.forward(hop, tokens, activation, codec=codecs.activations, evaluate=evaluate)
@@ -68,12 +70,16 @@ def finish_step(run: RunConfig, replicas: Sequence[Sequence[StageEngine]], step:
     return [[engine.apply(step, learning_rate=rate, clip_factor=clip) for engine in engines] for engines in replicas]
 
 
-def train_pipeline(run: RunConfig) -> tuple[list[float], list[StageEngine]]:
+def train_pipeline(
+    run: RunConfig,
+    compute: ComputeConfig | None = None,
+    text: Callable[[RunConfig, int, int], bytes] = toy_tokens,
+) -> tuple[list[float], list[StageEngine]]:
     """The same training through one engine per stage."""
-    engines = [StageEngine(run, stage) for stage in range(run.model.stages)]
+    engines = [StageEngine(run, stage, compute=compute) for stage in range(run.model.stages)]
     losses = []
     for step in range(1, run.steps + 1):
-        sums = [journey(run, engines, HopId(step, index)) for index in range(run.microbatches)]
+        sums = [journey(run, engines, HopId(step, index), text=text) for index in range(run.microbatches)]
         finish_step(run, [[engine] for engine in engines], step)
         losses.append(sum(loss for loss, _ in sums) / sum(tokens for _, tokens in sums))
     return losses, engines

@@ -161,8 +161,6 @@ def recompute_share(run: RunConfig, stage: int, device: Device, dtype: str, held
     follows its forward at once, so that one graph is enough there.
     """
     tail = stage == run.model.stages - 1
-    if run.recompute == "block":
-        return 1.0
     if run.recompute != "auto":
         return 0.0 if tail else float(run.recompute)
     if device.cores:

@@ -56,9 +56,17 @@ class Device:
     share: float = MATMUL_SHARE
     source: str = ""
     points: tuple[Point, ...] = ()  # measured; then the rates above are not used
+    measured: str = "fp32"  # dtype of the products that were
     round_s: Mapping[str, float] = field(default_factory=dict)  # per element: contribution, reduce, assemble, apply
     crowd: tuple[float, ...] = ()  # speed of each of 1, 2, .. processes that compute at once, relative to one alone
     cores: int = 0  # that its processes share; 0: it is nobody else's
+
+    @property
+    def fast_dtype(self) -> str:
+        """The dtype of products that a node chooses on it (`stage/numerics.py`), and that a profile measured."""
+        if self.points:
+            return self.measured
+        return "bf16" if self.has_bf16 else "fp16"
 
     def peak(self, dtype: str) -> float:
         """Rate of matrix products, as the datasheet has it. bf16 without units for it is as slow as fp32."""
@@ -244,4 +252,5 @@ def profile_from_plain(plain: Mapping[str, Any]) -> Device:
         round_s={str(key): float(value) for key, value in plain["round_s"].items()},
         crowd=tuple(float(value) for value in plain["crowd"]),
         cores=int(plain["cores"]),
+        measured=str(plain.get("dtype", "fp32")),
     )

@@ -15,7 +15,7 @@ from swarmd.printable import share as shown
 from swarmd.sim.engines.phantom import BYTES_PER_ELEMENT
 from swarmd.sim.planner import costs
 from swarmd.sim.planner.costs import StageSpeed, WireFormat
-from swarmd.sim.planner.devices import Group
+from swarmd.sim.planner.devices import Device, Group
 from swarmd.sim.planner.placement import Placement, plan_placement
 from swarmd.sim.planner.rehearsal import Actor, ActorFigures, Rehearsal, rehearse
 from swarmd.swarm.balance.sizes import stage_parameters
@@ -37,9 +37,15 @@ class Question:
     groups: tuple[Group, ...]
     rtt_s: float
     wire: WireFormat
-    dtype: str  # fp32 | bf16 | fp16, of matrix products
+    dtype: str  # auto | fp32 | bf16 | fp16, of matrix products
     one_machine: bool = False  # profiled peers share this computer's cores
     placement: Placement | None = None  # None: the best that is found
+
+    def dtype_on(self, device: Device) -> str:
+        """The dtype of a device's products: what the run demands, or what is asked for, or what is fast there."""
+        if self.run.precision == "fp32":
+            return "fp32"
+        return device.fast_dtype if self.dtype == "auto" else self.dtype
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ def _speeds(question: Question, placement: Placement | None) -> list[list[StageS
                     run,
                     stage,
                     group.device,
-                    question.dtype,
+                    question.dtype_on(group.device),
                     question.wire,
                     pace=group.pace,
                     held=held,
@@ -123,7 +129,7 @@ def _rates(question: Question, speeds: Sequence[Sequence[StageSpeed]]) -> list[l
         rates.append(
             [
                 1.0 / max(speed.total_s, ((stage > 0) + (stage < last)) * links)
-                if costs.memory_bytes(run, stage, question.dtype) <= group.device.memory_bytes
+                if costs.memory_bytes(run, stage, question.dtype_on(group.device)) <= group.device.memory_bytes
                 else 0.0
                 for stage, speed in enumerate(row)
             ]
@@ -136,7 +142,7 @@ def _why_not(question: Question, rates: Sequence[Sequence[float]]) -> str:
     peers = sum(group.count for group in question.groups)
     for stage in range(run.model.stages):
         if not any(row[stage] for row in rates):
-            need = costs.memory_bytes(run, stage, question.dtype) / 1e9
+            need = min(costs.memory_bytes(run, stage, question.dtype_on(it.device)) for it in question.groups) / 1e9
             return (
                 f"no device of --peers has the {need:.1f} GB that stage {stage} of {run.name} needs; "
                 "add larger ones, or cut the model into more stages (--stages)."
@@ -289,7 +295,7 @@ def _rows(
             if not count or not played:
                 continue
             speed, device = speeds[number][stage], group.device
-            need = costs.memory_bytes(run, stage, question.dtype)
+            need = costs.memory_bytes(run, stage, question.dtype_on(group.device))
             averaging = 2 * BYTES_PER_ELEMENT[run.codecs.averaging] * stage_parameters(run.model, stage)
             averaging *= 1 - 1 / full.replicas(stage)
             operations = (1 + costs.BACKWARD_TIMES) * costs.stage_flops(run, stage) / speed.total_s

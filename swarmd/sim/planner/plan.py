@@ -69,7 +69,7 @@ def plan(question: Question, *, variants: bool = True, on_progress: Callable[[st
         parameters_applied=_applied(run),
         rtt_s=question.rtt_s,
         wire=question.wire.name,
-        dtype=question.dtype,
+        dtype=_dtypes(question),
         outlook=own,
         run_seconds=seconds,
         run_tokens=tokens,
@@ -81,6 +81,17 @@ def plan(question: Question, *, variants: bool = True, on_progress: Callable[[st
         growth=tuple(_growth(question, own, on_progress)) if variants else (),
         notes=tuple(_notes(question, own)),
     )
+
+
+def _dtypes(question: Question) -> str:
+    """The dtypes of products, with the devices where they differ."""
+    devices = dict[str, list[str]]()
+    for group in question.groups:
+        names = devices.setdefault(question.dtype_on(group.device), [])
+        names += [group.device.name] * (group.device.name not in names)
+    if len(devices) == 1:
+        return next(iter(devices))
+    return ", ".join(f"{dtype} ({', '.join(names)})" for dtype, names in devices.items())
 
 
 def _applied(run: RunConfig) -> int:
@@ -123,14 +134,10 @@ def _notes(question: Question, own: Forecast) -> list[str]:
     notes = [own.rehearsed]
     for group in question.groups:
         device = group.device
-        if question.dtype == "bf16" and not device.has_bf16:
-            notes.append(
-                f"{device.name} has no units for bf16, so it is counted at its fp32 rate; "
-                f"with fp16 (--compute fp16), which swarmd does not have yet, its products would be "
-                f"{device.matmul_flops('fp16') / device.matmul_flops('bf16'):.1f} times faster"
-            )
-        if device.points and question.dtype != "fp32":
-            notes.append(f"{device.name} was measured in fp32 and is counted so")
+        if question.dtype_on(device) == "bf16" and not device.has_bf16:
+            notes.append(f"{device.name} has no units for bf16, and is counted at its fp32 rate: fp16 is faster there")
+        if device.points and question.dtype_on(device) != device.measured:
+            notes.append(f"{device.name} was measured in {device.measured} and is counted so")
         if device.points and not device.points[0].hidden <= question.run.model.hidden <= device.points[-1].hidden:
             notes.append(
                 f"{device.name} was not measured at a width of {question.run.model.hidden}: the nearest counts"

@@ -60,7 +60,7 @@ def toy_run(*, stages: int = 3, microbatches: int = 24, hidden: int = 512, codec
 
 def question(peers: str, run: RunConfig | None = None, wire: str = "int8", rtt_s: float = 0.01) -> Question:
     run = run or toy_run()
-    return Question(run, parse_peers(peers), rtt_s, find_wire(wire), run.model.compute_dtype)
+    return Question(run, parse_peers(peers), rtt_s, find_wire(wire), "auto")
 
 
 # ------------------------------------------------------------------------------------------------- formulas
@@ -111,16 +111,31 @@ def test_memory_holds_what_an_engine_holds() -> None:
     from swarmd.stage.graphs import graph_bytes
 
     run = toy_run()
-    assert costs.graph_bytes(run, "fp32") == graph_bytes(run.model, run.tokens_per_microbatch)
+    assert costs.graph_bytes(run, "fp32") == graph_bytes(run.model, run.tokens_per_microbatch, 4)
     parameters = stage_parameters(run.model, 1)
     assert state_bytes(run, 1) == 24 * parameters
     eight_bit = replace(run, optimizer=replace(run.optimizer, name="adamw8bit"))
     assert state_bytes(eight_bit, 1) == 18 * parameters
 
 
+@pytest.mark.parametrize(
+    ("peers", "asked", "precision", "dtypes"),
+    [
+        ("2xT4,1xA100", "auto", "any", ["fp16", "bf16"]),
+        ("2xT4,1xA100", "bf16", "any", ["bf16", "bf16"]),
+        ("2xT4,1xA100", "auto", "fp32", ["fp32", "fp32"]),
+    ],
+)
+def test_each_device_is_planned_in_the_dtype_that_a_node_chooses_there(
+    peers: str, asked: str, precision: Literal["any", "fp32"], dtypes: list[str]
+) -> None:
+    asking = replace(question(peers, run=replace(toy_run(), precision=precision)), dtype=asked)
+    assert [asking.dtype_on(group.device) for group in asking.groups] == dtypes
+
+
 def test_forwards_run_twice_where_graphs_are_not_kept() -> None:
     run = load_run("13b-shared")
-    settings: tuple[bool | Literal["auto", "block"], ...] = (False, True, "block", "auto")
+    settings: tuple[bool | Literal["auto"], ...] = (False, True, "auto")
     by_setting = {}
     for recompute in settings:
         its = replace(run, recompute=recompute)
@@ -130,7 +145,6 @@ def test_forwards_run_twice_where_graphs_are_not_kept() -> None:
         ]
     assert by_setting[False] == [0.0, 0.0, 0.0, 0.0]
     assert by_setting[True] == [1.0, 0.0, 1.0, 0.0], "the tail's graph is used at once"
-    assert by_setting["block"] == [1.0, 1.0, 1.0, 1.0]
     assert by_setting["auto"] == [0.0, 0.0, 1.0, 1.0], "in the small ones half of what is free holds no graph"
 
 
@@ -146,7 +160,6 @@ def test_wider_stages_use_a_device_better() -> None:
             layers=3,
             stages=3,
             sequence_length=2048,
-            compute_dtype="bf16",
         )
         run = RunConfig(name="wide", model=model, sequences_per_step=4, sequences_per_microbatch=4, recompute=False)
         roomy = replace(DEVICES["A100"], memory_bytes=1e15)
@@ -395,7 +408,8 @@ def test_what_does_not_fit_is_said() -> None:
         forecast(question("4xA100@1Mbps", run=run))
     with pytest.raises(ConfigError, match=r"would take .* or longer"):
         forecast(question("3xA100*0.000001@1Gbps", run=run))
-    notes = " ".join(plan(question("3xV100-32GB", run=replace(run, sequences_per_step=24)), variants=False).notes)
+    asked = replace(question("3xV100-32GB", run=replace(run, sequences_per_step=24)), dtype="bf16")
+    notes = " ".join(plan(asked, variants=False).notes)
     assert "V100-32GB has no units for bf16" in notes
 
 
