@@ -59,22 +59,28 @@ class Passage:
         """The gradients of the parameters and of the input (None: it was tokens) for one of the output. Uses the
         passage up: each segment is let go of once it is passed.
         """
-        totals: dict[nn.Parameter, Tensor] = {}
         scale = self.numerics.scale(gradient, gradient.shape[:-1].numel())
         incoming: Tensor | None = gradient if scale is None else gradient * scale
-        while self._segments:
-            assert incoming is not None, "tokens enter the first segment"
-            segment = self._segments.pop()
-            formed = torch.autograd.grad(self._outcome(segment), _wanted(segment), incoming)
-            for parameter, piece in zip(segment.parameters, formed, strict=False):  # the input's comes last
-                if parameter in totals:
-                    totals[parameter] += piece
-                else:
-                    totals[parameter] = piece
-            incoming = formed[-1] if segment.input.requires_grad else None
+        parameters = list(dict.fromkeys(it for segment in self._segments for it in segment.parameters))
+        try:
+            while self._segments:
+                assert incoming is not None, "tokens enter the first segment"
+                incoming = self._back(self._segments.pop(), incoming)
+            totals = {it: it.grad for it in parameters if it.grad is not None}
+        finally:
+            for parameter in parameters:
+                parameter.grad = None
         if scale is not None:
             torch._foreach_div_([*totals.values(), *([] if incoming is None else [incoming])], scale)
         return totals, incoming
+
+    def _back(self, segment: Segment, incoming: Tensor) -> Tensor | None:
+        """Adds the gradients of a segment's parameters to their `grad`, each as soon as it is formed: those of a shared
+        block don't exist twice. Gives that of the segment's input.
+        """
+        torch.autograd.backward(self._outcome(segment), incoming, inputs=_wanted(segment))
+        gradient, segment.input.grad = segment.input.grad, None
+        return gradient
 
     def _outcome(self, segment: Segment) -> Tensor:
         """The segment's output with its graph, of its own forward or of another one now."""

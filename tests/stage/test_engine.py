@@ -183,16 +183,15 @@ def test_forgetting_reaches_a_task_that_already_runs(monkeypatch: pytest.MonkeyP
     run = toy_run()
     first, last = engines(run)
     activation = first.forward(HOP, toy_tokens(run, 1, 0), None, codec="fp32")
-    grad: Callable[..., tuple[torch.Tensor, ...]] = torch.autograd.grad
+    backward: Callable[..., None] = torch.autograd.backward
 
-    def slow(*arguments: object) -> tuple[torch.Tensor, ...]:
-        gradients = grad(*arguments)
+    def slow(*arguments: object, **options: object) -> None:
+        backward(*arguments, **options)
         other = threading.Thread(target=last.forget, args=(HOP,))
         other.start()
         other.join()
-        return gradients
 
-    monkeypatch.setattr(torch.autograd, "grad", slow)
+    monkeypatch.setattr(torch.autograd, "backward", slow)
     with pytest.raises(HopForgotten):
         last.tail(HOP, toy_tokens(run, 1, 0), activation, codec="fp32")
     assert not decode(last.contribution(1, 0, last.gradient_size, codec="fp32")).any()
