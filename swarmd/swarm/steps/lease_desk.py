@@ -138,14 +138,13 @@ class LeaseDesk:
     def _take_in(self, head: PeerId, ask: AskLease, leases: Leases) -> None:
         """Notes what a head has finished, and revokes what others work on in vain."""
         now = asyncio.get_running_loop().time()
-        if ask.blame and self._is_believed(head):
+        claimed, away = (from_ranges(ranges, leases.microbatches) for ranges in (ask.leased, ask.passed_on))
+        completed = self._borne_out(head, ask, from_ranges(ask.completed, leases.microbatches))
+        if ask.blame and self._is_believed(head):  # and nothing of what can't be read
             self._blames.setdefault(head, ask.blame)
-        claimed = from_ranges(ask.leased, leases.microbatches)
         held = self._borne_out(head, ask, claimed)
         if len(held) < len(claimed):  # of a conductor before this one: others get them
             self._tasks.start(self._revoke(head, Revoke(ask.step, to_ranges({*claimed} - {*held}))))
-        completed = self._borne_out(head, ask, from_ranges(ask.completed, leases.microbatches))
-        away = from_ranges(ask.passed_on, leases.microbatches)
         before = leases.completed, leases.free
         for late, indices in leases.heard(head, completed, held, now, away).items():
             self._tasks.start(self._revoke(late, Revoke(ask.step, to_ranges(indices))))
@@ -155,8 +154,11 @@ class LeaseDesk:
 
     def _is_believed(self, head: PeerId) -> bool:
         """Tells if a head's word is enough that numbers aren't finite. A newcomer's is where no other head is at work:
-        else others compute its microbatches anew, as the round leaves it out, and find out.
+        else others compute its microbatches anew, as the round leaves it out, and find out. Before the first record
+        only this peer's own is, as in the round.
         """
+        if self._history.record is None:
+            return head == self._membership.own.peer
         is_newcomer = self._history.chain.is_newcomer
         return not is_newcomer(head) or all(is_newcomer(card.peer) for card in self._membership.stage(0))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from swarmd.errors import Refused
+from swarmd.errors import OutOfRange, Refused
 from swarmd.sim.world.clock import run_virtual
 from swarmd.swarm.steps.lease_desk import (
     HEARING_SECONDS,
@@ -36,6 +36,8 @@ EIGHT = dataclasses.replace(RUN, sequences_per_step=8, sequences_per_microbatch=
 class Office:
     """A conductor's desk, with two heads that ask there."""
 
+    history: Any
+
     def __init__(self) -> None:
         everyone: dict[str, FakeLinks] = {}
         links = FakeLinks("me", everyone)
@@ -54,7 +56,9 @@ class Office:
         )
         self.newcomers: set[str] = set()
         chain = SimpleNamespace(is_newcomer=lambda peer: peer in self.newcomers)
-        history: Any = SimpleNamespace(record=None, await_version=self._await_version, chain=chain)
+        history = self.history = SimpleNamespace(
+            record=SimpleNamespace(seconds=0.0), await_version=self._await_version, chain=chain
+        )
         succession: Any = SimpleNamespace(is_cut_off=lambda now: self.cut_off, speaking=lambda now: self.speaking)
         tasks: Any = SimpleNamespace(start=self._start)
         context = peer_context(run=EIGHT, links=links, membership=membership, history=history, tasks=tasks)
@@ -271,6 +275,33 @@ def test_a_newcomers_word_that_numbers_are_not_finite_counts_where_no_other_head
         it.desk.open(STEP, again=True)
         await it.ask(want=0, blame=blame)
         assert it.desk.blame == blame
+
+    run_virtual(main())
+
+
+def test_before_the_first_record_a_conductor_believes_only_itself_that_numbers_are_not_finite() -> None:
+    async def main() -> None:
+        it, blame = Office(), Blame("activation", 0, "a", 1)
+        it.history.record, it.cards["me"] = None, card("me")
+        it.desk.open(1, again=False)
+        for head in ("a", "b"):
+            await it.ask(head, step=1, want=0, blame=blame)
+        assert it.desk.blame == NOBODY
+        await it.ask("me", step=1, want=0, blame=blame)
+        assert it.desk.blame == blame
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("where", ["completed", "leased", "passed_on"])
+def test_nothing_counts_of_a_question_with_indices_that_the_step_does_not_have(where: str) -> None:
+    async def main() -> None:
+        it = Office()
+        it.desk.open(STEP, again=False)
+        said: dict[str, Any] = {"completed": ((0, 1),), where: ((7, 9),)}
+        with pytest.raises(OutOfRange):
+            await it.ask(want=0, blame=Blame("loss", 1, "x", 0), **said)
+        assert (it.desk.completed, it.desk.blame) == (0, NOBODY)
 
     run_virtual(main())
 
