@@ -10,7 +10,7 @@ from swarmd.daemon.node import Node
 from swarmd.printable import counted
 from swarmd.status import Bytes, HopRow, PeerRow, PeerState, Queues, Status, Wait
 from swarmd.swarm.membership.reach import count_unseen
-from swarmd.swarm.membership.states import AT_WORK
+from swarmd.swarm.membership.states import PRESENT
 from swarmd.values import PeerId
 
 SHOWN_AFTER_SECONDS = 2.0  # what this daemon itself is at for less is not called a wait
@@ -135,7 +135,7 @@ class Report:
     def _replicas(self, unseen: dict[str, int]) -> dict[str, int]:
         if self._node.search.run is None:
             return {}
-        live = [card.stage for card in self._node.membership.cards() if card.state in (*AT_WORK, "finished")]
+        live = [card.stage for card in self._node.membership.cards() if card.state in PRESENT]
         stages = range(self._node.search.run.model.stages)
         return {str(stage): live.count(stage) + unseen.get(str(stage), 0) for stage in stages}
 

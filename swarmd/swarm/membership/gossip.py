@@ -7,6 +7,7 @@ neighbours. Of each other stage of a large swarm a few peers are known, and how 
 """
 
 import asyncio
+import dataclasses
 import functools
 import logging
 import math
@@ -217,7 +218,7 @@ class Gossip:
                 self._summed_up = now + FIRST_SUMMARY_SECONDS - min(long_pause, CHANGE_SECONDS)  # it is news
             await self._links.transport.publish(self._stage_topic(stage), to_frame(self._links.own.next()))
         mine = self._membership.stage(stage)
-        news = (len(mine), sum(card.moving >= 0 for card in mine))
+        news = (len(mine), sum(card.moving >= 0 for card in mine), len(self._finished(stage)))
         if now - self._summed_up >= (long_pause if news == self._told else min(long_pause, CHANGE_SECONDS)):
             self._summed_up, self._told = now, news
             await self._speak_for(stage)
@@ -226,14 +227,17 @@ class Gossip:
         """Tells the swarm of this stage, if it is this peer that does: also of those who have finished, so that at a
         run's end nobody is taken for dead who has a final state.
         """
-        peers = self._membership.stage(stage)
-        finished = [it for it in self._membership.kin() if it.stage == stage and it.state == "finished"]
+        peers, finished = self._membership.stage(stage), self._finished(stage)
         counted = [it for it in (*peers, *finished) if self._membership.standing.is_counted(it.peer)]
         count = SUMMARY_CARDS if self._membership.population() <= SMALL_SWARM else FEW
         cards = first_of(stage, counted, count)  # a newcomer isn't believed far away, and could keep silent
         if cards and cards[0].peer == self._membership.own.peer:
             summary = self._sum_up(stage, shown(cards, SUMMARY_CARDS * SHOWN_BYTES), len(peers))
+            summary = dataclasses.replace(summary, finished=len(finished))
             await self._links.transport.publish(self._swarm_topic(), to_frame(summary))
+
+    def _finished(self, stage: int) -> list[Card]:
+        return [it for it in self._membership.kin() if it.stage == stage and it.state == "finished"]
 
     async def _announce(self, card: Card) -> None:
         """Tells those near that this peer's card changed: with a greeting, if there was none yet, or as a request."""

@@ -4,8 +4,10 @@ In a small swarm everyone knows everyone. In a large one a peer knows its own st
 other stage a few peers.
 """
 
+from collections import Counter
 from collections.abc import Collection
 
+from swarmd.swarm.membership.states import PRESENT
 from swarmd.swarm.membership.table import FEW, SMALL_SWARM, Membership, is_near
 from swarmd.swarm.wire.messages.presence import Card
 from swarmd.values import PeerId
@@ -42,12 +44,18 @@ def knows_all_of(membership: Membership, stage: int) -> bool:
 
 
 def count_unseen(membership: Membership, stages: int) -> dict[int, int]:
-    """The number of peers at work that are not known here one by one, by stage: of stages far away in a large swarm, by
-    their summaries. Stages without any are left out. Near ones are not looked up: a summary that comes late would count
-    those who have gone.
+    """The number of peers that are at work, or have ended the run and are still there, and are not known here one by
+    one, by stage: of stages far away in a large swarm, by their summaries. Stages without any are left out. Near ones
+    are not looked up: a summary that comes late would count those who have gone. So would that of a stage of which
+    nobody is known any more.
     """
-    far = [stage for stage in range(stages) if not knows_all_of(membership, stage)]
-    return {stage: count for stage in far if (count := membership.unseen(stage))}
+    known = Counter(card.stage for card in membership.cards() if card.state in PRESENT)
+    told = {stage: it.peers + it.finished for stage, it in membership.summaries().items() if known[stage]}
+    more = {stage: max(0, count - known[stage]) for stage, count in told.items()}
+    if known.total() + sum(more.values()) <= SMALL_SWARM:
+        return {}
+    own = membership.own.stage
+    return {stage: more[stage] for stage in range(stages) if more.get(stage) and abs(own - stage) > 1}
 
 
 def is_spare(membership: Membership, card: Card) -> bool:

@@ -489,8 +489,18 @@ def test_the_first_summary_waits_until_one_knows_its_stage_however_many_there_ar
     assert run_virtual(main()) == [FIRST_SUMMARY_SECONDS]
 
 
-@pytest.mark.parametrize("changes", [{"moving": 3}, {"state": "left"}, {"state": "paused"}, {"forward": 7}])
-def test_a_stage_whose_peers_come_go_or_move_is_summed_up_sooner(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("was", "changes"),
+    [
+        ("serving", {"moving": 3}),
+        ("serving", {"state": "left"}),
+        ("serving", {"state": "paused"}),
+        ("serving", {"forward": 7}),
+        ("finished", {"state": "left"}),
+        ("finished", {"version": 7, "state": "finished"}),
+    ],
+)
+def test_a_stage_whose_peers_come_go_or_move_is_summed_up_sooner(was: str, changes: dict[str, Any]) -> None:
     peer = next(name for name in "abcdef" if first_speaker(2, "me", name) == "me")
     pause, news = summary_interval(2, LONG.model.stages), "moving" in changes or changes.get("state") == "left"
 
@@ -511,7 +521,7 @@ def test_a_stage_whose_peers_come_go_or_move_is_summed_up_sooner(changes: dict[s
         assert len(told) == news
         assert all(at - changed <= HEARTBEAT_SECONDS for at in told)
 
-    play(test, card(peer, stage=2), run=LONG)
+    play(test, card(peer, stage=2, state=was), run=LONG)
 
 
 @pytest.mark.parametrize(("population", "shown"), [(SMALL_SWARM, SUMMARY_CARDS), (SMALL_SWARM + 1, FEW)])
@@ -539,6 +549,9 @@ def test_those_who_have_finished_are_spoken_of_but_are_not_at_work(state: PeerSt
         rig.own.become(state)
         await rig.gossip._speak_for(2)
         assert rig.sums == [(2, (first, other), int(state == "serving"))]
+        (_, _, summary) = rig.said[-1]
+        assert isinstance(summary, Summary)
+        assert summary.finished == 1 + (state == "finished")
 
     run_virtual(main())
 

@@ -75,6 +75,11 @@ def test_peers_that_are_known_by_number_only_are_counted_by_the_summaries_of_far
     assert count_unseen(members, STAGES) == {3: 100}, "a near stage is known whole: a summary of it may be old"
     members.report(Summary(3, (), far - 1))
     assert count_unseen(members, STAGES) == {}
+    members.report(Summary(3, (), 0, finished=far + 7))
+    assert count_unseen(members, STAGES) == {3: 7}, "they have ended the run, and are there"
+    for number in range(far):
+        members.hear(card(members.stage(3)[0].peer, stage=3, state="left", sequence=number + 2), 1.0)
+    assert count_unseen(members, STAGES) == {}, "the last that was known has gone, and so have those of the summary"
     small = swarm(8)
     small.report(Summary(3, (), 4))
     assert count_unseen(small, STAGES) == {}, "one that has gone is still in it"

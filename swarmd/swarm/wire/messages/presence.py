@@ -83,11 +83,12 @@ class Summary:
     header_bytes: ClassVar[int] = SUMMARY_BYTES
     stage: Annotated[int, Between(0, STAGE_LIMIT)]
     cards: Annotated[tuple[Card, ...], AtMost(SUMMARY_CARDS_LIMIT)]  # of some of them
-    peers: Annotated[int, Between(0, PEERS_LIMIT)]  # how many they are
+    peers: Annotated[int, Between(0, PEERS_LIMIT)]  # how many they are that are at work
     power: Amount = 0.0  # of all who are here or on their way here (`rule.py`), without those who leave
     candidates: Annotated[int, Between(0, PEERS_LIMIT)] = 0  # how many of them may go to another stage
     # Where those go that leave, and their power.
     moving: Annotated[tuple[tuple[Stage, Amount], ...], AtMost(PEERS_LIMIT)] = ()
+    finished: Annotated[int, Between(0, PEERS_LIMIT)] = 0  # how many are there that have ended the run
 
 
 @dataclass(frozen=True)
