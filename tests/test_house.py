@@ -42,6 +42,7 @@ LEAVES = (
     "swarmd.status",
     "swarmd.values",
     "swarmd.schedule",
+    "swarmd.sizes",
     "swarmd.whole",
 )
 
@@ -78,6 +79,7 @@ OWN_IMPORTS = (
     Rule("swarmd/status.py", (), "swarmctl imports it and must stay light"),
     Rule("swarmd/values.py", (), "everyone imports it, so whatever it imported everyone would carry"),
     Rule("swarmd/whole.py", (), "the swarm and a stage's files say alike what they pass over"),
+    Rule("swarmd/sizes.py", ("swarmd.config",), "placement, engine and planner count with it, without torch"),
     Rule("swarmd/schedule.py", ("swarmd.config",), "swarm/ decides the learning rate with it, without torch"),
     Rule(
         "swarmd/settings.py",

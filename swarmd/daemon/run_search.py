@@ -28,8 +28,8 @@ from swarmd.errors import (
     Mismatch,
     WrongPeer,
 )
+from swarmd.sizes import unfit
 from swarmd.status import Wait
-from swarmd.swarm.balance.sizes import unfit
 from swarmd.swarm.membership.table import Membership
 from swarmd.swarm.signals import Signal
 from swarmd.swarm.wire.links import Links

@@ -14,8 +14,9 @@ from typing import Literal
 import psutil
 import torch
 
-from swarmd.config import ModelConfig, Recompute, RunConfig
+from swarmd.config import Recompute, RunConfig
 from swarmd.errors import HopForgotten
+from swarmd.sizes import graph_bytes, input_bytes
 from swarmd.stage.inputs import Source
 from swarmd.stage.numerics import Numerics
 from swarmd.stage.passage import Passage
@@ -163,24 +164,12 @@ def plan_keeping(run: RunConfig, recompute: Recompute, dtype: torch.dtype) -> Ke
     """The keeping of a run's microbatches on a node whose products are of a dtype."""
     if recompute == "auto" and run.recompute != "auto":  # settings of an older release
         recompute = "always" if run.recompute else "never"
-    tokens = run.tokens_per_microbatch
-    return Keeping(recompute, graph_bytes(run.model, tokens, dtype.itemsize), input_bytes(run.model, tokens))
+    return Keeping(recompute, int(graph_bytes(run, dtype.itemsize)), int(input_bytes(run)))
 
 
 def plan_limit(device: torch.device) -> int:
     """Bytes of a device's memory that kept forwards may take."""
     if device.type == "cuda":
-        return int(GRAPH_SHARE_CUDA * torch.cuda.mem_get_info(device)[0])
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # free, if not for others
+        return int(GRAPH_SHARE_CUDA * (torch.cuda.mem_get_info(device)[0] + reserved))
     return int(GRAPH_SHARE_CPU * psutil.virtual_memory().available)
-
-
-def graph_bytes(model: ModelConfig, tokens: int, width: int) -> int:
-    """Bytes of a kept graph, roughly: a block application has about 14 tensors of the hidden width, 4 of the inner.
-    width: bytes of an element.
-    """
-    return model.layers // model.stages * tokens * (14 * model.hidden + 4 * model.ffn) * width
-
-
-def input_bytes(model: ModelConfig, tokens: int) -> int:
-    """Bytes of the inputs of a stage's blocks: the residual stream, fp32, before each."""
-    return model.layers // model.stages * tokens * model.hidden * 4

@@ -17,7 +17,7 @@ from swarmd.sim.faults.connections import Partition
 from swarmd.sim.faults.machines import Crash
 from swarmd.sim.faults.scenario import Scenario
 from swarmd.sim.world.world import Action, SimPeer, World
-from swarmd.swarm.balance.sizes import state_bytes
+from swarmd.sizes import needed_bytes
 from swarmd.swarm.wire.messages.hop import Hop
 from swarmd.values import Encoded
 from tests.sim.movers import ask, granted, members, slow_chunks, swarm
@@ -162,7 +162,7 @@ def test_a_device_that_is_too_small_for_a_stage_neither_goes_there_nor_is_placed
     placed: list[int | None] = []
 
     async def events(world: World) -> None:
-        needs = [state_bytes(world.run, stage) for stage in range(3)]
+        needs = [needed_bytes(world.run, stage) for stage in range(3)]
         assert needs[1] < needs[2]
         it = world.peers["middle1"]
         it.peer.own.card = dataclasses.replace(it.peer.own.card, memory_bytes=needs[1])

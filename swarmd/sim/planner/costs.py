@@ -13,7 +13,17 @@ from swarmd.errors import ConfigError
 from swarmd.sim.engines.phantom import BYTES_PER_ELEMENT
 from swarmd.sim.planner.devices import LAUNCH_SECONDS, Device, Point
 from swarmd.sim.world.device import Speed
-from swarmd.swarm.balance.sizes import FP32, block_parameters, stage_parameters, state_bytes
+from swarmd.sizes import (
+    CONTEXT_BYTES,
+    FP32,
+    HALF,
+    application_bytes,
+    block_parameters,
+    graph_bytes,
+    needed_bytes,
+    resident_bytes,
+    stage_parameters,
+)
 from swarmd.swarm.rounds.parts import PART_ELEMENTS
 
 BACKWARD_TIMES = 2  # a backward's matrix products are twice a forward's
@@ -97,12 +107,9 @@ def token_flops(run: RunConfig) -> float:
     return (1 + BACKWARD_TIMES) * forward / run.tokens_per_microbatch
 
 
-def graph_bytes(run: RunConfig, dtype: str) -> float:
-    """Bytes of a microbatch's kept graph, as `stage/graphs.py` counts it."""
-    model = run.model
-    width = FP32 if dtype == "fp32" else FP32 // 2
-    per_block = run.tokens_per_microbatch * (14 * model.hidden + 4 * model.ffn) * width
-    return model.layers // model.stages * per_block
+def width_of(dtype: str) -> int:
+    """Bytes of an element."""
+    return FP32 if dtype == "fp32" else HALF
 
 
 # ------------------------------------------------------------------------------------------------- seconds
@@ -165,8 +172,8 @@ def recompute_share(run: RunConfig, stage: int, device: Device, dtype: str, held
         return 0.0 if tail else float(run.recompute)
     if device.cores:
         return 0.0  # a host's memory holds many graphs of what its cores can compute
-    free = device.memory_bytes - state_bytes(run, stage) + 2 * FP32 * stage_parameters(run.model, stage)
-    kept = max(0.0, free) * 0.5 // graph_bytes(run, dtype)  # half of what is free, as `stage/graphs.py` plans
+    free = device.memory_bytes - CONTEXT_BYTES - resident_bytes(run, stage)
+    kept = max(0.0, free) * 0.5 // graph_bytes(run, width_of(dtype))  # half of it, as `stage/graphs.py` plans
     return max(0.0, 1.0 - kept / (1.0 if tail else max(held, 1.0)))
 
 
@@ -176,7 +183,7 @@ def _stated(run: RunConfig, stage: int, device: Device, dtype: str) -> tuple[flo
     """
     model, blocks = run.model, run.model.layers // run.model.stages
     products = stage_flops(run, stage) / device.matmul_flops(dtype)
-    moved = MOVES * graph_bytes(run, dtype) / device.bandwidth
+    moved = MOVES * blocks * application_bytes(run, width_of(dtype)) / device.bandwidth
     started = blocks * KERNELS * LAUNCH_SECONDS
     weights = stage_parameters(model, stage) / device.bandwidth
     forward = products + max(moved, started) + WEIGHT_BYTES[0] * weights
@@ -217,10 +224,6 @@ def _between(points: tuple[Point, ...], hidden: int, of: Callable[[Point], float
 # ------------------------------------------------------------------------------------------------- memory
 
 
-def memory_bytes(run: RunConfig, stage: int, dtype: str) -> float:
-    """The least that a stage needs of a device: state, weights cast for computing, one graph, logits at the tail."""
-    cast = 0 if dtype == "fp32" else FP32 // 2
-    need = state_bytes(run, stage) + cast * stage_parameters(run.model, stage) + graph_bytes(run, dtype)
-    if stage == run.model.stages - 1:
-        need += LOGIT_BYTES * run.tokens_per_microbatch * run.model.vocabulary
-    return need
+def memory_bytes(run: RunConfig, stage: int, device: Device, dtype: str) -> float:
+    """The least that a stage needs of a device, on which a GPU's driver takes some, too."""
+    return needed_bytes(run, stage, width_of(dtype)) + (0.0 if device.cores else CONTEXT_BYTES)

@@ -18,7 +18,7 @@ from swarmd.sim.planner.costs import StageSpeed, WireFormat
 from swarmd.sim.planner.devices import Device, Group
 from swarmd.sim.planner.placement import Placement, plan_placement
 from swarmd.sim.planner.rehearsal import Actor, ActorFigures, Rehearsal, rehearse
-from swarmd.swarm.balance.sizes import stage_parameters
+from swarmd.sizes import stage_parameters
 
 PEERS_SIMULATED = 12  # about, in one rehearsal: a few seconds each
 MICROBATCHES_SIMULATED = 16  # at most, per peer and step: the middle of such a step is steady
@@ -46,6 +46,10 @@ class Question:
         if self.run.precision == "fp32":
             return "fp32"
         return device.fast_dtype if self.dtype == "auto" else self.dtype
+
+    def needs(self, stage: int, device: Device) -> float:
+        """The least that a stage needs of a device's memory, in bytes."""
+        return costs.memory_bytes(self.run, stage, device, self.dtype_on(device))
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def _rates(question: Question, speeds: Sequence[Sequence[StageSpeed]]) -> list[l
         rates.append(
             [
                 1.0 / max(speed.total_s, ((stage > 0) + (stage < last)) * links)
-                if costs.memory_bytes(run, stage, question.dtype_on(group.device)) <= group.device.memory_bytes
+                if question.needs(stage, group.device) <= group.device.memory_bytes
                 else 0.0
                 for stage, speed in enumerate(row)
             ]
@@ -142,7 +146,7 @@ def _why_not(question: Question, rates: Sequence[Sequence[float]]) -> str:
     peers = sum(group.count for group in question.groups)
     for stage in range(run.model.stages):
         if not any(row[stage] for row in rates):
-            need = min(costs.memory_bytes(run, stage, question.dtype_on(it.device)) for it in question.groups) / 1e9
+            need = min(question.needs(stage, it.device) for it in question.groups) / 1e9
             return (
                 f"no device of --peers has the {need:.1f} GB that stage {stage} of {run.name} needs; "
                 "add larger ones, or cut the model into more stages (--stages)."
@@ -295,9 +299,10 @@ def _rows(
             if not count or not played:
                 continue
             speed, device = speeds[number][stage], group.device
-            need = costs.memory_bytes(run, stage, question.dtype_on(group.device))
+            need = question.needs(stage, group.device)
             averaging = 2 * BYTES_PER_ELEMENT[run.codecs.averaging] * stage_parameters(run.model, stage)
             averaging *= 1 - 1 / full.replicas(stage)
+            peak = device.peak(question.dtype_on(device))
             operations = (1 + costs.BACKWARD_TIMES) * costs.stage_flops(run, stage) / speed.total_s
             rows.append(
                 GroupInStage(
@@ -307,7 +312,7 @@ def _rows(
                     seconds=speed.total_s,
                     recompute=speed.recompute,
                     utilisation=_mean(played, "busy") * steady,
-                    flops_share=None if device.points else operations / group.pace / device.peak(question.dtype),
+                    flops_share=None if device.points else operations / group.pace / peak,
                     uplink=_mean(played, "sent"),
                     downlink=_mean(played, "received"),
                     sent=_mean(played, "sent") * group.up * steady + averaging / step,

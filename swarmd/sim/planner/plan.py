@@ -11,7 +11,7 @@ from swarmd.config import RunConfig
 from swarmd.printable import counted
 from swarmd.sim.planner import costs
 from swarmd.sim.planner.forecast import Forecast, Question, forecast
-from swarmd.swarm.balance.sizes import block_parameters
+from swarmd.sizes import block_parameters
 
 GROWTH = (1, 2, 4)  # times as many peers
 WIRES = ("fp16", "int8", "4-bit", "bottleneck-2", "maxout-2")

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from swarmd.config import RunConfig
+from swarmd.sizes import needed_bytes
 from swarmd.swarm.balance.rule import (
     Candidate,
     StageLoad,
@@ -15,7 +16,6 @@ from swarmd.swarm.balance.rule import (
     stage_works,
     with_move,
 )
-from swarmd.swarm.balance.sizes import state_bytes
 from swarmd.swarm.history.record import Move
 from swarmd.swarm.membership.states import AT_WORK, STAYING
 from swarmd.swarm.membership.table import Membership, nan_to_zero
@@ -98,7 +98,7 @@ class Outlook:
 
     def __init__(self, run: RunConfig, membership: Membership) -> None:
         self.works = stage_works(run.model)
-        needs = tuple(state_bytes(run, stage) for stage in range(run.model.stages))
+        needs = tuple(needed_bytes(run, stage) for stage in range(run.model.stages))
         self.terms = Terms(download_seconds(run.model), needs=needs)
         self._membership = membership
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from swarmd.errors import NO_ANSWER, ConfigError, Refused
+from swarmd.sizes import lacking
 from swarmd.swarm.balance.opinions import agree_on_place
 from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.balance.rule import plan_place
-from swarmd.swarm.balance.sizes import lacking
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.gossip import cards_for
 from swarmd.swarm.membership.shown import shown

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 
 from swarmd.errors import ConfigError
+from swarmd.sizes import lacking
 from swarmd.swarm.balance.places import Places
-from swarmd.swarm.balance.sizes import lacking
 from swarmd.swarm.history.parting import ask_record
 from swarmd.swarm.history.peer_context import PeerContext
 from swarmd.swarm.membership.states import AT_WORK

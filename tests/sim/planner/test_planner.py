@@ -22,7 +22,7 @@ from swarmd.sim.planner.placement import Placement, plan_placement
 from swarmd.sim.planner.plan import plan
 from swarmd.sim.planner.rehearsal import Actor, Rehearsal, rehearse
 from swarmd.sim.world.machine import Host, Machine
-from swarmd.swarm.balance.sizes import stage_parameters, state_bytes
+from swarmd.sizes import CONTEXT_BYTES, needed_bytes, resident_bytes, stage_parameters
 
 MBPS = 1e6 / 8
 PROFILE = {
@@ -108,14 +108,15 @@ def test_sizes_are_those_of_the_codecs(codec: str) -> None:
 
 
 def test_memory_holds_what_an_engine_holds() -> None:
-    from swarmd.stage.graphs import graph_bytes
-
     run = toy_run()
-    assert costs.graph_bytes(run, "fp32") == graph_bytes(run.model, run.tokens_per_microbatch, 4)
     parameters = stage_parameters(run.model, 1)
-    assert state_bytes(run, 1) == 24 * parameters
+    assert resident_bytes(run, 1) == 16 * parameters
     eight_bit = replace(run, optimizer=replace(run.optimizer, name="adamw8bit"))
-    assert state_bytes(eight_bit, 1) == 18 * parameters
+    assert resident_bytes(eight_bit, 1) == 10 * parameters
+    profiled = replace(DEVICES["T4"], cores=2)
+    for dtype, width in (("fp32", 4), ("fp16", 2)):
+        assert costs.memory_bytes(run, 1, profiled, dtype) == needed_bytes(run, 1, width)
+        assert costs.memory_bytes(run, 1, DEVICES["T4"], dtype) == needed_bytes(run, 1, width) + CONTEXT_BYTES
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_forwards_run_twice_where_graphs_are_not_kept() -> None:
         its = replace(run, recompute=recompute)
         by_setting[recompute] = [
             costs.recompute_share(its, stage, replace(DEVICES["A100"], memory_bytes=memory), "bf16", held=4.0)
-            for stage, memory in ((1, 80e9), (2, 80e9), (1, 14e9), (2, 16e9))
+            for stage, memory in ((1, 100e9), (2, 100e9), (1, 14e9), (2, 16e9))
         ]
     assert by_setting[False] == [0.0, 0.0, 0.0, 0.0]
     assert by_setting[True] == [1.0, 0.0, 1.0, 0.0], "the tail's graph is used at once"

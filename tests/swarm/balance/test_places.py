@@ -10,6 +10,7 @@ import pytest
 from swarmd.config import ModelConfig, RunConfig
 from swarmd.errors import ConfigError, PeerFault, PeerUnreachable, Refused
 from swarmd.sim.world.clock import run_virtual
+from swarmd.sizes import needed_bytes
 from swarmd.swarm.balance import places as module
 from swarmd.swarm.balance.outlook import Outlook
 from swarmd.swarm.balance.places import (
@@ -20,7 +21,6 @@ from swarmd.swarm.balance.places import (
     Entrance,
     Places,
 )
-from swarmd.swarm.balance.sizes import state_bytes
 from swarmd.swarm.history.origin import Origin
 from swarmd.swarm.membership.gossip import cards_for
 from swarmd.swarm.membership.table import SMALL_SWARM, Membership
@@ -127,7 +127,7 @@ def test_a_founder_decides_by_itself(entrance: Entrance, resumes: bool, has_data
 
 
 def test_a_founder_takes_a_stage_that_its_device_can_hold_if_there_is_one() -> None:
-    sizes = [state_bytes(RUN, stage) for stage in range(STAGES)]
+    sizes = [needed_bytes(RUN, stage) for stage in range(STAGES)]
     assert sizes[1] < sizes[0]
 
     async def test() -> None:
@@ -428,8 +428,8 @@ def test_of_too_many_promises_the_first_are_forgotten(monkeypatch: pytest.Monkey
     [
         (AskPlace(-1, True), 0),
         (AskPlace(-1, False), 2),
-        (AskPlace(-1, True, state_bytes(RUN, 1)), 1),
-        (AskPlace(-1, True, state_bytes(RUN, 0)), 0),
+        (AskPlace(-1, True, needed_bytes(RUN, 1)), 1),
+        (AskPlace(-1, True, needed_bytes(RUN, 0)), 0),
         (AskPlace(-1, True, 1.0), 0),  # it holds none: it may try
         (AskPlace(-1, True, float("nan")), 0),
     ],

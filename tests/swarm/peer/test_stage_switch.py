@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from swarmd.errors import ConfigError, Refused
-from swarmd.swarm.balance.sizes import state_bytes
+from swarmd.sizes import needed_bytes
 from swarmd.swarm.history.origin import Origin
 from swarmd.swarm.history.record import Record
 from swarmd.swarm.peer import stage_switch as module
@@ -111,7 +111,7 @@ def _parts(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_what_speaks_against_a_stage_on_this_machine() -> None:
     it = Rig()
     assert it.switch.obstacle(1) == ""
-    it._set_card(memory_bytes=state_bytes(RUN, 1) - 1.0)
+    it._set_card(memory_bytes=needed_bytes(RUN, 1) - 1.0)
     assert "stage 1 takes" in it.switch.obstacle(1)
     it.places.has_data = False
     assert "needs the run's data" in it.switch.obstacle(0)
