@@ -39,7 +39,7 @@ test-fast: .venv/.installed-dev ## Unit tests, the house's rules, the recorded r
 	$(BIN)/python -m pytest -q -n auto -m "not slow and not long and not hostile" $(FAST)
 	$(BIN)/python -m swarmd.sim run --seeds 20
 
-test-long: .venv/.installed-dev ## The tests that take too long to be among those, about 12 minutes
+test-long: .venv/.installed-dev ## The tests that take too long to be among those, about 25 minutes
 	$(BIN)/python -m pytest -q -m long
 
 hostile: .venv/.installed-dev ## Attacks on swarms of real daemons: those that are stopped, without their defence too, and open ones

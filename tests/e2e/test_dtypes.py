@@ -7,7 +7,7 @@ import pytest
 from tests.e2e.swarm import check_replicas, swarm
 from tests.e2e.test_training import INT8, write_settings
 
-RUN = dataclasses.replace(INT8, name="dtypes", steps=24)
+RUN = dataclasses.replace(INT8, name="dtypes", steps=16)
 REPLICAS = (("fp32", 0), ("bf16", 1), ("fp16", 2), ("fp16", 0), ("fp32", 1), ("bf16", 2))
 KILLED = 4
 

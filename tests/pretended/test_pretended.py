@@ -131,7 +131,9 @@ def complaints(found: dict[str, Any], card: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize(
+    "card", [pytest.param(card, marks=pytest.mark.long) if "math" in card else card for card in CARDS]
+)
 def test_every_stage_keeps_to_its_device_its_bytes_and_its_waits(guard: Path, card: str) -> None:
     stages = measure(guard, card)
     assert {(it["preset"], str(it["stage"])) for it in stages} == {
