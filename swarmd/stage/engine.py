@@ -11,7 +11,6 @@ Knows nothing of peers, leases or rounds. Shapes: B sequences of a microbatch, T
 import math
 from collections.abc import Sequence
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +26,7 @@ from swarmd.stage.loss import Loss, chunked_loss
 from swarmd.stage.model import build_stage
 from swarmd.stage.optimizer import Optimizer
 from swarmd.stage.passage import Passage, pass_through
-from swarmd.stage.state import OPTIMIZER_PREFIX, PARAMETER_PREFIX, read_state
+from swarmd.stage.state import OPTIMIZER_PREFIX, PARAMETER_PREFIX, UPDATES, VERSION, StateReader, write_state
 from swarmd.values import BackwardResult, Buffer, Encoded, GradientSummary, HopId, TailResult
 
 
@@ -289,21 +288,22 @@ class StageEngine:
         """Version, parameters and optimizer as safetensors. Raises NonFinite after a step that was refused."""
         if self._broken:
             raise NonFinite(f"version {self.version} is spoiled by a step that was refused", "parameters")
-        return safetensors.torch.save({name: value.contiguous() for name, value in self._state().items()})
+        return write_state(self._state())
 
     def import_state(self, state: Buffer) -> str:
         """Goes on from an exported state; leaves everything as it was if that doesn't fit (ValueError)."""
-        tensors = read_state(state, self._state())
-        version = int(tensors["version"])
-        names = self.optimizer.names
-        self._replace([tensors[PARAMETER_PREFIX + name].to(self.device) for name in names])
-        self.optimizer.load({name: tensors[OPTIMIZER_PREFIX + name] for name in self.optimizer.tensors()})
+        own = self._state()
+        reader = StateReader(state, own)
+        self.graphs.clear()  # they are of the state that is overwritten
+        for name in own.keys() - {VERSION, UPDATES}:
+            reader.load(name, own[name])
+        self.optimizer.updates = reader.integer(UPDATES)
         self._broken = False
-        self._end(version)
+        self._end(reader.version)
         return self.digest()
 
     def _state(self) -> dict[str, Tensor]:
-        state = {"version": torch.tensor(self.version, dtype=torch.int64)}
+        state = {VERSION: torch.tensor(self.version, dtype=torch.int64)}
         state.update({PARAMETER_PREFIX + name: value.detach() for name, value in self.module.named().items()})
         state.update({OPTIMIZER_PREFIX + name: value for name, value in self.optimizer.tensors().items()})
         return state

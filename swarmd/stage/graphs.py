@@ -114,6 +114,12 @@ class Graphs:
         with self._lock:
             return set(self._kept)
 
+    def clear(self) -> None:
+        """Drops everything: another state takes the place of the one that it is of."""
+        with self._lock:
+            for hop in list(self._kept):
+                self._drop(hop)
+
     def end(self, version: int) -> None:
         """Drops what is left of the steps up to a version, at which the stage is now."""
         with self._lock:

@@ -117,14 +117,6 @@ class Optimizer:
         """The numbers that must be finite for the next steps to be: moments, or the scales of those in 8 bits."""
         return [value for name, value in self.tensors().items() if name != "updates" and value.is_floating_point()]
 
-    @torch.no_grad()
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Takes over what `tensors` gave; names, shapes and dtypes are checked by the caller against this one's."""
-        for name, value in self.tensors().items():
-            if name != "updates":
-                value.copy_(state[name])
-        self.updates = int(state["updates"])
-
 
 def _moments(parameter: Tensor, eight_bit: bool) -> tuple[Moment, Moment]:
     if eight_bit and parameter.numel() >= SMALLEST_8BIT:
