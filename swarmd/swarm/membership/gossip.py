@@ -169,16 +169,20 @@ class Gossip:
         believed = self._is_at_work(author, summary.stage)
         if believed:
             self._links.fence.call(self._membership.report, summary)
-        elif self._lacks_speaker(summary.stage) and self._room() > 0:
+        elif self._must_meet(author, summary.stage) and self._room() > 0:
             self._begin_dial(author, summary)
         for card in summary.cards[:SUMMARY_CARDS]:
             if card.peer != author:
                 told = functools.partial(self._heard.hear_of, believed=believed and card.stage == summary.stage)
                 self._links.fence.call(told, card)
 
-    def _lacks_speaker(self, stage: int) -> bool:
-        """True for a stage far away whose speaker must be met to be believed: no record names it yet."""
-        return abs(stage - self._membership.own.stage) > 1 and not self._membership.standing.begun
+    def _must_meet(self, speaker: PeerId, stage: int) -> bool:
+        """True if who speaks for a stage far away must be met to be believed, since no record names it yet. It has
+        shown its own card: so many strangers are dialled as are known, whatever names summaries bear.
+        """
+        known = speaker in self._membership.rumours or self._membership.get(speaker) is not None
+        far = abs(stage - self._membership.own.stage) > 1
+        return known and far and not self._membership.standing.begun
 
     def _meet_at_once(self, card: Card) -> None:
         """Greets a peer of the own stage that speaks for itself and doesn't count yet: it may wait for the state that
@@ -269,8 +273,8 @@ class Gossip:
         return sorted((card.peer for card in cards), key=lambda peer: not counted(peer))[: 4 * SMALL_SWARM]
 
     def _strangers(self) -> list[PeerId]:
-        """Those to be met, as they count only then: whoever is said to be near, and a few of each stage far away of
-        which too few are known. The latest heard of come first, and not many at a time: nobody need be there.
+        """Gives those to be met, as they count only then: whoever is said to be near, and a few of each stage far away
+        of which too few are known. The latest heard of come first, and not many at a time: nobody need be there.
         """
         near, found = {card.peer for card in unmet(self._membership)}, list[PeerId]()
         rumours = self._membership.rumours

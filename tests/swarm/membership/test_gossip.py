@@ -281,10 +281,12 @@ def test_before_the_first_record_who_speaks_for_a_stage_far_away_is_met_and_then
             rig.members.standing.note_record({})
         rig.greeted = lambda peer: rig.members.standing.meet(peer, "", 0.0) and rig.members.hear(said[0], 0.0)
         said = card("x", stage=stage), card("y", stage=stage)
-        rig.hear("x", Summary(stage, said, 9))
-        rig.hear("x", Summary(stage, said, 9))
+        rig.members.hear(said[0], 0.0, told=True)
+        rig.connected.append("x")
+        for author in ("x", "x", "nobody"):
+            rig.hear(author, Summary(stage, said, 9))
         await asyncio.sleep(0.1)
-        assert [peer for _, peer in rig.dials] == ["x"] * dialled
+        assert [peer for _, peer in rig.dials] == ["x"] * dialled, "and nobody whose own card isn't there"
         assert list(rig.members.summaries()) == [stage] * dialled
         assert ((said[1], True) in rig.told) == dialled
 
