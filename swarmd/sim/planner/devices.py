@@ -147,6 +147,7 @@ _GROUP = re.compile(
     r"^(?:(?P<count>[\d.,+-]*\d)x)?(?P<device>[^@*$]+?)(?:\*(?P<pace>[\d.]+))?"
     r"(?:@(?P<down>[\d.]+)(?:/(?P<up>[\d.]+))?(?P<unit>[kKmMgG])(?:bps|bit/s|b/s))?(?:\$(?P<price>[\d.]+))?$"
 )
+DTYPES = ("fp32", "bf16", "fp16")  # of products, that a profile may have measured
 _UNITS = {"k": 1e3, "m": 1e6, "g": 1e9}
 BITS = 8
 LINK_DEFAULT = "100Mbps"  # what many homes have; every plan says it
@@ -238,6 +239,8 @@ def profile_from_plain(plain: Mapping[str, Any]) -> Device:
     points = tuple(sorted((Point(**point) for point in plain["points"]), key=lambda point: point.hidden))
     if not points:
         raise ValueError("it measured no width")
+    if (dtype := str(plain.get("dtype", "fp32"))) not in DTYPES:
+        raise ValueError(f"it measured {dtype}, which is none of {', '.join(DTYPES)}")
     for point in points:
         if min(point.hidden, point.tokens, point.forward_flops, point.forward_s, point.backward_s) <= 0:
             raise ValueError("a measured width is not positive")
@@ -252,5 +255,5 @@ def profile_from_plain(plain: Mapping[str, Any]) -> Device:
         round_s={str(key): float(value) for key, value in plain["round_s"].items()},
         crowd=tuple(float(value) for value in plain["crowd"]),
         cores=int(plain["cores"]),
-        measured=str(plain.get("dtype", "fp32")),
+        measured=dtype,
     )

@@ -173,6 +173,9 @@ def test_wider_stages_use_a_device_better() -> None:
 
 def test_a_profile_is_read_between_its_widths() -> None:
     device = profile_from_plain(PROFILE)
+    assert (device.fast_dtype, profile_from_plain({**PROFILE, "dtype": "bf16"}).fast_dtype) == ("fp32", "bf16")
+    with pytest.raises(ValueError, match="it measured half, which is none of fp32"):
+        profile_from_plain({**PROFILE, "dtype": "half"})
     times = [
         costs.stage_speed(
             toy_run(hidden=hidden), 1, device, "fp32", find_wire("int8"), pace=1.0, held=1.0, replicas=1
