@@ -188,7 +188,8 @@ class Node(HistoryListener):
                 ) from trouble
         self.opened = True
         settle()
-        log.log(NOTICE, "stage %d is on %s after %.1f s", stage, self.config.device, time.monotonic() - began)
+        seconds, dtype = time.monotonic() - began, self._worker.progress().dtype
+        log.log(NOTICE, "stage %d is on %s, products in %s, after %.1f s", stage, self.config.device, dtype, seconds)
         self._remember(stage)
         return self._worker, data
 
