@@ -34,7 +34,7 @@ def run(app: typer.Typer, program: str, arguments: list[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error.format_message())
             return exits.MISTAKE
-        sentence = " ".join(error.format_message().split())
+        sentence = " ".join(error.format_message().split()).replace(": Value error, ", ": ")  # pydantic's own words
         say(program, f"{sentence.rstrip('.')}; see `{program} --help`.")
         return exits.MISTAKE
     except typer.Abort:

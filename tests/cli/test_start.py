@@ -148,3 +148,11 @@ def test_the_allocator_of_cards_is_set_up_before_a_daemon_runs(
     monkeypatch.setattr(logs, "configure_logging", lambda *_, **__: None)
     assert run_command_line(["start", "--idle", "--device", device, "--home", str(tmp_path)]) == 0
     assert order == ["grow"] * grown + [device]
+
+
+@pytest.mark.parametrize("option", ["--compute-dtype", "--recompute"])
+def test_a_word_that_an_option_doesn_t_have_is_told_those_that_it_has(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command_line(["start", "--bootstrap", BOOTSTRAP, option, "half"]) == 2
+    assert capsys.readouterr().err.startswith(f"swarmd: Invalid value for '{option}': 'half' is not one of 'auto', ")
